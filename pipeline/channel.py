@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channels: where packages come from, what a lock holds, and what every channel's driver must do.
+
+A channel is a TOML file in pipeline/channels/; its `driver` names the code that speaks to it. Everything
+above this protocol is the same for all channels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from pipeline.canonical import Digest, JsonValue, digest_json
+from pipeline.errors import ConfigError, LockError
+from pipeline.paths import Paths
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
+
+LOCK_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One file of pipeline/channels/: what is the same for every kind of channel, and its driver's own settings."""
+
+    name: str
+    driver: str
+    summary: str
+    branch: str
+    epoch: int
+    architectures: tuple[str, ...]
+    builder_arch: str
+    releasable: bool
+    settings: Mapping[str, Any]
+    """The table `[settings]`, parsed by the driver with pipeline.config."""
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LockedFile:
+    """One file that a build may take: which it is, and what its bytes must be."""
+
+    name: str
+    version: str
+    sha256: Digest
+    size: int
+    location: str = ""
+    """Where it is fetched from, relative to the mirror; never a host name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """All that a build of a channel may take, resolved once."""
+
+    channel: str
+    made_from: Digest
+    """`ChannelDriver.lock_key()` when this lock was made; another value now means: lock again."""
+    packages: Mapping[str, tuple[LockedFile, ...]]
+    """By architecture of the device, sorted by name."""
+    builder: tuple[LockedFile, ...]
+    wheels: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
+    """Python wheels for the device, by architecture."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a reader should know: suite, date of the index; part of the lock's digest."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The lock as JSON data; `from_json` reads it back."""
+        return {"schema": LOCK_SCHEMA, **json.loads(json.dumps(asdict(self)))}
+
+    @property
+    def digest(self) -> Digest:
+        """Names the lock's content."""
+        return digest_json(self.to_json())
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> Lock:
+        """Read `to_json`'s data; LockError naming `where` if it is damaged or of another schema."""
+
+        def files(rows: Any) -> tuple[LockedFile, ...]:
+            return tuple(LockedFile(**row) for row in rows)
+
+        try:
+            if data["schema"] != LOCK_SCHEMA:
+                raise LockError(f"{where}: lock schema {data['schema']}, expected {LOCK_SCHEMA}", hint="run: ./ci/doit lock")
+            return cls(
+                channel=str(data["channel"]),
+                made_from=Digest(data["made_from"]),
+                packages={arch: files(rows) for arch, rows in data["packages"].items()},
+                builder=files(data["builder"]),
+                wheels={arch: files(rows) for arch, rows in data["wheels"].items()},
+                notes=dict(data["notes"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise LockError(f"{where}: not a lock: {error!r}", hint="run: ./ci/doit lock") from error
+
+
+class Bar(Protocol):
+    """A progress bar that is moved forward."""
+
+    def advance(self, amount: int) -> None:
+        """Move by `amount` of the bar's unit."""
+
+
+class Progress(Protocol):
+    """How a driver tells the user what it does."""
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+
+    def bar(self, title: str, total: int, unit: str = "B") -> AbstractContextManager[Bar]:
+        """A bar on the terminal (`B` counts bytes), or nothing where there is none."""
+
+
+class ChannelDriver(Protocol):
+    """What the factory asks of a channel. Made by `open_driver`; methods may be called from several threads.
+
+    All methods but `lock` and `fetch` work without a network.
+    """
+
+    def lock_key(self) -> Digest:
+        """Digest of all that a lock depends on (worlds, tables, suite, settings): cheap, asked in every run."""
+
+    def lock(self, progress: Progress) -> Lock:
+        """Resolve the worlds against the channel's signed indexes (network)."""
+
+    def fetch(self, lock: Lock, progress: Progress) -> None:
+        """Bring all that the lock names into the user's cache, verified; touches no network when it is there."""
+
+    def builder_key(self, lock: Lock) -> Digest:
+        """Names the builder's content before it is built: the lock's part plus all code and files that go in."""
+
+    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
+        """Make sure that the builder's image is in the engine; its id. Needs `fetch`. Quick when it is there."""
+
+    def repository_key(self, lock: Lock, arch: str) -> JsonValue:
+        """Key document of the artifact that `repository` makes (its code, tables, locked files, public key)."""
+
+    def repository(self, lock: Lock, arch: str, output: Path, log: IO[bytes]) -> None:
+        """Fill the folder `output` with `<branch>/<repo>/<arch>/{APKINDEX.tar.gz,*.apk}`. Needs `fetch`."""
+
+    def wheels_key(self, lock: Lock, arch: str) -> JsonValue:
+        """Key document of the artifact that `wheels` makes."""
+
+    def wheels(self, lock: Lock, arch: str, output: Path) -> None:
+        """Fill `output` with the wheels of the runtime's requirements for the device's Python. Needs `fetch`."""
+
+    def keys(self) -> Mapping[str, bytes]:
+        """The public keys that devices of this channel trust: file name -> PEM."""
+
+    def signing_key(self) -> tuple[str, bytes, bytes]:
+        """`(name of the public key file, private PEM, public PEM)` for our own packages and repository."""
+
+    def aports(self) -> Path:
+        """A folder that holds `scripts/mkimage.sh`."""
+
+
+def open_driver(channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> ChannelDriver:
+    """The driver of `channel`; `worlds` is the union of all recipes' wanted packages, by architecture.
+
+    Every driver's class takes exactly these three arguments. Imported only when asked for.
+    """
+    if channel.driver == "lab":
+        from pipeline.lab.driver import LabDriver
+
+        return LabDriver(channel, worlds, paths)
+    raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: lab")

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are: the checkout, what is generated in it, and the user's cache.
+
+The only module that knows these places; everything else is given a `Paths`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The places of one checkout."""
+
+    checkout: Path
+
+    @property
+    def build(self) -> Path:
+        """All that is generated and may be deleted at any time."""
+        return self.checkout / "build"
+
+    @property
+    def store(self) -> Path:
+        """Artifacts by key."""
+        return self.build / "store"
+
+    @property
+    def logs(self) -> Path:
+        """Output of stages, one file a key."""
+        return self.build / "log"
+
+    @property
+    def last(self) -> Path:
+        """For each stage the key document it was last built from, for `doit explain`."""
+        return self.build / "last"
+
+    @property
+    def stages(self) -> Path:
+        """One folder a stage."""
+        return self.checkout / "stages"
+
+    @property
+    def recipes(self) -> Path:
+        """One TOML file an image."""
+        return self.checkout / "pipeline" / "recipes"
+
+    @property
+    def channels(self) -> Path:
+        """One TOML file a channel."""
+        return self.checkout / "pipeline" / "channels"
+
+    @property
+    def cache(self) -> Path:
+        """Downloads, kept per user so that a fresh checkout does not fetch them again."""
+        return cache_home() / "tower"
+
+    def channel(self, name: str) -> Path:
+        """What a channel generates for this checkout: its lock, its keys."""
+        return self.build / name
+
+
+def cache_home() -> Path:
+    """The user's cache folder (XDG_CACHE_HOME, or ~/.cache)."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named) if named.startswith("/") else Path.home() / ".cache"
