@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rings of tests: a test's folder is its ring, rings run in order, and CI takes no skip for an answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+
+# Folder (and marker) of each ring, in the order they run, with the seconds one of its tests may take.
+RINGS = {"lint": 300, "unit": 60, "integration": 600, "boot": 1200}
+
+
+def ring_of(item: pytest.Item) -> str:
+    """The folder below tests/ that a test lies in."""
+    parts = item.path.relative_to(CHECKOUT / "tests").parts
+    if parts[0] not in RINGS:
+        raise pytest.UsageError(f"{item.path}: tests lie in one of tests/{{{','.join(RINGS)}}}/")
+    return parts[0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its ring and its time limit, and put the rings in order."""
+    order = list(RINGS)
+    for item in items:
+        ring = ring_of(item)
+        item.add_marker(getattr(pytest.mark, ring))
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(RINGS[ring]))
+        if "shared_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+    items.sort(key=lambda item: order.index(ring_of(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skipped test is a failed one, unless it is about the reference data beside the checkout."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("shared") is None:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: skipped, which CI does not allow: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole module that skips itself."""
+    report = yield
+    if IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: skipped, which CI does not allow: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The checkout that is tested."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The reference data beside the checkout; tests that use it are skipped where there is none."""
+    shared = CHECKOUT.parent / "shared"
+    if not shared.is_dir():
+        pytest.skip("no reference data beside the checkout")
+    return shared
+
+
+@pytest.fixture(scope="session")
+def images() -> Path:
+    """The folder of the finished images, all of them built (or found built) by the real command."""
+    run = subprocess.run([sys.executable, "-m", "doit"], cwd=CHECKOUT, capture_output=True, text=True, timeout=7200, check=False)
+    if run.returncode != 0:
+        pytest.fail(f"doit: exit status {run.returncode}\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}", pytrace=False)
+    for folder in (CHECKOUT / "dist", CHECKOUT / "builds", Path.home() / ".cache" / "tower" / "builds"):
+        if folder.is_dir():
+            return folder
+    pytest.fail("doit made no folder of images")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes small file systems of their own, to see what happens when the disk is full; needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a tmpfs")
+    with ExitStack() as mounted:
+
+        def mount(size: str) -> Path:
+            folder = tmp_path / f"disk-{size}"
+            folder.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", folder], check=True)
+            mounted.callback(lambda: subprocess.run(["umount", "--lazy", folder], check=True))
+            return folder
+
+        yield mount

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of this checkout that no tool knows: licence lines, layers, secrets, sizes, links."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+_LARGEST = 1_000_000
+_LONG_MODULE = 350
+# Put together here, so that this file holds neither a key's first line nor a registry's name.
+_PRIVATE_KEY = re.compile(
+    "-----BEGIN " + r"([A-Z]+ )?" + "PRIVATE KEY-----|untrusted comment: (minisign|rsign) encrypted " + "secret"
+)
+_REGISTRIES = tuple(
+    ".".join(words)
+    for words in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("deb", "debian", "org"),
+        ("security", "debian", "org"),
+        ("ftp", "debian", "org"),
+        ("registry", "npmjs", "org"),
+        ("proxy", "golang", "org"),
+    )
+)
+
+
+def relative(path: Path, checkout: Path) -> str:
+    return path.relative_to(checkout).as_posix()
+
+
+def complain(faults: list[str]) -> None:
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
+
+
+def test_licence_line(checkout: Path, texts: dict[Path, str]) -> None:
+    """Code and configuration say their licence in one of the first lines."""
+    complain(
+        [
+            f"{relative(path, checkout)}: no SPDX-License-Identifier in the first five lines"
+            for path, text in texts.items()
+            if (path.suffix in {".py", ".toml", ".sh", ".yml", ".yaml"} or text.startswith("#!"))
+            and "SPDX-License-Identifier: Apache-2.0" not in "\n".join(text.splitlines()[:5])
+        ]
+    )
+
+
+def imports(text: str) -> Iterator[str]:
+    """Names of all modules that a Python source imports, wherever in it."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def sources(texts: dict[Path, str], *folders: Path) -> Iterator[tuple[Path, str]]:
+    """Python files below the folders, but not the trees that are laid into packages (they are the device's programs)."""
+    for path, text in texts.items():
+        below = next((folder for folder in folders if path.is_relative_to(folder)), None)
+        if path.suffix == ".py" and below is not None and "packages" not in path.relative_to(below).parts:
+            yield path, text
+
+
+def test_one_runner(checkout: Path, texts: dict[Path, str]) -> None:
+    """Only pipeline/proc.py starts programs."""
+    pipeline = checkout / "pipeline"
+    complain(
+        [
+            f"{relative(path, checkout)}: imports {name}; programs are started by pipeline/proc.py"
+            for path, text in sources(texts, pipeline)
+            if path != pipeline / "proc.py"
+            for name in imports(text)
+            if name.split(".")[0] in {"subprocess", "pty", "multiprocessing"}
+        ]
+    )
+
+
+def test_no_shell(checkout: Path, texts: dict[Path, str]) -> None:
+    """No argument is ever read by a shell."""
+    calls = re.compile(r"\bos\.(system|popen|exec[lv]\w*|spawn\w+)\(|\bshell\s*=\s*" + "True")
+    complain(
+        [
+            f"{relative(path, checkout)}: {match.group()}"
+            for path, text in sources(texts, checkout / "pipeline", checkout / "runtime", checkout / "stages")
+            for match in calls.finditer(text)
+        ]
+    )
+
+
+def test_layers(checkout: Path, texts: dict[Path, str]) -> None:
+    """The device's command knows nothing of the factory; stages get what they need by their inputs."""
+    complain(
+        [
+            f"{relative(path, checkout)}: imports {name}"
+            for path, text in sources(texts, checkout / "runtime", checkout / "stages")
+            for name in imports(text)
+            if name.split(".")[0] == "pipeline"
+        ]
+    )
+
+
+def test_apk_format_stands_alone(checkout: Path, texts: dict[Path, str]) -> None:
+    """pipeline/apk also becomes part of the lab's `apk`: of the pipeline it uses itself and the errors alone."""
+    complain(
+        [
+            f"{relative(path, checkout)}: imports {name}"
+            for path, text in sources(texts, checkout / "pipeline" / "apk")
+            for name in imports(text)
+            if name.split(".")[0] == "pipeline" and not name.startswith("pipeline.apk") and name != "pipeline.errors"
+        ]
+    )
+
+
+def test_no_private_keys(checkout: Path, texts: dict[Path, str]) -> None:
+    complain([f"{relative(path, checkout)}: a private key" for path, text in texts.items() if _PRIVATE_KEY.search(text)])
+
+
+def test_no_names_of_a_machine(checkout: Path, texts: dict[Path, str]) -> None:
+    """Mirrors and registries come from the machine's settings, and no path of a machine is anyone else's."""
+    home = Path.home()
+    names = [*_REGISTRIES, f"{checkout}/", "/.pyenv" + "/", *([f"{home}/"] if len(home.parts) > 2 else [])]
+    complain([f"{relative(path, checkout)}: names {name}" for path, text in texts.items() for name in names if name in text])
+
+
+def test_no_large_files(checkout: Path, files: tuple[Path, ...]) -> None:
+    complain([f"{relative(path, checkout)}: {path.stat().st_size} bytes" for path in files if path.stat().st_size > _LARGEST])
+
+
+def test_no_binaries(checkout: Path, files: tuple[Path, ...], texts: dict[Path, str]) -> None:
+    """What is built is not committed; pictures of the manual are the exception."""
+    complain([relative(path, checkout) for path in files if path not in texts and path.suffix not in {".png", ".jpg", ".svg"}])
+
+
+def test_toml_parses(checkout: Path, texts: dict[Path, str]) -> None:
+    faults = []
+    for path, text in texts.items():
+        if path.suffix == ".toml":
+            try:
+                tomllib.loads(text)
+            except tomllib.TOMLDecodeError as error:
+                faults.append(f"{relative(path, checkout)}: {error}")
+    complain(faults)
+
+
+def test_links_of_the_manual(checkout: Path, texts: dict[Path, str]) -> None:
+    """Every relative link in a Markdown file leads to a file, or a folder, of this checkout."""
+    faults = []
+    for path, text in texts.items():
+        if path.suffix != ".md":
+            continue
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            place = target.partition("#")[0]
+            if place and "://" not in place and not place.startswith("mailto:") and not (path.parent / place).exists():
+                faults.append(f"{relative(path, checkout)}: link to {target}")
+    complain(faults)
+
+
+def test_requirements_are_those_of_the_project(checkout: Path) -> None:
+    """ci/requirements.txt pins, by hash, all that pyproject.toml asks for, in versions that it allows."""
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    lines = (checkout / "ci" / "requirements.txt").read_text().replace("\\\n", " ").splitlines()
+    pinned = {}
+    faults = []
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            pin, _, hashes = line.partition("--hash=")
+            requirement = Requirement(pin.strip())
+            pinned[requirement.name] = next(iter(requirement.specifier)).version
+            if not hashes.startswith("sha256:"):
+                faults.append(f"ci/requirements.txt: {requirement.name} has no hash")
+    extras = project["optional-dependencies"]
+    for text in (*project["dependencies"], *extras["factory"], *extras["test"]):
+        wanted = Requirement(text)
+        if wanted.name not in pinned or not wanted.specifier.contains(pinned[wanted.name]):
+            faults.append(f"ci/requirements.txt: {text} is not there; renew it (its first lines say how)")
+    complain(faults)
+
+
+def test_size_of_modules(checkout: Path, texts: dict[Path, str]) -> None:
+    """A long module is a question (does it do two things?), not an error: it is reported, no more."""
+    for path, text in sources(texts, checkout / "pipeline", checkout / "runtime", checkout / "stages"):
+        if (lines := text.count("\n")) > _LONG_MODULE:
+            warnings.warn(f"{relative(path, checkout)} has {lines} lines", stacklevel=1)
