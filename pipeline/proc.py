@@ -56,13 +56,13 @@ def run(
     Raises ToolError when it is missing, overruns its time, or (with `check`) fails.
     """
     args = tuple(os.fspath(arg) for arg in argv)
-    feed = stdin if isinstance(stdin, bytes) else None
+    feed, source = (stdin, subprocess.PIPE) if isinstance(stdin, bytes) else (None, stdin or subprocess.DEVNULL)
     try:
         child = subprocess.Popen(
             args,
             cwd=cwd,
             env=environment(env),
-            stdin=subprocess.PIPE if feed is not None else (stdin if stdin is not None else subprocess.DEVNULL),
+            stdin=source,
             stdout=stdout or log or subprocess.PIPE,
             stderr=log or subprocess.PIPE,
             start_new_session=True,
