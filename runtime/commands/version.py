@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower version`: which tower this is, and which system it runs on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+OS_RELEASE = Path("/etc/os-release")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """`--json` for programs."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the versions."""
+    tower = tower_version()
+    system = read_os_release(OS_RELEASE)
+    if args.json:
+        found = {
+            "tower": tower,
+            "system": system.get("PRETTY_NAME", ""),
+            "version": system.get("VERSION_ID", ""),
+            "variant": system.get("VARIANT_ID", ""),
+            "channel": system.get("TOWER_CHANNEL", ""),
+        }
+        json.dump(found, sys.stdout, sort_keys=True)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(f"tower {tower}\n")
+        if system.get("PRETTY_NAME"):
+            sys.stdout.write(f"{system['PRETTY_NAME']}\n")
+    return 0
+
+
+def tower_version() -> str:
+    """The version of the installed wheel; "unknown" in a checkout that was not installed."""
+    try:
+        return version("tower")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def read_os_release(path: Path) -> dict[str, str]:
+    """The assignments of an os-release file; empty if there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if equals and not name.startswith("#"):
+            try:
+                found[name] = "".join(shlex.split(value))
+            except ValueError:
+                continue
+    return found
