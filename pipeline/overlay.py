@@ -41,8 +41,8 @@ class Rule:
     pattern: re.Pattern[str]
 
     def fits(self, name: str) -> bool:
-        """Whether the row is about `name`, a path without a leading slash; folders end in a slash."""
-        return self.pattern.fullmatch(name) is not None
+        """Whether the row is about `name`, a path without a leading slash; a folder's ends in a slash, and so does its row's."""
+        return name.endswith("/") == self.path.endswith("/") and self.pattern.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class Item:
     name: str
     source: Path
     rule: Rule | None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of its own: no link, no folder."""
+        return self.source.is_file() and not self.source.is_symlink()
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
@@ -81,10 +86,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
 
 def _pattern(glob: str) -> re.Pattern[str]:
     """`*` stays inside a folder, `**` does not."""
-    parts = [
-        ".*" if part == "**" else "[^/]*".join(re.escape(piece) for piece in part.split("*"))
-        for part in re.split(r"(\*\*)", glob)
-    ]
+    parts = (".*" if part == "**" else "[^/]*" if part == "*" else re.escape(part) for part in re.split(r"(\*+)", glob))
     return re.compile("".join(parts))
 
 
@@ -99,13 +101,9 @@ def collect(trees: Sequence[Path], rules: Sequence[Rule]) -> tuple[Item, ...]:
             name = source.relative_to(tree).as_posix()
             shown = name + "/" * (source.is_dir() and not source.is_symlink())
             found[name] = Item(name, source, next((rule for rule in rules if rule.fits(shown)), None))
-    missing = [
-        item.name for item in found.values() if item.rule is None and item.source.is_file() and not item.source.is_symlink()
-    ]
+    missing = sorted(item.name for item in found.values() if item.rule is None and item.is_file)
     if missing:
-        raise ConfigError(
-            "overlays: no owner and mode for " + ", ".join(sorted(missing)), hint="add a row to overlays/owners.toml"
-        )
+        raise ConfigError(f"overlays: no owner and mode for {', '.join(missing)}", hint="add a row to overlays/owners.toml")
     return tuple(found[name] for name in sorted(found))
 
 
