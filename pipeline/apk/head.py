@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head of a signed file, package or index: the signatures, and the member that they sign.
+
+Bytes are verified before they are interpreted: only the end of the gzip members is looked for first.
+"""
+
+from __future__ import annotations
+
+import io
+
+from pipeline.apk.gzipstream import GzipMember
+from pipeline.apk.record import dataclass
+from pipeline.apk.signature import PREFIX, Signature, check_signatures, signature_from
+from pipeline.apk.tarstream import read_tar
+from pipeline.errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pipeline.apk.gzipstream import RawSource
+    from pipeline.apk.signature import Verifier
+
+_MAX_SIGNATURES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds in bytes on what is held in memory of a package or an index."""
+
+    signature: int = 1 << 18
+    control_raw: int = 16 << 20
+    control: int = 64 << 20
+    index_raw: int = 64 << 20
+    index: int = 256 << 20
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first members of a signed file: its signatures, and the raw and unpacked bytes of what they sign."""
+
+    signatures: tuple[Signature, ...]
+    raw: bytes
+    plain: bytes
+
+
+def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: int, max_plain: int) -> Head:
+    """Read an optional signature member and the member after it, and verify the one by the other.
+
+    `what` is the second member's name in messages. With a verifier, an unsigned file is refused.
+    """
+    member = GzipMember(source, what, max_raw=max_raw, max_plain=max_plain, keep=True)
+    plain = member.read_all()
+    signatures: tuple[Signature, ...] = ()
+    if plain.startswith(PREFIX.encode()):
+        if len(plain) > DEFAULT_LIMITS.signature:
+            raise FormatError(f"{source.name}: signature of {len(plain)} bytes, {DEFAULT_LIMITS.signature} are allowed")
+        signatures = _signatures(plain, f"{source.name}: signature")
+        if source.at_end():
+            raise FormatError(f"{source.name}: ends after the signature, {what} is missing")
+        member = GzipMember(source, what, max_raw=max_raw, max_plain=max_plain, keep=True)
+        plain = member.read_all()
+    raw = bytes(member.raw)
+    if verifier is not None:
+        check_signatures(signatures, verifier, raw, source.name)
+    if plain.startswith(PREFIX.encode()):
+        raise FormatError(f"{source.name}: more than one signature member")
+    return Head(signatures, raw, plain)
+
+
+def _signatures(plain: bytes, where: str) -> tuple[Signature, ...]:
+    found: dict[str, Signature] = {}
+    for entry, content in read_tar(io.BytesIO(plain), where):
+        if entry.kind != "file" or not entry.name.startswith(PREFIX):
+            raise FormatError(f"{where}: {entry.name!r} does not belong into the signature member")
+        if entry.name in found or len(found) >= _MAX_SIGNATURES:
+            raise FormatError(f"{where}: {entry.name} is there twice, or there are too many signatures")
+        found[entry.name] = signature_from(entry.name, content.read())
+    return tuple(found.values())

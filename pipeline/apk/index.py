@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index of a repository: `APKINDEX.tar.gz`, a signature member and one with DESCRIPTION and APKINDEX.
+
+APKINDEX has a block of `letter:value` lines for every package, blocks parted by empty lines.
+"""
+
+from __future__ import annotations
+
+import io
+
+from pipeline.apk.gzipstream import RawSource
+from pipeline.apk.head import DEFAULT_LIMITS, read_head
+from pipeline.apk.package import read_package
+from pipeline.apk.record import dataclass
+from pipeline.apk.tarstream import read_tar
+from pipeline.apk.writer import memory_member, signature_member
+from pipeline.errors import FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from pipeline.apk.signature import Signature, Signer, Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One package of an index; `size` is its file's, `installed_size` what it takes on disk."""
+
+    checksum: str
+    name: str
+    version: str
+    arch: str = ""
+    size: int = 0
+    installed_size: int = 0
+    description: str = ""
+    url: str = ""
+    license: str = ""
+    origin: str = ""
+    maintainer: str = ""
+    builddate: int = 0
+    commit: str = ""
+    depends: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+    install_if: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    replaces_priority: int | None = None
+    provider_priority: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The package's file in the repository."""
+        return f"{self.name}-{self.version}.apk"
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A repository's description, its packages and who signed it."""
+
+    description: str
+    entries: tuple[IndexEntry, ...]
+    signatures: tuple[Signature, ...] = ()
+
+
+# In the order in which apk writes them.
+LETTERS = {
+    "C": "checksum", "P": "name", "V": "version", "A": "arch", "S": "size", "I": "installed_size", "T": "description",
+    "U": "url", "L": "license", "o": "origin", "m": "maintainer", "t": "builddate", "c": "commit",
+    "k": "provider_priority", "D": "depends", "p": "provides", "i": "install_if", "r": "replaces", "q": "replaces_priority",
+}  # fmt: skip
+_LISTS = frozenset("Dpir")
+_NUMBERS = frozenset("SItkq")
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
+
+
+def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
+    """The entry made of one block's letters. Raises FormatError."""
+    values: dict[str, object] = {}
+    for letter, value in fields.items():
+        name = LETTERS.get(letter)
+        if name is None:
+            if letter.isupper():
+                raise FormatError(f"{where}: unknown field {letter}:")
+        elif letter in _LISTS:
+            values[name] = tuple(value.split())
+        elif letter in _NUMBERS:
+            digits = value[1:] if letter in "kq" and value[:1] == "-" else value
+            if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+                raise FormatError(f"{where}: {letter}: is not a number: {value!r}")
+            values[name] = int(value)
+        else:
+            values[name] = value
+    for letter in "CPV":
+        if not fields.get(letter):
+            raise FormatError(f"{where}: lacks {letter}: ({LETTERS[letter]})")
+    checksum = fields["C"]
+    if checksum[:2] != "Q1" or len(checksum) != 30 or not _BASE64.issuperset(checksum):
+        raise FormatError(f"{where}: C: is not a checksum Q1...: {checksum!r}")
+    return IndexEntry(**values)  # type: ignore[arg-type]  # the table of letters gives each field its type
+
+
+def dump_entry(entry: IndexEntry) -> list[str]:
+    """The lines of one entry, without the empty line after it."""
+    lines = []
+    for letter, name in LETTERS.items():
+        value = getattr(entry, name)
+        if isinstance(value, tuple):
+            value = " ".join(value)
+        if value or (value == 0 and letter in "SIt") or (letter in "kq" and value is not None) or letter in "TULA":
+            if "\n" in str(value):
+                raise FormatError(f"{entry.name}: {name} holds a line break")
+            lines.append(f"{letter}:{value}")
+    return lines
+
+
+def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ...]:
+    """The entries of an APKINDEX. Raises FormatError naming line and reason."""
+    entries = []
+    fields: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    for number, line in enumerate(text.split("\n"), 1):
+        if line:
+            if line[1:2] != ":":
+                raise FormatError(f"{where}:{number}: not 'letter:value': {line[:80]!r}")
+            if line[0] in fields:
+                raise FormatError(f"{where}:{number}: field {line[0]}: is there twice")
+            fields[line[0]] = line[2:]
+        elif fields:
+            entry = entry_from(fields, f"{where}:{number - len(fields)}")
+            if (entry.name, entry.version) in seen:
+                raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} is there twice")
+            seen.add((entry.name, entry.version))
+            entries.append(entry)
+            fields = {}
+    if fields:
+        raise FormatError(f"{where}: truncated, the last block does not end with an empty line")
+    return tuple(entries)
+
+
+def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Index:
+    """Read, verify and parse an `APKINDEX.tar.gz`; without a verifier signatures are listed but not checked."""
+    source = RawSource(stream, name or str(getattr(stream, "name", "APKINDEX.tar.gz")))
+    head = read_head(source, verifier, "index", DEFAULT_LIMITS.index_raw, DEFAULT_LIMITS.index)
+    if not source.at_end():
+        raise FormatError(f"{source.name}: bytes after the index (trailing garbage, or too many members)")
+    files: dict[str, str] = {}
+    for entry, content in read_tar(io.BytesIO(head.plain), source.name):
+        if entry.name in files or entry.kind != "file":
+            raise FormatError(f"{source.name}: {entry.name!r} ({entry.kind}) is there twice, or no file")
+        try:
+            files[entry.name] = content.read().decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{source.name}: {entry.name}: not UTF-8 at byte {error.start}") from None
+    if "APKINDEX" not in files:
+        raise FormatError(f"{source.name}: no APKINDEX in it")
+    entries = parse_index_text(files["APKINDEX"], f"{source.name}: APKINDEX")
+    return Index(files.get("DESCRIPTION", "").strip("\n"), entries, head.signatures)
+
+
+def dump_index_text(entries: Iterable[IndexEntry]) -> str:
+    """APKINDEX of `entries`, sorted by name and version's text."""
+    ordered = sorted(entries, key=lambda entry: (entry.name, entry.version, entry.checksum))
+    return "".join("\n".join(dump_entry(entry)) + "\n\n" for entry in ordered)
+
+
+def write_index(out: BinaryIO, description: str, entries: Iterable[IndexEntry], signer: Signer | None, epoch: int) -> None:
+    """Write an `APKINDEX.tar.gz`; equal entries give equal bytes, in whatever order they come."""
+    files = {"DESCRIPTION": f"{description}\n".encode(), "APKINDEX": dump_index_text(entries).encode()}
+    member = memory_member(files, epoch, end=True)
+    if signer is not None:
+        out.write(signature_member(member, signer, epoch))
+    out.write(member)
+
+
+def entry_of(path: Path, verifier: Verifier | None = None) -> IndexEntry:
+    """The index entry of a package file, all of which is read and checked."""
+    with path.open("rb") as stream:
+        package = read_package(stream, verifier, name=path.name)
+        size = package.verify_data()
+    info = package.info
+    shared = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__ and name != "size"}
+    return IndexEntry(checksum=package.checksum, size=size, installed_size=info.size, **shared)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`.PKGINFO`, what a package says of itself, and the dependencies written there and in indexes."""
+
+from __future__ import annotations
+
+from pipeline.apk import version as versions
+from pipeline.apk.record import dataclass
+from pipeline.errors import FormatError
+
+SCRIPTS = (
+    ".pre-install", ".post-install", ".pre-upgrade", ".post-upgrade", ".pre-deinstall", ".post-deinstall", ".trigger",
+)  # fmt: skip
+_NAME_ENDS = "<>=~"
+_OPERATORS = {
+    "=": "=", "==": "=", "<": "<", "<=": "<=", "=<": "<=", ">": ">", ">=": ">=", "=>": ">=",
+    "~": "~", "~=": "~", "=~": "~", "<~": "<~", ">~": ">~", "><": "><", "<>": "><",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """One dependency: `name`, perhaps limited by `op` and `version`; `conflict` means it must not be there."""
+
+    name: str
+    op: str = ""
+    version: str = ""
+    conflict: bool = False
+
+    def __str__(self) -> str:
+        return f"{'!' if self.conflict else ''}{self.name}{self.op}{self.version}"
+
+
+def parse_dependency(text: str) -> Dependency:
+    """`!foo>=1.2` as a Dependency; raises FormatError."""
+    body = text.removeprefix("!")
+    start = next((index for index, char in enumerate(body) if char in _NAME_ENDS), len(body))
+    end = start
+    while end < len(body) and body[end] in _NAME_ENDS:
+        end += 1
+    name, sign, wanted = body[:start], body[start:end], body[end:]
+    if not name or not _is_plain(text) or any(char.isspace() for char in text):
+        raise FormatError(f"dependency {text!r}: no name, or white space in it")
+    if not sign:
+        return Dependency(name, conflict=body != text)
+    if sign not in _OPERATORS or not wanted:
+        raise FormatError(f"dependency {text!r}: wants an operator (= < <= > >= ~ ><) and a version")
+    return Dependency(name, _OPERATORS[sign], wanted, body != text)
+
+
+@dataclass(frozen=True, slots=True)
+class PkgInfo:
+    """The fields of `.PKGINFO`; lists are tuples of the texts as they were written."""
+
+    name: str
+    version: str
+    arch: str
+    description: str = ""
+    url: str = ""
+    license: str = ""
+    origin: str = ""
+    maintainer: str = ""
+    size: int = 0
+    builddate: int = 0
+    commit: str = ""
+    depends: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+    install_if: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    replaces_priority: int | None = None
+    provider_priority: int | None = None
+    triggers: tuple[str, ...] = ()
+    datahash: str = ""
+
+    def dump(self) -> bytes:
+        """The file's text, fields in a fixed order, empty ones left out."""
+        check_info(self, ".PKGINFO")
+        lines: list[str] = []
+        for key, field in _FIELDS.items():
+            value = getattr(self, field)
+            if isinstance(value, tuple):
+                # apk joins what it finds on several lines; abuild writes these two on one.
+                items = (" ".join(value),) if value and key in ("install_if", "triggers") else value
+                lines += [f"{key} = {item}" for item in items]
+            elif value is not None and (value != "" or key in _NEEDED):
+                lines.append(f"{key} = {value}")
+        return ("\n".join(lines) + "\n").encode()
+
+
+_FIELDS = {
+    "pkgname": "name", "pkgver": "version", "pkgdesc": "description", "url": "url", "builddate": "builddate",
+    "size": "size", "arch": "arch", "origin": "origin", "commit": "commit", "maintainer": "maintainer",
+    "license": "license", "replaces_priority": "replaces_priority", "provider_priority": "provider_priority",
+    "replaces": "replaces", "depend": "depends", "provides": "provides", "install_if": "install_if",
+    "triggers": "triggers", "datahash": "datahash",
+}  # fmt: skip
+_NEEDED = ("pkgname", "pkgver", "arch")
+_LISTS = ("replaces", "depend", "provides", "install_if", "triggers")
+_NUMBERS = ("builddate", "size", "replaces_priority", "provider_priority")
+_NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_+")
+
+
+def _is_plain(text: str) -> bool:
+    """No control characters (a newline would start another field, a NUL cut this one)."""
+    return text.isprintable() or not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text)
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be a package's name (it becomes part of file names)."""
+    return bool(text) and text[0] not in ".-+" and _NAME_CHARS.issuperset(text)
+
+
+def check_info(info: PkgInfo, where: str) -> None:
+    """Raise FormatError unless name, version, arch, dependencies and texts are well formed."""
+    if not is_name(info.name):
+        raise FormatError(f"{where}: pkgname {info.name!r} is not a package name")
+    if not versions.is_valid(info.version):
+        raise FormatError(f"{where}: pkgver {info.version!r} is not an Alpine version")
+    if not is_name(info.arch):
+        raise FormatError(f"{where}: arch {info.arch!r} is not an architecture")
+    for key, field in _FIELDS.items():
+        value = getattr(info, field)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and (not _is_plain(text) or text != text.strip()):
+                raise FormatError(f"{where}: {key} holds control characters or outer white space: {text!r}")
+    for text in (*info.depends, *info.provides, *info.install_if, *info.replaces):
+        parse_dependency(text)
+    if any(not path.startswith("/") or " " in path for path in info.triggers):
+        raise FormatError(f"{where}: triggers must be absolute paths: {' '.join(info.triggers)}")
+    if info.datahash and (len(info.datahash) != 64 or not set(info.datahash) <= set("0123456789abcdef")):
+        raise FormatError(f"{where}: datahash is not a SHA-256: {info.datahash!r}")
+
+
+def _number(text: str, key: str, where: str) -> int:
+    digits = text.removeprefix("-") if key.endswith("priority") else text
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        raise FormatError(f"{where}: {key} is not a number: {text!r}")
+    return int(text)
+
+
+def parse(data: bytes, where: str = ".PKGINFO") -> PkgInfo:
+    """`.PKGINFO` as it is in a package; unknown fields are passed over, as apk does. Raises FormatError."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{where}: not UTF-8 at byte {error.start}") from None
+    single: dict[str, str | int] = {}
+    lists: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line[0] == "#":
+            continue
+        key, equals, value = line.partition(" = ")
+        if not equals:
+            key, equals, value = line.partition("=")
+            if not equals or value.strip():
+                raise FormatError(f"{where}:{number}: not 'field = value': {line[:80]!r}")
+        key, value = key.strip(), value.strip()
+        if key in _LISTS:
+            lists[_FIELDS[key]] = lists.get(_FIELDS[key], ()) + tuple(value.split())
+        elif key in _FIELDS:
+            if _FIELDS[key] in single:
+                raise FormatError(f"{where}:{number}: field {key} is there twice")
+            single[_FIELDS[key]] = _number(value, key, where) if key in _NUMBERS else value
+    missing = [key for key in _NEEDED if _FIELDS[key] not in single]
+    if missing:
+        raise FormatError(f"{where}: lacks {', '.join(missing)}")
+    info = PkgInfo(**single, **lists)  # type: ignore[arg-type]  # the tables above give each field its type
+    check_info(info, where)
+    return info
