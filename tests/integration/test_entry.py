@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ci/doit on machines that lack something: each is a PATH of our own with real tools and pretended ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_REAL = (
+    "bash", "cat", "cp", "dirname", "env", "flock", "grep", "id", "kill", "mkdir", "mount", "mv", "rm", "sed",
+    "setsid", "sha256sum", "sleep", "tail", "touch", "true", "xargs",
+)  # fmt: skip
+_NEEDED = ("apt-get", "dockerd", "dpkg-deb", "gpgv", "mmdebstrap", "openssl", "xz", "zstd")
+_NOBODY = 65534
+
+# Stands for the machine's Python, and in a "virtual environment" for that one's: notes what it is asked to do.
+_PYTHON = """#!/bin/bash
+echo "$*" >> "$NOTES/python"
+case "$*" in
+    -V) echo "Python 3.11.0" ;;
+    "-m venv --prompt tower "*)
+        mkdir -p "$5/bin"; cp "$0" "$5/bin/python"; touch "$5/pyvenv.cfg"; echo "#!$5/bin/python" > "$5/bin/tool" ;;
+    "-m venv "*) exit 9 ;;
+    *"install --require-hashes"*) sleep "${PIP_SECONDS:-0}"; exit "${PIP_STATUS:-0}" ;;
+    "-m doit "* | "-m doit") echo "doit runs $PWD ${*:3}" ;;
+    "-I -S -"*) exec REAL "$@" ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A checkout of the entry alone, and the programs that it finds."""
+
+    checkout: Path
+    path: Path
+    notes: Path
+
+    def program(self, name: str, text: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+        (self.path / name).write_text(text)
+        (self.path / name).chmod(0o755)
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        return {"PATH": str(self.path), "NOTES": str(self.notes), "DOCKER_HOST": "unix:///elsewhere", **extra}
+
+    def doit(self, *args: str, user: int | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/bash", self.checkout / "ci" / "doit", *args],
+            env=self.environment(**extra), user=user, group=user, extra_groups=None if user is None else [],
+            capture_output=True, text=True, timeout=120, check=False, cwd="/",
+        )  # fmt: skip
+
+    def noted(self, name: str, words: str) -> int:
+        note = self.notes / name
+        return note.read_text().count(words) if note.exists() else 0
+
+
+@pytest.fixture
+def machine(tmp_path: Path, checkout: Path) -> Machine:
+    made = Machine(tmp_path / "check out", tmp_path / "bin", tmp_path / "notes")
+    for folder in (made.checkout, made.path, made.notes):
+        folder.mkdir()
+    shutil.copytree(checkout / "ci", made.checkout / "ci")
+    (made.checkout / "pyproject.toml").write_text("[project]\n")
+    for name in _REAL:
+        (made.path / name).symlink_to(shutil.which(name) or pytest.fail(f"{name}: not on this machine"))
+    for name in _NEEDED:
+        made.program(name, "#!/bin/bash\n")
+    made.program("python3", _PYTHON.replace("REAL", shutil.which("python3", path="/usr/bin:/usr/local/bin") or "python3"))
+    return made
+
+
+def test_makes_what_it_needs_once_and_is_quiet_then(machine: Machine) -> None:
+    first = machine.doit("list", "-q")
+    assert first.stdout == f"doit runs {machine.checkout} list -q\n"
+    assert first.stderr == "ci/doit: making .venv from ci/requirements.txt (Python 3.11.0)\n"
+    second = machine.doit("list", "-q")
+    assert (second.stdout, second.stderr, second.returncode) == (first.stdout, "", 0)
+    assert machine.noted("python", "-m venv") == 1
+    assert machine.noted("python", "--require-hashes") == 1
+    # Scripts of the environment name the place where it ended up.
+    assert (machine.checkout / ".venv/bin/tool").read_text() == f"#!{machine.checkout}/.venv/bin/python\n"
+
+
+def test_is_quick_when_nothing_is_missing(machine: Machine) -> None:
+    machine.doit("list")
+    seconds = []
+    for _ in range(5):
+        start = time.monotonic()
+        machine.doit("run", DOCKER_HOST="")
+        seconds.append(time.monotonic() - start)
+    assert statistics.median(seconds) < 0.3
+
+
+@pytest.mark.parametrize("name", ["ci/requirements.txt", "pyproject.toml"])
+def test_an_edit_makes_the_environment_again(machine: Machine, name: str) -> None:
+    machine.doit("list")
+    with (machine.checkout / name).open("a") as file:
+        file.write("# edited\n")
+    assert "making .venv" in machine.doit("list").stderr
+    assert machine.doit("list").stderr == ""
+
+
+def test_a_moved_checkout_makes_the_environment_again(machine: Machine) -> None:
+    machine.doit("list")
+    moved = Machine(machine.checkout.rename(machine.checkout.with_name("moved")), machine.path, machine.notes)
+    assert "making .venv" in moved.doit("list").stderr
+
+
+def test_two_at_once_prepare_once(machine: Machine) -> None:
+    argv = ("/bin/bash", str(machine.checkout / "ci" / "doit"), "list")
+    both = [
+        subprocess.Popen(
+            argv, env=machine.environment(PIP_SECONDS="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert all("doit runs" in out for out, _ in said)
+    assert machine.noted("python", "--require-hashes") == 1
+    assert sum("waiting for another" in err for _, err in said) == 1
+
+
+def test_a_killed_preparation_is_repeated(machine: Machine) -> None:
+    machine.doit("list")
+    (machine.checkout / "pyproject.toml").write_text("[project]\nname='x'\n")
+    argv = ("/bin/bash", str(machine.checkout / "ci" / "doit"), "list")
+    killed = subprocess.Popen(argv, env=machine.environment(PIP_SECONDS="60"), start_new_session=True)
+    deadline = time.monotonic() + 20
+    while machine.noted("python", "--require-hashes") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert (machine.checkout / ".venv/bin/python").exists(), "the old environment is as it was"
+    again = machine.doit("list")
+    assert "doit runs" in again.stdout
+    assert sorted(path.name for path in machine.checkout.glob(".venv*")) == [".venv"]
+
+
+def test_no_package_index(machine: Machine) -> None:
+    refused = machine.doit("list", PIP_STATUS="1")
+    assert refused.returncode == 19
+    assert "Python packages of ci/requirements.txt could not be installed" in refused.stderr
+    assert not list(machine.checkout.glob(".venv*"))
+
+
+def test_python_is_too_old(machine: Machine) -> None:
+    machine.program("python3", '#!/bin/bash\n[ "$1" = -V ] && echo "Python 3.9.2"; [ "$1" = -V ]\n')
+    machine.program("apt-get", "#!/bin/bash\n")
+    refused = machine.doit("list")
+    assert refused.returncode == 19
+    assert "Python 3.11 or later is needed; python3 here is Python 3.9.2" in refused.stderr
+
+
+def test_installs_what_is_missing_and_says_so_first(machine: Machine) -> None:
+    (machine.path / "zstd").unlink()
+    (machine.path / "gpgv").unlink()
+    machine.program(
+        "apt-get",
+        f"""#!/bin/bash
+        cd {machine.path} && echo "$DEBIAN_FRONTEND $*" >> "$NOTES/apt"
+        case "$*" in *install*) echo "apt-get speaks"; cp xz zstd; cp xz gpgv ;; esac
+        """,
+    )
+    done = machine.doit("list")
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()
+    assert said[0] == "ci/doit: installing system packages: gpgv zstd"
+    assert said[1] == "apt-get speaks", "and to stderr: stdout is data"
+    assert machine.noted("apt", "install --no-install-recommends gpgv zstd") == 1
+    assert machine.noted("apt", "noninteractive") == 2
+    assert machine.doit("list").stderr == ""
+
+
+def test_tools_of_the_tests_are_for_the_tests(machine: Machine) -> None:
+    (machine.path / "apt-get").unlink()
+    assert "lacks apt" in machine.doit("list").stderr
+    wanted = machine.doit("-n", "2", "boot:host").stderr
+    assert all(name in wanted for name in ("qemu-system-arm", "qemu-system-x86", "squashfs-tools", "shellcheck"))
+
+
+def test_no_package_manager(machine: Machine) -> None:
+    (machine.path / "apt-get").unlink()
+    (machine.path / "zstd").unlink()
+    refused = machine.doit("list")
+    assert refused.returncode == 19
+    assert "this machine lacks apt zstd" in refused.stderr
+    assert "there is no apt-get here" in refused.stderr
+
+
+def test_not_root(machine: Machine) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+    for folder in (machine.checkout, machine.notes, *machine.checkout.rglob("*")):
+        os.chown(folder, _NOBODY, _NOBODY)
+    for folder in (machine.path.parent, machine.path.parent.parent, machine.path.parent.parent.parent):
+        folder.chmod(folder.stat().st_mode | 0o005)
+    (machine.path / "zstd").unlink()
+    refused = machine.doit("list", user=_NOBODY)
+    assert refused.returncode == 19
+    assert "hint: as root: apt-get install --no-install-recommends zstd" in refused.stderr
+    machine.program("sudo", '#!/bin/bash\n[ "$1" = -n ] || exit 1\nshift\nexec "$@"\n')
+    machine.program("apt-get", f"#!/bin/bash\necho $* >> $NOTES/apt\ncp {machine.path}/xz $NOTES/zstd\n")
+    assert machine.doit("list", user=_NOBODY, PATH=f"{machine.path}:{machine.notes}").returncode == 0
+    assert machine.noted("apt", "install") == 1
+
+
+# An engine that answers pings, or one that cannot start. /run is a place of the test's own.
+_ENGINE = """#!/bin/bash
+echo "level=info msg=starting"
+exec REAL -c '
+import os, pathlib, socket
+pathlib.Path(os.environ["NOTES"], "engine").write_text(str(os.getpid()))
+server = socket.socket(socket.AF_UNIX)
+server.bind("/var/run/docker.sock")
+server.listen()
+while True:
+    client = server.accept()[0]
+    client.recv(1000)
+    client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nOK")
+    client.close()
+'
+"""
+
+
+def doit_without_engine(machine: Machine, *args: str) -> subprocess.CompletedProcess[str]:
+    script = 'mount -t tmpfs tmpfs /run && exec bash "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash", machine.checkout / "ci" / "doit", *args],
+        env=machine.environment(DOCKER_HOST="", PATH=f"{machine.path}:/usr/bin:/bin"),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def _namespaces() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root makes a mount namespace")
+
+
+@pytest.mark.usefixtures("_namespaces")
+def test_starts_the_engine_and_leaves_it(machine: Machine) -> None:
+    machine.program("dockerd", _ENGINE.replace("REAL", "/usr/bin/python3"))
+    done = doit_without_engine(machine, "run")
+    engine = int((machine.notes / "engine").read_text())
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "starting the Docker engine (log: build/log/dockerd.log)" in done.stderr
+        assert "doit runs" in done.stdout
+        assert "level=info" in (machine.checkout / "build/log/dockerd.log").read_text()
+        os.kill(engine, 0)
+    finally:
+        os.kill(engine, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("_namespaces")
+def test_the_engine_cannot_start(machine: Machine) -> None:
+    machine.program("dockerd", "#!/bin/bash\necho 'failed to start daemon: no overlay here' >&2\nexit 1\n")
+    done = doit_without_engine(machine, "run")
+    assert done.returncode == 14
+    assert "could not be started" in done.stderr
+    assert "no overlay here" in done.stderr
+    assert "doit runs" not in done.stdout
+    # What only looks needs no engine.
+    assert doit_without_engine(machine, "list").returncode == 0
