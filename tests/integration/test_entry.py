@@ -213,7 +213,7 @@ def test_not_root(machine: Machine) -> None:
     machine.program("sudo", '#!/bin/bash\n[ "$1" = -n ] || exit 1\nshift\nexec "$@"\n')
     machine.program("apt-get", f"#!/bin/bash\necho $* >> $NOTES/apt\ncp {machine.path}/xz $NOTES/zstd\n")
     assert machine.doit("list", user=_NOBODY, PATH=f"{machine.path}:{machine.notes}").returncode == 0
-    assert machine.noted("apt", "install") == 1
+    assert machine.noted("apt", "-y -o DPkg::Lock::Timeout=600 install") == 1
 
 
 # An engine that answers pings, or one that cannot start. /run is a place of the test's own.
