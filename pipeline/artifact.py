@@ -64,8 +64,12 @@ class Artifact:
         return digest_json(outputs_json(self.outputs))
 
 
-class DamagedError(Exception):
-    """An artifact is not what its record says; the text names the file and the reason."""
+class DamagedError(StoreError):
+    """An artifact is not what its record says: the text names the file and the reason, `key` the artifact."""
+
+    def __init__(self, message: str, *, key: Digest | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def outputs_json(outputs: Mapping[str, FileRecord]) -> dict[str, JsonValue]:

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one cage: runs a stage in a container that has nothing but what the stage declared.
+
+No network, no privileges, a read-only root, no folder of this machine: inputs go in and outputs come out through the
+engine's API (`transfer`, `receive`), so the engine may be anywhere. A stage may write to /out and /work (volumes),
+/tmp and /run (memory), and to nothing that outlives it but /out. `pipeline.container` has the details.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.artifact import FileRecord
+from pipeline.container import Container, opened, top_folder
+from pipeline.engine import Engine
+from pipeline.errors import SandboxError, StageError
+from pipeline.receive import receive
+from pipeline.sandbox_log import LogReader
+from pipeline.transfer import Input
+
+__all__ = ["CAPABILITIES", "Input", "Limits", "Sandbox", "run_stage"]
+
+CAPABILITIES = frozenset(
+    {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "SETFCAP", "SETGID", "SETUID", "SYS_CHROOT"}
+)
+"""What a stage may ask for: what it takes to lay out a root, nothing that reaches the machine."""
+
+_SYSTEM = frozenset(
+    f"/{name}"
+    for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "out", "proc", "run", "sbin", "sys", "tmp", "usr", "work")
+)
+"""Where no input may lie: the builder's own folders, and those a stage writes to."""
+_TAIL_LINES = 30
+_POLL_SECONDS = 0.2
+_KILL_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may take; `memory` (bytes) is three quarters of the engine's machine if not set."""
+
+    memory: int | None = None
+    processes: int = 4096
+    open_files: int = 65536
+    output_bytes: int = 64 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """One run of a stage: everything that decides what happens in it.
+
+    `name` is what messages call it; `architecture` (x86_64, aarch64) is the container's, the image's own if empty;
+    `timeout` is in seconds; `secrets` become /run/secrets/<name>.
+    """
+
+    name: str
+    image: str
+    argv: tuple[str, ...]
+    epoch: int
+    inputs: tuple[Input, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    timeout: float = 900
+    architecture: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        odd = sorted(set(self.capabilities) - CAPABILITIES)
+        if odd:
+            known = ", ".join(sorted(CAPABILITIES))
+            raise SandboxError(f"{self.name}: capability {', '.join(odd)} is given to no stage", hint=f"known: {known}")
+        for item in self.inputs:
+            if top_folder(item.target) in _SYSTEM:
+                raise SandboxError(f"{self.name}: input {item.target} would lie in a folder of the system")
+
+
+def run_stage(
+    engine: Engine, sandbox: Sandbox, *, outputs: Path, declared: Sequence[str], log: BinaryIO, hint: str = ""
+) -> dict[str, FileRecord]:
+    """Run a stage to its end and fetch what it left in /out into the empty folder `outputs`; the record of each file.
+
+    `declared`: the paths and globs that must and may be in /out (see `receive`). `log` takes what the stage writes.
+    `hint` goes with StageError: where the log is and how to replay. Raises StageError if the stage fails, overruns
+    its time or leaves something else than declared; SandboxError for trouble with the engine; DamagedError for an
+    artifact that is not as recorded.
+    """
+    with opened(engine, sandbox) as container:
+        _follow(engine, sandbox, container, log, hint)
+        try:
+            return receive(
+                _fetch(engine, container),
+                outputs,
+                declared=declared,
+                max_bytes=sandbox.limits.output_bytes,
+                check=engine.check,
+            )
+        except StageError as error:
+            raise StageError(f"{sandbox.name}: {error.message}", hint=error.hint or hint) from error
+
+
+def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryIO, hint: str) -> None:
+    """Start the container and wait for its end. Raises StageError unless the end is a good one."""
+    deadline = time.monotonic() + sandbox.timeout
+    with LogReader(engine, container.id, log) as reader:
+        container.start()
+        state = _state(engine, container)
+        # The log ends with the container, or before, if the stage closes its outputs.
+        while not reader.ended(_POLL_SECONDS) or (state := _state(engine, container))["Running"]:
+            engine.check()
+            if time.monotonic() > deadline:
+                engine.remove_container(container.id)
+                reader.ended(_KILL_SECONDS)
+                failure = f"not finished after {sandbox.timeout:.0f} s"
+                break
+            if reader.ended(0):
+                time.sleep(_POLL_SECONDS / 10)
+        else:
+            failure = _failure(state)
+        if failure:
+            raise StageError("\n  ".join([f"{sandbox.name}: {failure}", *reader.tail(_TAIL_LINES)]), hint=hint)
+
+
+def _state(engine: Engine, container: Container) -> dict[str, Any]:
+    with engine.translated(f"running {container.name}"):
+        return dict(engine.api.inspect_container(container.id)["State"])
+
+
+def _failure(state: Mapping[str, Any]) -> str:
+    """What a stopped container's state says about its end; empty if all is well."""
+    status = int(state["ExitCode"])
+    if state.get("OOMKilled"):
+        return "killed, because it took more memory than it may"
+    if status > 128:
+        return f"exit status {status} (signal {status - 128})"
+    return f"exit status {status}" if status else ""
+
+
+def _fetch(engine: Engine, container: Container) -> Iterator[bytes]:
+    with engine.translated(f"fetching the outputs of {container.name}"):
+        pieces, _ = engine.api.get_archive(container.id, "/out")
+        yield from pieces
