@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab as a channel: what the factory asks for, answered by the modules beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, digest_tree
+from pipeline.channel import Channel, Lock, LockedFile, Progress
+from pipeline.config import Problems, table_of
+from pipeline.errors import VerifyError
+from pipeline.lab.apt import Apt, Suite
+from pipeline.lab.assemble import claimed, code_digest
+from pipeline.lab.catalog import Catalog, read_catalog
+from pipeline.lab.debcache import DebCache
+from pipeline.lab.mirror import find_mirror
+from pipeline.lab.signing import LabKey, lab_key
+from pipeline.paths import Paths
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
+    from pipeline.lab.assemble import Job
+    from pipeline.lab.repository import Workshop
+
+_ROUNDS = 10
+_REPOSITORY = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class LabSettings:
+    """The table `[settings]` of the channel's file."""
+
+    suite: str
+    components: tuple[str, ...]
+    mirror: str
+    python: str
+    builder: tuple[str, ...]
+    builder_packages: tuple[str, ...]
+
+
+def read_settings(channel: Channel) -> LabSettings:
+    """The channel's own settings; ConfigError lists every mistake."""
+    problems = Problems()
+    table = table_of(dict(channel.settings), f"pipeline/channels/{channel.path.name}", "settings", problems)
+    found = LabSettings(
+        suite=table.text("suite"),
+        components=table.strings("components"),
+        mirror=table.text("mirror", ""),
+        python=table.text("python"),
+        builder=table.strings("builder"),
+        builder_packages=table.strings("builder_packages"),
+    )
+    table.close()
+    problems.check(f"channel {channel.name}")
+    return found
+
+
+class LabDriver:
+    """Implements `pipeline.channel.ChannelDriver`."""
+
+    def __init__(self, channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
+        self.channel = channel
+        self.paths = paths
+        self.settings = read_settings(channel)
+        # The builder takes these from the repository of its architecture.
+        extra = {channel.builder_arch: frozenset(self.settings.builder_packages)}
+        self.worlds = {arch: worlds.get(arch, frozenset()) | extra.get(arch, frozenset()) for arch in channel.architectures}
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The tables."""
+        return read_catalog()
+
+    @cached_property
+    def key(self) -> LabKey:
+        """This checkout's signing key."""
+        return lab_key(self.home / "keys")
+
+    @property
+    def home(self) -> Path:
+        """What the channel generates in this checkout."""
+        return self.paths.channel(self.channel.name)
+
+    @cached_property
+    def debs(self) -> DebCache:
+        """The downloads."""
+        return DebCache(self.paths.cache / "debs")
+
+    # --- lock and downloads ---------------------------------------------------------------------------------
+
+    def lock_key(self) -> Digest:
+        """Digest of worlds, tables and settings."""
+        catalog = self.catalog
+        folders = {
+            name: [list(item.debs), list(item.arch), list(item.depends), list(item.stands_for)] for name, item in catalog.folders.items()
+        }
+        return digest_json(
+            {
+                "worlds": {arch: sorted(names) for arch, names in self.worlds.items()},
+                "folders": {name: [list(part) for part in parts] for name, parts in folders.items()},
+                "names": {name: list(debs) for name, debs in catalog.names.items()},
+                "ignored": list(catalog.ignored),
+                "suite": [self.settings.suite, *self.settings.components],
+                "builder": [self.channel.builder_arch, *self.settings.builder],
+                "wheels": [self.settings.python, digest_tree(self.requirements)] if self.requirements.is_file() else [],
+            }
+        )
+
+    def lock(self, progress: Progress) -> Lock:
+        """Let apt resolve all worlds (network for the indexes; earlier ones serve if the mirror is away)."""
+        suite = Suite(find_mirror(self.settings.mirror), self.settings.suite, self.settings.components)
+        apts = {arch: Apt(self.paths.cache / "apt", suite, arch) for arch in self.channel.architectures}
+        for apt in apts.values():
+            progress.say(f"lab: indexes of {suite.name} for {apt.arch} from {suite.mirror}")
+            apt.update(progress)
+        packages = {arch: self._closure(apt) for arch, apt in apts.items()}
+        builder = apts[self.channel.builder_arch].closure([*self.settings.builder, *self._builder_debs()], essential=True)
+        return Lock(
+            channel=self.channel.name,
+            made_from=self.lock_key(),
+            packages=packages,
+            builder=builder,
+            notes={"suite": self.settings.suite},
+        )
+
+    def _closure(self, apt: Apt) -> tuple[LockedFile, ...]:
+        """All Debian packages behind a world, also those behind folders whose files came in as dependencies."""
+        catalog, world = self.catalog, frozenset(self.worlds[apt.arch])
+        found: tuple[LockedFile, ...] = ()
+        for _ in range(_ROUNDS):
+            found = apt.closure(catalog.expand(world, apt.arch)[1], catalog.standing)
+            more = world | claimed(catalog, {deb.name: deb for deb in found}, world, apt.arch)
+            if more == world:
+                break
+            world = more
+        return found
+
+    def _builder_debs(self) -> tuple[str, ...]:
+        """Debian packages whose files are part of the lab's packages that are laid into the builder."""
+        arch = self.channel.builder_arch
+        return tuple(
+            deb
+            for name in self.settings.builder_packages
+            if name in self.catalog.folders
+            for deb in self.catalog.folders[name].debs_for(arch)
+        )
+
+    def fetch(self, lock: Lock, progress: Progress) -> None:
+        """Bring the Debian packages of all architectures and of the builder."""
+        wanted = [*lock.builder, *(deb for packages in lock.packages.values() for deb in packages)]
+        if self.debs.missing(wanted):
+            self.debs.fetch(wanted, find_mirror(self.settings.mirror), progress)
+
+    # --- repository -----------------------------------------------------------------------------------------
+
+    def repository_key(self, lock: Lock, arch: str) -> JsonValue:
+        """Code, tables, locked packages, world, epoch and public key."""
+        sources = sorted({source for item in self.catalog.folders.values() for source in item.sources.values()})
+        return {
+            "code": code_digest(),
+            "tables": self.catalog.digest,
+            "sources": {source: digest_tree(self.paths.checkout / source) for source in sources},
+            "packages": [[deb.name, deb.version, deb.sha256] for deb in lock.packages[arch]],
+            "world": sorted(self.worlds[arch]),
+            "branch": self.channel.branch,
+            "epoch": self.channel.epoch,
+            "key": digest_bytes(self.key.public_pem()),
+        }
+
+    def repository(self, lock: Lock, arch: str, output: Path, log: IO[bytes]) -> None:
+        """Convert, sign, index."""
+        from pipeline.lab.repository import convert_all, write_repository
+
+        shop = self._workshop()
+
+        def say(text: str) -> None:
+            log.write(f"{text}\n".encode())
+
+        try:
+            jobs = self._jobs(shop, lock, arch)
+            unsigned = convert_all(shop, jobs, say)
+        except VerifyError:
+            # A download that was damaged after it was verified must not stay: the next run fetches it again.
+            for deb in lock.packages[arch]:
+                with suppress(FileNotFoundError):
+                    self.debs.recheck(deb)
+            raise
+        description = f"lab {self.settings.suite} {lock.digest[:12]}"
+        folder = output / self.channel.branch / _REPOSITORY / arch
+        write_repository(jobs, unsigned, folder, self.key.signer(), self.channel.epoch, description)
+
+    def _workshop(self) -> Workshop:
+        from pipeline.lab.repository import Workshop
+
+        return Workshop(self.paths.checkout, self.debs, self.home / "apk", self.channel.epoch)
+
+    def _jobs(self, shop: Workshop, lock: Lock, arch: str) -> list[Job]:
+        from pipeline.lab.repository import plan_jobs
+
+        return plan_jobs(shop, self.catalog, lock.packages[arch], self.worlds[arch], arch)
+
+    # --- keys -----------------------------------------------------------------------------------------------
+
+    def keys(self) -> Mapping[str, bytes]:
+        """The lab's one key."""
+        return {self.key.name: self.key.public_pem()}
+
+    def signing_key(self) -> tuple[str, bytes, bytes]:
+        """The same key: the lab signs our own packages too."""
+        return self.key.name, self.key.private.read_bytes(), self.key.public_pem()
+
+    def aports(self) -> Path:
+        """The lab's stand-in for Alpine's aports."""
+        return self.paths.checkout / "pipeline" / "lab" / "aports"
+
+    @property
+    def requirements(self) -> Path:
+        """What the runtime needs of Python, with hashes."""
+        return self.paths.checkout / "runtime" / "requirements.lock"

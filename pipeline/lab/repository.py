@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's repository for one architecture: every locked package converted, signed, and a signed index over them.
+
+Unsigned conversions are kept by key in build/lab/apk and shared by all runs of the checkout; signing is quick
+and done for every repository anew.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.apk.index import IndexEntry, write_index
+from pipeline.apk.package import read_package, sign_package
+from pipeline.apk.pkginfo import parse_dependency
+from pipeline.apk.signature import Signer
+from pipeline.channel import LockedFile
+from pipeline.errors import ConfigError
+from pipeline.lab.assemble import Job, make_jobs, select
+from pipeline.lab.catalog import Catalog
+from pipeline.lab.convert import Converted, convert
+from pipeline.lab.deb import Control, open_verified, read_control
+from pipeline.lab.debcache import DebCache
+from pipeline.lab.kernel import depmod_version
+from pipeline.locks import locked
+
+Log = Callable[[str], None]
+_MAX_PROCESSES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What conversions need beside their jobs."""
+
+    checkout: Path
+    debs: DebCache
+    converted: Path
+    """Unsigned packages by key."""
+    epoch: int
+
+
+def plan_jobs(shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], world: Iterable[str], arch: str) -> list[Job]:
+    """The conversions of one architecture, sorted by name; reads the control files of all its Debian packages."""
+    products = select(catalog, packages, world, arch)
+    wanted = {deb.name: deb for product in products for deb in product.debs}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        controls = dict(zip(wanted, pool.map(lambda deb: _control(shop, deb), wanted.values()), strict=True))
+    kernels = any(product.definition and product.definition.kernel for product in products)
+    return make_jobs(catalog, products, controls, shop.epoch, {"kmod": depmod_version() if kernels else ""})
+
+
+def _control(shop: Workshop, deb: LockedFile) -> Control:
+    with open_verified(shop.debs.path(deb), deb.sha256) as stream:
+        return read_control(stream, f"{deb.name} {deb.version}")
+
+
+def convert_all(shop: Workshop, jobs: list[Job], log: Log) -> dict[str, Path]:
+    """The unsigned package of every job, by name; what is not there yet is made, several at a time."""
+    shop.converted.mkdir(parents=True, exist_ok=True)
+    places = {job.product.name: shop.converted / f"{job.key(shop.checkout)}.apk" for job in jobs}
+    with locked(shop.converted / "guard"):
+        # Large ones first, so that no process is left with a kernel at the end.
+        missing = sorted(
+            (job for job in jobs if not places[job.product.name].exists()), key=lambda job: -sum(deb.size for deb in job.product.debs)
+        )
+        for stale in shop.converted.glob("tmp*"):
+            _remove(stale)
+        for done in _convert_in_parallel(shop, missing, places):
+            log(f"converted {done.name}")
+            for item in done.special:
+                log(f"  special mode {item}")
+    return places
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        for item in sorted(path.rglob("*"), reverse=True):
+            item.rmdir() if item.is_dir() and not item.is_symlink() else item.unlink()
+        path.rmdir()
+    else:
+        path.unlink()
+
+
+def _convert_in_parallel(shop: Workshop, jobs: list[Job], places: dict[str, Path]) -> Iterator[Converted]:
+    def arguments(job: Job) -> tuple[Job, tuple[Path, ...], Path, Path, Path]:
+        debs = tuple(shop.debs.path(deb) for deb in job.product.debs)
+        return job, debs, shop.checkout, shop.converted, places[job.product.name]
+
+    processes = min(os.cpu_count() or 1, _MAX_PROCESSES, len(jobs))
+    if processes < 2:
+        for job in jobs:
+            yield convert(*arguments(job))
+        return
+    # Processes of their own: tar and ELF are read in Python, which threads would only take turns at.
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        running: set[Future[Converted]] = {pool.submit(convert, *arguments(job)) for job in jobs}
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_repository(jobs: list[Job], unsigned: dict[str, Path], folder: Path, signer: Signer, epoch: int, description: str) -> None:
+    """Sign all packages into `folder` and write the signed index over them."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def one(job: Job) -> IndexEntry:
+        target = folder / f"{job.product.name}-{job.version}.apk"
+        with unsigned[job.product.name].open("rb") as source, target.open("wb") as out:
+            sign_package(source, out, signer)
+        return _entry(target)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        entries = list(pool.map(one, jobs))
+    check_needs(entries)
+    with (folder / "APKINDEX.tar.gz").open("wb") as out:
+        write_index(out, description, entries, signer, epoch)
+
+
+def _entry(path: Path) -> IndexEntry:
+    """The index entry of a package whose data was verified while it was signed: only its head is read again."""
+    with path.open("rb") as stream:
+        package = read_package(stream, None, name=path.name)
+    info = package.info
+    shared = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__ and name != "size"}
+    return IndexEntry(checksum=package.checksum, size=path.stat().st_size, installed_size=info.size, **shared)
+
+
+def check_needs(entries: Iterable[IndexEntry]) -> None:
+    """Everything that a package needs must be in the repository; one ConfigError lists what is not."""
+    rows = list(entries)
+    provided = {entry.name for entry in rows}
+    provided |= {parse_dependency(item).name for entry in rows for item in entry.provides}
+    missing = [
+        f"{entry.name}: {need}"
+        for entry in rows
+        for need in entry.depends
+        if not parse_dependency(need).conflict and parse_dependency(need).name not in provided
+    ]
+    if missing:
+        raise ConfigError(
+            "\n  ".join(["lab repository: nothing provides what these packages need", *missing]),
+            hint="look at the tables in pipeline/lab/packages (`ignored`, `depends`, `without`)",
+        )

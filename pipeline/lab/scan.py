@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a package gives and needs, read from its own files as abuild does: `so:`, `cmd:` and `pc:`.
+
+A library provides `so:<soname>=<version in its file name>`; a program or library needs the sonames it was linked with.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+
+from pipeline.lab.tree import Tree
+
+_ELF_MAGIC = b"\x7fELF"
+_MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
+_COMMANDS = frozenset({"usr/bin", "usr/sbin"})
+_LIBRARY = re.compile(r"lib[^/]*\.so(\.[^/]*)?|ld-[^/]*\.so(\.[^/]*)?")
+_PC_FOLDERS = re.compile(r"usr/(lib|share)/(.*/)?pkgconfig/[^/]+\.pc")
+_MAX_PC = 1 << 20
+_MAX_LINKS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Provides with version, and needs; both sorted."""
+
+    provides: tuple[str, ...]
+    depends: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Elf:
+    soname: str
+    needed: tuple[str, ...]
+
+
+def scan(tree: Tree, arch: str, version: str) -> Scan:
+    """Look at every file of `tree`; files of another architecture than `arch` count as data."""
+    provides: dict[str, str] = {}
+    needs: set[str] = set()
+    for node in tree.files():
+        elf = _read_elf(tree.content(node.path), arch)
+        if elf is not None:
+            needs.update(f"so:{name}" for name in elf.needed)
+            if elf.soname and _LIBRARY.fullmatch(elf.soname):
+                provides[f"so:{elf.soname}"] = _library_version(PurePosixPath(node.path).name)
+        elif _PC_FOLDERS.fullmatch(node.path):
+            provided, wanted = _read_pc(tree.content(node.path))
+            provides[f"pc:{PurePosixPath(node.path).stem}"] = provided
+            needs |= wanted
+    for path in _commands(tree):
+        provides[f"cmd:{PurePosixPath(path).name}"] = version
+    return Scan(
+        tuple(f"{name}={value}" for name, value in sorted(provides.items())),
+        tuple(sorted(need for need in needs if re.split("[<>=~]", need, maxsplit=1)[0] not in provides)),
+    )
+
+
+def _read_elf(path: Path, arch: str) -> _Elf | None:
+    with path.open("rb") as stream:
+        if stream.read(4) != _ELF_MAGIC:
+            return None
+        stream.seek(0)
+        try:
+            elf = ELFFile(stream)
+            dynamic = elf.get_section_by_name(".dynamic")
+            if elf["e_machine"] != _MACHINES[arch] or not isinstance(dynamic, DynamicSection):
+                return None
+            soname, needed = "", []
+            for tag in dynamic.iter_tags():
+                if tag.entry.d_tag == "DT_NEEDED":
+                    needed.append(str(tag.needed))
+                elif tag.entry.d_tag == "DT_SONAME":
+                    soname = str(tag.soname)
+        except (ELFError, ValueError, KeyError, UnicodeDecodeError, AttributeError):
+            # A damaged or odd object is data: it neither gives nor needs anything.
+            return None
+    return _Elf(soname, tuple(needed))
+
+
+def _library_version(name: str) -> str:
+    """The numbers after `.so.`, or 0: libfoo.so.1.2.3 gives 1.2.3."""
+    match = re.search(r"\.so\.(\d+(?:\.\d+)*)$", name)
+    return match[1] if match else "0"
+
+
+def _read_pc(path: Path) -> tuple[str, set[str]]:
+    """The version that a pkg-config file states, and what it requires, as `pc:` dependencies."""
+    text = path.read_bytes()[:_MAX_PC].decode(errors="replace")
+    variables = dict(re.findall(r"^(\w[\w.]*)[ \t]*=[ \t]*(.*?)[ \t]*$", text, flags=re.MULTILINE))
+    fields = dict(re.findall(r"^(\w[\w.]*)[ \t]*:[ \t]*(.*?)[ \t]*$", text, flags=re.MULTILINE))
+
+    def expand(value: str) -> str:
+        for _ in range(_MAX_LINKS):
+            value, count = re.subn(r"\$\{([\w.]+)\}", lambda match: variables.get(match[1], ""), value)
+            if not count:
+                break
+        return value
+
+    required = expand(f"{fields.get('Requires', '')},{fields.get('Requires.private', '')}")
+    wanted = re.findall(r"([A-Za-z0-9][\w.+-]*)(?:\s*(<=|>=|=|<|>)\s*([\w.]+))?", required)
+    version = re.match(r"\d+(?:\.\d+)*", expand(fields.get("Version", "")))
+    return (version[0] if version else "0"), {f"pc:{name}{operator}{wanted_version}" for name, operator, wanted_version in wanted}
+
+
+def _commands(tree: Tree) -> list[str]:
+    """Programs in the command folders: executable files, and links (alternatives end outside the package)."""
+    return [
+        node.path
+        for node in tree.nodes.values()
+        if str(PurePosixPath(node.path).parent) in _COMMANDS and (node.kind == "link" or (node.kind == "file" and node.mode & 0o111))
+    ]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's signing key: made once per checkout, kept in build/, trusted by the lab channel alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.apk.signature import Signer, generate_key
+from pipeline.errors import StoreError
+from pipeline.locks import locked
+
+_BITS = 2048
+_NAME = "lab-*.rsa"
+
+
+@dataclass(frozen=True, slots=True)
+class LabKey:
+    """A key pair: `name` is the public key's file name, as it stands in signatures."""
+
+    name: str
+    private: Path
+    public: Path
+
+    def signer(self) -> Signer:
+        """Signs as apk expects it of packages and indexes."""
+        return Signer(self.private, self.name)
+
+    def public_pem(self) -> bytes:
+        """The public key."""
+        return self.public.read_bytes()
+
+
+def lab_key(folder: Path) -> LabKey:
+    """The key in `folder`, made at first use; named after the first 8 hex digits of its public key's SHA-256."""
+    found = _find(folder)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locked(folder.parent / "keys.guard"):
+        return _find(folder) or _make(folder)
+
+
+def _find(folder: Path) -> LabKey | None:
+    for private in sorted(folder.glob(_NAME)):
+        public = private.with_name(f"{private.name}.pub")
+        if not public.is_file():
+            raise StoreError(f"{private}: its public key {public.name} is missing", hint=f"rm -r {folder}")
+        if private.stat().st_mode & 0o077:
+            private.chmod(0o600)
+        return LabKey(public.name, private, public)
+    return None
+
+
+def _make(folder: Path) -> LabKey:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        private, public = generate_key(Path(scratch), "lab", _BITS)
+        name = f"lab-{hashlib.sha256(public.read_bytes()).hexdigest()[:8]}.rsa"
+        # The private key last: it is what `_find` looks for.
+        os.replace(public, folder / f"{name}.pub")
+        os.replace(private, folder / name)
+    return LabKey(f"{name}.pub", folder / name, folder / f"{name}.pub")
