@@ -45,7 +45,7 @@ class Limits:
 
     memory: int | None = None
     processes: int = 4096
-    open_files: int = 65536
+    open_files: int = 1024
     output_bytes: int = 64 << 30
 
 
