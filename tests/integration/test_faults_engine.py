@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No container engine, one that does not answer, and one that goes away in the middle of a stage."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Tiny
+from tests.integration.test_faults_stage import containers, log_of, wait_for
+
+SANDBOX_ERROR = 14
+
+
+def test_no_engine(tiny: Tiny) -> None:
+    said = tiny.doit(status=SANDBOX_ERROR, DOCKER_HOST="unix:///nonexistent/docker.sock")
+    assert "unix:///nonexistent/docker.sock" in said
+    assert "hint:" in said
+
+
+def test_nobody_listens(tiny: Tiny) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        assert address in tiny.doit(status=SANDBOX_ERROR, DOCKER_HOST=address)
+
+
+def test_what_is_built_needs_no_engine(tiny: Tiny) -> None:
+    tiny.doit()
+    tiny.doit(DOCKER_HOST="unix:///nonexistent/docker.sock")
+    tiny.doit("list", DOCKER_HOST="unix:///nonexistent/docker.sock")
+
+
+class Passage:
+    """A socket that passes everything on to the real engine, until it is closed."""
+
+    def __init__(self, path: Path, engine: str) -> None:
+        self.path = path
+        self.engine = engine
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen(64)
+        self.ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self.engine)
+                self.ends += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """The engine is gone: no new connections, and the present ones end."""
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for end in self.ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def passage(tmp_path: Path) -> Iterator[Passage]:
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not address.startswith("unix://"):
+        pytest.skip("the engine is not on this machine")
+    made = Passage(tmp_path / "engine.sock", address.removeprefix("unix://"))
+    yield made
+    made.close()
+
+
+def test_the_engine_goes_away_in_the_middle_of_a_stage(tiny: Tiny, passage: Passage) -> None:
+    tiny.script("second", "echo begun", "sleep 60")
+    build = tiny.start(DOCKER_HOST=f"unix://{passage.path}")
+    wait_for(lambda: "begun" in log_of(tiny, "second"))
+    started = time.monotonic()
+    passage.close()
+    said, _ = build.communicate(timeout=60)
+    assert build.returncode == SANDBOX_ERROR, said
+    assert "Traceback" not in said, said
+    assert str(passage.path) in said
+    assert time.monotonic() - started < 30, "and it does not wait for long"
+    assert tiny.artifacts("first"), "what was finished is kept"
+    assert not tiny.artifacts("second")
+    assert not tiny.leftovers()
+    # It is back: the next build removes what was left there, and goes on.
+    tiny.script("second", "cat /in/first/first /src/text/second > /out/second")
+    tiny.doit()
+    assert tiny.image == "one\ntwo\n"
+    assert not containers(tiny)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks that are full, artifacts that somebody edited, and two builds at once."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.conftest import Tiny
+
+STORE_ERROR = 16
+
+
+def test_the_disk_is_full(tiny_on: Callable[[str], Tiny]) -> None:
+    tiny = tiny_on("24m")
+    tiny.script("second", "dd if=/dev/zero of=/out/second bs=1M count=40")
+    said = tiny.doit(status=STORE_ERROR)
+    assert "No space left on device" in said
+    assert "bytes free" in said
+    assert "make room" in said
+    assert tiny.artifacts("first"), "what was finished is kept"
+    assert not tiny.artifacts("second")
+    assert not tiny.leftovers()
+    tiny.script("second", "cat /in/first/first /src/text/second > /out/second")
+    assert re.search(r"^first .*\bcached\b", tiny.doit(), re.MULTILINE)
+    assert tiny.image == "one\ntwo\n"
+
+
+def test_the_disk_of_the_images_is_full(tiny: Tiny, small_disk: Callable[[str], object]) -> None:
+    tiny.script("third", "dd if=/dev/urandom of=/out/image.img bs=1M count=8")
+    (tiny.folder / "dist").rmdir()
+    disk = small_disk("2m")
+    (tiny.folder / "dist").symlink_to(str(disk), target_is_directory=True)
+    said = tiny.doit(status=STORE_ERROR)
+    assert "No space left on device" in said
+    assert not list((tiny.folder / "dist").iterdir()), "no half of an image"
+
+
+@pytest.mark.parametrize("damage", ["edited", "one bit", "removed", "record"])
+def test_an_artifact_that_somebody_changed(tiny: Tiny, damage: str) -> None:
+    tiny.doit()
+    (output,) = tiny.artifacts("second")
+    whole = output.read_bytes()
+    output.chmod(0o644)
+    match damage:
+        case "edited":
+            output.write_text("three\n")
+        case "one bit":
+            output.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        case "removed":
+            output.parent.chmod(0o755)
+            output.unlink()
+        case "record":
+            record = output.parent.parent / "record.json"
+            record.chmod(0o644)
+            record.write_bytes(record.read_bytes()[:-20])
+    said = tiny.doit()
+    assert "is damaged" in said
+    assert re.search(r"^second .*\bbuilt\b", said, re.MULTILINE), said
+    assert re.search(r"^third .*\bcached\b", said, re.MULTILINE), "the same bytes again: nothing after it changes"
+    (output,) = tiny.artifacts("second")
+    assert output.read_bytes() == whole
+    assert tiny.image == "one\ntwo\n"
+
+
+def test_a_finished_image_that_somebody_changed(tiny: Tiny) -> None:
+    tiny.doit()
+    (image,) = (tiny.folder / "dist").glob("tiny-*.img.zst")
+    image.chmod(0o644)
+    image.write_text("three\n")
+    tiny.doit()
+    assert tiny.image == "one\ntwo\n"
+
+
+def test_two_builds_at_once(tiny: Tiny) -> None:
+    """They share the store: each stage is built by one of them, and both end well."""
+    tiny.script("second", "sleep 2", "cat /in/first/first /src/text/second > /out/second")
+    builds = [tiny.start(), tiny.start()]
+    said = [build.communicate(timeout=90)[0] for build in builds]
+    assert [build.returncode for build in builds] == [0, 0], "\n".join(said)
+    for stage in ("first", "second", "third"):
+        assert sum(len(re.findall(rf"^{stage} .*\bbuilt\b", text, re.MULTILINE)) for text in said) == 1, "\n".join(said)
+    assert tiny.image == "one\ntwo\n"
+    assert not tiny.leftovers()
+
+
+def test_an_edit_while_it_builds(tiny: Tiny) -> None:
+    """What comes out carries the key of what went in, whenever it was edited."""
+    tiny.script("first", "sleep 2", "cp /src/text/first /out/first")
+    build = tiny.start()
+    time.sleep(1.5)
+    tiny.write("text/second", "late\n")
+    build.communicate(timeout=60)
+    tiny.doit()
+    assert tiny.image == "one\nlate\n"
