@@ -1,5 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 set -eu
+# shellcheck source=../../overlays/pack.sh
 . /src/overlays/pack.sh
-pack_overlay host 'host' '~/docs of its thin client'
+pack_overlay host 'host' 'on the thin client, in docs'

@@ -1,0 +1,45 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The boot partition. It does not depend on the overlays: the root is found by its label.
+set -eu
+# shellcheck source=../lib/stage.sh
+. /stagelib/stage.sh
+# shellcheck source=rpi.sh
+. /stage/rpi.sh
+# shellcheck source=grub.sh
+. /stage/grub.sh
+
+root=/work/root
+boot=/work/boot
+parts=/work/parts
+mkdir "$root" "$boot" "$parts"
+: >/out/mbr.bin
+: >/out/core.bin
+
+tar -C "$root" -xpf /in/root/root.tar
+release=$(cat "$root/usr/share/kernel/$TOWER_FLAVOR/kernel.release")
+cp "$root/boot/vmlinuz-$TOWER_FLAVOR" "$boot/"
+mkinitfs -q -b "$root" -c "$root/etc/mkinitfs/mkinitfs.conf" -P "$root/etc/mkinitfs/features.d" \
+	-i "$root/usr/share/mkinitfs/initramfs-init" -f "$root/usr/share/mkinitfs/fstab" \
+	-F "$TOWER_FEATURES" -o "$boot/initramfs-$TOWER_FLAVOR" "$release"
+
+# shellcheck disable=SC2086 # list of words
+take_apart "$parts" $TOWER_PACKAGES
+"boot_$TOWER_LOADER" "$root" "$parts" "$boot"
+
+# FAT32 with room to spare; 36 MiB is the least that has enough clusters for it.
+same_times "$boot"
+used=$(du -s --apparent-size --block-size=1M "$boot" | cut -f 1)
+size=$((used + TOWER_FREE_MIB))
+[ "$size" -ge 36 ] || size=36
+fat=/out/boot.fat
+truncate -s "${size}M" "$fat"
+mkfs.vfat --invariant -F 32 -n TOWER-BOOT -i "$(digest boot | cut -c 1-8)" "$fat" >/dev/null
+cd "$boot"
+find . -mindepth 1 -type d | LC_ALL=C sort | while read -r path; do
+	mmd -i "$fat" "::${path#.}"
+done
+find . -type f | LC_ALL=C sort | while read -r path; do
+	mcopy -m -i "$fat" "$path" "::${path#.}"
+done
+fsck.vfat -n "$fat"

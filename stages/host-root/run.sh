@@ -1,0 +1,27 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# A root of packages alone. Of another architecture than ours, their scripts cannot run here: they run at the
+# device's first start, and what a start needs (the links to busybox) is laid by hand.
+set -eu
+# shellcheck source=../lib/stage.sh
+. /stagelib/stage.sh
+
+root=/work/root
+mkdir "$root"
+scripts=
+[ "$TOWER_ARCH" = "$(uname -m)" ] || scripts=--no-scripts
+# shellcheck disable=SC2086 # lists of words
+tower_apk "$root" add --initdb $scripts $TOWER_WORLD $TOWER_KERNEL
+
+if [ -n "$scripts" ]; then
+	cat "$root"/etc/busybox-paths.d/* | while read -r path; do
+		[ -e "$root$path" ] || [ -L "$root$path" ] || ln -s /bin/busybox "$root$path"
+	done
+fi
+
+# Where the device finds packages is known when it is provisioned.
+: >"$root/etc/apk/repositories"
+rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
+tar -C "$root" -cf /out/root.tar --format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
+	--sort=name --numeric-owner --mtime="@$TOWER_EPOCH" \
+	--exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./run/*' --exclude='./tmp/*' .

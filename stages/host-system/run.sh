@@ -1,0 +1,28 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The root as the device has it: with our own package, without /boot, which is the other partition.
+set -eu
+# shellcheck source=../lib/stage.sh
+. /stagelib/stage.sh
+
+root=/work/root
+mkdir "$root"
+tar -C "$root" -xpf /in/root/root.tar --exclude='./boot/*'
+scripts=
+[ "$TOWER_ARCH" = "$(uname -m)" ] || scripts=--no-scripts
+# shellcheck disable=SC2086 # lists of words
+tower_apk "$root" add $scripts $TOWER_WORLD
+rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
+
+# Nobody logs in before the host is provisioned: it has no user yet, and root never has a password.
+sed -i 's/^root:[^:]*:/root:!:/' "$root/etc/shadow"
+
+python3 /stagelib/packages.py "$root/lib/apk/db/installed" >/out/packages.json
+
+same_times "$root"
+# Room for the files (in whole blocks), for inodes and journal, and what was asked for.
+used=$(du -s --block-size=1M "$root" | cut -f 1)
+size=$((used + used / 16 + 40 + TOWER_FREE_MIB))
+mke2fs -q -t ext4 -b 4096 -L tower-root -U "$(uuid root)" -E "hash_seed=$(uuid hash),lazy_itable_init=0,lazy_journal_init=0" \
+	-d "$root" /out/root.ext4 "${size}M"
+e2fsck -fn /out/root.ext4

@@ -1,0 +1,18 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+set -eu
+# shellcheck source=../lib/stage.sh
+. /stagelib/stage.sh
+# shellcheck source=../lib/mkimage.sh
+. /stagelib/mkimage.sh
+
+mkdir -p "$MKIMAGE_WORK"
+cp -R /in/modloop/sections/. "$MKIMAGE_WORK/"
+mkimage tower /work/images
+# The section must be the one that was laid there: another would mean that modloop and iso differ in options.
+[ "$(find "$MKIMAGE_WORK" -maxdepth 1 -name 'kernel_*' | wc -l)" -eq "$(find /in/modloop/sections -mindepth 1 -maxdepth 1 | wc -l)" ]
+
+mv /work/images/tower.iso /out/image.iso
+python3 /src/pipeline/blockmap.py /out/image.iso /out/image.bmap
+tar -xzOf "$MKIMAGE_WORK"/apks_*/apks/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/APKINDEX
+python3 /stagelib/packages.py /work/APKINDEX >/out/packages.json

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=sh
+# What the shell scripts of several stages need. Sourced; the options are in TOWER_<OPTION>.
+
+SOURCE_DATE_EPOCH=$TOWER_EPOCH
+export SOURCE_DATE_EPOCH
+
+# repositories FILE: write the channel's repositories, one a line; our own as well where a stage has them.
+repositories() {
+	printf '%s\n' "/in/repository/$TOWER_BRANCH"/* >"$1"
+	[ ! -d /in/packages ] || echo /in/packages >>"$1"
+}
+
+# tower_apk ROOT ARGS...: apk for a root of the stage's architecture, with the channel's keys and repositories.
+tower_apk() {
+	tower_root=$1
+	shift
+	[ -f /work/repositories ] || repositories /work/repositories
+	apk --root "$tower_root" --arch "$TOWER_ARCH" --keys-dir /in/keys --repositories-file /work/repositories \
+		--no-cache --no-network "$@"
+}
+
+# take_apart FOLDER PACKAGES...: lay the files of packages below a folder, without what they depend on.
+take_apart() {
+	tower_folder=$1
+	shift
+	mkdir -p /work/fetch/root "$tower_folder"
+	[ -d /work/fetch/root/lib/apk ] || tower_apk /work/fetch/root add --initdb
+	tower_apk /work/fetch/root fetch --output /work/fetch "$@"
+	for tower_file in /work/fetch/*.apk; do
+		tar -xzf "$tower_file" -C "$tower_folder" --exclude='.[A-Z]*'
+		rm "$tower_file"
+	done
+}
+
+# same_times FOLDER: all times become the channel's epoch.
+same_times() {
+	find "$1" -exec touch -hcd "@$TOWER_EPOCH" {} +
+}
+
+# digest TEXT...: 64 hexadecimal digits that depend on the words alone; ids of disks and file systems come from it.
+digest() {
+	printf '%s\n' "$@" "$TOWER_VERSION" "$TOWER_CHANNEL" "$TOWER_TARGET" | sha256sum | cut -c 1-64
+}
+
+# uuid TEXT...: the same as a UUID (version 8: made by our own rule).
+uuid() {
+	digest "$@" | sed -E 's/^(.{8})(.{4}).(.{3}).(.{3})(.{12}).*/\1-\2-8\3-8\4-\5/'
+}

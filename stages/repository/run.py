@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign our own packages and make a signed index of them for each architecture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "/src")
+
+from pipeline.apk.index import entry_of, write_index
+from pipeline.apk.package import sign_package
+from pipeline.apk.signature import Signer
+
+
+def main() -> None:
+    """Write /out/<arch>/{APKINDEX.tar.gz,*.apk}: the shape that apk asks a repository to have."""
+    options = json.loads(Path("/stage-options/options.json").read_text())
+    signer = Signer(Path("/run/secrets/signing-key"), options["signing_key_name"])
+    for arch in options["architectures"]:
+        folder = Path("/out") / arch
+        folder.mkdir()
+        entries = []
+        for package in sorted(Path("/in/packages").glob("*.apk")):
+            signed = folder / package.name
+            with package.open("rb") as stream, signed.open("wb") as out:
+                sign_package(stream, out, signer, name=package.name)
+            entries.append(entry_of(signed))
+        with (folder / "APKINDEX.tar.gz").open("wb") as out:
+            write_index(out, f"TowerOS {options['version']}", entries, signer, options["epoch"])
+
+
+main()
