@@ -120,6 +120,11 @@ def node_name(stage: str, target: str = "") -> str:
     return f"stage:{stage}" + (f":{target}" if target else "")
 
 
+def is_folder(node: Node) -> bool:
+    """Whether a node is a folder of the channel that is taken as it is, and never built."""
+    return isinstance(node, ChannelNode) and node.what == "aports"
+
+
 def load_plan(paths: Paths, settings: Settings) -> Plan:
     """Read channel, stages and recipes and put them together.
 
@@ -131,7 +136,7 @@ def load_plan(paths: Paths, settings: Settings) -> Plan:
     recipes = load_recipes(paths.recipes, specs, problems)
     problems.check("the configuration of the factory")
     version = project_version(paths.checkout)
-    plan = _Planner(channel, settings, version, specs, recipes, problems).plan()
+    plan = _Planner(channel=channel, settings=settings, version=version, specs=specs, recipes=recipes, problems=problems).plan()
     problems.check("the configuration of the factory")
     return plan
 
@@ -177,6 +182,7 @@ class _Planner:
 
     def __init__(
         self,
+        *,
         channel: Channel,
         settings: Settings,
         version: str,
@@ -194,6 +200,7 @@ class _Planner:
         self.common_worlds = {name: world for recipe in recipes if recipe.name == COMMON for name, world in recipe.worlds.items()}
         self.worlds: dict[str, set[str]] = {}
         self.used_worlds: set[str] = set()
+        self.nodes: dict[str, Node] = {}
 
     def plan(self) -> Plan:
         """The plan; what is wrong is noted in `problems`."""
@@ -204,29 +211,28 @@ class _Planner:
                 other = self.owners.setdefault(use.name, (recipe, use))[1]
                 if other is not use and other.where != use.where:
                     self.problems.add(use.where, f"the name {use.name!r} is taken by {other.where}")
-        nodes: dict[str, Node] = {}
         for recipe in self.recipes:
             for use in recipe.stages:
                 for target in recipe.targets.values() if use.per_target else (None,):
-                    node = self._node(recipe, use, target, nodes)
-                    nodes[node.name] = node
+                    node = self._node(recipe, use, target)
+                    self.nodes[node.name] = node
         self._unused_worlds()
-        ordered = self._ordered(nodes)
+        ordered = self._ordered()
         return Plan(
             channel=self.channel,
             settings=self.settings,
             version=self.version,
-            nodes={name: nodes[name] for name in ordered},
+            nodes={name: self.nodes[name] for name in ordered},
             images=tuple(self._images()),
             worlds={arch: frozenset(names) for arch, names in sorted(self.worlds.items())},
         )
 
-    def _node(self, recipe: Recipe, use: StageUse, target: Target | None, nodes: dict[str, Node]) -> StageNode:
+    def _node(self, recipe: Recipe, use: StageUse, target: Target | None) -> StageNode:
         spec = self.specs[use.use]
         arch = self._arch(recipe, use, target)
         inputs: dict[str, str] = {}
         for name, source in sorted(use.inputs.items()):
-            found = self._source(use, source, target, arch, nodes, f"{use.where}.inputs.{name}")
+            found = self._source(source, target, arch, f"{use.where}.inputs.{name}")
             if found:
                 inputs[name] = found
         given = {**use.options, **(use.target_options.get(target.name, {}) if target else {})}
@@ -245,15 +251,13 @@ class _Planner:
             self.problems.add(use.where, f"architecture {arch!r} is not one of channel {self.channel.name}: {known}")
         return arch
 
-    def _source(
-        self, use: StageUse, source: InputSource, target: Target | None, arch: str, nodes: dict[str, Node], where: str
-    ) -> str:
+    def _source(self, source: InputSource, target: Target | None, arch: str, where: str) -> str:
         if source.kind is SourceKind.CHANNEL:
             if source.name in PER_ARCH and arch == NOARCH:
                 self.problems.add(where, f"{source} is one for each architecture: give the stage `arch` or `per_target = true`")
                 return ""
             node = ChannelNode(source.name, arch if source.name in PER_ARCH else "")
-            nodes.setdefault(node.name, node)
+            self.nodes.setdefault(node.name, node)
             return node.name
         if source.name not in self.owners:
             self.problems.add(where, f"no stage is called {source.name!r}")
@@ -297,26 +301,26 @@ class _Planner:
                 if name not in self.used_worlds:
                     self.problems.add(f"{recipe.where}: worlds.{name}", "no stage uses this world")
 
-    def _ordered(self, nodes: Mapping[str, Node]) -> list[str]:
+    def _ordered(self) -> list[str]:
         """Depth first, so that what belongs together is built together; a cycle is noted."""
         ordered: dict[str, None] = {}
         path: list[str] = []
 
         def visit(name: str) -> None:
-            if name in ordered or name not in nodes:
+            if name in ordered or name not in self.nodes:
                 return
             if name in path:
                 ring = [*path[path.index(name) :], name]
                 self.problems.add("pipeline/recipes", "these stages need each other in a ring: " + " -> ".join(ring))
                 return
             path.append(name)
-            node = nodes[name]
+            node = self.nodes[name]
             for needed in node.inputs.values() if isinstance(node, StageNode) else ():
                 visit(needed)
             path.pop()
             ordered[name] = None
 
-        for name in nodes:
+        for name in self.nodes:
             visit(name)
         return list(ordered)
 

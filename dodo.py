@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The task graph, for doit. `./ci/doit list` shows what there is; pipeline/tasks.py makes every task.
+
+Variables: channel=lab, target=rpi|pc, compress=zstd|xz|none, json=1.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import commands, tasks
+
+FACTORY = tasks.open_factory(Path(__file__).resolve().parent)
+DOIT_CONFIG = tasks.config(FACTORY)
+
+
+def task_thinclient() -> Iterator[tasks.Task]:
+    """Build the ISO of the thin client"""
+    yield from tasks.image_tasks(FACTORY, "thinclient", "build the ISO of the thin client")
+
+
+def task_host() -> Iterator[tasks.Task]:
+    """Build the disk images of the hosts"""
+    yield from tasks.image_tasks(FACTORY, "host", "build the disk images of hosts (target= chooses one)")
+
+
+def task_stages() -> Iterator[tasks.Task]:
+    """One stage and what it needs"""
+    yield from tasks.stage_tasks(FACTORY)
+
+
+def task_channel() -> Iterator[tasks.Task]:
+    """What the channel gives"""
+    yield from tasks.channel_tasks(FACTORY)
+
+
+def task_commands() -> Iterator[tasks.Task]:
+    """Commands beside building"""
+    yield from commands.all_tasks(FACTORY)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `doit` does beside building: lock, explain, gc, replay, boot, test, verify:reproducible.
+
+Each is one function that a task calls; what is heavy is imported there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from pipeline import explain
+from pipeline.errors import ConfigError, FactoryError, LockError, ToolError
+from pipeline.factory import Factory
+from pipeline.keys import NotBuiltError
+from pipeline.plan import Image, Node, StageNode, is_folder
+from pipeline.report import Row
+from pipeline.tasks import Task, chosen_images, task, variables
+
+_TEST_SECONDS = 4 * 3600
+_GIB = 1 << 30
+_DEFAULT_GIB = 20
+_PYTEST_OPTIONS = (
+    {"name": "k", "short": "k", "type": str, "default": "", "help": "only tests whose names fit this expression"},
+    {"name": "m", "short": "m", "type": str, "default": "", "help": "only tests with these marks"},
+    {"name": "x", "short": "x", "type": bool, "default": False, "help": "stop at the first failure"},
+    {"name": "v", "short": "v", "type": bool, "default": False, "help": "a line for each test"},
+)
+_BOOTS = {
+    "thinclient-bios": ("thinclient", "pc"),
+    "thinclient-uefi": ("thinclient", "pc"),
+    "host-rpi": ("host", "rpi"),
+    "host-pc": ("host", "pc"),
+}
+
+
+def all_tasks(factory: Factory) -> Iterator[Task]:
+    """The tasks of all commands."""
+    yield from boot_tasks(factory)
+    yield _command("lock", lambda: lock(factory), "choose the packages anew, and keep the choice", Row("lock", "channel"))
+    yield task("explain", lambda words: explain_all(factory, words), doc="why stages are built again [STAGE...]", arguments=True)
+    yield _command("gc", lambda: collect(factory), "remove old artifacts until the store fits into size=GiB (default 20)")
+    yield _command(
+        "replay", lambda: replay(factory), "run the script of stage=NAME again, on the terminal (shell=1: a shell in its place)"
+    )
+    yield task("test", run_tests, doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS)
+    yield _command("verify:reproducible", lambda: verify(factory), "build everything twice, in two places, and compare")
+
+
+def _command(name: str, action: Callable[[], None], doc: str, row: Row | None = None) -> Task:
+    return task(name, action, doc=doc, row=row)
+
+
+def lock(factory: Factory) -> None:
+    """`doit lock`: resolve the channel's lock again."""
+    made = factory.make_lock(again=True)
+    counts = ", ".join(f"{len(rows)} for {arch}" for arch, rows in sorted(made.packages.items()))
+    factory.progress.say(f"lock {made.digest[:12]}: packages: {counts}; builder: {len(made.builder)}")
+
+
+# --- explain ------------------------------------------------------------------------------------------------
+
+
+def explain_all(factory: Factory, words: Sequence[str]) -> None:
+    """`doit explain [stage...]`: for each instance, what differs from its last build."""
+    known = {node.name.removeprefix("stage:"): node for node in factory.plan.nodes.values() if not is_folder(node)}
+    chosen: list[Node] = []
+    for word in words:
+        name = word.removeprefix("stage:")
+        found = [known[name]] if name in known else list(factory.plan.instances(name))
+        if not found:
+            raise ConfigError(f"{word}: there is no such stage", hint=f"known: {', '.join(factory.plan.stage_names)}")
+        chosen.extend(found)
+    for node in chosen or known.values():
+        sys.stdout.write("\n".join(explain_node(factory, node)) + "\n")
+
+
+def explain_node(factory: Factory, node: Node) -> list[str]:
+    """What `doit explain` says about one node."""
+    inputs = dict(node.inputs) if isinstance(node, StageNode) else {}
+    last, before = explain.recall(factory.paths, node)
+    try:
+        keyed = factory.keys.of(node)
+        built = factory.store.lookup(keyed.key) is not None
+    except NotBuiltError as error:
+        return [f"{node.name}: not known yet: {error} is to be built first"]
+    except LockError as error:
+        return [f"{node.name}: not known yet: {error.message}"]
+    now = explain.snapshot(keyed)
+    if not built:
+        title = f"{node.name} {keyed.key[:12]}: will be built"
+        if last is None:
+            return [f"{title}, for the first time"]
+        if last.key == keyed.key:
+            return [f"{title} again: its artifact is gone or damaged"]
+        return [f"{title}; since {last.key[:12]}:", *(f"  {line}" for line in explain.differences(last, now, inputs))]
+    title = f"{node.name} {keyed.key[:12]}: is built"
+    if last is None or before is None or last.key != keyed.key:
+        return [title]
+    return [
+        f"{title}; it differs from {before.key[:12]} before in:",
+        *(f"  {line}" for line in explain.differences(before, now, inputs)),
+    ]
+
+
+# --- gc, replay ---------------------------------------------------------------------------------------------
+
+
+def collect(factory: Factory) -> None:
+    """`doit gc [size=GiB]`: keep what the present plan is made of, and the rest as far as it fits."""
+    from pipeline.gc import collect as collect_store
+
+    size = variables().get("size", str(_DEFAULT_GIB))
+    try:
+        max_bytes = int(float(size) * _GIB)
+    except ValueError:
+        raise ConfigError(f"size={size}: not a number of GiB", hint="for example: size=10") from None
+    keep = {artifact.key for node in factory.plan.nodes.values() if (artifact := factory.find(node)) is not None}
+    done = collect_store(factory.store, keep=keep, max_bytes=max_bytes)
+    in_use = f"; {done.kept_in_use} in use" if done.kept_in_use else ""
+    sizes = f"{done.freed / _GIB:.2f} GiB freed, {done.left / _GIB:.2f} GiB left"
+    factory.progress.say(f"store: {len(done.removed)} artifacts removed, {sizes}{in_use}")
+
+
+def replay(factory: Factory) -> None:
+    """`doit replay stage=NAME [shell=1]`: run one stage's script again, its output on the terminal, nothing kept."""
+    from pipeline.replay import replay_node
+
+    name = variables().get("stage", "").removeprefix("stage:")
+    if not name:
+        raise ConfigError("replay: which stage?", hint="./ci/doit replay stage=NAME, with :TARGET where there are several")
+    found = [node for node in factory.plan.nodes.values() if isinstance(node, StageNode) and node.name == f"stage:{name}"]
+    instances = found or list(factory.plan.instances(name))
+    if len(instances) != 1:
+        choices = [node.name.removeprefix("stage:") for node in instances] or list(factory.plan.stage_names)
+        raise ConfigError(f"stage={name}: names {len(instances)} stages", hint=f"one of: {', '.join(choices)}")
+    replay_node(factory, instances[0], shell=variables().get("shell") == "1")
+
+
+# --- boot, test, verify -------------------------------------------------------------------------------------
+
+
+def boot_tasks(factory: Factory) -> Iterator[Task]:
+    """`doit boot:<image>`: start a finished image in QEMU until it is up."""
+    images = {(image.recipe, image.target): image for image in chosen_images(factory)}
+    for name, place in _BOOTS.items():
+        image = images.get(place)
+        if image is not None:
+            yield task(
+                f"boot:{name}",
+                partial(boot, factory, name, image),
+                doc=f"start {image.output} in QEMU, on this terminal, until it is up",
+                row=Row("boot", name),
+                needs=[f"{image.recipe}:{image.target}"],
+            )
+
+
+def boot(factory: Factory, name: str, image: Image) -> None:
+    """Boot a finished image; ends by itself. Raises BootError."""
+    from pipeline.boot import main_task
+    from pipeline.publish import dist_folder
+
+    main_task(name, dist_folder(factory.paths) / image.output)
+
+
+def run_tests(words: Sequence[str]) -> None:
+    """`doit test [arguments]`: run pytest with the arguments, its output on the terminal."""
+    from pipeline import proc
+
+    argv = (sys.executable, "-m", "pytest", *words)
+    sys.stdout.flush()
+    done = proc.run(argv, timeout=_TEST_SECONDS, log=sys.stdout.buffer, check=False)
+    if done.status:
+        raise ToolError(f"tests: pytest ended with exit status {done.status}", hint="its output is above")
+
+
+def verify(factory: Factory) -> None:
+    """`doit verify:reproducible`: build all stages twice and compare. Raises FactoryError naming what differs."""
+    from pipeline.reproducible import verify as verify_all
+
+    report = verify_all(factory)
+    sys.stdout.write("\n".join(report.lines) + "\n")
+    if report.differing:
+        raise FactoryError(
+            f"verify:reproducible: {report.differing} artifacts differ", hint="the lines above name the members that do"
+        )

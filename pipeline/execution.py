@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of a stage's script: what the sandbox is given for a node of the plan.
+
+The only module between the plan and the container engine; imported when a stage is really run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline.artifact import FileRecord
+from pipeline.canonical import digest_json
+from pipeline.keys import Keyed, environment_of, options_of, plain
+from pipeline.plan import Settings, StageNode, is_folder
+from pipeline.sandbox import Sandbox, run_stage
+from pipeline.stage import LIBRARY
+from pipeline.transfer import Input
+
+if TYPE_CHECKING:
+    from pipeline.factory import Factory
+
+
+def run_node(factory: Factory, node: StageNode, keyed: Keyed, output: Path, log: BinaryIO) -> Mapping[str, FileRecord]:
+    """Run the script of `node` in the builder and bring what it made into `output`, checked against stage.toml.
+
+    Returns what is known of the files already, for the store.
+    """
+    hint = f"whole log: {factory.log_path(node, keyed.key)}\n  replay: {replay_command(factory, node)}"
+    return run_stage(
+        factory.engine, sandbox_of(factory, node, keyed), outputs=output, declared=node.spec.outputs, log=log, hint=hint
+    )
+
+
+def replay_command(factory: Factory, node: StageNode) -> str:
+    """What to type to run just this node's script again, with its output on the terminal."""
+    words = [f"./ci/doit replay stage={node.name.removeprefix('stage:')}"]
+    words += [f"channel={factory.plan.channel.name}"] if factory.plan.settings.channel != Settings().channel else []
+    words += [f"compress={factory.plan.settings.compress}"] if factory.plan.settings.compress != Settings().compress else []
+    return " ".join(words)
+
+
+def sandbox_of(factory: Factory, node: StageNode, keyed: Keyed) -> Sandbox:
+    """The sandbox that the script of `node` runs in."""
+    return Sandbox(
+        name=node.name,
+        image=factory.builder(),
+        argv=node.spec.command,
+        epoch=factory.plan.channel.epoch,
+        inputs=tuple(inputs_of(factory, node, keyed)),
+        env=environment_of(options_of(node, factory.plan, factory.driver)),
+        capabilities=node.spec.capabilities,
+        secrets={name: factory.driver.signing_key()[1] for name in node.spec.secrets},
+        timeout=float(node.spec.timeout),
+        architecture=factory.plan.channel.builder_arch,
+    )
+
+
+def inputs_of(factory: Factory, node: StageNode, keyed: Keyed) -> list[Input]:
+    """Everything that the script of `node` reads, at the places it knows; sources with the digests of the key."""
+    options = {name: plain(value) for name, value in options_of(node, factory.plan, factory.driver).items()}
+    found = [Input("/stage-options", {"options.json": json.dumps(options, sort_keys=True, indent=1).encode()})]
+    own, library = f"stages/{node.spec.name}", f"stages/{LIBRARY}"
+    for path, rows in keyed.trees.items():
+        target = {own: "/stage", library: "/stagelib"}.get(path, f"/src/{path}")
+        found.append(Input(target, factory.paths.checkout / path, digest_json([list(row) for row in rows])))
+    for name, source in node.inputs.items():
+        needed = factory.plan.nodes[source]
+        if is_folder(needed):
+            found.append(Input(f"/in/{name}", factory.driver.aports(), factory.keys.content(source)))
+        else:
+            found.append(Input(f"/in/{name}", factory.need(needed).artifact))
+    return found

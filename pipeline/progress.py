@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user sees while something is done: lines, a status line that comes and goes, and progress bars.
+
+All of it goes to stderr; results of commands go to stdout. Without a terminal there are lines only.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from pipeline.channel import Bar
+
+_CLEAR = "\r\x1b[2K"
+_WIDTH = 100
+
+
+@dataclass(eq=False)
+class Screen:
+    """The terminal, or a file in its place; safe to use from several threads."""
+
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    quiet: bool = False
+    """Say nothing: for `json=1`, whose events tell the same."""
+    _guard: threading.RLock = field(default_factory=threading.RLock)
+    _busy: dict[str, None] = field(default_factory=dict)
+    _bars: int = 0
+
+    @property
+    def terminal(self) -> bool:
+        """Whether somebody is looking."""
+        return not self.quiet and self.stream.isatty()
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        self.line(text, self.stream)
+
+    def line(self, text: str, stream: TextIO) -> None:
+        """One line on `stream`, with the status line out of its way."""
+        with self._guard:
+            self._clear()
+            if not self.quiet or stream is not self.stream:
+                stream.write(text + "\n")
+                stream.flush()
+            self._draw()
+
+    def begin(self, what: str) -> None:
+        """Show in the status line that `what` is at work."""
+        with self._guard:
+            self._busy[what] = None
+            self._draw()
+
+    def end(self, what: str) -> None:
+        """Take `what` out of the status line."""
+        with self._guard:
+            self._busy.pop(what, None)
+            self._clear()
+            self._draw()
+
+    def _clear(self) -> None:
+        if self.terminal and not self._bars:
+            self.stream.write(_CLEAR)
+            self.stream.flush()
+
+    def _draw(self) -> None:
+        if self.terminal and self._busy and not self._bars:
+            text = "at work: " + ", ".join(self._busy)
+            self.stream.write(_CLEAR + (text if len(text) < _WIDTH else text[: _WIDTH - 1] + "…"))
+            self.stream.flush()
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "B") -> Iterator[Bar]:
+        """A bar on the terminal (`B` counts bytes); without a terminal one line that says what begins."""
+        if not self.terminal:
+            self.say(f"{title}: {_amount(total, unit)}")
+            yield _NoBar()
+            return
+        from tqdm import tqdm
+
+        with self._guard:
+            self._clear()
+            self._bars += 1
+        bar: Any = tqdm(
+            total=total,
+            desc=title,
+            unit=unit,
+            file=self.stream,
+            leave=False,
+            dynamic_ncols=True,
+            unit_scale=unit == "B",
+            unit_divisor=1024,
+        )
+        try:
+            yield _TqdmBar(bar)
+        finally:
+            bar.close()
+            with self._guard:
+                self._bars -= 1
+                self._draw()
+
+
+@dataclass(frozen=True, slots=True)
+class _NoBar:
+    def advance(self, amount: int) -> None:
+        """Nothing to move."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TqdmBar:
+    bar: Any
+
+    def advance(self, amount: int) -> None:
+        """Move the bar."""
+        self.bar.update(amount)
+
+
+def _amount(total: int, unit: str) -> str:
+    if unit != "B":
+        return f"{total} {unit}"
+    return f"{total / 2**20:.1f} MiB" if total >= 2**20 else f"{total / 2**10:.1f} KiB"

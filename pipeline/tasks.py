@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The face to doit: every task is made by `task`, and only our store says what is up to date.
+
+doit orders the tasks and runs them in threads; its own database is kept in memory and forgotten, so two runs at
+once do not meet in it. Errors that are expected reach the user as they are, without a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from doit import doit_cmd
+from doit.exceptions import TaskFailed
+
+from pipeline.errors import ConfigError, FactoryError
+from pipeline.factory import Factory
+from pipeline.paths import Paths
+from pipeline.plan import SUFFIXES, ChannelNode, Image, Node, Settings, StageNode, is_folder, load_plan
+from pipeline.progress import Screen
+from pipeline.report import Events, Lines, Row
+
+VARIABLES = ("channel", "compress", "json", "shell", "size", "stage", "target")
+Task = dict[str, Any]
+
+
+class FailedTask(TaskFailed):  # type: ignore[misc]
+    """doit's word for a task that failed, with the error that the reporter shows."""
+
+    def __init__(self, error: FactoryError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def task(
+    name: str,
+    action: Callable[[], None] | Callable[[Sequence[str]], None] | None,
+    *,
+    doc: str,
+    row: Row | None = None,
+    needs: Sequence[str] = (),
+    fresh: Callable[[], bool] | None = None,
+    clean: Callable[[], None] | None = None,
+    group: str = "",
+    arguments: bool = False,
+    options: Sequence[Mapping[str, Any]] = (),
+) -> Task:
+    """One task of doit, with all that it may have.
+
+    `fresh` says whether there is nothing to do; without it the task always runs. With `group` it is a subtask of
+    that name. With `arguments` the action is given the words after the task's name on the command line.
+    """
+    line = row or Row(name, quiet=True)
+    made: Task = {"doc": doc, "task_dep": list(needs), "meta": {"row": line}, "verbosity": 0, "io": {"capture": False}}
+    made |= {"basename": group, "name": name.removeprefix(f"{group}:")} if group else {"basename": name}
+    made["actions"] = [_guarded(action, line, arguments)] if action is not None else []
+    made["uptodate"] = [_asked(fresh, line)] if fresh is not None else [action is None]
+    if clean is not None:
+        made["clean"] = [(_shown(clean), [])]
+    if arguments:
+        made |= {"pos_arg": "arguments", "params": list(options)}
+    return made
+
+
+def _guarded(action: Callable[..., None], row: Row, arguments: bool) -> Callable[..., Any]:
+    def act() -> FailedTask | None:
+        try:
+            action()
+        except FactoryError as error:
+            row.error = error
+            return FailedTask(error)
+        return None
+
+    def act_on(arguments: Sequence[str], **options: Any) -> FailedTask | None:
+        words = [
+            word for name, value in options.items() if value for word in ([f"-{name}"] if value is True else [f"-{name}", value])
+        ]
+        try:
+            action([*words, *(arguments or ())])
+        except FactoryError as error:
+            row.error = error
+            return FailedTask(error)
+        return None
+
+    return act_on if arguments else act
+
+
+def _asked(fresh: Callable[[], bool], row: Row) -> Callable[[], bool]:
+    def answer() -> bool:
+        try:
+            return fresh()
+        except FactoryError as error:
+            # doit would show a traceback; the action meets the same error again, where it is shown well.
+            row.error = error
+            return False
+
+    return answer
+
+
+def _shown(clean: Callable[[], None]) -> Callable[[], None]:
+    def act() -> None:
+        try:
+            clean()
+        except FactoryError as error:
+            sys.stderr.write(f"error: {error}\n")
+
+    return act
+
+
+# --- start --------------------------------------------------------------------------------------------------
+
+
+def open_factory(checkout: Path) -> Factory:
+    """The factory of a checkout, with the variables of the command line.
+
+    Ends the process, with the error's text and status, if the configuration is wrong.
+    """
+    try:
+        given = variables()
+        settings = Settings(
+            channel=given.get("channel", Settings().channel),
+            target=given.get("target", ""),
+            compress=given.get("compress", Settings().compress),
+        )
+        paths = Paths(checkout)
+        plan = load_plan(paths, settings)
+        if settings.target and settings.target not in {image.target for image in plan.images}:
+            known = ", ".join(dict.fromkeys(image.target for image in plan.images))
+            raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
+        return Factory(plan, paths, Screen(quiet=given.get("json") == "1"))
+    except FactoryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_status) from None
+
+
+def variables() -> dict[str, str]:
+    """The `name=value` words of the command line. Raises ConfigError for a name that nothing asks for."""
+    given: dict[str, str] = dict(getattr(doit_cmd, "_CMDLINE_VARS", None) or {})
+    for name, value in given.items():
+        if name not in VARIABLES:
+            raise ConfigError(f"{name}={value}: there is no such variable", hint=f"known: {', '.join(VARIABLES)}")
+    if given.get("compress", "zstd") not in SUFFIXES:
+        raise ConfigError(f"compress={given['compress']}: unknown", hint=f"one of: {', '.join(SUFFIXES)}")
+    return given
+
+
+def config(factory: Factory) -> dict[str, Any]:
+    """What dodo.py tells doit about itself."""
+    kind = Events if variables().get("json") == "1" else Lines
+    reporter = type(kind.__name__, (kind,), {"screen": factory.progress, "stop": staticmethod(factory.stop)})
+    return {
+        "default_tasks": list(dict.fromkeys(image.recipe for image in factory.plan.images)),
+        # A database that lives and dies with the process: nothing but our store decides, and two runs do not meet.
+        "backend": "sqlite3",
+        "dep_file": ":memory:",
+        "reporter": reporter,
+        "num_process": 2,
+        "par_type": "thread",
+        "minversion": "0.36.0",
+        "sort": "definition",
+    }
+
+
+# --- tasks --------------------------------------------------------------------------------------------------
+
+
+def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
+    """`doit <recipe>`, with a subtask for every target."""
+    from pipeline import publish
+
+    yield {"basename": recipe, "name": None, "doc": doc}
+    for image in chosen_images(factory):
+        if image.recipe != recipe:
+            continue
+        row = Row(recipe, image.target)
+
+        def place(image: Image = image) -> None:
+            publish.publish(factory, image)
+
+        def fresh(image: Image = image, row: Row = row) -> bool:
+            artifact = factory.find(factory.plan.nodes[image.final])
+            row.key = artifact.key if artifact is not None else ""
+            return artifact is not None and publish.is_published(factory, image, artifact)
+
+        def clean(image: Image = image) -> None:
+            publish.withdraw(factory, image)
+
+        yield task(
+            f"{recipe}:{image.target}",
+            place,
+            doc=f"{image.output}",
+            row=row,
+            needs=[image.final],
+            fresh=fresh,
+            clean=clean,
+            group=recipe,
+        )
+
+
+def chosen_images(factory: Factory) -> tuple[Image, ...]:
+    """The images that `target=` leaves: of a recipe that has that target, that one; of others all."""
+    target = factory.plan.settings.target
+    having = {image.recipe for image in factory.plan.images if image.target == target}
+    return tuple(image for image in factory.plan.images if image.recipe not in having or image.target == target)
+
+
+def stage_tasks(factory: Factory) -> Iterator[Task]:
+    """`doit stage:<name>` and, where targets differ, `doit stage:<name>:<target>`."""
+    for stage in factory.plan.stage_names:
+        instances = factory.plan.instances(stage)
+        summary = instances[0].spec.summary
+        if len(instances) == 1 and not instances[0].target:
+            yield _node_task(factory, instances[0], doc=summary, group="")
+            continue
+        name = f"stage:{stage}"
+        yield {"basename": name, "name": None, "doc": summary}
+        target = factory.plan.settings.target
+        chosen = [node for node in instances if node.target == target] or instances
+        for node in instances:
+            made = _node_task(factory, node, doc=f"{summary} ({node.target})", group=name if node in chosen else "")
+            yield made
+
+
+def channel_tasks(factory: Factory) -> Iterator[Task]:
+    """What the channel gives: lock, downloads, builder, repositories, keys."""
+    yield {
+        "basename": "channel",
+        "name": None,
+        "doc": f"lock, builder and repositories of the channel {factory.plan.channel.name}",
+    }
+    made = [node for node in factory.plan.nodes.values() if isinstance(node, ChannelNode) and not is_folder(node)]
+
+    def all_there() -> bool:
+        return factory.builder_known() and all(factory.find(node) is not None for node in made)
+
+    def lock() -> None:
+        factory.make_lock(again=False)
+
+    def builder() -> None:
+        factory.builder()
+
+    def part(name: str, action: Callable[[], None], fresh: Callable[[], bool], needs: Sequence[str], doc: str) -> Task:
+        return task(f"channel:{name}", action, doc=doc, row=Row(name, "channel"), needs=needs, fresh=fresh, group="channel")
+
+    yield part("lock", lock, factory.lock_fits, [], "choose the packages")
+    yield part("fetch", factory.fetch, all_there, ["channel:lock"], "download what the lock names")
+    yield part("builder", builder, factory.builder_known, ["channel:fetch"], "the container image that stages run in")
+    for node in made:
+        yield _node_task(factory, node, doc=f"{node.what} {node.arch}".strip(), group="channel")
+
+
+def _node_task(factory: Factory, node: Node, *, doc: str, group: str) -> Task:
+    stage = isinstance(node, StageNode)
+    row = Row(node.stage, node.target, counted=True) if isinstance(node, StageNode) else Row(node.what, node.arch or "channel")
+    needs = (
+        [name for name in node.inputs.values() if not is_folder(factory.plan.nodes[name])] if isinstance(node, StageNode) else []
+    )
+
+    def fresh() -> bool:
+        artifact = factory.find(node)
+        if artifact is not None:
+            row.key, row.state = artifact.key, "cached"
+        return artifact is not None
+
+    def build() -> None:
+        row.state = ""
+        built = factory.build(node)
+        row.key, row.state, row.seconds = built.artifact.key, "built" if built.fresh else "cached", built.seconds
+
+    def clean() -> None:
+        factory.discard(node)
+
+    return task(
+        node.name,
+        build,
+        doc=doc,
+        row=row,
+        needs=[*needs, "channel:builder" if stage else "channel:fetch"],
+        fresh=fresh,
+        clean=clean if stage else None,
+        group=group,
+    )
