@@ -101,14 +101,16 @@ def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
     return IndexEntry(**values)  # type: ignore[arg-type]  # the table of letters gives each field its type
 
 
-def dump_entry(entry: IndexEntry) -> list[str]:
-    """The lines of one entry, without the empty line after it."""
+def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
+    """The lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only."""
     lines = []
     for letter, name in LETTERS.items():
         value = getattr(entry, name)
+        if letter in "rq" and not installed:
+            continue
         if isinstance(value, tuple):
             value = " ".join(value)
-        if value or (value == 0 and letter in "SIt") or (letter in "kq" and value is not None) or letter in "TULA":
+        if value or letter in "SITUL":
             if "\n" in str(value):
                 raise FormatError(f"{entry.name}: {name} holds a line break")
             lines.append(f"{letter}:{value}")

@@ -131,7 +131,7 @@ def dump_installed(packages: Iterable[InstalledPackage]) -> bytes:
     """The database of `packages`, in the order given."""
     lines: list[str] = []
     for package in packages:
-        lines += dump_entry(package.entry)
+        lines += dump_entry(package.entry, installed=True)
         lines += [f"{letter}:{value}" for letter, value in package.extra]
         for folder in package.folders:
             lines.append(f"F:{folder.path}")

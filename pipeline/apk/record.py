@@ -11,7 +11,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from dataclasses import dataclass as dataclass
+    from dataclasses import dataclass as dataclass  # noqa: PLC0414 (exported)
     from typing import Any, NoReturn
 
 
@@ -27,7 +27,7 @@ class _Fields:
         return {field.name: field for field in dataclasses.fields(dataclasses.make_dataclass(owner.__name__, self._names))}
 
 
-def _refuse(self: object, name: str, value: object = None) -> NoReturn:
+def _refuse(self: object, name: str, _value: object = None) -> NoReturn:
     raise AttributeError(f"{type(self).__name__} is frozen: cannot change {name!r}")
 
 

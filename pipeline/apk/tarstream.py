@@ -174,7 +174,7 @@ def _number(field: bytes, what: str, where: str) -> int:
 
 
 def _pax(data: bytes, where: str) -> dict[str, bytes]:
-    """Records `length key=value\\n` of a pax header."""
+    """Records `length key=value` of a pax header, each ended by a line feed."""
     records: dict[str, bytes] = {}
     at = 0
     while at < len(data):

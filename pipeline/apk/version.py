@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alpine's version numbers: what is valid, which is newer, what satisfies a dependency.
 
-A version is `number{.number}[letter]{_suffix[number]}[~hash][-rN]`. It is read into tokens (kind, value) that
-are compared from the left; see `compare` for what happens where one version ends before the other.
+A version is `number{.number}[letter[number]]{_suffix[number]}[~hash][-rN]`. It is read into tokens (kind, value)
+that are compared from the left; see `compare` for what happens where one version ends before the other.
 """
 
 from __future__ import annotations
@@ -42,29 +42,35 @@ def _digits(text: str, start: int) -> int:
 
 
 def _numbers(text: str) -> tuple[list[Token], int]:
-    """Tokens of `1.2.03b`, and where they end; no token if `text` does not begin with a number."""
+    """Tokens of `1.2.03b`, and where they end; no token if `text` does not begin with a number.
+
+    A letter may be followed by a number (`7.4.0p1`), which what is documented leaves out but packages use.
+    """
     end = _digits(text, 0)
     if not end:
         return [], 0
     tokens: list[Token] = [(_NUMBER, int(text[:end]))]
-    while text[end : end + 1] == ".":
-        start = end + 1
+    while (char := text[end : end + 1]) and (char == "." or char in _LOWER or char in _DIGITS):
+        if char in _LOWER:
+            if tokens[-1][0] == _LETTER:
+                return [], 0
+            tokens.append((_LETTER, ord(char)))
+            end += 1
+            continue
+        start = end + (char == ".")
         end = _digits(text, start)
-        number = text[start:end]
-        if not number:
+        if end == start or (char == "." and tokens[-1][0] == _LETTER):
             return [], 0
-        if number[0] == "0":
-            # 1.05 is older than 1.5: more leading zeros sort lower, and what follows them is a number of its own.
-            rest = number.lstrip("0")
-            tokens.append((_DOT_NUMBER, len(rest) - len(number)))
-            if rest:
-                tokens.append((_NUMBER, int(rest)))
-        else:
-            tokens.append((_DOT_NUMBER, int(number)))
-    if text[end : end + 1] in _LOWER:
-        tokens.append((_LETTER, ord(text[end])))
-        end += 1
+        tokens += _dotted(text[start:end]) if char == "." else [(_NUMBER, int(text[start:end]))]
     return tokens, end
+
+
+def _dotted(digits: str) -> list[Token]:
+    """Tokens of a number after a dot: 1.05 is older than 1.5, more zeros are older still."""
+    if digits[0] != "0":
+        return [(_DOT_NUMBER, int(digits))]
+    rest = digits.lstrip("0")
+    return [(_DOT_NUMBER, len(rest) - len(digits)), (_NUMBER, int(rest or "0"))]
 
 
 def _tokens(text: str) -> list[Token] | None:

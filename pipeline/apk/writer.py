@@ -186,7 +186,7 @@ def tree_entries(root: Path, owners: Mapping[str, tuple[str, str]] | None = None
             mode = status.st_mode & 0o7777
             uname, gname = (owners or {}).get(name, ("root", "root"))
             if item.is_symlink():
-                yield TarEntry(name, "symlink", 0o777, uname=uname, gname=gname, target=os.readlink(item.path)), None
+                yield TarEntry(name, "symlink", 0o777, uname=uname, gname=gname, target=os.fspath((root / name).readlink())), None
             elif item.is_dir():
                 pending.append(root / name)
                 yield TarEntry(name, "dir", mode, uname=uname, gname=gname), None

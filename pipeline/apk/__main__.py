@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m pipeline.apk`: look at, verify, index, sign and pack Alpine packages by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.apk import pkginfo
+from pipeline.apk.index import entry_of, read_index, write_index
+from pipeline.apk.package import read_package, sign_package, tree_entries, write_package
+from pipeline.apk.pkginfo import SCRIPTS
+from pipeline.apk.signature import ALGORITHMS, KeyRing, Signer
+from pipeline.errors import ConfigError, FactoryError, VerifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_EXAMPLES = """\
+examples:
+  python -m pipeline.apk info busybox-1.36.1-r15.apk
+  python -m pipeline.apk verify --keys keys/alpine *.apk APKINDEX.tar.gz
+  python -m pipeline.apk pack --info PKGINFO --root tree/ --script .post-install -o hello-1.0-r0.apk
+  python -m pipeline.apk sign --key build/lab/keys/lab.rsa hello-1.0-r0.apk
+  python -m pipeline.apk index --key build/lab/keys/lab.rsa -o APKINDEX.tar.gz *.apk
+
+exit status: 0 all well, 1 a file cannot be read or written, 2 wrong usage, 10 wrong setting,
+             13 damaged, hostile or not signed by a trusted key
+"""
+_EPILOGS = {
+    "info": "Signatures are listed, not checked: use verify for that.",
+    "verify": "One line a file. Indexes (*.tar.gz) are verified too. Exit status 13 if one file fails.",
+    "index": "Every package is read to its end and checked. Without --key the index is not signed.",
+    "sign": "Files are replaced; a signature that is there already is left out.",
+    "pack": "PKGINFO holds 'pkgname = hello' and so on; size, builddate and datahash are filled in.",
+}
+
+
+def _is_index(path: Path) -> bool:
+    return path.name.endswith(".tar.gz")
+
+
+def _signer(options: argparse.Namespace) -> Signer | None:
+    if options.key is None:
+        return None
+    return Signer(options.key, options.key_name or f"{options.key.name}.pub", options.algorithm)
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, and put it in its place only when that went well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _info(options: argparse.Namespace) -> int:
+    rows = []
+    for path in options.file:
+        with path.open("rb") as stream:
+            package = read_package(stream, None, name=str(path))
+            files = [
+                {"path": entry.name, "kind": entry.kind, "mode": f"{entry.mode:04o}", "size": entry.size}
+                for entry, _content in package.iter_data()
+            ]
+        row: dict[str, object] = {name: getattr(package.info, name) for name in type(package.info).__slots__}
+        row |= {"file": str(path), "file_size": package.size, "checksum": package.checksum, "scripts": sorted(package.scripts)}
+        row |= {"signatures": [f"{item.algorithm}:{item.key_name}" for item in package.signatures], "files": files}
+        rows.append(row)
+    if options.json:
+        json.dump(rows, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+        return 0
+    for row in rows:
+        for key, value in row.items():
+            if key == "files":
+                print("files:", *(f"  {item['mode']} {item['size']:>9} {item['path']}" for item in files_of(row)), sep="\n")
+            elif value not in ("", (), [], None):
+                print(f"{key}: {' '.join(value) if isinstance(value, (list, tuple)) else value}")
+    return 0
+
+
+def files_of(row: dict[str, object]) -> list[dict[str, object]]:
+    """The files in a row of `info`."""
+    files = row["files"]
+    return files if isinstance(files, list) else []
+
+
+def _verify(options: argparse.Namespace) -> int:
+    ring = KeyRing.load(options.keys)
+    rows = []
+    for path in options.file:
+        row = {"file": str(path), "ok": True, "text": "ok"}
+        try:
+            with path.open("rb") as stream:
+                if _is_index(path):
+                    row["text"] = f"ok, {len(read_index(stream, ring, name=path.name).entries)} packages"
+                else:
+                    read_package(stream, ring, name=path.name).verify_data()
+        except VerifyError as error:
+            row |= {"ok": False, "text": error.message.removeprefix(f"{path.name}: ")}
+        rows.append(row)
+        if not options.json:
+            print(f"{row['file']}: {row['text']}")
+    if options.json:
+        json.dump(rows, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    return 0 if all(row["ok"] for row in rows) else VerifyError.exit_status
+
+
+def _index(options: argparse.Namespace) -> int:
+    signer = _signer(options)
+    ring = KeyRing.load(options.keys) if options.keys else None
+    entries = [entry_of(path, ring) for path in options.file]
+
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            write_index(out, options.description, entries, signer, options.epoch)
+
+    _replace(options.output, write)
+    return 0
+
+
+def _sign(options: argparse.Namespace) -> int:
+    signer = _signer(options)
+    if signer is None:
+        raise ConfigError("sign: no key given", hint="--key FILE")
+    for path in options.file:
+
+        def write(target: Path, path: Path = path, signer: Signer = signer) -> None:
+            with path.open("rb") as stream, target.open("wb") as out:
+                if _is_index(path):
+                    index = read_index(stream, None, name=path.name)
+                    write_index(out, index.description, index.entries, signer, options.epoch)
+                else:
+                    sign_package(stream, out, signer, name=path.name)
+
+        _replace(path, write)
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    info = pkginfo.parse(options.info.read_bytes(), str(options.info))
+    unknown = [path.name for path in options.script if path.name not in SCRIPTS]
+    if unknown:
+        raise ConfigError(f"pack: no script is called {', '.join(unknown)}", hint=f"one of {' '.join(SCRIPTS)}")
+    scripts = {path.name: path.read_bytes() for path in options.script}
+    output = options.output or Path(f"{info.name}-{info.version}.apk")
+    signer = _signer(options)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            write_package(out, info, scripts, tree_entries(options.root), epoch=options.epoch, signer=signer)
+
+    _replace(output, write)
+    return 0
+
+
+def _add_signing(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument("--key", type=Path, required=required, metavar="FILE", help="private RSA key in PEM form")
+    parser.add_argument("--key-name", metavar="NAME", help="file name of the public key on the device (default: KEY.pub)")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="RSA", help="RSA is over SHA-1, RSA256 over SHA-256")
+    _add_epoch(parser)
+
+
+def _add_epoch(parser: argparse.ArgumentParser) -> None:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    parser.add_argument("--epoch", type=int, default=epoch, help="time of all files (default: SOURCE_DATE_EPOCH, or 0)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m pipeline.apk", description=__doc__, epilog=_EXAMPLES, formatter_class=style)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str, *, files: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, epilog=_EPILOGS[name], formatter_class=style)
+        command.set_defaults(run=run)
+        if files:
+            command.add_argument("file", nargs="+", type=Path)
+        return command
+
+    info = add("info", _info, "show what a package says of itself and holds")
+    verify = add("verify", _verify, "check signatures and content of packages and indexes")
+    verify.add_argument("--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys (*.pub)")
+    for command in (info, verify):
+        command.add_argument("--json", action="store_true", help="write JSON")
+    index = add("index", _index, "write the index of packages")
+    index.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where to, say APKINDEX.tar.gz")
+    index.add_argument("-d", "--description", default="", metavar="TEXT", help="what the repository is called")
+    index.add_argument("--keys", type=Path, metavar="DIR", help="take only packages signed by a key in this folder")
+    _add_signing(index)
+    _add_signing(add("sign", _sign, "sign packages and indexes"), required=True)
+    pack = add("pack", _pack, "make a package of a folder", files=False)
+    pack.add_argument("--info", type=Path, required=True, metavar="FILE", help="its .PKGINFO")
+    pack.add_argument("--root", type=Path, required=True, metavar="DIR", help="the tree to pack; all is owned by root")
+    pack.add_argument("--script", type=Path, action="append", default=[], metavar="FILE", help="script, say .post-install")
+    pack.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to (default: NAME-VERSION.apk)")
+    _add_signing(pack)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status = options.run(options)
+    except FactoryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
