@@ -30,7 +30,7 @@ mkimage() {
 	export PACKAGER_PUBKEY APORTS=/work/aports
 
 	# Plugins are looked for here too.
-	cd "$HOME/.mkimage"
+	cd "$HOME/.mkimage" || return 1
 	set -- --tag "$TOWER_VERSION" --arch "$TOWER_ARCH" --profile "$1" --outdir "$2" --workdir "$MKIMAGE_WORK"
 	while read -r repository; do
 		set -- "$@" --extra-repository "$repository"

@@ -28,7 +28,7 @@ profile_tower() {
 section_tower() {
 	[ "$PROFILE" = tower ] || return 0
 	# One run builds one image: the inputs do not change under it.
-	build_section tower $ARCH
+	build_section tower "$TOWER_ARCH"
 }
 
 # What an installation takes from the medium lies on it as files. In the apkovl it would be unpacked into
@@ -40,7 +40,7 @@ build_tower() {
 		cp -R /in/wheels "$DESTDIR/toweros/wheels" || return 1
 	local target file
 	for target in rpi pc; do
-		for file in /in/host-$target/image.*; do
+		for file in /in/host-"$target"/image.*; do
 			[ ! -f "$file" ] || cp "$file" \
 				"$DESTDIR/toweros/images/toweros-host-$TOWER_VERSION-$TOWER_CHANNEL-$target.${file##*/image.}" || return 1
 		done
