@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifact import Artifact, FileRecord, outputs_json
 from pipeline.canonical import JsonValue
 from pipeline.errors import StageError
-from pipeline.plan import Image, StageNode, is_folder
+from pipeline.plan import ChannelNode, Image, StageNode, is_folder
 
 if TYPE_CHECKING:
     from pipeline.factory import Factory
@@ -69,7 +69,9 @@ def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) ->
             found = True
             for row in read_packages(artifact.file(PACKAGES), name):
                 rows[tuple(str(row[field]) for field in _FIELDS)] = row
-    if not found:
+    if not found and any(
+        isinstance(node, ChannelNode) and node.what == "repository" for node in factory.plan.needs([image.final])
+    ):
         raise StageError(
             f"{image.output}: no stage of recipe {image.recipe} lists its packages", hint=f"one of them must write {PACKAGES}"
         )

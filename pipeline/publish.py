@@ -15,7 +15,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -37,14 +36,6 @@ _FICLONE = 0x40049409
 _CHUNK = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The two files of a final stage that become an image."""
-
-    image: str
-    block_map: str
-
-
 def dist_folder(paths: Paths) -> Path:
     """Where finished images go."""
     for folder in (paths.checkout / "dist", paths.checkout / "builds"):
@@ -53,16 +44,25 @@ def dist_folder(paths: Paths) -> Path:
     return paths.cache / "builds"
 
 
-def finished_files(node: StageNode, artifact: Artifact) -> Finished:
-    """Which output is the image (the first pattern of stage.toml's `outputs`) and which its block map."""
+def image_of(node: StageNode, artifact: Artifact) -> str:
+    """Which output is the image: the one that fits the first pattern of stage.toml's `outputs`."""
     images = [name for name in artifact.outputs if fnmatchcase(name, node.spec.outputs[0]) and not name.endswith(".bmap")]
-    maps = [name for name in artifact.outputs if name.endswith(".bmap")]
-    if len(images) != 1 or len(maps) != 1:
+    if len(images) != 1:
         raise StageError(
-            f"{node.name}: an image and its block map are expected, not {', '.join(sorted(artifact.outputs))}",
-            hint=f"the image is what fits {node.spec.outputs[0]!r}, the block map what ends in .bmap",
+            f"{node.name}: makes {', '.join(sorted(artifact.outputs))}, and not one image",
+            hint=f"the image of a last stage is what fits {node.spec.outputs[0]!r}",
         )
-    return Finished(images[0], maps[0])
+    return images[0]
+
+
+def block_map_of(artifact: Artifact, image: str) -> bytes:
+    """The block map that the stage made, or one of the image as it is (a compressed one needs the stage's)."""
+    for name in artifact.outputs:
+        if name.endswith(".bmap"):
+            return artifact.file(name).read_bytes()
+    from pipeline import blockmap
+
+    return blockmap.dump(blockmap.read_image(artifact.file(image)))
 
 
 def publish(factory: Factory, image: Image) -> Path:
@@ -70,22 +70,21 @@ def publish(factory: Factory, image: Image) -> Path:
     node = factory.plan.nodes[image.final]
     artifact = factory.need(node).artifact
     assert isinstance(node, StageNode)  # noqa: S101  (the plan makes no other final node)
-    finished = finished_files(node, artifact)
+    output = image_of(node, artifact)
+    record = artifact.outputs[output]
+    small = {f"{image.output}.bmap": block_map_of(artifact, output)}
+    records = {image.output: record} | {name: _record(data) for name, data in small.items()}
+    manifest = json.dumps(manifest_of(factory, image, records), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    small[f"{image.output}.manifest.json"] = manifest.encode()
+    records = {image.output: record} | {name: _record(data) for name, data in small.items()}
+    small[f"{image.output}.sha256"] = "".join(f"{records[name].sha256}  {name}\n" for name in sorted(records)).encode()
+    records = {image.output: record} | {name: _record(data) for name, data in small.items()}
     folder = dist_folder(factory.paths)
-    names = {image.output: finished.image, f"{image.output}.bmap": finished.block_map}
-    records = {name: artifact.outputs[output] for name, output in names.items()}
-    manifest = json.dumps(manifest_of(factory, image, records), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    records[f"{image.output}.manifest.json"] = FileRecord(digest_bytes(manifest), len(manifest))
-    sums = "".join(f"{record.sha256}  {name}\n" for name, record in sorted(records.items())).encode()
-    records[f"{image.output}.sha256"] = FileRecord(digest_bytes(sums), len(sums))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, output in names.items():
-            _place(folder / name, records[name], partial(_copy, artifact.file(output)))
-        _place(
-            folder / f"{image.output}.manifest.json", records[f"{image.output}.manifest.json"], lambda out: out.write(manifest)
-        )
-        _place(folder / f"{image.output}.sha256", records[f"{image.output}.sha256"], lambda out: out.write(sums))
+        _place(folder / image.output, record, partial(_copy, artifact.file(output)))
+        for name, data in small.items():
+            _place(folder / name, records[name], partial(_write, data))
         _note(factory, image, artifact, folder, records)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -121,6 +120,14 @@ def _place(path: Path, record: FileRecord, fill: Callable[[BinaryIO], object]) -
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _record(data: bytes) -> FileRecord:
+    return FileRecord(digest_bytes(data), len(data))
+
+
+def _write(data: bytes, out: BinaryIO) -> None:
+    out.write(data)
 
 
 def _copy(source: Path, out: BinaryIO) -> None:

@@ -52,6 +52,10 @@ class Lines:
     screen = Screen()
 
     @staticmethod
+    def begin() -> None:
+        """Before the first task; `pipeline.tasks.config` puts the factory's in its place."""
+
+    @staticmethod
     def stop() -> None:
         """End what still runs; `pipeline.tasks.config` puts the factory's in its place."""
 
@@ -68,6 +72,7 @@ class Lines:
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Before the first task."""
+        self.begin()
 
     def get_status(self, task: Any) -> None:
         """Before a task is asked whether it is up to date."""

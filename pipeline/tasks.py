@@ -149,7 +149,11 @@ def variables() -> dict[str, str]:
 def config(factory: Factory) -> dict[str, Any]:
     """What dodo.py tells doit about itself."""
     kind = Events if variables().get("json") == "1" else Lines
-    reporter = type(kind.__name__, (kind,), {"screen": factory.progress, "stop": staticmethod(factory.stop)})
+    reporter = type(
+        kind.__name__,
+        (kind,),
+        {"screen": factory.progress, "begin": staticmethod(factory.engine.stop_on_signals), "stop": staticmethod(factory.stop)},
+    )
     return {
         "default_tasks": list(dict.fromkeys(image.recipe for image in factory.plan.images)),
         # A database that lives and dies with the process: nothing but our store decides, and two runs do not meet.
