@@ -30,15 +30,15 @@ def receive(
     pieces: Iterator[bytes],
     folder: Path,
     *,
-    declared: Sequence[str],
+    declared: Sequence[str] | None,
     max_bytes: int,
     check: Callable[[], None] | None = None,
 ) -> dict[str, FileRecord]:
     """Write the members of a tar stream of `/out` into `folder`, which is empty; the record of each file.
 
     `declared` holds paths and globs: a path must be there (a folder stands for all it holds), and what matches
-    none is an error. Raises StageError for anything else than that, for links, special files and odd names, and
-    for more than `max_bytes`; OSError where `folder` cannot be written.
+    none is an error; None takes everything. Raises StageError for anything else than that, for links, special
+    files and odd names, and for more than `max_bytes`; OSError where `folder` cannot be written.
     """
     outputs: dict[str, FileRecord] = {}
     try:
@@ -61,7 +61,7 @@ def receive(
                     outputs[name] = _write(stream, folder / name, member)
     except (tarfile.TarError, EOFError) as error:
         raise StageError(f"the outputs came back broken: {error}", hint="run the same command again") from error
-    _require(declared, outputs)
+    _require(declared or (), outputs)
     return outputs
 
 
@@ -70,7 +70,7 @@ def _relative(name: str) -> str:
     return name.rstrip("/").partition("/")[2]
 
 
-def _accept(member: tarfile.TarInfo, name: str, declared: Sequence[str], outputs: dict[str, FileRecord]) -> None:
+def _accept(member: tarfile.TarInfo, name: str, declared: Sequence[str] | None, outputs: dict[str, FileRecord]) -> None:
     shown = name.encode("ascii", "backslashreplace").decode()
     parts = name.split("/")
     if "" in parts or "." in parts or ".." in parts:
@@ -85,7 +85,7 @@ def _accept(member: tarfile.TarInfo, name: str, declared: Sequence[str], outputs
         raise StageError(f"/out/{shown}: is a device, pipe or socket; outputs are regular files and folders")
     if name in outputs:
         raise StageError(f"/out/{shown}: came twice")
-    if not (_is_declared(name, declared) or (member.isdir() and _leads_to(name, declared))):
+    if declared is not None and not (_is_declared(name, declared) or (member.isdir() and _leads_to(name, declared))):
         raise StageError(
             f"/out/{shown}: is not among the outputs of the stage ({', '.join(declared) or 'none'})",
             hint="name it in outputs of stage.toml, or write it to /work",

@@ -80,11 +80,12 @@ class Sandbox:
 
 
 def run_stage(
-    engine: Engine, sandbox: Sandbox, *, outputs: Path, declared: Sequence[str], log: BinaryIO, hint: str = ""
+    engine: Engine, sandbox: Sandbox, *, outputs: Path, declared: Sequence[str] | None, log: BinaryIO, hint: str = ""
 ) -> dict[str, FileRecord]:
     """Run a stage to its end and fetch what it left in /out into the empty folder `outputs`; the record of each file.
 
-    `declared`: the paths and globs that must and may be in /out (see `receive`). `log` takes what the stage writes.
+    `declared`: the paths and globs that must and may be in /out (see `receive`); None takes everything.
+    `log` takes what the stage writes.
     `hint` goes with StageError: where the log is and how to replay. Raises StageError if the stage fails, overruns
     its time or leaves something else than declared; SandboxError for trouble with the engine; DamagedError for an
     artifact that is not as recorded.
@@ -93,7 +94,7 @@ def run_stage(
         _follow(engine, sandbox, container, log, hint)
         try:
             return receive(
-                _fetch(engine, container),
+                fetch_outputs(engine, container),
                 outputs,
                 declared=declared,
                 max_bytes=sandbox.limits.output_bytes,
@@ -108,9 +109,9 @@ def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryI
     deadline = time.monotonic() + sandbox.timeout
     with LogReader(engine, container.id, log) as reader:
         container.start()
-        state = _state(engine, container)
+        state = container_state(engine, container)
         # The log ends with the container, or before, if the stage closes its outputs.
-        while not reader.ended(_POLL_SECONDS) or (state := _state(engine, container))["Running"]:
+        while not reader.ended(_POLL_SECONDS) or (state := container_state(engine, container))["Running"]:
             engine.check()
             if time.monotonic() > deadline:
                 engine.remove_container(container.id)
@@ -125,7 +126,8 @@ def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryI
             raise StageError("\n  ".join([f"{sandbox.name}: {failure}", *reader.tail(_TAIL_LINES)]), hint=hint)
 
 
-def _state(engine: Engine, container: Container) -> dict[str, Any]:
+def container_state(engine: Engine, container: Container) -> dict[str, Any]:
+    """What the engine says about the container's run: `Running`, `ExitCode`, `OOMKilled`."""
     with engine.translated(f"running {container.name}"):
         return dict(engine.api.inspect_container(container.id)["State"])
 
@@ -140,7 +142,8 @@ def _failure(state: Mapping[str, Any]) -> str:
     return f"exit status {status}" if status else ""
 
 
-def _fetch(engine: Engine, container: Container) -> Iterator[bytes]:
+def fetch_outputs(engine: Engine, container: Container) -> Iterator[bytes]:
+    """The tar stream of /out."""
     with engine.translated(f"fetching the outputs of {container.name}"):
         pieces, _ = engine.api.get_archive(container.id, "/out")
         yield from pieces
