@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of apk: one table of options per command, parsed the way getopt_long does.
+
+Options and arguments may be mixed, long options may be shortened while they stay unique, and `--` ends the options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.lab.apktool.errors import ApkError
+
+# "name[,short][=]": a `=` says that the option takes a value.
+GLOBAL = (
+    "force,f", "interactive,i", "root,p=", "quiet,q", "update-cache,U", "verbose,v", "version,V", "repository,X=", "arch=",
+    "cache-dir=", "cache-max-age=", "force-binary-stdout", "force-broken-world", "force-missing-repositories",
+    "force-non-repository", "force-old-apk", "force-overwrite", "force-refresh", "help,h", "keys-dir=", "no-cache",
+    "no-interactive", "no-network", "no-progress", "print-arch", "progress", "progress-fd=", "purge", "repositories-file=",
+    "timeout=", "wait=", "from=",
+)  # fmt: skip
+_COMMIT = (
+    "simulate,s", "clean-protected", "overlay-from-stdin", "no-scripts", "no-commit-hooks", "initramfs-diskless-boot",
+)  # fmt: skip
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "add": (*_COMMIT, "initdb", "latest,l", "upgrade,u", "virtual,t=", "no-chown"),
+    "cache": (*_COMMIT, "add-dependencies", "available,a", "latest,l", "upgrade,u"),
+    "del": (*_COMMIT, "rdepends,r"),
+    "fetch": ("built-after=", "link,l", "output,o=", "recursive,R", "stdout,s", "world,w", "simulate", "url"),
+    "fix": (*_COMMIT, "depends,d", "reinstall,r", "upgrade,u", "xattr,x", "directory-permissions"),
+    "index": ("description,d=", "merge", "output,o=", "prune-origin", "index,x=", "no-warnings", "rewrite-arch="),
+    "info": (
+        "all,a", "description,d", "installed,e", "contents,L", "provides,P", "rdepends,r", "depends,R", "size,s", "webpage,w",
+        "who-owns,W", "install-if", "license", "replaces", "rinstall-if", "triggers,t",
+    ),
+    "list": (
+        "installed,I", "orphaned,O", "available,a", "upgradable,u", "upgradeable", "origin,o", "depends,d", "providers,P",
+    ),
+    "policy": (),
+    "search": ("all,a", "description,d", "exact,e", "exact,x", "has-origin", "origin,o", "rdepends,r"),
+    "stats": (),
+    "update": (),
+    "upgrade": (*_COMMIT, "available,a", "ignore", "latest,l", "no-self-upgrade", "prune", "self-upgrade-only"),
+    "verify": (),
+    "version": ("all,a", "check,c", "indexes,I", "limit,l=", "test,t"),
+}  # fmt: skip
+
+
+class Options:
+    """What a command line said: the command, its arguments, and every option with its values in order."""
+
+    def __init__(self, command: str = "") -> None:
+        self.command = command
+        self.arguments: list[str] = []
+        self.values: dict[str, list[str]] = {}
+
+    def flag(self, name: str) -> bool:
+        """Whether the option was given."""
+        return name in self.values
+
+    def value(self, name: str, default: str = "") -> str:
+        """The last value given to the option."""
+        return self.values[name][-1] if self.values.get(name) else default
+
+    def all(self, name: str) -> tuple[str, ...]:
+        """Every value given to the option."""
+        return tuple(self.values.get(name, ()))
+
+    @property
+    def verbosity(self) -> int:
+        """1 as apk counts it, less for each --quiet, more for each --verbose."""
+        return 1 + len(self.all("verbose")) - len(self.all("quiet"))
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Sort a command line into command, options and arguments; unknown options end it as a usage error."""
+    command = _find_command(argv)
+    if command and command not in COMMANDS:
+        raise ApkError(f"'{command}' is not an apk command. See 'apk --help'.")
+    options = Options(command=command)
+    longs, shorts = _tables(command)
+    rest = list(argv)
+    command_seen = False
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            options.arguments += rest
+            break
+        if word.startswith("--"):
+            name, has_value, value = word[2:].partition("=")
+            full, takes = _long(name, longs)
+            _store(options, full, takes, value if has_value else None, rest, f"--{full}")
+        elif word.startswith("-") and word != "-":
+            letters = word[1:]
+            while letters:
+                letter, letters = letters[0], letters[1:]
+                if letter not in shorts:
+                    raise ApkError(f"unrecognized option: {letter}")
+                full, takes = shorts[letter]
+                _store(options, full, takes, (letters or None) if takes else None, rest, f"-{letter}")
+                if takes:
+                    break
+        elif word == command and not command_seen:
+            command_seen = True
+        else:
+            options.arguments.append(word)
+    return options
+
+
+def _find_command(argv: Sequence[str]) -> str:
+    """The first word that is neither an option nor the value of a global one."""
+    longs, shorts = _tables("")
+    words = iter(argv)
+    for word in words:
+        if word.startswith("--"):
+            takes = [spec for name, spec in longs.items() if name.startswith(word[2:])]
+            if "=" not in word and takes and takes[0]:
+                next(words, None)
+        elif word.startswith("-") and word != "-":
+            if word[-1] in shorts and shorts[word[-1]][1]:
+                next(words, None)
+        else:
+            return word
+    return ""
+
+
+def _tables(command: str) -> tuple[dict[str, bool], dict[str, tuple[str, bool]]]:
+    longs: dict[str, bool] = {}
+    shorts: dict[str, tuple[str, bool]] = {}
+    for spec in (*GLOBAL, *COMMANDS.get(command, ())):
+        names, takes = spec.rstrip("="), spec.endswith("=")
+        long, _, short = names.partition(",")
+        longs[long] = takes
+        if short:
+            shorts[short] = (long, takes)
+    return longs, shorts
+
+
+def _long(name: str, longs: dict[str, bool]) -> tuple[str, bool]:
+    if name in longs:
+        return name, longs[name]
+    close = [long for long in longs if long.startswith(name)]
+    if len(close) != 1 or not name:
+        raise ApkError(f"unrecognized option: {name}")
+    return close[0], longs[close[0]]
+
+
+def _store(options: Options, name: str, takes: bool, value: str | None, rest: list[str], shown: str) -> None:
+    if not takes:
+        if value is not None:
+            raise ApkError(f"option {shown} takes no value")
+        value = ""
+    elif value is None:
+        if not rest:
+            raise ApkError(f"option requires an argument: {shown.lstrip('-')}")
+        value = rest.pop(0)
+    options.values.setdefault(name, []).append(value)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files of a root are the administrator's: etc/apk/protected_paths.d and apk's own rules.
+
+`-path` protects nothing below, `+path` files that were changed, `@path` symbolic links only, `!path` always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pipeline.apk.package import checksum_of
+from pipeline.lab.apktool.rootfs import RootFs
+
+_RULES = (("etc", "+"), ("etc/init.d", "@"), ("etc/apk", "!"))
+_CHUNK = 1 << 18
+
+
+class Protection:
+    """The rules of one root."""
+
+    def __init__(self, fs: RootFs) -> None:
+        self._rules = dict(_RULES)
+        folder = fs.folder("etc/apk/protected_paths.d")
+        for path in sorted(folder.glob("*.list")) if folder.is_dir() else ():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if line[:1] in ("-", "+", "@", "!"):
+                    self._rules[line[1:].strip().strip("/")] = line[0]
+
+    def mode(self, path: str) -> str:
+        """The rule of the nearest folder above a path; `-` where there is none."""
+        folder = path.rpartition("/")[0]
+        while folder:
+            if folder in self._rules:
+                return self._rules[folder]
+            folder = folder.rpartition("/")[0]
+        return self._rules.get("", "-")
+
+    def changed(self, path: str, place: Path, recorded: str) -> bool:
+        """Whether a protected file is no longer what its package laid."""
+        mode = self.mode(path)
+        if mode == "-" or (mode == "@" and not place.is_symlink()):
+            return False
+        return place_checksum(place) not in ("", recorded)
+
+    def keeps(self, path: str, place: Path, recorded: str, new: str) -> bool:
+        """Whether the file in place must stay, so that a new one goes beside it."""
+        return self.changed(path, place, recorded) and place_checksum(place) != new
+
+
+def place_checksum(place: Path) -> str:
+    """The checksum of a file or link as the installed database has it; empty when there is none."""
+    try:
+        if place.is_symlink():
+            return checksum_of(hashlib.sha1(str(place.readlink()).encode(), usedforsecurity=False).digest())
+        with place.open("rb") as stream:
+            return checksum_of(hashlib.file_digest(stream, "sha1").digest())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
