@@ -19,8 +19,6 @@ from pipeline.lab.catalog import Catalog, Definition
 from pipeline.lab.deb import Control
 from pipeline.lab.version import alpine_version
 
-_CODE = ("lab", "apk", "canonical.py")
-_LAB_TABLES = ("packages", "aports")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class Job:
     drop: tuple[str, ...]
     epoch: int
     tools: str
-    """Versions of the programs that take part, for kernels."""
+    """Version of the program of this machine that takes part, for kernels and keymaps."""
 
     def document(self, checkout: Path) -> JsonValue:
         """What the conversion's result depends on, as JSON."""
@@ -90,7 +88,7 @@ def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str],
     """The packages that `locked` is made into, sorted by name.
 
     A Debian package goes to the folder that names it, else to its Alpine name, else it keeps its own.
-    Raises ConfigError if two folders want the same files, kernels aside.
+    Raises ConfigError if two folders want the same Debian package whole.
     """
     by_name = {deb.name: deb for deb in locked}
     folders = claimed(catalog, by_name, world, arch)
@@ -100,7 +98,8 @@ def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str],
         definition = catalog.folders[name]
         debs = tuple(by_name[deb] for deb in members(definition, by_name, arch) if deb in by_name)
         for deb in debs:
-            if owner.setdefault(deb.name, name) != name and definition.kernel is None:
+            # Kernels may share their files, and packages that each take a part of them.
+            if owner.setdefault(deb.name, name) != name and definition.kernel is None and not definition.only:
                 raise ConfigError(f"packages/{name}: {deb.name} belongs to packages/{owner[deb.name]} already", hint="name it in one of them")
         products.append(Product(name, arch, debs, definition))
     rename = _renames(catalog.names)
@@ -164,10 +163,7 @@ def _providers(products: list[Product], controls: Mapping[str, Control]) -> dict
     virtual: dict[str, str] = {}
     for product in products:
         for deb in product.debs:
-            if product.definition is None or product.definition.kernel is None:
-                real[deb.name] = product.name
-            else:
-                real.setdefault(deb.name, product.name)
+            real.setdefault(deb.name, product.name)
             for (name,) in controls[deb.name].relations("Provides"):
                 virtual.setdefault(name, product.name)
     return {**virtual, **real}
@@ -206,8 +202,14 @@ def _job(
         provides=tuple(sorted(provides)),
         drop=catalog.drop,
         epoch=epoch,
-        tools=tools["kmod"] if definition and definition.kernel else "",
+        tools=_tools_of(definition, tools),
     )
+
+
+def _tools_of(definition: Definition | None, tools: Mapping[str, str]) -> str:
+    if definition is not None and definition.kernel is not None:
+        return tools.get("depmod", "")
+    return tools.get("loadkeys", "") if definition is not None and definition.keymaps is not None else ""
 
 
 def controls_summary(control: Control | None) -> str:

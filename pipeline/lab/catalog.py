@@ -73,6 +73,8 @@ class Definition:
     inherit: bool
     """Are the dependencies of its Debian packages its own?"""
     kernel: Kernel | None
+    keymaps: Mapping[str, str] | None
+    """Layouts of the console that are translated, with their new names; None if the package has none."""
 
     @property
     def root(self) -> Path:
@@ -176,6 +178,7 @@ def _read_definition(folder: Path, problems: Problems) -> Definition:
         provider_priority=table.integer("provider_priority", 0),
         inherit=table.boolean("inherit", True),
         kernel=_read_kernel(table.table("kernel")) if "kernel" in table else None,
+        keymaps=table.mapping("keymaps") if "keymaps" in table else None,
     )
     table.close()
     if not found.debs and not found.version:

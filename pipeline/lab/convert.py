@@ -18,10 +18,11 @@ from pipeline.apk.package import Policy, TarEntry, write_package
 from pipeline.apk.pkginfo import PkgInfo
 from pipeline.apk.writer import Source
 from pipeline.errors import ConfigError
-from pipeline.lab.assemble import Job
+from pipeline.lab.assemble import Job, Product
 from pipeline.lab.catalog import Definition
 from pipeline.lab.deb import open_verified, unpack
 from pipeline.lab.kernel import lay_kernel
+from pipeline.lab.keymaps import lay_keymaps
 from pipeline.lab.scan import Scan, scan
 from pipeline.lab.tree import Node, Tree, matcher
 
@@ -44,7 +45,7 @@ def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, out
     with tempfile.TemporaryDirectory(dir=scratch) as folder, tempfile.NamedTemporaryFile(dir=scratch, delete=False) as out:
         try:
             tree = Tree(Path(folder))
-            _fill(tree, job, debs, checkout)
+            lay_files(tree, job.product, debs, job.drop, checkout)
             found = scan(tree, job.product.arch, job.version)
             nodes = tree.finish()
             definition = job.product.definition
@@ -91,17 +92,20 @@ def _info(job: Job, found: Scan, definition: Definition | None) -> PkgInfo:
     )
 
 
-def _fill(tree: Tree, job: Job, debs: tuple[Path, ...], checkout: Path) -> None:
-    for locked, path in zip(job.product.debs, debs, strict=True):
+def lay_files(tree: Tree, product: Product, debs: tuple[Path, ...], drop: tuple[str, ...], checkout: Path) -> None:
+    """Lay all files of `product` into `tree`; `drop` is what the rules leave out everywhere."""
+    for locked, path in zip(product.debs, debs, strict=True):
         with open_verified(path, locked.sha256) as stream:
             unpack(stream, f"{locked.name} {locked.version}", tree)
-    definition = job.product.definition
+    definition = product.definition
     if definition is None:
-        _drop(tree, job.drop, (), ())
+        _drop(tree, drop, (), ())
         return
     if definition.kernel is not None:
         lay_kernel(tree, definition.kernel)
-    _drop(tree, (*job.drop, *definition.drop), definition.keep, definition.only)
+    if definition.keymaps is not None:
+        lay_keymaps(tree, definition.keymaps)
+    _drop(tree, (*drop, *definition.drop), definition.keep, definition.only)
     _move(tree, definition)
     for place, pattern in definition.join.items():
         _join(tree, definition, place, pattern)

@@ -15,7 +15,7 @@ from pipeline.channel import Channel, Lock, LockedFile, Progress
 from pipeline.config import Problems, table_of
 from pipeline.errors import VerifyError
 from pipeline.lab.apt import Apt, Suite
-from pipeline.lab.assemble import claimed, code_digest
+from pipeline.lab.assemble import claimed, code_digest, select
 from pipeline.lab.catalog import Catalog, read_catalog
 from pipeline.lab.debcache import DebCache
 from pipeline.lab.mirror import find_mirror
@@ -25,6 +25,7 @@ from pipeline.paths import Paths
 if TYPE_CHECKING:
     from pipeline.engine import Engine
     from pipeline.lab.assemble import Job
+    from pipeline.lab.builder import BuilderPlan
     from pipeline.lab.repository import Workshop
 
 _ROUNDS = 10
@@ -203,6 +204,37 @@ class LabDriver:
         from pipeline.lab.repository import plan_jobs
 
         return plan_jobs(shop, self.catalog, lock.packages[arch], self.worlds[arch], arch)
+
+    # --- builder --------------------------------------------------------------------------------------------
+
+    def builder_key(self, lock: Lock) -> Digest:
+        """Names the builder: its packages, and the files of the lab's tools that are laid over them."""
+        return self._builder_plan(lock).key()
+
+    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
+        """The image's id; made by mmdebstrap if the engine does not have it."""
+        from pipeline.lab.builder import ensure_builder
+
+        return ensure_builder(self._builder_plan(lock), self.debs, engine, self.home / "tmp", log)
+
+    def _builder_plan(self, lock: Lock) -> BuilderPlan:
+        from pipeline.lab.builder import BuilderPlan
+
+        arch = self.channel.builder_arch
+        products = select(self.catalog, lock.packages[arch], self.worlds[arch], arch)
+        wanted = self.settings.builder_packages
+        overlays = tuple(product for product in products if product.name in wanted)
+        return BuilderPlan(
+            channel=self.channel.name,
+            arch=arch,
+            suite=self.settings.suite,
+            epoch=self.channel.epoch,
+            wanted=tuple(sorted({*self.settings.builder, *self._builder_debs()})),
+            packages=lock.builder,
+            overlays=overlays,
+            drop=self.catalog.drop,
+            checkout=self.paths.checkout,
+        )
 
     # --- keys -----------------------------------------------------------------------------------------------
 

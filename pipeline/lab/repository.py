@@ -20,12 +20,13 @@ from pipeline.apk.pkginfo import parse_dependency
 from pipeline.apk.signature import Signer
 from pipeline.channel import LockedFile
 from pipeline.errors import ConfigError
-from pipeline.lab.assemble import Job, make_jobs, select
+from pipeline.lab.assemble import Job, Product, make_jobs, select
 from pipeline.lab.catalog import Catalog
 from pipeline.lab.convert import Converted, convert
 from pipeline.lab.deb import Control, open_verified, read_control
 from pipeline.lab.debcache import DebCache
 from pipeline.lab.kernel import depmod_version
+from pipeline.lab.keymaps import loadkeys_version
 from pipeline.locks import locked
 
 Log = Callable[[str], None]
@@ -49,8 +50,17 @@ def plan_jobs(shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], 
     wanted = {deb.name: deb for product in products for deb in product.debs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         controls = dict(zip(wanted, pool.map(lambda deb: _control(shop, deb), wanted.values()), strict=True))
-    kernels = any(product.definition and product.definition.kernel for product in products)
-    return make_jobs(catalog, products, controls, shop.epoch, {"kmod": depmod_version() if kernels else ""})
+    return make_jobs(catalog, products, controls, shop.epoch, _tools(products))
+
+
+def _tools(products: list[Product]) -> dict[str, str]:
+    definitions = [product.definition for product in products if product.definition is not None]
+    found = {}
+    if any(definition.kernel is not None for definition in definitions):
+        found["depmod"] = depmod_version()
+    if any(definition.keymaps is not None for definition in definitions):
+        found["loadkeys"] = loadkeys_version()
+    return found
 
 
 def _control(shop: Workshop, deb: LockedFile) -> Control:

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The builder: the root that stages run in, made by mmdebstrap from the locked packages and nothing else.
+
+The packages are offered to mmdebstrap as a local repository of files whose digests have just been checked, so it
+needs no network. Files of the lab's own tools are laid over the result; what differs from run to run is left out.
+"""
+
+from __future__ import annotations
+
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pipeline import proc
+from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json, digest_tree
+from pipeline.channel import LockedFile
+from pipeline.errors import ToolError
+from pipeline.lab.apt import DEB_ARCH
+from pipeline.lab.assemble import Product
+from pipeline.lab.convert import lay_files
+from pipeline.lab.deb import open_verified, read_control
+from pipeline.lab.debcache import DebCache
+from pipeline.lab.tree import Tree, matcher
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
+
+LABEL = "tower.builder"
+_SECONDS = 1800
+_CHUNK = 1 << 20
+_OWN_CODE = ("apt", "builder", "catalog", "convert", "deb", "kernel", "tree")
+_EXCLUDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/lintian/*")
+# Made anew or copied from this machine in every run: names, logs, caches, backups of account files.
+_LEFT_OUT = (
+    "dev/**",
+    "etc/*-",
+    "etc/apt/**",
+    "etc/hostname",
+    "etc/machine-id",
+    "etc/resolv.conf",
+    "tmp/**",
+    "var/cache/**",
+    "var/lib/apt/**",
+    "var/lib/dpkg/*-old",
+    "var/lib/dpkg/lock*",
+    "var/lib/systemd/**",
+    "var/log/**",
+    "**/__pycache__/**",
+)
+_HINT = "apt-get install mmdebstrap (run as root, or allow unprivileged user namespaces)"
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderPlan:
+    """What goes into a builder."""
+
+    channel: str
+    arch: str
+    suite: str
+    epoch: int
+    wanted: tuple[str, ...]
+    """Debian packages by name; the lock holds them and all that they need."""
+    packages: tuple[LockedFile, ...]
+    overlays: tuple[Product, ...]
+    """Packages of the lab whose files are laid over."""
+    drop: tuple[str, ...]
+    checkout: Path
+
+    def key(self) -> Digest:
+        """Names the builder's content before it is built."""
+        here = Path(__file__).parent
+        folders: dict[str, JsonValue] = {}
+        for product in self.overlays:
+            definition = product.definition
+            sources = sorted(definition.sources.items()) if definition else []
+            folders[product.name] = {
+                "folder": definition.digest if definition else "",
+                "debs": [deb.sha256 for deb in product.debs],
+                "sources": {place: digest_tree(self.checkout / source) for place, source in sources},
+            }
+        return digest_json(
+            {
+                "code": {name: digest_file(here / f"{name}.py") for name in _OWN_CODE},
+                "channel": self.channel,
+                "arch": self.arch,
+                "suite": self.suite,
+                "epoch": self.epoch,
+                "wanted": list(self.wanted),
+                "packages": [[deb.name, deb.version, deb.sha256] for deb in self.packages],
+                "overlays": folders,
+                "drop": list(self.drop),
+            }
+        )
+
+
+def ensure_builder(plan: BuilderPlan, debs: DebCache, engine: Engine, scratch: Path, log: IO[bytes]) -> str:
+    """The id of the builder's image, made if the engine does not have it; images of older builders are removed."""
+    key = plan.key()
+    tag = f"tower-builder-{plan.channel}:{key[:16]}"
+    found = engine.find_image(tag)
+    if found is not None and (found.get("Config", {}).get("Labels") or {}).get(LABEL) == key:
+        return str(found["Id"])
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        tar = Path(folder) / "builder.tar"
+        make_root(plan, debs, tar, Path(folder), log)
+        with tar.open("rb") as stream:
+            image = engine.import_image(_pieces(stream), tag, labels={LABEL: key}, architecture=plan.arch)
+    engine.remove_images(LABEL, keep=[tag])
+    return image
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while piece := stream.read(_CHUNK):
+        yield piece
+
+
+def make_root(plan: BuilderPlan, debs: DebCache, output: Path, scratch: Path, log: IO[bytes]) -> None:
+    """Write the builder's root as a tar: equal plans give equal bytes."""
+    offered = scratch / "offered"
+    offered.mkdir()
+    _offer(plan, debs, offered)
+    plain = scratch / "plain.tar"
+    overlay = Tree(scratch / "overlay")
+    overlay.folder.mkdir()
+    for product in plan.overlays:
+        lay_files(overlay, product, tuple(debs.path(deb) for deb in product.debs), plan.drop, plan.checkout)
+    argv = [
+        "mmdebstrap",
+        "--variant=essential",
+        "--format=tar",
+        f"--architectures={DEB_ARCH[plan.arch]}",
+        f"--include={','.join(plan.wanted)}",
+        "--aptopt=APT::Install-Recommends false",
+        "--aptopt=APT::Sandbox::User root",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED),
+        plan.suite,
+        str(plain),
+        # Trusted: every file in it has the digest that the lock says.
+        f"deb [trusted=yes] copy://{offered} ./",
+    ]
+    try:
+        proc.run(argv, env={"SOURCE_DATE_EPOCH": str(plan.epoch)}, timeout=_SECONDS, log=log, hint=_HINT)
+    except ToolError as error:
+        raise ToolError(f"builder of channel {plan.channel}: {error.message}", hint=f"read its log; {_HINT}") from error
+    _finish(plain, overlay, output, plan.epoch)
+
+
+def _offer(plan: BuilderPlan, debs: DebCache, folder: Path) -> None:
+    """A flat apt repository of links to the verified downloads."""
+    paragraphs = []
+    for deb in plan.packages:
+        path = debs.path(deb)
+        with open_verified(path, deb.sha256) as stream:
+            control = read_control(stream, f"{deb.name} {deb.version}")
+        name = f"{deb.name}_{deb.sha256[:16]}.deb"
+        (folder / name).symlink_to(path)
+        fields = {**control.fields, "Filename": f"./{name}", "Size": str(deb.size), "SHA256": deb.sha256}
+        paragraphs.append("".join(f"{key}: {value}\n" for key, value in fields.items()))
+    packages = "\n".join(paragraphs).encode()
+    (folder / "Packages").write_bytes(packages)
+    # mmdebstrap looks for the essential packages of the suite by its name.
+    sums = f"SHA256:\n {digest_bytes(packages)} {len(packages)} Packages\n"
+    (folder / "Release").write_text(f"Suite: {plan.suite}\nCodename: {plan.suite}\n{sums}")
+
+
+def _finish(plain: Path, overlay: Tree, output: Path, epoch: int) -> None:
+    """Copy the tar, sorted, without what differs from run to run, the overlay in place of what it hides."""
+    left_out = matcher(_LEFT_OUT)
+    with tarfile.open(plain) as source, tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
+        found = {info.name.removeprefix("./"): info for info in source if not left_out.fullmatch(info.name.removeprefix("./"))}
+        nodes = {node.path: node for node in overlay.finish()}
+        for path in sorted({*found, *nodes} - {"", "."}, key=lambda name: name.split("/")):
+            node = nodes.get(path)
+            known = found.get(path)
+            if node is None or (node.kind == "dir" and known is not None):
+                assert known is not None  # noqa: S101 - the path is one of the two
+                _copy(source, known, target, path, epoch)
+                continue
+            info = tarfile.TarInfo(path)
+            info.mode, info.uid, info.gid, info.mtime = node.mode, node.uid, node.gid, epoch
+            info.type = {"file": tarfile.REGTYPE, "dir": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}[node.kind]
+            info.linkname = node.target
+            if node.kind == "file":
+                info.size = overlay.content(path).stat().st_size
+                with overlay.content(path).open("rb") as stream:
+                    target.addfile(info, stream)
+            else:
+                target.addfile(info)
+        for path, mode in (("dev", 0o755), ("tmp", 0o1777), ("var/log", 0o755), ("var/cache", 0o755)):
+            if path not in found:
+                _folder(target, path, mode, epoch)
+
+
+def _copy(source: tarfile.TarFile, info: tarfile.TarInfo, target: tarfile.TarFile, path: str, epoch: int) -> None:
+    info.name, info.mtime = path, min(int(info.mtime), epoch)
+    info.uname = info.gname = ""
+    info.pax_headers = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
+    if info.islnk():
+        info.linkname = info.linkname.removeprefix("./")
+    if info.isreg():
+        target.addfile(info, source.extractfile(info))
+    else:
+        target.addfile(info)
+
+
+def _folder(target: tarfile.TarFile, path: str, mode: int, epoch: int) -> None:
+    info = tarfile.TarInfo(path)
+    info.type, info.mode, info.mtime = tarfile.DIRTYPE, mode, epoch
+    target.addfile(info)
