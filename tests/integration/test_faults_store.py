@@ -16,7 +16,7 @@ STORE_ERROR = 16
 
 def test_the_disk_is_full(tiny_on: Callable[[str], Tiny]) -> None:
     tiny = tiny_on("24m")
-    tiny.script("second", "dd if=/dev/zero of=/out/second bs=1M count=40")
+    tiny.script("second", "dd if=/dev/urandom of=/out/second bs=1M count=40")
     said = tiny.doit(status=STORE_ERROR)
     assert "No space left on device" in said
     assert "bytes free" in said
@@ -30,7 +30,7 @@ def test_the_disk_is_full(tiny_on: Callable[[str], Tiny]) -> None:
 
 
 def test_the_disk_of_the_images_is_full(tiny: Tiny, small_disk: Callable[[str], object]) -> None:
-    tiny.script("third", "dd if=/dev/urandom of=/out/image.img bs=1M count=8")
+    tiny.script("third", "dd if=/dev/urandom of=/out/image.img bs=1M count=8", "echo map >/out/image.bmap")
     (tiny.folder / "dist").rmdir()
     disk = small_disk("2m")
     (tiny.folder / "dist").symlink_to(str(disk), target_is_directory=True)

@@ -3,4 +3,5 @@
 set -eu
 
 echo "third works"
-cat /in/second/second > /out/image.img
+cat /in/second/second >/out/image.img
+echo "block map" >/out/image.bmap
