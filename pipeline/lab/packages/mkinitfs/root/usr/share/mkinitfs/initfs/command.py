@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from initfs import archive, features
+from initfs.bytecode import compile_sources
 from initfs.elf import Closure
 from initfs.kmods import Modules
 from initfs.root import RootTree
@@ -123,6 +124,7 @@ def lay_files(job: Job, target: Path) -> None:
             (target / path).symlink_to(job.root.host(path).readlink())
     for path in sorted(closure.files):
         copy(job.root.host(path), target / path)
+    compile_sources(target)
     copy(job.options.init, target / "init", 0o755)
     for source in (job.options.fstab, DATA / "passwd", DATA / "group"):
         copy(source, target / "etc" / source.name, 0o644)
