@@ -39,6 +39,8 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     """The tasks of all commands."""
     yield from boot_tasks(factory)
     yield _command("lock", lambda: lock(factory), "choose the packages anew, and keep the choice", Row("lock", "channel"))
+    yield _command("fetch", lambda: fetch(factory), "download all that the lock names, verified", Row("fetch", "channel"))
+    yield _command("builder", lambda: builder(factory), "make the container image that stages run in", Row("builder", "channel"))
     yield task("explain", lambda words: explain_all(factory, words), doc="why stages are built again [STAGE...]", arguments=True)
     yield _command("gc", lambda: collect(factory), "remove old artifacts until the store fits into size=GiB (default 20)")
     yield _command(
@@ -57,6 +59,18 @@ def lock(factory: Factory) -> None:
     made = factory.make_lock(again=True)
     counts = ", ".join(f"{len(rows)} for {arch}" for arch, rows in sorted(made.packages.items()))
     factory.progress.say(f"lock {made.digest[:12]}: packages: {counts}; builder: {len(made.builder)}")
+
+
+def fetch(factory: Factory) -> None:
+    """`doit fetch`: bring all downloads into the user's cache, so that builds need no network."""
+    factory.make_lock(again=False)
+    factory.fetch()
+
+
+def builder(factory: Factory) -> None:
+    """`doit builder`: make sure that the builder is in the container engine."""
+    factory.make_lock(again=False)
+    factory.progress.say(f"builder {factory.keys.builder()[:12]}: {factory.builder()}")
 
 
 # --- explain ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.artifact import FileRecord
 from pipeline.canonical import digest_json
+from pipeline.errors import ConfigError
 from pipeline.keys import Keyed, environment_of, options_of, plain
 from pipeline.plan import Settings, StageNode, is_folder
 from pipeline.sandbox import Sandbox, run_stage
@@ -44,18 +45,37 @@ def replay_command(factory: Factory, node: StageNode) -> str:
 
 def sandbox_of(factory: Factory, node: StageNode, keyed: Keyed) -> Sandbox:
     """The sandbox that the script of `node` runs in."""
+    clock, variables = _other_clock(factory.clock)
     return Sandbox(
         name=node.name,
         image=factory.builder(),
         argv=node.spec.command,
         epoch=factory.plan.channel.epoch,
-        inputs=tuple(inputs_of(factory, node, keyed)),
-        env=environment_of(options_of(node, factory.plan, factory.driver)),
+        inputs=(*inputs_of(factory, node, keyed), *clock),
+        env={**environment_of(options_of(node, factory.plan, factory.driver)), **variables},
         capabilities=node.spec.capabilities,
         secrets={name: factory.driver.signing_key()[1] for name in node.spec.secrets},
         timeout=float(node.spec.timeout),
         architecture=factory.plan.channel.builder_arch,
     )
+
+
+def _other_clock(ahead: str) -> tuple[list[Input], dict[str, str]]:
+    """Input and variables that move the clock of the script by so many seconds; nothing for ""."""
+    if not ahead:
+        return [], {}
+    from pipeline.reproducible import faketime_library
+
+    library = faketime_library()
+    if library is None:
+        raise ConfigError(f"clock={ahead}: libfaketime is not installed", hint="Debian has it in the package faketime")
+    return [Input("/clock/libfaketime.so", library)], {
+        "LD_PRELOAD": "/clock/libfaketime.so",
+        "FAKETIME": ahead,
+        # Waiting goes by the monotonic clock, and what files say of their age is left alone.
+        "DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
 
 
 def inputs_of(factory: Factory, node: StageNode, keyed: Keyed) -> list[Input]:

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from pipeline import explain
 from pipeline.artifact import DamagedError, FileRecord
 from pipeline.canonical import Digest, canonical_json
-from pipeline.channel import ChannelDriver, Lock, Progress, open_driver
+from pipeline.channel import ChannelDriver, Lock, open_driver
 from pipeline.errors import LockError, StoreError
 from pipeline.keys import Keyed, Keys, NotBuiltError
 from pipeline.locks import locked
 from pipeline.paths import Paths
 from pipeline.plan import ChannelNode, Node, Plan, StageNode, is_folder
+from pipeline.progress import Screen
 from pipeline.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class Factory:
 
     plan: Plan
     paths: Paths
-    progress: Progress
+    progress: Screen
+    clock: str = ""
+    """For `verify:reproducible`: seconds that programs in the sandboxes see added to the time; no part of any key."""
     _once: threading.RLock = field(default_factory=threading.RLock)
     _fetched: bool = False
     _lock: Lock | None = None
@@ -189,8 +192,12 @@ class Factory:
 
     def _need_inputs(self, node: Node) -> None:
         for name in node.inputs.values() if isinstance(node, StageNode) else ():
-            if not is_folder(self.plan.nodes[name]):
-                self.need(self.plan.nodes[name])
+            self.need_by_name(name)
+
+    def need_by_name(self, name: str) -> None:
+        """Build the node of this name, with all that it needs, if it is not there."""
+        if not is_folder(self.plan.nodes[name]):
+            self.need(self.plan.nodes[name])
 
     def build(self, node: Node) -> Built:
         """The artifact of `node`, whose inputs are built already.

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _FICLONE = 0x40049409
 """ioctl of Linux: share the blocks of another file (where the file system can), each side free to change its own."""
 _CHUNK = 4 << 20
+ENDINGS = ("", ".bmap", ".manifest.json", ".sha256")
+"""What is added to the name of an image for the files beside it."""
 
 
 def dist_folder(paths: Paths) -> Path:
@@ -194,6 +196,6 @@ def is_published(factory: Factory, image: Image, artifact: Artifact) -> bool:
 def withdraw(factory: Factory, image: Image) -> None:
     """Remove an image and what is beside it from its place."""
     folder = dist_folder(factory.paths)
-    for ending in ("", ".bmap", ".manifest.json", ".sha256"):
+    for ending in ENDINGS:
         (folder / f"{image.output}{ending}").unlink(missing_ok=True)
     _note_path(factory, image).unlink(missing_ok=True)

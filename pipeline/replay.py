@@ -1,111 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a stage again for a person: the same sandbox, but with a terminal, and a shell instead of the stage if wanted.
+"""Running one stage again to see what it does: its output on the terminal, or a shell in its sandbox.
 
-What it makes goes into a folder of the caller's choice and never into the store.
+The sandbox is the one of the build, down to inputs, options and capabilities; what it makes is thrown away.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import shutil
-import signal
-import socket
 import sys
+import tempfile
 import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.container import Container, opened
-from pipeline.engine import Engine
-from pipeline.errors import SandboxError
-from pipeline.receive import receive
-from pipeline.sandbox import Sandbox, container_state, fetch_outputs, run_stage
+from pipeline.errors import ConfigError, StageError
+from pipeline.execution import sandbox_of
+from pipeline.plan import StageNode
+from pipeline.sandbox import Sandbox, run_stage
 
-_SHELL = ("/bin/sh", "-i")
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
+    from pipeline.factory import Factory
 
-
-def replay_logged(engine: Engine, sandbox: Sandbox, outputs: Path) -> None:
-    """Run the stage with its output on stderr; whatever it leaves in /out goes to `outputs`. Raises as `run_stage`."""
-    outputs.mkdir(parents=True, exist_ok=True)
-    run_stage(engine, sandbox, outputs=outputs, declared=None, log=sys.stderr.buffer)
+_CHUNK = 1 << 16
 
 
-def replay_shell(engine: Engine, sandbox: Sandbox, outputs: Path) -> int:
-    """Open a shell in the sandbox of the stage, before the stage has run; the shell's exit status.
+def replay_node(factory: Factory, node: StageNode, *, shell: bool) -> None:
+    """Run the script of `node` again, or a shell in its place. Raises StageError if the script fails."""
+    for name in node.inputs.values():
+        factory.need_by_name(name)
+    sandbox = sandbox_of(factory, node, factory.keys.of(node))
+    if shell:
+        _shell(factory, node, replace(sandbox, argv=("sh",)))
+        return
+    with tempfile.TemporaryDirectory(prefix="tower-replay-", dir=_scratch(factory)) as folder:
+        try:
+            outputs = run_stage(factory.engine, sandbox, outputs=Path(folder), declared=node.spec.outputs, log=sys.stdout.buffer)
+        except StageError as error:
+            # Its last lines are on the terminal already.
+            raise StageError(error.message.splitlines()[0], hint="with shell=1 you get a shell in its place") from error
+        finally:
+            sys.stdout.flush()
+    for name, record in sorted(outputs.items()):
+        factory.progress.say(f"{name}: {record.size} bytes, sha256 {record.sha256[:12]}")
 
-    The stage's own command is in $TOWER_STAGE; what is in /out at the end goes to `outputs`.
-    Raises SandboxError if there is no terminal.
-    """
+
+def _scratch(factory: Factory) -> Path:
+    """Outputs may be large: they go to the disk of the store, not to a /tmp that may live in memory."""
+    factory.paths.build.mkdir(parents=True, exist_ok=True)
+    return factory.paths.build
+
+
+def _shell(factory: Factory, node: StageNode, sandbox: Sandbox) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise SandboxError("a shell in the sandbox needs a terminal", hint="without one the stage itself can be replayed")
-    outputs.mkdir(parents=True, exist_ok=True)
-    env = {**sandbox.env, "TOWER_STAGE": " ".join(sandbox.argv), "TERM": os.environ.get("TERM", "dumb")}
-    with opened(engine, replace(sandbox, argv=_SHELL, env=env), terminal=True) as container:
-        status = _talk(engine, container)
-        receive(fetch_outputs(engine, container), outputs, declared=None, max_bytes=sandbox.limits.output_bytes)
-        return status
+        raise ConfigError("shell=1: there is no terminal here", hint="without shell=1 the script runs and its output is shown")
+    factory.progress.end("replay")
+    factory.progress.say(
+        f"{node.name}: its script is: {' '.join(node.spec.command)}; inputs are in /in and /src, it writes to /out"
+    )
+    with opened(factory.engine, sandbox, terminal=True) as container:
+        _talk(factory.engine, container)
 
 
-def _talk(engine: Engine, container: Container) -> int:
-    """Join our terminal to the container's until its shell ends."""
-    with engine.translated("attaching to a container"):
-        params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+def _talk(engine: Engine, container: Container) -> None:
+    """Connect this terminal with the container's until its shell ends."""
+    params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+    with engine.translated(f"attaching to {container.name}"):
         attached: Any = engine.api.attach_socket(container.id, params=params)
-    with socket.socket(fileno=os.dup(attached.fileno())) as line, _raw_terminal(sys.stdin.fileno()):
-        line.setblocking(True)
-        container.start()
-        with _following_size(engine, container):
-            _join(engine, line, sys.stdin.fileno(), sys.stdout.fileno())
-    with suppress(OSError):
+    stream = getattr(attached, "_sock", attached)
+    container.start()
+    size = os.get_terminal_size(sys.stdout.fileno())
+    with suppress(Exception), engine.translated("telling the size of the terminal"):
+        engine.api.resize(container.id, height=size.lines, width=size.columns)
+    try:
+        with _raw(sys.stdin.fileno()):
+            _relay(stream)
+    finally:
         attached.close()
-    return int(container_state(engine, container)["ExitCode"])
 
 
-def _join(engine: Engine, line: socket.socket, source: int, sink: int) -> None:
-    sources = [line.fileno(), source]
+def _relay(stream: Any) -> None:
+    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    sources = [stream, keyboard]
     while True:
-        engine.check()
-        ready, _, _ = select.select(sources, [], [], 1)
-        if line.fileno() in ready:
-            data = line.recv(1 << 16)
+        ready, _, _ = select.select(sources, [], [])
+        if stream in ready:
+            data = stream.recv(_CHUNK)
             if not data:
                 return
-            os.write(sink, data)
-        if source in ready:
-            data = os.read(source, 1 << 12)
-            if data:
-                line.sendall(data)
+            while data:
+                data = data[os.write(screen, data) :]
+        if keyboard in ready:
+            typed = os.read(keyboard, _CHUNK)
+            if typed:
+                stream.sendall(typed)
             else:
-                sources.remove(source)
+                sources.remove(keyboard)
 
 
 @contextmanager
-def _raw_terminal(fd: int) -> Iterator[None]:
-    before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+def _raw(keyboard: int) -> Iterator[None]:
+    """Hand every key to the container, Ctrl-C too, and put the terminal back at the end."""
+    before = termios.tcgetattr(keyboard)
     try:
+        tty.setraw(keyboard)
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def _following_size(engine: Engine, container: Container) -> Iterator[None]:
-    """Keep the container's terminal as large as ours."""
-
-    def resize(*_: object) -> None:
-        size = shutil.get_terminal_size()
-        with suppress(SandboxError), engine.translated("resizing a terminal"):
-            engine.api.resize(container.id, size.lines, size.columns)
-
-    resize()
-    before = signal.signal(signal.SIGWINCH, resize)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGWINCH, before)
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)

@@ -72,6 +72,7 @@ class Lines:
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Before the first task."""
+        del tasks, selected_tasks
         self.begin()
 
     def get_status(self, task: Any) -> None:

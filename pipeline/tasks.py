@@ -22,7 +22,7 @@ from pipeline.plan import SUFFIXES, ChannelNode, Image, Node, Settings, StageNod
 from pipeline.progress import Screen
 from pipeline.report import Events, Lines, Row
 
-VARIABLES = ("channel", "compress", "json", "shell", "size", "stage", "target")
+VARIABLES = ("channel", "clock", "compress", "json", "shell", "size", "stage", "target")
 Task = dict[str, Any]
 
 
@@ -129,7 +129,7 @@ def open_factory(checkout: Path) -> Factory:
         if settings.target and settings.target not in {image.target for image in plan.images}:
             known = ", ".join(dict.fromkeys(image.target for image in plan.images))
             raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
-        return Factory(plan, paths, Screen(quiet=given.get("json") == "1"))
+        return Factory(plan, paths, Screen(quiet=given.get("json") == "1"), clock=given.get("clock", ""))
     except FactoryError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_status) from None
