@@ -117,7 +117,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _index(options: argparse.Namespace) -> int:
     signer = _signer(options)
     ring = KeyRing.load(options.keys) if options.keys else None
-    entries = [entry_of(path, ring) for path in options.file]
+    entries = [entry_of(path, ring, arch=options.arch) for path in options.file]
 
     def write(path: Path) -> None:
         with path.open("wb") as out:
@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where to, say APKINDEX.tar.gz")
     index.add_argument("-d", "--description", default="", metavar="TEXT", help="what the repository is called")
     index.add_argument("--keys", type=Path, metavar="DIR", help="take only packages signed by a key in this folder")
+    index.add_argument("--arch", default="", help="list packages for every architecture (noarch) as packages for this one")
     _add_signing(index)
     _add_signing(add("sign", _sign, "sign packages and indexes"), required=True)
     pack = add("pack", _pack, "make a package of a folder", files=False)

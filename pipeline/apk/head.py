@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pipeline.apk.signature import Verifier
 
 _MAX_SIGNATURES = 16
+_GZIP_LEVELS = (0, 2, 4)
+_GZIP_SYSTEMS = (3, 255)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class Limits:
     """Bounds in bytes on what is held in memory of a package or an index."""
 
     signature: int = 1 << 18
-    control_raw: int = 16 << 20
-    control: int = 64 << 20
+    control_raw: int = 4 << 20
+    control: int = 16 << 20
     index_raw: int = 64 << 20
     index: int = 256 << 20
 
@@ -56,6 +58,7 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
     if plain.startswith(PREFIX.encode()):
         if len(plain) > DEFAULT_LIMITS.signature:
             raise FormatError(f"{source.name}: signature of {len(plain)} bytes, {DEFAULT_LIMITS.signature} are allowed")
+        _check_gzip_header(bytes(member.raw[:10]), f"{source.name}: signature")
         signatures = _signatures(plain, f"{source.name}: signature")
         if source.at_end():
             raise FormatError(f"{source.name}: ends after the signature, {what} is missing")
@@ -67,6 +70,12 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
     if plain.startswith(PREFIX.encode()):
         raise FormatError(f"{source.name}: more than one signature member")
     return Head(signatures, raw, plain)
+
+
+def _check_gzip_header(header: bytes, where: str) -> None:
+    """The signature member is the one that nothing signs: its header must be as gzip -n writes it, so that no byte is free."""
+    if header[3:8] != bytes(5) or header[8] not in _GZIP_LEVELS or header[9] not in _GZIP_SYSTEMS:
+        raise FormatError(f"{where}: gzip header with a name, a time or odd flags: {header.hex()}")
 
 
 def _signatures(plain: bytes, where: str) -> tuple[Signature, ...]:

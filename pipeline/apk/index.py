@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 
+from pipeline.apk import version as versions
 from pipeline.apk.gzipstream import RawSource
 from pipeline.apk.head import DEFAULT_LIMITS, read_head
 from pipeline.apk.package import read_package
+from pipeline.apk.pkginfo import is_name
 from pipeline.apk.record import dataclass
 from pipeline.apk.tarstream import read_tar
 from pipeline.apk.writer import memory_member, signature_member
@@ -101,6 +103,16 @@ def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
     return IndexEntry(**values)  # type: ignore[arg-type]  # the table of letters gives each field its type
 
 
+def _check_names(entry: IndexEntry, where: str) -> None:
+    """What becomes part of file names and addresses must be well formed."""
+    if not is_name(entry.name):
+        raise FormatError(f"{where}: P: is not a package name: {entry.name!r}")
+    if not versions.is_valid(entry.version):
+        raise FormatError(f"{where}: V: is not an Alpine version: {entry.version!r}")
+    if entry.arch and not is_name(entry.arch):
+        raise FormatError(f"{where}: A: is not an architecture: {entry.arch!r}")
+
+
 def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
     """The lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only."""
     lines = []
@@ -122,7 +134,10 @@ def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ..
     entries = []
     fields: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
-    for number, line in enumerate(text.split("\n"), 1):
+    lines = text.split("\n")
+    if lines.pop():
+        raise FormatError(f"{where}: truncated in its last line")
+    for number, line in enumerate(lines, 1):
         if line:
             if line[1:2] != ":":
                 raise FormatError(f"{where}:{number}: not 'letter:value': {line[:80]!r}")
@@ -130,7 +145,9 @@ def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ..
                 raise FormatError(f"{where}:{number}: field {line[0]}: is there twice")
             fields[line[0]] = line[2:]
         elif fields:
-            entry = entry_from(fields, f"{where}:{number - len(fields)}")
+            start = f"{where}:{number - len(fields)}"
+            entry = entry_from(fields, start)
+            _check_names(entry, start)
             if (entry.name, entry.version) in seen:
                 raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} is there twice")
             seen.add((entry.name, entry.version))
@@ -176,11 +193,18 @@ def write_index(out: BinaryIO, description: str, entries: Iterable[IndexEntry], 
     out.write(member)
 
 
-def entry_of(path: Path, verifier: Verifier | None = None) -> IndexEntry:
-    """The index entry of a package file, all of which is read and checked."""
+def entry_of(path: Path, verifier: Verifier | None = None, *, arch: str = "") -> IndexEntry:
+    """The index entry of a package file, all of which is read and checked.
+
+    `arch` is the repository's: apk looks for a package in the folder of the architecture that the index names,
+    so a package for every architecture (`noarch`) is listed with it.
+    """
     with path.open("rb") as stream:
         package = read_package(stream, verifier, name=path.name)
         size = package.verify_data()
     info = package.info
-    shared = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__ and name != "size"}
-    return IndexEntry(checksum=package.checksum, size=size, installed_size=info.size, **shared)
+    values = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__}
+    values |= {"checksum": package.checksum, "size": size, "installed_size": info.size}
+    if arch and info.arch not in (arch, "noarch"):
+        raise FormatError(f"{path.name}: is for {info.arch}, the repository for {arch}")
+    return IndexEntry(**(values | {"arch": arch or info.arch}))

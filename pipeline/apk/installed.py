@@ -7,6 +7,7 @@ files (`R:` name, `a:` owner and mode unless 0:0:644, `Z:` checksum).
 
 from __future__ import annotations
 
+from pipeline.apk.hostile import check_path
 from pipeline.apk.index import LETTERS, IndexEntry, dump_entry, entry_from
 from pipeline.apk.record import dataclass
 from pipeline.errors import FormatError
@@ -63,6 +64,8 @@ def parse_installed(data: bytes, where: str = "installed") -> tuple[InstalledPac
         lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
         raise FormatError(f"{where}: not UTF-8 at byte {error.start}") from None
+    if lines.pop():
+        raise FormatError(f"{where}: truncated in its last line")
     packages = []
     block: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -86,6 +89,8 @@ def _package(block: list[str], where: str) -> InstalledPackage:
         letter, value = line[0], line[2:]
         if letter == "F":
             _close(folders, files)
+            if value:
+                check_path(value, where, "F:")
             folders.append(InstalledFolder(value))
         elif letter not in "MRaZ":
             if letter in fields or folders:
@@ -97,6 +102,9 @@ def _package(block: list[str], where: str) -> InstalledPackage:
             uid, gid, mode = _owner(value, where)
             folders[-1] = InstalledFolder(folders[-1].path, uid, gid, mode)
         elif letter == "R":
+            check_path(value, where, "R:")
+            if "/" in value:
+                raise FormatError(f"{where}: R: is not a file name: {value!r}")
             files.append(InstalledFile(value))
         elif letter == "a":
             files[-1] = InstalledFile(files[-1].name, *_owner(value, where), files[-1].checksum)
@@ -144,4 +152,7 @@ def dump_installed(packages: Iterable[InstalledPackage]) -> bytes:
                 if file.checksum:
                     lines.append(f"Z:{file.checksum}")
         lines.append("")
+    for line in lines:
+        if "\n" in line:
+            raise FormatError(f"installed: a line break in {line!r}")
     return "".join(f"{line}\n" for line in lines).encode()

@@ -36,6 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 _CHUNK = 1 << 18
+_ENTRY_OVERHEAD = 4096  # headers and padding
 
 
 def checksum_of(digest: bytes) -> str:
@@ -73,7 +74,7 @@ class Package:
         if source.at_end():
             raise FormatError(f"{self.file_name}: ends after control, data is missing")
         digest = hashlib.sha256()
-        bound = policy.max_total * 2
+        bound = policy.max_total + _ENTRY_OVERHEAD * policy.max_entries
         member = GzipMember(source, "data", max_raw=bound, max_plain=bound, hashes=(digest,))
         guard = Guard(member.where, policy)
         for entry, content in read_tar(member, member.where):

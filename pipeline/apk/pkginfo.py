@@ -38,7 +38,7 @@ def parse_dependency(text: str) -> Dependency:
     while end < len(body) and body[end] in _NAME_ENDS:
         end += 1
     name, sign, wanted = body[:start], body[start:end], body[end:]
-    if not name or not _is_plain(text) or any(char.isspace() for char in text):
+    if not name or name[0] == "!" or not _is_plain(text) or any(char.isspace() for char in text):
         raise FormatError(f"dependency {text!r}: no name, or white space in it")
     if not sign:
         return Dependency(name, conflict=body != text)

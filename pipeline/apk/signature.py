@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Algorithm = Literal["RSA", "RSA256"]
 else:
-    Protocol = object
+    Protocol, Algorithm = object, str  # `typing` is slow to import
 
 ALGORITHMS: tuple[Algorithm, ...] = ("RSA", "RSA256")
 PREFIX = ".SIGN."

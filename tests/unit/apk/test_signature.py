@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and signatures; OpenSSL's command agrees with us where it is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from pipeline.apk.signature import Algorithm, KeyRing, Signer, check_key_name, check_signatures, generate_key, signature_from
+from pipeline.errors import FormatError, VerifyError
+
+
+def public_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form)
+
+
+def test_key_files(key_folder: Path) -> None:
+    private, public = key_folder / "test-1.rsa", key_folder / "test-1.rsa.pub"
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert public.read_bytes().startswith(b"-----BEGIN PUBLIC KEY-----")
+    with pytest.raises(FileExistsError):
+        generate_key(key_folder, "test-1", bits=2048)
+    with pytest.raises(FormatError):
+        generate_key(key_folder, "../test-2")
+
+
+@pytest.mark.parametrize("algorithm", ["RSA", "RSA256"])
+def test_both_algorithms(key_folder: Path, ring: KeyRing, algorithm: Algorithm) -> None:
+    signer = Signer(key_folder / "test-1.rsa", "test-1.rsa.pub", algorithm)
+    value = signer.sign(b"data")
+    assert signer.member_name == f".SIGN.{algorithm}.test-1.rsa.pub"
+    assert signature_from(signer.member_name, value).key_name == "test-1.rsa.pub"
+    assert ring.verify("test-1.rsa.pub", algorithm, value, b"data")
+    assert not ring.verify("test-1.rsa.pub", algorithm, value, b"Data")
+    assert not ring.verify("test-1.rsa.pub", "RSA256" if algorithm == "RSA" else "RSA", value, b"data")
+    assert not ring.verify("test-1.rsa.pub", algorithm, value[:-1], b"data")
+    assert not ring.verify("test-1.rsa.pub", algorithm, b"", b"data")
+    assert not ring.verify("other.rsa.pub", algorithm, value, b"data")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.parametrize("algorithm, digest", [("RSA", "-sha1"), ("RSA256", "-sha256")])
+def test_openssl_agrees(key_folder: Path, tmp_path: Path, algorithm: Algorithm, digest: str) -> None:
+    (tmp_path / "data").write_bytes(b"data")
+    (tmp_path / "signature").write_bytes(Signer(key_folder / "test-1.rsa", "test-1.rsa.pub", algorithm).sign(b"data"))
+    command = ["openssl", "dgst", digest, "-verify", str(key_folder / "test-1.rsa.pub"), "-signature", "signature", "data"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Verified OK" in run.stdout
+
+
+def test_unknown_algorithms_never_hold(ring: KeyRing, signer: Signer) -> None:
+    bad = signature_from(".SIGN.DSA.test-1.rsa.pub", signer.sign(b"data"))
+    good = signature_from(signer.member_name, signer.sign(b"data"))
+    with pytest.raises(VerifyError, match=r"foo: no signature by a trusted key holds; signed by test-1\.rsa\.pub .DSA."):
+        check_signatures((bad,), ring, b"data", "foo")
+    check_signatures((bad, good), ring, b"data", "foo")
+    with pytest.raises(VerifyError, match="foo: not signed"):
+        check_signatures((), ring, b"data", "foo")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "a\nb", "a\0b", "\x1b[2J"])
+def test_key_names(name: str) -> None:
+    with pytest.raises(FormatError):
+        check_key_name(name)
+    with pytest.raises(FormatError):
+        KeyRing({name: b""})
+
+
+def test_bad_keys(tmp_path: Path, key_folder: Path) -> None:
+    with pytest.raises(VerifyError, match="no public keys"):
+        KeyRing.load(tmp_path)
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    for pem, reason in [
+        (b"", "not a public key in PEM form"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "not a public key"),
+        (public_pem(ec.generate_private_key(ec.SECP256R1())), "not an RSA key of 2048 bits"),
+        (public_pem(weak), "not an RSA key of 2048 bits"),
+    ]:
+        with pytest.raises(VerifyError, match=reason):
+            KeyRing({"k.pub": pem}).verify("k.pub", "RSA", b"x", b"y")
+    with pytest.raises(VerifyError, match="not a private key in PEM form"):
+        Signer(key_folder / "test-1.rsa.pub", "k.pub")
+    with pytest.raises(FormatError, match="not a signature algorithm"):
+        Signer(key_folder / "test-1.rsa", "k.pub", "MD5")  # type: ignore[arg-type]
