@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +45,11 @@ class Tiny:
     def doit(self, *args: str, status: int = 0, **extra: str) -> str:
         """Run ./ci/doit to its end; all that it says, once it ended with `status`."""
         process = self.start(*args, **extra)
-        said, _ = process.communicate(timeout=_LIMIT)
+        try:
+            said, _ = process.communicate(timeout=_LIMIT)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         assert process.returncode == status, f"exit status {process.returncode}, not {status}\n{said}"
         assert "Traceback" not in said, said
         return said
@@ -71,6 +77,15 @@ class Tiny:
         return sorted((self.folder / "build" / "store" / "tmp").glob("*"))
 
 
+def _stamp(folder: Path, venv: Path) -> None:
+    """Note what the environment was made from, as ci/doit does; its own words are taken for it."""
+    words = re.search(r"^venv_stamp\(\) .*$", (folder / "ci" / "doit").read_text(), re.MULTILINE)
+    assert words is not None
+    script = f"root=$PWD; {words.group()}\nvenv_stamp"
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, check=True)
+    (venv / "stamp").write_bytes(done.stdout)
+
+
 def make_tiny(folder: Path, checkout: Path, cache: Path) -> Tiny:
     """A checkout at `folder`: the real one's code, with the recipe, channel and stages of tests/integration/tiny."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +102,7 @@ def make_tiny(folder: Path, checkout: Path, cache: Path) -> Tiny:
     venv.mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (venv / name).symlink_to(Path(sys.prefix) / name)
-    stamp = "sha256sum ci/requirements.txt pyproject.toml && pwd"
-    (venv / "stamp").write_bytes(subprocess.run(["bash", "-c", stamp], cwd=folder, capture_output=True, check=True).stdout)
+    _stamp(folder, venv)
     return Tiny(folder, cache)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+_STAND_INS = ("pipeline", "lab", "packages")
 
-def check(argv: Sequence[str | Path], checkout: Path) -> None:
+
+def check(argv: Sequence[str | Path], checkout: Path, **extra: str) -> None:
     """Run a tool; its complaints are the failure."""
-    done = subprocess.run(argv, cwd=checkout, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=checkout, env={**os.environ, **extra}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.fail(f"{' '.join(map(str, argv[:6]))}\n{done.stdout}{done.stderr}", pytrace=False)
 
@@ -46,12 +49,18 @@ def test_mypy(checkout: Path) -> None:
     check(module("mypy", "--no-error-summary", "-p", "pipeline", "-p", "tower", "-p", "tests"), checkout)
 
 
-def test_mypy_of_stages(checkout: Path, files: tuple[Path, ...]) -> None:
-    """Stages are programs, not modules: their names repeat, so each is checked for itself."""
+def test_mypy_of_programs(checkout: Path, files: tuple[Path, ...]) -> None:
+    """Stages and the lab's stand-ins are programs, not modules of the factory: each is checked for itself."""
     library = checkout / "stages" / "lib"
+    wanted: set[tuple[str, ...]] = set()
     for path in files:
-        if path.suffix == ".py" and path.is_relative_to(checkout / "stages") and not path.is_relative_to(library):
-            check(module("mypy", "--no-error-summary", str(path)), checkout)
+        below = path.relative_to(checkout).parts
+        if path.suffix != ".py" or path.is_relative_to(library) or not (below[0] == "stages" or below[:3] == _STAND_INS):
+            continue
+        own = (path.parent / "__init__.py").is_file()
+        wanted.add((str(path.parent.parent), "-p", path.parent.name) if own else (str(path.parent), str(path)))
+    for folder, *what in sorted(wanted):
+        check(module("mypy", "--no-error-summary", *what), checkout, MYPYPATH=folder)
 
 
 def test_codespell(checkout: Path, texts: dict[Path, str]) -> None:
