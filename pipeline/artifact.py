@@ -115,7 +115,7 @@ def hash_files(root: Path, known: Mapping[str, FileRecord]) -> dict[str, FileRec
 def record_json(key: Digest, document: JsonValue, outputs: Mapping[str, FileRecord], seconds: float) -> bytes:
     """The bytes of `record.json`."""
     return canonical_json(
-        {"schema": _SCHEMA, "key": key, "document": document, "outputs": outputs_json(outputs), "seconds": round(seconds, 3)}
+        {"schema": _SCHEMA, "key": key, "document": document, "outputs": outputs_json(outputs), "seconds": seconds}
     )
 
 

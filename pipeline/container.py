@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import Engine, engine_architecture
+from pipeline.engine import Engine, engine_architecture, image_architecture
 from pipeline.errors import SandboxError, StageError
 from pipeline.transfer import Input, send
 
@@ -110,8 +110,10 @@ def _require_image(engine: Engine, sandbox: Sandbox) -> None:
         raise SandboxError(
             f"{sandbox.name}: the engine at {engine.address} has no image {sandbox.image}", hint="run: doit builder"
         )
-    if sandbox.architecture and image["Architecture"] != engine_architecture(sandbox.architecture):
-        raise SandboxError(f"{sandbox.name}: image {sandbox.image} is for {image['Architecture']}, not {sandbox.architecture}")
+    if sandbox.architecture and image_architecture(image) != engine_architecture(sandbox.architecture):
+        raise SandboxError(
+            f"{sandbox.name}: image {sandbox.image} is for {image_architecture(image)}, not {sandbox.architecture}"
+        )
 
 
 def _volume(engine: Engine, stack: ExitStack, options: dict[str, str] | None = None) -> str:
@@ -178,7 +180,6 @@ def _create(
             host_config=host,
             tty=terminal,
             stdin_open=terminal,
-            platform=f"linux/{engine_architecture(sandbox.architecture)}" if sandbox.architecture else None,
         )
     return str(made["Id"])
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 LABEL_CHECKOUT, LABEL_PID, LABEL_START = "tower.checkout", "tower.pid", "tower.start"
+LABEL_ARCHITECTURE = "tower.architecture"
 _PING_SECONDS = 10
 _CALL_SECONDS = 900
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -177,17 +178,20 @@ class Engine:
     ) -> str:
         """Make an image of a root file system that comes as a tar stream; its id.
 
-        `tag` is `name:version`; `architecture` (x86_64, aarch64) is what the image says of itself, the engine's own
-        if empty. The image carries `labels` and the checkout's label.
+        `tag` is `name:version`; `architecture` (x86_64, aarch64) is that of the programs in it, the engine's own if
+        empty. The image carries `labels` and the checkout's label.
         """
         repository, _, version = tag.partition(":")
-        changes = [f'LABEL "{name}"="{value}"' for name, value in {**(labels or {}), LABEL_CHECKOUT: self.checkout}.items()]
-        params = {"fromSrc": "-", "repo": repository, "tag": version or "latest", "changes": changes}
+        marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout}
+        params: dict[str, Any] = {"fromSrc": "-", "repo": repository, "tag": version or "latest"}
         if architecture:
+            # Engines before 23.0 do not read the platform, so it is written into a label as well.
             params["platform"] = f"linux/{engine_architecture(architecture)}"
+            marks[LABEL_ARCHITECTURE] = architecture
+        params["changes"] = [f'LABEL "{name}"="{value}"' for name, value in marks.items()]
         api = self.api
         with self.translated(f"importing image {tag}"):
-            # Not `api.import_image`: it has no way to name the platform.
+            # Not `api.import_image`: it cannot name the platform.
             url = f"{api.base_url}/v{api.api_version}/images/create"
             answer = api.post(url, params=params, data=self._checked(tar), timeout=_CALL_SECONDS)
         if not answer.ok:
@@ -220,6 +224,12 @@ def engine_architecture(architecture: str) -> str:
     if architecture not in _ARCHITECTURES:
         raise SandboxError(f"{architecture}: not an architecture of the factory ({', '.join(_ARCHITECTURES)})")
     return _ARCHITECTURES[architecture]
+
+
+def image_architecture(image: Mapping[str, Any]) -> str:
+    """The engine's word for the architecture of an image that `Engine.find_image` described."""
+    named = ((image.get("Config") or {}).get("Labels") or {}).get(LABEL_ARCHITECTURE)
+    return engine_architecture(named) if named else str(image["Architecture"])
 
 
 def checkout_id(checkout: Path) -> str:

@@ -205,6 +205,7 @@ class Store:
             self._pins.clear()
 
     def _commit(self, work: Work, seconds: float, known: Mapping[str, FileRecord]) -> Artifact:
+        seconds = round(seconds, 3)
         with _translated(self.root):
             for name in walk_files(work.path):
                 path = work.path / name

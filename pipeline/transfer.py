@@ -41,7 +41,7 @@ class Input:
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.target)
-        if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or str(path) != self.target:
+        if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or path.root != "/" or str(path) != self.target:
             raise SandboxError(f"{self.target!r}: the place of an input must be a plain absolute path below /")
 
 

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage sees, may and may not in its sandbox."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import pytest
+
+from pipeline.artifact import DamagedError
+from pipeline.canonical import digest_bytes, digest_json
+from pipeline.errors import SandboxError, StageError
+from pipeline.sandbox import CAPABILITIES, Input, Limits, Sandbox
+from pipeline.store import Artifact, Store
+from tests.integration.sandbox.conftest import Run, left_in
+
+
+def artifact(root: Path, data: bytes) -> Artifact:
+    document: dict[str, Any] = {"size": len(data)}
+    with Store(root).building(digest_json(document), document) as work:
+        (work.path / "x").write_bytes(data)
+        return work.commit(1)
+
+
+def test_in_and_out(run: Run, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d" / "run").write_text("#!/bin/sh\necho it runs\n")
+    (tree / "d" / "run").chmod(0o700)
+    found = run(
+        "/src/tree/d/run >/out/said; cp /in/built/x /out/x; mkdir /out/d; cat /stage-options/options.json >/out/d/options",
+        inputs=(
+            Input("/src/tree", tree),
+            Input("/in/built", artifact(tmp_path / "store", b"built")),
+            Input("/stage-options", {"options.json": b"{}"}),
+        ),
+        declared=("said", "x", "d"),
+    )
+    assert {name: row.sha256 for name, row in found.items()} == {
+        "said": digest_bytes(b"it runs\n"),
+        "x": digest_bytes(b"built"),
+        "d/options": digest_bytes(b"{}"),
+    }
+    assert (run.outputs / "said").read_text() == "it runs\n"
+
+
+def test_what_it_sees(run: Run) -> None:
+    run(
+        "id -u; hostname; umask; pwd; date; env | sort; ls -ld /in/a/x; ls /sys/class/net",
+        inputs=(Input("/in/a", {"x": b""}),),
+        env={"TOWER_ARCH": "aarch64"},
+    )
+    lines = run.said.splitlines()
+    assert lines[:4] == ["0", "builder", "0022", "/work"]
+    assert "UTC" in lines[4]
+    assert lines[5:-2] == [
+        "HOME=/tmp/home", "HOSTNAME=builder", "LC_ALL=C.UTF-8",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PWD=/work", "SHLVL=1",
+        "SOURCE_DATE_EPOCH=1000000000", "TOWER_ARCH=aarch64", "TZ=UTC",
+    ]  # fmt: skip
+    assert "Sep  9  2001" in lines[-2]
+    assert lines[-1] == "lo"
+
+
+@pytest.mark.parametrize(
+    "place", ["/x", "/etc/x", "/bin/x", "/in/a/x", "/in/x", "/etc/hosts", "/sys/x", "/proc/sys/kernel/hostname"]
+)
+def test_where_it_may_not_write(run: Run, place: str) -> None:
+    with pytest.raises(StageError, match=r"exit status [12]\n.*([Rr]ead-only file system|Permission denied|nonexistent)"):
+        run(f"echo 1 >>{place}", inputs=(Input("/in/a", {"y": b""}),))
+
+
+def test_where_it_may(run: Run) -> None:
+    run(
+        "for place in /out /work /tmp /tmp/home /run; do echo 1 >$place/x; done\n"
+        "echo exit 0 >/tmp/script; chmod +x /tmp/script; /tmp/script"
+    )
+
+
+def test_no_privileges(run: Run) -> None:
+    run("grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs|Seccomp):' /proc/self/status")
+    rows = dict(line.split(":\t") for line in run.said.splitlines())
+    assert {name: int(value, 16) for name, value in rows.items()} == {
+        "CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0, "NoNewPrivs": 1, "Seccomp": 2,
+    }  # fmt: skip
+    with pytest.raises(StageError, match="permission denied"):
+        run("mount -t tmpfs tmpfs /work")
+    with pytest.raises(StageError, match="ermitted"):
+        run("touch /work/x; chown 1:1 /work/x")
+
+
+def test_listed_capabilities(run: Run) -> None:
+    run("touch /work/x; chown 1:1 /work/x; stat -c %u /work/x", capabilities=("CHOWN",))
+    assert run.said == "1\n"
+
+
+@pytest.mark.parametrize("name", ["SYS_ADMIN", "NET_ADMIN", "SYS_MODULE", "ALL", "chown"])
+def test_other_capabilities_are_refused(name: str) -> None:
+    assert name not in CAPABILITIES
+    with pytest.raises(SandboxError, match=f"capability {name} is given to no stage"):
+        Sandbox("test", "image", ("true",), epoch=0, capabilities=(name,))
+
+
+@pytest.mark.parametrize("target", ["/out/x", "/work", "/run/secrets", "/etc/passwd", "/usr/share/x"])
+def test_inputs_stay_out_of_the_system(target: str) -> None:
+    with pytest.raises(SandboxError, match="folder of the system"):
+        Sandbox("test", "image", ("true",), epoch=0, inputs=(Input(target, {"x": b""}),))
+
+
+def test_no_network(run: Run) -> None:
+    with pytest.raises(StageError, match=r"nreachable|bad address"):
+        run("wget -T 3 http://192.0.2.1/")
+
+
+def test_secrets_are_files_and_nothing_else(run: Run) -> None:
+    seen: list[str] = []
+
+    def look() -> None:
+        """What the engine says of the stage's container while it runs."""
+        deadline = time.monotonic() + 30
+        while not any('"Running": true' in text and "sleep 2" in text for text in seen) and time.monotonic() < deadline:
+            with suppress(docker.errors.APIError):  # gone meanwhile
+                seen.extend(json.dumps(run.engine.api.inspect_container(name)) for name in left_in(run.engine) if len(name) == 64)
+            time.sleep(0.05)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    run(
+        "df /run/secrets | grep -q ^tmpfs; sha256sum </run/secrets/signing-key; env; sleep 2",
+        secrets={"signing-key": b"sesame"},
+    )
+    looker.join()
+    assert digest_bytes(b"sesame") in run.said
+    assert "sesame" not in run.said
+    assert any('"Running": true' in text for text in seen)
+    assert not any("sesame" in text for text in seen)
+    with pytest.raises(StageError, match="ead-only"):
+        run("echo >/run/secrets/more", secrets={"signing-key": b"sesame"})
+
+
+def test_failure_tells_all(run: Run) -> None:
+    with pytest.raises(StageError) as caught:
+        run("for i in $(seq 40); do echo line $i; done; echo wrong >&2; exit 3")
+    lines = caught.value.message.splitlines()
+    assert lines[0] == "test: exit status 3"
+    assert [line.strip() for line in lines[1:]] == [f"line {number}" for number in range(12, 41)] + ["wrong"]
+    assert caught.value.hint == "see the log"
+    assert run.said.count("\n") == 41
+
+
+def test_log_is_whole(run: Run) -> None:
+    run("seq 200000")
+    assert run.said == "".join(f"{number}\n" for number in range(1, 200001))
+
+
+def test_command_that_is_not_there(run: Run) -> None:
+    run.sandbox = Sandbox("test", run.sandbox.image, ("/stage/missing",), epoch=0)
+    with pytest.raises(StageError, match=r"its command is not in the builder.*/stage/missing"):
+        from pipeline.sandbox import run_stage
+
+        run_stage(run.engine, run.sandbox, outputs=run.outputs, declared=(), log=run.log)
+
+
+def test_time_limit(run: Run) -> None:
+    begin = time.monotonic()
+    with pytest.raises(StageError, match=r"not finished after 1 s\n.*begun"):
+        run("echo begun; sleep 50", timeout=1)
+    with pytest.raises(StageError, match="not finished after 1 s"):
+        run("exec >/dev/null 2>&1; sleep 50", timeout=1)
+    assert time.monotonic() - begin < 30
+
+
+def test_outputs_closed_early_is_no_end(run: Run) -> None:
+    assert run("exec >/dev/null 2>&1; sleep 1; echo 1 >/out/x").keys() == {"x"}
+
+
+def test_memory_limit(run: Run) -> None:
+    with pytest.raises(StageError, match=r"more memory|signal 9|exit status"):
+        run("tail -c 200m </dev/zero", limits=Limits(memory=32 << 20))
+
+
+def test_process_limit(run: Run) -> None:
+    with pytest.raises(StageError, match="fork"):
+        run("for i in $(seq 50); do sleep 5 & done; wait", limits=Limits(processes=20))
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("ln -s /etc/passwd /out/x", "symbolic link"),
+        ("echo 1 >/out/x; ln /out/x /out/y", "hard link"),
+        ("mkfifo /out/x", "device, pipe or socket"),
+        ("echo 1 >/out/y", "is not among the outputs"),
+        ("true", "did not make it"),
+    ],
+)
+def test_outputs_are_checked(run: Run, script: str, message: str) -> None:
+    with pytest.raises(StageError, match=message) as caught:
+        run(script, declared=("x",) if "ln /out" not in script else ("*",))
+    assert caught.value.message.startswith("test: /out/")
+
+
+def test_holes_stay_holes(run: Run) -> None:
+    run("dd if=/dev/zero of=/out/x.img bs=1M count=0 seek=64; echo data | dd of=/out/x.img bs=1M seek=32 conv=notrunc")
+    info = (run.outputs / "x.img").stat()
+    assert info.st_size == 64 << 20
+    assert info.st_blocks * 512 < 1 << 20
+
+
+def test_damaged_input_is_never_seen_by_a_stage(run: Run, tmp_path: Path) -> None:
+    made = artifact(tmp_path / "store", b"x" * 100_000)
+    (made.path / "x").chmod(0o644)
+    (made.path / "x").write_bytes(b"x" * 99_999 + b"y")
+    with pytest.raises(DamagedError) as caught:
+        run("echo started", inputs=(Input("/in/a", made),))
+    assert caught.value.key == made.key
+    assert run.said == ""
+
+
+def test_image_of_another_architecture(run: Run) -> None:
+    with pytest.raises(SandboxError, match="is for amd64, not aarch64"):
+        run("true", architecture="aarch64")
+    with pytest.raises(SandboxError, match="not an architecture"):
+        run("true", architecture="vax")
+
+
+def test_same_input_same_view(run: Run, tmp_path: Path) -> None:
+    """Two runs at two times from two places see the same names, modes, owners, times and bytes."""
+    views = []
+    for folder in ("a", "b"):
+        root = tmp_path / folder / "tree"
+        (root / "z").mkdir(parents=True)
+        (root / "z" / "f").write_text("content")
+        run(
+            "find /in /src -exec stat -c '%n %a %u %g %Y %s' {} +; cat /src/tree/z/f",
+            inputs=(Input("/src/tree", root), Input("/in/a", {"x": b"1"})),
+        )
+        views.append("\n".join(line for line in sorted(run.said.splitlines()) if "/z 755" not in line))
+    assert views[0] == views[1]
+    assert "/src/tree/z/f 644 0 0 1000000000 7" in views[0]

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine that is absent, far away, or goes; a build that is killed, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.canonical import digest_json
+from pipeline.engine import Engine, image_architecture, process_start
+from pipeline.errors import FactoryError, SandboxError, StageError, StoreError
+from pipeline.sandbox import Input, run_stage
+from pipeline.store import Store
+from tests.integration.sandbox.conftest import IMAGE, Passage, Run, busybox_tar, left_in
+
+CHILD = """
+import sys
+from pathlib import Path
+from pipeline.engine import Engine
+from pipeline.sandbox import Input, Sandbox, run_stage
+engine = Engine(Path(sys.argv[1]))
+engine.stop_on_signals()
+sandbox = Sandbox("child", sys.argv[2], ("sh", "-c", "echo started; sleep 300"), epoch=0, inputs=(Input("/in/a", {"x": b"1"}),))
+run_stage(engine, sandbox, outputs=Path(sys.argv[1]) / "o", declared=(), log=sys.stdout.buffer)
+"""
+
+
+def start_child(checkout: Path, image: str, root: Path) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(checkout), image], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"started\n"
+    return child
+
+
+def wait_for(truth: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not truth():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+# --- no engine --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "message", "hint"),
+    [
+        ("unix:///nonexistent/docker.sock", "no container engine at unix:///nonexistent/docker.sock", "apt install docker.io"),
+        ("tcp://127.0.0.1:1", "does not run", "start the engine"),
+        ("tcp://no-such-name.invalid:2375", "cannot be reached", "DOCKER_HOST"),
+        ("gopher://x", "cannot be used", "DOCKER_HOST"),
+    ],
+)
+def test_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str, hint: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(SandboxError) as caught:
+        Engine(tmp_path).ping()
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_engine_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine._PING_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(SandboxError, match="cannot be reached"):
+            Engine(tmp_path).ping()
+
+
+def test_engine_that_lets_us_not_in(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            folder.chmod(0o755)
+        code = (
+            "import os, sys; from pathlib import Path; from pipeline.engine import Engine; import docker.errors, requests\n"
+            "from pipeline.errors import SandboxError\nos.setgid(65534); os.setuid(65534)\n"
+            "try: Engine(Path('/')).ping()\nexcept SandboxError as error: print(error)"
+        )
+        env = {**os.environ, "DOCKER_HOST": f"unix://{path}"}
+        said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert "does not let this user in" in said.stdout, said
+    assert "group" in said.stdout
+
+
+def test_no_image(run: Run) -> None:
+    with pytest.raises(SandboxError, match="has no image tower-test:other"):
+        run("true", image="tower-test:other")
+
+
+# --- an engine elsewhere, and one that goes ---------------------------------------------------------------------
+
+
+def test_far_engine(run: Run, passage: Passage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Everything travels through the connection: no path of this machine is named to the engine."""
+    monkeypatch.setenv("DOCKER_HOST", passage.address)
+    run.engine = Engine(tmp_path)
+    data = os.urandom(1 << 20)
+    run("cp /in/a/x /out/x", inputs=(Input("/in/a", {"x": data}),), declared=("x",))
+    assert (run.outputs / "x").read_bytes() == data
+    assert passage.passed > 2 << 20
+
+
+def test_engine_goes_in_the_middle(run: Run, passage: Passage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    near = run.engine
+    monkeypatch.setenv("DOCKER_HOST", passage.address)
+    run.engine = Engine(tmp_path)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run("echo started; sleep 100")
+        except FactoryError as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_for(lambda: "started" in run.said)
+    passage.cut()
+    worker.join(20)
+    (error,) = failures
+    assert isinstance(error, SandboxError)
+    assert passage.address in error.message
+    assert error.hint
+    # We live, so nothing is taken from us ...
+    assert near.reap() == 0
+    assert len(left_in(near)) == 3
+    # ... until we are gone.
+    monkeypatch.setattr("pipeline.engine.process_start", lambda _: None)
+    assert near.reap() == 3
+
+
+def test_engine_goes_while_it_answers(run: Run, passage: Passage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    near = run.engine
+    monkeypatch.setenv("DOCKER_HOST", passage.address)
+    run.engine = Engine(tmp_path)
+    mark = passage.passed
+
+    def cut() -> None:
+        wait_for(lambda: passage.passed - mark > 20 << 20)
+        passage.cut()
+
+    threading.Thread(target=cut, daemon=True).start()
+    with pytest.raises(SandboxError, match="went away while fetching"):
+        run("dd if=/dev/urandom of=/out/x bs=1M count=100")
+    monkeypatch.setattr("pipeline.engine.process_start", lambda _: None)
+    near.reap()
+
+
+# --- a build that is stopped or killed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_build_cleans_up(engine: Engine, image: str, tmp_path: Path, checkout: Path, number: signal.Signals) -> None:
+    child = start_child(tmp_path, image, checkout)
+    assert left_in(engine)
+    child.send_signal(number)
+    child.communicate(timeout=20)
+    assert child.returncode != 0
+    assert left_in(engine) == []
+
+
+def test_a_killed_build_is_cleaned_up_by_the_next(engine: Engine, image: str, tmp_path: Path, checkout: Path) -> None:
+    child = start_child(tmp_path, image, checkout)
+    assert engine.reap() == 0, "a live build's things must stay"
+    assert len(left_in(engine)) == 4
+    child.kill()
+    child.communicate(timeout=20)
+    other = Engine(tmp_path / "other")
+    assert other.reap() == 0, "another checkout's things must stay"
+    said: list[str] = []
+    Engine(tmp_path, report=said.append).reap_once()
+    assert left_in(engine) == []
+    assert said == ["sandbox: removed 4 containers and volumes that a killed build left"]
+
+
+def test_stop_reaches_other_threads(run: Run) -> None:
+    failures: list[FactoryError] = []
+
+    def work() -> None:
+        try:
+            run("echo started; sleep 100")
+        except FactoryError as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_for(lambda: "started" in run.said)
+    run.engine.stop()
+    worker.join(20)
+    assert [error.message for error in failures] == ["stopped"]
+
+
+def test_process_start_tells_processes_apart() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        first = process_start(child.pid)
+        assert first
+        assert first != process_start(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
+    assert process_start(child.pid) is None
+
+
+def test_full_disk_here(run: Run, small_disk: Callable[[str], Path]) -> None:
+    store = Store(small_disk("4m"))
+    with pytest.raises(StoreError, match="bytes free"), store.building(digest_json({}), {}) as work:
+        big = replace(run.sandbox, argv=("dd", "if=/dev/urandom", "of=/out/x", "bs=1M", "count=8"))
+        run_stage(run.engine, big, outputs=work.path, declared=("x",), log=run.log)
+    assert list(store.temporary.iterdir()) == []
+
+
+def test_full_disk_of_the_log(run: Run, small_disk: Callable[[str], Path]) -> None:
+    with (small_disk("1m") / "log").open("wb", buffering=0) as log, pytest.raises(OSError, match="No space left"):
+        run_stage(run.engine, replace(run.sandbox, argv=("yes",)), outputs=run.outputs, declared=(), log=log)
+
+
+# --- images -----------------------------------------------------------------------------------------------------
+
+
+def test_images_by_label(engine: Engine) -> None:
+    raw = busybox_tar()
+    for name in ("old", "new"):
+        engine.import_image([raw], f"tower-test-gc:{name}", labels={"tower.builder": name})
+    found = engine.find_image("tower-test-gc:new")
+    assert found is not None
+    assert found["Config"]["Labels"] == {"tower.builder": "new", "tower.checkout": engine.checkout}
+    assert engine.remove_images("tower.builder", keep=("tower-test-gc:new",)) == 1
+    assert engine.image_exists("tower-test-gc:new")
+    assert not engine.image_exists("tower-test-gc:old")
+    assert engine.remove_images("tower.builder") == 1
+    assert engine.find_image("tower-test-gc:new") is None
+
+
+def test_image_for_another_architecture(engine: Engine) -> None:
+    engine.import_image([busybox_tar()], "tower-test-gc:arm", labels={"tower.builder": "arm"}, architecture="aarch64")
+    found = engine.find_image("tower-test-gc:arm")
+    assert found is not None
+    assert image_architecture(found) == "arm64"
+    assert engine.remove_images("tower.builder") == 1
+
+
+def test_broken_image(engine: Engine) -> None:
+    with pytest.raises(SandboxError, match="importing image"):
+        engine.import_image([b"this is no tar archive" * 100], "tower-test-gc:broken")
+    assert not engine.image_exists("tower-test-gc:broken")
+
+
+def test_image_is_there(image: str, engine: Engine) -> None:
+    assert image == IMAGE
+    assert engine.image_exists(image)
+
+
+def test_stage_error_is_not_an_engine_error(run: Run) -> None:
+    with pytest.raises(StageError):
+        run("exit 1")
