@@ -151,6 +151,8 @@ def parse_records(text: str) -> tuple[LockedFile, ...]:
                 fields["Package"], fields["Version"], Digest(fields["SHA256"]), int(fields["Size"]), fields["Filename"]
             )
         except (KeyError, ValueError) as error:
-            raise LockError(f"{fields.get('Package', 'a package')}: apt's record lacks {error}", hint="run: ./ci/doit lock") from error
+            raise LockError(
+                f"{fields.get('Package', 'a package')}: apt's record lacks {error}", hint="run: ./ci/doit lock"
+            ) from error
         found.setdefault(row.name, row)
     return tuple(sorted(found.values()))

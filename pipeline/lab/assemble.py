@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from pipeline.canonical import Digest, JsonValue, digest_json, digest_tree
 from pipeline.channel import LockedFile
 from pipeline.errors import ConfigError
 from pipeline.lab.catalog import Catalog, Definition
+from pipeline.lab.code import code_digest
 from pipeline.lab.deb import Control
 from pipeline.lab.version import alpine_version
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +55,14 @@ class Job:
     def document(self, checkout: Path) -> JsonValue:
         """What the conversion's result depends on, as JSON."""
         definition = self.product.definition
+        sources = definition.sources if definition else {}
         return {
-            "code": code_digest(),
+            "code": code_digest("pipeline.lab.convert"),
             "name": self.product.name,
             "arch": self.product.arch,
             "debs": [[deb.name, deb.version, deb.sha256] for deb in self.product.debs],
             "folder": definition.digest if definition else "",
-            "sources": {place: digest_tree(checkout / source) for place, source in sorted(definition.sources.items())} if definition else {},
+            "sources": {place: digest_tree(checkout / source) for place, source in sorted(sources.items())},
             "fields": [self.version, self.description, self.commit, self.origin, self.url, self.maintainer],
             "depends": list(self.depends),
             "provides": list(self.provides),
@@ -74,14 +74,6 @@ class Job:
     def key(self, checkout: Path) -> Digest:
         """Names the conversion's result."""
         return digest_json(self.document(checkout))
-
-
-@cache
-def code_digest() -> Digest:
-    """Digest of the code that converts."""
-    here = Path(__file__).parent.parent
-    own = {f"lab/{path.name}": digest_tree(path) for path in sorted((here / "lab").glob("*.py"))}
-    return digest_json({**own, "apk": digest_tree(here / "apk"), "canonical": digest_tree(here / "canonical.py")})
 
 
 def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str], arch: str) -> list[Product]:
@@ -100,7 +92,9 @@ def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str],
         for deb in debs:
             # Kernels may share their files, and packages that each take a part of them.
             if owner.setdefault(deb.name, name) != name and definition.kernel is None and not definition.only:
-                raise ConfigError(f"packages/{name}: {deb.name} belongs to packages/{owner[deb.name]} already", hint="name it in one of them")
+                raise ConfigError(
+                    f"packages/{name}: {deb.name} belongs to packages/{owner[deb.name]} already", hint="name it in one of them"
+                )
         products.append(Product(name, arch, debs, definition))
     rename = _renames(catalog.names)
     for deb in sorted(by_name.values()):
@@ -154,7 +148,7 @@ def make_jobs(
     Raises ConfigError if a dependency has no answer among the products.
     """
     providers = _providers(products, controls)
-    return [_job(catalog, product, controls, providers, epoch, tools) for product in products]
+    return [_job(catalog, product, controls=controls, providers=providers, epoch=epoch, tools=tools) for product in products]
 
 
 def _providers(products: list[Product], controls: Mapping[str, Control]) -> dict[str, str]:
@@ -172,6 +166,7 @@ def _providers(products: list[Product], controls: Mapping[str, Control]) -> dict
 def _job(
     catalog: Catalog,
     product: Product,
+    *,
     controls: Mapping[str, Control],
     providers: Mapping[str, str],
     epoch: int,
@@ -189,7 +184,7 @@ def _job(
         for deb in product.debs:
             depends |= _mapped(controls[deb.name], catalog.standing, providers)
     provides = {f"{alias}={version}" for alias in product.aliases} | set(definition.provides if definition else ())
-    description = definition.description if definition else controls_summary(main)
+    description = definition.description if definition else _summary(main)
     return Job(
         product=product,
         version=version,
@@ -212,7 +207,7 @@ def _tools_of(definition: Definition | None, tools: Mapping[str, str]) -> str:
     return tools.get("loadkeys", "") if definition is not None and definition.keymaps is not None else ""
 
 
-def controls_summary(control: Control | None) -> str:
+def _summary(control: Control | None) -> str:
     """The first line of a Debian package's description."""
     return control.fields.get("Description", "").splitlines()[0].strip() if control and control.fields.get("Description") else ""
 

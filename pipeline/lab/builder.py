@@ -7,21 +7,20 @@ needs no network. Files of the lab's own tools are laid over the result; what di
 
 from __future__ import annotations
 
-
-import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline import proc
-from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json, digest_tree
+from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, digest_tree
 from pipeline.channel import LockedFile
 from pipeline.errors import ToolError
 from pipeline.lab.apt import DEB_ARCH
 from pipeline.lab.assemble import Product
+from pipeline.lab.code import code_digest
 from pipeline.lab.convert import lay_files
 from pipeline.lab.deb import open_verified, read_control
 from pipeline.lab.debcache import DebCache
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 LABEL = "tower.builder"
 _SECONDS = 1800
 _CHUNK = 1 << 20
-_OWN_CODE = ("apt", "builder", "catalog", "convert", "deb", "kernel", "tree")
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/lintian/*")
 # Made anew or copied from this machine in every run: names, logs, caches, backups of account files.
 _LEFT_OUT = (
@@ -73,7 +71,6 @@ class BuilderPlan:
 
     def key(self) -> Digest:
         """Names the builder's content before it is built."""
-        here = Path(__file__).parent
         folders: dict[str, JsonValue] = {}
         for product in self.overlays:
             definition = product.definition
@@ -85,7 +82,7 @@ class BuilderPlan:
             }
         return digest_json(
             {
-                "code": {name: digest_file(here / f"{name}.py") for name in _OWN_CODE},
+                "code": code_digest("pipeline.lab.builder"),
                 "channel": self.channel,
                 "arch": self.arch,
                 "suite": self.suite,

@@ -19,7 +19,8 @@ from pipeline.lab.apt import DEB_ARCH
 
 PACKAGES = Path(__file__).parent / "packages"
 _SCRIPTS = frozenset(
-    f".{kind}" for kind in ("pre-install", "post-install", "pre-upgrade", "post-upgrade", "pre-deinstall", "post-deinstall", "trigger")
+    f".{kind}"
+    for kind in ("pre-install", "post-install", "pre-upgrade", "post-upgrade", "pre-deinstall", "post-deinstall", "trigger")
 )
 
 

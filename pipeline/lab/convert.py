@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.apk.package import Policy, TarEntry, write_package
+from pipeline.apk.package import TarEntry, write_package
 from pipeline.apk.pkginfo import PkgInfo
 from pipeline.apk.writer import Source
 from pipeline.errors import ConfigError
@@ -28,7 +28,6 @@ from pipeline.lab.tree import Node, Tree, matcher
 
 _KINDS: Mapping[str, str] = {"file": "file", "dir": "dir", "link": "symlink"}
 _SPECIAL_BITS = 0o6000
-_GZIP_LEVEL = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +41,20 @@ class Converted:
 
 def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, output: Path) -> Converted:
     """Write the unsigned package of `job` to `output`; `debs` are the files of its Debian packages, in the job's order."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, tempfile.NamedTemporaryFile(dir=scratch, delete=False) as out:
-        try:
-            tree = Tree(Path(folder))
-            lay_files(tree, job.product, debs, job.drop, checkout)
-            found = scan(tree, job.product.arch, job.version)
-            nodes = tree.finish()
-            definition = job.product.definition
-            info = _info(job, found, definition)
-            scripts = definition.scripts() if definition else {}
-            # Debian ships device nodes in no package; setuid programs it does, and they are meant.
-            write_package(out, info, scripts, _entries(tree, nodes), epoch=job.epoch, level=_GZIP_LEVEL, policy=Policy())
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        tree = Tree(Path(folder) / "files")
+        tree.folder.mkdir()
+        lay_files(tree, job.product, debs, job.drop, checkout)
+        found = scan(tree, job.product.arch, job.version)
+        nodes = tree.finish()
+        definition = job.product.definition
+        scripts = definition.scripts() if definition else {}
+        made = Path(folder) / "made.apk"
+        with made.open("wb") as out:
+            write_package(out, _info(job, found, definition), scripts, _entries(tree, nodes), epoch=job.epoch)
             out.flush()
             os.fsync(out.fileno())
-            Path(out.name).chmod(0o644)
-            Path(out.name).replace(output)
-        except BaseException:
-            Path(out.name).unlink(missing_ok=True)
-            raise
+        made.replace(output)
     special = tuple(f"{node.mode:04o} {node.path}" for node in nodes if node.kind == "file" and node.mode & _SPECIAL_BITS)
     return Converted(job.product.name, special)
 
@@ -118,6 +113,11 @@ def lay_files(tree: Tree, product: Product, debs: tuple[Path, ...], drop: tuple[
     _set_modes(tree, definition)
 
 
+def _nothing(definition: Definition, key: str, path: str) -> ConfigError:
+    file = f"packages/{definition.name}/package.toml"
+    return ConfigError(f"{file}: {key}: nothing is called {path!r}", hint="look at what is in its Debian packages")
+
+
 def _drop(tree: Tree, patterns: tuple[str, ...], keep: tuple[str, ...], only: tuple[str, ...]) -> None:
     dropped, kept, wanted = matcher(patterns), matcher(keep), matcher(only or ("**",))
     for path in list(tree.nodes):
@@ -131,7 +131,9 @@ def _move(tree: Tree, definition: Definition) -> None:
         found = [path for path, node in tree.nodes.items() if node.kind != "dir" and matcher((source,)).fullmatch(path)]
         below = [path for path, node in tree.nodes.items() if node.kind != "dir" and path.startswith(f"{source}/")]
         if not found and not below:
-            raise ConfigError(f"packages/{definition.name}/package.toml: move: nothing is called {source!r}", hint="look at the package's files")
+            raise ConfigError(
+                f"packages/{definition.name}/package.toml: move: nothing is called {source!r}", hint="look at the package's files"
+            )
         for path in found:
             tree.rename(path, target + PurePosixPath(path).name if target.endswith("/") else target)
         for path in below:
@@ -142,7 +144,9 @@ def _join(tree: Tree, definition: Definition, place: str, pattern: str) -> None:
     """Lay `place` as all files that match `pattern`, one after the other."""
     paths = [node.path for node in tree.files() if fnmatch.fnmatchcase(node.path, pattern)]
     if not paths:
-        raise ConfigError(f"packages/{definition.name}/package.toml: join: nothing is called {pattern!r}", hint="look at the package's files")
+        raise ConfigError(
+            f"packages/{definition.name}/package.toml: join: nothing is called {pattern!r}", hint="look at the package's files"
+        )
     with tempfile.TemporaryFile() as joined:
         for path in paths:
             content = tree.content(path).read_bytes()
@@ -154,7 +158,7 @@ def _join(tree: Tree, definition: Definition, place: str, pattern: str) -> None:
 def _lay(tree: Tree, source: Path, place: str) -> None:
     """Lay a file or folder of the checkout; of modes only the execute bit counts, as in git."""
     if source.is_symlink():
-        tree.add(Node(place, "link", 0o777, target=os.readlink(source)))
+        tree.add(Node(place, "link", 0o777, target=str(source.readlink())))
     elif source.is_dir():
         for item in sorted(source.iterdir()):
             if item.name != "__pycache__" and not item.name.endswith((".pyc", "~", ".swp")):
@@ -173,5 +177,8 @@ def _set_modes(tree: Tree, definition: Definition) -> None:
     for row in definition.modes:
         node = tree.nodes.get(row.path)
         if node is None:
-            raise ConfigError(f"packages/{definition.name}/package.toml: modes: nothing is called {row.path!r}", hint="look at the package's files")
+            raise ConfigError(
+                f"packages/{definition.name}/package.toml: modes: nothing is called {row.path!r}",
+                hint="look at the package's files",
+            )
         tree.nodes[row.path] = Node(node.path, node.kind, row.mode, row.owner, row.group, node.target)

@@ -99,7 +99,7 @@ def unpack(stream: IO[bytes], name: str, tree: Tree) -> None:
             elif info.isreg():
                 content = archive.extractfile(info)
                 assert content is not None  # noqa: S101 - a regular member has content
-                tree.add_file(Node(path, "file", mode, info.uid, info.gid), cast("IO[bytes]", content))
+                tree.add_file(Node(path, "file", mode, info.uid, info.gid), content)
             else:
                 raise FormatError(f"{where}: neither a file, a folder nor a link")
 

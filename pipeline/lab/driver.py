@@ -13,13 +13,15 @@ from typing import IO, TYPE_CHECKING
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, digest_tree
 from pipeline.channel import Channel, Lock, LockedFile, Progress
 from pipeline.config import Problems, table_of
-from pipeline.errors import VerifyError
+from pipeline.errors import LockError, VerifyError
 from pipeline.lab.apt import Apt, Suite
-from pipeline.lab.assemble import claimed, code_digest, select
-from pipeline.lab.catalog import Catalog, read_catalog
+from pipeline.lab.assemble import claimed, select
+from pipeline.lab.catalog import Catalog, Definition, read_catalog
+from pipeline.lab.code import code_digest
 from pipeline.lab.debcache import DebCache
 from pipeline.lab.mirror import find_mirror
 from pipeline.lab.signing import LabKey, lab_key
+from pipeline.lab.wheels import WheelCache, WheelSet
 from pipeline.paths import Paths
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ def read_settings(channel: Channel) -> LabSettings:
     return found
 
 
+def _asked(definition: Definition) -> JsonValue:
+    """What of a folder decides which Debian packages are needed."""
+    return [list(definition.debs), list(definition.arch), list(definition.depends), list(definition.stands_for)]
+
+
 class LabDriver:
     """Implements `pipeline.channel.ChannelDriver`."""
 
@@ -79,7 +86,7 @@ class LabDriver:
 
     @cached_property
     def key(self) -> LabKey:
-        """This checkout's signing key."""
+        """The checkout's signing key."""
         return lab_key(self.home / "keys")
 
     @property
@@ -97,18 +104,15 @@ class LabDriver:
     def lock_key(self) -> Digest:
         """Digest of worlds, tables and settings."""
         catalog = self.catalog
-        folders = {
-            name: [list(item.debs), list(item.arch), list(item.depends), list(item.stands_for)] for name, item in catalog.folders.items()
-        }
         return digest_json(
             {
-                "worlds": {arch: sorted(names) for arch, names in self.worlds.items()},
-                "folders": {name: [list(part) for part in parts] for name, parts in folders.items()},
+                "worlds": {arch: list[JsonValue](sorted(names)) for arch, names in self.worlds.items()},
+                "folders": {name: _asked(item) for name, item in catalog.folders.items()},
                 "names": {name: list(debs) for name, debs in catalog.names.items()},
                 "ignored": list(catalog.ignored),
                 "suite": [self.settings.suite, *self.settings.components],
                 "builder": [self.channel.builder_arch, *self.settings.builder],
-                "wheels": [self.settings.python, digest_tree(self.requirements)] if self.requirements.is_file() else [],
+                "wheels": {arch: self._wheel_set(arch).key for arch in self.channel.architectures},
             }
         )
 
@@ -126,6 +130,7 @@ class LabDriver:
             made_from=self.lock_key(),
             packages=packages,
             builder=builder,
+            wheels={arch: self._wheels.resolve(self._wheel_set(arch), progress) for arch in self.channel.architectures},
             notes={"suite": self.settings.suite},
         )
 
@@ -152,10 +157,18 @@ class LabDriver:
         )
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
-        """Bring the Debian packages of all architectures and of the builder."""
+        """Bring the Debian packages of all architectures and of the builder, and the wheels."""
         wanted = [*lock.builder, *(deb for packages in lock.packages.values() for deb in packages)]
         if self.debs.missing(wanted):
             self.debs.fetch(wanted, find_mirror(self.settings.mirror), progress)
+        for arch, wheels in lock.wheels.items():
+            found = (
+                wheels
+                if all(self._wheels.is_whole(wheel) for wheel in wheels)
+                else self._wheels.resolve(self._wheel_set(arch), progress)
+            )
+            if found != wheels:
+                raise LockError(f"wheels for {arch}: not those of the lock", hint="run: ./ci/doit lock")
 
     # --- repository -----------------------------------------------------------------------------------------
 
@@ -163,11 +176,11 @@ class LabDriver:
         """Code, tables, locked packages, world, epoch and public key."""
         sources = sorted({source for item in self.catalog.folders.values() for source in item.sources.values()})
         return {
-            "code": code_digest(),
+            "code": code_digest("pipeline.lab.repository"),
             "tables": self.catalog.digest,
             "sources": {source: digest_tree(self.paths.checkout / source) for source in sources},
             "packages": [[deb.name, deb.version, deb.sha256] for deb in lock.packages[arch]],
-            "world": sorted(self.worlds[arch]),
+            "world": list[JsonValue](sorted(self.worlds[arch])),
             "branch": self.channel.branch,
             "epoch": self.channel.epoch,
             "key": digest_bytes(self.key.public_pem()),
@@ -193,7 +206,7 @@ class LabDriver:
             raise
         description = f"lab {self.settings.suite} {lock.digest[:12]}"
         folder = output / self.channel.branch / _REPOSITORY / arch
-        write_repository(jobs, unsigned, folder, self.key.signer(), self.channel.epoch, description)
+        write_repository(jobs, unsigned, folder, signer=self.key.signer(), epoch=self.channel.epoch, description=description)
 
     def _workshop(self) -> Workshop:
         from pipeline.lab.repository import Workshop
@@ -236,6 +249,28 @@ class LabDriver:
             checkout=self.paths.checkout,
         )
 
+    # --- wheels ---------------------------------------------------------------------------------------------
+
+    @property
+    def requirements(self) -> Path:
+        """What the runtime needs of Python, by hash."""
+        return self.paths.checkout / "runtime" / "requirements.lock"
+
+    @cached_property
+    def _wheels(self) -> WheelCache:
+        return WheelCache(self.paths.cache / "wheels")
+
+    def _wheel_set(self, arch: str) -> WheelSet:
+        return WheelSet(self.requirements, self.settings.python, arch)
+
+    def wheels_key(self, lock: Lock, arch: str) -> JsonValue:
+        """The locked wheels."""
+        return [[wheel.location, wheel.sha256] for wheel in lock.wheels[arch]]
+
+    def wheels(self, lock: Lock, arch: str, output: Path) -> None:
+        """Copy them out of the cache."""
+        self._wheels.copy(lock.wheels[arch], output)
+
     # --- keys -----------------------------------------------------------------------------------------------
 
     def keys(self) -> Mapping[str, bytes]:
@@ -249,8 +284,3 @@ class LabDriver:
     def aports(self) -> Path:
         """The lab's stand-in for Alpine's aports."""
         return self.paths.checkout / "pipeline" / "lab" / "aports"
-
-    @property
-    def requirements(self) -> Path:
-        """What the runtime needs of Python, with hashes."""
-        return self.paths.checkout / "runtime" / "requirements.lock"

@@ -28,7 +28,9 @@ def lay_kernel(tree: Tree, kernel: Kernel) -> None:
     """Reshape a tree that holds one Debian kernel."""
     releases = {path[len(_MODULES) :].split("/")[0] for path in tree.nodes if path.startswith(_MODULES)}
     if len(releases) != 1:
-        raise ConfigError(f"kernel {kernel.flavor}: modules of {sorted(releases)}, expected of one kernel", hint="look at its `from`")
+        raise ConfigError(
+            f"kernel {kernel.flavor}: modules of {sorted(releases)}, expected of one kernel", hint="look at its `from`"
+        )
     (release,) = releases
     tree.rename(f"boot/vmlinuz-{release}", f"boot/vmlinuz-{kernel.flavor}")
     tree.rename(f"boot/config-{release}", f"boot/config-{release}-{kernel.flavor}")

@@ -61,10 +61,9 @@ def parse_deb822(text: str) -> Iterator[Source]:
                 fields[last] = value.strip()
         if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false", "0"):
             continue
+        suites, components = (tuple(fields.get(key, "").split()) for key in ("suites", "components"))
         for uri in fields.get("uris", "").split():
-            yield Source(
-                uri, tuple(fields.get("suites", "").split()), tuple(fields.get("components", "").split()), fields.get("signed-by", "")
-            )
+            yield Source(uri, suites, components, fields.get("signed-by", ""))
 
 
 def read_sources(etc: Path) -> Iterator[Source]:

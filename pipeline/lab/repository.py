@@ -7,6 +7,7 @@ and done for every repository anew.
 
 from __future__ import annotations
 
+import glob
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ from pipeline.locks import locked
 
 Log = Callable[[str], None]
 _MAX_PROCESSES = 8
+_KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,12 @@ def _control(shop: Workshop, deb: LockedFile) -> Control:
 def convert_all(shop: Workshop, jobs: list[Job], log: Log) -> dict[str, Path]:
     """The unsigned package of every job, by name; what is not there yet is made, several at a time."""
     shop.converted.mkdir(parents=True, exist_ok=True)
-    places = {job.product.name: shop.converted / f"{job.key(shop.checkout)}.apk" for job in jobs}
+    places = {job.product.name: _place(shop, job) for job in jobs}
     with locked(shop.converted / "guard"):
         # Large ones first, so that no process is left with a kernel at the end.
         missing = sorted(
-            (job for job in jobs if not places[job.product.name].exists()), key=lambda job: -sum(deb.size for deb in job.product.debs)
+            (job for job in jobs if not places[job.product.name].exists()),
+            key=lambda job: -sum(deb.size for deb in job.product.debs),
         )
         for stale in shop.converted.glob("tmp*"):
             _remove(stale)
@@ -83,7 +86,22 @@ def convert_all(shop: Workshop, jobs: list[Job], log: Log) -> dict[str, Path]:
             log(f"converted {done.name}")
             for item in done.special:
                 log(f"  special mode {item}")
+        _forget_old(places.values())
     return places
+
+
+def _place(shop: Workshop, job: Job) -> Path:
+    return shop.converted / f"{job.product.name}.{job.product.arch}.{job.key(shop.checkout)}.apk"
+
+
+def _forget_old(places: Iterable[Path]) -> None:
+    """Of every package the conversions that were used last are kept, so that going back and forth is quick."""
+    for place in places:
+        place.touch()
+        prefix = place.name.removesuffix(".apk").rpartition(".")[0]
+        found = place.parent.glob(f"{glob.escape(prefix)}.{'[0-9a-f]' * 64}.apk")
+        for old in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)[_KEPT:]:
+            old.unlink()
 
 
 def _remove(path: Path) -> None:
@@ -117,7 +135,9 @@ def _convert_in_parallel(shop: Workshop, jobs: list[Job], places: dict[str, Path
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def write_repository(jobs: list[Job], unsigned: dict[str, Path], folder: Path, signer: Signer, epoch: int, description: str) -> None:
+def write_repository(
+    jobs: list[Job], unsigned: dict[str, Path], folder: Path, *, signer: Signer, epoch: int, description: str
+) -> None:
     """Sign all packages into `folder` and write the signed index over them."""
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
@@ -74,13 +75,18 @@ def _read_elf(path: Path, arch: str) -> _Elf | None:
             soname, needed = "", []
             for tag in dynamic.iter_tags():
                 if tag.entry.d_tag == "DT_NEEDED":
-                    needed.append(str(tag.needed))
+                    needed.append(_text(tag))
                 elif tag.entry.d_tag == "DT_SONAME":
-                    soname = str(tag.soname)
+                    soname = _text(tag)
         except (ELFError, ValueError, KeyError, UnicodeDecodeError, AttributeError):
             # A damaged or odd object is data: it neither gives nor needs anything.
             return None
     return _Elf(soname, tuple(needed))
+
+
+def _text(tag: Any) -> str:
+    """The string of a DT_NEEDED or DT_SONAME entry; pyelftools sets the attribute by the entry's type."""
+    return str(tag.needed if tag.entry.d_tag == "DT_NEEDED" else tag.soname)
 
 
 def _library_version(name: str) -> str:
@@ -110,8 +116,5 @@ def _read_pc(path: Path) -> tuple[str, set[str]]:
 
 def _commands(tree: Tree) -> list[str]:
     """Programs in the command folders: executable files, and links (alternatives end outside the package)."""
-    return [
-        node.path
-        for node in tree.nodes.values()
-        if str(PurePosixPath(node.path).parent) in _COMMANDS and (node.kind == "link" or (node.kind == "file" and node.mode & 0o111))
-    ]
+    inside = [node for node in tree.nodes.values() if str(PurePosixPath(node.path).parent) in _COMMANDS]
+    return [node.path for node in inside if node.kind == "link" or (node.kind == "file" and node.mode & 0o111)]

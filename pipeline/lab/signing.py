@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +59,6 @@ def _make(folder: Path) -> LabKey:
         private, public = generate_key(Path(scratch), "lab", _BITS)
         name = f"lab-{hashlib.sha256(public.read_bytes()).hexdigest()[:8]}.rsa"
         # The private key last: it is what `_find` looks for.
-        os.replace(public, folder / f"{name}.pub")
-        os.replace(private, folder / name)
+        public.replace(folder / f"{name}.pub")
+        private.replace(folder / name)
     return LabKey(f"{name}.pub", folder / name, folder / f"{name}.pub")

@@ -7,7 +7,6 @@ that devices have (`bin/x` is `usr/bin/x`).
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -100,7 +99,7 @@ class Tree:
         """Move one file or link."""
         node = self.nodes[source]
         if node.kind == "file":
-            os.replace(self.content(source), self._place(path))
+            self.content(source).replace(self._place(path))
         del self.nodes[source]
         self.nodes[path] = replace(node, path=path)
 
@@ -121,7 +120,7 @@ class Tree:
 
 def _keeps(path: str) -> bool:
     """Folders that are of use although they are empty: state and mount points outside /usr."""
-    return path.split("/")[0] not in ("usr",)
+    return path.partition("/")[0] != "usr"
 
 
 def matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
