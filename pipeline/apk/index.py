@@ -11,6 +11,7 @@ import io
 from pipeline.apk import version as versions
 from pipeline.apk.gzipstream import RawSource
 from pipeline.apk.head import DEFAULT_LIMITS, read_head
+from pipeline.apk.hostile import DEFAULT_POLICY
 from pipeline.apk.package import read_package
 from pipeline.apk.pkginfo import is_name
 from pipeline.apk.record import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from pipeline.apk.hostile import Policy
+    from pipeline.apk.package import Package
     from pipeline.apk.signature import Signature, Signer, Verifier
 
 
@@ -193,18 +196,22 @@ def write_index(out: BinaryIO, description: str, entries: Iterable[IndexEntry], 
     out.write(member)
 
 
-def entry_of(path: Path, verifier: Verifier | None = None, *, arch: str = "") -> IndexEntry:
-    """The index entry of a package file, all of which is read and checked.
+def package_entry(package: Package, size: int, *, arch: str = "") -> IndexEntry:
+    """The index entry of a package whose file has `size` bytes.
 
     `arch` is the repository's: apk looks for a package in the folder of the architecture that the index names,
-    so a package for every architecture (`noarch`) is listed with it.
+    so a package for every architecture (`noarch`) must be listed with it to be found.
     """
+    info = package.info
+    if arch and info.arch not in (arch, "noarch"):
+        raise FormatError(f"{package.file_name}: is for {info.arch}, the repository for {arch}")
+    values = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__}
+    values |= {"checksum": package.checksum, "size": size, "installed_size": info.size, "arch": arch or info.arch}
+    return IndexEntry(**values)
+
+
+def entry_of(path: Path, verifier: Verifier | None = None, *, arch: str = "", policy: Policy = DEFAULT_POLICY) -> IndexEntry:
+    """The index entry of a package file, all of which is read and checked; for `arch` see `package_entry`."""
     with path.open("rb") as stream:
         package = read_package(stream, verifier, name=path.name)
-        size = package.verify_data()
-    info = package.info
-    values = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__}
-    values |= {"checksum": package.checksum, "size": size, "installed_size": info.size}
-    if arch and info.arch not in (arch, "noarch"):
-        raise FormatError(f"{path.name}: is for {info.arch}, the repository for {arch}")
-    return IndexEntry(**(values | {"arch": arch or info.arch}))
+        return package_entry(package, package.verify_data(policy), arch=arch)

@@ -134,7 +134,7 @@ def read_package(stream: BinaryIO, verifier: Verifier | None, *, name: str = "")
     return Package(stream, source, head)
 
 
-def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str = "") -> None:
+def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str = "", policy: Policy = DEFAULT_POLICY) -> None:
     """Copy the package in `stream` (seekable) to `out` with a signature in front; one that it had is left out.
 
     The data is verified before anything is written.
@@ -142,7 +142,9 @@ def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str =
     source = RawSource(stream, name or str(getattr(stream, "name", "package")))
     head = read_head(source, None, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
     package = Package(stream, source, head)
-    package.verify_data()
+    if not stream.seekable():
+        raise FormatError(f"{source.name}: only a file that can be read twice can be signed")
+    package.verify_data(policy)
     out.write(signature_member(head.raw, signer, package.info.builddate))
     out.write(head.raw)
     while data := stream.read(_CHUNK):

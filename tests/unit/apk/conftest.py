@@ -6,9 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.apk.package import read_package
 from pipeline.apk.signature import KeyRing, Signer, generate_key
+
+# A busy machine is no reason to fail.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,13 @@ NAME = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters="
 PATH = st.lists(NAME, min_size=1, max_size=5).map("/".join)
 
 
+class NamedPipe(io.BytesIO):
+    """A stream that can be read once."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def written(
     entries: list[tuple[TarEntry, Source]], signer: Signer | None = None, scripts: dict[str, bytes] | None = None
 ) -> bytes:
@@ -128,6 +135,8 @@ def test_sign_later(ring: KeyRing, signer: Signer, tmp_path: Path) -> None:
     )
     with pytest.raises(VerifyError, match=r"no signature by a trusted key holds; signed by other\.rsa\.pub"):
         read_package(io.BytesIO(out.getvalue()), ring)
+    with pytest.raises(FormatError, match="read twice"), NamedPipe(bare) as pipe:
+        sign_package(pipe, io.BytesIO(), signer)
     with pytest.raises(FormatError, match="truncated"):
         sign_package(io.BytesIO(bare[:-5]), io.BytesIO(), signer)
 
