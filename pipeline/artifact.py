@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -82,29 +82,29 @@ def is_key(name: str) -> bool:
     return len(name) == 64 and _HEX.issuperset(name)
 
 
-def walk_files(root: Path) -> Iterator[str]:
-    """The relative paths of the regular files below `root`, sorted. Raises StoreError for links and special files."""
-    found: list[str] = []
-    for folder, names, files in os.walk(root):
-        base = Path(folder)
-        for name in [*names, *files]:
-            path = base / name
-            mode = path.lstat().st_mode
-            if stat.S_ISREG(mode):
-                found.append(path.relative_to(root).as_posix())
-            elif not stat.S_ISDIR(mode):
-                raise StoreError(
-                    f"{path.relative_to(root)}: an artifact holds regular files and folders only",
-                    hint="put links and devices into a tar",
-                )
-    return iter(sorted(found, key=str.encode))
+def stat_files(root: Path) -> dict[str, os.stat_result]:
+    """The regular files below `root` by relative path, sorted. Raises StoreError for links and special files."""
+    found: dict[str, os.stat_result] = {}
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(name)
+                elif entry.is_file(follow_symlinks=False):
+                    found[name] = entry.stat(follow_symlinks=False)
+                else:
+                    hint = "put links and devices into a tar"
+                    raise StoreError(f"{name}: an artifact holds regular files and folders only", hint=hint)
+    return {name: found[name] for name in sorted(found, key=os.fsencode)}
 
 
 def hash_files(root: Path, known: Mapping[str, FileRecord]) -> dict[str, FileRecord]:
     """The record of every file below `root`; those that `known` names with the right size are not read again."""
     outputs: dict[str, FileRecord] = {}
-    for name in walk_files(root):
-        info = (root / name).stat()
+    for name, info in stat_files(root).items():
         record = known.get(name)
         if record is None or record.size != info.st_size:
             record = FileRecord(digest_file(root / name), info.st_size, bool(info.st_mode & stat.S_IXUSR))
@@ -152,10 +152,10 @@ def _read(path: Path) -> bytes:
 
 def fingerprint(folder: Path) -> dict[str, JsonValue]:
     """What the file system says about the artifact in `folder`, which any change of a file also changes."""
-    rows: dict[str, JsonValue] = {}
-    for name in walk_files(folder / FILES):
-        info = (folder / FILES / name).stat()
-        rows[name] = [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_mode]
+    rows: dict[str, JsonValue] = {
+        name: [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_mode]
+        for name, info in stat_files(folder / FILES).items()
+    }
     return {"record": digest_bytes(_read(folder / RECORD)), "files": rows}
 
 

@@ -62,7 +62,7 @@ def collect(
     for row in rows:
         if row.key in keep or (row.used >= oldest and total <= max_bytes):
             continue
-        if dry_run or _remove(store, row.key):
+        if dry_run or remove(store, row.key):
             removed.append(row.key)
             freed += row.size
             total -= row.size
@@ -71,8 +71,8 @@ def collect(
     return Collected(tuple(removed), freed, total, in_use)
 
 
-def _remove(store: Store, key: Digest) -> bool:
-    """Remove one artifact unless somebody builds or uses it."""
+def remove(store: Store, key: Digest) -> bool:
+    """Remove one artifact, unless somebody builds or uses it; whether it was removed."""
     building = try_lock(store.lock_path(key))
     if building is None:
         return False

@@ -32,7 +32,7 @@ from pipeline.artifact import (
     hash_files,
     is_key,
     record_json,
-    walk_files,
+    stat_files,
 )
 from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes
 from pipeline.errors import StoreError
@@ -114,6 +114,7 @@ class Store:
     def _check(self, key: Digest, *, full: bool) -> Artifact:
         folder = self.folder(key)
         artifact, hashed = check(folder, key, full=full)
+        self._pin(key)
         if hashed:
             with suppress(OSError):  # a store that may only be read still answers
                 _write(folder / STAT, canonical_json(fingerprint(folder)), sync=False)
@@ -207,9 +208,8 @@ class Store:
     def _commit(self, work: Work, seconds: float, known: Mapping[str, FileRecord]) -> Artifact:
         seconds = round(seconds, 3)
         with _translated(self.root):
-            for name in walk_files(work.path):
-                path = work.path / name
-                path.chmod(0o555 if path.stat().st_mode & 0o100 else 0o444)
+            for name, info in stat_files(work.path).items():
+                (work.path / name).chmod(0o555 if info.st_mode & 0o100 else 0o444)
             outputs = hash_files(work.path, known)
             place = work.path.parent
             place.chmod(0o755)
