@@ -98,7 +98,18 @@ def stat_files(root: Path) -> dict[str, os.stat_result]:
                 else:
                     hint = "put links and devices into a tar"
                     raise StoreError(f"{name}: an artifact holds regular files and folders only", hint=hint)
-    return {name: found[name] for name in sorted(found, key=os.fsencode)}
+    odd = next((name for name in found if not _is_text(name)), None)
+    if odd is not None:
+        raise StoreError(f"{os.fsencode(odd)!r}: the name of a file in an artifact must be UTF-8")
+    return {name: found[name] for name in sorted(found, key=str.encode)}
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def hash_files(root: Path, known: Mapping[str, FileRecord]) -> dict[str, FileRecord]:

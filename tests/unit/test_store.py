@@ -139,6 +139,13 @@ def test_only_files_and_folders(store: Store) -> None:
             work.commit(1)
 
 
+def test_only_names_that_are_text(store: Store) -> None:
+    with store.building(*key_of("a")) as work:
+        Path(os.fsdecode(bytes(work.path) + b"/\xff")).touch()
+        with pytest.raises(StoreError, match="must be UTF-8"):
+            work.commit(1)
+
+
 def test_known_records_are_taken(store: Store) -> None:
     made = build(store, "a", x=b"1")
     with store.building(*key_of("b")) as work:

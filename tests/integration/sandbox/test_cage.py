@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,22 @@ def test_image_of_another_architecture(run: Run) -> None:
         run("true", architecture="aarch64")
     with pytest.raises(SandboxError, match="not an architecture"):
         run("true", architecture="vax")
+
+
+def test_two_at_once(run: Run, tmp_path: Path) -> None:
+    """Threads share an engine: each stage gets its own inputs, outputs and log."""
+    runs = [replace(run, outputs=tmp_path / f"out{number}") for number in range(3)]
+
+    def work(number: int) -> None:
+        runs[number]("cat /in/a/x | tee /out/x", inputs=(Input("/in/a", {"x": b"%d\n" % number}),))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.said for one in runs] == ["0\n", "1\n", "2\n"]
+    assert [(one.outputs / "x").read_text() for one in runs] == ["0\n", "1\n", "2\n"]
 
 
 def test_same_input_same_view(run: Run, tmp_path: Path) -> None:
