@@ -60,36 +60,32 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _describe(path: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """What there is to say of a package, and of each of its files."""
+    with path.open("rb") as stream:
+        package = read_package(stream, None, name=str(path))
+        files: list[dict[str, object]] = [
+            {"path": entry.name, "kind": entry.kind, "mode": f"{entry.mode:04o}", "size": entry.size}
+            for entry, _content in package.iter_data()
+        ]
+    row: dict[str, object] = {name: getattr(package.info, name) for name in type(package.info).__slots__}
+    row |= {"file": str(path), "file_size": package.size, "checksum": package.checksum, "scripts": sorted(package.scripts)}
+    row["signatures"] = [f"{item.algorithm}:{item.key_name}" for item in package.signatures]
+    return row, files
+
+
 def _info(options: argparse.Namespace) -> int:
-    rows = []
-    for path in options.file:
-        with path.open("rb") as stream:
-            package = read_package(stream, None, name=str(path))
-            files = [
-                {"path": entry.name, "kind": entry.kind, "mode": f"{entry.mode:04o}", "size": entry.size}
-                for entry, _content in package.iter_data()
-            ]
-        row: dict[str, object] = {name: getattr(package.info, name) for name in type(package.info).__slots__}
-        row |= {"file": str(path), "file_size": package.size, "checksum": package.checksum, "scripts": sorted(package.scripts)}
-        row |= {"signatures": [f"{item.algorithm}:{item.key_name}" for item in package.signatures], "files": files}
-        rows.append(row)
+    described = [_describe(path) for path in options.file]
     if options.json:
-        json.dump(rows, sys.stdout, indent=1, ensure_ascii=False)
+        json.dump([row | {"files": files} for row, files in described], sys.stdout, indent=1, ensure_ascii=False)
         print()
         return 0
-    for row in rows:
+    for row, files in described:
         for key, value in row.items():
-            if key == "files":
-                print("files:", *(f"  {item['mode']} {item['size']:>9} {item['path']}" for item in files_of(row)), sep="\n")
-            elif value not in ("", (), [], None):
+            if value not in ("", (), [], None):
                 print(f"{key}: {' '.join(value) if isinstance(value, (list, tuple)) else value}")
+        print("files:", *(f"  {item['mode']} {item['size']:>9} {item['path']}" for item in files), sep="\n")
     return 0
-
-
-def files_of(row: dict[str, object]) -> list[dict[str, object]]:
-    """The files in a row of `info`."""
-    files = row["files"]
-    return files if isinstance(files, list) else []
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -156,7 +156,9 @@ def satisfies(version: str, op: str, wanted: str) -> bool:
     """Whether `version` fulfils a dependency with operator `op` on `wanted`.
 
     With `><` both are package checksums (`Q1...`), not versions. A version that is not valid satisfies
-    only `=`, `<=` and `>=` of the same text. Raises FormatError for an unknown operator.
+    only `=`, `<=` and `>=` of the same text. `~` is apk's documented rule (`wanted` begins the version);
+    apk-tools 2.14 itself also takes what parts from it by another kind of token (1.2-r1 for `~1.2.3`).
+    Raises FormatError for an unknown operator.
     """
     if op == "><":
         return version == wanted
