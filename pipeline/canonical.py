@@ -71,7 +71,7 @@ def tree_entries(root: Path) -> list[list[JsonValue]]:
 def _entry(path: Path, name: str) -> list[JsonValue]:
     info = path.lstat()
     if stat.S_ISLNK(info.st_mode):
-        return [name, "link", False, os.readlink(path)]
+        return [name, "link", False, str(path.readlink())]
     if not stat.S_ISREG(info.st_mode):
         raise ValueError(f"{path}: neither a file, a folder nor a symbolic link")
     return [name, "file", bool(info.st_mode & stat.S_IXUSR), digest_file(path)]

@@ -85,7 +85,7 @@ def differences(old: Snapshot, new: Snapshot, inputs: Mapping[str, str]) -> list
                 if before.get(name) != after.get(name):
                     lines.append(f"input {name}: {_verb(name in before, name in after)} ({inputs.get(name, 'no longer used')})")
         else:
-            lines.extend(_changed_values(part, before, after))
+            lines.extend(_shortened(_changed_values(part, before, after), part))
     return lines
 
 
@@ -122,11 +122,11 @@ def _changed_values(where: str, before: Any, after: Any) -> list[str]:
             was, now = before.get(name, _MISSING), after.get(name, _MISSING)
             if was != now:
                 lines.extend(_changed_values(f"{where}: {name}", was, now))
-        return _shortened(lines, where)
+        return lines
     if isinstance(before, list) and isinstance(after, list):
         gone, new = [item for item in before if item not in after], [item for item in after if item not in before]
         lines = [f"{where}: {_short(item)} is new" for item in new] + [f"{where}: {_short(item)} is gone" for item in gone]
-        return _shortened(lines, where) or [f"{where}: the order changed"]
+        return lines or [f"{where}: the order changed"]
     if before is _MISSING or after is _MISSING:
         return [f"{where}: {'is new' if before is _MISSING else 'is gone'}"]
     return [f"{where}: {_short(before)} -> {_short(after)}"]

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import publish
+from pipeline.errors import StageError
+from pipeline.factory import Factory
+from pipeline.paths import Paths
+from pipeline.plan import Image
+from tests.unit.small import Driver, make_checkout, make_factory, put, write
+
+PACKAGES = json.dumps([{"name": name, "version": "1", "arch": "x", "checksum": f"Q1{name}"} for name in ("b", "a")])
+NAME = "host-1.2-lab-pc.img.zst"
+OUTPUTS = {"image.img.zst": "packed", "image.bmap": "<bmap/>", "packages.json": PACKAGES}
+
+
+def opened(paths: Paths, outputs: dict[str, str] | None = None) -> Factory:
+    """A factory in which the image for the PC is built."""
+    factory = make_factory(paths, Driver())
+    for name in ("channel:repository:x86_64", "channel:keys"):
+        factory.need_by_name(name)
+    put(factory, "stage:root:pc", {"root.tar": "root"})
+    put(factory, "stage:pack:pc", outputs or OUTPUTS)
+    return factory
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Factory:
+    return opened(make_checkout(tmp_path))
+
+
+def image_of(factory: Factory) -> Image:
+    (image,) = (image for image in factory.plan.images if image.target == "pc")
+    return image
+
+
+def is_published(factory: Factory) -> bool:
+    image = image_of(factory)
+    artifact = factory.find(factory.plan.nodes[image.final])
+    assert artifact is not None
+    return publish.is_published(factory, image, artifact)
+
+
+def test_image_and_all_beside_it(factory: Factory) -> None:
+    assert not is_published(factory)
+    place = publish.publish(factory, image_of(factory))
+    dist = factory.paths.checkout / "dist"
+    assert place == dist / NAME
+    assert place.read_text() == "packed"
+    assert (dist / f"{NAME}.bmap").read_text() == "<bmap/>"
+    for line in (dist / f"{NAME}.sha256").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((dist / name).read_bytes()).hexdigest() == digest
+    assert sorted(path.name for path in dist.iterdir()) == [
+        ".keep",
+        *(f"{NAME}{end}" for end in ("", ".bmap", ".manifest.json", ".sha256")),
+    ]
+    assert is_published(factory)
+    assert is_published(opened(factory.paths))
+
+
+def test_the_manifest(factory: Factory) -> None:
+    publish.publish(factory, image_of(factory))
+    text = (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text()
+    found = json.loads(text)
+    assert [row["name"] for row in found["packages"]] == ["a", "b"]
+    assert found["files"][NAME] == {"sha256": hashlib.sha256(b"packed").hexdigest(), "size": 6}
+    assert set(found["stages"]) == {"stage:root:pc", "stage:pack:pc"}
+    assert set(found["channel_parts"]) == {"channel:keys", "channel:repository:x86_64"}
+    assert (found["version"], found["target"], found["channel"]["name"]) == ("1.2", "pc", "lab")
+    assert str(factory.paths.checkout) not in text
+
+
+def test_equal_manifests_of_two_checkouts(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = opened(make_checkout(tmp_path_factory.mktemp("elsewhere")))
+    texts = []
+    for one in (factory, other):
+        publish.publish(one, image_of(one))
+        texts.append((one.paths.checkout / "dist" / f"{NAME}.manifest.json").read_bytes())
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("ending", publish.ENDINGS)
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_was_edited_by_hand_is_written_again(factory: Factory, ending: str, gone: bool) -> None:
+    image = image_of(factory)
+    publish.publish(factory, image)
+    path = factory.paths.checkout / "dist" / f"{NAME}{ending}"
+    before = path.read_bytes()
+    if gone:
+        path.unlink()
+    else:
+        path.write_bytes(before.swapcase())
+    assert not is_published(factory)
+    publish.publish(factory, image)
+    assert path.read_bytes() == before
+    assert is_published(factory)
+    artifact = factory.find(factory.plan.nodes[image.final])
+    assert artifact is not None
+    assert artifact.file("image.img.zst").read_text() == "packed"
+
+
+def test_a_file_that_was_only_touched_stays(factory: Factory) -> None:
+    publish.publish(factory, image_of(factory))
+    (factory.paths.checkout / "dist" / NAME).touch()
+    assert is_published(factory)
+
+
+def test_new_keys_behind_the_same_image_renew_the_manifest(factory: Factory) -> None:
+    publish.publish(factory, image_of(factory))
+    write(factory.paths.checkout, {"stages/root/run.sh": "true # comment\n"})
+    later = opened(factory.paths)
+    assert not is_published(later)
+    before = (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text()
+    publish.publish(later, image_of(later))
+    assert (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text() != before
+
+
+def test_a_stage_without_block_map_gets_one(tmp_path: Path) -> None:
+    paths = make_checkout(tmp_path)
+    text = (tmp_path / "stages/pack/stage.toml").read_text()
+    write(tmp_path, {"stages/pack/stage.toml": text.replace('"image.bmap", ', "")})
+    factory = opened(paths, {"image.img": "x" * 5000, "packages.json": PACKAGES})
+    publish.publish(factory, image_of(factory))
+    assert b"<ImageSize> 5000 </ImageSize>" in (tmp_path / "dist" / f"{NAME}.bmap").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"image.img": "", "image.img.zst": "", "image.bmap": "", "packages.json": "[]"}, "and not one image"),
+        ({"image.img.zst": "", "image.bmap": ""}, "no stage of recipe host lists its packages"),
+        ({"image.img.zst": "", "image.bmap": "", "packages.json": "{"}, "is not a list of objects"),
+        ({"image.img.zst": "", "image.bmap": "", "packages.json": '[{"name": "a"}]'}, "is not a list of objects"),
+    ],
+)
+def test_last_stages_that_made_something_else(tmp_path: Path, outputs: dict[str, str], message: str) -> None:
+    factory = opened(make_checkout(tmp_path), outputs)
+    with pytest.raises(StageError, match=message):
+        publish.publish(factory, image_of(factory))
+    assert [path.name for path in (tmp_path / "dist").iterdir()] == [".keep"]
+
+
+def test_where_images_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths = Paths(tmp_path / "checkout")
+    (paths.checkout / "build").mkdir(parents=True)
+    assert publish.dist_folder(paths) == tmp_path / "cache/tower/builds"
+    (paths.checkout / "builds").mkdir()
+    assert publish.dist_folder(paths) == paths.checkout / "builds"
+    (paths.checkout / "dist").mkdir()
+    assert publish.dist_folder(paths) == paths.checkout / "dist"
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    with source.open("wb") as out:
+        out.write(b"x")
+        out.truncate(32 << 20)
+        out.seek(0, 2)
+        out.write(b"y")
+        out.truncate(40 << 20)
+    with target.open("wb") as out:
+        publish._copy(source, out)
+    assert target.stat().st_size == 40 << 20
+    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
+    assert target.stat().st_blocks * 512 < 20 << 20
+
+
+def test_withdrawing(factory: Factory) -> None:
+    publish.publish(factory, image_of(factory))
+    publish.withdraw(factory, image_of(factory))
+    assert [path.name for path in (factory.paths.checkout / "dist").iterdir()] == [".keep"]
+    assert not is_published(factory)
