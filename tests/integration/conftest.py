@@ -9,11 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import docker
 import pytest
+
+from pipeline.engine import LABEL_CHECKOUT, checkout_id
 
 _TINY = Path(__file__).parent / "tiny"
 _TAKEN = ("ci", "dodo.py", "pipeline", "pyproject.toml")
@@ -106,18 +110,41 @@ def make_tiny(folder: Path, checkout: Path, cache: Path) -> Tiny:
     return Tiny(folder, cache)
 
 
+@pytest.fixture(scope="session")
+def _tidy_images() -> Iterator[None]:
+    """The tiny builder's image goes when the last test is done."""
+    yield
+    engine = docker.from_env()
+    for image in engine.images.list("tower-tiny"):
+        with suppress(docker.errors.APIError):  # another run of the tests uses it
+            engine.images.remove(str(image.id), force=False)
+
+
 @pytest.fixture
-def tiny(tmp_path: Path, checkout: Path) -> Tiny:
+def tiny_at(tmp_path: Path, checkout: Path, _tidy_images: None) -> Iterator[Callable[[], Tiny]]:
+    """Makes the tiny factory; what its builds left in the engine is removed at the end."""
+    folder = tmp_path / "tiny"
+    yield lambda: make_tiny(folder, checkout, tmp_path / "cache")
+    label = f"{LABEL_CHECKOUT}={checkout_id(folder)}"
+    engine = docker.from_env()
+    for container in engine.containers.list(all=True, filters={"label": label}):
+        container.remove(force=True, v=True)
+    for volume in engine.volumes.list(filters={"label": label}):
+        volume.remove(force=True)
+
+
+@pytest.fixture
+def tiny(tiny_at: Callable[[], Tiny]) -> Tiny:
     """A tiny factory in a folder of its own."""
-    return make_tiny(tmp_path / "tiny", checkout, tmp_path / "cache")
+    return tiny_at()
 
 
 @pytest.fixture
-def tiny_on(checkout: Path, tmp_path: Path, small_disk: Callable[[str], Path]) -> Callable[[str], Tiny]:
-    """Makes tiny factories that have a small disk for build/."""
+def tiny_on(tiny_at: Callable[[], Tiny], small_disk: Callable[[str], Path]) -> Callable[[str], Tiny]:
+    """Makes the tiny factory with a small disk for build/."""
 
     def make(size: str) -> Tiny:
-        made = make_tiny(tmp_path / "tiny", checkout, tmp_path / "cache")
+        made = tiny_at()
         (made.folder / "build").symlink_to(small_disk(size), target_is_directory=True)
         return made
 
