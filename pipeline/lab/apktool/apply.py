@@ -150,7 +150,8 @@ def _file(session: Session, path: Path) -> Dependency:
         archive = read_package(stream, session.repositories.verifier, name=str(path))
     info = archive.info
     lines = {
-        "C": archive.checksum, "P": info.name, "V": info.version, "A": info.arch, "S": str(path.stat().st_size), "I": str(info.size),
+        "C": archive.checksum, "P": info.name, "V": info.version, "A": info.arch,
+        "S": str(path.stat().st_size), "I": str(info.size),
         "T": info.description, "U": info.url, "L": info.license, "o": info.origin, "m": info.maintainer,
         "t": str(info.builddate or ""), "c": info.commit, "k": str(info.provider_priority or ""), "D": " ".join(info.depends),
         "p": " ".join(info.provides), "i": " ".join(info.install_if),

@@ -102,7 +102,6 @@ class _Walk:
                 other.name in self._finished and fits(dep, other, version) for other, version in self._providers.get(dep.name, ())
             )
             for dep in package.install_if
-            if not dep.conflict
         )
 
 

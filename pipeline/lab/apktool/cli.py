@@ -22,6 +22,7 @@ _SUMMARIES = (
     ("list", "List packages matching a pattern or other criteria"),
     ("policy", "Show repository policy for packages"),
     ("search", "Search for packages by name or description"),
+    ("audit", "Audit system for changes"),
     ("index", "Create repository index file from packages"),
     ("fetch", "Download packages from repositories to a local directory"),
     ("verify", "Verify package integrity and signature"),
@@ -79,6 +80,10 @@ def _command(name: str) -> Callable[[Options], int]:
 
         commands = {"fetch": tools.fetch, "index": tools.index, "verify": tools.verify, "update": tools.update}
         return {**commands, "cache": tools.cache}[name]
+    if name == "audit":
+        from pipeline.lab.apktool.audit import audit
+
+        return audit
     if name == "info":
         from pipeline.lab.apktool.info import info
 

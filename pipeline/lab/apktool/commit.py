@@ -49,7 +49,7 @@ class Commit:
         """Take all steps and write the new world; returns the exit status."""
         if self._simulate:
             self._announce_all(changes)
-            return self._finish(changes)
+            return self._finish()
         hooks = not self._options.flag("no-commit-hooks") and bool(changes)
         if hooks and not self._scripts.run_hooks("pre-commit"):
             raise ApkError("pre-commit hook failed, nothing was changed")
@@ -73,7 +73,7 @@ class Commit:
             self._database.write_world()
         if hooks:
             self._scripts.run_hooks("post-commit")
-        return self._finish(changes)
+        return self._finish()
 
     def _overlay(self) -> frozenset[str]:
         if not self._options.flag("overlay-from-stdin"):
@@ -163,15 +163,17 @@ class Commit:
         self._extractor.remove_folders(package, database.folders_in_use())
         self._scripts.run(package, ".post-deinstall", (package.version,), last)
 
-    def _finish(self, changes: Sequence[Change]) -> int:
+    def _finish(self) -> int:
         if self._options.verbosity > 0:
             installed = self._database.installed.values()
             size = human(sum(package.installed_size for package in installed))
-            if self.errors:
-                text = f"{self.errors} error{'s' if self.errors > 1 else ''};"
+            count = f"{self.errors} error{'s' if self.errors > 1 else ''};"
+            text = count if self.errors else "OK:"
+            if self._options.verbosity > 1:
+                files = sum(1 for package in installed for _ in self._database.files(package))
+                print(f"{text} {len(installed)} packages, {len(self._database.folders_in_use()) + 1} dirs, {files} files, {size}")
             else:
-                text = "OK:"
-            print(f"{text} {size} in {len(installed)} packages")
+                print(f"{text} {size} in {len(installed)} packages")
         return min(self.errors, 125)
 
 

@@ -8,7 +8,6 @@ whole or not at all, and only after the packages are in place, so an interrupted
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import stat
 import time
@@ -17,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.apk.pkginfo import Dependency
+from pipeline.apk.tarstream import BLOCK, TarEntry, read_tar
+from pipeline.apk.writer import dump_header
 from pipeline.lab.apktool.errors import ApkError
 from pipeline.lab.apktool.packages import Package, Universe, dependencies
 from pipeline.lab.apktool.rootfs import RootFs
@@ -135,14 +136,10 @@ class Database:
         if self._scripts is None:
             self._scripts = {}
             place = self.fs.place(f"{_DB}/scripts.tar")
-            if place.is_file() and place.stat().st_size:
-                import tarfile
-
-                with tarfile.open(place) as archive:
-                    for member in archive:
-                        stream = archive.extractfile(member)
-                        if stream:
-                            self._scripts[member.name] = (stream.read(), int(member.mtime))
+            if place.is_file():
+                with place.open("rb") as stream:
+                    for entry, content in read_tar(stream, "scripts.tar"):
+                        self._scripts[entry.name] = (content.read(), entry.mtime)
         return self._scripts
 
     def script(self, package: Package, kind: str) -> bytes | None:
@@ -195,13 +192,7 @@ class Database:
         self.write_world()
 
     def _scripts_tar(self) -> bytes:
-        import tarfile
-
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for name, (text, mtime) in self.scripts.items():
-                member = tarfile.TarInfo(name)
-                member.mode, member.size, member.mtime = 0o755, len(text), mtime
-                member.uname = member.gname = "root"
-                archive.addfile(member, io.BytesIO(text))
-        return buffer.getvalue()
+        parts = []
+        for name, (text, mtime) in self.scripts.items():
+            parts += [dump_header(TarEntry(name, mode=0o755, size=len(text), mtime=mtime)), text, bytes(-len(text) % BLOCK)]
+        return b"".join([*parts, bytes(2 * BLOCK)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.apk.pkginfo import Dependency
 from pipeline.lab.apktool.packages import Package, fits
 from pipeline.lab.apktool.solver import State
 
@@ -44,7 +43,9 @@ def _who(package: Package | None) -> str:
 
 
 def _package(state: State, package: Package) -> Iterator[str]:
-    conflicts, breaks, satisfies = [], [], []
+    conflicts: list[str] = []
+    breaks: list[str] = []
+    satisfies: list[str] = []
     for name, version in package.provided:
         for other, theirs in state.holders.get(name, ()):
             if other is not package and (version or theirs):
@@ -74,22 +75,3 @@ def _group(label: str, items: Sequence[str]) -> Iterator[str]:
         line += f"{item} "
     if line.strip() not in ("", f"{label}:"):
         yield line.rstrip()
-
-
-def world_names(state: State, name: str, world: Sequence[Dependency]) -> list[str]:
-    """The entries of the world that bring a package in, directly or through others."""
-    found = []
-    for dep in world:
-        reached: set[str] = set()
-        todo = [package for package, version in state.holders.get(dep.name, ()) if fits(dep, package, version)]
-        while todo:
-            package = todo.pop()
-            if package.name in reached:
-                continue
-            reached.add(package.name)
-            for further in package.depends:
-                if not further.conflict:
-                    todo += [other for other, version in state.holders.get(further.name, ()) if fits(further, other, version)]
-        if name in reached and not dep.conflict:
-            found.append(dep.name)
-    return found

@@ -108,8 +108,6 @@ def _show(session: Session, package: Package, subject: str) -> None:
     lines = list(_SUBJECTS[subject](session, package))
     if session.options.verbosity > 1:
         print("\n".join(f"{package.name}: {line}" for line in lines))
-    elif session.options.verbosity < 1:
-        print("\n".join(lines))
     else:
         print(f"{package.full_name} {_HEADINGS[subject]}")
         print("\n".join([*lines, ""]))
@@ -131,20 +129,20 @@ def _affected(session: Session, package: Package) -> list[str]:
 
 
 def _words(letter: str) -> Callable[[Session, Package], Iterable[str]]:
-    return lambda session, package: package.field(letter).split()
+    return lambda _, package: package.field(letter).split()
 
 
 _SUBJECTS: dict[str, Callable[[Session, Package], Iterable[str]]] = {
-    "contents": lambda session, package: [path for path, _ in Database.files(package)],
+    "contents": lambda _, package: [path for path, _ in Database.files(package)],
     "depends": _words("D"),
-    "description": lambda session, package: [package.field("T")],
+    "description": lambda _, package: [package.field("T")],
     "install-if": _words("i"),
-    "license": lambda session, package: [package.field("L")],
+    "license": lambda _, package: [package.field("L")],
     "provides": _words("p"),
     "rdepends": _required_by,
     "replaces": _words("r"),
     "rinstall-if": _affected,
-    "size": lambda session, package: [human(package.installed_size)],
+    "size": lambda _, package: [human(package.installed_size)],
     "triggers": lambda session, package: session.database.triggers.get(package.checksum, ()),
-    "webpage": lambda session, package: [package.field("U")],
+    "webpage": lambda _, package: [package.field("U")],
 }

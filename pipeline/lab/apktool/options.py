@@ -23,6 +23,7 @@ _COMMIT = (
 )  # fmt: skip
 COMMANDS: dict[str, tuple[str, ...]] = {
     "add": (*_COMMIT, "initdb", "latest,l", "upgrade,u", "virtual,t=", "no-chown"),
+    "audit": ("backup", "check-permissions", "packages", "recursive,r", "system"),
     "cache": (*_COMMIT, "add-dependencies", "available,a", "latest,l", "upgrade,u"),
     "del": (*_COMMIT, "rdepends,r"),
     "fetch": ("built-after=", "link,l", "output,o=", "recursive,R", "stdout,s", "world,w", "simulate", "url"),
@@ -88,7 +89,9 @@ def parse(argv: Sequence[str]) -> Options:
         if word.startswith("--"):
             name, has_value, value = word[2:].partition("=")
             full, takes = _long(name, longs)
-            _store(options, full, takes, value if has_value else None, rest, f"--{full}")
+            if has_value and not takes:
+                raise ApkError(f"option --{full} takes no value")
+            _store(options, full, value if has_value else None, rest if takes else None)
         elif word.startswith("-") and word != "-":
             letters = word[1:]
             while letters:
@@ -96,7 +99,7 @@ def parse(argv: Sequence[str]) -> Options:
                 if letter not in shorts:
                     raise ApkError(f"unrecognized option: {letter}")
                 full, takes = shorts[letter]
-                _store(options, full, takes, (letters or None) if takes else None, rest, f"-{letter}")
+                _store(options, full, letters or None if takes else None, rest if takes else None)
                 if takes:
                     break
         elif word == command and not command_seen:
@@ -107,30 +110,36 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def _find_command(argv: Sequence[str]) -> str:
-    """The first word that is neither an option nor the value of a global one."""
-    longs, shorts = _tables("")
+    """The first word that is a command's name and no option's value; without one the first word that is no option."""
+    longs, shorts = _tables("", *COMMANDS)
+    first = ""
     words = iter(argv)
     for word in words:
+        if word == "--":
+            break
         if word.startswith("--"):
-            takes = [spec for name, spec in longs.items() if name.startswith(word[2:])]
-            if "=" not in word and takes and takes[0]:
+            if longs.get(word[2:]):
                 next(words, None)
         elif word.startswith("-") and word != "-":
-            if word[-1] in shorts and shorts[word[-1]][1]:
+            # The first letter that takes a value ends the word: the rest is its value, or else the next word.
+            at = next((at for at, letter in enumerate(word) if letter in shorts and shorts[letter][1]), 0)
+            if at == len(word) - 1:
                 next(words, None)
-        else:
+        elif word in COMMANDS:
             return word
-    return ""
+        else:
+            first = first or word
+    return first
 
 
-def _tables(command: str) -> tuple[dict[str, bool], dict[str, tuple[str, bool]]]:
+def _tables(*commands: str) -> tuple[dict[str, bool], dict[str, tuple[str, bool]]]:
     longs: dict[str, bool] = {}
     shorts: dict[str, tuple[str, bool]] = {}
-    for spec in (*GLOBAL, *COMMANDS.get(command, ())):
+    for spec in (*GLOBAL, *(spec for command in commands for spec in COMMANDS.get(command, ()))):
         names, takes = spec.rstrip("="), spec.endswith("=")
         long, _, short = names.partition(",")
         longs[long] = takes
-        if short:
+        if short and (len(commands) == 1 or short not in shorts):
             shorts[short] = (long, takes)
     return longs, shorts
 
@@ -144,13 +153,10 @@ def _long(name: str, longs: dict[str, bool]) -> tuple[str, bool]:
     return close[0], longs[close[0]]
 
 
-def _store(options: Options, name: str, takes: bool, value: str | None, rest: list[str], shown: str) -> None:
-    if not takes:
-        if value is not None:
-            raise ApkError(f"option {shown} takes no value")
-        value = ""
-    elif value is None:
+def _store(options: Options, name: str, value: str | None, rest: list[str] | None) -> None:
+    """Note an option; one that takes a value (then `rest` is given) without having it takes the next word."""
+    if rest is not None and value is None:
         if not rest:
-            raise ApkError(f"option requires an argument: {shown.lstrip('-')}")
+            raise ApkError(f"option requires an argument: {name}")
         value = rest.pop(0)
-    options.values.setdefault(name, []).append(value)
+    options.values.setdefault(name, []).append(value or "")

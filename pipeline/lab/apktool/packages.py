@@ -118,6 +118,10 @@ class Package:
         """Bytes of the package file."""
         return int(self.field("S") or 0)
 
+    def needs(self, other: Package) -> bool:
+        """Whether one of its dependencies is met by the other package."""
+        return any(not dep.conflict and other.provides(dep) for dep in self.depends)
+
     def provides(self, wanted: Dependency) -> bool:
         """Whether it stands for what is wanted, by its own name or another."""
         return any(name == wanted.name and fits(wanted, self, version) for name, version in self.provided)
@@ -130,6 +134,13 @@ def fits(wanted: Dependency, package: Package, version: str | None) -> bool:
     if wanted.op == "><" or wanted.version.startswith("Q1"):
         return wanted.version == package.checksum
     return version is not None and versions.satisfies(version, wanted.op, wanted.version)
+
+
+def _compare_versions(a: Package, b: Package) -> int:
+    return versions.compare(a.version, b.version)
+
+
+_by_version = cmp_to_key(_compare_versions)
 
 
 class Universe:
@@ -170,7 +181,7 @@ class Universe:
     def named(self, name: str) -> list[Package]:
         """The packages of that very name, lowest version first."""
         own = [package for package, _ in self.providers(name) if package.name == name]
-        return sorted(own, key=cmp_to_key(lambda a, b: versions.compare(a.version, b.version)))
+        return sorted(own, key=_by_version)
 
     def triggered_by(self, name: str) -> list[Package]:
         """The packages whose install_if mentions the name."""

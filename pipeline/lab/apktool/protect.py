@@ -36,9 +36,22 @@ class Protection:
             folder = folder.rpartition("/")[0]
         return self._rules.get("", "-")
 
+    def file_mode(self, path: str) -> str:
+        """The rule for one file: its own, or that of the nearest folder above."""
+        return self._rules.get(path) or self.mode(path)
+
+    def tops(self) -> list[str]:
+        """The paths with a rule of their own that no other protected path holds, sorted."""
+        own = [path for path, rule in self._rules.items() if path and rule != "-"]
+        return sorted(path for path in own if not any(path.startswith(f"{other}/") for other in own))
+
+    def leads(self, folder: str) -> bool:
+        """Whether rules about paths below the folder make it worth a look, whoever owns it."""
+        return any(path.startswith(f"{folder}/") for path in self._rules)
+
     def changed(self, path: str, place: Path, recorded: str) -> bool:
         """Whether a protected file is no longer what its package laid."""
-        mode = self.mode(path)
+        mode = self.file_mode(path)
         if mode == "-" or (mode == "@" and not place.is_symlink()):
             return False
         return place_checksum(place) not in ("", recorded)

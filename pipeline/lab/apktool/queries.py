@@ -68,7 +68,7 @@ def search(options: Options) -> int:
         for package in packages if options.flag("all") else packages[-1:]:
             if not options.arguments or any(_matches(options, package, pattern) for pattern in options.arguments):
                 found += _search_lines(session, package)
-    for line in dict.fromkeys(found):
+    for line in found:
         print(line)
     return 0
 
@@ -76,14 +76,11 @@ def search(options: Options) -> int:
 def _search_lines(session: Session, package: Package) -> list[str]:
     options = session.options
     if options.flag("rdepends"):
-        others = [
-            other.full_name
-            for other in session.universe.packages
-            if any(not dep.conflict and package.provides(dep) for dep in other.depends)
-        ]
+        others = [other.full_name for other in session.universe.packages if other.needs(package)]
         return [f"{package.full_name} is required by:", *sorted(others)] if options.verbosity > 0 else sorted(others)
     if options.flag("origin"):
-        return [package.field("o") or package.name]
+        name = package.field("o") or package.name
+        return [f"{name}-{package.version}" if options.verbosity > 0 else name]
     if options.verbosity > 1:
         return [f"{package.full_name} - {package.field('T')}"]
     return [package.full_name if options.verbosity > 0 else package.name]
@@ -108,9 +105,8 @@ def list_packages(options: Options) -> int:
     session = Session(options)
     for name in session.universe.names():
         for package in session.universe.named(name):
-            if _listed(session, package) and (
-                not options.arguments or any(_list_match(options, package, item) for item in options.arguments)
-            ):
+            wanted = not options.arguments or any(_list_match(options, package, item) for item in options.arguments)
+            if wanted and _listed(session, package):
                 _print_listed(session, package)
     return 0
 
@@ -143,7 +139,11 @@ def _print_listed(session: Session, package: Package) -> None:
     if session.options.verbosity < 1:
         print(package.name)
         return
-    line = f"{package.full_name} {package.field('A')} {{{package.field('o') or package.name}}} ({package.field('L')})"
+    lead = ""
+    if session.options.flag("providers"):
+        patterns = session.options.arguments
+        lead = "".join(f"<{name}> " for name, _ in package.provided if any(fnmatchcase(name, item) for item in patterns))
+    line = f"{lead}{package.full_name} {package.field('A')} {{{package.field('o') or package.name}}} ({package.field('L')})"
     old = session.database.installed.get(package.name)
     if package.installed:
         line += " [installed]"
@@ -176,7 +176,7 @@ def stats(options: Options) -> int:
     files = sum(1 for package in installed for _ in session.database.files(package))
     size = sum(package.installed_size for package in installed)
     available = [package for package in session.universe.packages if package.repositories]
-    print(f"installed:\n  packages: {len(installed)}\n  dirs: {len(session.database.folders_in_use())}\n  files: {files}")
+    print(f"installed:\n  packages: {len(installed)}\n  dirs: {len(session.database.folders_in_use()) + 1}\n  files: {files}")
     print(f"  bytes: {size}\n  triggers: {len(session.database.triggers)}")
     names = {name for package in session.universe.packages for name, _ in package.provided}
     print(f"available:\n  names: {len(names)}\n  packages: {len(available)}")

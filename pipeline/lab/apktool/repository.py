@@ -22,6 +22,10 @@ from pipeline.lab.apktool.options import Options
 from pipeline.lab.apktool.packages import Package, Universe
 from pipeline.lab.apktool.verifier import OpensslVerifier
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pipeline.apk.signature import Verifier
+
 _REMOTE = ("http://", "https://")
 _CHUNK = 1 << 20
 
@@ -196,7 +200,7 @@ def cached_name(package: Package) -> str:
     return f"{package.full_name}.{base64.b64decode(package.checksum[2:]).hex()[:8]}.apk"
 
 
-def read_index(stream: BinaryIO, verifier: OpensslVerifier, name: str) -> tuple[str, str]:
+def read_index(stream: BinaryIO, verifier: Verifier, name: str) -> tuple[str, str]:
     """The description and the records of an index whose signature holds."""
     from pipeline.apk.gzipstream import RawSource
     from pipeline.apk.head import DEFAULT_LIMITS, read_head

@@ -27,7 +27,7 @@ class Policy:
     def __init__(
         self,
         *,
-        selectable: Callable[[Package], bool] = lambda package: True,
+        selectable: Callable[[Package], bool] = lambda _: True,
         upgrade: bool | frozenset[str] = False,
         available: bool = False,
         latest: bool = False,
@@ -177,7 +177,10 @@ class State:
         return first or (left.name < right.name) - (left.name > right.name)
 
     def triggered(self) -> list[Package]:
-        """Packages that come in by themselves, because all they name in install_if is there."""
+        """Packages that come in by themselves, because all they name in install_if is there.
+
+        A rule that wants something absent never holds, as in apk 2.14.
+        """
         found: list[Package] = []
         seen: set[int] = set()
         for name in self.holders:
@@ -185,7 +188,7 @@ class State:
                 if id(package) in seen or package.name in self.chosen or not self.policy.selectable(package):
                     continue
                 seen.add(id(package))
-                if all(self.provided(dep) != dep.conflict for dep in package.install_if) and self._compatible(package):
+                if all(not dep.conflict and self.provided(dep) for dep in package.install_if) and self._compatible(package):
                     found.append(package)
         found.sort(key=cmp_to_key(lambda a, b: self._compare((a, a.version), (b, b.version))), reverse=True)
         return sorted(found, key=lambda package: package.name)

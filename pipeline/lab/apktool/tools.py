@@ -22,6 +22,7 @@ from pipeline.lab.apktool.solver import Policy, Unsolvable, solve
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import BinaryIO
 
     from pipeline.apk.index import IndexEntry
 
@@ -43,7 +44,7 @@ def fetch(options: Options) -> int:
     for group in groups:
         found = _closure(session, group) if recursive else _best(session, group[0])
         if found is None:
-            error(f"{group[0]}: unable to select package (or its dependencies)")
+            sys.stderr.write(f"{group[0]}: unable to select package (or its dependencies)\n")
             errors += 1
         else:
             chosen.update(found)
@@ -77,35 +78,47 @@ def _fetch(session: Session, package: Package) -> None:
     options = session.options
     if options.flag("url"):
         print(session.repositories.first_url(package))
-        return
-    to_stdout = options.flag("stdout")
-    target = Path(options.value("output", ".")) / f"{package.full_name}.apk"
-    if not to_stdout:
+    elif options.flag("stdout"):
+        _fetch_to_stdout(session, package)
+    else:
+        target = Path(options.value("output", ".")) / f"{package.full_name}.apk"
         if target.is_file() and target.stat().st_size == package.size and _is_package(target, package):
             return
         session.say(f"Downloading {package.full_name}")
-    if options.flag("simulate"):
+        if not options.flag("simulate"):
+            _fetch_to_file(session, package, target)
+
+
+def _fetch_to_stdout(session: Session, package: Package) -> None:
+    """What goes there cannot be taken back, so it is checked before the first byte."""
+    import tempfile
+
+    if session.options.flag("simulate"):
         return
+    with session.repositories.open(package) as stream, tempfile.TemporaryFile() as kept:
+        shutil.copyfileobj(stream, kept, _CHUNK)
+        kept.seek(0)
+        if not _matches(kept, package):
+            raise VerifyError(f"{package.full_name}.apk is not what the signed index names")
+        kept.seek(0)
+        shutil.copyfileobj(kept, sys.stdout.buffer, _CHUNK)
+        sys.stdout.flush()
+
+
+def _fetch_to_file(session: Session, package: Package, target: Path) -> None:
     source = session.repositories.local_path(package)
-    if source is not None and not to_stdout and options.flag("link") and _link(source, target, package):
+    if source is not None and session.options.flag("link") and _link(source, target, package):
         return
     new = target.with_name(f".{target.name}.new")
     try:
-        with session.repositories.open(package) as stream, new.open("wb") if not to_stdout else sys.stdout.buffer as out:
-            if to_stdout:
-                # What goes to standard output cannot be taken back: check before the first byte.
-                data = stream.read()
-                _check(data, package)
-                out.write(data)
-                return
+        with session.repositories.open(package) as stream, new.open("wb") as out:
             shutil.copyfileobj(stream, out, _CHUNK)
         if not _is_package(new, package):
             raise VerifyError(f"{package.full_name}.apk is not what the signed index names")
         new.chmod(0o644)
         new.replace(target)
     finally:
-        if not to_stdout:
-            new.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path, package: Package) -> bool:
@@ -121,24 +134,20 @@ def _link(source: Path, target: Path, package: Package) -> bool:
 
 
 def _is_package(path: Path, package: Package) -> bool:
+    with path.open("rb") as stream:
+        return _matches(stream, package)
+
+
+def _matches(stream: BinaryIO, package: Package) -> bool:
+    """Whether a package's bytes are those the signed index names, data and all."""
     try:
-        with path.open("rb") as stream:
-            archive = read_package(stream, None, name=path.name)
-            if archive.checksum != package.checksum:
-                return False
-            archive.verify_data()
+        archive = read_package(stream, None, name=f"{package.full_name}.apk")
+        if archive.checksum != package.checksum:
+            return False
+        archive.verify_data()
     except (FormatError, VerifyError):
         return False
     return True
-
-
-def _check(data: bytes, package: Package) -> None:
-    import io
-
-    archive = read_package(io.BytesIO(data), None, name=f"{package.full_name}.apk")
-    if archive.checksum != package.checksum:
-        raise VerifyError(f"{package.full_name}.apk is not what the signed index names")
-    archive.verify_data()
 
 
 def index(options: Options) -> int:
@@ -256,8 +265,9 @@ def cache(options: Options) -> int:
         raise ApkError("cache: wants one of clean, purge, download, sync")
     session = Session(options, write=True)
     folder = session.repositories.packages_cached
-    if folder is None:
+    if folder is None and actions[0] in ("download", "sync"):
         raise ApkError("Package cache is not enabled.", 2)
+    folder = folder or session.database.fs.folder("var/cache/apk")
     if actions[0] in ("download", "sync"):
         wanted = [*session.database.world, *map(dependency, options.arguments[1:])]
         for package in (_closure(session, wanted) or {}).values():

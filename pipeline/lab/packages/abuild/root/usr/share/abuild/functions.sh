@@ -22,16 +22,19 @@ readconfig() {
 }
 
 disable_colors() {
+	# shellcheck disable=SC2034  # for those who source this file
 	NORMAL='' STRONG='' RED='' GREEN='' YELLOW='' BLUE=''
 }
 
 enable_colors() {
 	_escape=$(printf '\033')
+	# shellcheck disable=SC2034  # for those who source this file
 	NORMAL="${_escape}[1;0m"
 	STRONG="${_escape}[1;1m"
 	RED="${_escape}[1;31m"
 	GREEN="${_escape}[1;32m"
 	YELLOW="${_escape}[1;33m"
+	# shellcheck disable=SC2034  # for those who source this file
 	BLUE="${_escape}[1;34m"
 	unset _escape
 }
