@@ -24,4 +24,4 @@ fi
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
 tar -C "$root" -cf /out/root.tar --format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
 	--sort=name --numeric-owner --mtime="@$TOWER_EPOCH" \
-	--exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./run/*' --exclude='./tmp/*' .
+	--exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./run/*' --exclude='./tmp/*' --exclude='./boot/initramfs-*' .

@@ -28,7 +28,7 @@ take_apart() {
 	[ -d /work/fetch/root/lib/apk ] || tower_apk /work/fetch/root add --initdb
 	tower_apk /work/fetch/root fetch --output /work/fetch "$@"
 	for tower_file in /work/fetch/*.apk; do
-		tar -xzf "$tower_file" -C "$tower_folder" --exclude='.[A-Z]*'
+		tar -xzf "$tower_file" --warning=no-unknown-keyword -C "$tower_folder" --exclude='.[A-Z]*'
 		rm "$tower_file"
 	done
 }
