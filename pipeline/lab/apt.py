@@ -17,10 +17,10 @@ from pipeline import proc
 from pipeline.canonical import Digest
 from pipeline.channel import LockedFile, Progress
 from pipeline.errors import FetchError, LockError, ToolError
+from pipeline.lab.deb import DEB_ARCH
 from pipeline.locks import Lock, locked
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DEB_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _UPDATE_SECONDS = 600
 _SOLVE_SECONDS = 120
 _NO_NETWORK_HINT = "look at the network, or name another mirror with TOWER_DEBIAN_MIRROR"
@@ -98,8 +98,12 @@ class Apt:
         return locked(self.root / "guard")
 
     def _has_lists(self) -> bool:
-        lists = self.root / "lists"
-        return all(any(lists.glob(f"*_{part}_binary-*_Packages")) for part in self.suite.components)
+        # As apt names them: the address without its scheme, slashes as underscores.
+        address = self.suite.mirror.partition("://")[2].replace("/", "_")
+        names = (
+            f"{address}_dists_{self.suite.name}_{part}_binary-{DEB_ARCH[self.arch]}_Packages" for part in self.suite.components
+        )
+        return all((self.root / "lists" / name).is_file() for name in names)
 
     def _configure(self, standing: Sequence[str]) -> None:
         for name in ("lists/partial", "archives/partial", "empty"):
@@ -126,7 +130,9 @@ class Apt:
             "APT::Install-Recommends": "false",
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
+            "Acquire::Retries": "2",
+            "Acquire::http::Timeout": "20",
+            "Acquire::https::Timeout": "20",
         }
         lines = [f'{key} "{value}";\n' for key, value in settings.items()]
         (self.root / "apt.conf").write_text("".join([*lines, f'APT::Architectures {{ "{arch}"; }};\n']))

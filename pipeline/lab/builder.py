@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -18,16 +18,17 @@ from pipeline import proc
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, digest_tree
 from pipeline.channel import LockedFile
 from pipeline.errors import ToolError
-from pipeline.lab.apt import DEB_ARCH
 from pipeline.lab.assemble import Product
 from pipeline.lab.code import code_digest
 from pipeline.lab.convert import lay_files
-from pipeline.lab.deb import open_verified, read_control
-from pipeline.lab.debcache import DebCache
+from pipeline.lab.deb import DEB_ARCH, open_verified, read_control
 from pipeline.lab.tree import Tree, matcher
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
+
+Debs = Callable[[LockedFile], Path]
+"""Where a locked Debian package is."""
 
 LABEL = "tower.builder"
 _SECONDS = 1800
@@ -95,7 +96,7 @@ class BuilderPlan:
         )
 
 
-def ensure_builder(plan: BuilderPlan, debs: DebCache, engine: Engine, scratch: Path, log: IO[bytes]) -> str:
+def ensure_builder(plan: BuilderPlan, debs: Debs, engine: Engine, scratch: Path, log: IO[bytes]) -> str:
     """The id of the builder's image, made if the engine does not have it; images of older builders are removed."""
     key = plan.key()
     tag = f"tower-builder-{plan.channel}:{key[:16]}"
@@ -117,7 +118,7 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-def make_root(plan: BuilderPlan, debs: DebCache, output: Path, scratch: Path, log: IO[bytes]) -> None:
+def make_root(plan: BuilderPlan, debs: Debs, output: Path, scratch: Path, log: IO[bytes]) -> None:
     """Write the builder's root as a tar: equal plans give equal bytes."""
     offered = scratch / "offered"
     offered.mkdir()
@@ -126,7 +127,7 @@ def make_root(plan: BuilderPlan, debs: DebCache, output: Path, scratch: Path, lo
     overlay = Tree(scratch / "overlay")
     overlay.folder.mkdir()
     for product in plan.overlays:
-        lay_files(overlay, product, tuple(debs.path(deb) for deb in product.debs), plan.drop, plan.checkout)
+        lay_files(overlay, product, tuple(debs(deb) for deb in product.debs), plan.drop, plan.checkout)
     argv = [
         "mmdebstrap",
         "--variant=essential",
@@ -148,11 +149,11 @@ def make_root(plan: BuilderPlan, debs: DebCache, output: Path, scratch: Path, lo
     _finish(plain, overlay, output, plan.epoch)
 
 
-def _offer(plan: BuilderPlan, debs: DebCache, folder: Path) -> None:
+def _offer(plan: BuilderPlan, debs: Debs, folder: Path) -> None:
     """A flat apt repository of links to the verified downloads."""
     paragraphs = []
     for deb in plan.packages:
-        path = debs.path(deb)
+        path = debs(deb)
         with open_verified(path, deb.sha256) as stream:
             control = read_control(stream, f"{deb.name} {deb.version}")
         name = f"{deb.name}_{deb.sha256[:16]}.deb"

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.canonical import Digest, digest_tree
 from pipeline.config import Problems, Table, read_toml
 from pipeline.errors import ConfigError
-from pipeline.lab.apt import DEB_ARCH
+from pipeline.lab.deb import DEB_ARCH
 
 PACKAGES = Path(__file__).parent / "packages"
 _SCRIPTS = frozenset(

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code a result depends on, derived from the code: a module, and all that it imports of the factory."""
+"""Which code a result depends on, derived from the code: a module, and all that it imports of the factory.
+
+Imports at the top of a module count, and those of what they import. An import inside a function does not: it is there
+because most callers do not need it (the channel's driver, the container engine).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ _ROOT = Path(__file__).parent.parent.parent
 
 @cache
 def code_digest(*modules: str) -> Digest:
-    """Digest of the sources of `modules` (dotted names) and of every module of the factory that they need when they run."""
+    """Digest of the sources of `modules` (dotted names) and of every module of the factory that they import."""
     found: dict[str, Digest] = {}
     todo = list(modules)
     while todo:
@@ -40,15 +44,9 @@ def _source(name: str) -> Path | None:
 def _imports(path: Path, module: str) -> list[str]:
     package = module.partition(".")[0]
     names: list[str] = []
-    todo: list[ast.AST] = [ast.parse(path.read_bytes())]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not isinstance(node.test, ast.UnaryOp):
-            todo += node.orelse
-            continue
+    for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        todo += ast.iter_child_nodes(node)
     return [name for name in names if name.partition(".")[0] == package]

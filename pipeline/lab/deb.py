@@ -24,6 +24,9 @@ from pipeline.canonical import Digest
 from pipeline.errors import FormatError, VerifyError
 from pipeline.lab.tree import Node, Tree, clean_path
 
+DEB_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+"""Debian's names of architectures."""
+
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 _MAX_CONTROL = 16 << 20
@@ -71,7 +74,7 @@ def open_verified(path: Path, sha256: Digest) -> Iterator[IO[bytes]]:
 def read_control(stream: IO[bytes], name: str) -> Control:
     """The control fields of the package in `stream`; FormatError naming `name` and the reason."""
     stream.seek(0)
-    with _member(stream, name, "control.tar") as archive:
+    with _damage_named(name), _member(stream, name, "control.tar") as archive:
         for info in _members(archive, name, _MAX_CONTROL):
             if info.name.removeprefix("./") == "control" and info.isreg():
                 content = archive.extractfile(info)
@@ -83,7 +86,7 @@ def read_control(stream: IO[bytes], name: str) -> Control:
 def unpack(stream: IO[bytes], name: str, tree: Tree) -> None:
     """Lay the package's files into `tree`; FormatError naming `name` and the reason."""
     stream.seek(0)
-    with _member(stream, name, "data.tar") as archive:
+    with _damage_named(name), _member(stream, name, "data.tar") as archive:
         for info in _members(archive, name, _MAX_DATA):
             where = f"{name}: {info.name!r}"
             path = clean_path(info.name, where)
@@ -120,16 +123,22 @@ def _parse_control(text: str, name: str) -> Control:
         raise FormatError(f"{name}: control has no field {error}") from error
 
 
+@contextmanager
+def _damage_named(name: str) -> Iterator[None]:
+    """What the standard library raises on damaged archives, as a FormatError; a full disk stays what it is."""
+    try:
+        yield
+    except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+        raise FormatError(f"{name}: damaged archive: {error}") from error
+
+
 def _members(archive: tarfile.TarFile, name: str, limit: int) -> Iterator[tarfile.TarInfo]:
     total = 0
-    try:
-        for count, info in enumerate(archive):
-            total += info.size
-            if info.size < 0 or total > limit or count > _MAX_MEMBERS:
-                raise FormatError(f"{name}: {info.name!r}: more than {limit} bytes or {_MAX_MEMBERS} members")
-            yield info
-    except (tarfile.TarError, EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
-        raise FormatError(f"{name}: damaged archive: {error}") from error
+    for count, info in enumerate(archive):
+        total += info.size
+        if info.size < 0 or total > limit or count > _MAX_MEMBERS:
+            raise FormatError(f"{name}: {info.name!r}: more than {limit} bytes or {_MAX_MEMBERS} members")
+        yield info
 
 
 class _Slice:
@@ -173,11 +182,7 @@ def _member(stream: IO[bytes], name: str, prefix: str) -> Iterator[tarfile.TarFi
     mode = {"": "r|", ".gz": "r|gz", ".xz": "r|xz"}.get(suffix)
     if mode is None:
         raise FormatError(f"{name}: {member}: compression is not known")
-    try:
-        archive = tarfile.open(fileobj=window, mode=mode)  # type: ignore[call-overload]  # noqa: SIM115
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        raise FormatError(f"{name}: {member}: damaged archive: {error}") from error
-    with archive:
+    with tarfile.open(fileobj=window, mode=mode) as archive:  # type: ignore[call-overload]
         yield archive
 
 

@@ -228,7 +228,7 @@ class LabDriver:
         """The image's id; made by mmdebstrap if the engine does not have it."""
         from pipeline.lab.builder import ensure_builder
 
-        return ensure_builder(self._builder_plan(lock), self.debs, engine, self.home / "tmp", log)
+        return ensure_builder(self._builder_plan(lock), self.debs.path, engine, self.home / "tmp", log)
 
     def _builder_plan(self, lock: Lock) -> BuilderPlan:
         from pipeline.lab.builder import BuilderPlan

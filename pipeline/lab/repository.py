@@ -20,7 +20,7 @@ from pipeline.apk.package import read_package, sign_package
 from pipeline.apk.pkginfo import parse_dependency
 from pipeline.apk.signature import Signer
 from pipeline.channel import LockedFile
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.lab.assemble import Job, Product, make_jobs, select
 from pipeline.lab.catalog import Catalog
 from pipeline.lab.convert import Converted, convert
@@ -82,10 +82,15 @@ def convert_all(shop: Workshop, jobs: list[Job], log: Log) -> dict[str, Path]:
         )
         for stale in shop.converted.glob("tmp*"):
             _remove(stale)
-        for done in _convert_in_parallel(shop, missing, places):
-            log(f"converted {done.name}")
-            for item in done.special:
-                log(f"  special mode {item}")
+        try:
+            for done in _convert_in_parallel(shop, missing, places):
+                log(f"converted {done.name}")
+                for item in done.special:
+                    log(f"  special mode {item}")
+        except OSError as error:
+            raise StoreError(
+                f"{shop.converted}: {error.strerror or error}", hint="make room on the disk, then run it again"
+            ) from error
         _forget_old(places.values())
     return places
 

@@ -109,13 +109,13 @@ class Tree:
 
     def finish(self) -> list[Node]:
         """All nodes, parents first, folders that hold nothing left out, missing parents made."""
-        kept = [node for node in self.nodes.values() if node.kind != "dir"]
-        folders = {str(parent) for node in kept for parent in PurePosixPath(node.path).parents} - {"."}
-        for path in folders:
-            node = self.nodes.get(path)
-            kept.append(node if node is not None and node.kind == "dir" else Node(path, "dir", 0o755))
-        wanted = [node for node in self.nodes.values() if node.kind == "dir" and node.path not in folders and _keeps(node.path)]
-        return sorted([*kept, *wanted], key=lambda node: node.path.split("/"))
+        found = {path: node for path, node in self.nodes.items() if node.kind != "dir" or _keeps(path)}
+        for path in list(found):
+            for parent in map(str, PurePosixPath(path).parents):
+                if parent != "." and parent not in found:
+                    above = self.nodes.get(parent)
+                    found[parent] = above if above is not None and above.kind == "dir" else Node(parent, "dir", 0o755)
+        return sorted(found.values(), key=lambda node: node.path.split("/"))
 
 
 def _keeps(path: str) -> bool:
