@@ -60,8 +60,6 @@ class Commit:
             overwrite=self._options.flag("force-overwrite") or self._options.flag("force"),
             clean=self._options.flag("clean-protected"),
         )
-        if self._database.initdb:
-            self._database.prepare()
         for number, change in enumerate(changes, 1):
             self._announce(number, len(changes), change)
             self._step(change)

@@ -54,8 +54,6 @@ class Database:
         """The database of a root, which must have one unless `initdb` is to make it."""
         if not initdb and not root.is_dir():
             raise ApkError("Unable to open root: No such file or directory", 99)
-        if initdb:
-            root.mkdir(parents=True, exist_ok=True)
         database = cls(root, initdb=initdb, arch=arch)
         if not initdb and not database.fs.place(f"{_DB}/installed").exists():
             raise ApkError("Failed to open apk database: No such file or directory", 99)
@@ -161,6 +159,7 @@ class Database:
 
         Nothing below lib: in a root with merged /usr that will be a link, and the first package brings it.
         """
+        self.fs.path.mkdir(parents=True, exist_ok=True)
         for name, mode in (("tmp", 0o1777), ("proc", 0o555), ("dev", 0o755), ("var/cache/apk", 0o755), ("var/cache/misc", 0o755)):
             if not self.fs.place(name).exists():
                 self.fs.make_folder(name, mode)

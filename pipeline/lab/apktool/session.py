@@ -23,6 +23,8 @@ class Session:
         root = Path(options.value("root", "/")).absolute()
         if installed:
             self.database = Database.open(root, initdb=options.flag("initdb"), arch=options.value("arch"))
+            if self.database.initdb and not options.flag("simulate"):
+                self.database.prepare()
         else:
             self.database = Database(root, arch=options.value("arch"))
         if write and not options.flag("simulate"):

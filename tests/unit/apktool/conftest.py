@@ -63,6 +63,7 @@ class Lab:
         self.keys = keys
         self.repository = folder / "repository"
         self.root = folder / "root"
+        self.address = str(self.repository)
         (self.repository / "x86_64").mkdir(parents=True)
         self.signer = Signer(keys.parent / "test.rsa", "test.rsa.pub")
 
@@ -90,10 +91,10 @@ class Lab:
                 entries.append((TarEntry(path, "file", mode, **owner), content))  # type: ignore[arg-type]
         entries += [(TarEntry(path, "dir", 0o755, **owner), None) for path in sorted(folders)]  # type: ignore[arg-type]
         info = PkgInfo(name, version, "x86_64", f"test package {name}", **fields)  # type: ignore[arg-type]
-        path = self.repository / "x86_64" / f"{name}-{version}.apk"
-        with path.open("wb") as out:
+        target = self.repository / "x86_64" / f"{name}-{version}.apk"
+        with target.open("wb") as out:
             write_package(out, info, scripts or {}, entries, epoch=EPOCH, signer=self.signer)
-        return path
+        return target
 
     def publish(self, *paths: Path, signer: Signer | None = None) -> Path:
         """Write the index, of all packages unless some are named."""
@@ -105,10 +106,10 @@ class Lab:
 
     def run(self, *arguments: str, status: int | None = 0, stdin: str = "") -> str:
         """Run apk with the keys and the repository; returns what it wrote, errors after output."""
-        argv = [
-            sys.executable, "-IS", str(self.prefix / "usr/sbin/apk"), arguments[0], "--root", str(self.root), "--keys-dir", str(self.keys),
-            "--repositories-file", os.devnull, "--repository", str(self.repository), "--arch", "x86_64", *arguments[1:],
-        ]  # fmt: skip
+        roots = ("--root", str(self.root), "--keys-dir", str(self.keys), "--arch", "x86_64")
+        sources = ("--repositories-file", os.devnull, "--repository", self.address)
+        apk = str(self.prefix / "usr/sbin/apk")
+        argv = [sys.executable, "-IS", apk, arguments[0], *roots, *sources, *arguments[1:]]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, input=stdin)
         assert "Traceback" not in done.stderr, done.stderr
         assert status is None or done.returncode == status, f"{done.returncode}: {done.stdout}{done.stderr}"

@@ -87,7 +87,9 @@ def test_failing_scripts(base: Lab) -> None:
 
 def test_trigger_gets_the_folders_that_changed(base: Lab) -> None:
     watch = {".trigger": script('echo "$*" >> /log')}
-    base.package("icons", files={"usr/share/icons/a/one": b""}, scripts=watch, triggers=("/usr/share/icons", "/usr/share/icons/*"))
+    base.package(
+        "icons", files={"usr/share/icons/a/one": b""}, scripts=watch, triggers=("/usr/share/icons", "/usr/share/icons/*")
+    )
     base.package("theme", files={"usr/share/icons/b/two": b"", "usr/share/other/x": b""})
     base.package("else", files={"usr/share/other/y": b""})
     base.publish()

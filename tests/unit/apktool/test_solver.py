@@ -40,7 +40,9 @@ def test_newest_that_fits() -> None:
 
 
 def test_goes_back_when_a_choice_leads_nowhere() -> None:
-    packages = universe("app 2 | D:lib>=2 tool", "app 1 | D:lib", "lib 1", "lib 2 | D:core=2", "core 1", "core 2", "tool 1 | D:core=1")
+    packages = universe(
+        "app 2 | D:lib>=2 tool", "app 1 | D:lib", "lib 1", "lib 2 | D:core=2", "core 1", "core 2", "tool 1 | D:core=1"
+    )
     assert names(packages, "app tool") == "app-1 core-1 lib-1 tool-1"
 
 
@@ -70,8 +72,9 @@ def test_bare_names_are_not_chosen_by_themselves() -> None:
     packages = universe("app 1 | D:editor", "vi 1 | p:editor", "ed 1 | p:editor")
     with pytest.raises(Unsolvable) as caught:
         names(packages, "app")
-    assert "editor (virtual):\n    note: please select one of the 'provided by' packages explicitly\n    provided by: ed vi" in explain(
-        caught.value.state
+    assert (
+        "editor (virtual):\n    note: please select one of the 'provided by' packages explicitly\n    provided by: ed vi"
+        in explain(caught.value.state)
     )
     assert names(packages, "app vi") == "app-1 vi-1"
 
