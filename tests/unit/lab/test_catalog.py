@@ -86,10 +86,9 @@ def test_a_world_is_followed_through_folders(make: Make) -> None:
         tool="description = 'd'\nfrom = ['real-tool', 'data-{deb_arch}']",
         other="description = 'd'\nfrom = ['o']\narch = ['aarch64']",
     )
-    assert catalog.expand(["base", "other"], "x86_64") == (
-        frozenset({"base", "tool"}),
-        frozenset({"real-tool", "data-amd64", "opendoas", "zlib1g"}),
-    )
+    folders, debs = catalog.expand(["base", "other"], "x86_64")
+    assert sorted(folders) == ["base", "tool"]
+    assert sorted(debs) == ["data-amd64", "opendoas", "real-tool", "zlib1g"]
     assert "data-arm64" in catalog.expand(["base", "other"], "aarch64")[1]
     assert catalog.expand(["base", "other"], "aarch64")[0] == {"base", "tool", "other"}
 
