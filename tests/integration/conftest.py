@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,16 +39,16 @@ class Tiny:
     def command(self, *args: str) -> tuple[str, ...]:
         return (str(self.folder / "ci" / "doit"), *args)
 
-    def start(self, *args: str, **extra: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start ./ci/doit in a process group of its own."""
         return subprocess.Popen(
-            self.command(*args), env={**self.environment, **extra}, cwd=self.folder, start_new_session=True,
+            self.command(*args), env={**self.environment, **(env or {})}, cwd=self.folder, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def doit(self, *args: str, status: int = 0, **extra: str) -> str:
+    def doit(self, *args: str, status: int = 0, env: Mapping[str, str] | None = None) -> str:
         """Run ./ci/doit to its end; all that it says, once it ended with `status`."""
-        process = self.start(*args, **extra)
+        process = self.start(*args, env=env)
         try:
             said, _ = process.communicate(timeout=_LIMIT)
         except BaseException:

@@ -20,7 +20,7 @@ SANDBOX_ERROR = 14
 
 
 def test_no_engine(tiny: Tiny) -> None:
-    said = tiny.doit(status=SANDBOX_ERROR, DOCKER_HOST="unix:///nonexistent/docker.sock")
+    said = tiny.doit(status=SANDBOX_ERROR, env={"DOCKER_HOST": "unix:///nonexistent/docker.sock"})
     assert "unix:///nonexistent/docker.sock" in said
     assert "hint:" in said
 
@@ -29,13 +29,13 @@ def test_nobody_listens(tiny: Tiny) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
-        assert address in tiny.doit(status=SANDBOX_ERROR, DOCKER_HOST=address)
+        assert address in tiny.doit(status=SANDBOX_ERROR, env={"DOCKER_HOST": address})
 
 
 def test_what_is_built_needs_no_engine(tiny: Tiny) -> None:
     tiny.doit()
-    tiny.doit(DOCKER_HOST="unix:///nonexistent/docker.sock")
-    tiny.doit("list", DOCKER_HOST="unix:///nonexistent/docker.sock")
+    tiny.doit(env={"DOCKER_HOST": "unix:///nonexistent/docker.sock"})
+    tiny.doit("list", env={"DOCKER_HOST": "unix:///nonexistent/docker.sock"})
 
 
 class Passage:
@@ -90,7 +90,7 @@ def passage(tmp_path: Path) -> Iterator[Passage]:
 
 def test_the_engine_goes_away_in_the_middle_of_a_stage(tiny: Tiny, passage: Passage) -> None:
     tiny.script("second", "echo begun", "sleep 60")
-    build = tiny.start(DOCKER_HOST=f"unix://{passage.path}")
+    build = tiny.start(env={"DOCKER_HOST": f"unix://{passage.path}"})
     wait_for(lambda: "begun" in log_of(tiny, "second"))
     started = time.monotonic()
     passage.close()
