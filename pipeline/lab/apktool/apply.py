@@ -14,7 +14,7 @@ from pipeline.apk.pkginfo import Dependency
 from pipeline.errors import FormatError
 from pipeline.lab.apktool.changes import plan
 from pipeline.lab.apktool.commit import Commit
-from pipeline.lab.apktool.errors import ApkError, error
+from pipeline.lab.apktool.errors import ApkError, error, warning
 from pipeline.lab.apktool.options import Options
 from pipeline.lab.apktool.packages import VIRTUAL, Package, dependency
 from pipeline.lab.apktool.session import Session
@@ -139,6 +139,9 @@ def _wanted(session: Session, argument: str) -> Dependency:
     """The world's entry for an argument: a dependency, or a package file pinned by its checksum."""
     if (argument.endswith(".apk") and "/" in argument) or Path(argument).is_file():
         return _file(session, Path(argument))
+    if "@" in argument:
+        warning(f"The repository tag for world dependency '{argument}' does not exist")
+        raise ApkError("Not committing changes due to missing repository tags. Use --force-broken-world to override.", 99)
     try:
         return dependency(argument)
     except FormatError:

@@ -164,7 +164,7 @@ class Commit:
     def _finish(self) -> int:
         if self._options.verbosity > 0:
             installed = self._database.installed.values()
-            size = human(sum(package.installed_size for package in installed))
+            size = f"{sum(package.installed_size for package in installed) >> 20} MiB"
             count = f"{self.errors} error{'s' if self.errors > 1 else ''};"
             text = count if self.errors else "OK:"
             if self._options.verbosity > 1:

@@ -115,6 +115,21 @@ class Database:
         """The folders of an installed package."""
         return (line[2:] for line in package.record.split("\n") if line.startswith("F:") and line[2:])
 
+    def disown(self, name: str, path: str) -> None:
+        """Take a file out of the record of the package that had it: another one has it now."""
+        package = self.installed[name]
+        folder, _, file = path.rpartition("/")
+        kept: list[str] = []
+        here = gone = False
+        for line in package.record.split("\n"):
+            if line[:2] == "F:":
+                here, gone = line[2:] == folder, False
+            elif line[:2] == "R:":
+                gone = here and line[2:] == file
+            if not gone:
+                kept.append(line)
+        package.record = "\n".join(kept)
+
     def folders_in_use(self) -> frozenset[str]:
         """The folders of all installed packages."""
         return frozenset(folder for package in self.installed.values() for folder in self.folders(package))

@@ -33,7 +33,8 @@ def _missing(state: State, name: str, masked: str) -> Iterator[str]:
         kind = "virtual"
     yield f"  {name} ({kind}):"
     if kind == "virtual":
-        yield "    note: please select one of the 'provided by' packages explicitly"
+        yield "    note: please select one of the 'provided by'"
+        yield "          packages explicitly"
         yield from _group("provided by", sorted({package.name for package, _ in providers}))
     yield from _group("required by", wanted)
 

@@ -141,6 +141,8 @@ class Extractor:
                 continue
             else:
                 self._rename(path, place, temporary, checksum, recorded.get(path, ""))
+            if owner not in ("", package.name):
+                self._database.disown(owner, path)
             owners[path] = package.name
             layer.modified.add(path.rpartition("/")[0])
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files of a root are the administrator's: etc/apk/protected_paths.d and apk's own rules.
 
-`-path` protects nothing below, `+path` files that were changed, `@path` symbolic links only, `!path` always.
+`-path` protects nothing below. The others protect what was changed from being overwritten, and say what a backup takes:
+`+path` what was changed, `@path` only symbolic links of that, `!path` everything.
 """
 
 from __future__ import annotations
@@ -51,8 +52,7 @@ class Protection:
 
     def changed(self, path: str, place: Path, recorded: str) -> bool:
         """Whether a protected file is no longer what its package laid."""
-        mode = self.file_mode(path)
-        if mode == "-" or (mode == "@" and not place.is_symlink()):
+        if self.file_mode(path) == "-":
             return False
         return place_checksum(place) not in ("", recorded)
 

@@ -109,6 +109,7 @@ def test_file_of_another_package_is_not_overwritten(lab: Lab) -> None:
     lab.run("del", "two")
     lab.add("three")
     assert (lab.root / "usr/bin/tool").read_bytes() == b"three"
+    assert [lab.installed()[name].paths for name in ("one", "three")] == [(), ("usr/bin/tool",)]
     lab.run("del", "one")
     assert (lab.root / "usr/bin/tool").read_bytes() == b"three"
     assert not leftovers(lab.root)

@@ -57,7 +57,10 @@ def names_of(path: Path) -> list[str]:
 
 # The scripts are for busybox; where this machine has it, they are tried with its shell and its tools too.
 BUSYBOX = shutil.which("busybox")
-TOOLS = "awk cat cp cut date dirname grep gzip head hostname ln ls mkdir mktemp mv readlink rm rmdir sed sha256sum sort sync tar touch tr"
+TOOLS = (
+    "awk cat cp cut date dirname grep gzip head hostname ln ls mkdir mktemp mv "
+    "readlink rm rmdir sed sha256sum sort sync tar touch tr"
+)
 
 
 @pytest.fixture(params=["sh", *(["busybox"] if BUSYBOX else [])])
@@ -135,7 +138,7 @@ def test_lbu_package_and_encryption(device: Device, tmp_path: Path) -> None:
         "-pass",
         "pass:pass word",
         "-in",
-        media / "box.apkovl.tar.gz.aes-256-cbc",
+        str(media / "box.apkovl.tar.gz.aes-256-cbc"),
     ]
     decrypted = subprocess.run(argv, capture_output=True, check=True).stdout
     (tmp_path / "decrypted").write_bytes(decrypted)
