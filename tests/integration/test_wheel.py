@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed on devices, and by `pip install -e`: the command `tower`, from runtime/ alone."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+
+def test_the_wheel_holds_the_runtime_alone(checkout: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy2(checkout / name, source / name)
+    for name in ("runtime", "pipeline"):
+        shutil.copytree(checkout / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "lab"))
+    argv = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        tmp_path,
+        source,
+    ]
+    subprocess.run(argv, check=True, timeout=120)
+    (wheel,) = tmp_path.glob("tower-*-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    code = {name.removeprefix("tower/") for name in names if name.startswith("tower/")}
+    assert {name for name in names if not name.startswith("tower/")} == {name for name in names if ".dist-info/" in name}
+    assert code == {
+        path.relative_to(checkout / "runtime").as_posix()
+        for path in (checkout / "runtime").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".lock"
+    }
+
+
+def test_the_command_of_an_editable_installation() -> None:
+    command = Path(sys.prefix) / "bin" / "tower"
+    if not command.exists():
+        pytest.skip("not run from an environment that the project is installed in")
+    done = subprocess.run([command, "version"], cwd="/", capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("tower ")
