@@ -33,9 +33,10 @@ class Layer:
         self.folders: dict[str, str] = {}  # folder -> its M: line or nothing
         self.files: dict[str, dict[str, str]] = {}  # folder -> file -> its lines
         self.pending: list[tuple[str, Path, str]] = []  # path in the root, temporary file, checksum
-        self.temporary: dict[str, Path] = {}
+        self.temporary: dict[str, tuple[Path, str]] = {}
         self.modified: set[str] = set()
         self.broken = False
+        self.links = False
 
     def record(self, lines: str) -> str:
         """The package's record for the installed database."""
@@ -82,21 +83,22 @@ class Extractor:
         place = self._fs.make_folder(folder) / name
         digest = hashlib.sha1(f"{layer.package.checksum}{entry.name}".encode(), usedforsecurity=False).hexdigest()
         temporary = place.with_name(f".apk.{digest[:24]}")
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # left over from a run that was killed
+            temporary.unlink()
         layer.pending.append((entry.name, temporary, ""))
         mode = entry.mode
         if entry.kind == "symlink":
             temporary.symlink_to(entry.target)
             checksum = checksum_of(hashlib.sha1(entry.target.encode(), usedforsecurity=False).digest())
             mode = 0o777
+            layer.links = True
         elif entry.kind == "hardlink":
-            source = layer.temporary[entry.target]
+            source, checksum = layer.temporary[entry.target]
             os.link(source, temporary)
-            checksum = next(known for path, _, known in layer.pending if path == entry.target)
         else:
             checksum = _write(temporary, entry, content)
         layer.pending[-1] = (entry.name, temporary, checksum)
-        layer.temporary[entry.name] = temporary
+        layer.temporary[entry.name] = temporary, checksum
         if entry.kind != "hardlink":
             self._attributes(temporary, entry, uid, gid)
         line = f"\na:{uid}:{gid}:{mode:o}" if (uid, gid, mode) != (0, 0, 0o644) else ""
@@ -145,6 +147,8 @@ class Extractor:
                 self._database.disown(owner, path)
             owners[path] = package.name
             layer.modified.add(path.rpartition("/")[0])
+        if layer.links:
+            self._fs.forget()  # a folder may be reached another way now
 
     def _rename(self, path: str, place: Path, temporary: Path, checksum: str, recorded: str) -> None:
         if self.protection.keeps(path, place, recorded, checksum):

@@ -20,6 +20,7 @@ class RootFs:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folders: dict[str, Path] = {"": path}
+        self._made: set[str] = set()
 
     def folder(self, name: str) -> Path:
         """The real place of a folder of the root, links followed inside the root; it need not exist."""
@@ -37,6 +38,7 @@ class RootFs:
     def forget(self) -> None:
         """Links may have changed: look everything up anew."""
         self._folders = {"": self.path}
+        self._made = set()
 
     def read(self, name: str) -> str:
         """The text of a file of the root, empty when there is none."""
@@ -59,8 +61,11 @@ class RootFs:
 
     def make_folder(self, name: str, mode: int = 0o755) -> Path:
         """The real place of a folder of the root, made with its parents where it is missing."""
+        if name in self._made:
+            return self._folders[name]
         self._folders.pop(name, None)
         place = self.folder(name)
+        self._made.add(name)
         if not place.is_dir():
             missing = [place]
             while not missing[-1].parent.is_dir():
