@@ -29,6 +29,20 @@ mkimage() {
 	fi
 	export PACKAGER_PUBKEY APORTS=/work/aports
 
+	# mkimage.sh lets `apk index` look for keys in the builder's /etc, which is no place for the channel's.
+	mkdir -p /work/bin
+	cat >/work/bin/apk <<-EOF
+		#!/bin/sh
+		if [ "\$1" = index ]; then
+			shift
+			set -- index --keys-dir /in/keys "\$@"
+		fi
+		exec $(command -v apk) "\$@"
+	EOF
+	chmod +x /work/bin/apk
+	PATH=/work/bin:$PATH
+	export PATH
+
 	# Plugins are looked for here too.
 	cd "$HOME/.mkimage" || return 1
 	set -- --tag "$TOWER_VERSION" --arch "$TOWER_ARCH" --profile "$1" --outdir "$2" --workdir "$MKIMAGE_WORK"
