@@ -12,14 +12,15 @@ set -eu
 
 scriptdir=$(cd "$(dirname "$0")" && pwd)
 
-if [ ! -e /usr/share/abuild/functions.sh ]; then
-	echo "mkimage: /usr/share/abuild/functions.sh is missing: install abuild" >&2
+sharedir=${ABUILD_SHAREDIR:-/usr/share/abuild}
+if [ ! -e "$sharedir/functions.sh" ]; then
+	echo "mkimage: $sharedir/functions.sh is missing: install abuild" >&2
 	exit 1
 fi
 # abuild's functions expect variables that may be unset, and so may plugins.
 set +u
 # shellcheck source=/dev/null
-. /usr/share/abuild/functions.sh
+. "$sharedir/functions.sh"
 
 all_sections=""
 all_profiles=""

@@ -183,8 +183,8 @@ def make(job: Job, target: Path) -> None:
     if not job.options.no_kernel:
         lay_modules(job, target)
     for path in target.rglob("*"):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     (target / "tmp").chmod(0o1777)
     if job.options.list_files:
         print("\n".join(sorted(str(path.relative_to(target)) for path in target.rglob("*"))))

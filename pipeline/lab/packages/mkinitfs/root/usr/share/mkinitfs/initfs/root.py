@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 MAX_LINKS = 40
@@ -46,17 +47,21 @@ class RootTree:
         """Files that `pattern` names, folders walked; paths of the device, sorted."""
         parent, _, name = pattern.strip("/").rpartition("/")
         for folder in self.folders(parent):
-            for found in sorted(self.host(folder).glob(name)):
+            for found in self._named(folder, name):
                 yield from self._walk(found)
 
     def folders(self, pattern: str) -> list[str]:
         """The folders a pattern names, each part resolved (sbin may be a link to usr/sbin)."""
         found = {""}
         for part in [piece for piece in pattern.split("/") if piece]:
-            entries = [entry for folder in found for entry in self.host(folder).glob(part)]
+            entries = [entry for folder in found for entry in self._named(folder, part)]
             resolved = {self.resolve(self._device(entry))[0] for entry in entries}
             found = {folder for folder in resolved if self.host(folder).is_dir()}
         return sorted(found)
+
+    def _named(self, folder: str, pattern: str) -> list[Path]:
+        """Entries that a pattern fits; Path.glob would leave out links whose target is in this root alone."""
+        return sorted(entry for entry in self.host(folder).iterdir() if fnmatchcase(entry.name, pattern))
 
     def _device(self, host: Path) -> str:
         return str(host.relative_to(self.path))
