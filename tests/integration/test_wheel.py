@@ -29,8 +29,8 @@ def test_the_wheel_holds_the_runtime_alone(checkout: Path, tmp_path: Path) -> No
         "--no-build-isolation",
         "--no-index",
         "-w",
-        tmp_path,
-        source,
+        str(tmp_path),
+        str(source),
     ]
     subprocess.run(argv, check=True, timeout=120)
     (wheel,) = tmp_path.glob("tower-*-py3-none-any.whl")
