@@ -220,3 +220,20 @@ def test_modes_and_times(lab: Lab) -> None:
     assert str((lab.root / "usr/bin/link").readlink()) == "app"
     (folder,) = [folder for folder in lab.installed()["app"].folders if folder.path == "usr/bin"]
     assert [(file.name, file.mode) for file in folder.files] == [("app", 0o4755), ("link", 0o777)]
+
+
+def test_diskless_boot_comes_up_as_far_as_it_can(lab: Lab) -> None:
+    """The apkovl's world names a package that the medium does not have."""
+    lab.package("app", files={"usr/bin/app": b"app"})
+    lab.publish()
+    (lab.root / "etc/apk").mkdir(parents=True)
+    (lab.root / "etc/apk/world").write_text("app\ngone\n")
+    lab.run("add", "--initramfs-diskless-boot")
+    assert lab.versions() == {"app": "1.0-r0"}
+
+
+def test_force_broken_world_leaves_out_what_cannot_be_had(lab: Lab) -> None:
+    lab.package("app")
+    lab.publish()
+    lab.add("--force-broken-world", "app", "gone>2")
+    assert lab.world() == ["app"]
