@@ -14,6 +14,7 @@ from pipeline.factory import Factory
 from pipeline.keys import NotBuiltError, environment_of
 from pipeline.paths import Paths
 from pipeline.plan import Settings
+from pipeline.stage import OptionValue
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 
 ROOT = "stage:root:pc"
@@ -168,7 +169,14 @@ def test_a_damaged_lock_is_made_anew(paths: Paths) -> None:
 
 
 def test_options_as_variables() -> None:
-    options = {"world": ("a", "b"), "free-mib": 3, "yes": True, "no": False, "name": "x", "table": {"a": "b"}}
+    options: dict[str, OptionValue] = {
+        "world": ("a", "b"),
+        "free-mib": 3,
+        "yes": True,
+        "no": False,
+        "name": "x",
+        "table": {"a": "b"},
+    }
     assert environment_of(options) == {
         "TOWER_WORLD": "a b",
         "TOWER_FREE_MIB": "3",

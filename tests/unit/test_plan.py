@@ -188,11 +188,7 @@ def test_settings_that_do_not_exist(tmp_path: Path, settings: Settings, message:
 
 def test_a_single_stage_may_not_ask_for_every_architecture_s_repository(tmp_path: Path) -> None:
     paths = make_checkout(tmp_path)
-    write(
-        tmp_path,
-        {
-            "pipeline/recipes/common.toml": '[[stages]]\nname="r"\nuse="root"\noptions={world=[]}\ninputs={repository="channel:repository"}\n'
-        },
-    )
+    common = '[[stages]]\nname="r"\nuse="root"\noptions={world=[]}\ninputs={repository="channel:repository"}\n'
+    write(tmp_path, {"pipeline/recipes/common.toml": common})
     with pytest.raises(ConfigError, match="one for each architecture"):
         load_plan(paths, Settings())

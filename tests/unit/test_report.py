@@ -72,7 +72,7 @@ def test_a_failure_ends_with_its_own_status() -> None:
 def test_an_interruption() -> None:
     made, out, _ = reporter()
     stopped: list[bool] = []
-    type(made).stop = staticmethod(lambda: stopped.append(True))  # type: ignore[method-assign, assignment]
+    type(made).stop = staticmethod(lambda: stopped.append(True))  # type: ignore[method-assign]
     with pytest.raises(SystemExit) as ended:
         try:
             raise KeyboardInterrupt
