@@ -93,16 +93,19 @@ class Factory:
 
     def lock_fits(self) -> bool:
         """Whether there is a lock, made from what is now in the checkout."""
-        return self.lock_path.is_file() and self._read_lock().made_from == self.driver.lock_key()
+        if not self.lock_path.is_file():
+            return False
+        lock = self._read_lock()
+        fits = lock.made_from == self.driver.lock_key()
+        self._lock = lock if fits else None
+        return fits
 
     def lock(self) -> Lock:
         """The lock of the channel. Raises LockError if there is none that fits."""
         with self._once:
-            if self._lock is None:
-                if not self.lock_fits():
-                    raise LockError(f"channel {self.plan.channel.name}: there is no lock that fits", hint="run: ./ci/doit lock")
-                self._lock = self._read_lock()
-            return self._lock
+            if self._lock is None and not self.lock_fits():
+                raise LockError(f"channel {self.plan.channel.name}: there is no lock that fits", hint="run: ./ci/doit lock")
+            return self._lock or self._read_lock()
 
     def _read_lock(self) -> Lock:
         try:
