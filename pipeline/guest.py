@@ -21,7 +21,14 @@ from typing import IO
 from pipeline import proc
 from pipeline.errors import BootError
 
-FAILURES = ("Kernel panic", "emergency recovery shell", "shell of the initramfs", "Attempted to kill init", "No bootable device", "BdsDxe: failed to")
+FAILURES = (
+    "Kernel panic",
+    "emergency recovery shell",
+    "shell of the initramfs",
+    "Attempted to kill init",
+    "No bootable device",
+    "BdsDxe: failed to",
+)
 """What a console says when waiting on is useless."""
 
 _TAIL = 25
