@@ -106,6 +106,7 @@ def _shown(clean: Callable[[], None]) -> Callable[[], None]:
         except FactoryError as error:
             sys.stderr.write(f"error: {error}\n")
 
+    act.__qualname__ = "remove what it made"  # doit shows it
     return act
 
 
