@@ -92,13 +92,15 @@ def test_makes_what_it_needs_once_and_is_quiet_then(machine: Machine) -> None:
 
 
 def test_is_quick_when_nothing_is_missing(machine: Machine) -> None:
+    """In seconds of the processor: what else the machine does at the time is not its fault."""
     machine.doit("list")
     seconds = []
     for _ in range(5):
-        start = time.monotonic()
+        before = os.times()
         machine.doit("run", DOCKER_HOST="")
-        seconds.append(time.monotonic() - start)
-    assert statistics.median(seconds) < 0.3
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert statistics.median(seconds) < 0.2
 
 
 @pytest.mark.parametrize("name", ["ci/requirements.txt", "pyproject.toml"])

@@ -46,9 +46,11 @@ def test_a_build_and_a_second_one(tiny: Tiny) -> None:
     for stage in ("first", "second", "third"):
         assert re.search(rf"^{stage} .*\bbuilt\b", said, re.MULTILINE), said
         assert f"{stage} works" in log_of(tiny, stage)
-    started = time.monotonic()
+    before = os.times()
     again = tiny.doit()
-    assert time.monotonic() - started < 2
+    after = os.times()
+    # Of the processor: what else the machine does at the time is not its fault.
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.5
     assert "built" not in again.partition("\n")[0]
     assert not containers(tiny)
     # An edit rebuilds what it reaches, and nothing else.
