@@ -106,10 +106,9 @@ def parse(argv: Sequence[str]) -> Options:
             command_seen = True
         else:
             options.arguments.append(word)
-    if options.flag("initramfs-diskless-boot"):
-        # A system that is made anew at each boot must come up as far as it can.
-        for name in ("initdb", "force-overwrite", "force-broken-world"):
-            options.values.setdefault(name, [""])
+    # A system that is made anew at each boot must come up as far as it can.
+    for name in ("initdb", "force-overwrite", "force-broken-world") if options.flag("initramfs-diskless-boot") else ():
+        options.values.setdefault(name, [""])
     return options
 
 
