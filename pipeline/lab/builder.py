@@ -7,12 +7,15 @@ needs no network. Files of the lab's own tools are laid over the result; what di
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from urllib.parse import quote
 
 from pipeline import proc
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, digest_tree
@@ -31,6 +34,7 @@ Debs = Callable[[LockedFile], Path]
 """Where a locked Debian package is."""
 
 LABEL = "tower.builder"
+_PYTHON = ("/usr/lib",)
 _SECONDS = 1800
 _CHUNK = 1 << 20
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/lintian/*")
@@ -49,7 +53,6 @@ _LEFT_OUT = (
     "var/lib/dpkg/lock*",
     "var/lib/systemd/**",
     "var/log/**",
-    "**/__pycache__/**",
 )
 _HINT = "apt-get install mmdebstrap (run as root, or allow unprivileged user namespaces)"
 
@@ -97,13 +100,18 @@ class BuilderPlan:
 
 
 def ensure_builder(plan: BuilderPlan, debs: Debs, engine: Engine, scratch: Path, log: IO[bytes]) -> str:
-    """The id of the builder's image, made if the engine does not have it; images of older builders are removed."""
+    """The id of the builder's image, made if the engine does not have it; images of older builders are removed.
+
+    The caller sees to it that nobody else works in `scratch`.
+    """
     key = plan.key()
     tag = f"tower-builder-{plan.channel}:{key[:16]}"
     found = engine.find_image(tag)
     if found is not None and (found.get("Config", {}).get("Labels") or {}).get(LABEL) == key:
         return str(found["Id"])
-    scratch.mkdir(parents=True, exist_ok=True)
+    # What a killed run left.
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         tar = Path(folder) / "builder.tar"
         make_root(plan, debs, tar, Path(folder), log)
@@ -123,11 +131,8 @@ def make_root(plan: BuilderPlan, debs: Debs, output: Path, scratch: Path, log: I
     offered = scratch / "offered"
     offered.mkdir()
     _offer(plan, debs, offered)
-    plain = scratch / "plain.tar"
-    overlay = Tree(scratch / "overlay")
-    overlay.folder.mkdir()
-    for product in plan.overlays:
-        lay_files(overlay, product, tuple(debs(deb) for deb in product.debs), plan.drop, plan.checkout)
+    overlay, plain = scratch / "overlay.tar", scratch / "plain.tar"
+    _write_overlay(plan, debs, overlay, scratch / "overlay")
     argv = [
         "mmdebstrap",
         "--variant=essential",
@@ -137,16 +142,39 @@ def make_root(plan: BuilderPlan, debs: Debs, output: Path, scratch: Path, log: I
         "--aptopt=APT::Install-Recommends false",
         "--aptopt=APT::Sandbox::User root",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED),
+        f"--customize-hook=tar-in {shlex.quote(str(overlay))} /",
+        # Stages run with a read-only root: byte code that is not there now is made anew at every start of Python.
+        f'--customize-hook=chroot "$1" python3 -m compileall -q -f --invalidation-mode unchecked-hash {" ".join(_PYTHON)}',
         plan.suite,
         str(plain),
         # Trusted: every file in it has the digest that the lock says.
-        f"deb [trusted=yes] copy://{offered} ./",
+        f"deb [trusted=yes] copy://{quote(str(offered))} ./",
     ]
     try:
         proc.run(argv, env={"SOURCE_DATE_EPOCH": str(plan.epoch)}, timeout=_SECONDS, log=log, hint=_HINT)
     except ToolError as error:
         raise ToolError(f"builder of channel {plan.channel}: {error.message}", hint=f"read its log; {_HINT}") from error
-    _finish(plain, overlay, output, plan.epoch)
+    _finish(plain, output, plan.epoch)
+
+
+def _write_overlay(plan: BuilderPlan, debs: Debs, output: Path, folder: Path) -> None:
+    """The files of the lab's tools as a tar."""
+    folder.mkdir()
+    tree = Tree(folder)
+    for product in plan.overlays:
+        lay_files(tree, product, tuple(debs(deb) for deb in product.debs), plan.drop, plan.checkout)
+    with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
+        for node in tree.finish():
+            info = tarfile.TarInfo(node.path)
+            info.mode, info.uid, info.gid, info.mtime = node.mode, node.uid, node.gid, plan.epoch
+            info.type = {"file": tarfile.REGTYPE, "dir": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}[node.kind]
+            info.linkname = node.target
+            if node.kind == "file":
+                info.size = tree.content(node.path).stat().st_size
+                with tree.content(node.path).open("rb") as stream:
+                    target.addfile(info, stream)
+            else:
+                target.addfile(info)
 
 
 def _offer(plan: BuilderPlan, debs: Debs, folder: Path) -> None:
@@ -167,32 +195,16 @@ def _offer(plan: BuilderPlan, debs: Debs, folder: Path) -> None:
     (folder / "Release").write_text(f"Suite: {plan.suite}\nCodename: {plan.suite}\n{sums}")
 
 
-def _finish(plain: Path, overlay: Tree, output: Path, epoch: int) -> None:
-    """Copy the tar, sorted, without what differs from run to run, the overlay in place of what it hides."""
+def _finish(plain: Path, output: Path, epoch: int) -> None:
+    """Copy the tar, sorted, without what differs from run to run."""
     left_out = matcher(_LEFT_OUT)
     with tarfile.open(plain) as source, tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
-        found = {info.name.removeprefix("./"): info for info in source if not left_out.fullmatch(info.name.removeprefix("./"))}
-        nodes = {node.path: node for node in overlay.finish()}
-        for path in sorted({*found, *nodes} - {"", "."}, key=lambda name: name.split("/")):
-            node = nodes.get(path)
-            known = found.get(path)
-            if node is None or (node.kind == "dir" and known is not None):
-                assert known is not None  # noqa: S101 - the path is one of the two
-                _copy(source, known, target, path, epoch)
-                continue
-            info = tarfile.TarInfo(path)
-            info.mode, info.uid, info.gid, info.mtime = node.mode, node.uid, node.gid, epoch
-            info.type = {"file": tarfile.REGTYPE, "dir": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}[node.kind]
-            info.linkname = node.target
-            if node.kind == "file":
-                info.size = overlay.content(path).stat().st_size
-                with overlay.content(path).open("rb") as stream:
-                    target.addfile(info, stream)
-            else:
-                target.addfile(info)
+        found = {info.name.removeprefix("./"): info for info in source}
+        kept = [path for path in found if path not in ("", ".") and not left_out.fullmatch(path)]
+        for path in sorted(kept, key=lambda name: name.split("/")):
+            _copy(source, found[path], target, path, epoch)
         for path, mode in (("dev", 0o755), ("tmp", 0o1777), ("var/log", 0o755), ("var/cache", 0o755)):
-            if path not in found:
-                _folder(target, path, mode, epoch)
+            _folder(target, path, mode, epoch)
 
 
 def _copy(source: tarfile.TarFile, info: tarfile.TarInfo, target: tarfile.TarFile, path: str, epoch: int) -> None:
