@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console of a virtual machine, with a socket pair in the machine's place."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BootError
+from pipeline.guest import Guest, free_port, running
+
+
+@contextmanager
+def console(tmp_path: Path, ports: dict[int, int] | None = None) -> Iterator[tuple[Guest, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with (tmp_path / "log").open("wb") as log, ours, theirs:
+        yield Guest("machine", ours, log, tmp_path / "log", ports or {}), theirs
+
+
+def test_waiting_goes_on_behind_what_was_found(tmp_path: Path) -> None:
+    with console(tmp_path) as (guest, machine):
+        machine.sendall(b"one\r\n\x1b[1;32mtwo\x1b[0m login: ")
+        guest.wait("one", 5)
+        assert guest.wait(r"(\w+) login: ?$", 5).group(1) == "two"
+        with pytest.raises(BootError, match=r"did not show 'one' within 0 s; .*\n.*\| one"):
+            guest.wait("one", 0.1)
+
+
+def test_a_panic_ends_the_waiting(tmp_path: Path) -> None:
+    with console(tmp_path) as (guest, machine):
+        machine.sendall(b"[ 1.0] Kernel panic - not syncing\r\n")
+        with pytest.raises(BootError, match="its console says: Kernel panic"):
+            guest.wait("login:", 30)
+
+
+def test_a_machine_that_ends_is_said_to(tmp_path: Path) -> None:
+    with console(tmp_path) as (guest, machine):
+        machine.close()
+        with pytest.raises(BootError, match="ended before its console showed 'login:'") as raised:
+            guest.wait("login:", 30)
+        assert str(tmp_path / "log") in raised.value.hint
+
+
+def test_the_answer_of_a_command_is_not_its_echo(tmp_path: Path) -> None:
+    with console(tmp_path) as (guest, machine):
+
+        def shell() -> None:
+            typed = machine.recv(4096)
+            machine.sendall(typed.replace(b"\r", b"\r\n") + b"=begin1=\r\nhello\r\n=end1=3=\r\n# ")
+
+        thread = threading.Thread(target=shell)
+        thread.start()
+        answer = guest.command("say hello", timeout=5)
+        thread.join()
+    assert (answer.status, answer.text) == (3, "hello\n")
+
+
+def test_a_greeting_is_asked_for_until_it_comes(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, console(tmp_path, {22: server.getsockname()[1]}) as (guest, _machine):
+
+        def serve() -> None:
+            server.accept()[0].close()
+            connection, _ = server.accept()
+            connection.sendall(b"SSH-2.0-test\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert guest.banner(22, 20) == "SSH-2.0-test"
+        thread.join()
+
+
+def test_a_program_that_is_no_machine_is_shown(tmp_path: Path) -> None:
+    with (
+        pytest.raises(BootError, match=r"QEMU ended at once: .*socket,id=console"),
+        running("machine", ["echo", "no"], log=tmp_path / "log", limit=30, ports={}),
+    ):
+        pass
+
+
+def test_ports_are_free() -> None:
+    with socket.create_server(("127.0.0.1", free_port())):
+        pass
