@@ -149,7 +149,7 @@ merge_sections() {
 }
 
 build_profile() {
-	local section file sum
+	local section file sum made
 	_my_sections=""
 	_dirty=no
 	_fail=no
@@ -170,17 +170,20 @@ build_profile() {
 	file=$OUTDIR/$output_filename
 	# shellcheck disable=SC2086 # a list
 	DESTDIR=$WORKDIR/image-$(printf '%s\n' $_my_sections | sort | checksum)-$ARCH-$PROFILE
-	if [ "$_dirty" = no ] && [ -e "$file" ] && [ -e "$DESTDIR" ]; then
+	# An image of that name may be one of other sections: what it was made of is noted.
+	made=$WORKDIR/made-$output_filename
+	if [ "$_dirty" = no ] && [ -e "$file" ] && [ "$(cat "$made" 2> /dev/null)" = "$DESTDIR" ]; then
 		msg "$output_filename is there"
 		return 0
 	fi
 	msg "Creating $output_filename"
 	merge_sections || return 1
-	rm -f "$file"
+	rm -f "$file" "$made"
 	if ! "create_image_$(printf '%s' "$image_ext" | tr -d ':.')"; then
 		rm -f "$file"
 		return 1
 	fi
+	echo "$DESTDIR" > "$made"
 	if [ "$_checksum" = yes ]; then
 		for sum in $all_checksums; do
 			(cd "$OUTDIR" && "${sum}sum" "$output_filename" > "$output_filename.$sum")
