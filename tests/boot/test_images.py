@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The finished images: what is in them, read without mounting, and that they start.
+
+The images are those of `./ci/doit`, from the folder where it leaves them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.boot import LOGIN, SSH, Machine, check_banner, started
+from pipeline.disk import boot_file, boot_files, partitions, root_file, root_stat, unpacked
+
+MIB = 1 << 20
+PROMPT = r"\[root@thinclient [^\]]*\][#$] $"
+HOSTS = ("pc", "rpi")
+
+
+def image(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    assert len(found) == 1, f"{folder} holds {len(found)} files that fit {pattern}"
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def iso(images: Path) -> Path:
+    return image(images, "toweros-thinclient-*-lab-x86_64.iso")
+
+
+@pytest.fixture(scope="session", params=HOSTS)
+def disk(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked image of each host."""
+    packed = image(images, f"toweros-host-*-lab-{request.param}.img.zst")
+    return unpacked(packed, tmp_path_factory.mktemp(f"disk-{request.param}"))
+
+
+@pytest.fixture
+def log(request: pytest.FixtureRequest, checkout: Path) -> Path:
+    """Where the console's log goes: it stays when the test is over."""
+    return checkout / "build" / "log" / f"{request.node.name.replace('/', '-')}.log"
+
+
+# --- without starting them ----------------------------------------------------------------------------------
+
+
+def on_iso(iso: Path, name: str, tmp_path: Path) -> bytes:
+    target = tmp_path / "member"
+    argv = ["xorriso", "-osirrox", "on", "-indev", str(iso), "-extract", name, str(target)]
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("menu", "entry"), [("/boot/syslinux/syslinux.cfg", "MENU LABEL {}"), ("/boot/grub/grub.cfg", 'menuentry "{}"')]
+)
+def test_both_menus_of_the_medium_have_both_entries(iso: Path, tmp_path: Path, menu: str, entry: str) -> None:
+    text = on_iso(iso, menu, tmp_path).decode()
+    first, second = text.index(entry.format("TowerOS")), text.index(entry.format("Install TowerOS"))
+    assert first < second
+    assert text.count("tower.mode=install") == 1
+    assert text.index("tower.mode=install") > second
+
+
+def test_the_medium_carries_hosts_wheels_and_manual(iso: Path, tmp_path: Path) -> None:
+    argv = ["xorriso", "-indev", str(iso), "-find", "/toweros", "-type", "f"]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+    names = [line.strip("'").removeprefix("/toweros/") for line in done.stdout.splitlines()]
+    assert {"docs/index.md", "images/SHA256SUMS", "wheels/requirements.txt"} <= set(names)
+    for target in HOSTS:
+        assert any(name.startswith("images/toweros-host-") and name.endswith(f"-{target}.img.zst") for name in names)
+    assert any(name.startswith("wheels/tower-") for name in names)
+    assert b"tower==" in on_iso(iso, "/toweros/wheels/requirements.txt", tmp_path)
+
+
+def test_partitions_are_as_planned(disk: Path) -> None:
+    boot, root = partitions(disk)
+    assert boot.kind == (0xEF if disk.stem.endswith("pc") else 0x0C)
+    assert root.kind == 0x83
+    assert boot.start == 4 * MIB
+    assert root.start == boot.start + boot.size
+    assert root.start % (4 * MIB) == 0
+    assert root.start + root.size == disk.stat().st_size
+
+
+def test_a_raspberry_pi_finds_all_it_needs(disk: Path) -> None:
+    if not disk.stem.endswith("rpi"):
+        assert {"/EFI/BOOT/BOOTX64.EFI", "/grub/grub.cfg", "/vmlinuz-lts", "/initramfs-lts"} <= set(boot_files(disk))
+        return
+    assert {"/bootcode.bin", "/start.elf", "/fixup.dat", "/vmlinuz-rpi", "/initramfs-rpi"} <= set(boot_files(disk))
+    assert b"arm_64bit=1\n" in boot_file(disk, "/config.txt")
+    assert b"root=LABEL=tower-root" in boot_file(disk, "/cmdline.txt")
+
+
+def test_the_root_is_ours(disk: Path, tmp_path: Path) -> None:
+    release = root_file(disk, "/etc/os-release", tmp_path).decode()
+    assert "ID=toweros\n" in release
+    assert "TOWER_CHANNEL=lab\n" in release
+    assert "VARIANT_ID=host\n" in release
+    assert "toweros-host\n" in root_file(disk, "/etc/apk/world", tmp_path).decode()
+
+
+def test_nobody_has_a_password(disk: Path, tmp_path: Path) -> None:
+    accounts = [line.split(":") for line in root_file(disk, "/etc/shadow", tmp_path).decode().splitlines()]
+    assert "root" in {account[0] for account in accounts}
+    assert {account[1] for account in accounts} <= {"!", "*"}
+
+
+def test_owners_and_modes_are_those_of_the_table(disk: Path, tmp_path: Path) -> None:
+    assert "Mode:  0400" in root_stat(disk, "/etc/doas.conf", tmp_path)
+    assert "Mode:  0600" in root_stat(disk, "/etc/ssh/sshd_config.d/tower.conf", tmp_path)
+    assert "Mode:  0755" in root_stat(disk, "/usr/libexec/tower/serial-login", tmp_path)
+    assert '"/etc/init.d/sshd"' in root_stat(disk, "/etc/runlevels/default/sshd", tmp_path)
+
+
+# --- started ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.qa("T06")
+@pytest.mark.qa("T12")
+@pytest.mark.qa("T19")
+@pytest.mark.parametrize("machine", [Machine.THINCLIENT_BIOS, Machine.THINCLIENT_UEFI])
+def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
+    with started(machine, iso, log=log) as guest:
+        guest.wait(LOGIN, machine.limit)
+        guest.login("root", prompt=PROMPT)
+        found = guest.command("tower version --json", timeout=120)
+        assert found.status == 0, found.text
+        version = json.loads(found.text)
+        assert version["channel"] == "lab"
+        assert version["variant"] == "thinclient"
+        assert version["tower"] == version["version"]
+        addresses = guest.command("ip -o -4 addr show").text
+        assert "192.168.2.100/24" in addresses
+        assert "192.168.3.100/24" in addresses
+        listening = guest.command("netstat -lntu | grep -v '127.0.0.1\\|::1' | grep -c 'LISTEN\\|^udp'").text
+        assert listening.strip() == "0", guest.command("netstat -lntup").text
+        assert guest.command("ls /media/*/toweros/docs/index.md").status == 0
+        failed = guest.command("rc-status --crashed").text
+        assert not failed.strip(), failed
+
+
+@pytest.mark.parametrize("machine", [Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI, Machine.HOST_RPI])
+def test_a_host_starts_and_answers(machine: Machine, images: Path, log: Path) -> None:
+    target = "rpi" if machine is Machine.HOST_RPI else "pc"
+    for last in (False, True):
+        with started(machine, image(images, f"toweros-host-*-lab-{target}.img.zst"), log=log) as guest:
+            guest.wait(LOGIN, machine.limit)
+            if machine is Machine.HOST_RPI and "cdc_ether" not in guest.text and not last:
+                continue  # QEMU's USB did not come up: once more
+            check_banner(guest, guest.banner(SSH, machine.limit / 2))
+            return
