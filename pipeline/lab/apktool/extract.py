@@ -142,13 +142,18 @@ class Extractor:
                 self._forget(layer, path)
                 continue
             else:
-                self._rename(path, place, temporary, checksum, recorded.get(path, ""))
+                known = recorded if owner in ("", package.name) else self._recorded(owner)
+                self._rename(path, place, temporary, checksum, known.get(path, ""))
             if owner not in ("", package.name):
                 self._database.disown(owner, path)
             owners[path] = package.name
             layer.modified.add(path.rpartition("/")[0])
         if layer.links:
             self._fs.forget()  # a folder may be reached another way now
+
+    def _recorded(self, name: str) -> dict[str, str]:
+        """What another installed package laid: taking over a file that nobody changed is no reason for an `.apk-new`."""
+        return dict(self._database.files(self._database.installed[name]))
 
     def _rename(self, path: str, place: Path, temporary: Path, checksum: str, recorded: str) -> None:
         if self.protection.keeps(path, place, recorded, checksum):

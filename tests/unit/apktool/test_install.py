@@ -115,6 +115,20 @@ def test_file_of_another_package_is_not_overwritten(lab: Lab) -> None:
     assert not leftovers(lab.root)
 
 
+def test_configuration_of_another_package_is_taken_over_unless_it_was_changed(lab: Lab) -> None:
+    files = {"etc/hostname": b"localhost", "etc/issue": b"base"}
+    lab.package("base", files=files)
+    lab.package("ours", files={"etc/hostname": b"host", "etc/issue": b"ours"}, replaces=("base",))
+    lab.publish()
+    lab.add("base")
+    (lab.root / "etc/issue").write_bytes(b"mine")
+    lab.add("ours")
+    assert (lab.root / "etc/hostname").read_bytes() == b"host"
+    assert not (lab.root / "etc/hostname.apk-new").exists()
+    assert (lab.root / "etc/issue").read_bytes() == b"mine"
+    assert (lab.root / "etc/issue.apk-new").read_bytes() == b"ours"
+
+
 def test_virtual_package(lab: Lab) -> None:
     lab.package("tool")
     lab.publish()
