@@ -75,6 +75,9 @@ def _measure(source: Source) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+_BLOCK_OF_DISK = 4096
+
+
 def _octal(value: int, width: int) -> bytes:
     digits = f"{value:0{width - 1}o}".encode()
     # Too large for octal: base 256, as GNU tar writes it and apk reads it.
@@ -253,7 +256,8 @@ def write_package(
     digest = hashlib.sha256()
     with tempfile.TemporaryFile() as data:
         _pack(data, prepared, end=True, hashes=(digest,), level=level)
-        size = info.size or sum(entry.size for entry, _source in prepared)
+        # apk does not unpack a package whose size is 0; folders and links alone count as a block, as `du` has it.
+        size = info.size or sum(entry.size for entry, _source in prepared) or (_BLOCK_OF_DISK if prepared else 0)
         builddate = info.builddate or epoch
         fields = {name: getattr(info, name) for name in type(info).__slots__}
         done = type(info)(**(fields | {"size": size, "builddate": builddate, "datahash": digest.hexdigest()}))
