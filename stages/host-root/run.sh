@@ -15,7 +15,8 @@ tower_apk "$root" add --initdb $scripts $TOWER_WORLD $TOWER_KERNEL
 
 if [ -n "$scripts" ]; then
 	cat "$root"/etc/busybox-paths.d/* | while read -r path; do
-		[ -e "$root$path" ] || [ -L "$root$path" ] || ln -s /bin/busybox "$root$path"
+		link=$root/${path#/}
+		[ -e "$link" ] || [ -L "$link" ] || ln -s /bin/busybox "$link"
 	done
 fi
 
