@@ -51,6 +51,8 @@ class Job:
     epoch: int
     tools: str
     """Version of the program of this machine that takes part, for kernels and keymaps."""
+    keys: tuple[tuple[str, str], ...] = ()
+    """Public keys that the package carries: file name and PEM text."""
 
     def document(self, checkout: Path) -> JsonValue:
         """What the conversion's result depends on, as JSON."""
@@ -69,6 +71,7 @@ class Job:
             "drop": list(self.drop),
             "epoch": self.epoch,
             "tools": self.tools,
+            "keys": [list(pair) for pair in self.keys],
         }
 
     def key(self, checkout: Path) -> Digest:

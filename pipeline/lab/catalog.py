@@ -74,6 +74,8 @@ class Definition:
     inherit: bool
     """Are the dependencies of its Debian packages its own?"""
     kernel: Kernel | None
+    signing_keys: bool
+    """Does the package carry the channel's public keys?"""
     keymaps: Mapping[str, str] | None
     """Layouts of the console that are translated, with their new names; None if the package has none."""
 
@@ -179,6 +181,7 @@ def _read_definition(folder: Path, problems: Problems) -> Definition:
         provider_priority=table.integer("provider_priority", 0),
         inherit=table.boolean("inherit", True),
         kernel=_read_kernel(table.table("kernel")) if "kernel" in table else None,
+        signing_keys=table.boolean("signing_keys", False),
         keymaps=table.mapping("keymaps") if "keymaps" in table else None,
     )
     table.close()

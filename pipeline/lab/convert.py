@@ -8,6 +8,7 @@ the package's folder; scripts of Debian packages never run, so what those would 
 from __future__ import annotations
 
 import fnmatch
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, out
         tree = Tree(Path(folder) / "files")
         tree.folder.mkdir()
         lay_files(tree, job.product, debs, job.drop, checkout)
+        _lay_keys(tree, job.keys)
         found = scan(tree, job.product.arch, job.version)
         nodes = tree.finish()
         definition = job.product.definition
@@ -169,6 +171,13 @@ def _lay(tree: Tree, source: Path, place: str) -> None:
             tree.add_file(Node(place, "file", mode), stream)
     else:
         raise ConfigError(f"{source}: no such file", hint=f"it is wanted at {place!r} in a lab package")
+
+
+def _lay_keys(tree: Tree, keys: tuple[tuple[str, str], ...]) -> None:
+    """Where apk looks for keys that it trusts, and where Alpine keeps all that it has."""
+    for name, pem in keys:
+        for folder in ("etc/apk/keys", "usr/share/apk/keys"):
+            tree.add_file(Node(f"{folder}/{name}", "file", 0o644), io.BytesIO(pem.encode()))
 
 
 def _set_modes(tree: Tree, definition: Definition) -> None:

@@ -211,7 +211,7 @@ class LabDriver:
     def _workshop(self) -> Workshop:
         from pipeline.lab.repository import Workshop
 
-        return Workshop(self.paths.checkout, self.debs, self.home / "apk", self.channel.epoch)
+        return Workshop(self.paths.checkout, self.debs, self.home / "apk", self.channel.epoch, self.keys())
 
     def _jobs(self, shop: Workshop, lock: Lock, arch: str) -> list[Job]:
         from pipeline.lab.repository import plan_jobs

@@ -10,12 +10,12 @@ from __future__ import annotations
 import glob
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.apk.index import IndexEntry, write_index
+from pipeline.apk.index import IndexEntry, package_entry, write_index
 from pipeline.apk.package import read_package, sign_package
 from pipeline.apk.pkginfo import parse_dependency
 from pipeline.apk.signature import Signer
@@ -44,6 +44,8 @@ class Workshop:
     converted: Path
     """Unsigned packages by key."""
     epoch: int
+    keys: Mapping[str, bytes]
+    """The channel's public keys, for the package that carries them."""
 
 
 def plan_jobs(shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], world: Iterable[str], arch: str) -> list[Job]:
@@ -52,7 +54,11 @@ def plan_jobs(shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], 
     wanted = {deb.name: deb for product in products for deb in product.debs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         controls = dict(zip(wanted, pool.map(lambda deb: _control(shop, deb), wanted.values()), strict=True))
-    return make_jobs(catalog, products, controls, shop.epoch, _tools(products))
+    keys = tuple((name, pem.decode()) for name, pem in sorted(shop.keys.items()))
+    return [
+        replace(job, keys=keys) if job.product.definition and job.product.definition.signing_keys else job
+        for job in make_jobs(catalog, products, controls, shop.epoch, _tools(products))
+    ]
 
 
 def _tools(products: list[Product]) -> dict[str, str]:
@@ -150,7 +156,7 @@ def write_repository(
         target = folder / f"{job.product.name}-{job.version}.apk"
         with unsigned[job.product.name].open("rb") as source, target.open("wb") as out:
             sign_package(source, out, signer)
-        return _entry(target)
+        return _entry(target, job.product.arch)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         entries = list(pool.map(one, jobs))
@@ -159,13 +165,14 @@ def write_repository(
         write_index(out, description, entries, signer, epoch)
 
 
-def _entry(path: Path) -> IndexEntry:
-    """The index entry of a package whose data was verified while it was signed: only its head is read again."""
+def _entry(path: Path, arch: str) -> IndexEntry:
+    """The index entry of a package whose data was verified while it was signed: only its head is read again.
+
+    apk looks for a package in the folder of the architecture that the index names, so `noarch` never stands there.
+    """
     with path.open("rb") as stream:
         package = read_package(stream, None, name=path.name)
-    info = package.info
-    shared = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__ and name != "size"}
-    return IndexEntry(checksum=package.checksum, size=path.stat().st_size, installed_size=info.size, **shared)
+    return package_entry(package, path.stat().st_size, arch=arch)
 
 
 def check_needs(entries: Iterable[IndexEntry]) -> None:

@@ -26,7 +26,8 @@ def main() -> None:
             signed = folder / package.name
             with package.open("rb") as stream, signed.open("wb") as out:
                 sign_package(stream, out, signer, name=package.name)
-            entries.append(entry_of(signed))
+            # apk looks in the folder of the architecture that the index names, also for what runs everywhere.
+            entries.append(entry_of(signed, arch=arch))
         with (folder / "APKINDEX.tar.gz").open("wb") as out:
             write_index(out, f"TowerOS {options['version']}", entries, signer, options["epoch"])
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,12 @@ def test_libraries_and_pkg_config_are_read_from_the_files(tmp_path: Path) -> Non
 )
 def test_patterns(pattern: str, path: str, matches: bool) -> None:
     assert bool(matcher((pattern,)).fullmatch(path)) is matches
+
+
+def test_the_package_that_carries_the_keys(lab: Lab) -> None:
+    lab.table("signing_keys = true")
+    job = replace(lab.job(), keys=(("lab-1.rsa.pub", "PEM\n"),))
+    assert job.key(lab.folder) != lab.job().key(lab.folder)
+    lab.convert(job)
+    entries = lab.entries()
+    assert entries["etc/apk/keys/lab-1.rsa.pub"][1] == entries["usr/share/apk/keys/lab-1.rsa.pub"][1] == b"PEM\n"
