@@ -4,7 +4,7 @@
 # leaves the other image's package alone.
 
 # Packages whose files the overlays take over.
-replaces='alpine-base alpine-baselayout alpine-baselayout-data alpine-release busybox doas openrc openssh-server'
+replaces='alpine-base alpine-baselayout alpine-baselayout-data alpine-release busybox doas openrc openssh-server openssh-server-common openssh-server-common-openrc'
 
 # pack_overlay <name of the overlay> <what the system is called> <where its manual is>
 pack_overlay() {
