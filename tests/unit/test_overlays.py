@@ -14,7 +14,7 @@ from pipeline.overlay import Rule, collect, entries, main, read_rules
 
 OVERLAYS = Path(__file__).resolve().parents[2] / "overlays"
 IMAGES = ("thinclient", "host")
-PROGRAMS = ("usr/bin/", "usr/libexec/")
+PROGRAMS = ("etc/init.d/", "usr/bin/", "usr/libexec/")
 VALUES = {"version": "1.2.3", "channel": "lab", "branch": "lab", "variant": "host", "variant_id": "host", "manual": "docs"}
 
 
