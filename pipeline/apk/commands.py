@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pipeline.apk`: look at, verify, index, sign and pack Alpine packages by hand."""
+"""The commands of `python -m pipeline.apk`: look at, verify, index, sign, pack and choose Alpine packages by hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.apk import pkginfo
+from pipeline.apk.cores import each
 from pipeline.apk.index import entry_of, read_index, write_index
 from pipeline.apk.package import read_package, sign_package, tree_entries, write_package
 from pipeline.apk.pkginfo import SCRIPTS
@@ -26,9 +27,10 @@ examples:
   python -m pipeline.apk verify --keys keys/alpine *.apk APKINDEX.tar.gz
   python -m pipeline.apk pack --info PKGINFO --root tree/ --script .post-install -o hello-1.0-r0.apk
   python -m pipeline.apk sign --key build/lab/keys/lab.rsa hello-1.0-r0.apk
+  python -m pipeline.apk solve --keys keys/alpine --index main/APKINDEX.tar.gz --arch x86_64 alpine-base openssh
   python -m pipeline.apk index --key build/lab/keys/lab.rsa -o APKINDEX.tar.gz *.apk
 
-exit status: 0 all well, 1 a file cannot be read or written, 2 wrong usage, 10 wrong setting,
+exit status: 0 all well, 1 a file cannot be read or written, or a world has no solution, 2 wrong usage, 10 wrong setting,
              13 damaged, hostile or not signed by a trusted key
 """
 _EPILOGS = {
@@ -36,6 +38,7 @@ _EPILOGS = {
     "verify": "One line a file. Indexes (*.tar.gz) are verified too. Exit status 13 if one file fails.",
     "index": "Every package is read to its end and checked. Without --key the index is not signed.",
     "sign": "Files are replaced; a signature that is there already is left out.",
+    "solve": "Prints name-version, sorted. PKG as in apk's world: foo, 'foo>=1.2', foo~1, !foo, so:libfoo.so.1, cmd:foo.",
     "pack": "PKGINFO holds 'pkgname = hello' and so on; size, builddate and datahash are filled in.",
 }
 
@@ -88,26 +91,43 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(path: Path, ring: KeyRing) -> dict[str, object]:
+    """The row of one file to be verified."""
+    row: dict[str, object] = {"file": str(path), "ok": True, "text": "ok"}
+    try:
+        with path.open("rb") as stream:
+            if _is_index(path):
+                row["text"] = f"ok, {len(read_index(stream, ring, name=path.name).entries)} packages"
+            else:
+                read_package(stream, ring, name=path.name).verify_data()
+    except VerifyError as error:
+        row |= {"ok": False, "text": error.message.removeprefix(f"{path.name}: ")}
+    except OSError as error:
+        row |= {"ok": False, "text": error.strerror or str(error)}
+    return row
+
+
 def _verify(options: argparse.Namespace) -> int:
     ring = KeyRing.load(options.keys)
-    rows = []
-    for path in options.file:
-        row = {"file": str(path), "ok": True, "text": "ok"}
-        try:
-            with path.open("rb") as stream:
-                if _is_index(path):
-                    row["text"] = f"ok, {len(read_index(stream, ring, name=path.name).entries)} packages"
-                else:
-                    read_package(stream, ring, name=path.name).verify_data()
-        except VerifyError as error:
-            row |= {"ok": False, "text": error.message.removeprefix(f"{path.name}: ")}
-        rows.append(row)
+    rows = each(options.file, lambda path: _check(path, ring))
+    failed = False
+    shown = []
+    for row in rows:
+        failed |= not row["ok"]
+        shown.append(row)
         if not options.json:
             print(f"{row['file']}: {row['text']}")
     if options.json:
-        json.dump(rows, sys.stdout, indent=1, ensure_ascii=False)
+        json.dump(shown, sys.stdout, indent=1, ensure_ascii=False)
         print()
-    return 0 if all(row["ok"] for row in rows) else VerifyError.exit_status
+    return VerifyError.exit_status if failed else 0
+
+
+def _solve(options: argparse.Namespace) -> int:
+    from pipeline.apk.solver_command import Request, run
+
+    indexes = tuple(map(str, options.index))
+    return run(Request(str(options.keys), indexes, options.arch, tuple(options.package), str(options.cache or "")))
 
 
 def _index(options: argparse.Namespace) -> int:
@@ -194,6 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--arch", default="", help="list packages for every architecture (noarch) as packages for this one")
     _add_signing(index)
     _add_signing(add("sign", _sign, "sign packages and indexes"), required=True)
+    solve = add("solve", _solve, "say which packages a world means", files=False)
+    solve.add_argument("--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys (*.pub)")
+    solve.add_argument("--index", type=Path, required=True, action="append", metavar="FILE", help="APKINDEX.tar.gz; may be repeated")
+    solve.add_argument("--arch", required=True, help="architecture to solve for")
+    solve.add_argument("--cache", type=Path, metavar="DIR", help="parsed indexes (default: ~/.cache/tower/solv)")
+    solve.add_argument("package", nargs="+", metavar="PKG", help="a dependency of the world")
     pack = add("pack", _pack, "make a package of a folder", files=False)
     pack.add_argument("--info", type=Path, required=True, metavar="FILE", help="its .PKGINFO")
     pack.add_argument("--root", type=Path, required=True, metavar="DIR", help="the tree to pack; all is owned by root")
@@ -215,7 +241,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 1
     return int(status)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

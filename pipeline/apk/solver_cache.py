@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache of parsed indexes: files whose name is the digest of all that they were made of.
+
+Only what was verified is ever stored, under a name that the trusted keys enter, so finding a file also means that
+the signature held. A file ends with the SHA-256 of what is before it; one that does not fit counts as absent.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_TRAILER = 32
+
+
+def default_folder() -> str:
+    """`$XDG_CACHE_HOME/tower/solv`, or `~/.cache/tower/solv`."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118 (pathlib is slow to import)
+    return f"{base}/tower/solv"
+
+
+def key_of(parts: Iterable[bytes]) -> str:
+    """The digest of `parts`; each enters with its length, so that no two lists are alike."""
+    digest = sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+class Cache:
+    """Files by key in one folder; a folder that cannot be written to is a cache that remembers nothing."""
+
+    def __init__(self, folder: str = "") -> None:
+        self.folder = folder or default_folder()
+
+    def find(self, name: str) -> str:
+        """The path of the whole and undamaged file `name`, or "" if there is none."""
+        path = f"{self.folder}/{name}"
+        try:
+            with open(path, "rb") as stream:  # noqa: PTH123
+                data = stream.read()
+        except OSError:
+            return ""
+        return path if sha256(data[:-_TRAILER]).digest() == data[-_TRAILER:] else ""
+
+    def store(self, name: str, write: Callable[[str], None]) -> None:
+        """Let `write` fill a file, and keep it as `name`; a reader never sees a part of it."""
+        temporary = f"{self.folder}/.{name}.{os.getpid()}"
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)  # noqa: PTH103
+            write(temporary)
+            with open(temporary, "r+b") as stream:  # noqa: PTH123
+                stream.write(sha256(stream.read()).digest())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, f"{self.folder}/{name}")  # noqa: PTH105
+        except OSError:
+            # What is not stored is made again the next time.
+            try:
+                os.unlink(temporary)  # noqa: PTH108
+            except OSError:
+                pass

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m pipeline.apk solve`: what a world means, one `name-version` a line."""
+
+from __future__ import annotations
+
+import sys
+
+from pipeline.apk.record import dataclass
+from pipeline.errors import FactoryError, FormatError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_OPTIONS = ("--keys", "--index", "--arch", "--cache")
+_UNSOLVABLE, _USAGE = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for; `cache` is "" for the usual folder."""
+
+    keys: str
+    indexes: tuple[str, ...]
+    arch: str
+    world: tuple[str, ...]
+    cache: str = ""
+
+
+def plain_request(arguments: Sequence[str]) -> Request | None:
+    """The request in a command line of plain `--option value` pairs and packages; None if it wants a real parser."""
+    given: dict[str, list[str]] = {name: [] for name in _OPTIONS}
+    world = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in given:
+            value = next(rest, "-")
+            if value.startswith("-"):
+                return None
+            given[argument].append(value)
+        elif argument.startswith("-"):
+            return None
+        else:
+            world.append(argument)
+    once = [given[name] for name in ("--keys", "--arch", "--cache")]
+    if not (world and given["--index"] and all(len(values) == 1 for values in once[:2]) and len(once[2]) < 2):
+        return None
+    return Request(once[0][0], tuple(given["--index"]), once[1][0], tuple(world), "".join(once[2]))
+
+
+def run(request: Request) -> int:
+    """Solve, and print the packages or the reason; returns the exit status."""
+    from pipeline.apk.pkginfo import parse_dependency
+    from pipeline.apk.solver_cache import Cache
+
+    try:
+        for text in request.world:
+            parse_dependency(text)
+    except FormatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _USAGE
+    try:
+        from pipeline.apk.solver_pool import IndexFile, read_keys
+        from pipeline.apk.solver import Solver, UnsolvableError
+
+        files = []
+        for path in request.indexes:
+            with open(path, "rb") as stream:  # noqa: PTH123 (pathlib is slow to import)
+                files.append(IndexFile(path, stream.read()))
+        solver = Solver.load(files, read_keys(request.keys), request.arch, Cache(request.cache))
+        solution = solver.solve(request.world)
+    except UnsolvableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _UNSOLVABLE
+    except FactoryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return _UNSOLVABLE
+    sys.stdout.write("".join(f"{line}\n" for line in sorted(map(str, solution.packages))))
+    return 0
