@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and settings as types: each is parsed once, at the border, and is well-formed from then on.
+
+Whoever gives something else is told what was expected. Nothing here looks at the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NewType
+
+from tower.errors import ValueRefusedError
+
+HostName = NewType("HostName", str)
+UserName = NewType("UserName", str)
+
+ROUTER: Final = HostName("router")
+THIN_CLIENT: Final = "thinclient"
+_RESERVED: Final = frozenset({THIN_CLIENT, "localhost", "all"})
+"""Names that mean something else to `tower`, or to every machine."""
+_HOST: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
+_KEYBOARD: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_LANG: Final = re.compile(r"(?:C|POSIX|[a-z]{2,3}(?:_[A-Z]{2})?)(?:\.[A-Za-z0-9-]{1,16})?(?:@[a-z]{1,16})?")
+_COLOR: Final = re.compile(r"#[0-9a-f]{6}")
+_BRANCH: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+_PUBLIC_KEY: Final = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}(?: [A-Za-z0-9@._-]{1,128})?")
+_HASH: Final = re.compile(r"\$(?:6|y)\$[A-Za-z0-9./$=,]{20,200}")
+_WLAN_KEY: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def _form(text: str, pattern: re.Pattern[str], what: str, example: str) -> str:
+    if pattern.fullmatch(text) is None:
+        raise ValueRefusedError(f"{text!r} is not {what}", hint=f"for example: {example}")
+    return text
+
+
+def parse_host_name(text: str) -> HostName:
+    """The name of a host: one label of RFC 1123, in small letters, that begins with a letter."""
+    if _HOST.fullmatch(text) is None:
+        raise ValueRefusedError(
+            f"{text!r} is not a host name", hint="a letter, then up to 62 letters, digits or dashes; no capitals: web, office-2"
+        )
+    if text in _RESERVED:
+        raise ValueRefusedError(f"{text!r} is not for a host", hint=f"any other name than {', '.join(sorted(_RESERVED))}")
+    return HostName(text)
+
+
+def parse_user_name(text: str) -> UserName:
+    """The name of a user who may log in; never root."""
+    _form(text, _USER, "a user name", "alice")
+    if text == "root":
+        raise ValueRefusedError("root is not for logging in", hint="give the name of a user: --username alice")
+    return UserName(text)
+
+
+def parse_time_zone(text: str) -> str:
+    """A time zone by its name."""
+    return _form(text, _ZONE, "a time zone", "Europe/Paris")
+
+
+def parse_keyboard(text: str) -> str:
+    """A keyboard layout, or the variant of one."""
+    return _form(text, _KEYBOARD, "a keyboard layout", "us, fr, fr-bepo")
+
+
+def parse_lang(text: str) -> str:
+    """A locale."""
+    return _form(text, _LANG, "a locale", "en_US.UTF-8")
+
+
+def parse_color(text: str) -> str:
+    """A colour as red, green and blue."""
+    return _form(text, _COLOR, "a colour", "#4363d8")
+
+
+def parse_branch(text: str) -> str:
+    """The branch that a system's packages come from."""
+    return _form(text, _BRANCH, "a branch", "v3.24")
+
+
+def parse_public_key(text: str) -> str:
+    """A public ed25519 key of ssh, as one line."""
+    return _form(text, _PUBLIC_KEY, "a public key of ssh", "ssh-ed25519 AAAA... alice@thinclient")
+
+
+def parse_password_hash(text: str) -> str:
+    """A hashed password, as /etc/shadow takes it: sha512crypt or yescrypt."""
+    if _HASH.fullmatch(text) is None:  # not shown: it may be a password
+        raise ValueRefusedError("what is given as hash of a password is none", hint="it begins with $6$ or $y$")
+    return text
+
+
+def parse_ssid(text: str) -> str:
+    """The name of a Wi-Fi network: 1 to 32 bytes, no control characters."""
+    if not 1 <= len(text.encode(errors="surrogateescape")) <= 32 or not text.isprintable():
+        raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network", hint="it has 1 to 32 printable characters")
+    return text
+
+
+def parse_wlan_key(text: str) -> str:
+    """A derived Wi-Fi key: 256 bits in hexadecimal."""
+    if _WLAN_KEY.fullmatch(text) is None:  # not shown
+        raise ValueRefusedError("the shared key of the Wi-Fi is not one", hint="it has 64 hexadecimal digits")
+    return text
