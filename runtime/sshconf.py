@@ -24,7 +24,7 @@ from tower.env import TowerEnv
 from tower.errors import HostError, StateError, ValueRefusedError
 from tower.files import locked, make_folder, read_file, remove_folder, write_file, write_folder
 from tower.names import HostName, parse_host_name, parse_public_key
-from tower.networks import ROUTER_ADDRESS, next_address, next_color
+from tower.networks import ROUTER_ADDRESS, network_of, next_address, next_color
 
 ENV: Final = "tower.env"
 USER_KEY: Final = "id_ed25519"
@@ -126,7 +126,7 @@ class Tower:
         self.check_new(name, online=online, hosts=hosts)
         envs = [host.env for host in hosts]
         fixed = str(ROUTER_ADDRESS) if name == "router" else ""
-        network = env.network_of(online=online)
+        network = network_of(online=online)
         return Place(
             fixed or str(next_address(network, {one.address for one in envs})),
             next_color({one.color for one in envs}),
