@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doit` does beside building: lock, explain, gc, replay, boot, test, verify:reproducible.
+"""What `doit` does beside building: lock, explain, gc, replay, boot, test, verify, release.
 
 Each is one function that a task calls; what is heavy is imported there.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from pipeline import explain
+from pipeline.boot_record import BOOTS, recorded
 from pipeline.errors import ConfigError, FactoryError, LockError, ToolError
 from pipeline.factory import Factory
 from pipeline.keys import NotBuiltError
@@ -28,12 +29,6 @@ _PYTEST_OPTIONS = (
     {"name": "x", "short": "x", "type": bool, "default": False, "help": "stop at the first failure"},
     {"name": "v", "short": "v", "type": bool, "default": False, "help": "a line for each test"},
 )
-_BOOTS = {
-    "thinclient-bios": ("thinclient", "pc"),
-    "thinclient-uefi": ("thinclient", "pc"),
-    "host-rpi": ("host", "rpi"),
-    "host-pc": ("host", "pc"),
-}
 
 
 def all_tasks(factory: Factory) -> Iterator[Task]:
@@ -49,6 +44,24 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     )
     yield task("test", run_tests, doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS)
     yield _command("verify:reproducible", lambda: verify(factory), "build everything twice, in two places, and compare")
+    yield from release_tasks(factory)
+
+
+def release_tasks(factory: Factory) -> Iterator[Task]:
+    """Releasing, and what speaks for a release."""
+    from pipeline.release import commands as releases
+
+    yield _command(
+        "release", lambda: releases.release(factory, variables()), "sign version=X.Y.Z with key=FILE, if built and tested"
+    )
+    yield _command(
+        "attest", lambda: releases.attest(factory, variables()), "sign with key=FILE that our build equals the release in dir="
+    )
+    yield _command(
+        "verify:release",
+        lambda: releases.verify_release(factory, variables()),
+        "check the release in dir= with public keys (key=, rebuilders=, need=K)",
+    )
 
 
 def _command(name: str, action: Callable[[], None], doc: str, row: Row | None = None) -> Task:
@@ -159,7 +172,7 @@ def replay(factory: Factory) -> None:
 def boot_tasks(factory: Factory) -> Iterator[Task]:
     """`doit boot:<image>`: start a finished image in QEMU until it is up."""
     images = {(image.recipe, image.target): image for image in chosen_images(factory)}
-    for name, place in _BOOTS.items():
+    for name, place in BOOTS.items():
         image = images.get(place)
         if image is not None:
             yield task(
@@ -176,7 +189,9 @@ def boot(factory: Factory, name: str, image: Image) -> None:
     from pipeline.boot import main_task
     from pipeline.publish import dist_folder
 
-    main_task(name, dist_folder(factory.paths) / image.output)
+    path = dist_folder(factory.paths) / image.output
+    with recorded(factory.paths, name, path):
+        main_task(name, path)
 
 
 def run_tests(words: Sequence[str]) -> None:

@@ -22,7 +22,22 @@ from pipeline.plan import SUFFIXES, ChannelNode, Image, Node, Settings, StageNod
 from pipeline.progress import Screen
 from pipeline.report import Events, Lines, Row
 
-VARIABLES = ("channel", "clock", "compress", "json", "shell", "size", "stage", "target")
+VARIABLES = (
+    "channel",
+    "clock",
+    "compress",
+    "dir",
+    "json",
+    "key",
+    "need",
+    "passphrase",
+    "rebuilders",
+    "shell",
+    "size",
+    "stage",
+    "target",
+    "version",
+)
 Task = dict[str, Any]
 
 

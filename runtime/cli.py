@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
 COMMANDS: Final = {
+    "verify-image": "check an image against its makers' signatures",
     "version": "show the versions of tower and of this system",
 }
-"""Name of a command, which is that of its module in `tower.commands`, and its one line of help."""
+"""Name of a command, which is that of its module in `tower.commands` (with `_` for `-`), and its one line of help."""
 
 
 class Command(Protocol):
@@ -53,4 +54,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _load(name: str) -> Command:
-    return cast("Command", importlib.import_module(f"tower.commands.{name}"))
+    return cast("Command", importlib.import_module(f"tower.commands.{name.replace('-', '_')}"))

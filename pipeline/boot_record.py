@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record of boot tests: which machines an image was started on, and whether it came up.
+
+Kept by the digest of the image, so that a record never speaks for other bytes than those that were started.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pipeline.canonical import Digest, canonical_json, digest_file
+from pipeline.errors import FactoryError
+from pipeline.paths import Paths
+
+BOOTS: Final = {
+    "thinclient-bios": ("thinclient", "pc"),
+    "thinclient-uefi": ("thinclient", "pc"),
+    "host-rpi": ("host", "rpi"),
+    "host-pc": ("host", "pc"),
+}
+"""Names of boot tests, and the recipe and target of the image that each starts."""
+
+
+def record_path(paths: Paths, digest: Digest) -> Path:
+    """Where the record of an image is."""
+    return paths.build / "boots" / f"{digest}.json"
+
+
+def read(paths: Paths, digest: Digest) -> dict[str, bool]:
+    """Boot test -> whether the image came up; empty if it was never started. A damaged record says nothing."""
+    try:
+        rows = json.loads(record_path(paths, digest).read_bytes())["boots"]
+        return {str(name): passed is True for name, passed in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+@contextmanager
+def recorded(paths: Paths, name: str, image: Path) -> Iterator[None]:
+    """Start an image inside: how it ends becomes part of its record. What the user breaks off is not recorded."""
+    if not image.is_file():
+        yield
+        return
+    digest = digest_file(image)
+    try:
+        yield
+    except FactoryError:
+        _note(paths, digest, name, image, passed=False)
+        raise
+    if digest_file(image) == digest:
+        _note(paths, digest, name, image, passed=True)
+
+
+def _note(paths: Paths, digest: Digest, name: str, image: Path, *, passed: bool) -> None:
+    from pipeline.factory import write_file
+
+    rows = {**read(paths, digest), name: passed}
+    write_file(record_path(paths, digest), canonical_json({"image": image.name, "boots": {**rows}}))

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attesting a rebuild: whoever built the same commit, and got the same images, signs the release's statement about them.
+
+The signature goes to `attestations/` of the release, one file a key; `verify:release` counts those it is told to trust.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tower.minisign import SUFFIX
+
+from pipeline.errors import ReleaseError, VerifyError
+from pipeline.release.canonical import canonical_digest
+from pipeline.release.checks import Ready
+from pipeline.release.folder import ATTESTATIONS, REBUILD
+from pipeline.release.provenance import rebuild_statement, subjects_of
+from pipeline.release.secret import SecretKey
+
+if TYPE_CHECKING:
+    from pipeline.factory import Factory
+
+
+def own_statement(factory: Factory, ready: Ready) -> bytes:
+    """What this checkout's build says."""
+    canonical = {one.image.output: str(canonical_digest(one.path)) for one in ready.images}
+    return rebuild_statement(
+        canonical, version=ready.version, channel=ready.channel, commit=ready.commit, lock=factory.lock().digest
+    )
+
+
+def attest(folder: Path, own: bytes, secret: SecretKey) -> Path:
+    """Sign the statement of the release in `folder`, if our own build says the same to the byte; the attestation.
+
+    Raises VerifyError naming what differs.
+    """
+    path = folder / REBUILD
+    if not path.is_file():
+        raise ReleaseError(f"{folder}: has no {REBUILD}: it is not the folder of a release", hint="dir= is that folder")
+    theirs = path.read_bytes()
+    if theirs != own:
+        raise VerifyError(f"{path}: {_difference(theirs, own)}", hint="nothing was signed")
+    target = folder / ATTESTATIONS / f"{secret.public_key.name}{SUFFIX}"
+    target.parent.mkdir(exist_ok=True)
+    from pipeline.factory import write_file
+
+    write_file(target, secret.sign_bytes(own, f"rebuilt:{json.loads(own)['predicate']['commit']}"))
+    return target
+
+
+def _difference(theirs: bytes, own: bytes) -> str:
+    try:
+        released, mine = json.loads(theirs), json.loads(own)
+        for name, value in mine["predicate"].items():
+            if released["predicate"].get(name) != value:
+                return f"{name} is {released['predicate'].get(name)}, here it is {value}"
+        before, now = subjects_of(released), subjects_of(mine)
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                return f"{name} has canonical digest {before.get(name)}, our own build has {now.get(name)}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"not a statement: {error!r}"
+    return "differs from the statement of our own build"

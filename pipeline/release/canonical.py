@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The canonical digest of an image: what it holds, without what only the owner of a private key can make.
+
+A disk image has nothing of the kind: its canonical form is its bytes, unpacked, so that it does not matter how it was
+compressed. An ISO carries a signed repository, because it must be installed without a network. Its canonical form is
+the list of its files, where packages and indexes are taken without their signature, and the initramfs without the
+modloop's; and not where in the ISO they lie, which depends on the length of the signatures.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from tower.image import unpacked
+from tower.minisign import SignatureError
+
+from pipeline.canonical import Digest, JsonValue, digest_json
+from pipeline.errors import FormatError
+from pipeline.iso9660 import IsoFile, files
+
+_CHUNK: Final = 1 << 20
+_BOOT_CODE: Final = 432
+"""Bytes of the first sector that are code; behind them stands where in the ISO its loader lies."""
+_BOOT_INFO: Final = (8, 64)
+"""The part of isolinux.bin that mkisofs fills with where it lies."""
+_INDEX: Final = "APKINDEX.tar.gz"
+_INITRAMFS: Final = re.compile(r"boot/initramfs-[^/]+")
+_SIGNED: Final = re.compile(rb"(\./)?var/cache/misc/[^/]*\.SIGN\.RSA\.[^/]+")
+_SIGNATURE_MOST: Final = 64 << 10
+_CPIO: Final = b"070701"
+
+
+def canonical_digest(image: Path) -> Digest:
+    """The digest; the same for every rebuild, whoever signs. Raises FormatError if the image cannot be read."""
+    try:
+        if image.suffix == ".iso":
+            with image.open("rb") as stream:
+                return digest_json([*_boot_code(stream), *_rows(stream, image)])
+        with unpacked(image) as plain:
+            digest = hashlib.sha256()
+            while chunk := plain.read(_CHUNK):
+                digest.update(chunk)
+            return Digest(digest.hexdigest())
+    except SignatureError as error:
+        raise FormatError(str(error)) from error
+
+
+def _boot_code(stream: BinaryIO) -> list[JsonValue]:
+    stream.seek(0)
+    return [["", "boot code", hashlib.sha256(stream.read(_BOOT_CODE)).hexdigest()]]
+
+
+def _rows(stream: BinaryIO, where: Path) -> Iterator[JsonValue]:
+    for file in files(stream, where):
+        # The catalog of boot images says where in the ISO they lie, and nothing else.
+        if file.path == "boot/syslinux/boot.cat":
+            continue
+        yield [file.path, "link", file.link] if file.link else [file.path, "file", _content(stream, file)]
+
+
+def _content(stream: BinaryIO, file: IsoFile) -> str:
+    name = file.path.rpartition("/")[2]
+    if name.endswith(".apk") or name == _INDEX:
+        return hashlib.sha256(without_signature(file.read(stream))).hexdigest()
+    if _INITRAMFS.fullmatch(file.path):
+        return hashlib.sha256(without_signatures_inside(file.read(stream), file.path)).hexdigest()
+    digest = hashlib.sha256()
+    if name == "isolinux.bin":
+        data = bytearray(file.read(stream))
+        data[slice(*_BOOT_INFO)] = bytes(_BOOT_INFO[1] - _BOOT_INFO[0])
+        digest.update(data)
+    else:
+        for chunk in file.chunks(stream, _CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def without_signature(data: bytes) -> bytes:
+    """A package or index without its first gzip member, if that is a signature; as it is otherwise."""
+    reader = zlib.decompressobj(wbits=31)
+    try:
+        first = reader.decompress(data, _SIGNATURE_MOST)
+    except zlib.error:
+        return data
+    return reader.unused_data if reader.eof and _is_signature(first) else data
+
+
+def _is_signature(member: bytes) -> bool:
+    # A signature's member has no end-of-archive blocks; tarfile reads on quietly.
+    try:
+        with tarfile.open(fileobj=BytesIO(member)) as archive:
+            names = archive.getnames()
+    except tarfile.TarError:
+        return False
+    return bool(names) and all(name.startswith(".SIGN.") for name in names)
+
+
+def without_signatures_inside(data: bytes, where: str) -> bytes:
+    """The list of an initramfs' files without the modloop's signature; one not packed by gzip is taken as it is."""
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        plain = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FormatError(f"{where}: cannot be unpacked: {error}") from error
+    rows = bytearray()
+    place = 0
+    while plain[place : place + 6] == _CPIO:
+        head = plain[place : place + 110]
+        try:
+            size, length = int(head[54:62], 16), int(head[94:102], 16)
+        except ValueError as error:
+            raise FormatError(f"{where}: a record of its archive is damaged") from error
+        name = plain[place + 110 : place + 109 + length]
+        body = (place + 110 + length + 3) & ~3
+        place = (body + size + 3) & ~3
+        if place > len(plain) + 3:
+            raise FormatError(f"{where}: its archive is cut off")
+        if not _SIGNED.fullmatch(name):
+            # Inode numbers (which count the records) and their check sum aside.
+            content = hashlib.sha256(plain[body : body + size]).digest()
+            rows += head[14:54] + head[62:94] + name + b"\0" + content
+    return bytes(rows) + plain[place:].strip(b"\0")

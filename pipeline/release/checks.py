@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may become a release: the channel, the checkout, the version and every image are asked, all before one answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import boot_record, proc, publish
+from pipeline.boot_record import BOOTS
+from pipeline.canonical import Digest, digest_file
+from pipeline.errors import ReleaseError, ToolError
+from pipeline.paths import Paths
+from pipeline.plan import Image
+
+if TYPE_CHECKING:
+    from pipeline.factory import Factory
+
+_GIT_SECONDS = 60
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished image in its place."""
+
+    image: Image
+    path: Path
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a release is made of."""
+
+    version: str
+    channel: str
+    commit: str
+    images: tuple[Finished, ...]
+
+
+def check_release(factory: Factory, version: str) -> Ready:
+    """All that stands against a release. Raises ReleaseError that lists every reason."""
+    plan = factory.plan
+    faults: list[str] = []
+    if not plan.channel.releasable:
+        faults.append(f"channel {plan.channel.name}: nothing of it may be released")
+    if version != plan.version:
+        faults.append(f"version={version}: pyproject.toml says {plan.version}")
+    commit = _asked(faults, factory.paths)
+    images = finished_images(factory, faults)
+    for one in images:
+        faults.extend(_boot_faults(factory.paths, one))
+    if faults:
+        count = f"{len(faults)} reasons" if len(faults) > 1 else "a reason"
+        raise ReleaseError(
+            "\n  ".join([f"release {version}: refused, for {count}", *faults]), hint="docs/release.md says what is needed"
+        )
+    return Ready(version, plan.channel.name, commit, images)
+
+
+def check_rebuild(factory: Factory) -> Ready:
+    """What a rebuild must be to be attested: made of a clean checkout, all images of it. Raises ReleaseError."""
+    faults: list[str] = []
+    commit = _asked(faults, factory.paths)
+    images = finished_images(factory, faults)
+    if faults:
+        raise ReleaseError("\n  ".join(["attest: refused", *faults]), hint="build the commit of the release: ./ci/doit")
+    return Ready(factory.plan.version, factory.plan.channel.name, commit, images)
+
+
+def _asked(faults: list[str], paths: Paths) -> str:
+    try:
+        commit, changed = checkout_state(paths.checkout)
+    except ToolError as error:
+        faults.append(f"checkout: git cannot say what it is: {error.message.splitlines()[0]}")
+        return ""
+    if changed:
+        shown = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
+        faults.append(f"checkout: differs from its commit in {shown}")
+    return commit
+
+
+def checkout_state(checkout: Path) -> tuple[str, list[str]]:
+    """The commit that is checked out, and the paths that differ from it. Raises ToolError if it is no checkout."""
+    git = ("git", "-C", str(checkout))
+    top = proc.run((*git, "rev-parse", "--show-toplevel", "HEAD"), timeout=_GIT_SECONDS).stdout.decode().splitlines()
+    if Path(top[0]).resolve() != checkout.resolve():
+        raise ToolError(f"{checkout}: is not the top of a git checkout")
+    status = proc.run((*git, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"), timeout=_GIT_SECONDS)
+    return top[1], sorted(row[3:] for row in status.stdout.decode(errors="replace").split("\0") if row)
+
+
+def finished_images(factory: Factory, faults: list[str]) -> tuple[Finished, ...]:
+    """The images of all recipes and targets, as they are in their place; what is missing is added to `faults`."""
+    found: list[Finished] = []
+    for image in factory.plan.images:
+        artifact = factory.find(factory.plan.nodes[image.final])
+        path = publish.dist_folder(factory.paths) / image.output
+        if artifact is None or not publish.is_published(factory, image, artifact):
+            faults.append(f"{image.output}: is not built from what is now in the checkout; run: ./ci/doit {image.recipe}")
+            continue
+        digest = digest_file(path)
+        # Asked of the store as well: the note of publishing is only about the file system's opinion.
+        if digest not in {record.sha256 for record in artifact.outputs.values()}:
+            faults.append(f"{image.output}: is not what its last stage made; run: ./ci/doit {image.recipe}")
+        found.append(Finished(image, path, digest))
+    return tuple(found)
+
+
+def _boot_faults(paths: Paths, one: Finished) -> list[str]:
+    boots = boot_record.read(paths, one.digest)
+    faults: list[str] = []
+    wanted = [name for name, place in BOOTS.items() if place == (one.image.recipe, one.image.target)]
+    if not wanted:
+        faults.append(f"{one.image.output}: there is no boot test for it")
+    for name in wanted:
+        if name not in boots:
+            faults.append(f"{one.image.output}: was not started yet; run: ./ci/doit boot:{name}")
+        elif not boots[name]:
+            faults.append(f"{one.image.output}: did not come up in its last boot test; run: ./ci/doit boot:{name}")
+    return faults

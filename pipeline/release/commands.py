@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doit release`, `doit attest`, `doit verify:release`: each is one function that a task calls."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tower.minisign import PublicKey
+
+    from pipeline.factory import Factory
+    from pipeline.release.secret import SecretKey
+
+TRUSTED: Final = Path("keys/release")
+REBUILDERS: Final = Path("keys/rebuilders")
+"""Where a checkout keeps the public keys of those who release, and of those who build again."""
+
+
+def release(factory: Factory, given: Mapping[str, str]) -> None:
+    """`doit release version=… key=…`: sign and lay out what was built and tested. Raises ReleaseError."""
+    from pipeline.release.checks import check_release
+    from pipeline.release.folder import write_release
+
+    version = _wanted(given, "version", "release", "version=X.Y.Z, that of pyproject.toml")
+    _wanted(given, "key", "release", "key=FILE, a secret key of minisign")
+    ready = check_release(factory, version)
+    folder = write_release(factory, ready, _secret(given))
+    factory.progress.say(f"{folder}: {len(ready.images)} images, signed; check it with: ./ci/doit verify:release dir={folder}")
+
+
+def attest(factory: Factory, given: Mapping[str, str]) -> None:
+    """`doit attest key=… [dir=…]`: sign the statement of a release that our own build confirms."""
+    from pipeline.release.attest import attest as attest_folder
+    from pipeline.release.attest import own_statement
+    from pipeline.release.checks import check_rebuild
+    from pipeline.release.folder import folder_of
+
+    _wanted(given, "key", "attest", "key=FILE, a secret key of minisign")
+    folder = Path(given["dir"]) if "dir" in given else folder_of(factory, factory.plan.version)
+    own = own_statement(factory, check_rebuild(factory))
+    factory.progress.say(f"{attest_folder(folder, own, _secret(given))}: attested")
+
+
+def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
+    """`doit verify:release dir=… [key=…] [need=K rebuilders=…]`: check a release with public keys alone."""
+    from pipeline.release.inspection import inspect_release
+
+    folder = Path(_wanted(given, "dir", "verify:release", "dir=FOLDER, that of a release"))
+    need = given.get("need", "0")
+    if not need.isdecimal():
+        raise ConfigError(f"need={need}: not a number of rebuilders", hint="for example: need=2")
+    checkout = factory.paths.checkout
+    keys = public_keys("key", given.get("key", ""), checkout / TRUSTED)
+    if not keys:
+        raise ConfigError("verify:release: no key to trust", hint=f"key=FILE, or lay public keys into {TRUSTED}/")
+    rebuilders = public_keys("rebuilders", given.get("rebuilders", ""), checkout / REBUILDERS)
+    found = inspect_release(folder, keys, rebuilders, int(need))
+    rows = [
+        f"release {found.version} of channel {found.channel}: good, signed by {found.signer.name}",
+        *(f"  {name}: image, block map, manifest, SBOM and provenance agree" for name in found.images),
+        *(f"  rebuilt by {key.name}" for key in found.rebuilders),
+    ]
+    sys.stdout.write("\n".join(rows) + "\n")
+
+
+def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]:
+    """The keys that a variable names (files, folders or keys, with commas between), or those in `folder`."""
+    from tower.image import key_of, trusted_keys
+    from tower.minisign import SignatureError
+
+    try:
+        if not text:
+            return trusted_keys((folder,))
+        words = [word for word in text.split(",") if word]
+        return tuple(
+            dict.fromkeys(
+                key for word in words for key in (trusted_keys((Path(word),)) if Path(word).is_dir() else (key_of(word),))
+            )
+        )
+    except SignatureError as error:
+        raise ConfigError(f"{variable}=: {error}", hint="a public key of minisign, its file, or a folder of *.pub") from error
+
+
+def _wanted(given: Mapping[str, str], name: str, command: str, hint: str) -> str:
+    if not given.get(name):
+        raise ConfigError(f"{command}: {name}= is missing", hint=hint)
+    return given[name]
+
+
+def _secret(given: Mapping[str, str]) -> SecretKey:
+    from pipeline.release.secret import ask_passphrase, load_secret_key
+
+    path = Path(given["key"])
+    return load_secret_key(path, partial(ask_passphrase, str(path), given.get("passphrase", "")))

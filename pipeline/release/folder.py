@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing the folder of a release: images and what is beside them, what they were made from, sums and signatures.
+
+Everything but the signatures is the same from every rebuild of the same commit. The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tower.image import SUMS, comment_of, dump_sums
+from tower.minisign import SUFFIX
+
+from pipeline import publish
+from pipeline.canonical import digest_file
+from pipeline.errors import ReleaseError, StoreError
+from pipeline.release.canonical import canonical_digest
+from pipeline.release.checks import Finished, Ready
+from pipeline.release.provenance import provenance_of, rebuild_statement
+from pipeline.release.sbom import sbom_of
+from pipeline.release.secret import SecretKey
+
+if TYPE_CHECKING:
+    from pipeline.channel import Lock
+    from pipeline.factory import Factory
+
+REBUILD: Final = "rebuild.json"
+"""The statement about canonical digests, which rebuilders sign as well."""
+SBOM: Final = ".cdx.json"
+PROVENANCE: Final = ".provenance.json"
+MANIFEST: Final = ".manifest.json"
+BLOCK_MAP: Final = ".bmap"
+ATTESTATIONS: Final = "attestations"
+
+
+def folder_of(factory: Factory, version: str) -> Path:
+    """Where the release of this version goes, or is."""
+    return publish.dist_folder(factory.paths) / f"toweros-{version}-{factory.plan.channel.name}"
+
+
+def write_release(factory: Factory, ready: Ready, secret: SecretKey) -> Path:
+    """Make the folder of a release. Raises ReleaseError if there is one already."""
+    target = folder_of(factory, ready.version)
+    if target.exists():
+        raise ReleaseError(
+            f"{target}: is there already; what was released is never written again", hint="raise the version in pyproject.toml"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        work = Path(scratch) / target.name
+        work.mkdir()
+        try:
+            _fill(work, factory, ready, secret)
+            for path in work.iterdir():
+                _settle(path)
+            _sync(work)
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or target}: {error.strerror}", hint="make room, or look at the permissions"
+            ) from error
+        work.rename(target)
+        _sync(target.parent)
+    return target
+
+
+def _fill(work: Path, factory: Factory, ready: Ready, secret: SecretKey) -> None:
+    lock = factory.lock()
+    canonical: dict[str, str] = {}
+    for one in ready.images:
+        _lay_image(work, one, lock, ready.commit)
+        canonical[one.image.output] = canonical_digest(work / one.image.output)
+    statement = rebuild_statement(canonical, version=ready.version, channel=ready.channel, commit=ready.commit, lock=lock.digest)
+    (work / REBUILD).write_bytes(statement)
+    sums = {path.name: str(digest_file(path)) for path in work.iterdir()}
+    (work / SUMS).write_bytes(dump_sums(sums))
+    for name in [one.image.output for one in ready.images] + [REBUILD, SUMS]:
+        with (work / name).open("rb") as stream:
+            signature = secret.sign(stream, comment_of(name, ready.version, ready.channel))
+        (work / f"{name}{SUFFIX}").write_bytes(signature.dump())
+
+
+def _lay_image(work: Path, one: Finished, lock: Lock, commit: str) -> None:
+    """Copy an image with block map and manifest, and write what it was made from."""
+    name = one.image.output
+    for ending in ("", BLOCK_MAP, MANIFEST):
+        shutil.copyfile(one.path.with_name(name + ending), work / f"{name}{ending}")
+    manifest: dict[str, Any] = json.loads((work / f"{name}{MANIFEST}").read_bytes())
+    for file, row in manifest["files"].items():
+        if digest_file(work / file) != row["sha256"]:
+            raise ReleaseError(f"{file}: is not what its manifest says", hint="build it again: ./ci/doit")
+    if manifest["lock"] != lock.digest:
+        raise ReleaseError(f"{name}: was made from another lock than the present one", hint="build it again: ./ci/doit")
+    (work / f"{name}{SBOM}").write_bytes(sbom_of(manifest, lock))
+    (work / f"{name}{PROVENANCE}").write_bytes(provenance_of(manifest, lock, commit))
+
+
+def _settle(path: Path) -> None:
+    path.chmod(0o644)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

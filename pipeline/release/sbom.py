@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The software bill of materials of an image, in CycloneDX's JSON, made by its library from the manifest.
+
+The serial number comes from the image's digest and the time is the channel's epoch: the same image gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.channel import Lock
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+
+CHECKSUM: Final = "tower:apk:checksum"
+"""The property with a package's checksum as apk's database has it."""
+_SPACE: Final = uuid.UUID("1a1ce2e5-9f6c-5d3c-8a5e-2a1c1b8d6d10")
+
+
+def sbom_of(manifest: Mapping[str, Any], lock: Lock) -> bytes:
+    """CycloneDX 1.6 of the image that the manifest describes."""
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.bom import Bom, BomMetaData
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot6
+
+    name, digest = str(manifest["image"]), str(manifest["files"][manifest["image"]]["sha256"])
+    image = Component(
+        name=name,
+        version=str(manifest["version"]),
+        type=ComponentType.OPERATING_SYSTEM,
+        bom_ref=f"image:{name}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
+    )
+    locked = {(row.name, row.version): row.sha256 for row in lock.packages.get(str(manifest["architecture"]), ())}
+    parts = [_component(row, locked.get((row["name"], row["version"]), "")) for row in manifest["packages"]]
+    bom = Bom(
+        components=parts,
+        serial_number=uuid.uuid5(_SPACE, digest),
+        metadata=BomMetaData(component=image, timestamp=datetime.fromtimestamp(manifest["channel"]["epoch"], UTC)),
+    )
+    bom.register_dependency(image, parts)
+    return JsonV1Dot6(bom).output_as_string(indent=1).encode() + b"\n"
+
+
+def _component(row: Mapping[str, str], sha256: str) -> Component:
+    """A package; the hash is that of its file, where the lock names the file itself."""
+    from cyclonedx.model import HashAlgorithm, HashType, Property
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    url = PackageURL("apk", "alpine", row["name"], row["version"], {"arch": row["arch"]})
+    return Component(
+        name=row["name"],
+        version=row["version"],
+        type=ComponentType.LIBRARY,
+        purl=url,
+        bom_ref=url.to_string(),
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else [],
+        properties=[Property(name=CHECKSUM, value=row["checksum"])],
+    )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower verify-image FILE`: check an image against signature, SHA256SUMS and block map beside it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tower.image import KEY_FOLDERS, key_of, trusted_keys, verify_image
+from tower.minisign import PublicKey, SignatureError
+
+FAILED = 1
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The image, and whom to trust."""
+    parser.add_argument("image", type=Path, metavar="FILE", nargs="+", help="image of a thin client or host")
+    folders = " and ".join(str(folder) for folder in KEY_FOLDERS)
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help=f"public key (minisign) to trust, a file or the key itself; without it, all *.pub in {folders}",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Check all images; one line each."""
+    try:
+        keys = _keys(args.key)
+    except SignatureError as error:
+        sys.stderr.write(f"tower verify-image: {error}\n")
+        return FAILED
+    status = 0
+    for image in args.image:
+        try:
+            found = verify_image(image, keys)
+        except SignatureError as error:
+            sys.stderr.write(f"tower verify-image: {error}\n")
+            status = FAILED
+        else:
+            release = " ".join(f"{name} {value}" for name, value in found.release.items())
+            sys.stdout.write(f"{image}: good: {', '.join(found.checks)}; {release}; signed by {found.signer.name}\n")
+    return status
+
+
+def _keys(given: list[str]) -> tuple[PublicKey, ...]:
+    keys = tuple(key_of(text) for text in given) or trusted_keys()
+    if not keys:
+        folders = " or ".join(str(folder) for folder in KEY_FOLDERS)
+        raise SignatureError(f"no public key to trust: give --key, or lay *.pub into {folders}")
+    return keys

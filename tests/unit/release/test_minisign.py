@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""minisign's formats, in both directions against the program itself, and everything that must be refused."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tower.minisign import (
+    COMMENT,
+    PublicKey,
+    SignatureError,
+    parse_public_key,
+    parse_signature,
+    read_public_keys,
+    read_small,
+    verify,
+    verify_file,
+)
+
+from pipeline.errors import ConfigError, ReleaseError
+from pipeline.release.secret import SecretKey, ask_passphrase, load_secret_key, parse_secret_key
+from tests.unit.release.keys import LITTLE
+
+DATA = b"what is signed\n"
+KEY = SecretKey.generate()
+SIGNED = KEY.sign_bytes(DATA, "file:a\tversion:1")
+
+
+def never() -> str:
+    raise AssertionError("asked for a passphrase")
+
+
+@pytest.fixture(scope="module")
+def minisign() -> str:
+    program = shutil.which("minisign")
+    if program is None:
+        pytest.skip("minisign is not installed")
+    return program
+
+
+def run(*argv: str | Path, text: str = "", status: int = 0) -> str:
+    done = subprocess.run([*argv], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def check(data: bytes, signature: bytes, *keys: PublicKey) -> PublicKey:
+    return verify(io.BytesIO(data), parse_signature(signature, "s"), keys or (KEY.public_key,), "data", plain=True)
+
+
+# --- against the program --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prehashed", [True, False])
+def test_minisign_takes_ours(minisign: str, tmp_path: Path, prehashed: bool) -> None:
+    file, public, other = (tmp_path / name for name in ("file", "a.pub", "b.pub"))
+    file.write_bytes(DATA)
+    public.write_bytes(KEY.public_key.dump())
+    other.write_bytes(SecretKey.generate().public_key.dump())
+    (tmp_path / "file.minisig").write_bytes(KEY.sign(io.BytesIO(DATA), "some words", prehashed=prehashed).dump())
+    assert "Trusted comment: some words" in run(minisign, "-V", "-m", file, "-p", public)
+    run(minisign, "-V", "-m", file, "-P", KEY.public_key.text)
+    run(minisign, "-V", "-m", file, "-p", other, status=1)
+    run(minisign, "-V", "-H", "-m", file, "-p", public, status=0 if prehashed else 1)
+
+
+@pytest.mark.parametrize("passphrase", ["", "long words"])
+def test_minisign_signs_with_our_key(minisign: str, tmp_path: Path, passphrase: str) -> None:
+    file, secret = tmp_path / "file", tmp_path / "key"
+    file.write_bytes(DATA)
+    secret.write_bytes(KEY.dump(passphrase, memory=LITTLE))
+    run(minisign, "-S", "-s", secret, "-m", file, "-t", "of theirs", text=f"{passphrase}\n")
+    found = verify_file(file, [KEY.public_key])
+    assert (found.trusted_comment, found.algorithm) == ("of theirs", b"ED")
+    run(minisign, "-S", "-l", "-s", secret, "-m", file, text=f"{passphrase}\n")
+    assert verify_file(file, [KEY.public_key]).algorithm == b"Ed"
+    run(minisign, "-R", "-s", secret, "-p", tmp_path / "again.pub", text=f"{passphrase}\n")
+    assert read_public_keys([tmp_path / "again.pub"]) == (KEY.public_key,)
+
+
+def test_we_sign_with_a_key_of_minisign(minisign: str, tmp_path: Path) -> None:
+    secret, public = tmp_path / "key", tmp_path / "key.pub"
+    run(minisign, "-G", "-W", "-s", secret, "-p", public)
+    secret.chmod(0o600)
+    key = load_secret_key(secret, never)
+    assert read_public_keys([public]) == (key.public_key,)
+    assert key.public_key.dump() == public.read_bytes()
+    assert key.dump() == secret.read_bytes()
+    check(DATA, key.sign_bytes(DATA, "x"), key.public_key)
+
+
+# --- secret keys ----------------------------------------------------------------------------------------------
+
+
+def test_passphrase(tmp_path: Path) -> None:
+    data = KEY.dump("right", memory=LITTLE)
+    assert parse_secret_key(data, "key", lambda: "right") == KEY
+    with pytest.raises(ReleaseError, match=r"^key: wrong passphrase"):
+        parse_secret_key(data, "key", lambda: "wrong")
+    assert "seed" not in repr(KEY)
+    assert KEY.seed.hex() not in repr(KEY)
+
+
+def test_every_damage_to_a_secret_key_is_found() -> None:
+    data = KEY.dump()
+    start = data.index(b"\n") + 1
+    for place in range(start, len(data) - 1):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        try:
+            key = parse_secret_key(bytes(flipped), "key", lambda: "")
+        except (ConfigError, ReleaseError):
+            continue
+        # Salt and limits mean nothing in a key without passphrase; a key that opens is the right one or of another number.
+        assert key.seed == KEY.seed
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_open_secret_key(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(KEY.dump())
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match="others may read") as caught:
+        load_secret_key(path, never)
+    assert caught.value.hint == f"chmod 600 {path}"
+
+
+@pytest.mark.parametrize("data", [b"", b"a\nb\n", b"untrusted comment: x\n\n", KEY.public_key.dump(), SIGNED, b"\xff\xfe"])
+def test_not_a_secret_key(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="not a secret key"):
+        parse_secret_key(data, "key", never)
+
+
+def test_missing_secret_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_secret_key(tmp_path / "key", never)
+
+
+def test_passphrase_by_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_text("some words\nmore\n")
+    with path.open("rb") as stream:
+        assert ask_passphrase("key", str(stream.fileno())) == "some words"
+    for words in ("hunter2", "-1", "99999"):
+        with pytest.raises(ConfigError) as caught:
+            ask_passphrase("key", words)
+        assert "hunter2" not in str(caught.value)
+
+
+# --- tampering ------------------------------------------------------------------------------------------------
+
+
+def test_every_bit_of_a_signature_file() -> None:
+    assert check(DATA, SIGNED) == KEY.public_key
+    for place in range(len(SIGNED)):
+        for bit in range(8):
+            flipped = bytearray(SIGNED)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(SignatureError):
+                check(DATA, bytes(flipped))
+
+
+def test_every_bit_of_a_public_key() -> None:
+    data = KEY.public_key.text.encode()
+    for place in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(SignatureError):
+                check(DATA, SIGNED, parse_public_key(bytes(flipped), "key"))
+
+
+def test_every_bit_of_the_data() -> None:
+    for place in range(len(DATA)):
+        for bit in range(8):
+            flipped = bytearray(DATA)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(SignatureError, match="is not what key"):
+                check(bytes(flipped), SIGNED)
+
+
+def test_every_length() -> None:
+    for length in range(len(SIGNED)):
+        with pytest.raises(SignatureError):
+            check(DATA, SIGNED[:length])
+    for more in (b"\n", b"x", SIGNED):
+        with pytest.raises(SignatureError):
+            check(DATA, SIGNED + more)
+    for length in range(len(DATA)):
+        with pytest.raises(SignatureError):
+            check(DATA[:length], SIGNED)
+
+
+def test_wrong_key() -> None:
+    other = SecretKey.generate()
+    with pytest.raises(SignatureError, match=f"signed by key {KEY.public_key.name}, which is not trusted"):
+        check(DATA, SIGNED, other.public_key)
+    with pytest.raises(SignatureError, match=r"trusted: none"):
+        verify(io.BytesIO(DATA), parse_signature(SIGNED, "s"), (), "data")
+    # A key that took the other's number.
+    with pytest.raises(SignatureError, match="is not what key"):
+        check(DATA, SIGNED, PublicKey(KEY.key_id, other.public))
+
+
+def test_parts_of_two_signatures() -> None:
+    other = KEY.sign_bytes(b"other", "file:b\tversion:2").splitlines(keepends=True)
+    mixed = b"".join([*SIGNED.splitlines(keepends=True)[:2], *other[2:]])
+    with pytest.raises(SignatureError, match="the trusted comment is not what"):
+        check(DATA, mixed)
+
+
+def test_untrusted_comment() -> None:
+    found = parse_signature(SIGNED.replace(COMMENT.encode(), b"words of anyone"), "s")
+    verify(io.BytesIO(DATA), found, [KEY.public_key], "data")
+    with pytest.raises(SignatureError, match="untrusted comment 'words of anyone'"):
+        verify(io.BytesIO(DATA), found, [KEY.public_key], "data", plain=True)
+
+
+def test_unsigned_and_oversized(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    with pytest.raises(SignatureError, match=r"file\.minisig: No such file"):
+        verify_file(path, [KEY.public_key])
+    (tmp_path / "file.minisig").write_bytes(SIGNED + b"x" * 20_000)
+    with pytest.raises(SignatureError, match="more than"):
+        verify_file(path, [KEY.public_key])
+    with pytest.raises(SignatureError, match="Is a directory"):
+        read_small(tmp_path)
+
+
+def test_control_characters_are_not_signed() -> None:
+    for comment in ("a\nb", "a\rb", "\x1b[2J"):
+        with pytest.raises(ReleaseError, match="control characters"):
+            KEY.sign_bytes(DATA, comment)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(data: bytes) -> None:
+    """Whatever it is: read, or refused by the one error."""
+    for parse in (parse_signature, parse_public_key):
+        try:
+            parse(data, "x")
+        except SignatureError as error:
+            assert str(error).startswith("x: ")
