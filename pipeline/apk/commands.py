@@ -216,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_signing(add("sign", _sign, "sign packages and indexes"), required=True)
     solve = add("solve", _solve, "say which packages a world means", files=False)
     solve.add_argument("--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys (*.pub)")
-    solve.add_argument("--index", type=Path, required=True, action="append", metavar="FILE", help="APKINDEX.tar.gz; may be repeated")
+    solve.add_argument(
+        "--index", type=Path, required=True, action="append", metavar="FILE", help="APKINDEX.tar.gz; may be repeated"
+    )
     solve.add_argument("--arch", required=True, help="architecture to solve for")
     solve.add_argument("--cache", type=Path, metavar="DIR", help="parsed indexes (default: ~/.cache/tower/solv)")
     solve.add_argument("package", nargs="+", metavar="PKG", help="a dependency of the world")

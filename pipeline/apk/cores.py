@@ -70,7 +70,7 @@ def _serve(
 def _collect(
     items: Sequence[Item], work: Callable[[Item], dict[str, object]], workers: dict[int, int], queue_in: int
 ) -> Iterator[dict[str, object]]:
-    buffers = {result_out: b"" for result_out in workers}
+    buffers = dict.fromkeys(workers, b"")
     done: dict[int, dict[str, object]] = {}
     given = shown = 0
     open_queue = True

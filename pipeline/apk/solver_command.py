@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from pipeline.apk.record import dataclass
@@ -52,7 +53,9 @@ def run(request: Request) -> int:
     """Solve, and print the packages or the reason; returns the exit status."""
     from pipeline.apk.pkginfo import parse_dependency
     from pipeline.apk.solver_cache import Cache
+    from pipeline.apk.solver_errors import UnsolvableError
 
+    gc.disable()  # a short run, and the many small objects of it would be looked through again and again
     try:
         for text in request.world:
             parse_dependency(text)
@@ -60,8 +63,8 @@ def run(request: Request) -> int:
         print(f"error: {error}", file=sys.stderr)
         return _USAGE
     try:
+        from pipeline.apk.solver import Solver
         from pipeline.apk.solver_pool import IndexFile, read_keys
-        from pipeline.apk.solver import Solver, UnsolvableError
 
         files = []
         for path in request.indexes:

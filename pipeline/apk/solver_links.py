@@ -7,6 +7,8 @@ not choose by itself; a *range* is a condition that is not plain equality, with 
 
 from __future__ import annotations
 
+import itertools
+
 from pipeline.apk import version as versions
 from pipeline.apk.pkginfo import parse_dependency
 from pipeline.apk.record import dataclass
@@ -78,8 +80,8 @@ def ranked(offers: Sequence[Offer]) -> tuple[int, ...]:
 def find_links(entries: Sequence[IndexEntry], first: int) -> Links:
     """The links among the packages of all indexes, which are numbered from `first` on."""
     offers: dict[str, dict[int, Offer]] = {}
-    conditions = set()
-    asked = set()
+    conditions: set[str] = set()
+    asked: set[str] = set()
     for number, entry in enumerate(entries, first):
         priority = entry.provider_priority or 0
         offers.setdefault(entry.name, {})[number] = Offer(number, entry.name, entry.version, entry.version, priority)
@@ -132,7 +134,7 @@ def worst_first(rankings: Iterable[Sequence[int]]) -> list[int]:
         numbers = [abs(number) for number in ranking]
         for number in numbers:
             worse.setdefault(number, [])
-        for better, next_best in zip(numbers, numbers[1:], strict=False):
+        for better, next_best in itertools.pairwise(numbers):
             if next_best not in worse[better] and not _reaches(worse, next_best, better):
                 worse[better].append(next_best)
     order: dict[int, None] = {}

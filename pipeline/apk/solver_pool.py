@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.apk.index import Index, IndexEntry
     from pipeline.apk.pkginfo import Dependency
 
-SCHEMA = b"solver 1"
+SCHEMA = b"solver 2"
 INSTALL_IF = "apk:install_if"
 PRIORITY = "apk:provider_priority"
 CHECKSUM = "apk:checksum"
@@ -90,7 +90,9 @@ class _Writer:
         package = self._repository.add_solvable()
         name, where = entry.name, f"{entry.name}-{entry.version}"
         package.nameid, package.archid, package.evr = self._id(f"{name}={entry.version}"), self._arch, ""
-        provides, conflicts, requires = {name: None, f"{name}={entry.version}": None}, {name: None}, {}
+        provides: dict[str, None] = {name: None, f"{name}={entry.version}": None}
+        conflicts: dict[str, None] = {name: None}
+        requires: dict[str, None] = {}
         for text in entry.provides:
             provided = _dependency(text, where)
             provides[provided.name] = None
@@ -106,16 +108,22 @@ class _Writer:
             else:
                 requires[f"!{term(wanted)}"] = None
         if entry.install_if:
-            first = next((item for item in entry.install_if if item[0] != "!"), "!")
-            provides[TRIGGER + _dependency(first, where).name] = None
+            needed = [item for item in (_dependency(text, where) for text in entry.install_if) if not item.conflict]
+            if needed:
+                # Found by the name that is most its own: that with a version, not `docs` or `openrc`.
+                provides[TRIGGER + next((item for item in needed if item.op), needed[0]).name] = None
             self._data.set_str(package.id, self._keys[INSTALL_IF], " ".join(entry.install_if))
         if entry.provider_priority:
             self._data.set_num(package.id, self._keys[PRIORITY], entry.provider_priority)
         self._data.set_str(package.id, self._keys[CHECKSUM], entry.checksum)
         self._data.set_num(package.id, solv.SOLVABLE_DOWNLOADSIZE, entry.size)
-        for key, texts in ((solv.SOLVABLE_PROVIDES, provides), (solv.SOLVABLE_CONFLICTS, conflicts), (solv.SOLVABLE_REQUIRES, requires)):
+        for texts, add in (
+            (provides, package.add_provides),
+            (conflicts, package.add_conflicts),
+            (requires, package.add_requires),
+        ):
             for text in texts:
-                package.add_deparray(key, self._id(text))
+                add(self._id(text))
 
 
 def _fits(entry: IndexEntry, arch: str) -> bool:
@@ -179,7 +187,9 @@ class Universe:
         self.links = solver_links.load_choices(choices)
         return True
 
-    def _cold(self, files: Sequence[IndexFile], names: Sequence[str], links: str, keys: Mapping[str, bytes], cache: Cache) -> None:
+    def _cold(
+        self, files: Sequence[IndexFile], names: Sequence[str], links: str, keys: Mapping[str, bytes], cache: Cache
+    ) -> None:
         """Read, verify and store the indexes, and what connects them."""
         self.pool = pool = new_pool()
         offers: list[IndexEntry] = []
