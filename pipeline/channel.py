@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipeline.canonical import Digest, JsonValue, digest_json
 from pipeline.errors import ConfigError, LockError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.engine import Engine
 
 LOCK_SCHEMA = 1
+_OPTIONAL = ("indexes", "media")
+_OPTIONAL_OF_FILES = ("checksum", "signer", "made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,12 @@ class LockedFile:
     size: int
     location: str = ""
     """Where it is fetched from, relative to the mirror; never a host name."""
+    checksum: str = ""
+    """Of an Alpine package: what the signed index says of it (`Q1...`)."""
+    signer: str = ""
+    """Name of the key whose signature was found to hold; empty for what only digests vouch for."""
+    made: int = 0
+    """Of an index: when it was made, by what is signed in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,26 @@ class Lock:
     """Python wheels for the device, by architecture."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What a reader should know: suite, date of the index; part of the lock's digest."""
+    indexes: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
+    """The signed indexes that the packages were chosen from, by architecture."""
+    media: tuple[LockedFile, ...] = ()
+    """Files of other kinds: root file systems, boot files, the scripts of aports."""
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The lock as JSON data; `from_json` reads it back."""
-        return {"schema": LOCK_SCHEMA, **json.loads(json.dumps(asdict(self)))}
+        """The lock as JSON data; `from_json` reads it back. What a channel has no use for is left out."""
+        data = {"schema": LOCK_SCHEMA, **json.loads(json.dumps(asdict(self), default=dict))}
+        tables = [*data["packages"].values(), *data["wheels"].values(), *data["indexes"].values(), data["builder"], data["media"]]
+        for row in (row for rows in tables for row in rows):
+            for name in _OPTIONAL_OF_FILES:
+                if not row[name]:
+                    del row[name]
+        return {name: value for name, value in data.items() if value or name not in _OPTIONAL}
+
+    @property
+    def files(self) -> tuple[LockedFile, ...]:
+        """Everything that a build may take."""
+        tables = [*self.indexes.values(), *self.packages.values(), self.builder, *self.wheels.values(), self.media]
+        return tuple(file for table in tables for file in table)
 
     @property
     def digest(self) -> Digest:
@@ -94,6 +118,8 @@ class Lock:
                 builder=files(data["builder"]),
                 wheels={arch: files(rows) for arch, rows in data["wheels"].items()},
                 notes=dict(data["notes"]),
+                indexes={arch: files(rows) for arch, rows in data.get("indexes", {}).items()},
+                media=files(data.get("media", [])),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise LockError(f"{where}: not a lock: {error!r}", hint="run: ./ci/doit lock") from error
@@ -159,6 +185,16 @@ class ChannelDriver(Protocol):
         """A folder that holds `scripts/mkimage.sh`."""
 
 
+@runtime_checkable
+class SolvesWorlds(Protocol):
+    """A driver that solves each stage's world for itself, over signed indexes of which it takes none older than before."""
+
+    stage_worlds: Mapping[str, tuple[frozenset[str], ...]]
+    """By architecture: what is installed together."""
+    accept_older: bool
+    """Take an index although a later one was accepted before."""
+
+
 def open_driver(channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> ChannelDriver:
     """The driver of `channel`; `worlds` is the union of all recipes' wanted packages, by architecture.
 
@@ -168,4 +204,8 @@ def open_driver(channel: Channel, worlds: Mapping[str, frozenset[str]], paths: P
         from pipeline.lab.driver import LabDriver
 
         return LabDriver(channel, worlds, paths)
-    raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: lab")
+    if channel.driver == "alpine":
+        from pipeline.alpine.driver import AlpineDriver
+
+        return AlpineDriver(channel, worlds, paths)
+    raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: alpine, lab")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doit` does beside building: lock, explain, gc, replay, boot, test, verify, release.
+"""What `doit` does beside building and supply: explain, gc, replay, boot, test, verify, release.
 
 Each is one function that a task calls; what is heavy is imported there.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from pipeline import explain
+from pipeline import explain, supply
 from pipeline.boot_record import BOOTS, recorded
 from pipeline.errors import ConfigError, FactoryError, LockError, ToolError
 from pipeline.factory import Factory
@@ -34,8 +34,7 @@ _PYTEST_OPTIONS = (
 def all_tasks(factory: Factory) -> Iterator[Task]:
     """The tasks of all commands."""
     yield from boot_tasks(factory)
-    yield _command("lock", lambda: lock(factory), "choose the packages anew, and keep the choice", Row("lock", "channel"))
-    yield _command("fetch", lambda: fetch(factory), "download all that the lock names, verified", Row("fetch", "channel"))
+    yield from supply.all_tasks(factory)
     yield _command("builder", lambda: builder(factory), "make the container image that stages run in", Row("builder", "channel"))
     yield task("explain", lambda words: explain_all(factory, words), doc="why stages are built again [STAGE...]", arguments=True)
     yield _command("gc", lambda: collect(factory), "remove old artifacts until the store fits into size=GiB (default 20)")
@@ -66,19 +65,6 @@ def release_tasks(factory: Factory) -> Iterator[Task]:
 
 def _command(name: str, action: Callable[[], None], doc: str, row: Row | None = None) -> Task:
     return task(name, action, doc=doc, row=row)
-
-
-def lock(factory: Factory) -> None:
-    """`doit lock`: resolve the channel's lock again."""
-    made = factory.make_lock(again=True)
-    counts = ", ".join(f"{len(rows)} for {arch}" for arch, rows in sorted(made.packages.items()))
-    factory.progress.say(f"lock {made.digest[:12]}: packages: {counts}; builder: {len(made.builder)}")
-
-
-def fetch(factory: Factory) -> None:
-    """`doit fetch`: bring all downloads into the user's cache, so that builds need no network."""
-    factory.make_lock(again=False)
-    factory.fetch()
 
 
 def builder(factory: Factory) -> None:

@@ -19,10 +19,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline import explain
+from pipeline import explain, lockfile
 from pipeline.artifact import DamagedError, FileRecord
 from pipeline.canonical import Digest, canonical_json
-from pipeline.channel import ChannelDriver, Lock, open_driver
+from pipeline.channel import ChannelDriver, Lock, SolvesWorlds, open_driver
 from pipeline.errors import LockError, StoreError
 from pipeline.keys import Keyed, Keys, NotBuiltError
 from pipeline.locks import locked
@@ -65,7 +65,10 @@ class Factory:
     @cached_property
     def driver(self) -> ChannelDriver:
         """The channel's driver."""
-        return open_driver(self.plan.channel, self.plan.worlds, self.paths)
+        driver = open_driver(self.plan.channel, self.plan.worlds, self.paths)
+        if isinstance(driver, SolvesWorlds):
+            driver.stage_worlds = self.plan.stage_worlds
+        return driver
 
     @cached_property
     def store(self) -> Store:
@@ -89,7 +92,7 @@ class Factory:
     @property
     def lock_path(self) -> Path:
         """Where the channel's lock is kept."""
-        return self.paths.channel(self.plan.channel.name) / "lock.json"
+        return lockfile.lock_path(self.paths, self.plan.channel)
 
     def lock_fits(self) -> bool:
         """Whether there is a lock, made from what is now in the checkout."""
@@ -104,22 +107,23 @@ class Factory:
         """The lock of the channel. Raises LockError if there is none that fits."""
         with self._once:
             if self._lock is None and not self.lock_fits():
-                raise LockError(f"channel {self.plan.channel.name}: there is no lock that fits", hint="run: ./ci/doit lock")
+                hint = f"run: {lockfile.lock_command(self.plan.channel)}"
+                raise LockError(f"channel {self.plan.channel.name}: there is no lock that fits", hint=hint)
             return self._lock or self._read_lock()
 
     def _read_lock(self) -> Lock:
-        try:
-            return Lock.from_json(json.loads(self.lock_path.read_bytes()), str(self.lock_path))
-        except (ValueError, OSError) as error:
-            raise LockError(f"{self.lock_path}: cannot be read: {error}", hint="run: ./ci/doit lock") from error
+        return lockfile.read(self.lock_path, self.plan.channel)
 
     def make_lock(self, *, again: bool) -> Lock:
-        """Resolve the channel's lock and keep it; with `again` even if the present one fits."""
-        with locked(self.lock_path.with_suffix(".guard")):
+        """Resolve the channel's lock and keep it; with `again` even if the present one fits.
+
+        A committed lock is never made by the way: only `doit lock` does it.
+        """
+        with locked(self.paths.channel(self.plan.channel.name) / "lock.guard"):
+            if not again and self.plan.channel.releasable:
+                return self.lock()
             if again or not self._lock_usable():
-                write_file(
-                    self.lock_path, json.dumps(self.driver.lock(self.progress).to_json(), indent=1, sort_keys=True).encode()
-                )
+                write_file(self.lock_path, lockfile.render(self.driver.lock(self.progress)).encode())
             self._lock = None
             self.keys.reset()
             return self.lock()

@@ -131,10 +131,11 @@ def _reason(error: requests.RequestException) -> str:
 def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Source, progress: Progress, *, title: str) -> None:
     """Bring what is missing or damaged; the network is touched for that alone.
 
-    What has come stays after an interruption, and the next run goes on from there. Raises FetchError (VanishedError
-    names everything that is gone) or VerifyError.
+    A file without a SHA-256 is one that the shelf verifies by other means. What has come stays after an interruption,
+    and the next run goes on from there. Raises FetchError (VanishedError names everything that is gone) or VerifyError.
     """
-    missing = [file for file in sorted({file.sha256: file for file in wanted}.values()) if not shelf.is_whole(file)]
+    distinct = {(file.sha256, file.checksum): file for file in wanted}
+    missing = [file for file in sorted(distinct.values()) if not shelf.is_whole(file)]
     if not missing:
         return
     session, stop, guard = requests.Session(), threading.Event(), threading.Lock()
@@ -214,13 +215,13 @@ class _Download:
                 self.bar.rewind()
                 try:
                     self._bring(f"{mirror}/{self.file.location}")
+                    self.shelf.accept(self.file)
                 except VanishedError as error:
                     self.gone.add(mirror)
                     last = last or error
                 except (requests.RequestException, VerifyError) as error:
                     last = error
                 else:
-                    self.shelf.accept(self.file)
                     return
             if len(self.gone) == len(self.source.mirrors):
                 raise VanishedError(self._named("no mirror has it any more")) from last
@@ -234,7 +235,7 @@ class _Download:
 
     def _failed(self, error: Exception | None) -> FactoryError:
         if isinstance(error, VerifyError):
-            return VerifyError(error.message, hint=self.source.other_bytes)
+            return VerifyError(error.message, hint=error.hint or self.source.other_bytes)
         reason = _reason(error) if isinstance(error, requests.RequestException) else str(error)
         mirrors = [mirror for mirror in self.source.mirrors if mirror not in self.gone]
         return FetchError(f"{mirrors[-1]}/{self.file.location}: {reason}", hint=self.source.unreachable)
@@ -253,7 +254,7 @@ class _Download:
         self.bar.advance(have)
         if have < self.file.size:
             self._receive(url, part, have, digest)
-        if digest.hexdigest() != self.file.sha256:
+        if self.file.sha256 and digest.hexdigest() != self.file.sha256:
             part.unlink(missing_ok=True)
             raise VerifyError(f"{url}: sha256 is {digest.hexdigest()}, the lock says {self.file.sha256}")
 

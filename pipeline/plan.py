@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.channel import Channel
@@ -92,6 +92,8 @@ class Plan:
     images: tuple[Image, ...]
     worlds: Mapping[str, frozenset[str]]
     """By architecture: all packages that some stage may want, for the lock."""
+    stage_worlds: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
+    """By architecture: what each stage wants, for a lock that solves them one by one."""
 
     def needs(self, roots: Iterable[str]) -> tuple[Node, ...]:
         """The nodes named, and all that they need, in building order."""
@@ -199,6 +201,8 @@ class _Planner:
         self.owners: dict[str, tuple[Recipe, StageUse]] = {}
         self.common_worlds = {name: world for recipe in recipes if recipe.name == COMMON for name, world in recipe.worlds.items()}
         self.worlds: dict[str, set[str]] = {}
+        self.stage_worlds: dict[str, dict[frozenset[str], None]] = {}
+        self.wanted: set[str] = set()  # of the stage at hand
         self.used_worlds: set[str] = set()
         self.nodes: dict[str, Node] = {}
 
@@ -225,6 +229,7 @@ class _Planner:
             nodes={name: self.nodes[name] for name in ordered},
             images=tuple(self._images()),
             worlds={arch: frozenset(names) for arch, names in sorted(self.worlds.items())},
+            stage_worlds={arch: tuple(found) for arch, found in sorted(self.stage_worlds.items())},
         )
 
     def _node(self, recipe: Recipe, use: StageUse, target: Target | None) -> StageNode:
@@ -236,10 +241,13 @@ class _Planner:
             if found:
                 inputs[name] = found
         given = {**use.options, **(use.target_options.get(target.name, {}) if target else {})}
+        self.wanted = set()
         options = {
             option.name: self._value(recipe, given.get(option.name, option.default), arch, f"{use.where}.options.{option.name}")
             for option in spec.options.values()
         }
+        for one in self._architectures(arch) if self.wanted else ():
+            self.stage_worlds.setdefault(one, {})[frozenset(self.wanted)] = None
         return StageNode(use.name, spec, recipe.name, target.name if target else "", arch, options, inputs)
 
     def _arch(self, recipe: Recipe, use: StageUse, target: Target | None) -> str:
@@ -291,9 +299,13 @@ class _Planner:
                 continue
             self.used_worlds.add(name)
             items.extend(world)
-            for one in self.channel.architectures if arch == NOARCH else (arch,):
+            self.wanted.update(world)
+            for one in self._architectures(arch):
                 self.worlds.setdefault(one, set()).update(world)
         return tuple(dict.fromkeys(items))
+
+    def _architectures(self, arch: str) -> tuple[str, ...]:
+        return self.channel.architectures if arch == NOARCH else (arch,)
 
     def _unused_worlds(self) -> None:
         for recipe in self.recipes:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scripts of aports (mkimage.sh and its profiles) at the commit that the signed index was made from.
+
+An index says, signed, which commit of aports its packages are built from. The archive of that commit is packed anew in one
+fixed form, so that its digest does not hang on how the server compresses.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+from pipeline.apk.tarstream import read_tar
+from pipeline.channel import LockedFile
+from pipeline.errors import FormatError, LockError, VerifyError
+from pipeline.fetch import Source, get
+from pipeline.vault import Vault
+
+NAME = "aports-scripts"
+FOLDER = "scripts"
+_DESCRIBED = re.compile(r".*-[0-9]+-g([0-9a-f]{7,40})")
+_TAG = re.compile(r"v[0-9]+\.[0-9]+(\.[0-9]+)?(_rc[0-9]+)?")
+_LIMIT = 64 << 20
+_LARGEST = 8 << 20
+
+
+def ref_of(description: str) -> str:
+    """The commit (or tag) of aports that an index describes itself by. Raises LockError."""
+    found = _DESCRIBED.fullmatch(description)
+    if found:
+        return found[1]
+    if _TAG.fullmatch(description):
+        return description
+    raise LockError(f"the index calls itself {description!r}, which names no commit of aports", hint="another mirror")
+
+
+def lock_scripts(ref: str, vault: Vault, source: Source) -> LockedFile:
+    """Bring the scripts of `ref` and keep them in the vault."""
+    location = f"{ref}/aports-{ref}.tar.gz?path={FOLDER}"
+    commit, data = repack(get(source, location, limit=_LIMIT), ref)
+    return LockedFile(NAME, commit, vault.put(data), len(data), location)
+
+
+def fetch_scripts(file: LockedFile, vault: Vault, source: Source) -> None:
+    """Bring them again if the vault does not have them. Raises VerifyError if they are others now."""
+    if not vault.is_whole(file):
+        ref = file.location.partition("/")[0]
+        found = lock_scripts(ref, vault, source)
+        if found != file:
+            raise VerifyError(f"{NAME} {file.version}: sha256 is {found.sha256}, the lock says {file.sha256}")
+
+
+def repack(archive: bytes, ref: str) -> tuple[str, bytes]:
+    """The commit that an archive names, and its scripts as a tar of one fixed form. Raises FormatError, VerifyError."""
+    where = f"archive of aports at {ref}"
+    commit, files = "", dict[str, tuple[int, bytes]]()
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(archive)) as packed:
+            plain = packed.read(_LIMIT + 1)  # to its end, or cut
+        if len(plain) > _LIMIT:
+            raise FormatError(f"{where}: longer than {_LIMIT} bytes")
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as source:
+            for member in source:
+                top, _, path = member.name.partition("/")
+                if member.isdir() or not path.startswith(f"{FOLDER}/"):
+                    continue
+                stream = source.extractfile(member) if member.isreg() else None
+                parts = path.split("/")
+                if stream is None or ".." in parts or "" in parts or member.size > _LARGEST or path in files or not top:
+                    raise FormatError(f"{where}: {member.name!r} does not belong there")
+                files[path] = (0o755 if member.mode & 0o100 else 0o644, stream.read())
+            commit = source.pax_headers.get("comment", "")
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise FormatError(f"{where}: damaged: {error}") from error
+    if not re.fullmatch(r"[0-9a-f]{40}", commit) or (re.fullmatch(r"[0-9a-f]+", ref) and not commit.startswith(ref)):
+        raise VerifyError(f"{where}: is of commit {commit or 'unknown'}")
+    if f"{FOLDER}/mkimage.sh" not in files:
+        raise FormatError(f"{where}: no {FOLDER}/mkimage.sh in it")
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as target:
+        for path, (mode, data) in sorted(files.items()):
+            info = tarfile.TarInfo(path)
+            info.mode, info.size = mode, len(data)
+            target.addfile(info, io.BytesIO(data))
+    return commit, out.getvalue()
+
+
+def unpack(file: LockedFile, vault: Vault, folder: Path) -> Path:
+    """A folder below `folder` with the locked scripts; made if it is not there."""
+    place = folder / f"{NAME}-{file.sha256[:16]}"
+    if place.is_dir():
+        return place
+    data = vault.read(file)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        new = Path(scratch) / "new"
+        for entry, content in read_tar(io.BytesIO(data), NAME):
+            path = new / entry.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
+            path.chmod(entry.mode)
+        try:
+            new.rename(place)
+        except OSError:  # another process was quicker
+            shutil.rmtree(new)
+    return place
+
+
+def find_scripts(media: tuple[LockedFile, ...]) -> LockedFile:
+    """The scripts among the locked media."""
+    for file in media:
+        if file.name == NAME:
+            return file
+    raise LockError("the lock has no scripts of aports", hint="lock the channel again")
+
+
+def is_scripts(file: LockedFile) -> bool:
+    """Whether a locked medium is not fetched as it is, but packed anew."""
+    return file.name == NAME

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The builder of Alpine's channel: the locked mini root's own apk installs the builder's world from locked packages.
+
+The mini root is only the tool: it is imported, runs once without a network, and what it made becomes the builder, in
+one fixed form, so that equal locks give equal bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pipeline.alpine.indexes import SignedIndex
+from pipeline.alpine.repository import lay_repository
+from pipeline.apk.signature import KeyRing
+from pipeline.canonical import Digest, digest_bytes, digest_json
+from pipeline.channel import LockedFile
+from pipeline.lab.code import code_digest
+from pipeline.vault import Vault
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
+
+LABEL = "tower.builder"
+_BASE_LABEL = "tower.builder-base"
+_SCRIPT = Path(__file__).with_name("root.sh")
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP", "SETGID", "SETUID", "SYS_CHROOT")
+_SECONDS = 1800
+_CHUNK = 1 << 20
+# Made anew in every run, or for a running system only.
+_LEFT_OUT = ("dev/", "proc/", "sys/", "run/", "tmp/", "var/cache/", "var/log/", "etc/resolv.conf", "lib/apk/db/lock")
+_FOLDERS = (
+    ("dev", 0o755),
+    ("proc", 0o755),
+    ("run", 0o755),
+    ("sys", 0o755),
+    ("tmp", 0o1777),
+    ("var/cache", 0o755),
+    ("var/log", 0o755),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderPlan:
+    """What goes into a builder."""
+
+    channel: str
+    arch: str
+    branch: str
+    epoch: int
+    world: tuple[str, ...]
+    minirootfs: LockedFile
+    indexes: tuple[LockedFile, ...]
+    packages: tuple[LockedFile, ...]
+    keys: Mapping[str, bytes]
+
+    def key(self) -> Digest:
+        """Names the builder's content before it is built."""
+        return digest_json(
+            {
+                "code": code_digest("pipeline.alpine.builder"),
+                "script": digest_bytes(_SCRIPT.read_bytes()),
+                "channel": self.channel,
+                "arch": self.arch,
+                "branch": self.branch,
+                "epoch": self.epoch,
+                "world": list(self.world),
+                "minirootfs": self.minirootfs.sha256,
+                "indexes": [[index.location, index.sha256] for index in self.indexes],
+                "packages": [[package.location, package.sha256] for package in self.packages],
+                "keys": {name: digest_bytes(pem) for name, pem in self.keys.items()},
+            }
+        )
+
+
+def ensure_builder(
+    plan: BuilderPlan,
+    indexes: Mapping[str, SignedIndex],
+    *,
+    vault: Vault,
+    ring: KeyRing,
+    engine: Engine,
+    scratch: Path,
+    log: IO[bytes],
+) -> str:
+    """The id of the builder's image, made if the engine does not have it; images of older builders are removed.
+
+    The caller sees to it that nobody else works in `scratch`.
+    """
+    key = plan.key()
+    tag = f"tower-builder-{plan.channel}:{key[:16]}"
+    found = engine.find_image(tag)
+    if found is not None and (found.get("Config", {}).get("Labels") or {}).get(LABEL) == key:
+        return str(found["Id"])
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    scratch.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        tar = Path(folder) / "builder.tar"
+        make_root(plan, indexes, tar, vault=vault, ring=ring, engine=engine, scratch=Path(folder), log=log)
+        with tar.open("rb") as stream:
+            image = engine.import_image(_pieces(stream), tag, labels={LABEL: key}, architecture=plan.arch)
+    engine.remove_images(LABEL, keep=[tag])
+    return image
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while piece := stream.read(_CHUNK):
+        yield piece
+
+
+def make_root(
+    plan: BuilderPlan,
+    indexes: Mapping[str, SignedIndex],
+    output: Path,
+    *,
+    vault: Vault,
+    ring: KeyRing,
+    engine: Engine,
+    scratch: Path,
+    log: IO[bytes],
+) -> None:
+    """Write the builder's root as a tar: equal plans give equal bytes."""
+    from pipeline.sandbox import Input, Sandbox, run_stage
+
+    repository, made = scratch / "repository", scratch / "out"
+    lay_repository(plan.packages, indexes, repository, vault=vault, ring=ring, log=log)
+    made.mkdir()
+    sandbox = Sandbox(
+        name=f"builder of channel {plan.channel}",
+        image=base_image(plan, vault=vault, engine=engine, scratch=scratch),
+        argv=("/bin/sh", "/stage/root.sh"),
+        epoch=plan.epoch,
+        inputs=(
+            Input("/in/repository", repository),
+            Input("/in/keys", dict(plan.keys)),
+            Input("/stage", {_SCRIPT.name: _SCRIPT.read_bytes()}),
+        ),
+        env={"TOWER_ARCH": plan.arch, "TOWER_WORLD": " ".join(plan.world)},
+        capabilities=_CAPABILITIES,
+        timeout=_SECONDS,
+        architecture=plan.arch,
+    )
+    with (scratch / "sandbox.log").open("w+b") as said:
+        try:
+            run_stage(engine, sandbox, outputs=made, declared=("root.tar",), log=said, hint="read the builder's log in build/log")
+        finally:
+            said.seek(0)
+            shutil.copyfileobj(said, log)
+    finish(made / "root.tar", output, plan.epoch)
+
+
+def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, scratch: Path) -> str:
+    """The locked mini root as an image, imported if the engine does not have it."""
+    tag = f"tower-minirootfs-{plan.channel}:{plan.minirootfs.sha256[:16]}"
+    found = engine.find_image(tag)
+    if found is not None and (found.get("Config", {}).get("Labels") or {}).get(_BASE_LABEL) == plan.minirootfs.sha256:
+        return str(found["Id"])
+    archive = scratch / "minirootfs.tar.gz"
+    vault.copy(plan.minirootfs, archive)
+    with archive.open("rb") as stream:
+        image = engine.import_image(_pieces(stream), tag, labels={_BASE_LABEL: plan.minirootfs.sha256}, architecture=plan.arch)
+    engine.remove_images(_BASE_LABEL, keep=[tag])
+    return image
+
+
+def finish(plain: Path, output: Path, epoch: int) -> None:
+    """Copy a root's tar, sorted, without what differs from run to run and with no time later than `epoch`."""
+    with tarfile.open(plain) as source, tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
+        found = {info.name.removeprefix("./").rstrip("/"): info for info in source}
+        kept = [path for path in found if path not in ("", ".") and not path.startswith(_LEFT_OUT)]
+        folders = dict(_FOLDERS)
+        for path in sorted({*kept, *folders}, key=lambda name: name.split("/")):
+            if path in folders:
+                info = tarfile.TarInfo(path)
+                info.type, info.mode, info.mtime = tarfile.DIRTYPE, folders[path], epoch
+                target.addfile(info)
+            else:
+                _copy(source, found[path], target, path, epoch)
+
+
+def _copy(source: tarfile.TarFile, info: tarfile.TarInfo, target: tarfile.TarFile, path: str, epoch: int) -> None:
+    content = source.extractfile(info) if info.isreg() else None
+    info.name, info.mtime = path, min(int(info.mtime), epoch)
+    info.uname = info.gname = ""
+    info.pax_headers = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
+    if info.islnk():
+        info.linkname = info.linkname.removeprefix("./")
+    target.addfile(info, content)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alpine as a channel: what the factory asks for, answered by the modules beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pipeline import lockfile
+from pipeline.alpine import aports
+from pipeline.alpine.indexes import FILE, Freshness, SignedIndex, age_in_days, day, read_signed
+from pipeline.alpine.media import LIST, find_medium, read_list
+from pipeline.alpine.packages import Wanted, lock_packages
+from pipeline.alpine.repository import lay_repository, locked_indexes
+from pipeline.alpine.settings import AlpineSettings, read_settings, vanished_hint
+from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json
+from pipeline.channel import Channel, Lock, LockedFile, Progress
+from pipeline.errors import LockError
+from pipeline.fetch import VanishedError, fetch, get
+from pipeline.lab.code import code_digest
+from pipeline.paths import Paths
+from pipeline.signing import CheckoutKey, checkout_key
+from pipeline.trust import Trust, load_trust
+from pipeline.vault import Vault
+from pipeline.wheels import MUSL, WheelSet, WheelShop
+
+if TYPE_CHECKING:
+    from pipeline.alpine.builder import BuilderPlan
+    from pipeline.apk.solver import Solution
+    from pipeline.engine import Engine
+
+_INDEX_LIMIT = 64 << 20
+_LIST_LIMIT = 1 << 20
+
+
+class AlpineDriver:
+    """Implements `pipeline.channel.ChannelDriver` and `SolvesWorlds`."""
+
+    def __init__(self, channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
+        self.channel = channel
+        self.paths = paths
+        self.settings: AlpineSettings = read_settings(channel)
+        self.worlds = {arch: worlds.get(arch, frozenset()) for arch in channel.architectures}
+        self.stage_worlds: Mapping[str, tuple[frozenset[str], ...]] = {}
+        self.accept_older = False
+
+    @cached_property
+    def trust(self) -> Trust:
+        """Alpine's keys."""
+        return load_trust(self.paths.checkout / "keys" / "alpine")
+
+    @cached_property
+    def vault(self) -> Vault:
+        """All downloads."""
+        return Vault(self.paths.cache / "vault")
+
+    @cached_property
+    def key(self) -> CheckoutKey:
+        """The key that signs our own packages and the medium's repository, made once for this checkout."""
+        return checkout_key(self.home / "keys", "tower")
+
+    @property
+    def home(self) -> Path:
+        """What the channel generates in this checkout."""
+        return self.paths.channel(self.channel.name)
+
+    def _worlds(self, arch: str) -> tuple[frozenset[str], ...]:
+        """The worlds that roots of an architecture are made of: each stage's own where they are known."""
+        return self.stage_worlds.get(arch, ()) or (self.worlds[arch],)
+
+    # --- lock -----------------------------------------------------------------------------------------------
+
+    def lock_key(self) -> Digest:
+        """Digest of worlds, settings and trusted keys; not of mirrors, which decide nothing."""
+        settings = self.settings
+        return digest_json(
+            {
+                "worlds": {
+                    arch: sorted([list[JsonValue](sorted(world)) for world in self._worlds(arch)], key=str)
+                    for arch in self.worlds
+                },
+                "branch": self.channel.branch,
+                "repositories": list(settings.repositories),
+                "builder": [self.channel.builder_arch, settings.minirootfs, *sorted(settings.builder)],
+                "media": {arch: list(flavors) for arch, flavors in settings.media.items()},
+                "keys": {key.file: [key.spki_sha256, *key.architectures] for key in self.trust.keys},
+                "requirements": digest_file(self.requirements),
+            }
+        )
+
+    def lock(self, progress: Progress) -> Lock:
+        """Read the signed indexes, solve all worlds, verify what they name and write down its digests (network)."""
+        before = self._previous()
+        indexes = {arch: self._indexes(arch, progress) for arch in self.channel.architectures}
+        self._check_fresh([index for found in indexes.values() for index in found], before, progress)
+        solutions = {arch: self._solve(arch, found, self._worlds(arch)) for arch, found in indexes.items()}
+        builder_arch = self.channel.builder_arch
+        builder = self._solve(builder_arch, indexes[builder_arch], (frozenset(self.settings.builder),))
+        known = [file for table in (*before.packages.values(), before.builder) for file in table] if before else []
+        # Both go in one batch, for they share most packages.
+        both = {arch: {**wanted, **(builder if arch == builder_arch else {})} for arch, wanted in solutions.items()}
+        files = {arch: self._lock_packages(arch, wanted.values(), known, progress) for arch, wanted in both.items()}
+        packages = {arch: tuple(file for file in files[arch] if file.checksum in solutions[arch]) for arch in files}
+        made = Lock(
+            channel=self.channel.name,
+            made_from=self.lock_key(),
+            packages=packages,
+            builder=tuple(file for file in files[builder_arch] if file.checksum in builder),
+            wheels={arch: self._resolve_wheels(arch, packages[arch], progress) for arch in packages},
+            notes={"branch": self.channel.branch},
+            indexes={arch: tuple(index.file for index in found) for arch, found in indexes.items()},
+            media=self._media(indexes[builder_arch][0], progress),
+        )
+        for found in indexes.values():
+            for index in found:
+                self.vault.put(index.data)
+        self._freshness(before).accept([index for found in indexes.values() for index in found], older=self.accept_older)
+        return made
+
+    def _previous(self) -> Lock | None:
+        """The present lock, if there is one; a damaged one is no reason not to make another, but says nothing either."""
+        path = lockfile.lock_path(self.paths, self.channel)
+        try:
+            return lockfile.read(path, self.channel)
+        except LockError:
+            return None
+
+    def _indexes(self, arch: str, progress: Progress) -> tuple[SignedIndex, ...]:
+        ring, source = self.trust.ring(arch), self.settings.source(self.channel)
+        found = []
+        for repository in self.settings.repositories:
+            progress.say(f"{self.channel.name}: index of {repository} for {arch}")
+            location = f"{self.channel.branch}/{repository}/{arch}/{FILE}"
+            found.append(read_signed(get(source, location, limit=_INDEX_LIMIT), ring, arch, repository, location))
+        return tuple(found)
+
+    def _freshness(self, before: Lock | None) -> Freshness:
+        note = self.paths.cache / "accepted" / f"{self.channel.name}.json"
+        return Freshness(note, before.indexes if before else {})
+
+    def _check_fresh(self, indexes: Iterable[SignedIndex], before: Lock | None, progress: Progress) -> None:
+        freshness = self._freshness(before)
+        hint = (
+            "name another mirror; or, if you know why it is older, take it, and with it packages that lack later repairs: "
+            f"{lockfile.lock_command(self.channel)} older-index=accept"
+        )
+        for index in indexes:
+            freshness.check(index, hint=hint, accept_older=self.accept_older)
+            if age_in_days(index) > self.settings.warn_after_days:
+                progress.say(
+                    f"{index.title}: made {day(index.file.made)}, {age_in_days(index)} days ago; does the mirror still follow?"
+                )
+
+    def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> dict[str, Wanted]:
+        """The packages of all worlds, each solved for itself, by checksum. Raises FactoryError that says why it cannot be."""
+        from pipeline.apk.solver import Solver
+        from pipeline.apk.solver_pool import IndexFile
+
+        keys = self.trust.files([arch])
+        solver = Solver.load([IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes], keys, arch)
+        solutions: list[Solution] = [solver.solve(sorted(world)) for world in worlds if world]
+        return {
+            chosen.checksum: Wanted(chosen.name, chosen.version, chosen.checksum, indexes[chosen.index])
+            for solution in solutions
+            for chosen in solution.packages
+        }
+
+    def _lock_packages(
+        self, arch: str, wanted: Iterable[Wanted], known: list[LockedFile], progress: Progress
+    ) -> tuple[LockedFile, ...]:
+        source = self.settings.source(self.channel)
+        return lock_packages(wanted, known, vault=self.vault, ring=self.trust.ring(arch), source=source, progress=progress)
+
+    def _media(self, main: SignedIndex, progress: Progress) -> tuple[LockedFile, ...]:
+        """The mini root, further media, and the scripts of aports."""
+        source = self.settings.source(self.channel)
+        found = []
+        for arch in self.channel.architectures:
+            flavors = [*self.settings.media.get(arch, ())]
+            flavors += [self.settings.minirootfs] if arch == self.channel.builder_arch else []
+            where = f"{self.channel.branch}/releases/{arch}/{LIST}"
+            rows = read_list(get(source, where, limit=_LIST_LIMIT).decode(errors="replace"), where) if flavors else ()
+            found += [find_medium(rows, flavor, arch, self.channel.branch, where) for flavor in flavors]
+        ref = aports.ref_of(main.file.version)
+        progress.say(f"{self.channel.name}: scripts of aports at {ref}")
+        found.append(aports.lock_scripts(ref, self.vault, self.settings.aports_source(self.channel)))
+        return tuple(sorted(found))
+
+    # --- downloads ------------------------------------------------------------------------------------------
+
+    def fetch(self, lock: Lock, progress: Progress) -> None:
+        """Bring everything that the lock names into the vault."""
+        for index in self.vault.missing(file for files in lock.indexes.values() for file in files):
+            self._fetch_index(index)
+        plain = [file for table in (*lock.packages.values(), lock.builder) for file in table]
+        plain += [file for file in lock.media if not aports.is_scripts(file)]
+        fetch(plain, self.vault, self.settings.source(self.channel), progress, title=f"files of {self.channel.name}")
+        aports.fetch_scripts(aports.find_scripts(lock.media), self.vault, self.settings.aports_source(self.channel))
+        for arch, wheels in lock.wheels.items():
+            if self.vault.missing(wheels) and self._resolve_wheels(arch, lock.packages[arch], progress) != wheels:
+                raise LockError(f"wheels for {arch}: not those of the lock", hint=f"run: {lockfile.lock_command(self.channel)}")
+
+    def _fetch_index(self, file: LockedFile) -> None:
+        data = get(self.settings.source(self.channel), file.location, limit=_INDEX_LIMIT)
+        if digest_bytes(data) != file.sha256:
+            raise VanishedError(
+                f"{file.location}: the mirror has another index than the one of {day(file.made)} that the lock names",
+                hint=vanished_hint(self.channel),
+            )
+        self.vault.put(data)
+
+    # --- repository -----------------------------------------------------------------------------------------
+
+    def repository_key(self, lock: Lock, arch: str) -> JsonValue:
+        """Code, indexes, packages and the keys that vouch for them."""
+        return {
+            "code": code_digest("pipeline.alpine.repository"),
+            "branch": self.channel.branch,
+            "indexes": [[file.location, file.sha256] for file in lock.indexes[arch]],
+            "packages": [[file.location, file.sha256] for file in lock.packages[arch]],
+            "keys": {name: digest_bytes(pem) for name, pem in self.trust.files([arch]).items()},
+        }
+
+    def repository(self, lock: Lock, arch: str, output: Path, log: IO[bytes]) -> None:
+        """Alpine's indexes and the locked packages, every signature checked once more."""
+        ring = self.trust.ring(arch)
+        indexes = locked_indexes(lock.indexes[arch], arch, self.vault, ring)
+        lay_repository(lock.packages[arch], indexes, output / self.channel.branch, vault=self.vault, ring=ring, log=log)
+
+    # --- builder --------------------------------------------------------------------------------------------
+
+    def builder_key(self, lock: Lock) -> Digest:
+        """Names the builder: mini root, packages, world."""
+        return self._builder_plan(lock).key()
+
+    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
+        """The image's id; made by the mini root's apk if the engine does not have it."""
+        from pipeline.alpine.builder import ensure_builder
+
+        arch = self.channel.builder_arch
+        ring = self.trust.ring(arch)
+        indexes = locked_indexes(lock.indexes[arch], arch, self.vault, ring)
+        plan = self._builder_plan(lock)
+        return ensure_builder(plan, indexes, vault=self.vault, ring=ring, engine=engine, scratch=self.home / "tmp", log=log)
+
+    def _builder_plan(self, lock: Lock) -> BuilderPlan:
+        from pipeline.alpine.builder import BuilderPlan
+
+        arch = self.channel.builder_arch
+        name = f"{self.settings.minirootfs}-{arch}"
+        minirootfs = next((file for file in lock.media if file.name == name), None)
+        if minirootfs is None:
+            raise LockError(f"the lock has no {name}", hint=f"run: {lockfile.lock_command(self.channel)}")
+        return BuilderPlan(
+            channel=self.channel.name,
+            arch=arch,
+            branch=self.channel.branch,
+            epoch=self.channel.epoch,
+            world=tuple(sorted(self.settings.builder)),
+            minirootfs=minirootfs,
+            indexes=lock.indexes[arch],
+            packages=lock.builder,
+            keys=self.trust.files([arch]),
+        )
+
+    # --- wheels ---------------------------------------------------------------------------------------------
+
+    @property
+    def requirements(self) -> Path:
+        """What the runtime needs of Python, by hash."""
+        return self.paths.checkout / "runtime" / "requirements.lock"
+
+    @cached_property
+    def _shop(self) -> WheelShop:
+        return WheelShop(self.vault, self.paths.cache / "wheel-sets")
+
+    def _resolve_wheels(self, arch: str, packages: Iterable[LockedFile], progress: Progress) -> tuple[LockedFile, ...]:
+        """Wheels for the Python that the architecture's packages bring; none where there is no Python."""
+        version = next((file.version for file in packages if file.name == "python3"), "")
+        if not version:
+            return ()
+        python = ".".join(version.split(".")[:2])
+        return self._shop.resolve(WheelSet(self.requirements, python, arch, MUSL), progress)
+
+    def wheels_key(self, lock: Lock, arch: str) -> JsonValue:
+        """The locked wheels."""
+        return [[wheel.location, wheel.sha256] for wheel in lock.wheels[arch]]
+
+    def wheels(self, lock: Lock, arch: str, output: Path) -> None:
+        """Copy them out of the vault."""
+        self._shop.copy(lock.wheels[arch], output)
+
+    # --- keys, aports ---------------------------------------------------------------------------------------
+
+    def keys(self) -> Mapping[str, bytes]:
+        """Alpine's keys for our architectures, and the one that signs our own packages."""
+        return {**self.trust.files(self.channel.architectures), self.key.name: self.key.public_pem()}
+
+    def signing_key(self) -> tuple[str, bytes, bytes]:
+        """The checkout's key: never Alpine's."""
+        return self.key.name, self.key.private.read_bytes(), self.key.public_pem()
+
+    def aports(self) -> Path:
+        """The locked scripts, unpacked."""
+        lock = lockfile.read(lockfile.lock_path(self.paths, self.channel), self.channel)
+        return aports.unpack(aports.find_scripts(lock.media), self.vault, self.home)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands about what builds are made from: lock, fetch, vault:export, vault:import, vault:gc, audit:lock."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import lockfile
+from pipeline.channel import Lock, SolvesWorlds
+from pipeline.errors import ConfigError, FactoryError, LockError
+from pipeline.factory import Factory
+from pipeline.report import Row
+from pipeline.tasks import Task, task, variables
+from pipeline.vault import Vault
+
+_DAYS = 30.0
+
+
+def all_tasks(factory: Factory) -> Iterator[Task]:
+    """The tasks of these commands."""
+    yield task(
+        "lock",
+        lambda: lock(factory),
+        doc="choose the packages anew, and say what changed (older-index=accept)",
+        row=Row("lock", "channel"),
+    )
+    yield task("fetch", lambda: fetch(factory), doc="download all that the lock names, verified", row=Row("fetch", "channel"))
+    yield task("vault:export", lambda: export(factory), doc="write all that the lock names into file=PATH, for another machine")
+    yield task("vault:import", lambda: load(factory), doc="take in what vault:export wrote into file=PATH")
+    yield task(
+        "vault:gc", lambda: collect(factory), doc="remove downloads that no lock here names, unused for days=N (default 30)"
+    )
+    yield task("audit:lock", lambda: audit(factory), doc="prove that the images hold nothing that the lock does not cover")
+
+
+def lock(factory: Factory) -> None:
+    """`doit lock [older-index=accept]`: resolve the channel's lock again, and say in words what differs."""
+    older = variables().get("older-index", "")
+    if older:
+        if older != "accept":
+            raise ConfigError(f"older-index={older}: unknown", hint="older-index=accept takes indexes older than those before")
+        if not isinstance(factory.driver, SolvesWorlds):
+            raise ConfigError(f"older-index: channel {factory.plan.channel.name} has no indexes that could be played back")
+        factory.progress.say("older-index=accept: indexes may be older than before; their packages may lack later repairs")
+        factory.driver.accept_older = True
+    before = present(factory)
+    made = factory.make_lock(again=True)
+    lines = lockfile.differences(before, made)
+    sys.stdout.write("".join(f"{line}\n" for line in lines or ["nothing changed"]))
+    sys.stdout.flush()
+    counts = ", ".join(f"{len(rows)} for {arch}" for arch, rows in sorted(made.packages.items()))
+    factory.progress.say(f"lock {made.digest[:12]}: packages: {counts}; builder: {len(made.builder)}")
+
+
+def present(factory: Factory) -> Lock | None:
+    """The lock as it now is, fitting or not; None if there is none that can be read."""
+    try:
+        return lockfile.read(factory.lock_path, factory.plan.channel)
+    except LockError as error:
+        if factory.lock_path.exists():
+            factory.progress.say(f"{error.message}; it is made anew, and cannot be compared with")
+        return None
+
+
+def fetch(factory: Factory) -> None:
+    """`doit fetch`: bring all downloads into the vault, so that builds need no network."""
+    factory.make_lock(again=False)
+    factory.fetch()
+
+
+def _vault(factory: Factory) -> Vault:
+    return Vault(factory.paths.cache / "vault")
+
+
+def _file(what: str) -> Path:
+    named = variables().get("file", "")
+    if not named:
+        raise ConfigError(f"{what}: which file?", hint=f"./ci/doit {what} file=PATH")
+    return Path(named)
+
+
+def export(factory: Factory) -> None:
+    """`doit vault:export file=PATH`."""
+    target = _file("vault:export")
+    factory.make_lock(again=False)
+    factory.fetch()
+    count = _vault(factory).export(factory.lock().files, target, factory.progress)
+    factory.progress.say(f"{target}: {count} files, {target.stat().st_size / 2**20:.1f} MiB")
+
+
+def load(factory: Factory) -> None:
+    """`doit vault:import file=PATH`."""
+    source = _file("vault:import")
+    count = _vault(factory).load(source, factory.progress)
+    factory.progress.say(f"{source}: {count} files taken in")
+
+
+def collect(factory: Factory) -> None:
+    """`doit vault:gc [days=N]`: keep what any lock of this checkout names, and what was used lately."""
+    given = variables().get("days", str(_DAYS))
+    try:
+        days = float(given)
+    except ValueError:
+        raise ConfigError(f"days={given}: not a number", hint="for example: days=7") from None
+    swept = _vault(factory).gc({file.sha256 for lock in all_locks(factory) for file in lock.files}, days)
+    sizes = f"{swept.freed / 2**20:.1f} MiB freed, {swept.left / 2**20:.1f} MiB left"
+    factory.progress.say(f"vault: {swept.removed} files removed, {sizes}")
+
+
+def all_locks(factory: Factory) -> Iterator[Lock]:
+    """Every lock of this checkout. Raises LockError for one that cannot be read: what it names is not known."""
+    committed = factory.paths.checkout / "pipeline" / "locks"
+    for path in [*sorted(committed.glob("*.lock.json")), *sorted(factory.paths.build.glob("*/lock.json"))]:
+        name = path.name.removesuffix(".lock.json") if path.parent == committed else path.parent.name
+        yield lockfile.parse(path.read_bytes(), str(path), channel=name)
+
+
+def audit(factory: Factory) -> None:
+    """`doit audit:lock`. Raises FactoryError if something is not covered."""
+    from pipeline.audit import audit_lock
+
+    report = audit_lock(factory)
+    sys.stdout.write("\n".join(report.lines) + "\n")
+    if report.uncovered:
+        raise FactoryError(f"audit:lock: {report.uncovered} things are not covered by the lock", hint="the lines above name them")

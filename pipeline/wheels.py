@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Python wheels for the device: chosen and fetched by pip, for the device's Python and not for ours, by hash.
+
+pip downloads the pinned requirements once; what it chose is noted in the user's cache and kept in the vault, so that
+the same requirements need no network again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline import proc
+from pipeline.canonical import Digest, digest_file, digest_json
+from pipeline.channel import LockedFile, Progress
+from pipeline.errors import FetchError, ToolError, VerifyError
+from pipeline.locks import locked
+from pipeline.vault import Vault
+
+GLIBC = ("manylinux_2_41", "manylinux_2_34", "manylinux_2_28", "manylinux_2_17")
+MUSL = ("musllinux_1_2", "musllinux_1_1")
+"""Platforms of wheels, without the architecture, best first."""
+
+_SECONDS = 900
+_KEPT = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
+_HINT = "look at the network; the wheels come from the Python package index, or from where pip's settings say"
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSet:
+    """Wheels that one architecture's Python takes."""
+
+    requirements: Path
+    python: str
+    arch: str
+    platforms: tuple[str, ...]
+
+    @property
+    def key(self) -> Digest:
+        """Names the question; the answer never changes, as the requirements name digests."""
+        return digest_json([digest_file(self.requirements), self.python, self.arch, list(self.platforms)])
+
+
+class WheelShop:
+    """Wheels in the vault; `notes` is the folder that says which of them a set is."""
+
+    def __init__(self, vault: Vault, notes: Path) -> None:
+        self.vault = vault
+        self.notes = notes
+
+    def resolve(self, wanted: WheelSet, progress: Progress) -> tuple[LockedFile, ...]:
+        """The wheels of a set, all of them in the vault on return. Raises FetchError, VerifyError."""
+        self.notes.mkdir(parents=True, exist_ok=True)
+        note = self.notes / f"{wanted.key}.json"
+        with locked(self.notes / "guard"):
+            found = _noted(note)
+            if not found or self.vault.missing(found):
+                progress.say(f"Python {wanted.python} wheels for {wanted.arch}")
+                found = self._download(wanted)
+                temporary = note.with_suffix(f".{os.getpid()}")
+                temporary.write_text(json.dumps([asdict(wheel) for wheel in found], indent=1))
+                temporary.replace(note)
+        return found
+
+    def copy(self, wheels: tuple[LockedFile, ...], output: Path) -> None:
+        """Copy wheels into `output`, verified on the way."""
+        for wheel in wheels:
+            self.vault.copy(wheel, output / wheel.location)
+
+    def _download(self, wanted: WheelSet) -> tuple[LockedFile, ...]:
+        with tempfile.TemporaryDirectory(dir=self.notes) as scratch:
+            argv = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "download"]
+            argv += ["--require-hashes", "--only-binary=:all:", "--no-deps", "--dest", scratch]
+            argv += ["--requirement", str(wanted.requirements), "--implementation=cp", f"--python-version={wanted.python}"]
+            argv += [f"--platform={platform}_{wanted.arch}" for platform in wanted.platforms]
+            env = {name: os.environ[name] for name in _KEPT if name in os.environ}
+            try:
+                proc.run(argv, env=env, timeout=_SECONDS)
+            except ToolError as error:
+                kind = VerifyError if "HASHES" in error.message else FetchError
+                raise kind(f"wheels of {wanted.requirements.name} for {wanted.arch}: {error.message}", hint=_HINT) from error
+            found = []
+            for path in sorted(Path(scratch).iterdir()):
+                name, version = path.name.split("-")[:2]
+                size = path.stat().st_size
+                found.append(LockedFile(name, version, self.vault.put_file(path), size, path.name))
+        return tuple(sorted(found))
+
+
+def _noted(note: Path) -> tuple[LockedFile, ...]:
+    try:
+        return tuple(LockedFile(**row) for row in json.loads(note.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return ()
