@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +13,16 @@ from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, dig
 from pipeline.channel import Channel, Lock, LockedFile, Progress
 from pipeline.config import Problems, table_of
 from pipeline.errors import LockError, VerifyError
+from pipeline.fetch import Source, fetch
 from pipeline.lab.apt import Apt, Suite
 from pipeline.lab.assemble import claimed, select
 from pipeline.lab.catalog import Catalog, Definition, read_catalog
 from pipeline.lab.code import code_digest
-from pipeline.lab.debcache import DebCache
-from pipeline.lab.mirror import find_mirror
-from pipeline.lab.signing import LabKey, lab_key
-from pipeline.lab.wheels import WheelCache, WheelSet
+from pipeline.lab.mirror import SETTING, find_mirror
 from pipeline.paths import Paths
+from pipeline.signing import CheckoutKey, checkout_key
+from pipeline.vault import Vault
+from pipeline.wheels import GLIBC, WheelSet, WheelShop
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
@@ -85,9 +85,9 @@ class LabDriver:
         return read_catalog()
 
     @cached_property
-    def key(self) -> LabKey:
+    def key(self) -> CheckoutKey:
         """The checkout's signing key."""
-        return lab_key(self.home / "keys")
+        return checkout_key(self.home / "keys", "lab")
 
     @property
     def home(self) -> Path:
@@ -95,9 +95,9 @@ class LabDriver:
         return self.paths.channel(self.channel.name)
 
     @cached_property
-    def debs(self) -> DebCache:
+    def vault(self) -> Vault:
         """The downloads."""
-        return DebCache(self.paths.cache / "debs")
+        return Vault(self.paths.cache / "vault")
 
     # --- lock and downloads ---------------------------------------------------------------------------------
 
@@ -159,15 +159,12 @@ class LabDriver:
     def fetch(self, lock: Lock, progress: Progress) -> None:
         """Bring the Debian packages of all architectures and of the builder, and the wheels."""
         wanted = [*lock.builder, *(deb for packages in lock.packages.values() for deb in packages)]
-        if self.debs.missing(wanted):
-            self.debs.fetch(wanted, find_mirror(self.settings.mirror), progress)
+        if self.vault.missing(wanted):
+            unreachable = f"look at the network; what is fetched already is kept (another mirror: {SETTING})"
+            source = Source((find_mirror(self.settings.mirror),), unreachable=unreachable)
+            fetch(wanted, self.vault, source, progress, title="Debian packages")
         for arch, wheels in lock.wheels.items():
-            found = (
-                wheels
-                if all(self._wheels.is_whole(wheel) for wheel in wheels)
-                else self._wheels.resolve(self._wheel_set(arch), progress)
-            )
-            if found != wheels:
+            if self.vault.missing(wheels) and self._wheels.resolve(self._wheel_set(arch), progress) != wheels:
                 raise LockError(f"wheels for {arch}: not those of the lock", hint="run: ./ci/doit lock")
 
     # --- repository -----------------------------------------------------------------------------------------
@@ -201,8 +198,7 @@ class LabDriver:
         except VerifyError:
             # A download that was damaged after it was verified must not stay: the next run fetches it again.
             for deb in lock.packages[arch]:
-                with suppress(FileNotFoundError):
-                    self.debs.recheck(deb)
+                self.vault.recheck(deb)
             raise
         description = f"lab {self.settings.suite} {lock.digest[:12]}"
         folder = output / self.channel.branch / _REPOSITORY / arch
@@ -211,7 +207,7 @@ class LabDriver:
     def _workshop(self) -> Workshop:
         from pipeline.lab.repository import Workshop
 
-        return Workshop(self.paths.checkout, self.debs, self.home / "apk", self.channel.epoch, self.keys())
+        return Workshop(self.paths.checkout, self.vault, self.home / "apk", self.channel.epoch, self.keys())
 
     def _jobs(self, shop: Workshop, lock: Lock, arch: str) -> list[Job]:
         from pipeline.lab.repository import plan_jobs
@@ -228,7 +224,7 @@ class LabDriver:
         """The image's id; made by mmdebstrap if the engine does not have it."""
         from pipeline.lab.builder import ensure_builder
 
-        return ensure_builder(self._builder_plan(lock), self.debs.path, engine, self.home / "tmp", log)
+        return ensure_builder(self._builder_plan(lock), self.vault.path, engine, self.home / "tmp", log)
 
     def _builder_plan(self, lock: Lock) -> BuilderPlan:
         from pipeline.lab.builder import BuilderPlan
@@ -257,11 +253,11 @@ class LabDriver:
         return self.paths.checkout / "runtime" / "requirements.lock"
 
     @cached_property
-    def _wheels(self) -> WheelCache:
-        return WheelCache(self.paths.cache / "wheels")
+    def _wheels(self) -> WheelShop:
+        return WheelShop(self.vault, self.paths.cache / "wheel-sets")
 
     def _wheel_set(self, arch: str) -> WheelSet:
-        return WheelSet(self.requirements, self.settings.python, arch)
+        return WheelSet(self.requirements, self.settings.python, arch, GLIBC)
 
     def wheels_key(self, lock: Lock, arch: str) -> JsonValue:
         """The locked wheels."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.apk.index import IndexEntry, package_entry, write_index
 from pipeline.apk.package import read_package, sign_package
@@ -25,10 +26,12 @@ from pipeline.lab.assemble import Job, Product, make_jobs, select
 from pipeline.lab.catalog import Catalog
 from pipeline.lab.convert import Converted, convert
 from pipeline.lab.deb import Control, open_verified, read_control
-from pipeline.lab.debcache import DebCache
 from pipeline.lab.kernel import depmod_version
 from pipeline.lab.keymaps import loadkeys_version
 from pipeline.locks import locked
+
+if TYPE_CHECKING:
+    from pipeline.vault import Vault
 
 Log = Callable[[str], None]
 _MAX_PROCESSES = 8
@@ -40,7 +43,7 @@ class Workshop:
     """What conversions need beside their jobs."""
 
     checkout: Path
-    debs: DebCache
+    debs: Vault
     converted: Path
     """Unsigned packages by key."""
     epoch: int

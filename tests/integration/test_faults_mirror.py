@@ -45,7 +45,7 @@ def lab(tiny_at: Callable[[], Tiny], checkout: Path) -> Tiny:
     stage.write_text(stage.read_text().replace('"keys"', '"repository"') + '\n[options.world]\ntype = "strings"\n')
     (tiny.folder / "runtime").mkdir()
     shutil.copy2(checkout / "runtime" / "requirements.lock", tiny.folder / "runtime" / "requirements.lock")
-    for name, copy in (("debs", link), ("apt", shutil.copy2)):
+    for name, copy in (("vault", link), ("wheel-sets", shutil.copy2), ("apt", shutil.copy2)):
         if (cache_home() / "tower" / name).is_dir():
             shutil.copytree(cache_home() / "tower" / name, tiny.cache / "tower" / name, copy_function=copy)
     return tiny
@@ -76,7 +76,7 @@ def test_the_mirror_is_out_of_reach(lab: Tiny) -> None:
     shutil.rmtree(lab.folder / "build" / "store")
     lock = json.loads((lab.folder / "build" / "lab" / "lock.json").read_text())
     (digest,) = [row["sha256"] for row in lock["packages"]["x86_64"] if row["name"] == "tzdata"]
-    deb = lab.cache / "tower" / "debs" / f"{digest}.deb"
+    deb = lab.cache / "tower" / "vault" / "sha256" / digest[:2] / digest
     data, time_ns = bytearray(deb.read_bytes()), deb.stat().st_mtime_ns
     data[len(data) // 2] ^= 1
     replaced(deb, bytes(data), time_ns + 1)

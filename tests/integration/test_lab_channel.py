@@ -121,7 +121,7 @@ def test_the_same_again_gives_the_same_bytes(lab: Lab, lock: Lock) -> None:
 def test_a_flipped_bit_in_a_download_is_refused_and_mended(lab: Lab, lock: Lock) -> None:
     driver = lab.driver()
     deb = next(deb for deb in lock.packages["x86_64"] if deb.name == "opendoas")
-    path = driver.debs.path(deb)
+    path = driver.vault.path(deb)
     data = path.read_bytes()
     info = path.stat()
     path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])

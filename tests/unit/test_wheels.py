@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wheels: those of the device's Python and C library, by hash, and without a network when they are there."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import FetchError, VerifyError
+from pipeline.vault import Vault
+from pipeline.wheels import GLIBC, MUSL, WheelSet, WheelShop
+from tests.unit.mirror import Quiet
+
+
+def make_wheel(folder: Path, name: str, tag: str = "py3-none-any") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1.0-{tag}.whl"
+    files = {
+        f"{name}/__init__.py": b"",
+        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{name}-1.0.dist-info/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
+    }
+    record = "".join(
+        f"{key},sha256={base64.urlsafe_b64encode(hashlib.sha256(value).digest()).rstrip(b'=').decode()},{len(value)}\n"
+        for key, value in files.items()
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, value in {**files, f"{name}-1.0.dist-info/RECORD": f"{record}{name}-1.0.dist-info/RECORD,,\n".encode()}.items():
+            archive.writestr(key, value)
+    return path
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelSet:
+    """Requirements that are answered by a folder, without a network."""
+    offered = [
+        make_wheel(tmp_path / "offered", "pure"),
+        make_wheel(tmp_path / "offered", "native", "cp313-cp313-manylinux_2_28_aarch64"),
+        make_wheel(tmp_path / "offered", "native", "cp311-cp311-manylinux_2_28_aarch64"),
+    ]
+    sums = {path.name.split("-")[0]: "" for path in offered}
+    for path in offered:
+        sums[path.name.split("-")[0]] += f" --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    requirements = tmp_path / "requirements.lock"
+    requirements.write_text("".join(f"{name}==1.0{rows}\n" for name, rows in sums.items()))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "offered"))
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "none").as_uri())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return WheelSet(requirements, "3.13", "aarch64", GLIBC)
+
+
+def test_wheels_are_the_devices_and_need_no_network_twice(wheels: WheelSet, tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "vault")
+    shop = WheelShop(vault, tmp_path / "sets")
+    found = shop.resolve(wheels, Quiet())
+    assert [wheel.location for wheel in found] == [
+        "native-1.0-cp313-cp313-manylinux_2_28_aarch64.whl",
+        "pure-1.0-py3-none-any.whl",
+    ]
+    (tmp_path / "offered").rename(tmp_path / "gone")
+    assert shop.resolve(wheels, Quiet()) == found
+    (tmp_path / "out").mkdir()
+    shop.copy(found, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [wheel.location for wheel in found]
+    vault.path(found[0]).write_bytes(b"damaged")
+    with pytest.raises(VerifyError, match="not what the lock says"):
+        shop.copy(found, tmp_path / "out")
+    with pytest.raises(FetchError):
+        shop.resolve(wheels, Quiet())
+
+
+def test_a_wheel_with_another_digest_is_refused(wheels: WheelSet, tmp_path: Path) -> None:
+    make_wheel(tmp_path / "offered", "pure").open("ab").write(b"x")
+    with pytest.raises(VerifyError, match="HASHES"):
+        WheelShop(Vault(tmp_path / "vault"), tmp_path / "sets").resolve(wheels, Quiet())
+
+
+def test_alpines_wheels_are_musls(wheels: WheelSet, tmp_path: Path) -> None:
+    shop = WheelShop(Vault(tmp_path / "vault"), tmp_path / "sets")
+    with pytest.raises(FetchError, match="aarch64"):
+        shop.resolve(replace(wheels, platforms=MUSL), Quiet())
+    musl = make_wheel(tmp_path / "offered", "native", "cp313-cp313-musllinux_1_2_aarch64")
+    row = f" --hash=sha256:{hashlib.sha256(musl.read_bytes()).hexdigest()}"
+    text = wheels.requirements.read_text().replace("native==1.0", f"native==1.0{row}")
+    wheels.requirements.write_text(text)
+    found = shop.resolve(replace(wheels, platforms=MUSL), Quiet())
+    assert [wheel.location for wheel in found] == [musl.name, "pure-1.0-py3-none-any.whl"]
+    assert shop.resolve(wheels, Quiet())[0].location == "native-1.0-cp313-cp313-manylinux_2_28_aarch64.whl"
