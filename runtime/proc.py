@@ -42,21 +42,21 @@ def run(
     argv: Sequence[str | os.PathLike[str]],
     *,
     timeout: float,
-    stdin: bytes | None = None,
+    stdin: bytes | int | None = None,
     env: Mapping[str, str] | None = None,
     check: bool = True,
     hint: str = "",
 ) -> Done:
     """Run a program to its end, and its whole process group with it; `timeout` is in seconds.
 
+    `stdin` is what it is fed, or a descriptor.
     Raises ToolError when it is missing, overruns its time, or (with `check`) fails.
     """
     args = tuple(os.fspath(arg) for arg in argv)
-    child = _start(
-        args, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE, stderr=subprocess.PIPE, env=env, hint=hint
-    )
+    source = subprocess.PIPE if isinstance(stdin, bytes) else subprocess.DEVNULL if stdin is None else stdin
+    child = _start(args, stdin=source, stderr=subprocess.PIPE, env=env, hint=hint)
     try:
-        out, err = child.communicate(stdin, timeout=timeout)
+        out, err = child.communicate(stdin if isinstance(stdin, bytes) else None, timeout=timeout)
     except subprocess.TimeoutExpired:
         _kill_group(child)
         raise ToolError(f"{args[0]}: not finished after {timeout:.0f} s", hint=hint) from None

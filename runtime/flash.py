@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing an image to a medium: unpacked on the way, holes skipped, everything read back and compared while writing.
+
+Three threads with a stock of buffers between them: one unpacks and holds the image against its block map, one writes,
+one reads back what was synced and compares it. What the block map calls empty is skipped; `tower.partition` later
+zeroes those of the empty blocks that a file system uses.
+
+An interrupted flash is continued by comparing first: only what differs is written. Nothing about the medium has to
+be remembered or believed for that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import lzma
+import mmap
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final, cast
+
+from tower import proc
+from tower.blockmap import BlockMap, Check
+from tower.errors import DeviceError, ImageProblemError, ToolError
+from tower.medium import ALIGN, CHUNK, Medium, new_buffer
+
+GAP: Final = 256 << 10
+"""A hole smaller than this is written: as fast as skipping it."""
+_BATCH: Final = 8
+"""Buffers between two syncs: 32 MiB, read back while the next are written."""
+_BUFFERS: Final = 3 * _BATCH
+_PIPE: Final = 1 << 20
+
+Advance = Callable[[int], object]
+"""Told how many more bytes are written and compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A buffer's content and where it belongs; `old` says that the medium has it already."""
+
+    place: int
+    length: int
+    buffer: mmap.mmap
+    old: bool = False
+
+
+@dataclass(slots=True)
+class _Line:
+    """What the threads share: queues, and the first failure, which ends all of them."""
+
+    free: queue.SimpleQueue[mmap.mmap | None] = field(default_factory=queue.SimpleQueue)
+    write: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
+    check: queue.SimpleQueue[list[Piece] | None] = field(default_factory=queue.SimpleQueue)
+    failure: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """End all threads; the first error counts."""
+        self.failure = self.failure or error
+        self.stop()
+
+    def stop(self) -> None:
+        """Wake whoever waits."""
+        self.free.put(None)
+        self.write.put(None)
+        self.check.put(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Flashed:
+    """What was done, in bytes."""
+
+    written: int
+    kept: int
+
+
+def flash(
+    image: Path, block_map: BlockMap, medium: Medium, *, compare: bool = False, advance: Advance = lambda _: None
+) -> Flashed:
+    """Write an image. With `compare`, what is on the medium already stays. Raises ImageProblemError or DeviceError.
+
+    Before the first byte nothing is changed; after an error or an interruption the medium holds a part.
+    """
+    if medium.size < block_map.size:
+        raise DeviceError(
+            f"{medium.where}: has {medium.size} bytes, the image needs {block_map.size}", hint="take a larger one, at least 4 GB"
+        )
+    line = _Line()
+    for _ in range(_BUFFERS):
+        line.free.put(new_buffer())
+    counts = [0, 0]
+    writer = threading.Thread(target=_guarded, args=(line, lambda: _write(line, medium, counts, compare=compare)), name="write")
+    checker = threading.Thread(target=_guarded, args=(line, lambda: _check(line, medium, advance)), name="read-back")
+    writer.start()
+    checker.start()
+    try:
+        with unpacked(image) as stream:
+            _read(stream, block_map, image, line)
+        line.write.put(None)
+        writer.join()
+        line.check.put(None)
+        checker.join()
+    except BaseException as error:
+        line.fail(error)
+        raise
+    finally:
+        writer.join()
+        checker.join()
+        if line.failure is not None:
+            raise line.failure
+    return Flashed(*counts)
+
+
+def _guarded(line: _Line, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except BaseException as error:  # raised again by `flash`
+        line.fail(error)
+
+
+def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> None:
+    """Unpack; what is to be written goes on, all of it is held against the map."""
+    check = Check(block_map, str(image))
+    skipped = memoryview(new_buffer())
+    place = 0
+    for start, end in block_map.spans(GAP):
+        while place < start:
+            place += _feed(stream, skipped[: min(CHUNK, start - place)], check, image)
+        while place < end:
+            buffer = line.free.get()
+            if buffer is None or line.failure is not None:
+                return
+            length = min(CHUNK, end - place)
+            _feed(stream, memoryview(buffer)[:length], check, image)
+            full = -(-length // ALIGN) * ALIGN
+            buffer[length:full] = bytes(full - length)
+            line.write.put(Piece(place, full, buffer))
+            place += length
+    while place < block_map.size:
+        place += _feed(stream, skipped[: min(CHUNK, block_map.size - place)], check, image)
+    check.finish()
+    if stream.read(1):
+        raise ImageProblemError(f"{image}: is larger than the {block_map.size} bytes that its block map says")
+
+
+def _feed(stream: IO[bytes], into: memoryview, check: Check, image: Path) -> int:
+    done = 0
+    raw = cast("io.RawIOBase", stream)
+    while done < len(into):
+        try:
+            got = raw.readinto(into[done:])
+        except (lzma.LZMAError, EOFError, OSError) as error:
+            raise ImageProblemError(f"{image}: cannot be unpacked: {error}", hint="fetch or build it again") from error
+        if not got:
+            raise ImageProblemError(f"{image}: ends too early", hint="fetch or build it again")
+        done += got
+    check.feed(into)
+    return done
+
+
+def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> None:
+    there = memoryview(new_buffer()) if compare else None
+    batch: list[Piece] = []
+    while (piece := line.write.get()) is not None and line.failure is None:
+        data = memoryview(piece.buffer)[: piece.length]
+        if there is not None:
+            medium.read(piece.place, there[: piece.length])
+        old = there is not None and there[: piece.length].tobytes() == data.tobytes()
+        if not old:
+            medium.write(piece.place, data)
+        counts[old] += piece.length
+        batch.append(Piece(piece.place, piece.length, piece.buffer, old=old))
+        if len(batch) == _BATCH:
+            _hand_on(line, medium, batch)
+            batch = []
+    if line.failure is None:
+        _hand_on(line, medium, batch)
+
+
+def _hand_on(line: _Line, medium: Medium, batch: list[Piece]) -> None:
+    if batch and not all(piece.old for piece in batch):
+        medium.flush(batch[0].place, batch[-1].place + batch[-1].length - batch[0].place)
+    line.check.put(batch)
+
+
+def _check(line: _Line, medium: Medium, advance: Advance) -> None:
+    buffer = new_buffer()
+    view = memoryview(buffer)
+    while (batch := line.check.get()) is not None and line.failure is None:
+        for piece in batch:
+            if not piece.old:
+                medium.read(piece.place, view[: piece.length])
+                if buffer[: piece.length] != piece.buffer[: piece.length]:
+                    raise differs(medium, piece.place, piece.length)
+            line.free.put(piece.buffer)
+            advance(piece.length)
+
+
+def differs(medium: Medium, place: int, length: int) -> DeviceError:
+    """The error of a medium that does not hold what was written."""
+    return DeviceError(
+        f"{medium.where}: bytes {place}-{place + length - 1} read back are not what was written",
+        hint="the medium is worn out or not as large as it says: take another one",
+    )
+
+
+@contextmanager
+def unpacked(image: Path) -> Iterator[IO[bytes]]:
+    """The bytes of an image, unpacked on the way by a program where there is one, beside us. Raises ImageProblemError."""
+    commands = {".zst": ("zstd", "-q", "-d", "-c", "--", image), ".xz": ("xz", "-q", "-d", "-c", "-T0", "--", image)}
+    command = commands.get(image.suffix)
+    if command is None:
+        try:
+            with image.open("rb", buffering=0) as plain:
+                yield plain
+        except OSError as error:
+            raise ImageProblemError(f"{image}: {error.strerror}") from error
+        return
+    try:
+        with proc.reading(command, hint=f"install {command[0]}") as stream:
+            fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE)
+            yield stream
+    except ToolError as error:
+        raise ImageProblemError(f"{image}: cannot be unpacked: {error.message}", hint=error.hint) from error
