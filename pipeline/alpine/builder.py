@@ -7,6 +7,7 @@ one fixed form, so that equal locks give equal bytes.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tarfile
 import tempfile
@@ -171,23 +172,42 @@ def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, scratch: Path
 def finish(plain: Path, output: Path, epoch: int) -> None:
     """Copy a root's tar, sorted, without what differs from run to run and with no time later than `epoch`."""
     with tarfile.open(plain) as source, tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
-        found = {info.name.removeprefix("./").rstrip("/"): info for info in source}
-        kept = [path for path in found if path not in ("", ".") and not path.startswith(_LEFT_OUT)]
-        folders = dict(_FOLDERS)
+        found = {_plain(info.name): info for info in source}
+        kept = {path: info for path, info in found.items() if path not in ("", ".") and not path.startswith(_LEFT_OUT)}
+        folders, firsts = dict(_FOLDERS), dict[str, str]()
         for path in sorted({*kept, *folders}, key=lambda name: name.split("/")):
             if path in folders:
                 info = tarfile.TarInfo(path)
                 info.type, info.mode, info.mtime = tarfile.DIRTYPE, folders[path], epoch
                 target.addfile(info)
             else:
-                _copy(source, found[path], target, path, epoch)
+                _copy(source, found, target, path, epoch=epoch, firsts=firsts)
 
 
-def _copy(source: tarfile.TarFile, info: tarfile.TarInfo, target: tarfile.TarFile, path: str, epoch: int) -> None:
-    content = source.extractfile(info) if info.isreg() else None
+def _plain(name: str) -> str:
+    return name.removeprefix("./").rstrip("/")
+
+
+def _copy(
+    source: tarfile.TarFile,
+    found: Mapping[str, tarfile.TarInfo],
+    target: tarfile.TarFile,
+    path: str,
+    *,
+    epoch: int,
+    firsts: dict[str, str],
+) -> None:
+    """Copy one entry. Of the names of one file the first in order carries the content, the others are links to it."""
+    content = _plain(found[path].linkname) if found[path].islnk() else path
+    info = copy.copy(found[content])
     info.name, info.mtime = path, min(int(info.mtime), epoch)
     info.uname = info.gname = ""
     info.pax_headers = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
-    if info.islnk():
-        info.linkname = info.linkname.removeprefix("./")
-    target.addfile(info, content)
+    if not info.isreg():
+        target.addfile(info)
+    elif content in firsts:
+        info.type, info.linkname, info.size = tarfile.LNKTYPE, firsts[content], 0
+        target.addfile(info)
+    else:
+        firsts[content] = path
+        target.addfile(info, source.extractfile(found[content]))

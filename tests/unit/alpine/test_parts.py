@@ -148,3 +148,22 @@ def test_the_builders_tar_has_one_form(tmp_path: Path) -> None:
     assert {"dev", "tmp", "var/log", "usr/bin/apk"} <= set(found)
     assert not {"etc/resolv.conf", "dev/null", "tmp/x", "lib/apk/db/lock"} & set(found)
     assert (found["usr/bin/apk"].mtime, found["tmp"].mode) == (50, 0o1777)
+
+
+def test_a_link_that_sorts_before_its_file(tmp_path: Path) -> None:
+    """A real root has one: /etc/terminfo/v/vt200 is another name of vt220."""
+    with tarfile.open(tmp_path / "plain.tar", "w") as tar:
+        info = tarfile.TarInfo("./v/vt220")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"term"))
+        for name in ("./v/vt200", "./v/vt300"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, "./v/vt220"
+            tar.addfile(link)
+    finish(tmp_path / "plain.tar", tmp_path / "made.tar", 50)
+    with tarfile.open(tmp_path / "made.tar") as tar:
+        rows = [(info.name, info.linkname, info.size) for info in tar if info.name.startswith("v/")]
+        assert rows == [("v/vt200", "", 4), ("v/vt220", "v/vt200", 0), ("v/vt300", "v/vt200", 0)]
+        content = tar.extractfile("v/vt300")
+        assert content is not None
+        assert content.read() == b"term"
