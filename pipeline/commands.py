@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doit` does beside building and supply: explain, gc, replay, boot, test, verify, release.
+"""What `doit` does beside building and supply: explain, gc, replay, boot, test, verify, release, audit.
 
 Each is one function that a task calls; what is heavy is imported there.
 """
@@ -48,6 +48,7 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
 
 def release_tasks(factory: Factory) -> Iterator[Task]:
     """Releasing, and what speaks for a release."""
+    from pipeline.elf import commands as audits
     from pipeline.release import commands as releases
 
     yield _command(
@@ -60,6 +61,11 @@ def release_tasks(factory: Factory) -> Iterator[Task]:
         "verify:release",
         lambda: releases.verify_release(factory, variables()),
         "check the release in dir= with public keys (key=, rebuilders=, need=K)",
+    )
+    yield _command(
+        "audit:elf",
+        lambda: audits.audit_elf(factory, chosen_images(factory)),
+        "check programs, libraries, setuid files, services and kernel modules of the images",
     )
 
 

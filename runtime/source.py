@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image that hosts are made from: where it is found, what it says about itself, and whether that may be believed.
+
+Images lie in the first of ./dist, ./builds and ~/.cache/tower/builds that exists. One is taken if its makers signed it,
+or, without a signature, if it is of the same development channel as this very system, or if that was asked for in so
+many words; its checksum must hold in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tower import blockmap
+from tower.blockmap import BlockMap
+from tower.commands.version import OS_RELEASE, read_os_release
+from tower.errors import ImageProblemError, ValueRefusedError
+from tower.files import read_file
+from tower.names import parse_branch
+
+TARGETS: Final = ("rpi", "pc")
+_NAME: Final = re.compile(
+    r"toweros-host-(?P<version>[0-9][0-9A-Za-z.+~_]*)-(?P<channel>[a-z0-9.-]+)-(?P<target>[a-z0-9]+)\.img(?:\.zst|\.xz)?"
+)
+_SUM: Final = re.compile(r"([0-9a-f]{64})  (\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image of hosts, and what its manifest says."""
+
+    path: Path
+    version: str
+    channel: str
+    branch: str
+    releasable: bool
+    sha256: str
+    block_map: BlockMap
+
+    def __str__(self) -> str:
+        return f"{self.path.name} (version {self.version}, channel {self.channel})"
+
+
+def builds_folder(home: Path | None = None) -> Path:
+    """Where finished images are looked for."""
+    for folder in (Path("dist"), Path("builds")):
+        if folder.is_dir():
+            return folder.absolute()
+    return (home or Path.home()) / ".cache" / "tower" / "builds"
+
+
+def find_image(folder: Path, target: str) -> Path:
+    """The image of hosts for a target; the newest version if there are several. Raises ImageProblemError."""
+    found: list[tuple[tuple[Any, ...], Path]] = []
+    for path in sorted(folder.glob("toweros-host-*")):
+        match = _NAME.fullmatch(path.name)
+        if match is not None and match["target"] == target:
+            found.append((_version_key(match["version"]), path))
+    if not found:
+        raise ImageProblemError(
+            f"{folder}: there is no image of hosts for {target}", hint="give one with --image, or build it: ./ci/doit"
+        )
+    newest = max(key for key, _ in found)
+    best = [path for key, path in found if key == newest]
+    if len(best) > 1:
+        raise ImageProblemError(
+            f"{folder}: there are {len(best)} images of that version: {', '.join(path.name for path in best)}",
+            hint=f"name one: --image {best[0]}",
+        )
+    return best[0]
+
+
+def _version_key(text: str) -> tuple[Any, ...]:
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"[0-9]+|[A-Za-z]+", text))
+
+
+def read_source(path: Path) -> Source:
+    """An image with manifest and block map beside it. Raises ImageProblemError; its bytes are not looked at yet."""
+    if not path.is_file():
+        raise ImageProblemError(
+            f"{path}: there is no such image", hint="images are looked for in ./dist, ./builds and ~/.cache/tower/builds"
+        )
+    beside = {ending: path.with_name(path.name + ending) for ending in (".bmap", ".manifest.json")}
+    for file in beside.values():
+        if not file.is_file():
+            raise ImageProblemError(f"{path}: there is no {file.name} beside it", hint="take the image with all files beside it")
+    block_map = blockmap.parse(read_file(beside[".bmap"], most=blockmap.MOST), str(beside[".bmap"]))
+    where = beside[".manifest.json"]
+    try:
+        manifest = json.loads(read_file(where, most=16 << 20))
+        channel = manifest["channel"]
+        name, branch, releasable = channel["name"], parse_branch(channel["branch"]), channel["releasable"]
+        version, sha256 = manifest["version"], manifest["files"][path.name]["sha256"]
+        if not all(isinstance(text, str) for text in (name, version, sha256)) or not isinstance(releasable, bool):
+            raise TypeError("a value is of another kind")
+    except (ValueError, KeyError, TypeError, ValueRefusedError) as error:
+        raise ImageProblemError(
+            f"{where}: is not the manifest of {path.name}: {error}", hint="take the image with its own files"
+        ) from None
+    return Source(path, version, name, branch, releasable, sha256, block_map)
+
+
+def check_source(source: Source, *, unsigned: bool) -> str:
+    """Check signature and checksum of an image; one line that says what was found. Raises ImageProblemError."""
+    from tower.image import SUMS, sha256_of, trusted_keys, verify_image
+    from tower.minisign import SUFFIX, SignatureError
+
+    path = source.path
+    got = sha256_of(path)
+    if got != source.sha256:
+        raise ImageProblemError(
+            f"{path}: sha256 {got[:16]}, its manifest says {source.sha256[:16]}", hint="fetch or build the image again"
+        )
+    sums = path.with_name(SUMS)
+    if path.with_name(path.name + SUFFIX).exists() or sums.with_name(SUMS + SUFFIX).exists():
+        try:
+            found = verify_image(path, trusted_keys())
+        except SignatureError as error:
+            raise ImageProblemError(str(error), hint="take the image from its makers again") from error
+        return f"signed by {found.signer.name}"
+    own = read_os_release(OS_RELEASE).get("TOWER_CHANNEL", "")
+    if not unsigned and (source.releasable or own != source.channel):
+        raise ImageProblemError(
+            f"{path}: is not signed by its makers",
+            hint="images for development are taken with --unsigned; others never should be",
+        )
+    return f"not signed: of the channel {source.channel}, for development"
