@@ -51,8 +51,9 @@ class Report:
 
 
 def audit_lock(factory: Factory) -> Report:
-    """Audit what is built. Raises FactoryError if it is not all built, or if the replay fails."""
+    """Audit all images, built first where they are not. Raises FactoryError if the replay fails."""
     report = Report()
+    factory.make_lock(again=False)
     factory.fetch()
     for name, node in factory.plan.nodes.items():
         artifact = None if is_folder(node) else factory.need(node).artifact

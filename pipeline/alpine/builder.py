@@ -34,7 +34,18 @@ _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"
 _SECONDS = 1800
 _CHUNK = 1 << 20
 # Made anew in every run, or for a running system only.
-_LEFT_OUT = ("dev/", "proc/", "sys/", "run/", "tmp/", "var/cache/", "var/log/", "etc/resolv.conf", "lib/apk/db/lock")
+_LEFT_OUT = (
+    "dev/",
+    "proc/",
+    "sys/",
+    "run/",
+    "tmp/",
+    "var/cache/",
+    "var/log/",
+    "etc/resolv.conf",
+    "lib/apk/db/lock",
+    "usr/lib/apk/db/lock",
+)
 _FOLDERS = (
     ("dev", 0o755),
     ("proc", 0o755),
