@@ -1,23 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of `tower`: a table of commands, each in a module of its own that is imported when called.
 
-A command's module has `arguments(parser)`, which declares what it takes, and `execute(args) -> int`, which
-does it and returns the exit status.
+A command's module has `arguments(parser)`, which declares what it takes, and `execute(args) -> int`, which does it and
+returns the exit status; `EXAMPLES`, if it has that, ends its help. Errors are shown here, and nowhere else.
+
+Exit statuses: 0 done, 1 not done, 2 a wrong command line, 10 and up by kind (`tower.errors`), 128+N ended by signal N.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Final, Protocol, cast
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from tower.errors import StoppedError, TowerError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 COMMANDS: Final = {
+    "completion": "print what a shell needs to complete the words of tower",
+    "deprovision": "forget a host and its keys",
+    "provision": "make a host: its keys, its disk, and its first answer",
     "verify-image": "check an image against its makers' signatures",
     "version": "show the versions of tower and of this system",
 }
 """Name of a command, which is that of its module in `tower.commands` (with `_` for `-`), and its one line of help."""
+_EPILOG: Final = """\
+examples:
+  tower provision router --wlan-ssid Home
+  tower provision web --dry-run
+  tower COMMAND --help
+
+The manual is in the folder docs of the medium, and in ~/docs once installed.
+"""
 
 
 class Command(Protocol):
@@ -31,27 +51,54 @@ class Command(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it succeeded, 2 if the command line is wrong."""
-    args_in = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in words if not word.startswith("-")), "")
+    args = make_parser((chosen,)).parse_args(words)
+    try:
+        _stop_at_signals()
+        return _load(args.command).execute(args)
+    except TowerError as error:
+        return _show(args.command, error)
+    except BrokenPipeError:
+        with suppress(OSError):
+            sys.stderr.close()
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return _show(args.command, StoppedError(signal.SIGINT))
+
+
+def make_parser(wanted: Collection[str] | None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of the commands in `wanted` alone (None: of all): the others are not imported."""
+    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="tower",
-        description="Provision and use the hosts of this thin client.",
-        epilog="The manual is in the folder docs of the medium, and in ~/docs once installed.",
+        prog="tower", description="Provision and use the hosts of this thin client.", epilog=_EPILOG, formatter_class=raw
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in args_in if not word.startswith("-")), "")
     for name, summary in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name == chosen:
-            _load(name).arguments(sub)
-    args = parser.parse_args(args_in)
-    try:
-        return _load(args.command).execute(args)
-    except BrokenPipeError:
-        return 141
-    except KeyboardInterrupt:
-        return 130
+        sub = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=raw)
+        if wanted is None or name in wanted:
+            module = _load(name)
+            sub.epilog = getattr(module, "EXAMPLES", None)
+            module.arguments(sub)
+    return parser
 
 
 def _load(name: str) -> Command:
     return cast("Command", importlib.import_module(f"tower.commands.{name.replace('-', '_')}"))
+
+
+def _stop_at_signals() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: what it opened is closed."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise StoppedError(number)
+
+    with suppress(ValueError):  # not in the main thread of a program that uses us: its signals are its own
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
+
+
+def _show(command: str, error: TowerError) -> int:
+    sys.stderr.write(f"tower {command}: {error}\n")
+    return error.exit_status

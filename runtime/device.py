@@ -49,11 +49,13 @@ class Disk:
 
 def human_size(size: int) -> str:
     """A size as it is printed on disks and cards: decimal."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}" if unit != "bytes" else f"{size} {unit}"
-        size = size / 1000  # type: ignore[assignment]
-    return f"{size:.3g} TB"
+    if size < 1000:
+        return f"{size} bytes"
+    amount, unit = size / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if amount >= 1000:
+            amount, unit = amount / 1000, larger
+    return f"{amount:.3g} {unit}"
 
 
 def list_disks(root: Path = Path("/")) -> tuple[Disk, ...]:

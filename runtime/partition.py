@@ -25,6 +25,7 @@ from tower.medium import Medium, new_buffer
 UNIT: Final = 64 << 10
 """What is put back at once: few seeks, and little that did not change."""
 SECTOR: Final = 512
+_MIB: Final = 1 << 20
 _BATCH: Final = 256
 _ZEROS: Final = bytes(UNIT)
 
@@ -61,10 +62,15 @@ def read_partitions(medium: Medium) -> tuple[Partition, ...]:
     return found
 
 
+def root_size(medium: Medium, root: Partition) -> int:
+    """How large the root can be: to the end of the medium, or of what the table of partitions can say."""
+    return max(root.size, min((medium.size - root.start) // _MIB * _MIB, 0xFFFFFFFF // 2048 * _MIB))
+
+
 def grow_table(medium: Medium) -> Partition:
     """Make the root in the table reach to the end of the medium; the root."""
     root = read_partitions(medium)[-1]
-    size = min((medium.size - root.start) // (1 << 20) * (1 << 20), 0xFFFFFFFF * SECTOR)
+    size = root_size(medium, root)
     if size > root.size:
         first = bytearray(_read(medium, 0, UNIT))
         struct.pack_into("<I", first, 446 + 16 + 12, size // SECTOR)

@@ -92,10 +92,8 @@ def read_source(path: Path) -> Source:
     try:
         manifest = json.loads(read_file(where, most=16 << 20))
         channel = manifest["channel"]
-        name, branch, releasable = channel["name"], parse_branch(channel["branch"]), channel["releasable"]
-        version, sha256 = manifest["version"], manifest["files"][path.name]["sha256"]
-        if not all(isinstance(text, str) for text in (name, version, sha256)) or not isinstance(releasable, bool):
-            raise TypeError("a value is of another kind")
+        name, branch, releasable = str(channel["name"]), parse_branch(channel["branch"]), channel["releasable"] is not False
+        version, sha256 = str(manifest["version"]), str(manifest["files"][path.name]["sha256"])
     except (ValueError, KeyError, TypeError, ValueRefusedError) as error:
         raise ImageProblemError(
             f"{where}: is not the manifest of {path.name}: {error}", hint="take the image with its own files"

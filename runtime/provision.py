@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Provisioning a host: decided first, then its keys made, its disk written, and its first answer waited for.
+
+Up to `prepare` nothing is changed anywhere. `prepare` gives the host its folder, with keys, settings and receipt;
+from then on each step can be interrupted at any moment and done again (`tower provision --resume NAME`).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from tower import device, env, receipt, secret
+from tower.disk import Job, make_disk
+from tower.env import InstallationType, TowerEnv, Wlan
+from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError
+from tower.files import locked, make_folder
+from tower.medium import Medium, opened
+from tower.names import HostName, UserName
+from tower.networks import network_of
+from tower.receipt import Receipt, Stage, Target
+from tower.settings import Settings
+from tower.source import Source, read_source
+from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT, USER_KEY, WORLD, Host, Place, Tower
+from tower.view import View
+
+RECEIPT_ON_BOOT: Final = "tower-receipt.json"
+BOOT_FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub")
+"""What the boot partition gets of a host's folder, and the receipt beside them."""
+_SSH: Final = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for."""
+
+    name: HostName
+    online: bool
+    username: UserName
+    settings: Settings
+    wlan: Wlan | None
+    password: str | None = field(repr=False)
+    """For the host's console; without one, the host is reached by ssh alone."""
+
+    def env(self, place: Place, source: Source, public_key: str) -> TowerEnv:
+        """The host's settings."""
+        return TowerEnv(
+            hostname=self.name,
+            username=self.username,
+            public_key=public_key,
+            password_hash=secret.no_password() if self.password is None else secret.hash_password(self.password),
+            keyboard_layout=self.settings.keyboard_layout,
+            keyboard_variant=self.settings.keyboard_variant,
+            timezone=self.settings.timezone,
+            lang=self.settings.lang,
+            online=self.online,
+            wlan=self.wlan,
+            address=IPv4Address(place.address),
+            installation_type=InstallationType.INSTALL,
+            color=place.color,
+            alpine_branch=source.branch,
+        )
+
+
+def target_disk(source: Source, wanted: Path | None) -> Target:
+    """The disk that will be written. Raises DeviceError."""
+    disk = device.choose(device.list_disks(), source.block_map.size, wanted=wanted)
+    return Target(str(disk.path), disk.size, disk.serial, disk.model, disk.kind)
+
+
+def target_file(source: Source, path: Path, size: int | None) -> Target:
+    """The file that will be a virtual machine's disk. Raises DeviceError."""
+    if path.is_block_device():
+        raise DeviceError(f"{path}: is a device", hint=f"give it with --device {path}")
+    there = path.stat().st_size if path.is_file() else 0
+    size = max(size or 0, there, source.block_map.size)
+    return Target(str(path.absolute()), size, "", "", "file")
+
+
+def check_network(address: IPv4Address, *, online: bool) -> None:
+    """AnswerError unless this machine has its leg in the host's network, and nobody has the address that the host will get."""
+    network = network_of(online=online)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((str(network.thin_client), 0))
+        except OSError:
+            raise AnswerError(
+                f"no leg in the {network.name} network: {network.interface} has not the address {network.thin_client}",
+                hint="plug the network in; or do not wait for the host: --no-wait",
+            ) from None
+        probe.settimeout(1)
+        try:
+            probe.connect((str(address), _SSH))
+        except OSError as error:
+            # Refused, unreachable or silent: nobody there who would be taken for the new host.
+            if not isinstance(error, ConnectionRefusedError):
+                return
+    raise AnswerError(f"{address}: somebody has this address already", hint="switch that machine off, or take it off the network")
+
+
+def prepare(tower: Tower, wish: Wish, source: Source, target: Target) -> Host:
+    """Give a host its name, address, colour and keys, all at once. Raises HostError if somebody was faster."""
+
+    def make(place: Place) -> Mapping[str, bytes]:
+        user, host = secret.new_key_pair(f"{wish.username}@{wish.name}"), secret.new_key_pair(str(wish.name))
+        first = Receipt(
+            id=receipt.new_id(),
+            host=wish.name,
+            stage=Stage.PREPARED,
+            image=str(source.path.absolute()),
+            image_sha256=source.sha256,
+            version=source.version,
+            channel=source.channel,
+            target=target,
+            prepared=receipt.now(),
+        )
+        return {
+            ENV: env.dump(wish.env(place, source, user.public)),
+            USER_KEY: user.private,
+            f"{USER_KEY}.pub": user.public.encode() + b"\n",
+            HOST_KEY: host.private,
+            f"{HOST_KEY}.pub": host.public.encode() + b"\n",
+            KEY_FILE: secret.new_key_file(),
+            WORLD: b"",
+            RECEIPT: first.dump(),
+            RECEIPT_ON_BOOT: first.public,
+        }
+
+    return tower.add(wish.name, online=wish.online, make=make)
+
+
+@contextmanager
+def busy(host: Host) -> Iterator[None]:
+    """Only one `tower` at a time works on a host's disk."""
+    with locked(host.file(".lock"), busy=f"{host.name}: another tower provisions this host"):
+        yield
+
+
+def read_receipt(host: Host) -> Receipt:
+    """How far a host came."""
+    found = receipt.read(host.file(RECEIPT))
+    if found.host != host.name:
+        raise HostError(f"{host.file(RECEIPT)}: is of host {found.host}", hint=f"remove the host: tower deprovision {host.name}")
+    return found
+
+
+def keep_receipt(host: Host, found: Receipt) -> Receipt:
+    """Write a host's receipt."""
+    receipt.write(host.file(RECEIPT), found)
+    return found
+
+
+def source_of(found: Receipt) -> Source:
+    """The image that a provisioning began with. Raises ImageProblemError if another one is there now."""
+    source = read_source(Path(found.image))
+    if source.sha256 != found.image_sha256:
+        raise ImageProblemError(
+            f"{source.path}: is another image than the one that {found.host} was begun with",
+            hint=f"start again: tower deprovision {found.host}, then tower provision {found.host}",
+        )
+    return source
+
+
+def write_disk(host: Host, found: Receipt, source: Source, *, resume: bool, view: View) -> Receipt:
+    """Write the host's disk; the receipt that says so. Raises a TowerError; then, or after a signal, `resume`."""
+    folder = Path.home() / ".cache" / "tower"
+    make_folder(folder)
+    files = {name: host.file(name) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
+    with _target(found.target) as medium:
+        make_disk(Job(source, files, folder), medium, resume=resume, view=view)
+    return keep_receipt(host, found.at(Stage.WRITTEN))
+
+
+@contextmanager
+def _target(target: Target) -> Iterator[Medium]:
+    path = Path(target.path)
+    if target.kind == "file":
+        with opened(path, size=target.size) as medium:
+            yield medium
+        return
+    before = device.Disk(path, target.size, target.serial, target.model, target.kind, removable=True, obstacle="")
+    # Looked at again as late as possible: disks are swapped while people read questions.
+    device.check_same(before, device.choose(device.list_disks(), 0, wanted=path))
+    with opened(path) as medium:
+        yield medium
