@@ -8,25 +8,21 @@ A block map beside it must describe the image to the last block, the empty ones 
 from __future__ import annotations
 
 import hashlib
-import lzma
 import re
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import Final
 
+from tower import blockmap
+from tower.flash import unpacked
 from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_public_key, read_public_keys, read_small, verify_file
 
 SUMS: Final = "SHA256SUMS"
 KEY_FOLDERS: Final = (Path("/etc/tower/keys"), Path("~/.local/tower/keys"))
 """Where the public keys of trusted makers of images lie, as *.pub."""
 _SUM_LINE: Final = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._+-]*)")
-_MAP_MOST: Final = 64 << 20
 _CHUNK: Final = 1 << 20
-_CHECKSUM: Final = re.compile(rb"<BmapFileChecksum>\s*([0-9a-f]{64})\s*</BmapFileChecksum>")
-_RANGE: Final = re.compile(rb'<Range chksum="([0-9a-f]{64})">\s*(\d{1,18})(?:-(\d{1,18}))?\s*</Range>')
 
 
 class ImageError(SignatureError):
@@ -139,101 +135,17 @@ def check_sum(path: Path, expected: str) -> None:
 
 
 def check_block_map(image: Path, block_map: Path) -> None:
-    """ImageError unless the map (bmap 2.0) describes the unpacked image, and all blocks outside it are zeros."""
-    size, block, ranges = _read_map(block_map)
-    place = 0
+    """ImageProblemError unless the map describes the unpacked image, and all blocks outside it are zeros."""
+    check = blockmap.Check(blockmap.parse(_read(block_map), str(block_map)), str(image))
     with unpacked(image) as stream:
-        for first, last, expected in ranges:
-            start, end = first * block, min((last + 1) * block, size)
-            if start < place or end <= start:
-                raise ImageError(f"{block_map}: range {first}-{last} is out of order or outside the image")
-            if any(chunk.count(0) != len(chunk) for chunk in _take(stream, start - place, image)):
-                raise ImageError(f"{image}: holds something in the blocks before {first}, which the block map calls empty")
-            digest = hashlib.sha256()
-            for chunk in _take(stream, end - start, image):
-                digest.update(chunk)
-            if digest.hexdigest() != expected:
-                raise ImageError(
-                    f"{image}: blocks {first}-{last} have sha256 {digest.hexdigest()}, the block map says {expected}"
-                )
-            place = end
-        if any(chunk.count(0) != len(chunk) for chunk in _take(stream, size - place, image)):
-            raise ImageError(f"{image}: holds something after its last mapped block")
-        if stream.read(1):
-            raise ImageError(f"{image}: is larger than the {size} bytes that the block map says")
+        while chunk := stream.read(_CHUNK):
+            check.feed(memoryview(chunk))
+    check.finish()
 
 
-def _read_map(path: Path) -> tuple[int, int, list[tuple[int, int, str]]]:
-    """Size, block size and ranges of a map whose own checksum holds."""
-    if path.stat().st_size > _MAP_MOST:
-        raise ImageError(f"{path}: too large for a block map")
-    data = path.read_bytes()
-    own = _CHECKSUM.search(data)
-    if own is None:
-        raise ImageError(f"{path}: not a block map")
-    if hashlib.sha256(data[: own.start(1)] + b"0" * 64 + data[own.end(1) :]).hexdigest().encode() != own[1]:
-        raise ImageError(f"{path}: its own checksum does not hold")
-    # No XML parser: the map comes from outside, and these few elements are all that it has.
-    size, block = _number(data, b"ImageSize", path), _number(data, b"BlockSize", path)
-    ranges = [(int(row[2]), int(row[3] or row[2]), row[1].decode()) for row in _RANGE.finditer(data)]
-    if data.count(b"<Range") != len(ranges):
-        raise ImageError(f"{path}: not a block map: a range has no checksum or no numbers")
-    if block == 0:
-        raise ImageError(f"{path}: not a block map: size {size}, blocks of {block} bytes")
-    return size, block, ranges
-
-
-def _number(data: bytes, name: bytes, path: Path) -> int:
-    found = re.findall(rb"<%b>\s*(\d{1,18})\s*</%b>" % (name, name), data)
-    if len(found) != 1:
-        raise ImageError(f"{path}: not a block map: {name.decode()} is there {len(found)} times")
-    return int(found[0])
-
-
-def _take(stream: IO[bytes], count: int, image: Path) -> Iterator[bytes]:
-    while count > 0:
-        chunk = stream.read(min(count, _CHUNK))
-        if not chunk:
-            raise ImageError(f"{image}: ends {count} bytes before the block map does")
-        count -= len(chunk)
-        yield chunk
-
-
-@contextmanager
-def unpacked(image: Path) -> Iterator[IO[bytes]]:
-    """The bytes of an image, decompressed on the way. Raises ImageError if it cannot be."""
-    try:
-        if image.suffix == ".zst":
-            with _zstd(image) as packed:
-                yield packed
-        elif image.suffix == ".xz":
-            with lzma.open(image) as stream:
-                yield cast("IO[bytes]", stream)
-        else:
-            with image.open("rb") as plain:
-                yield plain
-    except (lzma.LZMAError, EOFError) as error:
-        raise ImageError(f"{image}: cannot be unpacked: {error}") from error
-    except OSError as error:
-        raise ImageError(f"{image}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _zstd(image: Path) -> Iterator[IO[bytes]]:
-    argv = ("zstd", "-q", "-d", "-c", "--", str(image))
-    try:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except FileNotFoundError as error:
-        raise ImageError(f"{image}: zstd is not installed, which unpacks it for its block map") from error
-    with child:
-        assert child.stdout is not None  # noqa: S101  (it is a pipe)
-        try:
-            yield child.stdout
-            child.stdout.read()
-            if child.wait() != 0:
-                raise ImageError(f"{image}: cannot be unpacked: zstd ended with exit status {child.returncode}")
-        finally:
-            child.kill()
+def _read(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(blockmap.MOST + 1)
 
 
 def key_of(text: str) -> PublicKey:

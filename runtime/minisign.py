@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from tower.errors import ImageProblemError
+
 COMMENT: Final = "signature from minisign secret key"
 SUFFIX: Final = ".minisig"
 ALGORITHM: Final = b"Ed"
@@ -31,7 +33,7 @@ _LEGACY_MOST: Final = 1 << 30
 _CHUNK: Final = 1 << 20
 
 
-class SignatureError(Exception):
+class SignatureError(ImageProblemError):
     """A key or signature is malformed, or does not hold: what, on which file, expected and got."""
 
 

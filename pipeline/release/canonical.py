@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import re
 import tarfile
 import zlib
@@ -19,11 +20,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tower.image import unpacked
-from tower.minisign import SignatureError
+from tower.errors import TowerError
+from tower.flash import unpacked
 
+from pipeline import proc
 from pipeline.canonical import Digest, JsonValue, digest_json
-from pipeline.errors import FormatError
+from pipeline.errors import FormatError, ToolError
 from pipeline.iso9660 import IsoFile, files
 
 _CHUNK: Final = 1 << 20
@@ -36,6 +38,7 @@ _INITRAMFS: Final = re.compile(r"boot/initramfs-[^/]+")
 _SIGNED: Final = re.compile(rb"(\./)?var/cache/misc/[^/]*\.SIGN\.RSA\.[^/]+")
 _SIGNATURE_MOST: Final = 64 << 10
 _CPIO: Final = b"070701"
+_UNPACK_SECONDS: Final = 120
 
 
 def canonical_digest(image: Path) -> Digest:
@@ -49,8 +52,8 @@ def canonical_digest(image: Path) -> Digest:
             while chunk := plain.read(_CHUNK):
                 digest.update(chunk)
             return Digest(digest.hexdigest())
-    except SignatureError as error:
-        raise FormatError(str(error)) from error
+    except TowerError as error:
+        raise FormatError(error.message) from error
 
 
 def _boot_code(stream: BinaryIO) -> list[JsonValue]:
@@ -103,14 +106,22 @@ def _is_signature(member: bytes) -> bool:
     return bool(names) and all(name.startswith(".SIGN.") for name in names)
 
 
-def without_signatures_inside(data: bytes, where: str) -> bytes:
-    """The list of an initramfs' files without the modloop's signature; one not packed by gzip is taken as it is."""
-    if not data.startswith(b"\x1f\x8b"):
-        return data
+def _unpacked(data: bytes, where: str) -> bytes:
     try:
-        plain = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+        if data.startswith(b"\x1f\x8b"):
+            return gzip.decompress(data)
+        if data.startswith(b"\xfd7zXZ\0"):
+            return lzma.decompress(data)
+        if data.startswith(b"\x28\xb5\x2f\xfd"):
+            return proc.run(("zstd", "-q", "-d", "-c"), stdin=data, timeout=_UNPACK_SECONDS, hint="apt-get install zstd").stdout
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ToolError) as error:
         raise FormatError(f"{where}: cannot be unpacked: {error}") from error
+    return data
+
+
+def without_signatures_inside(data: bytes, where: str) -> bytes:
+    """The list of an initramfs' files without the modloop's signature; what is no archive is taken as it is."""
+    plain = _unpacked(data, where)
     rows = bytearray()
     place = 0
     while plain[place : place + 6] == _CPIO:

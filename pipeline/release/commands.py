@@ -71,8 +71,8 @@ def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
 
 def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]:
     """The keys that a variable names (files, folders or keys, with commas between), or those in `folder`."""
+    from tower.errors import TowerError
     from tower.image import key_of, trusted_keys
-    from tower.minisign import SignatureError
 
     try:
         if not text:
@@ -83,8 +83,10 @@ def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]
                 key for word in words for key in (trusted_keys((Path(word),)) if Path(word).is_dir() else (key_of(word),))
             )
         )
-    except SignatureError as error:
-        raise ConfigError(f"{variable}=: {error}", hint="a public key of minisign, its file, or a folder of *.pub") from error
+    except TowerError as error:
+        raise ConfigError(
+            f"{variable}=: {error.message}", hint="a public key of minisign, its file, or a folder of *.pub"
+        ) from error
 
 
 def _wanted(given: Mapping[str, str], name: str, command: str, hint: str) -> str:

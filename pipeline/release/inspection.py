@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tower.errors import TowerError
 from tower.image import (
     SUMS,
     ImageError,
@@ -19,7 +20,7 @@ from tower.image import (
     read_comment,
     sha256_of,
 )
-from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_signature, read_small, verify_file
+from tower.minisign import SUFFIX, PublicKey, parse_signature, read_small, verify_file
 
 from pipeline.errors import VerifyError
 from pipeline.release.canonical import canonical_digest
@@ -46,8 +47,8 @@ def inspect_release(folder: Path, keys: Iterable[PublicKey], rebuilders: Sequenc
     """Check all of a release. `need` of the `rebuilders` must have attested it. Raises VerifyError saying what is wrong."""
     try:
         return _inspect(folder, tuple(keys), rebuilders, need)
-    except SignatureError as error:
-        raise VerifyError(str(error), hint="do not use this release") from error
+    except TowerError as error:
+        raise VerifyError(error.message, hint="do not use this release") from error
     except OSError as error:
         raise VerifyError(f"{error.filename or folder}: {error.strerror}", hint="do not use this release") from error
 

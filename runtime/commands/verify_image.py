@@ -7,10 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from tower.errors import TowerError
 from tower.image import KEY_FOLDERS, key_of, trusted_keys, verify_image
 from tower.minisign import PublicKey, SignatureError
-
-FAILED = 1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +26,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Check all images; one line each."""
-    try:
-        keys = _keys(args.key)
-    except SignatureError as error:
-        sys.stderr.write(f"tower verify-image: {error}\n")
-        return FAILED
+    """Check all images, one line each; the exit status is that of the last error."""
     status = 0
     for image in args.image:
         try:
-            found = verify_image(image, keys)
-        except SignatureError as error:
-            sys.stderr.write(f"tower verify-image: {error}\n")
-            status = FAILED
+            found = verify_image(image, _keys(args.key))
+        except TowerError as error:
+            sys.stderr.write(f"error: {error}\n")
+            status = error.exit_status
         else:
             release = " ".join(f"{name} {value}" for name, value in found.release.items())
             sys.stdout.write(f"{image}: good: {', '.join(found.checks)}; {release}; signed by {found.signer.name}\n")
@@ -50,5 +44,5 @@ def _keys(given: list[str]) -> tuple[PublicKey, ...]:
     keys = tuple(key_of(text) for text in given) or trusted_keys()
     if not keys:
         folders = " or ".join(str(folder) for folder in KEY_FOLDERS)
-        raise SignatureError(f"no public key to trust: give --key, or lay *.pub into {folders}")
+        raise SignatureError("there is no public key to trust", hint=f"give one with --key, or lay *.pub into {folders}")
     return keys
