@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Canonical digests: the same whoever signs and however it is packed, and another for any other change."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pipeline.apk.index import entry_of, write_index
+from pipeline.apk.pkginfo import PkgInfo
+from pipeline.apk.signature import Signer, generate_key
+from pipeline.apk.tarstream import TarEntry
+from pipeline.apk.writer import write_package
+from pipeline.errors import FormatError
+from pipeline.release.canonical import canonical_digest, without_signature, without_signatures_inside
+
+
+@pytest.fixture(scope="module")
+def signers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Signer, Signer]:
+    folder = tmp_path_factory.mktemp("keys")
+    private = [generate_key(folder, name)[0] for name in ("first", "the-second")]
+    return Signer(private[0], "first.rsa.pub"), Signer(private[1], "the-second.rsa.pub")
+
+
+def package(signer: Signer | None, content: bytes = b"hello\n") -> bytes:
+    out = io.BytesIO()
+    entry = TarEntry("usr/bin/a", size=len(content), mode=0o755)
+    write_package(out, PkgInfo(name="a", version="1-r0", arch="x86_64"), {}, [(entry, content)], epoch=0, signer=signer)
+    return out.getvalue()
+
+
+def index(signer: Signer | None, folder: Path) -> bytes:
+    path = folder / "a-1-r0.apk"
+    path.write_bytes(package(None))
+    out = io.BytesIO()
+    write_index(out, "v1", [entry_of(path)], signer=signer, epoch=0)
+    return out.getvalue()
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """A cpio archive (newc)."""
+    out = bytearray()
+    for number, (name, data) in enumerate([*files.items(), ("TRAILER!!!", b"")]):
+        fields = (number, 0o100644, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        out += b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+        out += bytes(-len(out) % 4) + data
+        out += bytes(-len(out) % 4)
+    return bytes(out)
+
+
+def iso(folder: Path, files: Mapping[str, bytes]) -> Path:
+    program = shutil.which("xorriso")
+    if program is None:
+        pytest.skip("xorriso is not installed")
+    for name, data in files.items():
+        path = folder / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    image = folder / "a.iso"
+    subprocess.run([program, "-as", "mkisofs", "-quiet", "-r", "-o", image, folder / "in"], check=True, capture_output=True)
+    return image
+
+
+# --- packed images --------------------------------------------------------------------------------------------
+
+
+def test_packing_makes_no_difference(tmp_path: Path) -> None:
+    data = bytes(100_000) + b"disk" * 999
+    (tmp_path / "a.img").write_bytes(data)
+    (tmp_path / "b.img.xz").write_bytes(lzma.compress(data))
+    assert canonical_digest(tmp_path / "a.img") == canonical_digest(tmp_path / "b.img.xz")
+    (tmp_path / "b.img.xz").write_bytes(lzma.compress(data)[:-20])
+    with pytest.raises(FormatError, match="cannot be unpacked"):
+        canonical_digest(tmp_path / "b.img.xz")
+    with pytest.raises(FormatError, match="No such file"):
+        canonical_digest(tmp_path / "c.img")
+
+
+# --- signatures inside ----------------------------------------------------------------------------------------
+
+
+def test_packages_and_indexes(signers: tuple[Signer, Signer], tmp_path: Path) -> None:
+    plain = package(None)
+    assert without_signature(plain) == plain
+    assert {without_signature(package(signer)) for signer in signers} == {plain}
+    assert {without_signature(index(signer, tmp_path)) for signer in signers} == {index(None, tmp_path)}
+    for odd in (b"", b"text", b"\x1f\x8b", gzip.compress(b"text"), gzip.compress(b"text") * 2):
+        assert without_signature(odd) == odd
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def test_signature_of_the_modloop(pack: type[bytes]) -> None:
+    files = {"init": b"#!/bin/sh\n", "etc/x": b"x"}
+    signed = {"var/cache/misc/modloop-lts.SIGN.RSA.a.rsa.pub": b"signature", **files}
+    here = without_signatures_inside(pack(archive(files)), "initramfs")
+    assert without_signatures_inside(pack(archive(signed)), "initramfs") == here
+    assert without_signatures_inside(pack(archive({**files, "etc/x": b"y"})), "initramfs") != here
+    assert without_signatures_inside(pack(archive({**files, "etc/y": b""})), "initramfs") != here
+
+
+def test_damaged_initramfs() -> None:
+    with pytest.raises(FormatError, match="cannot be unpacked"):
+        without_signatures_inside(gzip.compress(b"x")[:-3], "initramfs")
+    with pytest.raises(FormatError, match="is cut off"):
+        without_signatures_inside(archive({"a": bytes(9000)})[:3000], "initramfs")
+    with pytest.raises(FormatError, match="is damaged"):
+        without_signatures_inside(b"070701" + b"x" * 200, "initramfs")
+    assert without_signatures_inside(b"anything", "initramfs") == b"anything"
+
+
+def medium(signer: Signer | None, folder: Path, change: Mapping[str, bytes] | None = None) -> Path:
+    folder.mkdir()
+    inside = {"init": b"go"} | ({f"var/cache/misc/modloop-lts.SIGN.RSA.{signer.key_name}": b"s"} if signer else {})
+    files = {
+        "apks/x86_64/a-1-r0.apk": package(signer),
+        "apks/x86_64/APKINDEX.tar.gz": index(signer, folder),
+        "boot/initramfs-lts": gzip.compress(archive(inside)),
+        "boot/modloop-lts": b"modules",
+        **(change or {}),
+    }
+    return iso(folder, files)
+
+
+def test_iso(signers: tuple[Signer, Signer], tmp_path: Path) -> None:
+    first, second = (medium(signer, tmp_path / signer.key_name) for signer in signers)
+    assert first.read_bytes() != second.read_bytes()
+    digest = canonical_digest(first)
+    assert canonical_digest(second) == digest
+    assert canonical_digest(medium(None, tmp_path / "none")) == digest
+    changes: list[dict[str, bytes]] = [
+        {"apks/x86_64/a-1-r0.apk": package(signers[0], b"evil\n")},
+        {"boot/modloop-lts": b"Modules"},
+        {"boot/initramfs-lts": gzip.compress(archive({"init": b"no"}))},
+        {"more": b""},
+    ]
+    for number, change in enumerate(changes):
+        assert canonical_digest(medium(signers[0], tmp_path / str(number), change)) != digest

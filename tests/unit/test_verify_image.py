@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower verify-image`: what holds, and everything that must not."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tower import cli
+from tower.errors import TowerError
+from tower.image import comment_of, dump_sums, key_of, trusted_keys, verify_image
+from tower.minisign import SUFFIX
+
+from pipeline import blockmap
+from pipeline.release.secret import SecretKey
+
+KEY = SecretKey.generate()
+RAW = bytes(4096) * 3 + b"boot" * 2000 + bytes(4096) * 5 + b"root" * 3000 + bytes(5000)
+NAME = "toweros-host-1.2-stable-pc.img"
+
+
+def sign(path: Path, name: str = "", *, key: SecretKey = KEY, version: str = "1.2") -> None:
+    signed = key.sign_bytes(path.read_bytes(), comment_of(name or path.name, version, "stable"))
+    path.with_name(path.name + SUFFIX).write_bytes(signed)
+
+
+def make(folder: Path, ending: str = "") -> Path:
+    """A signed image with its map, packed as `ending` says, in a signed SHA256SUMS."""
+    plain = folder / "plain"
+    plain.write_bytes(RAW)
+    image = folder / f"{NAME}{ending}"
+    image.with_name(f"{image.name}.bmap").write_bytes(blockmap.dump(blockmap.read_image(plain)))
+    if ending == ".zst":
+        program = shutil.which("zstd")
+        if program is None:
+            pytest.skip("zstd is not installed")
+        subprocess.run([program, "-q", plain, "-o", image], check=True)
+    else:
+        image.write_bytes(lzma.compress(RAW) if ending == ".xz" else RAW)
+    plain.unlink()
+    sign(image)
+    sums(image)
+    return image
+
+
+def sums(image: Path) -> None:
+    path = image.with_name("SHA256SUMS")
+    path.write_bytes(dump_sums({image.name: hashlib.sha256(image.read_bytes()).hexdigest()}))
+    sign(path)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return make(tmp_path)
+
+
+def remove(image: Path, *names: str) -> None:
+    for name in names:
+        (image.parent / name).unlink()
+
+
+@pytest.mark.parametrize("ending", ["", ".xz", ".zst"])
+def test_good(tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    image = make(tmp_path, ending)
+    assert verify_image(image, [KEY.public_key]).checks == ("signature", "SHA256SUMS", "block map")
+    assert cli.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 0
+    said = f"{image}: good: signature, SHA256SUMS, block map; version 1.2 channel stable; signed by {KEY.public_key.name}\n"
+    assert capsys.readouterr().out == said
+
+
+def test_one_of_both_signatures_is_enough(image: Path) -> None:
+    remove(image, f"{NAME}.minisig")
+    assert verify_image(image, [KEY.public_key]).checks == ("SHA256SUMS", "block map")
+    sign(image)
+    remove(image, "SHA256SUMS", "SHA256SUMS.minisig", f"{NAME}.bmap")
+    assert verify_image(image, [KEY.public_key]).checks == ("signature",)
+
+
+def test_sums_of_something_else(image: Path) -> None:
+    """Another download's SHA256SUMS in the same folder does no harm."""
+    remove(image, "SHA256SUMS.minisig")
+    (image.parent / "SHA256SUMS").write_text(f"{'0' * 64}  other.iso\n")
+    assert verify_image(image, [KEY.public_key]).checks == ("signature", "block map")
+    (image.parent / "SHA256SUMS").write_text(f"{'0' * 64}  {NAME}\n")
+    with pytest.raises(TowerError, match=r"SHA256SUMS\.minisig: No such file"):
+        verify_image(image, [KEY.public_key])
+
+
+def unsigned(image: Path) -> None:
+    remove(image, f"{NAME}.minisig", "SHA256SUMS", "SHA256SUMS.minisig")
+
+
+def renamed(image: Path) -> None:
+    """An older image under the name of a newer one."""
+    sign(image, "toweros-host-1.1-stable-pc.img", version="1.1")
+
+
+def two_releases(image: Path) -> None:
+    sign(image, version="1.1")
+
+
+def by_another_key(image: Path) -> None:
+    sign(image, key=SecretKey.generate())
+
+
+def sums_by_another_key(image: Path) -> None:
+    sign(image.parent / "SHA256SUMS", key=SecretKey.generate())
+
+
+def other_sum(image: Path) -> None:
+    path = image.parent / "SHA256SUMS"
+    path.write_text(f"{'0' * 64}  {NAME}\n")
+    sign(path)
+
+
+def one_bit(image: Path) -> None:
+    image.write_bytes(RAW[:5000] + b"\1" + RAW[5001:])
+
+
+def shorter(image: Path) -> None:
+    image.write_bytes(RAW[:-1])
+
+
+def longer(image: Path) -> None:
+    image.write_bytes(RAW + b"\0")
+
+
+def map_of_another_image(image: Path) -> None:
+    other = image.parent / "other"
+    other.write_bytes(RAW.replace(b"boot", b"loot", 1))
+    (image.parent / f"{NAME}.bmap").write_bytes(blockmap.dump(blockmap.read_image(other)))
+
+
+def map_with_a_hole(image: Path) -> None:
+    found = blockmap.read_image(image)
+    (image.parent / f"{NAME}.bmap").write_bytes(blockmap.dump(blockmap.BlockMap(found.size, found.ranges[:1])))
+
+
+def map_that_was_edited(image: Path) -> None:
+    path = image.parent / f"{NAME}.bmap"
+    path.write_bytes(path.read_bytes().replace(b"<MappedBlocksCount> ", b"<MappedBlocksCount> 1"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (unsigned, "is not signed"),
+        (renamed, "its signature is of a file of another name"),
+        (two_releases, "are of different releases"),
+        (by_another_key, "which is not trusted"),
+        (sums_by_another_key, "which is not trusted"),
+        (other_sum, "expected 0000"),
+        (one_bit, "is not what key"),
+        (shorter, "is not what key"),
+        (longer, "is not what key"),
+        (map_of_another_image, "block map says"),
+        (map_with_a_hole, "its block map says that it is empty"),
+        (map_that_was_edited, "its own checksum does not hold"),
+        (lambda image: image.unlink(), "there is no such image"),
+    ],
+)
+def test_bad(image: Path, spoil: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil(image)
+    with pytest.raises(TowerError, match=said):
+        verify_image(image, [KEY.public_key])
+    assert cli.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 13
+    written = capsys.readouterr()
+    assert said in written.err
+    assert written.out == ""
+
+
+def test_every_bit_of_what_is_beside(image: Path) -> None:
+    for name in (f"{NAME}.minisig", "SHA256SUMS", "SHA256SUMS.minisig", f"{NAME}.bmap"):
+        path = image.parent / name
+        data = path.read_bytes()
+        for place in range(len(data)):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << (place % 8)
+            path.write_bytes(flipped)
+            with pytest.raises(TowerError):
+                verify_image(image, [KEY.public_key])
+        path.write_bytes(data)
+
+
+def test_damaged_compressed_image(tmp_path: Path) -> None:
+    image = make(tmp_path, ".xz")
+    image.write_bytes(image.read_bytes()[:-30])
+    sign(image)
+    sums(image)
+    with pytest.raises(TowerError, match="cannot be unpacked"):
+        verify_image(image, [KEY.public_key])
+
+
+def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image: Path) -> None:
+    folders = (tmp_path / "system", tmp_path / "user")
+    monkeypatch.setattr("tower.image.KEY_FOLDERS", folders)
+    monkeypatch.setattr("tower.image.trusted_keys.__defaults__", (folders,))
+    assert cli.main(["verify-image", str(image)]) == 13
+    assert "there is no public key to trust" in capsys.readouterr().err
+    folders[1].mkdir()
+    (folders[1] / "tower.pub").write_bytes(KEY.public_key.dump())
+    assert trusted_keys() == (KEY.public_key,)
+    assert cli.main(["verify-image", str(image)]) == 0
+    assert key_of(str(folders[1] / "tower.pub")) == key_of(KEY.public_key.text) == KEY.public_key
+    (folders[1] / "bad.pub").write_text("x")
+    assert cli.main(["verify-image", str(image)]) == 13
+    assert "bad.pub: the public key" in capsys.readouterr().err
