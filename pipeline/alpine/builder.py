@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The builder of Alpine's channel: the locked mini root's own apk installs the builder's world from locked packages.
 
-The mini root is only the tool: it is imported, runs once without a network, and what it made becomes the builder, in
-one fixed form, so that equal locks give equal bytes.
+The mini root is only the tool: it is imported, runs once without a network, and what it made becomes the builder, held
+against the signed packages and in one fixed form, so that equal locks give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from pipeline.alpine.indexes import SignedIndex
 from pipeline.alpine.repository import lay_repository
+from pipeline.alpine.vouched import check_root
 from pipeline.apk.signature import KeyRing
 from pipeline.canonical import Digest, digest_bytes, digest_json
 from pipeline.channel import LockedFile
@@ -163,6 +164,8 @@ def make_root(
         finally:
             said.seek(0)
             shutil.copyfileobj(said, log)
+    count = check_root(made / "root.tar", sorted(repository.rglob("*.apk")), f"builder of channel {plan.channel}")
+    log.write(f"{count} files are those of the signed packages\n".encode())
     finish(made / "root.tar", output, plan.epoch)
 
 
