@@ -109,7 +109,9 @@ def _check(path: Path, ring: KeyRing) -> dict[str, object]:
 
 def _verify(options: argparse.Namespace) -> int:
     ring = KeyRing.load(options.keys)
-    rows = each(options.file, lambda path: _check(path, ring))
+    ring.prepare()
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in options.file]
+    rows = each(options.file, lambda path: _check(path, ring), sizes)
     failed = False
     shown = []
     for row in rows:

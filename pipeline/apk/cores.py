@@ -18,19 +18,22 @@ _HEAD = 4
 _FEW = 4
 
 
-def each(items: Sequence[Item], work: Callable[[Item], dict[str, object]]) -> Iterator[dict[str, object]]:
+def each(items: Sequence[Item], work: Callable[[Item], dict[str, object]], sizes: Sequence[int]) -> Iterator[dict[str, object]]:
     """`work` of each item, in the order of the items; results hold plain values only.
 
-    Workers take the next item as they come free. An item whose worker was killed is done again here.
+    Workers take the largest item left as they come free. An item whose worker was killed is done again here.
     """
     cores = len(os.sched_getaffinity(0))
     if cores < 2 or len(items) < _FEW:
         yield from map(work, items)
         return
-    yield from _spread(items, work, cores)
+    order = sorted(range(len(items)), key=lambda number: -sizes[number])
+    yield from _spread(items, work, order, cores)
 
 
-def _spread(items: Sequence[Item], work: Callable[[Item], dict[str, object]], cores: int) -> Iterator[dict[str, object]]:
+def _spread(
+    items: Sequence[Item], work: Callable[[Item], dict[str, object]], order: Sequence[int], cores: int
+) -> Iterator[dict[str, object]]:
     queue_out, queue_in = os.pipe()
     workers: dict[int, int] = {}
     try:
@@ -43,7 +46,7 @@ def _spread(items: Sequence[Item], work: Callable[[Item], dict[str, object]], co
             workers[result_out] = child
         os.close(queue_out)
         os.set_blocking(queue_in, False)
-        yield from _collect(items, work, workers, queue_in)
+        yield from _collect(items, work, workers, (queue_in, order))
     finally:
         for result_out, child in workers.items():
             os.close(result_out)
@@ -68,7 +71,7 @@ def _serve(
 
 
 def _collect(
-    items: Sequence[Item], work: Callable[[Item], dict[str, object]], workers: dict[int, int], queue_in: int
+    items: Sequence[Item], work: Callable[[Item], dict[str, object]], workers: dict[int, int], queue: tuple[int, Sequence[int]]
 ) -> Iterator[dict[str, object]]:
     buffers = dict.fromkeys(workers, b"")
     done: dict[int, dict[str, object]] = {}
@@ -76,7 +79,7 @@ def _collect(
     open_queue = True
     while buffers:
         if open_queue:
-            given, open_queue = _give(queue_in, given, len(items))
+            given, open_queue = _give(*queue, given)
         readable, _, _ = select.select(list(buffers), [], [], 0.05 if open_queue else None)
         for result_out in readable:
             data = os.read(result_out, 1 << 16)
@@ -99,15 +102,15 @@ def _end(buffer: bytes) -> int:
     return _HEAD + int.from_bytes(buffer[:_HEAD], "big") if len(buffer) >= _HEAD else 0
 
 
-def _give(queue_in: int, given: int, count: int) -> tuple[int, bool]:
+def _give(queue_in: int, order: Sequence[int], given: int) -> tuple[int, bool]:
     """Put the numbers of more items into the queue; how many are in it now, and whether it is still open."""
     try:
-        while given < count:
-            os.write(queue_in, given.to_bytes(_HEAD, "big"))
+        while given < len(order):
+            os.write(queue_in, order[given].to_bytes(_HEAD, "big"))
             given += 1
     except BlockingIOError:
         return given, True
     except BrokenPipeError:
-        given = count
+        pass
     os.close(queue_in)
     return given, False

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _RAW_CHUNK = 1 << 16
-_PLAIN_CHUNK = 1 << 18
+_PLAIN_CHUNK = 1 << 15  # what zlib makes in one piece, without joining
 _GZIP = 31  # zlib's window bits for "gzip header and trailer, checked"
 
 

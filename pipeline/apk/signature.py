@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal, Protocol
 
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
     Algorithm = Literal["RSA", "RSA256"]
@@ -78,6 +79,7 @@ class KeyRing:
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._keys = dict(keys)
+        self._loaded: dict[str, RSAPublicKey] = {}
         for name in self._keys:
             check_key_name(name)
 
@@ -99,25 +101,41 @@ class KeyRing:
         """The key files' names, sorted."""
         return tuple(sorted(self._keys))
 
+    def key(self, name: str) -> bytes:
+        """The key file called `name`."""
+        return self._keys[name]
+
     def verify(self, key_name: str, algorithm: Algorithm, signature: bytes, data: bytes) -> bool:
         """Whether the key called `key_name` is here and made `signature` over `data`."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric import padding, rsa
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
         if key_name not in self._keys:
             return False
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric import padding
+
         try:
-            key = load_pem_public_key(self._keys[key_name])
-        except ValueError as error:
-            raise VerifyError(f"{key_name}: not a public key in PEM form: {error}") from None
-        if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _MIN_BITS:
-            raise VerifyError(f"{key_name}: not an RSA key of {_MIN_BITS} bits or more")
-        try:
-            key.verify(signature, data, padding.PKCS1v15(), _hash(algorithm))
+            self._load(key_name).verify(signature, data, padding.PKCS1v15(), _hash(algorithm))
         except InvalidSignature:
             return False
         return True
+
+    def prepare(self) -> None:
+        """Import now what verifying needs, so that processes forked later share it."""
+        from cryptography.hazmat.primitives import hashes, serialization  # noqa: F401
+        from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: F401
+
+    def _load(self, key_name: str) -> RSAPublicKey:
+        from cryptography.hazmat.primitives.asymmetric import rsa
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        if key_name not in self._loaded:
+            try:
+                key = load_pem_public_key(self._keys[key_name])
+            except ValueError as error:
+                raise VerifyError(f"{key_name}: not a public key in PEM form: {error}") from None
+            if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _MIN_BITS:
+                raise VerifyError(f"{key_name}: not an RSA key of {_MIN_BITS} bits or more")
+            self._loaded[key_name] = key
+        return self._loaded[key_name]
 
 
 def _hash(algorithm: Algorithm) -> HashAlgorithm:

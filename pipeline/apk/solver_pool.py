@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.apk.index import Index, IndexEntry
     from pipeline.apk.pkginfo import Dependency
 
-SCHEMA = b"solver 2"
+SCHEMA = b"solver 3"
 INSTALL_IF = "apk:install_if"
 PRIORITY = "apk:provider_priority"
 CHECKSUM = "apk:checksum"
@@ -105,7 +105,8 @@ class _Writer:
                 requires[term(wanted)] = None
             elif wanted.op in ("", "="):
                 conflicts[term(wanted)] = None
-            else:
+            elif wanted.name not in provides:
+                # A package does not exclude itself, and all others of its names it excludes already.
                 requires[f"!{term(wanted)}"] = None
         if entry.install_if:
             needed = [item for item in (_dependency(text, where) for text in entry.install_if) if not item.conflict]

@@ -35,6 +35,8 @@ KINDS: dict[bytes, Kind] = {
 MAX_EXTENDED = 1 << 20
 _CHUNK = 1 << 18
 _ZEROS = bytes(BLOCK)
+_MAX_KNOWN = 4096
+_numbers: dict[bytes, int] = {}  # modes, owners and times are the same few in file after file
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,15 @@ def _check_header(header: bytes, where: str) -> int:
 
 
 def _number(field: bytes, what: str, where: str) -> int:
+    known = _numbers.get(field)
+    if known is None:
+        known = _read_number(field, what, where)
+        if len(_numbers) < _MAX_KNOWN:
+            _numbers[field] = known
+    return known
+
+
+def _read_number(field: bytes, what: str, where: str) -> int:
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
