@@ -4,7 +4,8 @@
 A disk image has nothing of the kind: its canonical form is its bytes, unpacked, so that it does not matter how it was
 compressed. An ISO carries a signed repository, because it must be installed without a network. Its canonical form is
 the list of its files, where packages and indexes are taken without their signature, and the initramfs without the
-modloop's; and not where in the ISO they lie, which depends on the length of the signatures.
+modloop's and without the one public key that those signatures are checked with; and not where in the ISO they lie,
+which depends on the length of the signatures.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _BOOT_INFO: Final = (8, 64)
 _INDEX: Final = "APKINDEX.tar.gz"
 _INITRAMFS: Final = re.compile(r"boot/initramfs-[^/]+")
 _SIGNED: Final = re.compile(rb"(\./)?var/cache/misc/[^/]*\.SIGN\.RSA\.[^/]+")
+_SIGNER: Final = re.compile(r"\.SIGN\.RSA(?:256|512)?\.([^/]+)")
 _SIGNATURE_MOST: Final = 64 << 10
 _CPIO: Final = b"070701"
 _UNPACK_SECONDS: Final = 120
@@ -62,19 +64,32 @@ def _boot_code(stream: BinaryIO) -> list[JsonValue]:
 
 
 def _rows(stream: BinaryIO, where: Path) -> Iterator[JsonValue]:
-    for file in files(stream, where):
+    listed = files(stream, where)
+    own = _own_keys(stream, listed)
+    for file in listed:
         # The catalog of boot images says where in the ISO they lie, and nothing else.
         if file.path == "boot/syslinux/boot.cat":
             continue
-        yield [file.path, "link", file.link] if file.link else [file.path, "file", _content(stream, file)]
+        yield [file.path, "link", file.link] if file.link else [file.path, "file", _content(stream, file, own)]
 
 
-def _content(stream: BinaryIO, file: IsoFile) -> str:
+def _own_keys(stream: BinaryIO, listed: tuple[IsoFile, ...]) -> frozenset[bytes]:
+    """Where an initramfs keeps the keys by which the medium's own indexes are signed."""
+    found: set[bytes] = set()
+    for file in listed:
+        if file.path.rpartition("/")[2] == _INDEX:
+            match = _SIGNER.fullmatch(signature_name(file.read(stream)))
+            if match is not None:
+                found.add(f"etc/apk/keys/{match[1]}".encode())
+    return frozenset(found)
+
+
+def _content(stream: BinaryIO, file: IsoFile, own: frozenset[bytes]) -> str:
     name = file.path.rpartition("/")[2]
     if name.endswith(".apk") or name == _INDEX:
         return hashlib.sha256(without_signature(file.read(stream))).hexdigest()
     if _INITRAMFS.fullmatch(file.path):
-        return hashlib.sha256(without_signatures_inside(file.read(stream), file.path)).hexdigest()
+        return hashlib.sha256(without_signatures_inside(file.read(stream), file.path, own)).hexdigest()
     digest = hashlib.sha256()
     if name == "isolinux.bin":
         data = bytearray(file.read(stream))
@@ -88,22 +103,37 @@ def _content(stream: BinaryIO, file: IsoFile) -> str:
 
 def without_signature(data: bytes) -> bytes:
     """A package or index without its first gzip member, if that is a signature; as it is otherwise."""
+    first, rest = _first_member(data)
+    return rest if _is_signature(first) else data
+
+
+def signature_name(data: bytes) -> str:
+    """The name of the first file of a package or index, which says who signed it; empty if it has none."""
+    return next(iter(_names(_first_member(data)[0])), "")
+
+
+def _first_member(data: bytes) -> tuple[bytes, bytes]:
+    """What the first gzip member holds, if it is a small one, and the bytes after it."""
     reader = zlib.decompressobj(wbits=31)
     try:
         first = reader.decompress(data, _SIGNATURE_MOST)
     except zlib.error:
-        return data
-    return reader.unused_data if reader.eof and _is_signature(first) else data
+        return b"", data
+    return (first, reader.unused_data) if reader.eof else (b"", data)
 
 
 def _is_signature(member: bytes) -> bool:
+    names = _names(member)
+    return bool(names) and all(name.startswith(".SIGN.") for name in names)
+
+
+def _names(member: bytes) -> list[str]:
     # A signature's member has no end-of-archive blocks; tarfile reads on quietly.
     try:
         with tarfile.open(fileobj=BytesIO(member)) as archive:
-            names = archive.getnames()
+            return archive.getnames()
     except tarfile.TarError:
-        return False
-    return bool(names) and all(name.startswith(".SIGN.") for name in names)
+        return []
 
 
 def _unpacked(data: bytes, where: str) -> bytes:
@@ -119,8 +149,8 @@ def _unpacked(data: bytes, where: str) -> bytes:
     return data
 
 
-def without_signatures_inside(data: bytes, where: str) -> bytes:
-    """The list of an initramfs' files without the modloop's signature; what is no archive is taken as it is."""
+def without_signatures_inside(data: bytes, where: str, own: frozenset[bytes] = frozenset()) -> bytes:
+    """The list of an initramfs' files without the modloop's signature and the keys `own`; no archive is taken as it is."""
     plain = _unpacked(data, where)
     rows = bytearray()
     place = 0
@@ -135,7 +165,7 @@ def without_signatures_inside(data: bytes, where: str) -> bytes:
         place = (body + size + 3) & ~3
         if place > len(plain) + 3:
             raise FormatError(f"{where}: its archive is cut off")
-        if not _SIGNED.fullmatch(name):
+        if not _SIGNED.fullmatch(name.rstrip(b"\0")) and name.rstrip(b"\0").removeprefix(b"./") not in own:
             # Inode numbers (which count the records) and their check sum aside.
             content = hashlib.sha256(plain[body : body + size]).digest()
             rows += head[14:54] + head[62:94] + name + b"\0" + content

@@ -50,7 +50,9 @@ def provenance_of(manifest: Mapping[str, Any], lock: Lock, commit: str) -> bytes
 
 def _inputs(lock: Lock, manifest: Mapping[str, Any]) -> list[JsonValue]:
     arch = str(manifest["architecture"])
-    return [*_rows(lock.packages.get(arch, ()), f"packages/{arch}"), *_rows(lock.wheels.get(arch, ()), f"wheels/{arch}")]
+    tables = {"indexes": lock.indexes.get(arch, ()), "packages": lock.packages.get(arch, ()), "wheels": lock.wheels.get(arch, ())}
+    rows = [row for what, files in tables.items() for row in _rows(files, f"{what}/{arch}")]
+    return [*rows, *_rows(lock.media, "media")]
 
 
 def _rows(files: Sequence[LockedFile], where: str) -> list[JsonValue]:

@@ -19,7 +19,7 @@ from pipeline.apk.signature import Signer, generate_key
 from pipeline.apk.tarstream import TarEntry
 from pipeline.apk.writer import write_package
 from pipeline.errors import FormatError
-from pipeline.release.canonical import canonical_digest, without_signature, without_signatures_inside
+from pipeline.release.canonical import canonical_digest, signature_name, without_signature, without_signatures_inside
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,8 @@ def test_packages_and_indexes(signers: tuple[Signer, Signer], tmp_path: Path) ->
     assert without_signature(plain) == plain
     assert {without_signature(package(signer)) for signer in signers} == {plain}
     assert {without_signature(index(signer, tmp_path)) for signer in signers} == {index(None, tmp_path)}
+    assert signature_name(index(signers[0], tmp_path)) == ".SIGN.RSA.first.rsa.pub"
+    assert signature_name(b"text") == ""
     for odd in (b"", b"text", b"\x1f\x8b", gzip.compress(b"text"), gzip.compress(b"text") * 2):
         assert without_signature(odd) == odd
 
@@ -117,7 +119,10 @@ def test_damaged_initramfs() -> None:
 
 def medium(signer: Signer | None, folder: Path, change: Mapping[str, bytes] | None = None) -> Path:
     folder.mkdir()
-    inside = {"init": b"go"} | ({f"var/cache/misc/modloop-lts.SIGN.RSA.{signer.key_name}": b"s"} if signer else {})
+    inside = {"etc/apk/keys/alpine.rsa.pub": b"theirs", "init": b"go"}
+    if signer:
+        name = signer.key_name
+        inside |= {f"etc/apk/keys/{name}": b"public", f"var/cache/misc/modloop-lts.SIGN.RSA.{name}": b"signature"}
     files = {
         "apks/x86_64/a-1-r0.apk": package(signer),
         "apks/x86_64/APKINDEX.tar.gz": index(signer, folder),
@@ -138,6 +143,13 @@ def test_iso(signers: tuple[Signer, Signer], tmp_path: Path) -> None:
         {"apks/x86_64/a-1-r0.apk": package(signers[0], b"evil\n")},
         {"boot/modloop-lts": b"Modules"},
         {"boot/initramfs-lts": gzip.compress(archive({"init": b"no"}))},
+        # A further key that the medium would trust.
+        {"boot/initramfs-lts": gzip.compress(archive({"init": b"go", "etc/apk/keys/alpine.rsa.pub": b"mine"}))},
+        {
+            "boot/initramfs-lts": gzip.compress(
+                archive({"etc/apk/keys/alpine.rsa.pub": b"theirs", "etc/apk/keys/x": b"", "init": b"go"})
+            )
+        },
         {"more": b""},
     ]
     for number, change in enumerate(changes):
