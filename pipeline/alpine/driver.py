@@ -156,11 +156,19 @@ class AlpineDriver:
     def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> dict[str, Wanted]:
         """The packages of all worlds, each solved for itself, by checksum. Raises FactoryError that says why it cannot be."""
         from pipeline.apk.solver import Solver
+        from pipeline.apk.solver_errors import UnsolvableError
         from pipeline.apk.solver_pool import IndexFile
 
         keys = self.trust.files([arch])
         solver = Solver.load([IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes], keys, arch)
-        solutions: list[Solution] = [solver.solve(sorted(world)) for world in worlds if world]
+        solutions: list[Solution] = []
+        for world in worlds:
+            try:
+                solutions += [solver.solve(sorted(world))] if world else []
+            except UnsolvableError as error:
+                what = f"{self.channel.name}: a world for {arch} cannot be had"
+                hint = error.hint or f"its packages: {', '.join(sorted(world))}"
+                raise UnsolvableError(f"{what}: {error.message}", hint=hint) from error
         return {
             chosen.checksum: Wanted(chosen.name, chosen.version, chosen.checksum, indexes[chosen.index])
             for solution in solutions

@@ -100,8 +100,9 @@ def test_each_stages_world_is_solved_for_itself(upstream: Upstream, checkout_pat
     upstream.add("community", "rival", depend="!app")
     upstream.publish()
     driver = upstream.driver(checkout_path, world="app rival")
-    with pytest.raises(FactoryError, match="rival"):
+    with pytest.raises(FactoryError, match="a world for x86_64 cannot be had") as caught:
         driver.lock(Quiet())
+    assert "rival" in caught.value.message
     driver.stage_worlds = dict.fromkeys(ARCHES, (frozenset({"app"}), frozenset({"rival"})))
     assert names(driver.lock(Quiet()).packages["x86_64"]) == ["app-1.0-r0", "lib-1.0-r0", "rival-1.0-r0"]
 
