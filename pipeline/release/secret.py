@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SCRYPT: Final = b"Sc"
 _NO_SCRYPT: Final = b"\0\0"
 _CHECKSUM: Final = b"B2"
-_COMMENT: Final = "untrusted comment: minisign encrypted secret key"
+_COMMENT: Final = "minisign encrypted secret key"
 _PLAIN_SIZE: Final = 104
 _MOST_MEMORY: Final = 1 << 30
 """What minisign itself asks for; a file that wants more is not one of its keys."""
@@ -92,7 +92,7 @@ class SecretKey:
             operations, memory, salt, kind, hidden = 0, 0, bytes(32), _NO_SCRYPT, secret + bytes(32)
         sizes = operations.to_bytes(8, "little") + memory.to_bytes(8, "little")
         text = base64.b64encode(ALGORITHM + kind + _CHECKSUM + salt + sizes + hidden).decode()
-        return f"{_COMMENT}\n{text}\n".encode()
+        return f"untrusted comment: {_COMMENT}\n{text}\n".encode()
 
 
 def load_secret_key(path: Path, passphrase: Passphrase) -> SecretKey:
