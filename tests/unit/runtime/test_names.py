@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and settings: what is taken, and a table of what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tower import names, networks
+from tower.errors import ValueRefusedError
+
+GOOD: list[tuple[Callable[[str], object], str]] = [
+    (names.parse_host_name, "web"),
+    (names.parse_host_name, "a" * 63),
+    (names.parse_host_name, "office-2"),
+    (names.parse_user_name, "al_ice-2"),
+    (names.parse_time_zone, "America/Argentina/Buenos_Aires"),
+    (names.parse_time_zone, "Etc/GMT+3"),
+    (names.parse_keyboard, "fr-bepo"),
+    (names.parse_lang, "de_DE.UTF-8@euro"),
+    (names.parse_lang, "C.UTF-8"),
+    (names.parse_color, "#00ff7f"),
+    (names.parse_branch, "v3.24"),
+    (names.parse_password_hash, "$y$j9T$" + "a" * 60),
+    (names.parse_ssid, "Bob's Wi-Fi $(reboot) é"),
+    (networks.parse_address, "192.168.2.200"),
+]
+BAD: list[tuple[Callable[[str], object], str]] = [
+    *((names.parse_host_name, text) for text in (
+        "", "-web", "web-", "Web", "we b", "web.lan", "web_1", "1web", "192", "a" * 64, "wéb", "web\n", "$(reboot)", "../x", "..",
+        "localhost", "thinclient", "all", "web;id", "web'", "*", "/dev/sda", "\0",
+    )),
+    *((names.parse_user_name, text) for text in ("", "root", "Al", "al ice", "1al", "al:x", "a" * 33, "al\n", "-al", "al$")),
+    *((names.parse_time_zone, text) for text in ("", "../etc/passwd", "/etc/localtime", "Europe//Paris", "UTC\n", "a b", "A/..")),
+    *((names.parse_keyboard, text) for text in ("", "US", "us;id", "../us", "us us", "a" * 40)),
+    *((names.parse_lang, text) for text in ("", "english", "en_us", "en_US.UTF 8", "en_US.UTF-8;id", "$LANG")),
+    *((names.parse_color, text) for text in ("", "red", "#FFFFFF", "#fff", "#0000000", "4363d8")),
+    *((names.parse_branch, text) for text in ("", "v3 24", "../x", "-v", "V3.24")),
+    *((names.parse_public_key, text) for text in ("", "ssh-rsa AAAA", "ssh-ed25519 AAAA", "ssh-ed25519 " + "A" * 68 + " a b")),
+    *((names.parse_password_hash, text) for text in ("", "secret", "$1$salt$" + "a" * 30, "$6$", "$6$sa't$" + "a" * 86)),
+    *((names.parse_ssid, text) for text in ("", "a" * 33, "é" * 17, "a\nb", "a\0b", "\x1b[2J", "\udcff")),
+    *((names.parse_wlan_key, text) for text in ("", "0" * 63, "G" * 64, "password1")),
+    *((networks.parse_address, text) for text in ("", "192.168.2", "192.168.2.256", "::1", "192.168.2.200/24", "192.168.002.1")),
+    *((networks.parse_network, text) for text in ("", "192.168.2.0", "10.0.0.0/8", "0.0.0.0/0")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parse", "text"), GOOD)
+def test_taken_as_it_is(parse: Callable[[str], object], text: str) -> None:
+    assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize(("parse", "text"), BAD)
+def test_refused(parse: Callable[[str], object], text: str) -> None:
+    with pytest.raises(ValueRefusedError):
+        parse(text)
+
+
+@pytest.mark.parametrize("parse", [names.parse_password_hash, names.parse_wlan_key])
+def test_a_secret_given_in_the_wrong_place_is_not_shown(parse: Callable[[str], object]) -> None:
+    with pytest.raises(ValueRefusedError) as raised:
+        parse("my secret password")
+    assert "my secret" not in str(raised.value)

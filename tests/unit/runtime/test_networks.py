@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses and colours of new hosts: no gaps, no clashes."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tower.errors import HostError
+from tower.names import parse_color
+from tower.networks import OFFLINE, ONLINE, next_address, next_color
+
+
+@given(st.sets(st.sampled_from(ONLINE.hosts), max_size=len(ONLINE.hosts) - 1))
+def test_the_lowest_free_address(taken: set[IPv4Address]) -> None:
+    found = next_address(ONLINE, taken)
+    assert found not in taken
+    assert all(address in taken for address in ONLINE.hosts if address < found)
+
+
+def test_networks_do_not_share_addresses() -> None:
+    assert next_address(OFFLINE, set(ONLINE.hosts)) == IPv4Address("192.168.3.200")
+
+
+def test_a_full_network_is_an_error() -> None:
+    with pytest.raises(HostError, match="no address left"):
+        next_address(ONLINE, set(ONLINE.hosts))
+
+
+def test_colors_never_clash() -> None:
+    taken: list[str] = []
+    for _ in range(120):
+        taken.append(parse_color(next_color(taken)))
+    assert len(set(taken)) == 120
+    gone = taken.pop(3)
+    assert next_color(taken) == gone
