@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tower.image import comment_of, dump_sums, parse_sums, sha256_of
 from tower.minisign import SignatureError
 
 from pipeline import boot_record, publish
+from pipeline import commands as factory_commands
 from pipeline.canonical import digest_file
 from pipeline.errors import BootError, ConfigError, ReleaseError, VerifyError
 from pipeline.factory import Factory
@@ -143,6 +145,17 @@ def test_record_of_boots(tmp_path: Path) -> None:
     assert boot_record.read(factory.paths, digest) == {"host-pc": True}
 
 
+def test_boots_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the task of the boot test itself."""
+    factory = opened(tmp_path)
+    made = {row["basename"]: row for row in factory_commands.boot_tasks(factory)}
+    assert set(made) == {"boot:host-pc", "boot:host-rpi"}
+    monkeypatch.setattr("pipeline.boot.main_task", lambda name, path: None)
+    for row in made.values():
+        assert row["actions"][0]() is None
+    check_release(factory, "1.2")
+
+
 # --- what it holds --------------------------------------------------------------------------------------------
 
 
@@ -182,6 +195,17 @@ def test_nothing_but_signatures_depends_on_the_key(original: Path, tmp_path: Pat
             assert (theirs / path.name).read_bytes() == path.read_bytes(), path.name
     mine, other = (json.loads((place / "rebuild.json").read_bytes()) for place in (original, theirs))
     assert mine["subject"] == other["subject"]
+
+
+def test_with_other_peoples_programs(original: Path, tmp_path: Path) -> None:
+    """Who has only minisign and sha256sum can check a release too."""
+    minisign = shutil.which("minisign")
+    if minisign is None:
+        pytest.skip("minisign is not installed")
+    for name in ("SHA256SUMS", "rebuild.json", IMAGE):
+        argv: list[str | Path] = [minisign, "-V", "-Q", "-m", original / name, "-P", KEY.public_key.text]
+        assert subprocess.run(argv, check=True, capture_output=True, text=True).stdout == f"{comment_of(name, '1.2', 'stable')}\n"
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=original, check=True)
 
 
 # --- tampering ------------------------------------------------------------------------------------------------
