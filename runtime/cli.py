@@ -61,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TowerError as error:
         return _show(args.command, error)
     except BrokenPipeError:
-        with suppress(OSError):
-            sys.stderr.close()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return _show(args.command, StoppedError(signal.SIGINT))

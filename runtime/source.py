@@ -74,7 +74,8 @@ def find_image(folder: Path, target: str) -> Path:
 
 
 def _version_key(text: str) -> tuple[Any, ...]:
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"[0-9]+|[A-Za-z]+", text))
+    rows = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"[0-9]+|[A-Za-z]+", text)]
+    return (*rows, (0, 1, ""))  # the end comes after letters: 1.0 is newer than 1.0rc1
 
 
 def read_source(path: Path) -> Source:

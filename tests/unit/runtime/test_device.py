@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tower.device import Disk, check_same, choose, human_size, parse_disks
 from tower.errors import DeviceError
@@ -133,11 +133,14 @@ def test_odd_lists(data: bytes) -> None:
         parse_disks(data)
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
+_LEAF = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
+_ANY = st.recursive(
+    _LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=8
 )
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.sampled_from(sorted(row("x"))), _ANY) | _ANY)
 def test_any_json_is_refused_or_read(value: object) -> None:
     try:
         parse_disks(json.dumps({"blockdevices": [value]}).encode(), Path("/nonexistent"))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -48,7 +49,7 @@ def test_every_ssid_that_is_taken_comes_back(ssid: str) -> None:
     assert env.read_values(line, "x") == {"WLAN_SSID": ssid}
 
 
-BROKEN = {
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut off": lambda data: data[:-1],
     "cut in the middle": lambda data: data[: len(data) // 2],

@@ -32,7 +32,13 @@ def made(path: Path, *parts: tuple[int, bytes], size: int) -> BlockMap:
 @pytest.fixture
 def image(tmp_path: Path) -> tuple[Path, BlockMap]:
     path = tmp_path / "disk.img"
-    return path, made(path, (0, b"first"), (3 * MIB, garbage(9 * MIB + 5000)), (20 * MIB, garbage(4096)), size=30 * MIB)
+    return path, made(
+        path,
+        (0, b"first"),
+        (3 * MIB, garbage(MIB // 2) + bytes(1000) + b"x" * (8 * MIB + MIB // 2 + 4000)),
+        (20 * MIB, garbage(4096)),
+        size=30 * MIB,
+    )
 
 
 def test_our_map_is_that_of_the_factory(image: tuple[Path, BlockMap]) -> None:
@@ -46,7 +52,7 @@ def test_our_map_is_that_of_the_factory(image: tuple[Path, BlockMap]) -> None:
 def test_flashed_and_read_back(image: tuple[Path, BlockMap], tmp_path: Path, suffix: str) -> None:
     path, found = image
     if suffix:
-        tool({".zst": "zstd", ".xz": "xz"}[suffix], "-q", "-k", path)
+        tool({".zst": "zstd", ".xz": "xz"}[suffix], "-q", "-1", "-k", path)
     target = tmp_path / "medium"
     seen: list[int] = []
     with opened(target, size=40 * MIB) as medium:
@@ -144,7 +150,7 @@ def test_an_image_that_is_not_that_of_its_map(image: tuple[Path, BlockMap], tmp_
 @pytest.mark.parametrize("suffix", [".zst", ".xz"])
 def test_a_damaged_packed_image(image: tuple[Path, BlockMap], tmp_path: Path, suffix: str) -> None:
     path, found = image
-    tool({".zst": "zstd", ".xz": "xz"}[suffix], "-q", "-k", path)
+    tool({".zst": "zstd", ".xz": "xz"}[suffix], "-q", "-1", "-k", path)
     packed = path.with_name(path.name + suffix)
     packed.write_bytes(packed.read_bytes()[:-20])
     with opened(tmp_path / "medium", size=30 * MIB) as medium, pytest.raises(ImageProblemError):

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which image is taken, and which never."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tower import source
+from tower.errors import ImageProblemError
+from tower.source import builds_folder, check_source, find_image, read_source
+
+from tests.unit.runtime.disks import write_manifest
+
+
+@pytest.fixture
+def image(small_image: Path, tmp_path: Path) -> Path:
+    for path in small_image.parent.glob(f"{small_image.name}*"):
+        shutil.copy2(path, tmp_path / path.name)
+    return tmp_path / small_image.name
+
+
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: str) -> None:
+    path = tmp_path / "os-release"
+    path.write_text(f"TOWER_CHANNEL={channel}\n")
+    monkeypatch.setattr(source, "OS_RELEASE", path)
+
+
+def test_the_first_folder_that_exists(home: Path) -> None:
+    assert builds_folder() == home / ".cache/tower/builds"
+    (home / "builds").mkdir()
+    assert builds_folder() == home / "builds"
+    (home / "dist").mkdir()
+    assert builds_folder() == home / "dist"
+
+
+def test_the_newest_of_a_target(tmp_path: Path) -> None:
+    for name in (
+        "0.9.0-lab-pc.img.zst",
+        "0.10.0-lab-pc.img.zst",
+        "0.10.0rc1-lab-pc.img.zst",
+        "9.0.0-lab-rpi.img.zst",
+        "x-lab-pc.img",
+    ):
+        (tmp_path / f"toweros-host-{name}").touch()
+    (tmp_path / "toweros-host-9.9.9-lab-pc.img.zst.bmap").touch()
+    assert find_image(tmp_path, "pc").name == "toweros-host-0.10.0-lab-pc.img.zst"
+    (tmp_path / "toweros-host-0.10.0-alpine-v3.24-pc.img.xz").touch()
+    with pytest.raises(ImageProblemError, match="2 images"):
+        find_image(tmp_path, "pc")
+    with pytest.raises(ImageProblemError, match="no image"):
+        find_image(tmp_path / "none", "pc")
+
+
+def test_what_the_manifest_says(image: Path) -> None:
+    found = read_source(image)
+    assert (found.version, found.channel, found.branch, found.releasable) == ("1.2.0", "lab", "lab", False)
+
+
+@pytest.mark.parametrize("ending", ["", ".bmap", ".manifest.json"])
+def test_a_file_that_is_missing(image: Path, ending: str) -> None:
+    image.with_name(image.name + ending).unlink()
+    with pytest.raises(ImageProblemError, match="there is no"):
+        read_source(image)
+
+
+@pytest.mark.parametrize("change", [{"channel": None}, {"channel": {"name": "x"}}, {"files": {}}, {"version": None, "files": []}])
+def test_manifests_that_are_none(image: Path, change: dict[str, object]) -> None:
+    path = image.with_name(f"{image.name}.manifest.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ImageProblemError, match="not the manifest"):
+        read_source(image)
+    path.write_text("{")
+    with pytest.raises(ImageProblemError, match="not the manifest"):
+        read_source(image)
+
+
+def test_a_changed_image_is_refused(image: Path) -> None:
+    found = read_source(image)
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    with pytest.raises(ImageProblemError, match="sha256"):
+        check_source(found, unsigned=True)
+
+
+def test_without_a_signature_only_for_development(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release(tmp_path, monkeypatch, "lab")
+    assert "not signed" in check_source(read_source(image), unsigned=False)
+    release(tmp_path, monkeypatch, "alpine-v3.24")
+    with pytest.raises(ImageProblemError, match="not signed"):
+        check_source(read_source(image), unsigned=False)
+    assert "not signed" in check_source(read_source(image), unsigned=True)
+    write_manifest(image, channel="alpine-v3.24", releasable=True)
+    with pytest.raises(ImageProblemError, match="not signed"):
+        check_source(read_source(image), unsigned=False)
+
+
+def test_a_signature_that_does_not_hold_is_never_passed_over(image: Path, home: Path) -> None:
+    image.with_name(f"{image.name}.minisig").write_text("untrusted comment: x\n")
+    with pytest.raises(ImageProblemError):
+        check_source(read_source(image), unsigned=True)
