@@ -145,6 +145,8 @@ def ask_passphrase(where: str, descriptor: str) -> str:
     """The passphrase: one line from file descriptor `descriptor` if it is a number, else from the terminal."""
     if not descriptor:
         try:
+            # getpass by itself would fall back to a stdin that shows what is typed.
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
             return getpass.getpass(f"passphrase of {where}: ")
         except (EOFError, OSError) as error:
             raise ConfigError(

@@ -153,6 +153,18 @@ def test_passphrase_by_descriptor(tmp_path: Path) -> None:
         assert "hunter2" not in str(caught.value)
 
 
+def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never read from a stdin that would show it."""
+
+    def none(path: str, flags: int) -> int:
+        raise OSError(6, "No such device or address", path)
+
+    monkeypatch.setattr("pipeline.release.secret.os.open", none)
+    with pytest.raises(ConfigError, match="there is no terminal") as caught:
+        ask_passphrase("key", "")
+    assert caught.value.hint == "passphrase=N reads it from file descriptor N"
+
+
 # --- tampering ------------------------------------------------------------------------------------------------
 
 
