@@ -18,7 +18,6 @@ from tower.image import (
     comment_of,
     parse_sums,
     read_comment,
-    sha256_of,
 )
 from tower.minisign import SUFFIX, PublicKey, parse_signature, read_small, verify_file
 
@@ -73,7 +72,7 @@ def _inspect(folder: Path, keys: tuple[PublicKey, ...], rebuilders: Sequence[Pub
             raise ImageError(f"{folder / name}: its signature says {own.trusted_comment!r}, which is not of this release")
     statement = _json(folder / REBUILD)
     for name in images:
-        _check_image(folder, name, said, statement)
+        _check_image(folder, name, said, statement, sums)
     _check_statement(folder, statement, said, images)
     attested = attested_by(folder, rebuilders)
     if len(attested) < need:
@@ -102,10 +101,10 @@ def _check_names(folder: Path, sums: Mapping[str, str], images: tuple[str, ...])
             raise ImageError(f"{path}: is not a plain {'folder' if name == ATTESTATIONS else 'file'}")
 
 
-def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Mapping[str, Any]) -> None:
-    """Manifest, block map, SBOM and provenance of one image agree with it and with each other."""
+def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Mapping[str, Any], sums: Mapping[str, str]) -> None:
+    """Manifest, block map, SBOM and provenance of one image agree with it and with each other; `sums` hold."""
     manifest, sbom, provenance = (_json(folder / f"{name}{ending}") for ending in (MANIFEST, SBOM, PROVENANCE))
-    digest = sha256_of(folder / name)
+    digests = {file: sums[file] for file in (name, f"{name}{BLOCK_MAP}")}
     try:
         build = provenance["predicate"]["buildDefinition"]
         wanted: dict[str, tuple[object, object]] = {
@@ -113,14 +112,14 @@ def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Ma
             "version in its manifest": (manifest["version"], said["version"]),
             "channel in its manifest": (manifest["channel"]["name"], said["channel"]),
             "releasable in its manifest": (manifest["channel"]["releasable"], True),
-            "files in its manifest": ({file: row["sha256"] for file, row in manifest["files"].items()}, _sums(folder, name)),
-            "subjects of its provenance": (subjects_of(provenance), _sums(folder, name)),
+            "files in its manifest": ({file: row["sha256"] for file, row in manifest["files"].items()}, digests),
+            "subjects of its provenance": (subjects_of(provenance), digests),
             "stage keys in its provenance": (build["internalParameters"]["stages"], _keys(manifest)),
             "lock in its provenance": (build["internalParameters"]["lock"], manifest["lock"]),
             "builder in its provenance": (_builder(provenance), manifest["builder"]),
             "commit in its provenance": (_commit(build), statement["predicate"]["commit"]),
             "lock in the statement for rebuilders": (statement["predicate"]["lock"], manifest["lock"]),
-            "digest in its SBOM": (sbom["metadata"]["component"]["hashes"][0]["content"], digest),
+            "digest in its SBOM": (sbom["metadata"]["component"]["hashes"][0]["content"], sums[name]),
             "packages in its SBOM": (
                 _components(sbom),
                 sorted((row["name"], row["version"], row["checksum"]) for row in manifest["packages"]),
@@ -178,10 +177,6 @@ def _json(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise ImageError(f"{path}: not a JSON object")
     return data
-
-
-def _sums(folder: Path, name: str) -> dict[str, str]:
-    return {file: sha256_of(folder / file) for file in (name, f"{name}{BLOCK_MAP}")}
 
 
 def _keys(manifest: Mapping[str, Any]) -> dict[str, str]:
