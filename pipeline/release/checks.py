@@ -74,7 +74,7 @@ def _asked(faults: list[str], paths: Paths) -> str:
     try:
         commit, changed = checkout_state(paths.checkout)
     except ToolError as error:
-        faults.append(f"checkout: git cannot say what it is: {error.message.splitlines()[0]}")
+        faults.append(f"checkout: git cannot say what it is: {error.message.splitlines()[-1].strip()}")
         return ""
     if changed:
         shown = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")

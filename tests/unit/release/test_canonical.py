@@ -25,7 +25,7 @@ from pipeline.release.canonical import canonical_digest, signature_name, without
 @pytest.fixture(scope="module")
 def signers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Signer, Signer]:
     folder = tmp_path_factory.mktemp("keys")
-    private = [generate_key(folder, name)[0] for name in ("first", "the-second")]
+    private = [generate_key(folder, name, 2048)[0] for name in ("first", "the-second")]
     return Signer(private[0], "first.rsa.pub"), Signer(private[1], "the-second.rsa.pub")
 
 
