@@ -94,7 +94,8 @@ def _stop_at_signals() -> None:
 
     with suppress(ValueError):  # not in the main thread of a program that uses us: its signals are its own
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                signal.signal(number, stop)
 
 
 def _show(command: str, error: TowerError) -> int:

@@ -172,6 +172,11 @@ class Tower:
             remove_folder(gone)
             self._write_config()
 
+    def refresh(self) -> None:
+        """Write ssh's configuration anew: one of us may have been killed just before it did."""
+        with self.lock():
+            self._write_config()
+
     def _write_config(self) -> None:
         """Bring `config`, `known_hosts` and the user's Include line up to what hosts there are."""
         hosts = self.hosts()

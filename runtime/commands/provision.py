@@ -82,6 +82,8 @@ def execute(args: argparse.Namespace) -> int:
     view, tower = View(json=args.json), tower_of_user()
     name = parse_host_name(args.name)
     if args.resume:
+        tower.host(name)
+        tower.refresh()
         return _finish(args, tower, tower.host(name), view, resume=True)
     wish, origin, target = _decide(args, tower)
     place = tower.place(name, online=wish.online)

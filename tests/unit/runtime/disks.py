@@ -54,6 +54,7 @@ def make_image(folder: Path, *, compress: str = "") -> Path:
     found = blockmap.dump(blockmap.read_image(image))
     if compress:
         tool(compress, "-q", "-1", "-k", image)
+        image.unlink()
         suffix = {"zstd": ".zst", "xz": ".xz"}[compress]
         image = image.with_name(image.name + suffix)
     image.with_name(f"{image.name}.bmap").write_bytes(found)

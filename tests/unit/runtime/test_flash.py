@@ -135,7 +135,7 @@ def test_an_image_that_is_not_that_of_its_map(image: tuple[Path, BlockMap], tmp_
     path, found = image
     good = path.read_bytes()
     for data, reason in (
-        (good[: 5 * MIB] + b"x" + good[5 * MIB + 1 :], "sha256"),
+        (good[: 5 * MIB] + b"y" + good[5 * MIB + 1 :], "sha256"),
         (good[: 15 * MIB] + b"x" + good[15 * MIB + 1 :], "is empty"),
         (good[: 10 * MIB], "ends too early"),
         (good[: 25 * MIB], "ends too early"),
