@@ -27,7 +27,7 @@ FAILURES = (
     "shell of the initramfs",
     "Attempted to kill init",
     "No bootable device",
-    "BdsDxe: failed to",
+    "BdsDxe: No bootable option",
 )
 """What a console says when waiting on is useless."""
 
