@@ -11,10 +11,12 @@ be remembered or believed for that.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import lzma
 import mmap
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from typing import IO, Final, cast
 from tower import proc
 from tower.blockmap import BlockMap, Check
 from tower.errors import DeviceError, ImageProblemError, ToolError
-from tower.medium import ALIGN, CHUNK, Medium, new_buffer
+from tower.medium import ALIGN, CHUNK, Medium, new_buffer, same
 
 GAP: Final = 256 << 10
 """A hole smaller than this is written: as fast as skipping it."""
@@ -129,7 +131,7 @@ def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> N
     place = 0
     for start, end in block_map.spans(GAP):
         while place < start:
-            place += _feed(stream, skipped[: min(CHUNK, start - place)], check, image)
+            place += _hole(stream, place, start, check) or _feed(stream, skipped[: min(CHUNK, start - place)], check, image)
         while place < end:
             buffer = line.free.get()
             if buffer is None or line.failure is not None:
@@ -141,10 +143,27 @@ def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> N
             line.write.put(Piece(place, full, buffer))
             place += length
     while place < block_map.size:
-        place += _feed(stream, skipped[: min(CHUNK, block_map.size - place)], check, image)
+        end = block_map.size
+        place += _hole(stream, place, end, check) or _feed(stream, skipped[: min(CHUNK, end - place)], check, image)
     check.finish()
     if stream.read(1):
         raise ImageProblemError(f"{image}: is larger than the {block_map.size} bytes that its block map says")
+
+
+def _hole(stream: IO[bytes], place: int, until: int, check: Check) -> int:
+    """Pass over a hole of an image that is not packed: how many bytes; 0 if there is none, or it cannot be known."""
+    handle = stream.fileno()
+    try:
+        size = os.fstat(handle).st_size
+        data = os.lseek(handle, place, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a pipe
+            return 0
+        data = size  # no data up to the end of the file
+    found = max(0, min(until, data, size) - place)
+    os.lseek(handle, place + found, os.SEEK_SET)
+    check.skip(found)
+    return found
 
 
 def _feed(stream: IO[bytes], into: memoryview, check: Check, image: Path) -> int:
@@ -163,13 +182,13 @@ def _feed(stream: IO[bytes], into: memoryview, check: Check, image: Path) -> int
 
 
 def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> None:
-    there = memoryview(new_buffer()) if compare else None
+    there = new_buffer() if compare else None
     batch: list[Piece] = []
     while (piece := line.write.get()) is not None and line.failure is None:
         data = memoryview(piece.buffer)[: piece.length]
         if there is not None:
-            medium.read(piece.place, there[: piece.length])
-        old = there is not None and there[: piece.length].tobytes() == data.tobytes()
+            medium.read(piece.place, memoryview(there)[: piece.length])
+        old = there is not None and same(there, piece.buffer, piece.length)
         if not old:
             medium.write(piece.place, data)
         counts[old] += piece.length
@@ -194,7 +213,7 @@ def _check(line: _Line, medium: Medium, advance: Advance) -> None:
         for piece in batch:
             if not piece.old:
                 medium.read(piece.place, view[: piece.length])
-                if buffer[: piece.length] != piece.buffer[: piece.length]:
+                if not same(buffer, piece.buffer, piece.length):
                     raise differs(medium, piece.place, piece.length)
             line.free.put(piece.buffer)
             advance(piece.length)
