@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 # Folder (and marker) of each ring, in the order they run, with the seconds one of its tests may take.
-RINGS = {"lint": 300, "unit": 60, "integration": 600, "boot": 1200}
+RINGS = {"lint": 300, "unit": 60, "integration": 600, "network": 300, "boot": 1200}
 
 
 def ring_of(item: pytest.Item) -> str:
