@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk that `tower provision` made of the factory's own image: whole, with the host's files, and it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.boot import LOGIN, SSH, Machine, check_banner, started
+from pipeline.disk import boot_file, partitions, root_file, root_filesystem
+
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="session")
+def provisioned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The disk of a host, and the folder that the thin client keeps about it."""
+    (image,) = images.glob("toweros-host-*-lab-pc.img.zst")
+    home = tmp_path_factory.mktemp("home")
+    target = home / "vm.img"
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tower",
+        "provision",
+        "vm",
+        "--offline",
+        "--username",
+        "al",
+        "--unsigned",
+        "--no-wait",
+        "--yes",
+    ]
+    env = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    options = ["--image", str(image), "--device-file", str(target), "--size", "2G", "--json"]
+    done = subprocess.run([*argv, *options], cwd=home, env=env, check=True, capture_output=True, timeout=300)
+    assert json.loads(done.stdout)["state"] == "written"
+    return target, home / ".local/tower/hosts/vm"
+
+
+def test_the_disk_is_whole_and_has_the_hosts_files(provisioned: tuple[Path, Path], tmp_path: Path) -> None:
+    disk, folder = provisioned
+    boot, root = partitions(disk)
+    assert root.start + root.size == disk.stat().st_size == 2 * GIB
+    assert root.start == boot.start + boot.size
+    for name in ("tower.env", "crypto_keyfile.bin", "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", "tower-receipt.json"):
+        assert boot_file(disk, name) == (folder / name).read_bytes(), name
+    subprocess.run(["e2fsck", "-f", "-n", root_filesystem(disk, tmp_path)], check=True, capture_output=True, timeout=120)
+    assert b"ID=toweros\n" in root_file(disk, "/etc/os-release", tmp_path)
+
+
+@pytest.mark.parametrize("machine", [Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI])
+def test_the_disk_starts(machine: Machine, provisioned: tuple[Path, Path], checkout: Path) -> None:
+    log = checkout / "build" / "log" / f"provisioned-{machine.value}.log"
+    with started(machine, provisioned[0], log=log) as guest:
+        guest.wait(LOGIN, machine.limit)
+        check_banner(guest, guest.banner(SSH, machine.limit / 2))
