@@ -233,7 +233,8 @@ def include(ssh_config: Path, config: Path) -> None:
     line = f"Include {_unexpanded(config)}\n".encode()
     real = ssh_config.resolve() if ssh_config.is_symlink() else ssh_config
     if not real.exists():
-        make_folder(real.parent)
+        if not real.parent.is_dir():
+            make_folder(real.parent)
         write_file(real, line)
         return
     # Large enough for any that a person wrote.

@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import receipt
+from tower import answer, proc, receipt
 from tower.answer import _MARK, Answer, check_receipt, parse_answer
+from tower.env import TowerEnv
 from tower.errors import AnswerError, StateError
+from tower.proc import Done
 from tower.receipt import Receipt, Stage, Target
+from tower.sshconf import Host, Tower
+from tower.view import View
 
 ID = "0123456789abcdef" * 2
 FIRST = Receipt(
@@ -80,11 +86,72 @@ def test_garbage(data: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_or_read(data: bytes) -> None:
-    for answer in (data, text_of("") + data):
+    for said in (data, text_of("") + data):
         try:
-            parse_answer(answer, "web")
+            parse_answer(said, "web")
         except AnswerError:
             pass
+
+
+class Line:
+    """A connection that was made."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def waited(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch, *answers: OSError | Done) -> Answer:
+    """What `wait_for` makes of a row of answers: errors of the network, or what ssh leaves."""
+    left = list(answers)
+
+    def connect(*_: object, **__: object) -> Line:
+        if isinstance(left[0], OSError):
+            found = left.pop(0) if len(left) > 1 else left[0]
+            assert isinstance(found, OSError)
+            raise found
+        return Line()
+
+    def run(*_: object, **__: object) -> Done:
+        found = left.pop(0) if len(left) > 1 else left[0]
+        assert isinstance(found, Done)
+        return found
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(proc, "run", run)
+    return answer.wait_for(Host(tower.folder, settings), tower, limit=0.3, view=View(), sleep=lambda _: time.sleep(0.05))
+
+
+def refused(said: str) -> Done:
+    return Done(255, b"", said.encode())
+
+
+def test_a_host_that_comes_up_is_waited_for(
+    tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = (TimeoutError(), ConnectionRefusedError(), refused("Permission denied (publickey)"), Done(0, text_of(""), b""))
+    assert waited(tower, settings, monkeypatch, *steps).system == "TowerOS host 1.0 (lab)"
+    said = capsys.readouterr().err
+    assert [word for word in ("waiting for", "is not yet", "the key yet", "TowerOS") if word in said] == [
+        "waiting for", "is not yet", "the key yet", "TowerOS",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (TimeoutError(), "no answer within"),
+        (refused("Permission denied (publickey)"), "take the key"),
+        (refused("kex_exchange_identification: read: Connection reset"), "no answer within"),
+        (refused("Host key verification failed."), "another host key"),
+        (Done(0, b"garbage", b""), "no description"),
+    ],
+)
+def test_hosts_that_never_answer_as_they_should(
+    tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch, last: OSError | Done, reason: str
+) -> None:
+    with pytest.raises(AnswerError, match=reason):
+        waited(tower, settings, monkeypatch, last)
 
 
 def test_a_host_of_an_older_provisioning(tmp_path: Path) -> None:

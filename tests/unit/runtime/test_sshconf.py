@@ -111,6 +111,14 @@ def test_an_include_that_the_user_moved_down_among_others_stays(tower: Tower, se
     assert tower.ssh_config.read_text() == text
 
 
+def test_the_users_folder_keeps_its_mode(tower: Tower, settings: TowerEnv) -> None:
+    tower.ssh_config.parent.mkdir()
+    tower.ssh_config.parent.chmod(0o755)
+    add(tower, settings, "vault")
+    assert stat.S_IMODE(tower.ssh_config.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE(tower.ssh_config.stat().st_mode) == 0o600
+
+
 def test_a_linked_configuration_stays_a_link(tower: Tower, home: Path, settings: TowerEnv) -> None:
     real = home / "dotfiles"
     real.write_text("Host x\n")
