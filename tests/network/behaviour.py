@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.network.bench import ASKED, BEFORE, OTHER, PASSED, SERVICES, Bench
+from tests.network.bench import ASKED, BEFORE, PASSED, SERVICES, Bench
 from tests.network.model import HOST, LAST_HOST, MODEL, ROUTER, SERVER, THINCLIENT, THINCLIENT_OFFLINE, Role
 from tests.network.packets import ACK, BROKEN, ICMP, ICMPV6, SYNACK, TCP, UDP, Packet
 
@@ -76,6 +76,7 @@ def differences(bench: Bench, role: str, *, patience: float = 0.003, longest: fl
     `patience` is what is waited for packets that should not come, `longest` for those that should.
     """
     run = Run(bench, MODEL[role], patience, longest)
+    bench.next_turn()
     bench.forget()
     for step in (_arrivals, _sendings, _loopback, _from_before, _broken, _continued, _errors, _forwarded, _strays, _wrong_routes):
         step(run)
@@ -88,7 +89,7 @@ def _tell(leg: str, packet: Packet) -> str:
     return f"{_NAMES.get(packet.protocol, 'portless')} {packet.source} to {packet.target}:{packet.target_port} ({leg})"
 
 
-def _openers(bench: Bench, source: str, target: str, portless: int = OTHER) -> Iterator[tuple[Packet, int]]:
+def _openers(bench: Bench, source: str, target: str, portless: int = 0) -> Iterator[tuple[Packet, int]]:
     """The first packets of every kind of connection between two addresses, each with its mark."""
     for port in SERVICES:
         yield Packet(source, target, TCP, mark := bench.mark(), port), mark
@@ -96,7 +97,7 @@ def _openers(bench: Bench, source: str, target: str, portless: int = OTHER) -> I
         yield Packet(source, target, UDP, mark := bench.mark(), port), mark
     yield Packet(source, target, ICMPV6 if ":" in source else ICMP, mark := bench.mark()), mark
     if ":" not in source:
-        yield Packet(source, target, portless, mark := bench.mark()), mark
+        yield Packet(source, target, portless or bench.other, mark := bench.mark()), mark
 
 
 def _addresses(bench: Bench) -> list[str]:
@@ -375,7 +376,7 @@ def _forwarded(run: Run) -> None:
     for leg, source, target in itertools.product(bench.legs, _SOURCES, targets):
         if source == target or target in _addresses(bench):
             continue
-        for packet, mark in _openers(bench, source, target, PASSED if leg == "eth0" else OTHER):
+        for packet, mark in _openers(bench, source, target, PASSED if leg == "eth0" else bench.other):
             if packet.protocol == PASSED and source == LAST_HOST:
                 continue  # translated, it would be the same as the other host's
             bench.arrive(leg, packet)

@@ -19,8 +19,9 @@ from pathlib import Path
 from tests.network.machines import Machine, Tower, in_network_of
 from tests.network.packets import ICMP, ICMPV6, TCP, UDP, Packet, content, drain, parsed
 
-ASKED, PASSED, OTHER, BEFORE = 254, 252, 253, 251
-"""Protocols without ports: one for each way, since of these the rules know connections by address alone."""
+ASKED, PASSED, BEFORE, OTHERS = 254, 252, 251, range(143, 151)
+"""Protocols without ports: one for each way, since of these the kernel knows connections by address
+alone; and some in turn, which are strangers again when their turn comes."""
 
 SERVICES = (22, 53, 80, 123, 9050)
 """Ports that a program listens on, by TCP and UDP, on every machine: what is refused is refused by the rules."""
@@ -29,7 +30,7 @@ _ALL_FRAMES = 0x0003
 _OUTGOING = 4
 _IPV6_HDRINCL = 36
 _SWITCH_MAC = b"\x02\x00\x00\x00\x00\x01"
-_REMEMBERED = ("tcp_timeout_syn_sent", "tcp_timeout_syn_recv", "udp_timeout", "udp_timeout_stream", "generic_timeout")
+_REMEMBERED = ("tcp_timeout_syn_sent", "tcp_timeout_syn_recv", "udp_timeout", "udp_timeout_stream")
 _NEIGHBOURS = (
     *(f"192.168.{network}.{number}" for network in (2, 3) for number in (1, 50, 100, 199, 200, 201, 254)),
     *(f"fd00:{network}::{number}" for network in (2, 3) for number in (1, 100, 200, 201)),
@@ -57,11 +58,17 @@ class Bench:
     passed_before: list[Packet] = field(default_factory=list)
     """Those that it passed on from its first leg."""
     marks: int = 20000
+    other: int = OTHERS[0]
+    """The protocol without ports whose turn it is."""
 
     def mark(self) -> int:
         """A number that no packet of this bench has had: connections of earlier tests are not this one's."""
         self.marks = self.marks + 1 if self.marks < 60000 else 20001
         return self.marks
+
+    def next_turn(self) -> None:
+        """Give the turn to the next protocol without ports."""
+        self.other = OTHERS[(self.other + 1 - OTHERS[0]) % len(OTHERS)]
 
     def arrive(self, leg: str, packet: Packet) -> None:
         """Put a packet onto the wire of a leg, towards the machine."""
@@ -163,7 +170,7 @@ def _switch(wires: int, line: str) -> None:
 def _open_sockets(made: Bench, stack: ExitStack) -> None:
     machine = made.machine
     for family, version, protocols in (
-        (socket.AF_INET, 4, (TCP, UDP, ICMP, ASKED, PASSED, OTHER)),
+        (socket.AF_INET, 4, (TCP, UDP, ICMP, ASKED, PASSED, *OTHERS)),
         (socket.AF_INET6, 6, (TCP, UDP, ICMPV6)),
     ):
         for protocol in protocols:
@@ -197,7 +204,8 @@ def _teach(made: Bench, legs: Sequence[str] | dict[str, str]) -> None:
         "net/ipv4/conf/all/rp_filter": "0",
         "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
         "net/ipv4/icmp_ratelimit": "0",
-        # Connections are remembered as long as the tests run.
+        # Connections are remembered as long as the tests run, those without ports as short as can be.
+        "net/netfilter/nf_conntrack_generic_timeout": "1",
         **{f"net/netfilter/nf_conntrack_{kind}": "3600" for kind in _REMEMBERED},
         **{f"net/ipv4/conf/{leg}/rp_filter": "0" for leg in legs},
     }

@@ -116,7 +116,7 @@ def content(source: str, target: str, protocol: int, raw: bytes) -> Packet | Non
             return Packet(source, target, protocol, struct.unpack("!H", raw[4:6])[0])
         case 1 if len(raw) >= 8:
             return Packet(source, target, protocol, raw[0], raw[1], body=raw[4:])
-        case 251 | 252 | 253 | 254 if len(raw) >= 2:
+        case _ if protocol >= 143 and len(raw) >= 2:
             return Packet(source, target, protocol, struct.unpack("!H", raw[:2])[0])
     return None
 
