@@ -121,6 +121,7 @@ def test_owners_and_modes_are_those_of_the_table(disk: Path, tmp_path: Path) -> 
 
 @pytest.mark.qa("T06")
 @pytest.mark.qa("T12")
+@pytest.mark.qa("T14")
 @pytest.mark.qa("T19")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("machine", [Machine.THINCLIENT_BIOS, Machine.THINCLIENT_UEFI])
@@ -140,6 +141,8 @@ def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
         listening = guest.command("netstat -lntu | grep -v '127.0.0.1\\|::1' | grep -c 'LISTEN\\|^udp'").text
         assert listening.strip() == "0", guest.command("netstat -lntup").text
         assert guest.command("ls /media/*/toweros/docs/index.md").status == 0
+        rules = guest.command("rc-service firewall status && /usr/libexec/tower/firewall check")
+        assert rules.status == 0, rules.text
         failed = guest.command("rc-status --crashed").text
         assert not failed.strip(), failed
 
