@@ -32,8 +32,8 @@ from tower.medium import ALIGN, CHUNK, Medium, new_buffer, same
 
 GAP: Final = 256 << 10
 """A hole smaller than this is written: as fast as skipping it."""
-_BATCH: Final = 8
-"""Buffers between two syncs: 32 MiB, read back while the next are written."""
+_BATCH: Final = 4
+"""Buffers between two syncs: 16 MiB, read back while the next are written. More were slower, and a longer tail."""
 _BUFFERS: Final = 3 * _BATCH
 _PIPE: Final = 1 << 20
 
