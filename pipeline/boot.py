@@ -214,7 +214,8 @@ def _raspberry(image: Path, scratch: Path, forward: str) -> list[str]:
         *("-append", line),
         *("-drive", f"file={_overlay(raw, scratch, size)},format=qcow2,if=sd"),
         *("-netdev", f"user,id=net0{forward}"),
-        *("-device", "usb-net,netdev=net0"),
+        # Linux calls it eth0 only if its address is, as here, one that a maker was given.
+        *("-device", "usb-net,netdev=net0,mac=b8:27:eb:00:00:01"),
     ]
 
 
