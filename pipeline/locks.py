@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +37,14 @@ class Lock:
         with suppress(FileNotFoundError):
             self.path.unlink()
         self.release()
+
+
+def pause(seconds: float) -> None:
+    """Let others work for a while.
+
+    Not `time.sleep`, which asks for an absolute time: libfaketime, under which verify:reproducible builds, gets that wrong.
+    """
+    threading.Event().wait(seconds)
 
 
 def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
@@ -83,7 +91,7 @@ def wait_lock(
     while lock is None:
         if check is not None:
             check()
-        time.sleep(_POLL_SECONDS)
+        pause(_POLL_SECONDS)
         lock = try_lock(path, shared=shared)
     return lock
 
