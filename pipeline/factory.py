@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline import explain, lockfile
+from pipeline import explain, lockfile, proc
 from pipeline.artifact import DamagedError, FileRecord
 from pipeline.canonical import Digest, canonical_json
 from pipeline.channel import ChannelDriver, Lock, SolvesWorlds, open_driver
@@ -234,9 +234,10 @@ class Factory:
             collect(self.store, keep=set(self.store.built_keys()) - {artifact.key}, max_bytes=0)
 
     def stop(self) -> None:
-        """End all sandboxes of this process and wait for their threads to tidy up."""
+        """End all sandboxes and programs of this process, and wait for their threads to tidy up."""
         if "engine" in self.__dict__:
             self.engine.stop()
+            proc.stop_all(_STOP_SECONDS / 2)
             deadline = time.monotonic() + _STOP_SECONDS
             while self._running and time.monotonic() < deadline:
                 pause(0.1)
