@@ -13,12 +13,12 @@ from functools import partial
 
 from pipeline import explain, supply
 from pipeline.boot_record import BOOTS, recorded
-from pipeline.errors import ConfigError, FactoryError, LockError, ToolError
+from pipeline.errors import ConfigError, FactoryError, LockError
 from pipeline.factory import Factory
 from pipeline.keys import NotBuiltError
 from pipeline.plan import Image, Node, StageNode, is_folder
 from pipeline.report import Row
-from pipeline.tasks import Task, chosen_images, task, variables
+from pipeline.tasks import Task, chosen_images, number, task, variables
 
 _TEST_SECONDS = 4 * 3600
 _GIB = 1 << 30
@@ -131,11 +131,7 @@ def collect(factory: Factory) -> None:
     """`doit gc [size=GiB]`: keep what the present plan is made of, and the rest as far as it fits."""
     from pipeline.gc import collect as collect_store
 
-    size = variables().get("size", str(_DEFAULT_GIB))
-    try:
-        max_bytes = int(float(size) * _GIB)
-    except ValueError:
-        raise ConfigError(f"size={size}: not a number of GiB", hint="for example: size=10") from None
+    max_bytes = int(number("size", _DEFAULT_GIB) * _GIB)
     keep = {artifact.key for node in factory.plan.nodes.values() if (artifact := factory.find(node)) is not None}
     done = collect_store(factory.store, keep=keep, max_bytes=max_bytes)
     in_use = f"; {done.kept_in_use} in use" if done.kept_in_use else ""
@@ -196,7 +192,7 @@ def run_tests(words: Sequence[str]) -> None:
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
     done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=sys.stdout.buffer, check=False)
     if done.status:
-        raise ToolError(f"tests: pytest ended with exit status {done.status}", hint="its output is above")
+        raise FactoryError(f"tests: pytest ended with exit status {done.status}", hint="its output is above")
 
 
 def verify(factory: Factory) -> None:

@@ -12,7 +12,7 @@ from pipeline.channel import Lock, SolvesWorlds
 from pipeline.errors import ConfigError, FactoryError, LockError
 from pipeline.factory import Factory
 from pipeline.report import Row
-from pipeline.tasks import Task, task, variables
+from pipeline.tasks import Task, number, task, variables
 from pipeline.vault import Vault
 
 _DAYS = 30.0
@@ -99,11 +99,7 @@ def load(factory: Factory) -> None:
 
 def collect(factory: Factory) -> None:
     """`doit vault:gc [days=N]`: keep what any lock of this checkout names, and what was used lately."""
-    given = variables().get("days", str(_DAYS))
-    try:
-        days = float(given)
-    except ValueError:
-        raise ConfigError(f"days={given}: not a number", hint="for example: days=7") from None
+    days = number("days", _DAYS)
     swept = _vault(factory).gc({file.sha256 for lock in all_locks(factory) for file in lock.files}, days)
     sizes = f"{swept.freed / 2**20:.1f} MiB freed, {swept.left / 2**20:.1f} MiB left"
     factory.progress.say(f"vault: {swept.removed} files removed, {sizes}")

@@ -165,6 +165,18 @@ def variables() -> dict[str, str]:
     return given
 
 
+def number(name: str, default: float) -> float:
+    """A variable that is a number, 0 or more. Raises ConfigError for anything else."""
+    given = variables().get(name, "")
+    try:
+        found = float(given or default)
+    except ValueError:
+        found = -1
+    if not 0 <= found < float("inf"):
+        raise ConfigError(f"{name}={given}: not a number, 0 or more", hint=f"for example: {name}=10")
+    return found
+
+
 def config(factory: Factory) -> dict[str, Any]:
     """What dodo.py tells doit about itself."""
     kind = Events if variables().get("json") == "1" else Lines

@@ -153,6 +153,7 @@ def test_gc_keeps_the_plan(factory: Factory, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", {"size": "0"})
     commands.collect(factory)
     assert factory.find(factory.plan.nodes["stage:root:pc"]) is not None
-    monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", {"size": "much"})
-    with pytest.raises(ConfigError, match="size=much"):
-        commands.collect(factory)
+    for size in ("much", "-1", "inf", "nan"):
+        monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", {"size": size})
+        with pytest.raises(ConfigError, match=f"size={size}: not a number"):
+            commands.collect(factory)

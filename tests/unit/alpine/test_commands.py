@@ -120,10 +120,11 @@ def test_gc_keeps_what_locks_name(factory: Callable[[], Factory], given: Callabl
     supply.fetch(factory())
     vault = Vault(tmp_path / "cache" / "tower" / "vault")
     stray = vault.put(b"stray")
-    given(days="x")
-    with pytest.raises(ConfigError, match="not a number"):
-        supply.collect(factory())
-    given(days="-1")
+    for days in ("x", "-1", "nan"):
+        given(days=days)
+        with pytest.raises(ConfigError, match="not a number"):
+            supply.collect(factory())
+    given(days="0")
     supply.collect(factory())
     assert not vault.place(stray).exists()
     assert not vault.missing(factory().lock().files)
