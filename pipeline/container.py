@@ -108,7 +108,7 @@ def _require_image(engine: Engine, sandbox: Sandbox) -> None:
     image = engine.find_image(sandbox.image)
     if image is None:
         raise SandboxError(
-            f"{sandbox.name}: the engine at {engine.address} has no image {sandbox.image}", hint="run: doit builder"
+            f"{sandbox.name}: the engine at {engine.address} has no image {sandbox.image}", hint="run: ./ci/doit builder"
         )
     if sandbox.architecture and image_architecture(image) != engine_architecture(sandbox.architecture):
         raise SandboxError(

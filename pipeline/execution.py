@@ -68,7 +68,7 @@ def _other_clock(ahead: str) -> tuple[list[Input], dict[str, str]]:
 
     library = faketime_library()
     if library is None:
-        raise ConfigError(f"clock={ahead}: libfaketime is not installed", hint="Debian has it in the package faketime")
+        raise ConfigError(f"clock={ahead}: libfaketime is not installed", hint="Debian has it in the package libfaketime")
     return [Input("/clock/libfaketime.so", library)], {
         "LD_PRELOAD": "/clock/libfaketime.so",
         "FAKETIME": ahead,

@@ -4,7 +4,7 @@
 The two builds share the lock, the downloads, the signing key and the builder's image; all else is made anew. They
 differ in: the folder (and the length of its path), the order in which files were written, their times, umask, time
 zone, home folder, and the clock. The second build's clock, of the factory and of every program in the sandboxes,
-is 400 days and some hours ahead by libfaketime where that is installed (Debian: faketime); without it the clocks
+is 400 days and some hours ahead by libfaketime where that is installed (Debian: libfaketime); without it the clocks
 differ by the time that the first build took, and the report says so.
 """
 
@@ -87,7 +87,7 @@ def verify(factory: Factory) -> Report:
     report.lines.append(
         f"clock of the second build: {AHEAD} s"
         if clock
-        else "clock of the second build: the real one, for libfaketime is not installed (Debian: faketime)"
+        else "clock of the second build: the real one, for libfaketime is not installed (Debian: libfaketime)"
     )
     report.lines.append(f"{report.compared} compared, {report.differing} differ" + (f"; see {root}" if report.differing else ""))
     if not report.differing:
