@@ -188,8 +188,9 @@ def test_installs_what_is_missing_and_says_so_first(machine: Machine) -> None:
 def test_tools_of_the_tests_are_for_the_tests(machine: Machine) -> None:
     (machine.path / "apt-get").unlink()
     assert "lacks apt" in machine.doit("list").stderr
-    wanted = machine.doit("-n", "2", "boot:host").stderr
-    assert all(name in wanted for name in ("qemu-system-arm", "qemu-system-x86", "squashfs-tools", "shellcheck"))
+    for words in (("-n", "2", "boot:host"), ("audit:elf",)):
+        wanted = machine.doit(*words).stderr
+        assert all(name in wanted for name in ("qemu-system-arm", "qemu-system-x86", "squashfs-tools", "shellcheck"))
 
 
 def test_no_package_manager(machine: Machine) -> None:
@@ -276,3 +277,4 @@ def test_the_engine_cannot_start(machine: Machine) -> None:
     assert "doit runs" not in done.stdout
     # What only looks needs no engine.
     assert doit_without_engine(machine, "list").returncode == 0
+    assert doit_without_engine(machine, "channel=lab", "list").returncode == 0
