@@ -12,7 +12,7 @@ import errno
 import fcntl
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from pipeline.artifact import Artifact, FileRecord
 from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes, digest_file, digest_json
 from pipeline.errors import StageError, StoreError
+from pipeline.locks import try_lock, wait_lock
 from pipeline.manifest import manifest_of
 from pipeline.paths import Paths
 from pipeline.plan import Image, StageNode, is_folder
@@ -101,10 +102,11 @@ def _place(path: Path, record: FileRecord, fill: Callable[[BinaryIO], object]) -
     """Make `path` hold what `record` says: whole, synced, or as it was before. One that holds it already stays."""
     if path.is_file() and not path.is_symlink() and path.stat().st_size == record.size and digest_file(path) == record.sha256:
         return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    lock = wait_lock(temporary)
     try:
-        with os.fdopen(handle, "w+b") as out:
+        with temporary.open("w+b") as out:
             fill(out)
             out.flush()
             os.fsync(out.fileno())
@@ -122,6 +124,15 @@ def _place(path: Path, record: FileRecord, fill: Callable[[BinaryIO], object]) -
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+        lock.release()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed builds left of `path`; who is at work there holds a lock."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        lock = try_lock(left)
+        if lock is not None:
+            lock.remove()
 
 
 def _record(data: bytes) -> FileRecord:
@@ -197,5 +208,6 @@ def withdraw(factory: Factory, image: Image) -> None:
     """Remove an image and what is beside it from its place."""
     folder = dist_folder(factory.paths)
     for ending in ENDINGS:
+        _sweep(folder / f"{image.output}{ending}")
         (folder / f"{image.output}{ending}").unlink(missing_ok=True)
     _note_path(factory, image).unlink(missing_ok=True)

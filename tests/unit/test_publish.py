@@ -10,6 +10,7 @@ import pytest
 from pipeline import publish
 from pipeline.errors import StageError
 from pipeline.factory import Factory
+from pipeline.locks import try_lock
 from pipeline.paths import Paths
 from pipeline.plan import Image
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
@@ -62,6 +63,20 @@ def test_image_and_all_beside_it(factory: Factory) -> None:
     ]
     assert is_published(factory)
     assert is_published(opened(factory.paths))
+
+
+def test_what_killed_builds_left_goes(factory: Factory) -> None:
+    dist = factory.paths.checkout / "dist"
+    left, held, other = (dist / name for name in (f".{NAME}.abc", f".{NAME}.bmap.def", ".another.img.zst.abc"))
+    for path in (left, held, other):
+        path.write_bytes(b"half")
+    lock = try_lock(held)
+    assert lock is not None
+    publish.publish(factory, image_of(factory))
+    assert (left.exists(), held.exists(), other.exists()) == (False, True, True), "only what nobody writes"
+    lock.release()
+    publish.withdraw(factory, image_of(factory))
+    assert sorted(path.name for path in dist.iterdir()) == [other.name, ".keep"]
 
 
 def test_the_manifest(factory: Factory) -> None:
