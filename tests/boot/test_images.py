@@ -76,6 +76,22 @@ def test_the_medium_carries_hosts_wheels_and_manual(iso: Path, tmp_path: Path) -
     assert b"tower==" in on_iso(iso, "/toweros/wheels/requirements.txt", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["host-*-lab-pc.img.zst", "host-*-lab-rpi.img.zst", "thinclient-*-lab-x86_64.iso"])
+def test_what_lies_beside_an_image(images: Path, name: str) -> None:
+    packed = image(images, f"toweros-{name}")
+    beside = {ending: packed.with_name(packed.name + ending) for ending in (".bmap", ".manifest.json", ".sha256")}
+    subprocess.run(["sha256sum", "--check", "--strict", beside[".sha256"].name], cwd=images, check=True, timeout=300)
+    sums = {line[66:]: line[:64] for line in beside[".sha256"].read_text().splitlines()}
+    assert set(sums) == {packed.name, beside[".bmap"].name, beside[".manifest.json"].name}
+    manifest = json.loads(beside[".manifest.json"].read_text())
+    assert manifest["files"][packed.name] == {"sha256": sums[packed.name], "size": packed.stat().st_size}
+    packages = {row["name"]: row for row in manifest["packages"]}
+    assert {"alpine-base", "iptables", f"toweros-{manifest['recipe']}"} <= set(packages)
+    assert all(row["version"] and row["checksum"].startswith("Q1") for row in packages.values())
+    assert all(len(stage["key"]) == 64 and stage["outputs"] for stage in manifest["stages"].values())
+    assert b"<bmap " in beside[".bmap"].read_bytes()
+
+
 def test_partitions_are_as_planned(disk: Path) -> None:
     boot, root = partitions(disk)
     assert boot.kind == (0xEF if disk.stem.endswith("pc") else 0x0C)
