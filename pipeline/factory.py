@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline import explain, lockfile, proc
+from pipeline import children, explain, lockfile
 from pipeline.artifact import DamagedError, FileRecord
 from pipeline.canonical import Digest, canonical_json
 from pipeline.channel import ChannelDriver, Lock, SolvesWorlds, open_driver
@@ -61,6 +61,8 @@ class Factory:
     _lock: Lock | None = None
     _builder: str = ""
     _running: set[str] = field(default_factory=set)
+    _there_before: frozenset[int] = field(default_factory=lambda: frozenset(children.running()))
+    """The engine, if ci/doit has just started it: this process is then its parent, and leaves it running."""
 
     @cached_property
     def driver(self) -> ChannelDriver:
@@ -237,7 +239,7 @@ class Factory:
         """End all sandboxes and programs of this process, and wait for their threads to tidy up."""
         if "engine" in self.__dict__:
             self.engine.stop()
-            proc.stop_all(_STOP_SECONDS / 2)
+            children.stop_all(_STOP_SECONDS / 2, but=self._there_before)
             deadline = time.monotonic() + _STOP_SECONDS
             while self._running and time.monotonic() < deadline:
                 pause(0.1)

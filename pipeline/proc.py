@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,9 +20,6 @@ from pipeline.errors import ToolError
 _KEPT = ("PATH", "HOME", "TERM", "TMPDIR", "DOCKER_HOST", "XDG_CACHE_HOME", "SSL_CERT_FILE",
          "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
 _TAIL = 20
-_POLL_SECONDS = 0.05
-_started: set[int] = set()
-"""The process groups that `run` and `spawn` made and that have not ended yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,6 @@ def run(
         ) from error
     except OSError as error:
         raise ToolError(f"{args[0]}: could not be started: {error.strerror}", hint=hint) from error
-    _started.add(child.pid)
     try:
         out, err = child.communicate(feed, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -89,8 +83,6 @@ def run(
         kill_group(child.pid)
         child.wait()
         raise
-    finally:
-        _started.discard(child.pid)
     done = Done(child.returncode, out or b"", err or b"")
     if check and done.status != 0:
         last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-_TAIL:]
@@ -111,7 +103,7 @@ def spawn(
     args = tuple(os.fspath(arg) for arg in argv)
     null = subprocess.DEVNULL
     try:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             args,
             cwd=cwd,
             env=environment(env),
@@ -124,24 +116,9 @@ def spawn(
         raise ToolError(
             f"{args[0]}: could not be started: {error.strerror}", hint="run it through ./ci/doit, which installs what is missing"
         ) from error
-    _started.add(child.pid)
-    return child
 
 
 def kill_group(pid: int) -> None:
     """Kill the process group that `run` or `spawn` made for `pid`; one that is gone already is fine."""
-    _started.discard(pid)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def stop_all(seconds: float) -> None:
-    """Interrupt all that other threads run here, as Ctrl-C would; kill what has not ended after `seconds`."""
-    for pid in tuple(_started):
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGINT)
-    deadline = time.monotonic() + seconds
-    while _started and time.monotonic() < deadline:
-        threading.Event().wait(_POLL_SECONDS)
-    for pid in tuple(_started):
-        kill_group(pid)

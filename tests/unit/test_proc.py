@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import proc
+from pipeline import children, proc
 from pipeline.errors import ToolError
 
 TIDIES = """
@@ -61,13 +61,18 @@ def test_nothing_outlives_an_interrupted_run(tmp_path: Path, program: str, secon
     def work() -> None:
         found.append(proc.run((sys.executable, "-c", program), timeout=60, cwd=tmp_path, check=False).status)
 
+    other = proc.spawn(("sleep", "60"))
+    before = frozenset(children.running())
     thread = threading.Thread(target=work)
     thread.start()
     wait_for((tmp_path / "begun").exists)
-    proc.stop_all(seconds)
+    children.stop_all(seconds, but=before)
     thread.join(20)
     assert found == [status]
     assert (tmp_path / "tidied").exists() == tidied
     started = time.monotonic()
-    proc.stop_all(20)
+    children.stop_all(20, but=before)
     assert time.monotonic() - started < 1, "there is nothing left to wait for"
+    assert other.poll() is None, "what was there before is left alone"
+    proc.kill_group(other.pid)
+    other.wait()
