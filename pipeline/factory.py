@@ -121,7 +121,7 @@ class Factory:
 
         A committed lock is never made by the way: only `doit lock` does it.
         """
-        with locked(self.paths.channel(self.plan.channel.name) / "lock.guard"):
+        with self._guarded("lock"):
             if not again and self.plan.channel.releasable:
                 return self.lock()
             if again or not self._lock_usable():
@@ -129,6 +129,17 @@ class Factory:
             self._lock = None
             self.keys.reset()
             return self.lock()
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        """Only one process at a time makes the lock, or the builder, of this checkout."""
+        channel = self.plan.channel.name
+
+        def waiting() -> None:
+            self.progress.say(f"channel {channel}: the {what} is being made by another process; waiting for it")
+
+        with locked(self.paths.channel(channel) / f"{what}.guard", on_wait=waiting, check=self.engine.check):
+            yield
 
     def _lock_usable(self) -> bool:
         try:
@@ -160,7 +171,7 @@ class Factory:
             if not self._builder:
                 key = self.driver.builder_key(self.lock())
                 self.fetch()
-                with locked(self.paths.channel(self.plan.channel.name) / "builder.guard"), self.log(f"builder.{key[:12]}") as log:
+                with self._guarded("builder"), self.log(f"builder.{key[:12]}") as log:
                     self.engine.reap_once()
                     self._builder = self.driver.builder(self.lock(), self.engine, log)
                 write_file(self._builder_record, canonical_json({"key": key, "image": self._builder}))
