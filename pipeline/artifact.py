@@ -19,8 +19,11 @@ from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes, 
 from pipeline.errors import StoreError
 
 FILES, RECORD, KEY, STAT = "files", "record.json", "key.json", "stat.json"
+PULLED = "pulled"
+"""There if the artifact was not built here but pulled from a shared cache: which, and signed by whom."""
 _SCHEMA = 1
 _HEX = frozenset("0123456789abcdef")
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,14 @@ def record_json(key: Digest, document: JsonValue, outputs: Mapping[str, FileReco
 
 def read_artifact(folder: Path, key: Digest) -> Artifact:
     """The artifact of `key` in `folder`, by its record alone. Raises DamagedError if the record cannot be right."""
-    raw = _read(folder / RECORD)
+    outputs, seconds, _ = parse_record(_read(folder / RECORD), key)
+    if digest_bytes(_read(folder / KEY)) != key:
+        raise DamagedError(f"{KEY}: not the document the key was made of")
+    return Artifact(key, folder / FILES, outputs, seconds)
+
+
+def parse_record(raw: bytes, key: Digest) -> tuple[dict[str, FileRecord], float, JsonValue]:
+    """Outputs, seconds and key document of a record. Raises DamagedError if it cannot be the record of `key`."""
     try:
         data = json.loads(raw)
         outputs = {
@@ -141,15 +151,23 @@ def read_artifact(folder: Path, key: Digest) -> Artifact:
         }
         seconds = float(data["seconds"])
         named, schema, document = data["key"], data["schema"], data["document"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{RECORD}: not a record ({error})") from error
     if schema != _SCHEMA or named != key:
         raise DamagedError(f"{RECORD}: is the record of {str(named)[:12]}, schema {schema}")
-    if digest_json(document) != key or digest_bytes(_read(folder / KEY)) != key:
+    if digest_json(document) != key:
         raise DamagedError(f"{KEY}: not the document the key was made of")
-    if any(name.startswith("/") or ".." in name.split("/") for name in outputs):
-        raise DamagedError(f"{RECORD}: names a path outside the artifact")
-    return Artifact(key, folder / FILES, outputs, seconds)
+    odd = next((name for name, row in outputs.items() if not _is_inside(name) or not is_key(row.sha256) or row.size < 0), None)
+    if odd is not None:
+        raise DamagedError(f"{RECORD}: {odd!r} is no file of an artifact")
+    return outputs, seconds, document
+
+
+def _is_inside(name: str) -> bool:
+    """Whether the path leads to a place inside the artifact, and can be the path of a file."""
+    return _is_text(name) and all(
+        part not in ("", ".", "..") and "\0" not in part and len(part.encode()) <= _LONGEST_NAME for part in name.split("/")
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -43,6 +43,7 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     )
     yield task("test", run_tests, doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS)
     yield _command("verify:reproducible", lambda: verify(factory), "build everything twice, in two places, and compare")
+    yield _command("cache:push", lambda: push(factory), "sign with key=FILE what was built here, and push it into cache=")
     yield from release_tasks(factory)
 
 
@@ -152,6 +153,13 @@ def replay(factory: Factory) -> None:
         choices = [node.name.removeprefix("stage:") for node in instances] or list(factory.plan.stage_names)
         raise ConfigError(f"stage={name}: names {len(instances)} stages", hint=f"one of: {', '.join(choices)}")
     replay_node(factory, instances[0], shell=variables().get("shell") == "1")
+
+
+def push(factory: Factory) -> None:
+    """`doit cache:push cache=… key=… [passphrase=N] [cache-push=dirty,lab]`: let others pull what was built here."""
+    from pipeline.cache.commands import push_all
+
+    push_all(factory, variables())
 
 
 # --- boot, test, verify -------------------------------------------------------------------------------------

@@ -29,9 +29,10 @@ from pipeline.locks import locked, pause
 from pipeline.paths import Paths
 from pipeline.plan import ChannelNode, Node, Plan, StageNode, is_folder
 from pipeline.progress import Screen
-from pipeline.store import Artifact, Store
+from pipeline.store import Artifact, Store, Work
 
 if TYPE_CHECKING:
+    from pipeline.cache.shared import Cache
     from pipeline.engine import Engine
 
 _REPAIRS = 3
@@ -40,11 +41,17 @@ _STOP_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An artifact, and whether this run made it."""
+    """An artifact, and whether this run made it, or pulled it from the shared cache."""
 
     artifact: Artifact
     fresh: bool
     seconds: float
+    pulled: bool = False
+
+    @property
+    def state(self) -> str:
+        """For the line of its task."""
+        return "pulled" if self.pulled else "built" if self.fresh else "cached"
 
 
 @dataclass(eq=False)
@@ -56,6 +63,8 @@ class Factory:
     progress: Screen
     clock: str = ""
     """For `verify:reproducible`: seconds that programs in the sandboxes see added to the time; no part of any key."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """The variables of the command line, for the shared cache."""
     _once: threading.RLock = field(default_factory=threading.RLock)
     _fetched: bool = False
     _lock: Lock | None = None
@@ -88,6 +97,15 @@ class Factory:
         from pipeline.engine import Engine
 
         return Engine(self.paths.checkout, report=self.progress.say)
+
+    @cached_property
+    def cache(self) -> Cache | None:
+        """The shared cache, if `cache=` names one."""
+        if "cache" not in self.given and "cache-key" not in self.given:
+            return None
+        from pipeline.cache.commands import open_cache
+
+        return open_cache(self, self.given)
 
     # --- lock, downloads, builder ---------------------------------------------------------------------------
 
@@ -268,6 +286,10 @@ class Factory:
             if work.existing is not None:
                 return Built(work.existing, fresh=False, seconds=0.0)
             started = time.monotonic()
+            pulled = self._pull(node, keyed, work)
+            if pulled is not None:
+                explain.remember(self.paths, node, keyed)
+                return Built(pulled, fresh=False, seconds=time.monotonic() - started, pulled=True)
             with self.log(log_name(node, keyed.key)) as log:
                 known = (
                     self._run(node, keyed, work.path, log) if isinstance(node, StageNode) else self._fill(node, work.path, log)
@@ -276,6 +298,13 @@ class Factory:
             artifact = work.commit(seconds, known)
         explain.remember(self.paths, node, keyed)
         return Built(artifact, fresh=True, seconds=seconds)
+
+    def _pull(self, node: Node, keyed: Keyed, work: Work) -> Artifact | None:
+        if not isinstance(node, StageNode):
+            return None
+        with self._once:
+            cache = self.cache
+        return cache.pull(node.name, keyed.document, work) if cache is not None else None
 
     def _run(self, node: StageNode, keyed: Keyed, output: Path, log: BinaryIO) -> Mapping[str, FileRecord]:
         from pipeline.execution import run_node

@@ -28,7 +28,7 @@ class Row:
     target: str = ""
     key: str = ""
     state: str = ""
-    """cached, built, done, failed, skipped."""
+    """cached, built, pulled, done, failed, skipped."""
     seconds: float = 0.0
     counted: bool = False
     """Whether it counts as a stage in the summary."""
@@ -190,6 +190,7 @@ class Events(Lines):
                 "interrupted": interrupted,
                 "failed": self.failed,
                 "built": states.count("built"),
+                "pulled": states.count("pulled"),
                 "cached": states.count("cached"),
                 "seconds": round(time.monotonic() - self.started, 3),
             }
@@ -202,18 +203,19 @@ class Events(Lines):
 
 def as_line(row: Row) -> str:
     """A finished task in one line."""
-    seconds = f"{row.seconds:8.1f} s" if row.state in ("built", "done", "failed") else ""
+    seconds = f"{row.seconds:8.1f} s" if row.state in ("built", "pulled", "done", "failed") else ""
     return f"{row.name:<28} {row.target:<10} {row.key[:12]:<12}  {row.state:<7}{seconds}".rstrip()
 
 
 def summary_text(rows: list[Row], failed: list[str], seconds: float) -> str:
     """What the run came to; empty where no stage was concerned."""
     states = [row.state for row in rows if row.counted]
-    built, cached = states.count("built"), states.count("cached")
+    built, pulled, cached = (states.count(state) for state in ("built", "pulled", "cached"))
+    counts = f"{built} built, {f'{pulled} pulled, ' if pulled else ''}{cached} cached"
     if failed:
-        return f"failed: {', '.join(failed)} ({built} built, {cached} cached, {seconds:.1f} s)"
+        return f"failed: {', '.join(failed)} ({counts}, {seconds:.1f} s)"
     if not states:
         return ""
-    if built == 0 and all(row.state == "cached" for row in rows if not row.quiet):
+    if built == pulled == 0 and all(row.state == "cached" for row in rows if not row.quiet):
         return f"nothing to do: {cached} stages cached ({seconds:.1f} s)"
-    return f"done: {built} built, {cached} cached ({seconds:.1f} s)"
+    return f"done: {counts} ({seconds:.1f} s)"

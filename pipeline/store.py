@@ -22,6 +22,7 @@ from pathlib import Path
 from pipeline.artifact import (
     FILES,
     KEY,
+    PULLED,
     RECORD,
     STAT,
     Artifact,
@@ -144,6 +145,13 @@ class Store:
             if self.folder(key).is_dir() and self._check_or_move(key, full=True) is not None:
                 self._report(f"store: {key[:12]}: {reason}; read again, it is as recorded")
 
+    def origin(self, key: Digest) -> str:
+        """The shared cache that the artifact of `key` was pulled from and who signed it; empty if it was built here."""
+        try:
+            return (self.folder(key) / PULLED).read_text()
+        except FileNotFoundError:
+            return ""
+
     # --- building -------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -205,7 +213,7 @@ class Store:
                 lock.release()
             self._pins.clear()
 
-    def _commit(self, work: Work, seconds: float, known: Mapping[str, FileRecord]) -> Artifact:
+    def _commit(self, work: Work, seconds: float, known: Mapping[str, FileRecord], pulled: str) -> Artifact:
         seconds = round(seconds, 3)
         with _translated(self.root):
             for name, info in stat_files(work.path).items():
@@ -215,6 +223,8 @@ class Store:
             place.chmod(0o755)
             _write(place / KEY, canonical_json(work.document))
             _write(place / RECORD, record_json(work.key, work.document, outputs, seconds))
+            if pulled:
+                _write(place / PULLED, pulled.encode())
             _sync_tree(place)
             _write(place / STAT, canonical_json(fingerprint(place)), sync=False)
             self._pin(work.key)
@@ -239,16 +249,17 @@ class Work:
         """The folder to fill with regular files and folders."""
         return self._place / FILES
 
-    def commit(self, seconds: float, known: Mapping[str, FileRecord] | None = None) -> Artifact:
+    def commit(self, seconds: float, known: Mapping[str, FileRecord] | None = None, *, pulled: str = "") -> Artifact:
         """Record what is in `path`, sync it and give it its place in the store.
 
-        `known` names files that were hashed while they were written (what `run_stage` returns).
+        `known` names files that were hashed while they were written (what `run_stage` returns). `pulled` says where
+        it comes from, if it was not built.
         Raises StoreError for anything but regular files and folders, and when the disk is full.
         """
         if self.existing is not None:
             return self.existing
         if self.committed is None:
-            self.committed = self._store._commit(self, seconds, known or {})
+            self.committed = self._store._commit(self, seconds, known or {}, pulled)
         return self.committed
 
 

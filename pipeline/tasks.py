@@ -23,6 +23,9 @@ from pipeline.progress import Screen
 from pipeline.report import Events, Lines, Row
 
 VARIABLES = (
+    "cache",
+    "cache-key",
+    "cache-push",
     "channel",
     "clock",
     "compress",
@@ -148,7 +151,11 @@ def open_factory(checkout: Path) -> Factory:
         if settings.target and settings.target not in {image.target for image in plan.images}:
             known = ", ".join(dict.fromkeys(image.target for image in plan.images))
             raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
-        return Factory(plan, paths, Screen(quiet=given.get("json") == "1"), clock=given.get("clock", ""))
+        if "cache" in given:
+            from pipeline.cache.registry import Place
+
+            Place.parse(given["cache"])
+        return Factory(plan, paths, Screen(quiet=given.get("json") == "1"), clock=given.get("clock", ""), given=given)
     except FactoryError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_status) from None
@@ -302,7 +309,7 @@ def _node_task(factory: Factory, node: Node, *, doc: str, group: str) -> Task:
     def build() -> None:
         row.state = ""
         built = factory.build(node)
-        row.key, row.state, row.seconds = built.artifact.key, "built" if built.fresh else "cached", built.seconds
+        row.key, row.state, row.seconds = built.artifact.key, built.state, built.seconds
 
     def clean() -> None:
         factory.discard(node)

@@ -12,7 +12,7 @@ from pipeline.boot_record import BOOTS
 from pipeline.canonical import Digest, digest_file
 from pipeline.errors import ReleaseError, ToolError
 from pipeline.paths import Paths
-from pipeline.plan import Image
+from pipeline.plan import Image, StageNode
 
 if TYPE_CHECKING:
     from pipeline.factory import Factory
@@ -50,6 +50,7 @@ def check_release(factory: Factory, version: str) -> Ready:
         faults.append(f"version={version}: pyproject.toml says {plan.version}")
     commit = _asked(faults, factory.paths)
     images = finished_images(factory, faults)
+    faults.extend(_pulled_faults(factory))
     for one in images:
         faults.extend(_boot_faults(factory.paths, one))
     if faults:
@@ -65,6 +66,7 @@ def check_rebuild(factory: Factory) -> Ready:
     faults: list[str] = []
     commit = _asked(faults, factory.paths)
     images = finished_images(factory, faults)
+    faults.extend(_pulled_faults(factory))
     if faults:
         raise ReleaseError("\n  ".join(["attest: refused", *faults]), hint="build the commit of the release: ./ci/doit")
     return Ready(factory.plan.version, factory.plan.channel.name, commit, images)
@@ -107,6 +109,18 @@ def finished_images(factory: Factory, faults: list[str]) -> tuple[Finished, ...]
             faults.append(f"{image.output}: is not what its last stage made; run: ./ci/doit {image.recipe}")
         found.append(Finished(image, path, digest))
     return tuple(found)
+
+
+def _pulled_faults(factory: Factory) -> list[str]:
+    """Who releases or attests says that it was built here: nothing of it may come from a shared cache."""
+    faults: list[str] = []
+    for node in factory.plan.nodes.values():
+        artifact = factory.find(node) if isinstance(node, StageNode) else None
+        origin = factory.store.origin(artifact.key) if artifact is not None else ""
+        if origin:
+            again = f"./ci/doit clean {node.name}, then build without cache="
+            faults.append(f"{node.name}: was pulled from {origin.partition(' ')[0]}, not built here; run: {again}")
+    return faults
 
 
 def _boot_faults(paths: Paths, one: Finished) -> list[str]:

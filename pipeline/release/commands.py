@@ -30,7 +30,7 @@ def release(factory: Factory, given: Mapping[str, str]) -> None:
     version = _wanted(given, "version", "release", "version=X.Y.Z, that of pyproject.toml")
     _wanted(given, "key", "release", "key=FILE, a secret key of minisign")
     ready = check_release(factory, version)
-    folder = write_release(factory, ready, _secret(given))
+    folder = write_release(factory, ready, secret_key(given))
     factory.progress.say(f"{folder}: {len(ready.images)} images, signed; check it with: ./ci/doit verify:release dir={folder}")
 
 
@@ -44,7 +44,7 @@ def attest(factory: Factory, given: Mapping[str, str]) -> None:
     _wanted(given, "key", "attest", "key=FILE, a secret key of minisign")
     folder = Path(given["dir"]) if "dir" in given else folder_of(factory, factory.plan.version)
     own = own_statement(factory, check_rebuild(factory))
-    factory.progress.say(f"{attest_folder(folder, own, _secret(given))}: attested")
+    factory.progress.say(f"{attest_folder(folder, own, secret_key(given))}: attested")
 
 
 def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
@@ -95,7 +95,8 @@ def _wanted(given: Mapping[str, str], name: str, command: str, hint: str) -> str
     return given[name]
 
 
-def _secret(given: Mapping[str, str]) -> SecretKey:
+def secret_key(given: Mapping[str, str]) -> SecretKey:
+    """The key of the file that `key=` names; asks for its passphrase. Raises ConfigError or ReleaseError."""
     from pipeline.release.secret import ask_passphrase, load_secret_key
 
     path = Path(given["key"])

@@ -53,6 +53,18 @@ def test_a_run_that_built() -> None:
     assert lines[2].startswith("done: 1 built, 1 cached (")
 
 
+def test_a_run_that_pulled() -> None:
+    made, out, _ = reporter()
+    row = Row("pack", "pc", counted=True)
+    made.execute_task(fake(row))
+    row.state, row.seconds, row.key = "pulled", 0.25, "cd" * 32
+    made.add_success(fake(row))
+    made.complete_run()
+    first, last = out.getvalue().splitlines()
+    assert first.split() == ["pack", "pc", "cdcdcdcdcdcd", "pulled", "0.2", "s"]
+    assert last.startswith("done: 0 built, 1 pulled, 0 cached (")
+
+
 def test_a_failure_ends_with_its_own_status() -> None:
     made, out, err = reporter()
     row = Row("root", "pc", counted=True)

@@ -18,6 +18,7 @@ from tower.minisign import SignatureError
 
 from pipeline import boot_record, publish
 from pipeline import commands as factory_commands
+from pipeline.artifact import PULLED
 from pipeline.canonical import digest_file
 from pipeline.errors import BootError, ConfigError, ReleaseError, VerifyError
 from pipeline.factory import Factory
@@ -111,6 +112,20 @@ def test_an_image_that_was_edited(tmp_path: Path) -> None:
     path = publish.dist_folder(factory.paths) / IMAGE
     path.write_bytes(path.read_bytes().replace(b"end", b"END"))
     assert f"{IMAGE}: is not built from what is now in the checkout" in reasons(factory)
+
+
+def test_what_was_pulled_is_not_released(tmp_path: Path) -> None:
+    """Who releases or attests says that it was built here."""
+    factory = opened(tmp_path)
+    boot_all(factory)
+    artifact = factory.find(factory.plan.nodes["stage:root:pc"])
+    assert artifact is not None
+    (artifact.path.parent / PULLED).write_text("registry.example/cache 0123456789ABCDEF")
+    said = r"stage:root:pc: was pulled from registry\.example/cache, not built here"
+    with pytest.raises(ReleaseError, match=said):
+        check_release(factory, "1.2")
+    with pytest.raises(ReleaseError, match=said):
+        check_rebuild(factory)
 
 
 def test_without_git(tmp_path: Path) -> None:
