@@ -7,6 +7,7 @@ with the context that it was started in, or at its time limit whatever happens t
 
 from __future__ import annotations
 
+import codecs
 import re
 import socket
 import tempfile
@@ -35,6 +36,8 @@ _TAIL = 25
 _KEPT = 1 << 20
 _CONNECT_SECONDS = 20
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>78])")
+_CUT = re.compile(r"\x1b(\[[0-9;?=]*|[()])?$")
+"""The beginning of an escape sequence whose rest has not come yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +74,19 @@ class Guest:
 
     def _read(self) -> None:
         """Take in the console until the machine ends."""
-        rest = b""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest = ""
         with suppress(OSError):
             while data := self._console.recv(1 << 16):
                 with suppress(ValueError):  # the log is closed when the machine is given up
                     self._log.write(data)
                     self._log.flush()
-                rest += data
-                # An escape sequence or a character may be cut in two: what follows the last line waits a little.
+                # What comes in may end in the middle of an escape sequence or of a character.
+                rest += decoder.decode(data)
+                cut = _CUT.search(rest)
+                whole, rest = (rest[: cut.start()], cut[0]) if cut else (rest, "")
                 with self._changed:
-                    self._text += _ESCAPES.sub("", rest.decode(errors="replace")).replace("\r", "")
-                    rest = b""
+                    self._text += _ESCAPES.sub("", whole).replace("\r", "")
                     surplus = len(self._text) - _KEPT
                     if surplus > 0:
                         self._text = self._text[surplus:]

@@ -47,7 +47,7 @@ class PublicKey:
     @property
     def name(self) -> str:
         """The key's number as minisign shows it."""
-        return self.key_id[::-1].hex().upper()
+        return f"{int.from_bytes(self.key_id, 'little'):X}"  # without leading zeros, as minisign prints it
 
     @property
     def text(self) -> str:
@@ -73,7 +73,7 @@ class Signature:
     @property
     def signer(self) -> str:
         """The number of the key that is said to have made it."""
-        return self.key_id[::-1].hex().upper()
+        return f"{int.from_bytes(self.key_id, 'little'):X}"  # without leading zeros, as minisign prints it
 
     def dump(self) -> bytes:
         """The file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,19 @@ def test_waiting_goes_on_behind_what_was_found(tmp_path: Path) -> None:
         assert guest.wait(r"(\w+) login: ?$", 5).group(1) == "two"
         with pytest.raises(BootError, match=r"did not show 'one' within 0 s; .*\n.*\| one"):
             guest.wait("one", 0.1)
+
+
+def test_what_comes_in_pieces_is_one(tmp_path: Path) -> None:
+    """A shell asks the terminal for its size behind the prompt; the question once came in two pieces and looked like text."""
+    with console(tmp_path) as (guest, machine):
+        for piece in (b"[root@host ~]# \x1b", b"[6", b"n"):
+            machine.sendall(piece)
+            time.sleep(0.05)
+        assert guest.wait(r"# $", 5)
+        for piece in (b"caf\xc3", b"\xa9 \x1b[0m."):
+            machine.sendall(piece)
+            time.sleep(0.05)
+        assert guest.wait(r"café \.$", 5)
 
 
 def test_a_panic_ends_the_waiting(tmp_path: Path) -> None:
