@@ -68,7 +68,9 @@ def _other_clock(ahead: str) -> tuple[list[Input], dict[str, str]]:
 
     library = faketime_library()
     if library is None:
-        raise ConfigError(f"clock={ahead}: libfaketime is not installed", hint="Debian has it in the package libfaketime")
+        raise ConfigError(
+            f"clock={ahead}: there is no libfaketime that works", hint="Debian has it in the package libfaketime, from 13 on"
+        )
     return [Input("/clock/libfaketime.so", library)], {
         "LD_PRELOAD": "/clock/libfaketime.so",
         "FAKETIME": ahead,
