@@ -117,7 +117,7 @@ def lay_files(tree: Tree, product: Product, debs: tuple[Path, ...], drop: tuple[
 
 def _nothing(definition: Definition, key: str, path: str) -> ConfigError:
     file = f"packages/{definition.name}/package.toml"
-    return ConfigError(f"{file}: {key}: nothing is called {path!r}", hint="look at what is in its Debian packages")
+    return ConfigError(f"{file}: {key}: nothing is called {path!r}", hint="look at the package's files")
 
 
 def _drop(tree: Tree, patterns: tuple[str, ...], keep: tuple[str, ...], only: tuple[str, ...]) -> None:
@@ -133,9 +133,7 @@ def _move(tree: Tree, definition: Definition) -> None:
         found = [path for path, node in tree.nodes.items() if node.kind != "dir" and matcher((source,)).fullmatch(path)]
         below = [path for path, node in tree.nodes.items() if node.kind != "dir" and path.startswith(f"{source}/")]
         if not found and not below:
-            raise ConfigError(
-                f"packages/{definition.name}/package.toml: move: nothing is called {source!r}", hint="look at the package's files"
-            )
+            raise _nothing(definition, "move", source)
         for path in found:
             tree.rename(path, target + PurePosixPath(path).name if target.endswith("/") else target)
         for path in below:
@@ -146,9 +144,7 @@ def _join(tree: Tree, definition: Definition, place: str, pattern: str) -> None:
     """Lay `place` as all files that match `pattern`, one after the other."""
     paths = [node.path for node in tree.files() if fnmatch.fnmatchcase(node.path, pattern)]
     if not paths:
-        raise ConfigError(
-            f"packages/{definition.name}/package.toml: join: nothing is called {pattern!r}", hint="look at the package's files"
-        )
+        raise _nothing(definition, "join", pattern)
     with tempfile.TemporaryFile() as joined:
         for path in paths:
             content = tree.content(path).read_bytes()
@@ -186,8 +182,5 @@ def _set_modes(tree: Tree, definition: Definition) -> None:
     for row in definition.modes:
         node = tree.nodes.get(row.path)
         if node is None:
-            raise ConfigError(
-                f"packages/{definition.name}/package.toml: modes: nothing is called {row.path!r}",
-                hint="look at the package's files",
-            )
+            raise _nothing(definition, "modes", row.path)
         tree.nodes[row.path] = Node(node.path, node.kind, row.mode, row.owner, row.group, node.target)
