@@ -41,6 +41,8 @@ class Channel:
     settings: Mapping[str, Any]
     """The table `[settings]`, parsed by the driver with pipeline.config."""
     path: Path
+    faketime: str = ""
+    """Where the builder has libfaketime, by which `verify:reproducible` gives stages another clock; empty: nowhere."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.locks import pause
 from pipeline.proc import kill_group
 
 _POLL_SECONDS = 0.05
@@ -36,6 +35,6 @@ def stop_all(seconds: float, *, but: Collection[int] = ()) -> None:
             os.killpg(pid, signal.SIGINT)
     deadline = time.monotonic() + seconds
     while (left := set(running()).difference(but)) and time.monotonic() < deadline:
-        pause(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
     for pid in left:
         kill_group(pid)

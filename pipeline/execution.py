@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.artifact import FileRecord
 from pipeline.canonical import digest_json
+from pipeline.channel import Channel
 from pipeline.errors import ConfigError
 from pipeline.keys import Keyed, environment_of, options_of, plain
 from pipeline.plan import Settings, StageNode, is_folder
@@ -45,14 +46,16 @@ def replay_command(factory: Factory, node: StageNode) -> str:
 
 def sandbox_of(factory: Factory, node: StageNode, keyed: Keyed) -> Sandbox:
     """The sandbox that the script of `node` runs in."""
-    clock, variables = _other_clock(factory.clock)
     return Sandbox(
         name=node.name,
         image=factory.builder(),
         argv=node.spec.command,
         epoch=factory.plan.channel.epoch,
-        inputs=(*inputs_of(factory, node, keyed), *clock),
-        env={**environment_of(options_of(node, factory.plan, factory.driver)), **variables},
+        inputs=tuple(inputs_of(factory, node, keyed)),
+        env={
+            **environment_of(options_of(node, factory.plan, factory.driver)),
+            **other_clock(factory.plan.channel, factory.clock),
+        },
         capabilities=node.spec.capabilities,
         secrets={name: factory.driver.signing_key()[1] for name in node.spec.secrets},
         timeout=float(node.spec.timeout),
@@ -60,24 +63,39 @@ def sandbox_of(factory: Factory, node: StageNode, keyed: Keyed) -> Sandbox:
     )
 
 
-def _other_clock(ahead: str) -> tuple[list[Input], dict[str, str]]:
-    """Input and variables that move the clock of the script by so many seconds; nothing for ""."""
+def other_clock(channel: Channel, ahead: str) -> dict[str, str]:
+    """Variables that move the clock of programs in the builder by `ahead` seconds (`+86400`); none for ""."""
     if not ahead:
-        return [], {}
-    from pipeline.reproducible import faketime_library
-
-    library = faketime_library()
-    if library is None:
+        return {}
+    if not channel.faketime:
         raise ConfigError(
-            f"clock={ahead}: there is no libfaketime that works", hint="Debian has it in the package libfaketime, from 13 on"
+            f"clock={ahead}: the builder of {channel.name} has no libfaketime",
+            hint=f"{channel.path.name}: `faketime` says where it is",
         )
-    return [Input("/clock/libfaketime.so", library)], {
-        "LD_PRELOAD": "/clock/libfaketime.so",
-        "FAKETIME": ahead,
-        # Waiting goes by the monotonic clock, and what files say of their age is left alone.
-        "DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-    }
+    return {"LD_PRELOAD": channel.faketime, **shifted(ahead)}
+
+
+def time_in_sandbox(factory: Factory, ahead: str, scratch: Path) -> int:
+    """What the builder's `date` says under `other_clock`: seconds since 1970.
+
+    `scratch` is an empty folder. Raises SandboxError, StageError.
+    """
+    sandbox = Sandbox(
+        name="clock",
+        image=factory.builder(),
+        argv=("sh", "-c", "date +%s >/out/now"),
+        epoch=factory.plan.channel.epoch,
+        env=other_clock(factory.plan.channel, ahead),
+        architecture=factory.plan.channel.builder_arch,
+    )
+    with scratch.with_suffix(".log").open("wb") as log:
+        run_stage(factory.engine, sandbox, outputs=scratch, declared=("now",), log=log)
+    return int((scratch / "now").read_text())
+
+
+def shifted(ahead: str) -> dict[str, str]:
+    """What libfaketime is told: waiting goes by the monotonic clock, and what files say of their age is left alone."""
+    return {"FAKETIME": ahead, "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
 
 
 def inputs_of(factory: Factory, node: StageNode, keyed: Keyed) -> list[Input]:

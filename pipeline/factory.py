@@ -25,7 +25,7 @@ from pipeline.canonical import Digest, canonical_json
 from pipeline.channel import ChannelDriver, Lock, SolvesWorlds, open_driver
 from pipeline.errors import LockError, StoreError
 from pipeline.keys import Keyed, Keys, NotBuiltError
-from pipeline.locks import locked, pause
+from pipeline.locks import locked
 from pipeline.paths import Paths
 from pipeline.plan import ChannelNode, Node, Plan, StageNode, is_folder
 from pipeline.progress import Screen
@@ -271,7 +271,7 @@ class Factory:
             children.stop_all(_STOP_SECONDS / 2, but=self._there_before)
             deadline = time.monotonic() + _STOP_SECONDS
             while self._running and time.monotonic() < deadline:
-                pause(0.1)
+                time.sleep(0.1)
 
     def _build(self, node: Node) -> Built:
         self._running.add(node.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,14 +37,6 @@ class Lock:
         with suppress(FileNotFoundError):
             self.path.unlink()
         self.release()
-
-
-def pause(seconds: float) -> None:
-    """Let others work for a while.
-
-    Not `time.sleep`, which asks for an absolute time: libfaketime, under which verify:reproducible builds, gets that wrong.
-    """
-    threading.Event().wait(seconds)
 
 
 def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
@@ -91,7 +83,7 @@ def wait_lock(
     while lock is None:
         if check is not None:
             check()
-        pause(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
         lock = try_lock(path, shared=shared)
     return lock
 

@@ -172,6 +172,7 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
         releasable=table.boolean("releasable"),
         settings=settings if isinstance(settings, dict) else {},
         path=path,
+        faketime=table.text("faketime", ""),
     )
     if settings is not None and not isinstance(settings, dict):
         table.problem("settings", "must be a table")

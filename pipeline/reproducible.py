@@ -3,9 +3,9 @@
 
 The two builds share the lock, the downloads, the signing key and the builder's image; all else is made anew. They
 differ in: the folder (and the length of its path), the order in which files were written, their times, umask, time
-zone, home folder, and the clock. The second build's clock, of the factory and of every program in the sandboxes,
-is 400 days and some hours ahead by libfaketime where there is one that works (Debian: libfaketime, from 13 on); without
-it the clocks differ by the time that the first build took, and the report says so.
+zone, home folder, and the clock. The second build's clock is 400 days and some hours ahead by libfaketime: in the
+sandboxes by the builder's own, tried before the build; in the factory itself by this machine's, if there is one. What
+could not be moved is said in the report, and differs by the time that the first build took.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from pipeline import proc
 from pipeline.artifact import Artifact
 from pipeline.difference import differences
 from pipeline.errors import StageError
+from pipeline.execution import shifted, time_in_sandbox
 from pipeline.paths import Paths, cache_home
 from pipeline.plan import Plan, is_folder, load_plan
 from pipeline.progress import Screen
@@ -36,10 +37,17 @@ AHEAD = "+34587432"
 
 _BUILD_SECONDS = 4 * 3600
 _GIT_SECONDS = 60
-_PROBE_SECONDS = 30
+_CLOCK_SECONDS = 600
 _OLD = 981173106  # a time long before anything here was written
 _TAIL = 30
-_WITH_UMASK = "import os, sys; os.umask(int(sys.argv[1], 8)); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+# Python sleeps until an absolute time, which the libfaketime of Debian 12 takes for wrong: under it, waits are counted.
+_START = """
+import os, runpy, sys, threading, time
+os.umask(int(sys.argv.pop(1), 8))
+if "FAKETIME" in os.environ:
+    time.sleep = lambda seconds: threading.Event().wait(seconds) and None
+runpy.run_module("doit", run_name="__main__", alter_sys=True)
+"""
 _NOT_COPIED = ("build", "dist", "builds", ".git", ".venv", "__pycache__")
 
 
@@ -73,41 +81,50 @@ def verify(factory: Factory) -> Report:
     files = sorted(checkout_files(factory.paths.checkout))
     _copy(factory, files, first, {})
     _copy(factory, list(reversed(files)), second, {"times": _OLD})
-    clock = faketime_library()
     _build(factory, first, umask="022", env={"TZ": "UTC"})
-    shifted = {"LD_PRELOAD": str(clock), "FAKETIME": AHEAD, "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"} if clock else {}
     home = root / "home"
     home.mkdir()
+    inside, outside = _moved_inside(factory, root), faketime_library()
     _build(
         factory,
         second,
         umask="077",
-        env={"TZ": "Pacific/Kiritimati", "HOME": str(home), **shifted},
-        words=[f"clock={AHEAD}"] if clock else [],
+        env={
+            "TZ": "Pacific/Kiritimati",
+            "HOME": str(home),
+            **({"LD_PRELOAD": str(outside), **shifted(AHEAD)} if outside else {}),
+        },
+        words=[f"clock={AHEAD}"] if inside else [],
     )
     report = compare(factory.plan, first, second, scratch=root)
-    report.lines.append(
-        f"clock of the second build: {AHEAD} s"
-        if clock
-        else "clock of the second build: the real one, for there is no libfaketime that works (Debian: libfaketime, from 13 on)"
-    )
+    for where, moved in (("stages", inside), ("factory", outside is not None)):
+        report.lines.append(
+            f"clock of the second build's {where}: {f'{AHEAD} s' if moved else 'the real one, for want of libfaketime'}"
+        )
     report.lines.append(f"{report.compared} compared, {report.differing} differ" + (f"; see {root}" if report.differing else ""))
     if not report.differing:
         shutil.rmtree(root, ignore_errors=True)
     return report
 
 
-@cache
 def faketime_library() -> Path | None:
-    """The libfaketime of this machine, if there is one and programs can wait under it: that of Debian 12 takes the
-    absolute times that Python sleeps until for wrong.
-    """
-    found = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
-    if found is None:
-        return None
-    probe = (sys.executable, "-I", "-S", "-c", "import time; time.sleep(0.001)")
-    shifted = {"LD_PRELOAD": str(found), "FAKETIME": AHEAD, "DONT_FAKE_MONOTONIC": "1"}
-    return found if proc.run(probe, timeout=_PROBE_SECONDS, env=shifted, check=False).status == 0 else None
+    """The libfaketime of this machine, if it has one."""
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+
+
+def _moved_inside(factory: Factory, root: Path) -> bool:
+    """Whether stages can have another clock. Raises StageError if they should, and do not."""
+    if not factory.plan.channel.faketime:
+        return False
+    scratch = root / "clock"
+    scratch.mkdir()
+    wanted, found = time.time() + int(AHEAD), time_in_sandbox(factory, AHEAD, scratch)
+    if abs(found - wanted) > _CLOCK_SECONDS:
+        raise StageError(
+            f"verify:reproducible: the clock in the builder cannot be moved: expected {wanted:.0f}, found {found}",
+            hint=f"{factory.plan.channel.path.name}: `faketime` names a libfaketime that the builder has",
+        )
+    return True
 
 
 # --- two builds ---------------------------------------------------------------------------------------------
@@ -151,10 +168,8 @@ def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str]
     argv = (
         sys.executable,
         "-c",
-        _WITH_UMASK,
+        _START,
         umask,
-        "-m",
-        "doit",
         *words,
         f"channel={settings.channel}",
         f"compress={settings.compress}",

@@ -20,7 +20,6 @@ from pipeline.container import Container, opened, top_folder
 from pipeline.engine import Engine
 from pipeline.engine_errors import refused
 from pipeline.errors import SandboxError, StageError
-from pipeline.locks import pause
 from pipeline.receive import receive
 from pipeline.sandbox_log import LogReader
 from pipeline.transfer import Input
@@ -119,7 +118,7 @@ def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryI
                 failure = f"not finished after {sandbox.timeout:.0f} s"
                 break
             if reader.ended(0):
-                pause(_POLL_SECONDS / 10)
+                time.sleep(_POLL_SECONDS / 10)
         else:
             failure = _failure(state)
         if failure:
