@@ -286,6 +286,8 @@ class _Planner:
     def _value(self, recipe: Recipe, value: OptionValue, arch: str, where: str) -> OptionValue:
         if value == "@compress":
             return self.settings.compress
+        if value == "@releasable":
+            return "yes" if self.channel.releasable else "no"
         if not isinstance(value, tuple):
             return value
         items: list[str] = []

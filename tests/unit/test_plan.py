@@ -45,6 +45,19 @@ def test_options_are_merged_and_expanded(tmp_path: Path) -> None:
     assert plan.images[1].output == "host-1.2-lab-pc.img"
 
 
+@pytest.mark.parametrize(("channel", "said"), [("true", "yes"), ("false", "no")])
+def test_a_stage_can_be_told_whether_its_channel_makes_releases(tmp_path: Path, channel: str, said: str) -> None:
+    paths = make_checkout(tmp_path)
+    for path, old, new in (
+        ("pipeline/channels/lab.toml", "releasable = false", f"releasable = {channel}"),
+        ("pipeline/recipes/host.toml", '"@compress"', '"@releasable"'),
+    ):
+        (tmp_path / path).write_text((tmp_path / path).read_text().replace(old, new))
+    pack = load_plan(paths, Settings()).nodes["stage:pack:pc"]
+    assert isinstance(pack, StageNode)
+    assert pack.options == {"compress": said}
+
+
 def test_what_a_stage_needs(tmp_path: Path) -> None:
     plan = load_plan(make_checkout(tmp_path), Settings())
     assert [node.name for node in plan.needs(["stage:pack:pc"])] == [

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a host image that lies on the medium: what `tower provision` asks for beside it.
+
+    python3 host_manifest.py IMAGE TARGET
+
+The finished image's own manifest names the keys of all stages; with it, an edit in any of them would make the medium
+anew. This one names what the image is: version, channel, and the checksums of the files there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+OPTIONS = Path("/stage-options/options.json")
+
+
+def manifest(image: Path, target: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an image that has its block map beside it."""
+    files = {}
+    for path in (image, image.with_name(f"{image.name}.bmap")):
+        with path.open("rb") as stream:
+            files[path.name] = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "size": path.stat().st_size}
+    channel = {"name": options["channel"], "branch": options["branch"], "epoch": options["epoch"]}
+    return {
+        "schema": 1,
+        "image": image.name,
+        "recipe": "host",
+        "target": target,
+        "version": options["version"],
+        "channel": {**channel, "releasable": options["releasable"] != "no"},
+        "files": files,
+    }
+
+
+def main(image: Path, target: str) -> None:
+    """Write the manifest beside the image."""
+    rows = manifest(image, target, json.loads(OPTIONS.read_bytes()))
+    text = json.dumps(rows, indent=1, sort_keys=True) + "\n"
+    image.with_name(f"{image.name}.manifest.json").write_text(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
