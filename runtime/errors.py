@@ -58,10 +58,54 @@ class AnswerError(TowerError):
     exit_status = 15
 
 
+class DownError(AnswerError):
+    """Nothing answers at the host's address."""
+
+
+class RefusedError(AnswerError):
+    """The host is there, and its ssh server is not."""
+
+
+class HangsError(AnswerError):
+    """The host takes a connection, or a command, and says nothing for too long."""
+
+
+class KeyRefusedError(AnswerError):
+    """The host does not take our key."""
+
+
+class HostKeyError(AnswerError):
+    """A machine with another key answers at the host's address."""
+
+
+class LostError(AnswerError):
+    """The connection broke while it was in use."""
+
+
+class GarbageError(AnswerError):
+    """What answers does not speak as a host does."""
+
+
+class PortTakenError(AnswerError):
+    """A port that a tunnel needs is in use."""
+
+
+class RemoteError(TowerError):
+    """A command failed on a host."""
+
+    exit_status = 17
+
+
 class ToolError(TowerError):
     """A program of this machine is missing or failed."""
 
     exit_status = 16
+
+
+class PackageError(TowerError):
+    """Packages or their index cannot be had, are not what their signatures say, or cannot be installed."""
+
+    exit_status = 17
 
 
 class StoppedError(TowerError):
