@@ -105,7 +105,7 @@ class ToolError(TowerError):
 class PackageError(TowerError):
     """Packages or their index cannot be had, are not what their signatures say, or cannot be installed."""
 
-    exit_status = 17
+    exit_status = 18
 
 
 class StoppedError(TowerError):
