@@ -7,8 +7,10 @@ What a program is fed on its stdin is not shown when it fails: it may be a secre
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +21,12 @@ from tower.errors import ToolError
 _KEPT: Final = ("PATH", "HOME", "USER", "TERM", "TMPDIR", "SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR")
 _SYSTEM: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _TAIL: Final = 10
+_CHUNK: Final = 64 << 10
+PIPE: Final = subprocess.PIPE
+
+
+class OverrunError(ToolError):
+    """A program took too long, or wrote too much; it was ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +54,24 @@ def run(
     env: Mapping[str, str] | None = None,
     check: bool = True,
     hint: str = "",
+    most: int | None = None,
 ) -> Done:
     """Run a program to its end, and its whole process group with it; `timeout` is in seconds.
 
-    `stdin` is what it is fed, or a descriptor.
-    Raises ToolError when it is missing, overruns its time, or (with `check`) fails.
+    `stdin` is what it is fed, or a descriptor. With `most`, it is ended when it has written more bytes than that.
+    Raises ToolError when it is missing, and (with `check`) when it fails; OverrunError, which is one, when it takes too
+    long or writes too much.
     """
     args = tuple(os.fspath(arg) for arg in argv)
     source = subprocess.PIPE if isinstance(stdin, bytes) else subprocess.DEVNULL if stdin is None else stdin
     child = _start(args, stdin=source, stderr=subprocess.PIPE, env=env, hint=hint)
     try:
-        out, err = child.communicate(stdin if isinstance(stdin, bytes) else None, timeout=timeout)
+        fed = stdin if isinstance(stdin, bytes) else b""
+        out, err = child.communicate(fed, timeout=timeout) if most is None else _communicate(child, fed, timeout, most)
     except subprocess.TimeoutExpired:
-        _kill_group(child)
-        raise ToolError(f"{args[0]}: not finished after {timeout:.0f} s", hint=hint) from None
-    except BaseException:
-        _kill_group(child)
-        raise
+        raise OverrunError(f"{args[0]}: not finished after {timeout:.0f} s", hint=hint) from None
+    finally:
+        _end(child)
     done = Done(child.returncode, out, err)
     if check and done.status != 0:
         last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-_TAIL:]
@@ -84,18 +93,91 @@ def reading(argv: Sequence[str | os.PathLike[str]], *, hint: str = "") -> Iterat
         if not child.stdout.read(1) and child.wait() != 0:
             raise ToolError(f"{args[0]}: exit status {child.returncode}", hint=hint)
     finally:
-        _kill_group(child)
-        child.stdout.close()
+        _end(child)
+
+
+@contextmanager
+def running(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program while it runs, with unbuffered pipes where PIPE is asked for; at the end of the context it is gone.
+
+    Raises ToolError if it cannot be started.
+    """
+    args = tuple(os.fspath(arg) for arg in argv)
+    child = _start(args, stdin=stdin, stdout=stdout, stderr=stderr, env=env, hint=hint, bufsize=0)
+    try:
+        yield child
+    finally:
+        _end(child)
+
+
+def _communicate(child: subprocess.Popen[bytes], fed: bytes, timeout: float, most: int) -> tuple[bytes, bytes]:
+    """What Popen.communicate does, for a program that is not believed to stop writing."""
+    assert child.stdout is not None  # noqa: S101  (they are pipes)
+    assert child.stderr is not None  # noqa: S101
+    end = time.monotonic() + timeout
+    found = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
+    left = memoryview(fed)
+    with selectors.DefaultSelector() as selector:
+        for handle in found:
+            selector.register(handle, selectors.EVENT_READ)
+        if child.stdin is not None:
+            os.set_blocking(child.stdin.fileno(), False)
+            selector.register(child.stdin, selectors.EVENT_WRITE)
+        while selector.get_map():
+            rest = end - time.monotonic()
+            if rest <= 0:
+                raise subprocess.TimeoutExpired(child.args, timeout)
+            for key, _ in selector.select(rest):
+                if key.fd in found:
+                    data = os.read(key.fd, _CHUNK)
+                    found[key.fd] += data
+                    finished = not data
+                else:
+                    left = _feed(key.fd, left)
+                    finished = not left
+                if finished:
+                    selector.unregister(key.fileobj)
+                    if child.stdin is key.fileobj:
+                        child.stdin.close()
+                if sum(map(len, found.values())) > most:
+                    raise OverrunError(f"wrote more than {most} bytes")
+    child.wait(max(0.1, end - time.monotonic()))
+    return bytes(found[child.stdout.fileno()]), bytes(found[child.stderr.fileno()])
+
+
+def _feed(handle: int, left: memoryview) -> memoryview:
+    """Write what fits; what is left. A program that reads no more gets no more."""
+    try:
+        return left[os.write(handle, left[:_CHUNK]) :]
+    except BlockingIOError:
+        return left
+    except BrokenPipeError:
+        return left[:0]
 
 
 def _start(
-    args: tuple[str, ...], *, stdin: int, stderr: int, env: Mapping[str, str] | None, hint: str, bufsize: int = -1
+    args: tuple[str, ...],
+    *,
+    stdin: int,
+    stderr: int,
+    env: Mapping[str, str] | None,
+    hint: str,
+    stdout: int = subprocess.PIPE,
+    bufsize: int = -1,
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             args,
             stdin=stdin,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
             env=environment(env),
             start_new_session=True,
@@ -105,6 +187,15 @@ def _start(
         raise ToolError(f"{args[0]}: no such program on this machine", hint=hint or "install the package that has it") from error
     except OSError as error:
         raise ToolError(f"{args[0]}: could not be started: {error.strerror}", hint=hint) from error
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Nothing of a program is left: neither its processes nor our ends of its pipes."""
+    _kill_group(child)
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            with suppress(OSError):  # what it was still to be fed
+                pipe.close()
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
