@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of `tower status`, for people: a row a host, in the host's colour. rich is imported here and nowhere before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from tower.names import HostName
+from tower.report import Report
+from tower.sshconf import Host
+from tower.status import State, Status
+
+_COLUMNS: Final = ("host", "network", "state", "version", "packages", "up for", "load", "memory", "disk", "warmth")
+_STYLES: Final = {State.UP: "green", State.DOWN: "red", State.STRANGE: "bold red"}
+_FULL: Final = 0.9
+"""Of memory or disk; from there on it is worth a colour."""
+_HOT: Final = 80.0
+"""Degrees Celsius at which a Raspberry Pi begins to slow down."""
+
+
+def table(hosts: Iterable[Host], found: Mapping[HostName, Status]) -> Table:
+    """All hosts, with what is known of them by now."""
+    made = Table(box=None, pad_edge=False)
+    for name in _COLUMNS:
+        # What tells a host from the others is never cut off on a narrow terminal.
+        made.add_column(name, overflow="fold", no_wrap=name in ("host", "state"), justify="left")
+    for host in hosts:
+        status = found.get(host.name)
+        kind = "router" if host.env.is_router else host.env.network.name
+        # Texts, not marked-up strings: nothing that a host says is ever read as a style.
+        head = [Text(host.name, style=host.env.color), Text(kind)]
+        if status is None:
+            made.add_row(*head, Text("asked ...", style="dim"))
+        else:
+            made.add_row(*head, Text(status.state.value, style=_STYLES[status.state]), *_cells(status.report))
+    reasons = [status for host in hosts if (status := found.get(host.name)) is not None and status.reason]
+    made.caption = Text("\n").join(Text(f"{one.host.name}: {one.reason}") for one in reasons) if reasons else None
+    made.caption_justify = "left"
+    return made
+
+
+@contextmanager
+def live(console: Console) -> Iterator[Callable[[Table], None]]:
+    """Shows a table again and again, in its place on the terminal."""
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
+        yield lambda made: shown.update(made, refresh=True)
+
+
+def console(width: int | None = None) -> Console:
+    """Stdout, as rich sees it, or as wide as given."""
+    return Console(highlight=False, width=width)
+
+
+def _cells(report: Report | None) -> list[Text]:
+    if report is None:
+        return []
+    warmth = report.temperature
+    return [
+        Text(report.version or "-"),
+        Text("-" if report.packages is None else str(report.packages)),
+        Text(duration(report.uptime)),
+        Text(f"{report.load:.2f}"),
+        _used(report.memory_used, report.memory),
+        _used(report.disk_used, report.disk),
+        Text("-") if warmth is None else Text(f"{warmth:.0f} °C", style="red" if warmth >= _HOT else ""),
+    ]
+
+
+def _used(used: int, total: int) -> Text:
+    part = used / total if total else 0.0
+    return Text(f"{part:.0%} of {_size(total)}", style="red" if part >= _FULL else "")
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units."""
+    parts: list[str] = []
+    rest = int(seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, length)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thin client's user: a `~/.local/tower` that knows the machines of the ring as hosts, and `tower` run there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.network.machines import CHECKOUT, Machine
+
+HOME = "/root"
+FOLDER = f"{HOME}/.local/tower"
+_ADD = r"""
+import json, sys
+from dataclasses import replace
+from ipaddress import IPv4Address
+from tower import env, secret
+from tower.env import InstallationType, TowerEnv, Wlan
+from tower.names import HostName, UserName
+from tower.sshconf import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, tower_of_user
+tower, keys = tower_of_user(), []
+type(tower).check_new = lambda *_, **__: None  # machines come in any order here
+for name, address, host_key, user in json.loads(sys.stdin.read()):
+    if (tower.folder / "hosts" / name).is_dir():
+        tower.remove(name)
+    pair = secret.new_key_pair(f"{user}@{name}")
+    online = address.startswith("192.168.2.")
+    def make(place):
+        found = TowerEnv(
+            hostname=HostName(name), username=UserName(user), public_key=pair.public, password_hash="$6$salt$" + "a" * 86,
+            keyboard_layout="us", keyboard_variant="us", timezone="UTC", lang="C.UTF-8", online=online,
+            wlan=Wlan("Home", "0" * 64) if name == "router" else None, address=IPv4Address(address),
+            installation_type=InstallationType.INSTALL, color=place.color, alpine_branch="lab",
+        )
+        return {
+            ENV: env.dump(found), USER_KEY: pair.private, f"{USER_KEY}.pub": pair.public.encode() + b"\n",
+            f"{HOST_KEY}.pub": host_key.encode() + b"\n", KEY_FILE: b"x" * 512, WORLD: b"",
+        }
+    tower.add(HostName(name), online=online, make=make)
+    keys.append(pair.public)
+print(json.dumps(keys))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who types `tower` on the thin client."""
+
+    machine: Machine
+
+    def python(self, code: str, *, data: str = "", timeout: float = 60) -> str:
+        """Run Python there, with the module `tower`; what it prints."""
+        return self.machine.run(sys.executable, "-c", code, data=data, env={"HOME": HOME}, timeout=timeout).stdout
+
+    def knows(self, *hosts: tuple[str, str, str], user: str = "user") -> list[str]:
+        """Make hosts known by name, address and host key, as if they had been provisioned; the public keys they must let in."""
+        rows = [(*host, user) for host in hosts]
+        keys: list[str] = json.loads(self.python(_ADD, data=json.dumps(rows)))
+        return keys
+
+    def argv(self, *words: str, env: Mapping[str, str] | None = None) -> list[str]:
+        """The command that runs `tower` there."""
+        more = [f"{name}={value}" for name, value in (env or {}).items()]
+        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return self.machine.argv(
+            "env", "-i", f"HOME={HOME}", path, "LC_ALL=C.UTF-8", *more, sys.executable, "-m", "tower", *words
+        )
+
+    def tower(
+        self, *words: str, data: str | bytes = "", timeout: float = 60, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `tower` there; whatever its exit status."""
+        given = data.encode() if isinstance(data, str) else data
+        done = subprocess.run(
+            self.argv(*words, env=env), input=given, capture_output=True, timeout=timeout, check=False, cwd=CHECKOUT
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        )
+
+    def json(self, *words: str, status: int | None = 0, timeout: float = 60) -> Any:
+        """What `tower ... --json` prints."""
+        done = self.tower(*words, "--json", timeout=timeout)
+        assert status is None or done.returncode == status, (
+            f"tower {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+        return json.loads(done.stdout)
+
+
+def let_in(host: Machine, keys: Sequence[str], user: str = "user") -> None:
+    """The keys that the host's ssh server takes."""
+    host.write(f"home/{user}/.ssh/authorized_keys", "".join(f"{key}\n" for key in keys), 0o600)
+    host.run("chown", "-R", f"{user}:{user}", f"/home/{user}/.ssh")
