@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "completion": "print what a shell needs to complete the words of tower",
     "deprovision": "forget a host and its keys",
     "provision": "make a host: its keys, its disk, and its first answer",
+    "run": "run a command on a host, as if it were here",
     "status": "show which hosts are up, and how they are",
     "verify-image": "check an image against its makers' signatures",
     "version": "show the versions of tower and of this system",

@@ -118,6 +118,22 @@ def running(
         _end(child)
 
 
+@contextmanager
+def attached(argv: Sequence[str | os.PathLike[str]], *, hint: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A program with our own terminal, input and output, in our process group; at the end of the context it is gone.
+
+    Raises ToolError if it cannot be started.
+    """
+    args = tuple(os.fspath(arg) for arg in argv)
+    child = _start(args, stdin=None, stdout=None, stderr=None, env=None, hint=hint, own=False)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+
+
 def _communicate(child: subprocess.Popen[bytes], fed: bytes, timeout: float, most: int) -> tuple[bytes, bytes]:
     """What Popen.communicate does, for a program that is not believed to stop writing."""
     assert child.stdout is not None  # noqa: S101  (they are pipes)
@@ -166,12 +182,13 @@ def _feed(handle: int, left: memoryview) -> memoryview:
 def _start(
     args: tuple[str, ...],
     *,
-    stdin: int,
-    stderr: int,
+    stdin: int | None,
+    stderr: int | None,
     env: Mapping[str, str] | None,
     hint: str,
-    stdout: int = subprocess.PIPE,
+    stdout: int | None = subprocess.PIPE,
     bufsize: int = -1,
+    own: bool = True,
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -180,7 +197,7 @@ def _start(
             stdout=stdout,
             stderr=stderr,
             env=environment(env),
-            start_new_session=True,
+            start_new_session=own,
             bufsize=bufsize,
         )
     except FileNotFoundError as error:

@@ -216,11 +216,16 @@ class Session:
             self._master = master
             self._stack = stack.pop_all()
 
+    def client(self, command: str, *, tty: bool = False) -> tuple[str, ...]:
+        """The program that runs a command line of the host's shell through this connection."""
+        # Without the master there is no other way: a client that connects by itself would belong to nobody.
+        options = ("-tt" if tty else "-T", "-o", "ControlMaster=no", "-o", "ProxyCommand=false")
+        return (*self._base, *options, "--", self.host.name, command)
+
     def _client(self, argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[str, ...]:
         if env:
             argv = ["env", *(f"{name}={value}" for name, value in env.items()), *argv]
-        # Without the master there is no other way: a client that connects by itself would belong to nobody.
-        return (*self._base, "-T", "-o", "ControlMaster=no", "-o", "ProxyCommand=false", "--", self.host.name, shlex.join(argv))
+        return self.client(shlex.join(argv))
 
     def _check_alive(self, what: str) -> None:
         if not self.alive():
