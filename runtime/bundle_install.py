@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower install` by bundles: read, choose, fetch, verify, send, install; the network settings of hosts are not touched.
+
+    read     what each host says of its packages
+    choose   this machine's apk, over the signed indexes, with the host's own keys
+    fetch    once for all hosts, through the router; interrupted downloads are gone on with
+    verify   checksum of the index, signature, content
+    send     what the host does not have yet, under a signed manifest
+    install  by the host's own apk, without a network, after it has verified all once more
+
+Whatever ends this, the same command goes on: what was fetched and sent is kept, and a host that began goes on by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tower.apkindex import INDEX, Index, Package
+from tower.bundle import Bundle, File, install, read_state, send
+from tower.choose import Choice, Copy, check_names, copy_of
+from tower.errors import HostError, PackageError, StateError, TowerError
+from tower.fetch import Downloads, Way
+from tower.files import locked, make_folder, read_file, write_file
+from tower.names import ROUTER
+from tower.repository import HostState, Repository
+from tower.ssh import connect
+from tower.sshconf import WORLD, Host, Tower
+from tower.view import View
+
+if TYPE_CHECKING:
+    from tower.ssh import Session
+
+SEEN: Final = "indexes.json"
+"""In ~/.local/tower: when the newest index of each repository that was used here was made."""
+_CHUNK: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class Job:
+    """One host, and what is known of it so far."""
+
+    session: Session
+    copy: Copy
+    indexes: tuple[Index, ...] = ()
+    choice: Choice = field(default_factory=lambda: Choice((), ()))
+
+    @property
+    def host(self) -> Host:
+        """Whom it is for."""
+        return self.session.host
+
+    @property
+    def state(self) -> HostState:
+        """What the host said."""
+        return self.copy.state
+
+
+def install_by_bundle(
+    tower: Tower, hosts: Sequence[Host], names: Sequence[str], view: View, *, yes: bool, dry_run: bool = False
+) -> dict[str, object]:
+    """Install packages on hosts; what was done, for View.show.
+
+    Raises what is wrong with the first host that has a problem: before anything was sent, or after all others are done.
+    """
+    check_names(names)
+    with ExitStack() as stack:
+        for host in hosts:
+            busy = f"{host.name}: another tower installs packages on it"
+            stack.enter_context(locked(host.file(".install.lock"), busy=busy))
+        jobs = [_read(stack, tower, host, view) for host in hosts]
+        session = next((job.session for job in jobs if job.host.name == ROUTER), None)
+        way = Way(session or stack.enter_context(connect(tower, tower.host(ROUTER))))
+        stack.callback(way.close)
+        downloads = Downloads(_cache(), way)
+        with view.step("choosing packages"), locked(_cache() / ".lock"):
+            _choose(jobs, names, downloads, tower)
+        jobs = [job for job in jobs if _is_needed(job, names, view)]
+        _tell(jobs, downloads, view)
+        report = _report(jobs, names)
+        if dry_run or not jobs:
+            return {**report, "done": not jobs}
+        view.confirm("Install them?", yes=yes)
+        with locked(_cache() / ".lock"):
+            files = _fetch(jobs, downloads, view)
+            downloads.tidy()
+        way.close()
+        sent = _install_all(jobs, names, files, view)
+        return {**report, "downloaded_bytes": downloads.received, "sent_bytes": sent, "done": True}
+
+
+def _cache() -> Path:
+    folder = Path.home() / ".cache" / "tower" / "packages"
+    make_folder(folder)
+    return folder
+
+
+def _read(stack: ExitStack, tower: Tower, host: Host, view: View) -> Job:
+    session = stack.enter_context(connect(tower, host))
+    state = read_state(session, view.say)
+    for line in state.left_out:
+        view.say(f"{host.name}: its repository {line[:100]!r} is not on a server and is left out")
+    if not state.repositories:
+        raise HostError(
+            f"{host.name}: has no repository that packages could come from",
+            hint=f"put one into its list: ssh -t {host.name} doas vi /etc/apk/repositories",
+        )
+    return Job(session, stack.enter_context(copy_of(state, host.name)))
+
+
+def _choose(jobs: Sequence[Job], names: Sequence[str], downloads: Downloads, tower: Tower) -> None:
+    """Fetch every index once, verify it with the keys of each host, and ask apk."""
+    fetched: dict[tuple[Repository, str], Path] = {}
+    read: dict[str, Index] = {}
+    for job in jobs:
+        found = []
+        for number, repository in enumerate(job.state.repositories):
+            place = (repository, job.state.arch)
+            if place not in fetched:
+                fetched[place] = downloads.index(repository, job.state.arch)
+            try:
+                index = job.copy.check_index(number, fetched[place], read)
+                _check_age(tower, f"{repository.address} {job.state.arch}", index.made)
+            except PackageError:
+                downloads.forget_index(fetched[place])
+                raise
+            found.append(index)
+        job.indexes = tuple(found)
+        job.choice = job.copy.choose(names, found)
+
+
+def _check_age(tower: Tower, name: str, made: int) -> None:
+    """PackageError if a newer index of that repository was seen: an old one hides what was mended since."""
+    path = tower.folder / SEEN
+    with locked(tower.folder / ".indexes.lock"):
+        try:
+            seen = json.loads(read_file(path)) if path.exists() else {}
+            newest = int(seen.get(name, 0))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise StateError(f"{path}: makes no sense", hint="remove it; it is made anew") from error
+        if made < newest:
+            raise PackageError(
+                f"{name}: its index was made {_day(made)}; one made {_day(newest)} was seen before",
+                hint=f"the server is behind, or hides newer packages; if it was set back on purpose, remove {path}",
+            )
+        if made > newest:
+            write_file(path, json.dumps({**seen, name: made}, sort_keys=True).encode())
+
+
+def _day(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _is_needed(job: Job, names: Sequence[str], view: View) -> bool:
+    if job.choice.steps or set(names) - set(job.state.world.decode().split()):
+        return True
+    view.say(f"{job.host.name}: has all of that already")
+    return False
+
+
+def _tell(jobs: Sequence[Job], downloads: Downloads, view: View) -> None:
+    for job in jobs:
+        fetch = sum(package.size - downloads.started(package) for _, package in job.choice.packages if not downloads.has(package))
+        view.say(
+            f"{job.host.name}: {len(job.choice.steps)} steps, {_mib(fetch)} to download, {_mib(job.choice.space)} when installed"
+        )
+        for step in job.choice.steps:
+            view.say(f"    {step}")
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _report(jobs: Sequence[Job], names: Sequence[str]) -> dict[str, object]:
+    steps = {job.host.name: list(job.choice.steps) for job in jobs}
+    return {"packages": list(names), "hosts": [job.host.name for job in jobs], "steps": steps}
+
+
+def _fetch(jobs: Sequence[Job], downloads: Downloads, view: View) -> dict[str, Path]:
+    """Every package that some host needs, once; by checksum. All are verified with the keys of each host they are for."""
+    wanted: dict[str, tuple[Repository, str, Package]] = {}
+    for job in jobs:
+        for number, package in job.choice.packages:
+            wanted.setdefault(package.checksum, (job.state.repositories[number], job.state.arch, package))
+    todo = [one for one in wanted.values() if not downloads.has(one[2])]
+    total = sum(package.size - downloads.started(package) for _, _, package in todo)
+    files: dict[str, Path] = {}
+    with view.bar(f"downloading {len(todo)} packages", total) as progress:
+        for checksum, (repository, arch, package) in wanted.items():
+            files[checksum] = downloads.package(repository, arch, package, progress)
+    with view.step("verifying"):
+        _verify(jobs, files)
+    return files
+
+
+def _verify(jobs: Sequence[Job], files: dict[str, Path]) -> None:
+    """Signature and content, by the keys of each host; hosts with equal keys share the work."""
+    good: dict[str, set[Path]] = {}
+    for job in jobs:
+        keys = hashlib.sha256(repr(sorted(job.state.keys.items())).encode()).hexdigest()
+        known = good.setdefault(keys, set())
+        new = {files[package.checksum] for _, package in job.choice.packages} - known
+        try:
+            job.copy.check_packages(sorted(new))
+        except PackageError:
+            # Which of them it was is in the message; none is used again unseen.
+            for path in new:
+                path.unlink(missing_ok=True)
+            raise
+        known |= new
+
+
+def _install_all(jobs: Sequence[Job], names: Sequence[str], files: dict[str, Path], view: View) -> int:
+    """Send to each host and install; a host with a problem does not keep the others waiting. Bytes that were sent."""
+    problems: list[TowerError] = []
+    digests: dict[Path, str] = {}
+    sent = 0
+    for job in jobs:
+        try:
+            bundle = _bundle(job, names, files, digests)
+            with view.bar(f"{job.host.name}: sending", sum(file.size for file in bundle.files)) as progress:
+                sent += send(job.session, bundle, progress)
+            with view.step(f"{job.host.name}: installing"):
+                install(job.session, view.say)
+            record_world(job.session)
+        except TowerError as error:
+            if len(jobs) == 1:
+                raise
+            view.say(str(error))
+            problems.append(error)
+    if problems:
+        raise problems[0]
+    return sent
+
+
+def _bundle(job: Job, names: Sequence[str], files: dict[str, Path], digests: dict[Path, str]) -> Bundle:
+    found = [(job.copy.index_place(number), number, INDEX) for number in range(len(job.state.repositories))]
+    found += [(files[package.checksum], number, package.file_name) for number, package in job.choice.packages]
+    for path, _, _ in found:
+        if path not in digests:
+            with path.open("rb") as stream:
+                digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Bundle(
+        host=job.host,
+        state=job.state,
+        names=tuple(names),
+        plan=job.choice.digest,
+        space=job.choice.space,
+        files=tuple(File(path, digests[path], path.stat().st_size, number, name) for path, number, name in found),
+    )
+
+
+def record_world(session: Session) -> None:
+    """Keep the host's world, to install it again when the host is made anew."""
+    world = session.run(["cat", "/etc/apk/world"], timeout=20, most=1 << 20).stdout
+    write_file(session.host.file(WORLD), world)

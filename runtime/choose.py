@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which packages a host would get: this machine's own `apk` is asked, about a copy of what the host says of itself.
+
+The copy lies in a private folder: the host's world and database, its trusted keys, and the indexes as local
+repositories. Nothing is installed and nothing is fetched; an index that none of the host's keys has signed is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tower import proc
+from tower.apkindex import INDEX, Index, Package, read_index
+from tower.errors import PackageError, ValueRefusedError
+from tower.repository import HostState
+
+_STEP: Final = re.compile(r"\( *[0-9]+/[0-9]+\) (([A-Z][a-z]+) (\S+) \(([^()]*)\))")
+_BRINGS: Final = frozenset({"Installing", "Upgrading", "Downgrading", "Replacing", "Reinstalling"})
+_WANTED: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+:-]*(?:(?:[<>]=?|=|~=?|><)[A-Za-z0-9._+:-]+)?(?:@[A-Za-z0-9._-]+)?")
+_HINT: Final = "install apk-tools; without it packages come through a tunnel: tower install --tunnel"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What apk would do on a host."""
+
+    steps: tuple[str, ...]
+    """`Installing NAME (VERSION)` and the like, sorted."""
+    packages: tuple[tuple[int, Package], ...]
+    """Those that must come, each with the number of its repository."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the steps, which the host's apk must take as well."""
+        return hashlib.sha256("".join(f"{step}\n" for step in self.steps).encode()).hexdigest()
+
+    @property
+    def space(self) -> int:
+        """Bytes that the packages take when installed; what they replace is not taken off."""
+        return sum(package.installed_size for _, package in self.packages)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """ValueRefusedError if one could not be the name of a package, with a version or a tag."""
+    for name in names:
+        if _WANTED.fullmatch(name) is None or ".apk" in name or len(name) > 200:
+            raise ValueRefusedError(f"{name!r} is not the name of a package", hint="for example: firefox, or firefox~128")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A private folder with what a host says of itself."""
+
+    folder: Path
+    state: HostState
+    host: str
+
+    def index_place(self, number: int) -> Path:
+        """Where the index of a repository lies."""
+        return self.folder / "mirror" / str(number) / self.state.arch / INDEX
+
+    def check_index(self, number: int, index: Path, known: dict[str, Index]) -> Index:
+        """Lay the index of a repository down, if a key of the host has signed it. Raises PackageError.
+
+        `known` keeps what was read, by the file's digest: to read a large one takes half a second.
+        """
+        place = self.index_place(number)
+        place.parent.mkdir(parents=True)
+        shutil.copyfile(index, place)
+        self._verify([place], f"{self.state.repositories[number].address}: its index")
+        digest = hashlib.sha256(place.read_bytes()).hexdigest()
+        if digest not in known:
+            known[digest] = read_index(place)
+        return known[digest]
+
+    def check_packages(self, paths: Sequence[Path]) -> None:
+        """PackageError if a package is not signed by a key of the host, or its content is not what was signed."""
+        if paths:
+            self._verify(paths, "a package")
+
+    def _verify(self, paths: Sequence[Path], what: str) -> None:
+        argv = ("apk", *self._options("none"), "verify", "--", *(str(path) for path in paths))
+        done = proc.run(argv, timeout=60 + 5 * len(paths), check=False, hint=_HINT)
+        if done.status != 0:
+            said = [line for line in done.stdout.decode(errors="replace").splitlines() if not line.endswith(" - OK")]
+            raise PackageError(
+                f"{what} for {self.host} is not signed by a key that {self.host} trusts, or was changed: "
+                + "; ".join(line.removeprefix(f"{self.folder}/") for line in said[:3]),
+                hint="it is not used; the server may be wrong, or somebody in between; try another mirror",
+            )
+
+    def choose(self, names: Sequence[str], indexes: Sequence[Index]) -> Choice:
+        """What `apk add NAMES` would do. Raises PackageError with apk's reasons if it cannot be done."""
+        argv = ("apk", *self._options("repositories"), "--no-network", "--no-progress", "add", "--simulate", "--", *names)
+        done = proc.run(argv, timeout=300, check=False, hint=_HINT)
+        if done.status != 0:
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()
+            raise PackageError(
+                f"{self.host}: apk cannot install {' '.join(names)}:\n  " + "\n  ".join(said.splitlines()[:20]),
+                hint=f"is the name right? What {self.host} has already: ssh {self.host} apk list --installed",
+            )
+        found = [_STEP.fullmatch(line) for line in done.stdout.decode(errors="replace").splitlines()]
+        steps = [step for step in found if step is not None]
+        packages = [self._package(step[3], step[4], indexes) for step in steps if step[2] in _BRINGS]
+        return Choice(tuple(sorted(step[1] for step in steps)), tuple(dict.fromkeys(packages)))
+
+    def _package(self, name: str, versions: str, indexes: Sequence[Index]) -> tuple[int, Package]:
+        name, version = name.partition("@")[0], versions.rpartition(" -> ")[2]
+        for number, index in enumerate(indexes):
+            package = index.packages.get((name, version))
+            if package is not None:
+                return number, package
+        raise PackageError(f"{self.host}: apk chooses {name} {version}, which no index of its repositories names")
+
+    def _options(self, repositories: str) -> tuple[str, ...]:
+        root = self.folder / "root"
+        keys = ("--keys-dir", str(self.folder / "keys"), "--repositories-file", str(self.folder / repositories))
+        return "--root", str(root), "--arch", self.state.arch, *keys
+
+
+@contextmanager
+def copy_of(state: HostState, host: str) -> Iterator[Copy]:
+    """A private copy of what a host says of itself, gone at the end of the context."""
+    with tempfile.TemporaryDirectory(prefix="tower-packages-") as name:
+        folder = Path(name)
+        database = folder / "root" / "usr" / "lib" / "apk" / "db"
+        settings = folder / "root" / "etc" / "apk"
+        for made in (database, settings, folder / "keys"):
+            made.mkdir(parents=True)
+        # Older and newer apk look in different places.
+        (folder / "root" / "lib").symlink_to("usr/lib")
+        (database / "installed").write_bytes(state.installed)
+        (database / "triggers").touch()
+        (settings / "world").write_bytes(state.world)
+        (settings / "arch").write_text(f"{state.arch}\n")
+        for key, content in state.keys.items():
+            (folder / "keys" / key).write_bytes(content)
+        (folder / "none").touch()
+        lines = (f"{one.tag} {folder}/mirror/{number}".strip() for number, one in enumerate(state.repositories))
+        (folder / "repositories").write_text("".join(f"{line}\n" for line in lines))
+        yield Copy(folder, state, host)

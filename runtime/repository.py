@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host says of its packages: repositories, trusted keys, world, what is installed. Read, bounded, made harmless.
+
+The host sends one tar archive of known files. Its words end up as input of this machine's `apk`, so of the database
+only lines of a known form are taken over, and of the repositories only addresses that a package can be fetched from.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from tower.errors import AnswerError
+
+_MOST: Final = 64 << 20
+_MOST_KEY: Final = 16 << 10
+_MOST_FILES: Final = 200
+_NAMES: Final = frozenset({"arch", "digest", "installed", "repositories", "serial", "world"})
+_KEY: Final = re.compile(r"keys/([A-Za-z0-9_][A-Za-z0-9._@-]{0,120}\.pub)")
+_ARCH: Final = re.compile(r"[a-z0-9_]{2,16}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_SERIAL: Final = re.compile(r"[0-9]{1,9}")
+_TAG: Final = re.compile(r"@[A-Za-z0-9_][A-Za-z0-9._-]{0,60}")
+_PATH: Final = re.compile(r"[A-Za-z0-9._~%+/-]*")
+_SERVER: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+_FIELD: Final = re.compile(r"[CPVASITULomtcDpirqskf]:[\x20-\x7e\xa0-\U0010ffff]{0,65536}")
+_WORLD: Final = re.compile(r"!?[A-Za-z0-9_.][A-Za-z0-9._+:@<>=~/-]{0,250}")
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A folder on a server that holds `<arch>/APKINDEX.tar.gz` and packages."""
+
+    scheme: str
+    server: str
+    port: int
+    path: str
+    """Begins with a slash and does not end with one, unless it is empty."""
+    tag: str
+    """`@name` if packages come from it only when asked for by that; else empty."""
+
+    @property
+    def address(self) -> str:
+        """As /etc/apk/repositories has it, without the tag."""
+        port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{self.server}{port}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """All that decides which packages a host gets, but for the indexes."""
+
+    arch: str
+    repositories: tuple[Repository, ...]
+    left_out: tuple[str, ...]
+    """Lines of the host's list that name what is not on a server."""
+    keys: Mapping[str, bytes]
+    world: bytes
+    installed: bytes
+    digest: str
+    """SHA-256 of world and database, as the host has them."""
+    serial: int
+    """The number of the last bundle that the host has used."""
+
+
+def parse_state(data: bytes, host: str) -> HostState:
+    """What `bundle state` wrote. Raises AnswerError if it makes no sense."""
+    files, keys = _unpack(data, host)
+    missing = sorted(_NAMES - files.keys())
+    if missing:
+        raise AnswerError(f"{host}: does not say its {', '.join(missing)}", hint=f"look: ssh {host} ls -l /etc/apk")
+    repositories, left_out = parse_repositories(files["repositories"].decode(errors="replace"))
+    return HostState(
+        arch=_word(files["arch"], _ARCH, host, "architecture"),
+        repositories=repositories,
+        left_out=left_out,
+        keys=keys,
+        world=_world(files["world"], host),
+        installed=_database(files["installed"]),
+        digest=_word(files["digest"], _DIGEST, host, "digest"),
+        serial=int(_word(files["serial"], _SERIAL, host, "serial number")),
+    )
+
+
+def _unpack(data: bytes, host: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    files: dict[str, bytes] = {}
+    keys: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for number, member in enumerate(archive):
+                if number > _MOST_FILES:
+                    raise AnswerError(f"{host}: sends more than {_MOST_FILES} files about itself")
+                content = archive.extractfile(member) if member.isreg() and member.size <= _MOST else None
+                key = _KEY.fullmatch(member.name)
+                if content is not None and member.name in _NAMES:
+                    files[member.name] = content.read()
+                elif content is not None and key and member.size <= _MOST_KEY:
+                    keys[key[1]] = content.read()
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise AnswerError(f"{host}: what it says about its packages is no archive: {error}") from error
+    return files, keys
+
+
+def _word(data: bytes, form: re.Pattern[str], host: str, what: str) -> str:
+    text = data.decode(errors="replace").strip()
+    if form.fullmatch(text) is None:
+        raise AnswerError(f"{host}: {text[:80]!r} is no {what}")
+    return text
+
+
+def _world(data: bytes, host: str) -> bytes:
+    words = data.decode(errors="replace").split()
+    for word in words:
+        if _WORLD.fullmatch(word) is None:
+            raise AnswerError(f"{host}: its world has {word[:80]!r}, which is no name of a package")
+    return "".join(f"{word}\n" for word in words).encode()
+
+
+def _database(data: bytes) -> bytes:
+    """The records of what is installed, of which only fields that choosing needs, in a form that is harmless."""
+    lines = (line for line in data.decode(errors="replace").split("\n") if not line or _FIELD.fullmatch(line))
+    return "\n".join(lines).encode()
+
+
+def parse_repositories(text: str) -> tuple[tuple[Repository, ...], tuple[str, ...]]:
+    """The repositories on servers, and the lines that name something else."""
+    found: list[Repository] = []
+    left_out: list[str] = []
+    for line in (line.strip() for line in text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        tag, _, address = line.partition(" ") if line.startswith("@") else ("", "", line)
+        repository = _repository(address.strip(), tag)
+        if repository is None:
+            left_out.append(line)
+        elif repository not in found:
+            found.append(repository)
+    return tuple(found), tuple(left_out)
+
+
+def _repository(address: str, tag: str) -> Repository | None:
+    try:
+        parts = urlsplit(address)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return None
+    plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    named = _SERVER.fullmatch(parts.hostname or "") and _PATH.fullmatch(parts.path)
+    if parts.scheme not in _PORTS or not plain or not named or (tag and _TAG.fullmatch(tag) is None):
+        return None
+    return Repository(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"), tag)
