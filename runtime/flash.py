@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing an image to a medium: unpacked on the way, holes skipped, everything read back and compared while writing.
 
-Three threads with a stock of buffers between them: one unpacks and holds the image against its block map, one writes,
-one reads back what was synced and compares it. What the block map calls empty is skipped; `tower.partition` later
-zeroes those of the empty blocks that a file system uses.
+Four threads with a stock of buffers between them: one unpacks, one holds the image against its block map, one writes,
+one reads back what was synced and compares it. A buffer is free again when both its digest and its comparison are
+done. What the block map calls empty is skipped; `tower.partition` later zeroes those of the empty blocks that a file
+system uses.
 
 An interrupted flash is continued by comparing first: only what differs is written. Nothing about the medium has to
 be remembered or believed for that.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
-import lzma
 import mmap
 import os
 import queue
@@ -51,14 +51,37 @@ class Piece:
     old: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """The next bytes of the image, for its digest: the first `length` of a buffer, or that many that are a hole."""
+
+    length: int
+    buffer: mmap.mmap | None = None
+    shared: bool = False
+    """Whether the buffer is written and compared, too."""
+
+
 @dataclass(slots=True)
 class _Line:
     """What the threads share: queues, and the first failure, which ends all of them."""
 
     free: queue.SimpleQueue[mmap.mmap | None] = field(default_factory=queue.SimpleQueue)
+    digest: queue.SimpleQueue[_Stretch | None] = field(default_factory=queue.SimpleQueue)
     write: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
     check: queue.SimpleQueue[list[Piece] | None] = field(default_factory=queue.SimpleQueue)
     failure: BaseException | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    half: set[int] = field(default_factory=set)
+    """Buffers that one of their two users is done with."""
+
+    def done(self, buffer: mmap.mmap) -> None:
+        """One of the two users of a buffer is done with it; after the second it is free."""
+        with self.lock:
+            if id(buffer) not in self.half:
+                self.half.add(id(buffer))
+                return
+            self.half.remove(id(buffer))
+        self.free.put(buffer)
 
     def fail(self, error: BaseException) -> None:
         """End all threads; the first error counts."""
@@ -68,6 +91,7 @@ class _Line:
     def stop(self) -> None:
         """Wake whoever waits."""
         self.free.put(None)
+        self.digest.put(None)
         self.write.put(None)
         self.check.put(None)
 
@@ -95,23 +119,27 @@ def flash(
     for _ in range(_BUFFERS):
         line.free.put(new_buffer())
     counts = [0, 0]
-    writer = threading.Thread(target=_guarded, args=(line, lambda: _write(line, medium, counts, compare=compare)), name="write")
-    checker = threading.Thread(target=_guarded, args=(line, lambda: _check(line, medium, advance)), name="read-back")
-    writer.start()
-    checker.start()
+    work: dict[str, Callable[[], None]] = {
+        "digest": lambda: _digest(line, Check(block_map, str(image))),
+        "write": lambda: _write(line, medium, counts, compare=compare),
+        "read-back": lambda: _check(line, medium, advance),
+    }
+    threads = [threading.Thread(target=_guarded, args=(line, one), name=name) for name, one in work.items()]
+    for thread in threads:
+        thread.start()
     try:
         with unpacked(image) as stream:
             _read(stream, block_map, image, line)
+        line.digest.put(None)
         line.write.put(None)
-        writer.join()
-        line.check.put(None)
-        checker.join()
+        for thread in threads:
+            thread.join()
     except BaseException as error:
         line.fail(error)
         raise
     finally:
-        writer.join()
-        checker.join()
+        for thread in threads:
+            thread.join()
         if line.failure is not None:
             raise line.failure
     return Flashed(*counts)
@@ -125,32 +153,30 @@ def _guarded(line: _Line, work: Callable[[], None]) -> None:
 
 
 def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> None:
-    """Unpack; what is to be written goes on, all of it is held against the map."""
-    check = Check(block_map, str(image))
-    skipped = memoryview(new_buffer())
+    """Unpack; all of it goes to its digest, and what is to be written to be written. Raises ImageProblemError."""
     place = 0
-    for start, end in block_map.spans(GAP):
-        while place < start:
-            place += _hole(stream, place, start, check) or _feed(stream, skipped[: min(CHUNK, start - place)], check, image)
+    for start, end in (*block_map.spans(GAP), (block_map.size, block_map.size)):
         while place < end:
+            if place < start and (hole := _hole(stream, place, start)):
+                line.digest.put(_Stretch(hole))
+                place += hole
+                continue
             buffer = line.free.get()
             if buffer is None or line.failure is not None:
                 return
-            length = min(CHUNK, end - place)
-            _feed(stream, memoryview(buffer)[:length], check, image)
-            full = -(-length // ALIGN) * ALIGN
-            buffer[length:full] = bytes(full - length)
-            line.write.put(Piece(place, full, buffer))
+            length = min(CHUNK, (start if place < start else end) - place)
+            _fill(stream, memoryview(buffer)[:length], image)
+            line.digest.put(_Stretch(length, buffer, shared=place >= start))
+            if place >= start:
+                full = -(-length // ALIGN) * ALIGN
+                buffer[length:full] = bytes(full - length)
+                line.write.put(Piece(place, full, buffer))
             place += length
-    while place < block_map.size:
-        end = block_map.size
-        place += _hole(stream, place, end, check) or _feed(stream, skipped[: min(CHUNK, end - place)], check, image)
-    check.finish()
     if stream.read(1):
         raise ImageProblemError(f"{image}: is larger than the {block_map.size} bytes that its block map says")
 
 
-def _hole(stream: IO[bytes], place: int, until: int, check: Check) -> int:
+def _hole(stream: IO[bytes], place: int, until: int) -> int:
     """Pass over a hole of an image that is not packed: how many bytes; 0 if there is none, or it cannot be known."""
     handle = stream.fileno()
     try:
@@ -162,23 +188,35 @@ def _hole(stream: IO[bytes], place: int, until: int, check: Check) -> int:
         data = size  # no data up to the end of the file
     found = max(0, min(until, data, size) - place)
     os.lseek(handle, place + found, os.SEEK_SET)
-    check.skip(found)
     return found
 
 
-def _feed(stream: IO[bytes], into: memoryview, check: Check, image: Path) -> int:
+def _fill(stream: IO[bytes], into: memoryview, image: Path) -> None:
     done = 0
     raw = cast("io.RawIOBase", stream)
     while done < len(into):
         try:
             got = raw.readinto(into[done:])
-        except (lzma.LZMAError, EOFError, OSError) as error:
+        except OSError as error:
             raise ImageProblemError(f"{image}: cannot be unpacked: {error}", hint="fetch or build it again") from error
         if not got:
             raise ImageProblemError(f"{image}: ends too early", hint="fetch or build it again")
         done += got
-    check.feed(into)
-    return done
+
+
+def _digest(line: _Line, check: Check) -> None:
+    """Hold the image against its map: the slowest of the threads, so it does nothing else."""
+    while (stretch := line.digest.get()) is not None and line.failure is None:
+        if stretch.buffer is None:
+            check.skip(stretch.length)
+            continue
+        check.feed(memoryview(stretch.buffer)[: stretch.length])
+        if stretch.shared:
+            line.done(stretch.buffer)
+        else:
+            line.free.put(stretch.buffer)
+    if line.failure is None:
+        check.finish()
 
 
 def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> None:
@@ -198,6 +236,7 @@ def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> 
             batch = []
     if line.failure is None:
         _hand_on(line, medium, batch)
+        line.check.put(None)
 
 
 def _hand_on(line: _Line, medium: Medium, batch: list[Piece]) -> None:
@@ -215,7 +254,7 @@ def _check(line: _Line, medium: Medium, advance: Advance) -> None:
                 medium.read(piece.place, view[: piece.length])
                 if not same(buffer, piece.buffer, piece.length):
                     raise differs(medium, piece.place, piece.length)
-            line.free.put(piece.buffer)
+            line.done(piece.buffer)
             advance(piece.length)
 
 
