@@ -40,8 +40,9 @@ def run(session: Session, argv: Sequence[str], *, tty: bool) -> int:
     Raises LostError if the connection broke, StoppedError if a signal ended us and not the command.
     """
     mark = f"tower-{secrets.token_hex(16)}"
-    # A shell that waits says by 128+N which signal ended a command; ssh would say 255 for all.
-    line = f": {mark}; {shlex.join(argv)}; exit $?"
+    # A shell that waits says by 128+N which signal ended a command; ssh would say 255 for all. Signals that the command gets
+    # do not end the shell before it; the command itself has them as ever, for a trap does not outlive the exec.
+    line = f": {mark}; trap : HUP INT QUIT TERM; {shlex.join(argv)}; exit $?"
     with proc.attached(session.client(line, tty=tty), hint="install openssh-client") as child:
         status = _wait(session, child, mark)
     if status == _LOST and not session.alive():

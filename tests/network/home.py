@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tests.network.machines import CHECKOUT, Machine
+from tests.network.machines import CHECKOUT, Machine, Tower
 
 HOME = "/root"
 FOLDER = f"{HOME}/.local/tower"
@@ -95,3 +96,23 @@ def let_in(host: Machine, keys: Sequence[str], user: str = "user") -> None:
     """The keys that the host's ssh server takes."""
     host.write(f"home/{user}/.ssh/authorized_keys", "".join(f"{key}\n" for key in keys), 0o600)
     host.run("chown", "-R", f"{user}:{user}", f"/home/{user}/.ssh")
+
+
+def make_hosts(tower: Tower, names: Sequence[str]) -> User:
+    """Make machines of the ring hosts of the thin client, with firewalls, ssh and doas as the product has them."""
+    tower.set_firewalls()
+    user = User(tower["thinclient"])
+    servers = [(name, tower[name].address(), tower[name].sshd("").host_key) for name in names]
+    doas = (CHECKOUT / "overlays" / "common" / "etc" / "doas.conf").read_text()
+    for name, key in zip(names, user.knows(*servers), strict=True):
+        host = tower[name]
+        let_in(host, [key])
+        host.write("etc/doas.conf", doas, 0o400)
+        host.run("groupadd", "--force", "wheel")
+        host.run("usermod", "--append", "--groups", "wheel", "user")
+    return user
+
+
+def child_of(process: subprocess.Popen[Any]) -> int:
+    """The `tower` behind the program that entered the machine: who signals that one signals nobody else."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])

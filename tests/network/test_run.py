@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower run` on the ring: words, input, output, terminals, statuses and signals."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.network.home import User, child_of, make_hosts
+from tests.network.machines import Machine, Tower
+
+
+@pytest.fixture(scope="module")
+def user(machines: Tower) -> User:
+    return make_hosts(machines, ("online1", "offline1"))
+
+
+WORDS = ["a b", "", "$HOME", "`id`", "it's", '"', "\\", "*", "x;y", "a\nb", "-n", "--", "é", "~", "!", "&", "a'\\''b"]
+
+
+def test_words_arrive_as_they_were_typed(user: User) -> None:
+    done = user.tower("run", "offline1", "printf", "%s\\0", *WORDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\0")[:-1] == WORDS
+
+
+def test_the_hosts_shell_is_there_for_who_asks(user: User) -> None:
+    done = user.tower("run", "offline1", "--", "sh", "-c", "echo one two | wc -w; hostname")
+    assert (done.stdout, done.stderr, done.returncode) == ("2\noffline1\n", "", 0)
+
+
+def test_input_and_outputs_pass_unchanged(user: User, tmp_path: Path) -> None:
+    data = os.urandom(300_000)
+    (tmp_path / "in").write_bytes(data)
+    with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
+        argv = user.argv("run", "offline1", "sh", "-c", "cat; echo trouble >&2")
+        assert subprocess.run(argv, stdin=given, stdout=out, stderr=err, timeout=60, check=False).returncode == 0
+    assert (tmp_path / "out").read_bytes() == data
+    assert (tmp_path / "err").read_bytes() == b"trouble\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "status"), [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -KILL $$", 137)]
+)
+def test_statuses_pass(user: User, program: str, status: int) -> None:
+    assert user.tower("run", "offline1", "sh", "-c", program).returncode == status
+
+
+def test_a_command_that_is_not_there(user: User) -> None:
+    done = user.tower("run", "offline1", "no-such-command")
+    assert done.returncode == 127
+    assert "no-such-command" in done.stderr
+
+
+def test_nothing_to_run(user: User) -> None:
+    done = user.tower("run", "offline1")
+    assert done.returncode == 10
+    assert "ssh offline1" in done.stderr
+
+
+def pids(host: Machine, words: str) -> list[str]:
+    """Processes of the host with these arguments."""
+    found = host.run(
+        "sh", "-c", 'for one in /proc/[0-9]*; do tr "\\0" " " <$one/cmdline | sed "s|^|$one |"; echo; done 2>/dev/null'
+    )
+    return [line.split()[0] for line in found.stdout.splitlines() if line.partition(" ")[2].strip() == words]
+
+
+def wait_until(wanted: int, host: Machine, words: str) -> None:
+    ends = time.monotonic() + 20
+    while len(pids(host, words)) != wanted:
+        assert time.monotonic() < ends, f"{words}: not {wanted} of them"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_command(machines: Tower, user: User, how: signal.Signals) -> None:
+    with subprocess.Popen(user.argv("run", "offline1", "sleep", "4321"), stdin=subprocess.DEVNULL) as running:
+        wait_until(1, machines["offline1"], "sleep 4321")
+        os.kill(child_of(running), how)
+        assert running.wait(20) == 128 + how
+    wait_until(0, machines["offline1"], "sleep 4321")
+
+
+def test_a_command_may_catch_the_signal_and_end_well(machines: Tower, user: User) -> None:
+    program = "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+    argv = user.argv("run", "offline1", "sh", "-c", program)
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        os.kill(child_of(running), signal.SIGTERM)
+        assert running.communicate(timeout=20)[0] == "caught\n"
+        assert running.returncode == 3
+
+
+def test_a_second_signal_ends_what_ignores_the_first(machines: Tower, user: User) -> None:
+    argv = user.argv("run", "offline1", "sh", "-c", "trap '' TERM; echo ready; sleep 9876")
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        os.kill(child_of(running), signal.SIGTERM)
+        time.sleep(1)
+        assert running.poll() is None
+        os.kill(child_of(running), signal.SIGTERM)
+        assert running.wait(20) == 128 + signal.SIGTERM
+    wait_until(0, machines["offline1"], "sleep 9876")
+
+
+def talk(argv: list[str], *typed: tuple[bytes, bytes]) -> tuple[int, bytes]:
+    """Run a program on a terminal of its own; type each text when what is before it was shown. Its status, and all it showed."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvp(argv[0], argv)
+    shown, left = b"", list(typed)
+    ends = time.monotonic() + 30
+    while time.monotonic() < ends:
+        if left and left[0][0] in shown:
+            os.write(terminal, left.pop(0)[1])
+        if not select.select([terminal], [], [], 0.2)[0]:
+            continue
+        try:
+            data = os.read(terminal, 4096)
+        except OSError as error:
+            assert error.errno == errno.EIO
+            break
+        if not data:
+            break
+        shown += data
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
+
+
+def test_a_terminal_here_is_a_terminal_there(user: User) -> None:
+    status, shown = talk(
+        user.argv("run", "offline1", "sh", "-c", "tty; stty size; printf 'name? '; read -r name; echo hello $name"),
+        (b"name? ", b"al\n"),
+    )
+    assert status == 0
+    assert b"/dev/pts/" in shown
+    assert b"hello al" in shown
+
+
+def test_ctrl_c_on_the_terminal_reaches_the_command(machines: Tower, user: User) -> None:
+    status, shown = talk(
+        user.argv("run", "offline1", "sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; sleep 8765"), (b"ready", b"\x03")
+    )
+    assert status == 5
+    assert b"caught" in shown
+    wait_until(0, machines["offline1"], "sleep 8765")
+
+
+def test_no_terminal_when_told_so(user: User) -> None:
+    status, shown = talk(user.argv("run", "--no-tty", "offline1", "tty"))
+    assert status == 1
+    assert b"not a tty" in shown
+
+
+def test_a_host_that_is_off(machines: Tower, user: User) -> None:
+    host = machines["offline1"]
+    host.run("ip", "link", "set", "eth0", "down")
+    try:
+        done = user.tower("run", "--timeout", "1", "offline1", "true")
+    finally:
+        host.run("ip", "link", "set", "eth0", "up")
+    assert done.returncode == 15
+    assert "nothing answers" in done.stderr
+
+
+def test_a_connection_that_breaks_is_told_from_a_status(machines: Tower, user: User) -> None:
+    argv = user.argv("run", "offline1", "sh", "-c", "echo ready; sleep 7654")
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        machines["offline1"].run(
+            "sh", "-c", "kill $(grep -l '^sshd' /proc/[0-9]*/comm | cut -d/ -f3 | grep -vx \"$(cat /run/sshd.pid)\")"
+        )
+        assert "the connection broke" in running.communicate(timeout=30)[1]
+        assert running.returncode == 15
