@@ -19,6 +19,7 @@ from pipeline.lab.apktool.errors import ApkError, error
 from pipeline.lab.apktool.extract import Extractor
 from pipeline.lab.apktool.options import Options
 from pipeline.lab.apktool.packages import Package
+from pipeline.lab.apktool.progress import Progress
 from pipeline.lab.apktool.repository import Repositories, reason
 from pipeline.lab.apktool.scripts import Scripts
 
@@ -41,6 +42,7 @@ class Commit:
         self._options = options
         self._simulate = options.flag("simulate")
         self._scripts = Scripts(database, enabled=not options.flag("no-scripts"), verbosity=options.verbosity)
+        self._progress = Progress(0, ())
         self._modified: set[str] = set()
         self._new: list[Package] = []
         self.errors = 0
@@ -60,9 +62,11 @@ class Commit:
             overwrite=self._options.flag("force-overwrite") or self._options.flag("force"),
             clean=self._options.flag("clean-protected"),
         )
+        self._progress = Progress(int(self._options.value("progress-fd", "0")), changes)
         for number, change in enumerate(changes, 1):
             self._announce(number, len(changes), change)
             self._step(change)
+            self._progress.finish(change)
         self.errors += self._scripts.run_triggers(self._modified, self._new)
         self._database.set_world(world)
         if changes or self._database.initdb:
@@ -103,7 +107,7 @@ class Commit:
     def _install(self, package: Package, old: Package | None) -> None:
         verifier = self._repositories.verifier if package.file is not None else None
         with self._repositories.open(package) as stream:
-            archive = read_package(stream, verifier, name=f"{package.full_name}.apk")
+            archive = read_package(self._progress.reading(stream), verifier, name=f"{package.full_name}.apk")
             if archive.checksum != package.checksum:
                 raise VerifyError(f"control is {archive.checksum}, the index says {package.checksum}")
             self._lay(package, archive, old)

@@ -220,12 +220,17 @@ def read_index(stream: BinaryIO, verifier: Verifier, name: str) -> tuple[str, st
 def download(url: str, timeout: float) -> Iterator[BinaryIO]:
     """An http(s) address as a stream; every failure is an OSError."""
     import urllib.request
+    from http.client import HTTPException
+    from urllib.error import URLError
 
     if not url.startswith(_REMOTE):
         raise OSError(22, "Invalid argument", url)
     request = urllib.request.Request(url, headers={"User-Agent": "apk-tools/2.14"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=timeout) as stream:  # noqa: S310
-        yield stream
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as stream:  # noqa: S310
+            yield stream
+    except HTTPException as problem:  # cut off, or no HTTP at all
+        raise URLError(str(problem)) from problem
 
 
 def reason(problem: Exception) -> str:

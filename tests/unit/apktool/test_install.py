@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.unit.apktool.conftest import Lab
@@ -252,3 +255,31 @@ def test_force_broken_world_leaves_out_what_cannot_be_had(lab: Lab) -> None:
     lab.add("--force-broken-world", "app", "gone>2")
     assert lab.versions() == {"app": "1.0-r0"}
     assert lab.world() == ["app", "gone>2"], "it may come back"
+
+
+def test_progress_is_told_to_a_descriptor(lab: Lab, tmp_path: Path) -> None:
+    lab.package("small", files={"usr/small": b"x"})
+    lab.package("large", files={"usr/large": os.urandom(300_000)}, depends=("small",))
+    lab.publish()
+    log = tmp_path / "progress"
+    with log.open("wb") as out:
+        handle = out.fileno()
+        apk = [sys.executable, "-IS", str(lab.prefix / "usr/sbin/apk"), "add", "--initdb", "--root", str(lab.root)]
+        sources = [
+            "--keys-dir",
+            str(lab.keys),
+            "--arch",
+            "x86_64",
+            "--repositories-file",
+            os.devnull,
+            "--repository",
+            lab.address,
+        ]
+        argv = [*apk, *sources, "--quiet", "--progress-fd", str(handle), "large"]
+        subprocess.run(argv, check=True, timeout=60, pass_fds=(handle,))
+    told = [tuple(map(int, line.split("/"))) for line in log.read_text().splitlines()]
+    sizes = sum(path.stat().st_size for path in lab.repository.glob("x86_64/*.apk"))
+    assert len(told) > 4
+    assert told == sorted(told)
+    assert {total for _, total in told} == {sizes}
+    assert told[-1][0] == sizes
