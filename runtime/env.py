@@ -3,7 +3,8 @@ r"""`tower.env`: what a host is told about itself, on its boot partition. Typed 
 
 One `NAME='value'` a line, in a fixed order. The quotes are a shell's strong ones, with `'\''` for a quote inside, so
 that the file is harmless even to somebody who does source it. Reading is strict: a name that is missing, unknown or
-there twice, another way of quoting, or a value that does not fit the others, is refused.
+there twice, another way of quoting, or a value that does not fit the others, is refused. ENCRYPTION alone may be
+missing, in files of before it was there; that means `required`.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ MOST: Final = 16 << 10
 _NAMES: Final = (
     "HOSTNAME", "USERNAME", "PUBLIC_KEY", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
     "ONLINE", "WLAN_SSID", "WLAN_SHARED_KEY", "THIN_CLIENT_IP", "TOWER_NETWORK", "STATIC_HOST_IP", "ROUTER_IP",
-    "INSTALLATION_TYPE", "COLOR", "ALPINE_BRANCH",
+    "INSTALLATION_TYPE", "COLOR", "ALPINE_BRANCH", "ENCRYPTION",
 )  # fmt: skip
+_DEFAULTS: Final = {"ENCRYPTION": "required"}
 _LINE: Final = re.compile(r"([A-Z_]+)='((?:[^']|'\\'')*)'")
 
 
@@ -48,6 +50,13 @@ class InstallationType(StrEnum):
 
     INSTALL = "install"
     UPGRADE = "upgrade"
+
+
+class Encryption(StrEnum):
+    """Whether a host without a second disk, which cannot be encrypted, may be installed at all."""
+
+    REQUIRED = "required"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class TowerEnv:
     installation_type: InstallationType
     color: str
     alpine_branch: str
+    encryption: Encryption = Encryption.REQUIRED
 
     def __post_init__(self) -> None:
         if self.is_router and (not self.online or self.address != ROUTER_ADDRESS):
@@ -110,7 +120,7 @@ class TowerEnv:
             self.timezone, self.lang, "true" if self.online else "false", self.wlan.ssid if self.wlan else "",
             self.wlan.shared_key if self.wlan else "", str(self.network.thin_client), str(self.network.addresses),
             str(self.address), str(ROUTER_ADDRESS) if self.online else "", self.installation_type.value, self.color,
-            self.alpine_branch,
+            self.alpine_branch, self.encryption.value,
         )  # fmt: skip
         return dict(zip(_NAMES, found, strict=True))
 
@@ -125,7 +135,7 @@ _QUOTE: Final = r"'\''"
 
 def parse(data: bytes, where: str = "tower.env") -> TowerEnv:
     """A file that `dump` wrote. Raises ValueRefusedError naming `where` and the line; no value is ever evaluated."""
-    values = read_values(data, where)
+    values = _DEFAULTS | read_values(data, where)
     missing = [name for name in _NAMES if name not in values]
     if missing:
         raise ValueRefusedError(f"{where}: there is no {', '.join(missing)}")
@@ -170,6 +180,8 @@ def _typed(values: dict[str, str]) -> TowerEnv:
         raise ValueRefusedError(
             f"INSTALLATION_TYPE is {values['INSTALLATION_TYPE']!r}, expected one of {', '.join(InstallationType)}"
         )
+    if values["ENCRYPTION"] not in tuple(Encryption):
+        raise ValueRefusedError(f"ENCRYPTION is {values['ENCRYPTION']!r}, expected one of {', '.join(Encryption)}")
     parse_network(values["TOWER_NETWORK"])
     ssid, key = values["WLAN_SSID"], values["WLAN_SHARED_KEY"]
     return TowerEnv(
@@ -187,4 +199,5 @@ def _typed(values: dict[str, str]) -> TowerEnv:
         installation_type=InstallationType(values["INSTALLATION_TYPE"]),
         color=parse_color(values["COLOR"]),
         alpine_branch=parse_branch(values["ALPINE_BRANCH"]),
+        encryption=Encryption(values["ENCRYPTION"]),
     )

@@ -17,7 +17,7 @@ from typing import Final
 
 from tower import device, env, receipt, secret
 from tower.disk import Job, make_disk
-from tower.env import InstallationType, TowerEnv, Wlan
+from tower.env import Encryption, InstallationType, TowerEnv, Wlan
 from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError
 from tower.files import locked, make_folder
 from tower.medium import Medium, opened
@@ -46,6 +46,7 @@ class Wish:
     wlan: Wlan | None
     password: str | None = field(repr=False)
     """For the host's console; without one, the host is reached by ssh alone."""
+    encryption: Encryption = Encryption.REQUIRED
 
     def env(self, place: Place, source: Source, public_key: str) -> TowerEnv:
         """The host's settings."""
@@ -64,6 +65,7 @@ class Wish:
             installation_type=InstallationType.INSTALL,
             color=place.color,
             alpine_branch=source.branch,
+            encryption=self.encryption,
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tower import provision, secret, source
-from tower.env import Wlan
+from tower.env import Encryption, Wlan
 from tower.errors import StoppedError, TowerError, ValueRefusedError
 from tower.names import (
     ROUTER,
@@ -67,6 +67,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--password", action="store_true", help="ask for a password for the host's console; default: nobody knows one"
     )
+    own.add_argument(
+        "--unencrypted",
+        action="store_true",
+        help="let it run from its boot device, readable for whoever has that, if it has no second disk (default: it refuses)",
+    )
     own.add_argument("--wlan-ssid", metavar="SSID", help="the router's Wi-Fi; its password is asked for, or read from stdin")
     run = parser.add_argument_group("how it runs")
     run.add_argument("--dry-run", action="store_true", help="show all, do nothing")
@@ -120,7 +125,8 @@ def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Targe
         target = provision.target_disk(origin, args.device)
     wlan = Wlan(ssid, secret.wlan_key(ssid, _ask("password of the Wi-Fi", args))) if router else None
     password = _ask("password for the console", args) if args.password else None
-    return Wish(name, args.online, username, settings, wlan, password), origin, target
+    encryption = Encryption.NONE if args.unencrypted else Encryption.REQUIRED
+    return Wish(name, args.online, username, settings, wlan, password, encryption), origin, target
 
 
 def _ask(question: str, args: argparse.Namespace) -> str:
@@ -199,6 +205,7 @@ def _plan(wish: Wish, origin: Source, target: Target, place: Place, checked: str
         "timezone": wish.settings.timezone,
         "lang": wish.settings.lang,
         "wlan": wish.wlan.ssid if wish.wlan else "",
+        "encryption": wish.encryption.value,
         "image": str(origin.path),
         "version": origin.version,
         "channel": origin.channel,

@@ -91,6 +91,16 @@ def test_into_a_file(home: Path, tmp_path: Path) -> None:
     assert "vm" not in (home / ".local/tower/config").read_text()
 
 
+@pytest.mark.parametrize(("asked", "said"), [((), "required"), (("--unencrypted",), "none")])
+def test_a_host_stays_unencrypted_only_when_asked_for(home: Path, tmp_path: Path, asked: tuple[str, ...], said: str) -> None:
+    target = tmp_path / "vm.img"
+    argv = ("provision", "vm", *COMMON, *asked, "--device-file", str(target))
+    assert json.loads(run(home, *argv, "--dry-run"))["encryption"] == said
+    run(home, *argv)
+    argv = ("mcopy", "-i", f"{target}@@{BOOT[0]}", "::tower.env", "-")
+    assert f"\nENCRYPTION='{said}'\n" in tool(*argv)
+
+
 def test_private_keys_are_never_printed(home: Path, tmp_path: Path) -> None:
     child = start(home, "provision", "vm", *COMMON, "--device-file", str(tmp_path / "vm.img"))
     out, err = child.communicate(timeout=120)

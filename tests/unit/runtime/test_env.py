@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tower import env
-from tower.env import TowerEnv, Wlan
+from tower.env import Encryption, TowerEnv, Wlan
 from tower.errors import ValueRefusedError
 from tower.names import HostName, parse_ssid
 from tower.networks import ROUTER_ADDRESS
@@ -28,6 +28,16 @@ def test_a_file_is_read_as_it_was_written(settings: TowerEnv) -> None:
     assert env.parse(env.dump(settings)) == settings
     offline = replace(settings, online=False, address=IPv4Address("192.168.3.254"))
     assert env.parse(env.dump(offline)) == offline
+
+
+def test_a_host_is_encrypted_unless_the_file_says_otherwise(settings: TowerEnv) -> None:
+    asked = env.dump(replace(settings, encryption=Encryption.NONE))
+    assert env.parse(asked).encryption is Encryption.NONE
+    last = b"ENCRYPTION='none'\n"
+    assert asked.endswith(last)
+    assert env.parse(asked.removesuffix(last)).encryption is Encryption.REQUIRED
+    with pytest.raises(ValueRefusedError, match="ENCRYPTION is ''"):
+        env.parse(asked.replace(last, b"ENCRYPTION=''\n"))
 
 
 @pytest.mark.parametrize("ssid", ["Bob's Wi-Fi", "'; reboot; '", "$(reboot)", "`id`", 'a"b\\', "''", "é ü"])
@@ -111,7 +121,7 @@ GOOD_FILE = (
     "HOSTNAME='web'\nUSERNAME='al'\nPUBLIC_KEY='ssh-ed25519 " + "A" * 68 + "'\nPASSWORD_HASH='$6$salt$" + "a" * 86 + "'\n"
     "KEYBOARD_LAYOUT='us'\nKEYBOARD_VARIANT='us'\nTIMEZONE='UTC'\nLANG='C.UTF-8'\nONLINE='false'\nWLAN_SSID=''\n"
     "WLAN_SHARED_KEY=''\nTHIN_CLIENT_IP='192.168.3.100'\nTOWER_NETWORK='192.168.3.0/24'\nSTATIC_HOST_IP='192.168.3.200'\n"
-    "ROUTER_IP=''\nINSTALLATION_TYPE='install'\nCOLOR='#000000'\nALPINE_BRANCH='v3.24'\n"
+    "ROUTER_IP=''\nINSTALLATION_TYPE='install'\nCOLOR='#000000'\nALPINE_BRANCH='v3.24'\nENCRYPTION='required'\n"
 ).encode()
 
 
