@@ -8,6 +8,7 @@ import difflib
 import solv
 
 from pipeline.apk.pkginfo import parse_dependency
+from pipeline.apk.solver_pool import TWICE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ class _Problem:
         first, second, engine = info.solvable, info.othersolvable, solv.Solver
         dep = str(info.dep) if info.dep_id else ""
         self.involved.update(package.id for package in (first, second) if package is not None)
-        if info.type == engine.SOLVER_RULE_PKG_NOTHING_PROVIDES_DEP:
+        if dep.startswith(TWICE):
+            self.wants.add(f"{_stem(first.name)} is never installed: it provides {dep.removeprefix(TWICE)} twice")
+        elif info.type == engine.SOLVER_RULE_PKG_NOTHING_PROVIDES_DEP:
             self.wants.add(missing(self.solver, parse_dependency(dep), _stem(first.name)))
         elif info.type == engine.SOLVER_RULE_PKG_REQUIRES and not _is_condition(self.solver, first):
             providers = _providers(self.solver, dep)

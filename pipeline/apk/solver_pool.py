@@ -5,7 +5,8 @@ libsolv compares versions by rules that differ from apk's where they matter (a m
 leading zeros), so it is never asked to. A package is called `name=version` and provides its name, `name=version`
 and both forms of all its provides; a dependency with `=` is the text that some package provides. Every other
 condition on a version is a text that a small package of ours provides (see `solver_links`).
-A package that provides a name with a version conflicts with all others that provide this name, as apk has it.
+A package that provides a name with a version conflicts with all others that provide this name, as apk has it; so does one
+that provides a name twice with itself, and it wants what nothing provides.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from pipeline.apk.index import Index, IndexEntry
     from pipeline.apk.pkginfo import Dependency
 
-SCHEMA = b"solver 3"
+SCHEMA = b"solver 4"
 INSTALL_IF = "apk:install_if"
 PRIORITY = "apk:provider_priority"
 CHECKSUM = "apk:checksum"
 TRIGGER = "install_if:"
+TWICE = "provided twice:"
 _FIRST = 2  # libsolv keeps two numbers for itself
 
 
@@ -95,6 +97,8 @@ class _Writer:
         requires: dict[str, None] = {}
         for text in entry.provides:
             provided = _dependency(text, where)
+            if provided.name in provides and (provided.op or provided.name in conflicts):
+                requires[f"{TWICE}{provided.name}"] = None
             provides[provided.name] = None
             if provided.op:
                 provides[f"{provided.name}={provided.version}"] = None

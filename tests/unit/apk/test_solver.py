@@ -79,6 +79,8 @@ CASES = {
          P("one-1-r0", provides="v", provider_priority=1)], "a", "a all one",
     ),
     "foreign architecture": ([P("a-1-r0"), P("a-2-r0", arch="aarch64"), P("n-1-r0", arch="noarch")], "a n", "a n"),
+    "unversioned twice is once": ([P("a-1-r0", provides="v v"), P("b-1-r0", depends="v a")], "b", "a b"),
+    "another version instead": ([P("a-1-r0", provides="a=3"), P("a-0-r0")], "a=0-r0", "a-0-r0"),
     "last of a name counts": ([P("a-1-r0"), P("a-2-r0")], "a=2-r0 a=1-r0", "a"),
 }  # fmt: skip
 
@@ -101,6 +103,10 @@ REASONS = {
         ("cannot be installed together", "both provide v"),
     ),
     "excluded": ([P("a-1-r0", depends="b"), P("b-1-r0")], "a !b", ("the world excludes b", "a-1-r0 wants b")),
+    "its own name again": ([P("a-1-r0", provides="a=2")], "a", ("the world wants a", "never installed: it provides a twice")),
+    "its own name again, unversioned": ([P("a-1-r0", provides="a"), P("b-1-r0", depends="a")], "b", ("it provides a twice",)),
+    "a name in two versions": ([P("a-1-r0", provides="v=1 v=2"), P("b-1-r0", depends="v=1")], "b", ("it provides v twice",)),
+    "a name with and without version": ([P("a-1-r0", provides="v v=2")], "a", ("it provides v twice",)),
     "not by itself": ([P("a-1-r0", provides="v"), P("b-1-r0", depends="v")], "b", ("b-1-r0 wants v", "add one of a-1-r0")),
 }
 
