@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 COMMANDS: Final = {
+    "audit": "try what the isolation of this Tower forbids",
     "completion": "print what a shell needs to complete the words of tower",
     "deprovision": "forget a host and its keys",
+    "poweroff": "switch hosts off",
+    "install": "install packages on hosts, or on this machine",
     "provision": "make a host: its keys, its disk, and its first answer",
+    "reboot": "start hosts anew",
     "run": "run a command on a host, as if it were here",
     "status": "show which hosts are up, and how they are",
     "verify-image": "check an image against its makers' signatures",

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an audit finds: one check a line. A silence counts only where the same question was answered elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Final
+
+THINCLIENT: Final = "thinclient"
+INTERNET: Final = "internet"
+
+
+class Outcome(StrEnum):
+    """How a check ended."""
+
+    HELD = "held"
+    BROKEN = "broken"
+    NOT_TRIED = "not tried"
+
+
+_ORDER: Final = (Outcome.BROKEN, Outcome.NOT_TRIED, Outcome.HELD)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold."""
+
+    about: str
+    """What it is about, in one word: way, firewall, ssh, names ..."""
+    source: str
+    """The machine that it is about, or that tries."""
+    target: str
+    """The machine that is tried; empty if it is about one machine alone."""
+    outcome: Outcome
+    detail: str = ""
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """What several checks are together; nothing at all is not tried."""
+    return min(outcomes, key=_ORDER.index, default=Outcome.NOT_TRIED)
+
+
+def judged(about: str, source: str, faults: Sequence[str], *, target: str = "", well: str = "") -> Check:
+    """A check that was tried: broken if there are faults."""
+    outcome = Outcome.BROKEN if faults else Outcome.HELD
+    return Check(about, source, target, outcome, "; ".join(dict.fromkeys(faults)) or well)
+
+
+def not_tried(about: str, source: str, why: str, *, target: str = "") -> Check:
+    """A check that could not be made."""
+    return Check(about, source, target, Outcome.NOT_TRIED, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All checks of an audit."""
+
+    machines: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """What they are together."""
+        return worst([check.outcome for check in self.checks])
+
+    def as_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "outcome": self.outcome.value,
+            "machines": list(self.machines),
+            "checks": [asdict(check) for check in self.checks],
+        }

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each host is asked: facts about itself, and tries to reach others, run there by `probe.sh` as root.
+
+What comes back is a host's word, read strictly: what makes no sense is "not tried", never "held".
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+from ipaddress import IPv6Address
+from typing import Final
+
+from tower.audit.sockets import Listener, listeners
+from tower.errors import GarbageError
+from tower.ssh import Session
+
+TRY_SECONDS: Final = 9.0
+"""The longest that one heap of tries takes on a host; some fifty are one heap."""
+_HEAP: Final = 50
+_MOST: Final = 1 << 20
+_SECTION: Final = re.compile(r"^-- (\w+) --\n(.*?)\n-- end (\d+) --$", re.MULTILINE | re.DOTALL)
+_LINE: Final = re.compile(r"(\d+) (\d+) ?([ -~]{0,300})")
+_LEG: Final = re.compile(r"[a-z0-9.]{1,15}")
+# As glibc and as musl say it.
+_CLOSED: Final = (
+    "Operation not permitted",
+    "Permission denied",
+    "Network is unreachable",
+    "Network unreachable",
+    "Cannot assign requested address",
+    "Address not available",
+    "Address family not supported",
+)
+_REFUSED: Final = ("Connection refused", "Connection reset", "No route to host", "Host is unreachable")
+
+
+class Result(StrEnum):
+    """How a try ended."""
+
+    CLOSED = "closed"
+    """The host itself did not send it: its firewall or its routes."""
+    SILENT = "silent"
+    """Nothing came back; whether it left the host is not known."""
+    LEFT = "left"
+    """It left the host, and nothing came back."""
+    REACHED = "reached"
+    """Something came back: an answer, or a refusal by another machine."""
+    FAILED = "failed"
+    """It could not be tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What a host tries: a machine by one of its addresses."""
+
+    target: str
+    protocol: str
+    """tcp, udp, icmp; name: a question to a name server at `address`; resolve: one to whom the host would ask."""
+    address: str
+    port: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.protocol == "resolve":
+            return "a name, as programs ask for it"
+        if self.protocol == "name":
+            return f"a name at {self.address}"
+        return f"{self.protocol} {self.address}" + (f" port {self.port}" if self.port else "")
+
+    def line(self, number: int) -> str:
+        """The call of the probe."""
+        last = self.name if self.protocol in ("name", "resolve") else str(self.port)
+        return shlex.join(["try", str(number), self.protocol, self.address or "-", last])
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A try and how it ended."""
+
+    tried: Try
+    result: Result
+    said: str
+
+    def __str__(self) -> str:
+        words = {Result.REACHED: "was answered", Result.LEFT: "left the host (nothing came back)"}
+        return f"{self.tried} {words.get(self.result, self.result.value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a host says about itself; a section that failed there is missing."""
+
+    hardware: Mapping[str, bytes]
+    addresses: tuple[tuple[str, IPv6Address], ...]
+    """Its IPv6 addresses, each with its leg; without loopback."""
+    routes: tuple[tuple[str, str], ...]
+    """Its default ways of IPv4: leg and gateway."""
+    switches: Mapping[str, str]
+    listeners: tuple[Listener, ...]
+    name_servers: tuple[str, ...]
+    sshd: Mapping[str, tuple[str, ...]] | None
+    rules: tuple[str, str] | None
+    """What iptables-save and ip6tables-save print."""
+    controls: Mapping[str, bool]
+    """Whether tries of a protocol work at all: they reach the host's own loopback."""
+
+
+CONTROLS: Final = (
+    Try("", "tcp", "127.0.0.1", 22),
+    Try("", "udp", "127.0.0.1", 33434),
+    Try("", "icmp", "127.0.0.1"),
+    Try("", "tcp", "::1", 22),
+    Try("", "udp", "::1", 33434),
+    Try("", "icmp", "::1"),
+)
+
+
+def family_of(one: Try) -> str:
+    """The control that must have worked for the try to mean anything."""
+    protocol = "udp" if one.protocol in ("name", "resolve") else one.protocol
+    return protocol + ("6" if ":" in one.address else "4")
+
+
+def ask(session: Session) -> Facts:
+    """The host's facts. Raises an AnswerError if it does not say them, or nonsense."""
+    calls = ["facts", *(one.line(number) for number, one in enumerate(CONTROLS))]
+    text = _run(session, calls, timeout=60)
+    sections = {name: body for name, body, status in _SECTION.findall(text) if status == "0"}
+    try:
+        return _facts(sections, text)
+    except (ValueError, KeyError, IndexError) as error:
+        raise GarbageError(f"{session.host.name}: what it says about itself makes no sense: {error!r}") from None
+
+
+def attempt(session: Session, tries: Sequence[Try]) -> tuple[Answered, ...]:
+    """Let the host try; one result for each. Raises an AnswerError if the host does not let us."""
+    calls = [one.line(number) for number, one in enumerate(tries)]
+    text = _run(session, calls, timeout=30 + TRY_SECONDS * (1 + len(tries) // _HEAP))
+    return _answers(tries, text)
+
+
+def _run(session: Session, calls: Sequence[str], *, timeout: float) -> str:
+    script = resources.files(__package__).joinpath("probe.sh").read_bytes()
+    text = script + "".join(f"{call}\n" for call in (*calls, "wait")).encode()
+    return session.root(("busybox", "sh", "-s"), stdin=text, timeout=timeout, most=_MOST).stdout.decode(errors="replace")
+
+
+def _answers(tries: Sequence[Try], text: str) -> tuple[Answered, ...]:
+    found: dict[int, tuple[int, str]] = {}
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line.rstrip())
+        if match is not None:
+            found[int(match[1])] = (int(match[2]), match[3])
+    made = []
+    for number, one in enumerate(tries):
+        status, said = found.get(number, (-1, "the host did not say"))
+        made.append(Answered(one, result_of(one.protocol, status, said), said))
+    return tuple(made)
+
+
+def result_of(protocol: str, status: int, said: str) -> Result:
+    """What exit status and words of a try mean; whatever is not known is a failure, and none that was prevented."""
+    if status < 0 or status in (126, 127) or "applet not found" in said:
+        return Result.FAILED
+    if any(words in said for words in _CLOSED) and "bytes from" not in said:
+        return Result.CLOSED
+    if any(words in said for words in _REFUSED):
+        # A host without a name server asks itself.
+        by_itself = protocol == "resolve" and any(mark in said for mark in ("'127.", "'::1'", "'localhost"))
+        return Result.CLOSED if by_itself else Result.REACHED
+    ended = status in (124, 143, 142)  # by its own time limit
+    if protocol == "tcp":
+        if status == 1 and "timed out" in said:
+            return Result.SILENT
+        return Result.REACHED if status == 0 or ended else Result.FAILED
+    if protocol == "icmp":
+        if " 0 packets received" in said or ended:
+            return Result.LEFT
+        return Result.REACHED if status == 0 else Result.FAILED
+    if protocol == "udp":
+        if (status == 0 and said.rstrip().endswith("*")) or ended:
+            return Result.LEFT
+        return Result.REACHED if status == 0 else Result.FAILED
+    if "timed out" in said or "no servers could be reached" in said or ended:
+        return Result.LEFT
+    return Result.REACHED if status == 0 or "can't find" in said or "Server" in said else Result.FAILED
+
+
+def _facts(sections: Mapping[str, str], text: str) -> Facts:
+    hardware = {}
+    for line in sections["hardware"].splitlines():
+        leg, address = line.split()
+        if not _LEG.fullmatch(leg):
+            raise ValueError(leg)
+        hardware[leg] = bytes.fromhex(address.replace(":", ""))
+    addresses = []
+    for line in sections["addresses6"].splitlines():
+        words = line.split()
+        found = IPv6Address(bytes.fromhex(words[0]))
+        if not _LEG.fullmatch(words[5]):
+            raise ValueError(words[5])
+        if not found.is_loopback:
+            addresses.append((words[5], found))
+    controls = {family_of(answer.tried): answer.result is Result.REACHED for answer in _answers(CONTROLS, text)}
+    return Facts(
+        hardware,
+        tuple(addresses),
+        _routes(sections["routes"]),
+        dict(line.split(" ", 1) for line in sections["switches"].splitlines()),
+        listeners(sections["sockets"].splitlines()),
+        tuple(line.split()[1] for line in sections["name_servers"].splitlines() if line.startswith("nameserver ")),
+        _settings(sections["sshd"]) if "sshd" in sections else None,
+        (sections["rules4"], sections["rules6"]) if {"rules4", "rules6"} <= sections.keys() else None,
+        controls,
+    )
+
+
+def _routes(text: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for line in text.splitlines()[1:]:
+        leg, target, gateway, _, _, _, _, mask = line.split()[:8]
+        if (target, mask) == ("00000000", "00000000"):
+            found.append((leg, ".".join(str(octet) for octet in reversed(bytes.fromhex(gateway)))))
+    return tuple(found)
+
+
+def _settings(text: str) -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        found.setdefault(name.lower(), []).append(value)
+    return {name: tuple(values) for name, values in found.items()}

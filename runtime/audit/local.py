@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be seen on the thin client itself: who may read the keys, how ssh is set, who listens, what is passed on."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tower import proc
+from tower.audit import rules, sockets
+from tower.audit.checks import THINCLIENT, Check, judged, not_tried
+from tower.errors import TowerError
+from tower.sshconf import USER_KEY, Host, Tower
+
+_REQUIRED: Final = {
+    "stricthostkeychecking": ("true", "yes"),
+    "passwordauthentication": ("no",),
+    "kbdinteractiveauthentication": ("no",),
+    "forwardagent": ("no",),
+    "forwardx11": ("no",),
+    "identitiesonly": ("yes",),
+    "updatehostkeys": ("false", "no"),
+}
+"""What ssh must say of its settings for a host (`ssh -G`)."""
+_IF_THERE: Final = {
+    "hostbasedauthentication": ("no",),
+    "permitlocalcommand": ("no",),
+    "verifyhostkeydns": ("false", "no"),
+    "proxycommand": ("none",),
+    "proxyjump": ("none",),
+    "knownhostscommand": ("none",),
+    "tunnel": ("false", "no"),
+}
+"""What it must be if this ssh knows it, or has it set."""
+_SAVE: Final = ("sh", "-c", 'for table in raw mangle nat filter; do "$0" -t "$table" || exit; done')
+
+
+def check_here(tower: Tower, hosts: tuple[Host, ...]) -> list[Check]:
+    """All checks that need no host."""
+    return [files(tower), *(client(tower, host) for host in hosts), listening(), forwarding(), firewall()]
+
+
+def files(tower: Tower) -> Check:
+    """`~/.local/tower` is its owner's alone, and so is the way to it; ssh's configuration is changed by nobody else."""
+    try:
+        faults = list(_open_files(tower))
+    except OSError as error:
+        return not_tried("files", THINCLIENT, f"{error.filename}: {error.strerror}")
+    return judged("files", THINCLIENT, faults, well=f"{tower.folder} and what is in it can be read by you alone")
+
+
+def _open_files(tower: Tower) -> Iterator[str]:
+    for path in (tower.folder, *sorted(tower.folder.rglob("*"))):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            yield f"{path}: is a link, it should be a file of its own"
+        elif stat.S_ISSOCK(status.st_mode):
+            continue
+        elif status.st_mode & 0o077:
+            yield f"{path}: mode {stat.S_IMODE(status.st_mode):04o}, others have a right to it"
+        if status.st_uid != os.getuid():
+            yield f"{path}: belongs to user {status.st_uid}, not to you"
+    for path in (tower.ssh_config, tower.ssh_config.parent, *tower.folder.parents):
+        if path.exists() and path.stat().st_mode & 0o022 and not path.stat().st_mode & stat.S_ISVTX:
+            yield f"{path}: mode {stat.S_IMODE(path.stat().st_mode):04o}, others can change it"
+
+
+def client(tower: Tower, host: Host) -> Check:
+    """What the user's `ssh <host>` would do."""
+    if not tower.ssh_config.exists():
+        return judged("ssh client", THINCLIENT, [f"there is no {tower.ssh_config}: ssh knows no host"], target=host.name)
+    try:
+        text = proc.run(("ssh", "-G", "-F", tower.ssh_config, "--", host.name), timeout=20, hint="install openssh-client").stdout
+    except TowerError as error:
+        return not_tried("ssh client", THINCLIENT, error.message, target=host.name)
+    found: dict[str, list[str]] = {}
+    for line in text.decode(errors="replace").splitlines():
+        name, _, value = line.partition(" ")
+        found.setdefault(name, []).append(value)
+    faults = []
+    for name, allowed in {**_REQUIRED, **_IF_THERE}.items():
+        value = " ".join(found.get(name, []))
+        if value not in allowed and (value or name in _REQUIRED):
+            faults.append(f"{name} is {value or 'not set'}")
+    wanted = {
+        "hostname": str(host.env.address),
+        "port": "22",
+        "user": host.env.username,
+        "identityfile": str(host.file(USER_KEY)),
+        "userknownhostsfile": str(tower.known_hosts),
+        "hostkeyalias": host.name,
+    }
+    for name, value in wanted.items():
+        if found.get(name) != [value]:
+            faults.append(f"{name} is {' '.join(found.get(name, ['not set']))}, not {value}")
+    return judged("ssh client", THINCLIENT, faults, target=host.name, well="known host, one key, nothing forwarded")
+
+
+def listening() -> Check:
+    """Nothing listens on the thin client towards a network."""
+    try:
+        found = sockets.listeners_here()
+    except (OSError, ValueError) as error:
+        return not_tried("listeners", THINCLIENT, f"/proc/net: {error}")
+    return judged("listeners", THINCLIENT, [f"listens on {one}" for one in found], well="nothing listens but on loopback")
+
+
+def forwarding() -> Check:
+    """The thin client passes nothing from one network to the other."""
+    faults = []
+    for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        path = Path("/proc/sys/net") / name
+        try:
+            if path.exists() and path.read_text(encoding="ascii").strip() != "0":
+                faults.append(f"{path} is not 0")
+        except OSError as error:
+            return not_tried("forwarding", THINCLIENT, f"{path}: {error.strerror}")
+    return judged("forwarding", THINCLIENT, faults, well="passes nothing on")
+
+
+def firewall() -> Check:
+    """The rules that act here are those of a thin client."""
+    as_root = () if os.geteuid() == 0 else ("doas", "-n", "--")
+    try:
+        wanted = rules.expected_rules(None)
+        faults = []
+        for family, program, expected in zip(("IPv4", "IPv6"), ("iptables-save", "ip6tables-save"), wanted, strict=True):
+            found = proc.run((*as_root, *_SAVE, program), timeout=30).stdout.decode(errors="replace")
+            faults += rules.differences(expected, found, family)
+    except TowerError as error:
+        return not_tried("firewall", THINCLIENT, error.message)
+    return judged("firewall", THINCLIENT, faults, well="the rules are those of a thin client")

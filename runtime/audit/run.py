@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow of an audit: all hosts at once, in bounded time, and nothing is left behind on any machine.
+
+1. what can be seen here; 2. each host is asked for facts; 3. all hosts try to reach all others, while what arrives here
+is counted; 4. this machine tries each host past its own firewall.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Final, TypeVar
+
+from tower import proc, ssh
+from tower.audit import doors, hosts, local, tries, verdict, ways
+from tower.audit.attack import Victim
+from tower.audit.checks import INTERNET, THINCLIENT, Check, Report, judged, not_tried
+from tower.audit.hosts import Answered, Facts
+from tower.audit.state import Audit, Options
+from tower.audit.wire import wires
+from tower.errors import TowerError
+from tower.networks import OFFLINE, ONLINE
+from tower.ssh import Session
+from tower.sshconf import Host, Tower
+from tower.view import View
+
+_MOST_AT_ONCE: Final = 32
+_SETTLE: Final = 1.5
+"""Seconds that a host has for an answer."""
+_METHODS: Final = re.compile(r"Permission denied \(([a-z0-9,-]+)\)")
+_Given = TypeVar("_Given")
+
+
+def audit(tower: Tower, options: Options, view: View) -> Report:
+    """Try everything; what could not be tried is in the report, and is no error."""
+    one = Audit(tower, tower.hosts(), options)
+    with view.step("looking at this machine"):
+        one.checks += local.check_here(tower, one.hosts)
+    with ExitStack() as stack, ThreadPoolExecutor(max(1, min(len(one.hosts), _MOST_AT_ONCE))) as pool:
+        with view.step(f"asking {len(one.hosts)} hosts about themselves"):
+            sessions = _ask(one, pool, stack)
+        try:
+            one.attack_from(stack.enter_context(wires([ONLINE.interface, OFFLINE.interface])))
+        except TowerError as error:
+            one.why_no_wires = error.message
+        with view.step("hosts try to reach each other, this machine and the Internet"):
+            _try(one, pool, sessions)
+        with view.step("this machine tries its hosts"):
+            _attack(one)
+    return Report((THINCLIENT, *(host.name for host in one.hosts), INTERNET), tuple(one.checks))
+
+
+def _each(one: Audit, pool: ThreadPoolExecutor, what: Callable[[Host], _Given]) -> dict[str, _Given]:
+    """Do something for all hosts at once; who fails is in `why`, and is left out from then on."""
+    begun = {host.name: pool.submit(what, host) for host in one.hosts if host.name not in one.why}
+    done: dict[str, _Given] = {}
+    for name, future in begun.items():
+        try:
+            done[name] = future.result()
+        except TowerError as error:
+            one.why[name] = error.message
+    return done
+
+
+def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Session]:
+    def ask(host: Host) -> tuple[ExitStack, Session, Facts, Check]:
+        with ExitStack() as own:
+            session = own.enter_context(ssh.connect(one.tower, host, timeout=one.options.timeout))
+            found = hosts.ask(session), login(one.tower, host)
+            return own.pop_all(), session, *found
+
+    sessions = {}
+    for name, (own, session, facts, logged) in _each(one, pool, ask).items():
+        stack.enter_context(own)
+        sessions[name], one.facts[name] = session, facts
+        one.checks.append(logged)
+    for host in one.hosts:
+        if host.name in one.facts:
+            one.checks.append(judged("answers", host.name, [], well="ssh works, by the key made for it"))
+            one.checks += verdict.about_host(host, one.facts[host.name])
+        else:
+            one.checks.append(not_tried("answers", host.name, one.why[host.name]))
+    return sessions
+
+
+def login(tower: Tower, host: Host) -> Check:
+    """Whom its ssh server lets in: nobody without a key, and not root with one."""
+    base = ("ssh", "-F", tower.config, "-n", "-T", "-o", "BatchMode=yes", "-o", "ControlPath=none", "-o", "ConnectTimeout=10")
+    faults = []
+    for who, words in (("anybody", ("-o", "PubkeyAuthentication=no")), ("root", ("-l", "root"))):
+        done = proc.run((*base, *words, "--", host.name, "true"), timeout=30, check=False)
+        found = _METHODS.search(done.stderr.decode(errors="replace"))
+        if done.status != 255:
+            faults.append(f"lets {who} in")
+        elif found is None:
+            return not_tried("login", host.name, "its ssh server did not say whom it lets in")
+        elif found[1] != "publickey":
+            faults.append(f"offers to log in by {found[1]}")
+    return judged("login", host.name, faults, well="by key alone, and not as root")
+
+
+def _try(one: Audit, pool: ThreadPoolExecutor, sessions: dict[str, Session]) -> None:
+    # No name that anybody knows the answer to.
+    label = f"{secrets.token_hex(8)}.example.com"
+    with doors.opened() as open_doors:
+        options = one.options
+        plan = tries.Plan(
+            one.hosts,
+            one.facts,
+            tries.addresses_here(),
+            open_doors.tcp_port,
+            open_doors.udp_port,
+            options.internet,
+            options.internet_port,
+        )
+
+        def attempt(host: Host) -> tuple[Answered, ...]:
+            return hosts.attempt(sessions[host.name], [*plan.ways(host), *plan.names(host, label)])
+
+        one.answers = _each(one, pool, attempt)
+        time.sleep(0.2)
+        arrived = ways.arrivals(one, open_doors)
+    for host in one.hosts:
+        one.checks += ways.from_host(one, host, arrived)
+
+
+def _attack(one: Audit) -> None:
+    starts = {name: len(attacker.wire.seen) for name, attacker in one.attackers.items()}
+    router = next((host for host in one.hosts if host.env.is_router), None)
+    victims: list[tuple[Host, Victim]] = []
+    for host in one.hosts:
+        attacker = one.attacker(host)
+        victim = one.victim(host) if host.name in one.facts else None
+        if attacker is None or victim is None:
+            continue
+        try:
+            attacker.send(victim)
+            if host == router:
+                attacker.send_through(victim, one.options.internet, one.options.internet_port)
+        except TowerError as error:
+            one.why_no_wires, one.attackers = error.message, {}
+            break
+        victims.append((host, victim))
+    if victims and one.attackers:
+        time.sleep(_SETTLE)
+        for host, victim in victims:
+            one.attackers[host.env.network.name].forget(victim)
+    one.checks.append(ways.to_internet(one, router, starts.get(ONLINE.name, 0)))
+    for host in one.hosts:
+        one.checks.append(ways.to_host(one, host, starts.get(host.env.network.name, 0)))
