@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -59,6 +61,50 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
         report.outcome = "failed"
         report.longrepr = f"{collector.nodeid}: skipped, which CI does not allow: {report.longrepr}"
     return report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--qa-list=FILE`: write which tests carry which rows of the acceptance list."""
+    parser.addoption("--qa-list", type=Path, metavar="FILE", help="write the tests of the acceptance list, as JSON")
+
+
+def rows_of(item: pytest.Item) -> list[str]:
+    """The rows of docs/acceptance.md that a test stands for."""
+    return sorted(str(mark.args[0]) for mark in item.iter_markers("qa"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the list that was asked for."""
+    target: Path | None = session.config.getoption("--qa-list")
+    if target is not None:
+        target.write_text(json.dumps({item.nodeid: rows for item in session.items if (rows := rows_of(item))}))
+
+
+_ended: dict[str, str] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Setup, call and teardown of a test of the acceptance list: the worst of them is how it ended."""
+    if "qa" in report.keywords:
+        order = ("passed", "skipped", "failed")
+        _ended[report.nodeid] = max(report.outcome, _ended.get(report.nodeid, "passed"), key=order.index)
+
+
+def pytest_sessionfinish() -> None:
+    """Keep how they ended for `doit qa`, beside what earlier runs left."""
+    if not _ended:
+        return
+    record = CHECKOUT / "build" / "qa.json"
+    try:
+        rows = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        rows = {}
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    rows.update({test: {"outcome": outcome, "when": when} for test, outcome in _ended.items()})
+    record.parent.mkdir(exist_ok=True)
+    new = record.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    new.replace(record)
 
 
 @pytest.fixture(scope="session")
