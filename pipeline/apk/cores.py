@@ -36,30 +36,38 @@ def _spread(
 ) -> Iterator[dict[str, object]]:
     queue_out, queue_in = os.pipe()
     workers: dict[int, int] = {}
+    ours = [queue_out, queue_in]
     try:
         for _ in range(cores):
             result_out, result_in = os.pipe()
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError:
+                ours += (result_out, result_in)
+                raise
             if not child:
-                _serve(queue_out, queue_in, result_in, items, work)
+                _serve(queue_out, result_in, (queue_in, result_out, *workers), items, work)
             os.close(result_in)
             workers[result_out] = child
-        os.close(queue_out)
+        os.close(ours.pop(0))
         os.set_blocking(queue_in, False)
-        yield from _collect(items, work, workers, (queue_in, order))
+        yield from _collect(items, work, workers, (ours, order))
     finally:
-        for result_out, child in workers.items():
-            os.close(result_out)
+        # All of them before waiting for any: a worker that waits for work, or writes, ends by that.
+        for pipe in (*ours, *workers):
+            os.close(pipe)
+        for child in workers.values():
             os.waitpid(child, 0)
 
 
 def _serve(
-    queue_out: int, queue_in: int, result_in: int, items: Sequence[Item], work: Callable[[Item], dict[str, object]]
+    queue_out: int, result_in: int, others: Sequence[int], items: Sequence[Item], work: Callable[[Item], dict[str, object]]
 ) -> None:
-    """The life of a worker: numbers of items in, results out."""
+    """The life of a worker: numbers of items in, results out. `others` are pipe ends of the parent alone."""
     status = 1
     try:
-        os.close(queue_in)
+        for pipe in others:  # or nobody would see that the parent has gone
+            os.close(pipe)
         while number := os.read(queue_out, _HEAD):
             data = marshal.dumps((int.from_bytes(number, "big"), work(items[int.from_bytes(number, "big")])))
             data = len(data).to_bytes(_HEAD, "big") + data
@@ -71,16 +79,18 @@ def _serve(
 
 
 def _collect(
-    items: Sequence[Item], work: Callable[[Item], dict[str, object]], workers: dict[int, int], queue: tuple[int, Sequence[int]]
+    items: Sequence[Item],
+    work: Callable[[Item], dict[str, object]],
+    workers: dict[int, int],
+    queue: tuple[list[int], Sequence[int]],
 ) -> Iterator[dict[str, object]]:
     buffers = dict.fromkeys(workers, b"")
     done: dict[int, dict[str, object]] = {}
     given = shown = 0
-    open_queue = True
     while buffers:
-        if open_queue:
-            given, open_queue = _give(*queue, given)
-        readable, _, _ = select.select(list(buffers), [], [], 0.05 if open_queue else None)
+        if queue[0]:
+            given = _give(*queue, given)
+        readable, _, _ = select.select(list(buffers), [], [], 0.05 if queue[0] else None)
         for result_out in readable:
             data = os.read(result_out, 1 << 16)
             if not data:
@@ -102,15 +112,15 @@ def _end(buffer: bytes) -> int:
     return _HEAD + int.from_bytes(buffer[:_HEAD], "big") if len(buffer) >= _HEAD else 0
 
 
-def _give(queue_in: int, order: Sequence[int], given: int) -> tuple[int, bool]:
-    """Put the numbers of more items into the queue; how many are in it now, and whether it is still open."""
+def _give(queue_in: list[int], order: Sequence[int], given: int) -> int:
+    """Put the numbers of more items into the queue, and close it after the last; how many it was given by now."""
     try:
         while given < len(order):
-            os.write(queue_in, order[given].to_bytes(_HEAD, "big"))
+            os.write(queue_in[0], order[given].to_bytes(_HEAD, "big"))
             given += 1
     except BlockingIOError:
-        return given, True
-    except BrokenPipeError:
+        return given
+    except BrokenPipeError:  # no worker is left
         pass
-    os.close(queue_in)
-    return given, False
+    os.close(queue_in.pop())
+    return given
