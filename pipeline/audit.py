@@ -147,10 +147,12 @@ def _lay_out(factory: Factory, copy: Path, cache: Path) -> None:
 def _build(factory: Factory, copy: Path, cache: Path) -> str:
     """Build all in the copy; how the network was kept away."""
     settings = factory.plan.settings
-    engine = os.environ.get("DOCKER_HOST", "unix://")
-    apart = os.geteuid() == 0 and engine.startswith("unix://") and shutil.which("unshare") is not None
-    argv = ["unshare", "--net"] if apart else []
-    argv += [sys.executable, "-m", "doit", f"channel={settings.channel}", f"compress={settings.compress}"]
+    engines = [
+        os.environ.get("DOCKER_HOST", "unix://"),
+        *filter(None, map(factory.plan.engine_of, factory.plan.channel.architectures)),
+    ]
+    apart = os.geteuid() == 0 and all(engine.startswith("unix://") for engine in engines) and shutil.which("unshare") is not None
+    argv = [*(["unshare", "--net"] if apart else []), sys.executable, "-m", "doit", *settings.words]
     env = {"XDG_CACHE_HOME": str(cache), "http_proxy": _NOWHERE, "https_proxy": _NOWHERE, "PIP_NO_INDEX": "1"}
     log = copy.parent / "replay.log"
     with log.open("wb") as stream:

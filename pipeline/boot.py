@@ -228,7 +228,7 @@ class _Terminal:
         sys.stderr.write(text + "\n")
 
 
-def main_task(machine: str, image: Path) -> None:
-    """What `doit boot:<machine>` does: boot, and print how it went."""
+def main_task(machine: str, image: Path) -> BootResult:
+    """What `doit boot:<machine>` does: boot, and say how it went."""
     log = Path("build/log") / f"boot-{machine}.log"
-    boot_image(machine, image, log=log, progress=_Terminal())
+    return boot_image(machine, image, log=log, progress=_Terminal())

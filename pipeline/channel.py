@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.engine import Engine
 
 LOCK_SCHEMA = 1
-_OPTIONAL = ("indexes", "media")
+_OPTIONAL = ("indexes", "media", "native_builders")
 _OPTIONAL_OF_FILES = ("checksum", "signer", "made")
 
 
@@ -41,6 +41,10 @@ class Channel:
     settings: Mapping[str, Any]
     """The table `[settings]`, parsed by the driver with pipeline.config."""
     path: Path
+    native_builders: tuple[str, ...] = ()
+    """Further architectures for which a builder can be made, on an engine of that architecture."""
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """Engines for the stages of an architecture: a Docker context or an address; `engine.ARCH=` goes before it."""
     faketime: str = ""
     """Where the builder has libfaketime, by which `verify:reproducible` gives stages another clock; empty: nowhere."""
 
@@ -81,11 +85,14 @@ class Lock:
     """The signed indexes that the packages were chosen from, by architecture."""
     media: tuple[LockedFile, ...] = ()
     """Files of other kinds: root file systems, boot files, the scripts of aports."""
+    native_builders: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
+    """As `builder`, of the channel's `native_builders`."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """The lock as JSON data; `from_json` reads it back. What a channel has no use for is left out."""
         data = {"schema": LOCK_SCHEMA, **json.loads(json.dumps(asdict(self), default=dict))}
-        tables = [*data["packages"].values(), *data["wheels"].values(), *data["indexes"].values(), data["builder"], data["media"]]
+        by_arch = (data[name] for name in ("packages", "wheels", "indexes", "native_builders"))
+        tables = [*(rows for table in by_arch for rows in table.values()), data["builder"], data["media"]]
         for row in (row for rows in tables for row in rows):
             for name in _OPTIONAL_OF_FILES:
                 if not row[name]:
@@ -93,9 +100,14 @@ class Lock:
         return {name: value for name, value in data.items() if value or name not in _OPTIONAL}
 
     @property
+    def builders(self) -> tuple[tuple[LockedFile, ...], ...]:
+        """What builders are made of: a table for each."""
+        return (self.builder, *self.native_builders.values())
+
+    @property
     def files(self) -> tuple[LockedFile, ...]:
         """Everything that a build may take."""
-        tables = [*self.indexes.values(), *self.packages.values(), self.builder, *self.wheels.values(), self.media]
+        tables = [*self.indexes.values(), *self.packages.values(), *self.builders, *self.wheels.values(), self.media]
         return tuple(file for table in tables for file in table)
 
     @property
@@ -122,6 +134,7 @@ class Lock:
                 notes=dict(data["notes"]),
                 indexes={arch: files(rows) for arch, rows in data.get("indexes", {}).items()},
                 media=files(data.get("media", [])),
+                native_builders={arch: files(rows) for arch, rows in data.get("native_builders", {}).items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise LockError(f"{where}: not a lock: {error!r}", hint="run: ./ci/doit lock") from error
@@ -159,11 +172,14 @@ class ChannelDriver(Protocol):
     def fetch(self, lock: Lock, progress: Progress) -> None:
         """Bring all that the lock names into the user's cache, verified; touches no network when it is there."""
 
-    def builder_key(self, lock: Lock) -> Digest:
-        """Names the builder's content before it is built: the lock's part plus all code and files that go in."""
+    def builder_key(self, lock: Lock, arch: str) -> Digest:
+        """Names the content of the builder for `arch` before it is built: the lock's part plus all that goes in.
 
-    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
-        """Make sure that the builder's image is in the engine; its id. Needs `fetch`. Quick when it is there."""
+        `arch` is the channel's `builder_arch` or one of its `native_builders`.
+        """
+
+    def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
+        """Make sure that the builder's image for `arch` is in the engine; its id. Needs `fetch`. Quick when it is there."""
 
     def repository_key(self, lock: Lock, arch: str) -> JsonValue:
         """Key document of the artifact that `repository` makes (its code, tables, locked files, public key)."""

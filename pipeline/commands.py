@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from pipeline import explain, supply
 from pipeline.boot_record import BOOTS, recorded
+from pipeline.canonical import JsonValue
 from pipeline.errors import ConfigError, FactoryError, LockError
 from pipeline.factory import Factory
 from pipeline.keys import NotBuiltError
@@ -41,7 +45,10 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     yield _command(
         "replay", lambda: replay(factory), "run the script of stage=NAME again, on the terminal (shell=1: a shell in its place)"
     )
-    yield task("test", run_tests, doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS)
+    yield task(
+        "test", partial(run_tests, factory), doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS
+    )
+    yield _command("qa", lambda: acceptance(factory), "the acceptance list, and what the last runs of its tests found")
     yield _command("verify:reproducible", lambda: verify(factory), "build everything twice, in two places, and compare")
     yield _command("cache:push", lambda: push(factory), "sign with key=FILE what was built here, and push it into cache=")
     yield from release_tasks(factory)
@@ -75,9 +82,13 @@ def _command(name: str, action: Callable[[], None], doc: str, row: Row | None = 
 
 
 def builder(factory: Factory) -> None:
-    """`doit builder`: make sure that the builder is in the container engine."""
+    """`doit builder`: make sure that the builder is in the container engine, and those of other engines are in theirs."""
     factory.make_lock(again=False)
-    factory.progress.say(f"builder {factory.keys.builder()[:12]}: {factory.builder()}")
+    for arch in ("", *(arch for arch in factory.plan.channel.architectures if factory.plan.engine_of(arch))):
+        image, key, address = factory.builder(arch), factory.keys.builder(arch), factory.engine_for(arch).address
+        factory.progress.say(f"builder {key[:12]}{f' at {address}' if arch else ''}: {image}")
+        native = factory.plan.builder_arch(arch)
+        factory.progress.result("builder", {"architecture": native, "key": key, "image": image, "engine": address})
 
 
 # --- explain ------------------------------------------------------------------------------------------------
@@ -94,35 +105,54 @@ def explain_all(factory: Factory, words: Sequence[str]) -> None:
             raise ConfigError(f"{word}: there is no such stage", hint=f"known: {', '.join(factory.plan.stage_names)}")
         chosen.extend(found)
     for node in chosen or known.values():
-        sys.stdout.write("\n".join(explain_node(factory, node)) + "\n")
+        said = explain_node(factory, node)
+        data: dict[str, JsonValue] = {"stage": node.name, "key": said.key, "state": said.state, "since": said.since}
+        factory.progress.result("explain", {**data, "differences": list(said.lines), "text": said.title}, said.text)
 
 
-def explain_node(factory: Factory, node: Node) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Explained:
     """What `doit explain` says about one node."""
+
+    title: str
+    state: str
+    """built, unbuilt, unknown."""
+    key: str = ""
+    since: str = ""
+    """The key of the build that `lines` compares with."""
+    lines: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> list[str]:
+        """It in lines for people."""
+        return [self.title, *(f"  {line}" for line in self.lines)]
+
+
+def explain_node(factory: Factory, node: Node) -> Explained:
+    """Whether a node is built, and what differs from its last build, or of that from the one before."""
     inputs = dict(node.inputs) if isinstance(node, StageNode) else {}
     last, before = explain.recall(factory.paths, node)
     try:
         keyed = factory.keys.of(node)
         built = factory.store.lookup(keyed.key) is not None
     except NotBuiltError as error:
-        return [f"{node.name}: not known yet: {error} is to be built first"]
+        return Explained(f"{node.name}: not known yet: {error} is to be built first", "unknown")
     except LockError as error:
-        return [f"{node.name}: not known yet: {error.message}"]
+        return Explained(f"{node.name}: not known yet: {error.message}", "unknown")
     now = explain.snapshot(keyed)
     if not built:
         title = f"{node.name} {keyed.key[:12]}: will be built"
         if last is None:
-            return [f"{title}, for the first time"]
+            return Explained(f"{title}, for the first time", "unbuilt", keyed.key)
         if last.key == keyed.key:
-            return [f"{title} again: its artifact is gone or damaged"]
-        return [f"{title}; since {last.key[:12]}:", *(f"  {line}" for line in explain.differences(last, now, inputs))]
+            return Explained(f"{title} again: its artifact is gone or damaged", "unbuilt", keyed.key)
+        lines = tuple(explain.differences(last, now, inputs))
+        return Explained(f"{title}; since {last.key[:12]}:", "unbuilt", keyed.key, last.key, lines)
     title = f"{node.name} {keyed.key[:12]}: is built"
     if last is None or before is None or last.key != keyed.key:
-        return [title]
-    return [
-        f"{title}; it differs from {before.key[:12]} before in:",
-        *(f"  {line}" for line in explain.differences(before, now, inputs)),
-    ]
+        return Explained(title, "built", keyed.key)
+    lines = tuple(explain.differences(before, now, inputs))
+    return Explained(f"{title}; it differs from {before.key[:12]} before in:", "built", keyed.key, before.key, lines)
 
 
 # --- gc, replay ---------------------------------------------------------------------------------------------
@@ -138,6 +168,8 @@ def collect(factory: Factory) -> None:
     in_use = f"; {done.kept_in_use} in use" if done.kept_in_use else ""
     sizes = f"{done.freed / _GIB:.2f} GiB freed, {done.left / _GIB:.2f} GiB left"
     factory.progress.say(f"store: {len(done.removed)} artifacts removed, {sizes}{in_use}")
+    counts: dict[str, JsonValue] = {"freed": done.freed, "left": done.left, "in_use": done.kept_in_use}
+    factory.progress.result("gc", {"removed": list(done.removed), **counts})
 
 
 def replay(factory: Factory) -> None:
@@ -187,20 +219,50 @@ def boot(factory: Factory, name: str, image: Image) -> None:
 
     path = dist_folder(factory.paths) / image.output
     with recorded(factory.paths, name, path):
-        main_task(name, path)
+        result = main_task(name, path)
+    factory.progress.result(
+        f"boot:{name}", {"image": path.name, "login_seconds": result.login_seconds, "ssh_seconds": result.ssh_seconds}
+    )
 
 
-def run_tests(words: Sequence[str]) -> None:
+def run_tests(factory: Factory, words: Sequence[str]) -> None:
     """`doit test [arguments]`: run pytest with the arguments, its output on the terminal."""
     from pipeline import proc
 
-    argv = (sys.executable, "-m", "pytest", *words)
     sys.stdout.flush()
     # CI tells the tests that a missing tool is a failure (tests/conftest.py).
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
-    done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=sys.stdout.buffer, check=False)
+    with tempfile.TemporaryDirectory(prefix="tower-test-") as folder:
+        report = Path(folder) / "report.xml"
+        argv = (sys.executable, "-m", "pytest", *([f"--junit-xml={report}"] if factory.progress.json else []), *words)
+        done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=factory.progress.output, check=False)
+        factory.progress.result("test", {"exit_status": done.status, **_counts(report)})
     if done.status:
         raise FactoryError(f"tests: pytest ended with exit status {done.status}", hint="its output is above")
+
+
+def _counts(report: Path) -> dict[str, JsonValue]:
+    """How many tests there were, of pytest's report; nothing if it wrote none."""
+    if not report.is_file():
+        return {}
+    from xml.etree import ElementTree
+
+    suites = ElementTree.fromstring(report.read_bytes()).findall("testsuite")  # noqa: S314  (pytest's, just written)
+    names = ("tests", "failures", "errors", "skipped")
+    return {name: sum(int(suite.get(name, "0")) for suite in suites) for name in names}
+
+
+def acceptance(factory: Factory) -> None:
+    """`doit qa`: the rows of docs/acceptance.md with the state of their tests. Raises FactoryError if one failed."""
+    from pipeline.qa import read_rows
+
+    rows = read_rows(factory.paths)
+    for row in rows:
+        data: dict[str, JsonValue] = {"row": row.number, "what": row.what, "state": row.state, "tests": dict(row.outcomes)}
+        factory.progress.result("qa", data, [f"{row.number}  {row.state:<13}  {row.what}"])
+    failed = [row.number for row in rows if row.state == "failed"]
+    if failed:
+        raise FactoryError(f"qa: {', '.join(failed)} failed", hint="./ci/doit test runs the tests again")
 
 
 def verify(factory: Factory) -> None:
@@ -208,7 +270,8 @@ def verify(factory: Factory) -> None:
     from pipeline.reproducible import verify as verify_all
 
     report = verify_all(factory)
-    sys.stdout.write("\n".join(report.lines) + "\n")
+    counts: dict[str, JsonValue] = {"compared": report.compared, "differing": report.differing}
+    factory.progress.result("verify:reproducible", {**counts, "lines": list(report.lines)}, report.lines)
     if report.differing:
         raise FactoryError(
             f"verify:reproducible: {report.differing} artifacts differ", hint="the lines above name the members that do"

@@ -25,6 +25,8 @@ from pipeline.errors import SandboxError
 if TYPE_CHECKING:
     from docker import APIClient
 
+    from pipeline.engine_place import Place
+
 LABEL_CHECKOUT, LABEL_PID, LABEL_START = "tower.checkout", "tower.pid", "tower.start"
 LABEL_ARCHITECTURE = "tower.architecture"
 _PING_SECONDS = 10
@@ -33,16 +35,25 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class Engine:
-    """The container engine that `DOCKER_HOST` names, for one process working on one checkout.
+    """The container engine at `place`, or else that of `DOCKER_HOST`, for one process working on one checkout.
 
-    Safe to share between threads. `report` takes one line for the user.
+    Safe to share between threads. `report` takes one line for the user. Who stops one of several that share `stopped`
+    stops all.
     """
 
-    def __init__(self, checkout: Path, *, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        checkout: Path,
+        *,
+        report: Callable[[str], None] | None = None,
+        place: Place | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
         self.checkout = checkout_id(checkout)
+        self.place = place
+        self.stopped = stopped or threading.Event()
         self._report = report
         self._local = threading.local()
-        self._stopped = threading.Event()
         self._reap_guard = threading.Lock()
         self._reaped = False
         self._memory = 0
@@ -52,7 +63,7 @@ class Engine:
     @property
     def address(self) -> str:
         """Where the engine is, for messages."""
-        return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        return self.place.shown if self.place else os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
     @property
     def api(self) -> APIClient:
@@ -62,7 +73,7 @@ class Engine:
             import docker  # late: it takes 0.2 s, and a build that has nothing to do does not need it
 
             with self.translated("connecting"):
-                client = docker.APIClient(**_settings(), version="auto", timeout=_PING_SECONDS)
+                client = docker.APIClient(**_settings(self.place), version="auto", timeout=_PING_SECONDS)
             # The time limit above is for the first answer; moving a large file takes longer.
             client.timeout = _CALL_SECONDS
             self._local.client = client
@@ -92,15 +103,26 @@ class Engine:
                 self._memory = int(api.info()["MemTotal"])
         return self._memory
 
+    def require(self, architecture: str, variable: str) -> None:
+        """Raise SandboxError unless the engine's machine is of an architecture; `variable` is what names the engine."""
+        api = self.api
+        with self.translated("asking its architecture"):
+            found = str(api.info()["Architecture"])
+        if found not in (architecture, engine_architecture(architecture)):
+            raise SandboxError(
+                f"{variable}: the container engine at {self.address} is of architecture {found}, not {architecture}",
+                hint=f"name an engine of a machine that is, or none ({variable}=) to use that of the other stages",
+            )
+
     # --- stopping -------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Make every sandbox of this process, in whichever thread, end and clean up."""
-        self._stopped.set()
+        self.stopped.set()
 
     def check(self) -> None:
         """Raise SandboxError if the build was told to stop."""
-        if self._stopped.is_set():
+        if self.stopped.is_set():
             raise SandboxError("stopped")
 
     def stop_on_signals(self) -> None:
@@ -259,7 +281,12 @@ def _is_alive(labels: Mapping[str, str] | None) -> bool:
     return pid.isdigit() and process_start(int(pid)) == labels.get(LABEL_START, "")
 
 
-def _settings() -> dict[str, Any]:
+def _settings(place: Place | None) -> dict[str, Any]:
     from docker.utils import kwargs_from_env
 
-    return dict(kwargs_from_env())
+    given = dict(kwargs_from_env())
+    if place is None:
+        return given
+    # A context says itself how it is protected; for an address the environment does, as for DOCKER_HOST.
+    tls = place.tls or (given.get("tls") if place.shown == place.address and not place.address.startswith("unix:") else None)
+    return {"base_url": place.address, **({"tls": tls} if tls else {})}

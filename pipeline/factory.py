@@ -68,7 +68,9 @@ class Factory:
     _once: threading.RLock = field(default_factory=threading.RLock)
     _fetched: bool = False
     _lock: Lock | None = None
-    _builder: str = ""
+    _engines: dict[str, Engine] = field(default_factory=dict)
+    _builders: dict[str, str] = field(default_factory=dict)
+    """Images by the architecture of the stages."""
     _running: set[str] = field(default_factory=set)
     _there_before: frozenset[int] = field(default_factory=lambda: frozenset(children.running()))
     """The engine, if ci/doit has just started it: this process is then its parent, and leaves it running."""
@@ -97,6 +99,26 @@ class Factory:
         from pipeline.engine import Engine
 
         return Engine(self.paths.checkout, report=self.progress.say)
+
+    def engine_for(self, arch: str) -> Engine:
+        """The engine that stages of an architecture run on: the usual one, if neither user nor channel name another."""
+        name = self.plan.engine_of(arch)
+        if not name:
+            return self.engine
+        with self._once:
+            if name not in self._engines:
+                from pipeline.engine import Engine
+                from pipeline.engine_place import find_place
+
+                made = Engine(
+                    self.paths.checkout,
+                    report=self.progress.say,
+                    place=find_place(name, f"engine.{arch}"),
+                    stopped=self.engine.stopped,
+                )
+                made.require(self.plan.builder_arch(arch), f"engine.{arch}")
+                self._engines[name] = made
+            return self._engines[name]
 
     @cached_property
     def cache(self) -> Cache | None:
@@ -183,27 +205,33 @@ class Factory:
         with (self.paths.logs / f"{name}.log").open("wb") as stream:
             yield stream
 
-    def builder(self) -> str:
-        """The builder's image in the engine, made if it is not there."""
+    def builder(self, arch: str = "") -> str:
+        """The image of the builder in the engine that stages of an architecture run on, made if it is not there.
+
+        Without an architecture: of the usual builder, in the usual engine.
+        """
+        arch = arch if self.plan.engine_of(arch) else ""
         with self._once:
-            if not self._builder:
-                key = self.driver.builder_key(self.lock())
+            if arch not in self._builders:
+                native, engine = self.plan.builder_arch(arch), self.engine_for(arch)
+                key = self.driver.builder_key(self.lock(), native)
                 self.fetch()
                 with self._guarded("builder"), self.log(f"builder.{key[:12]}") as log:
-                    self.engine.reap_once()
-                    self._builder = self.driver.builder(self.lock(), self.engine, log)
-                write_file(self._builder_record, canonical_json({"key": key, "image": self._builder}))
-            return self._builder
+                    engine.reap_once()
+                    self._builders[arch] = self.driver.builder(self.lock(), native, engine, log)
+                if engine is self.engine:
+                    write_file(self._builder_record, canonical_json({"key": key, "image": self._builders[arch]}))
+            return self._builders[arch]
 
     @property
     def _builder_record(self) -> Path:
         return self.paths.channel(self.plan.channel.name) / "builder.json"
 
     def builder_known(self) -> bool:
-        """Whether the builder was made in an earlier run; it is made again in time if somebody removed it."""
+        """Whether the usual builder was made in an earlier run; it is made again in time if somebody removed it."""
         try:
             record = json.loads(self._builder_record.read_bytes())
-            return bool(record["key"] == self.driver.builder_key(self.lock()))
+            return bool(record["key"] == self.driver.builder_key(self.lock(), self.plan.channel.builder_arch))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

@@ -70,7 +70,7 @@ class Keys:
         self._known: dict[str, Keyed] = {}
         self._contents: dict[str, Digest] = {}
         self._trees: dict[str, Entries] = {}
-        self._builder: Digest | None = None
+        self._builders: dict[str, Digest] = {}
         self._guard = threading.RLock()
 
     def of(self, node: Node) -> Keyed:
@@ -102,7 +102,7 @@ class Keys:
             self._known.clear()
             self._contents.clear()
             self._trees.clear()
-            self._builder = None
+            self._builders.clear()
 
     def tree(self, path: str) -> Entries:
         """The entries of a file or folder of the checkout, read once a run."""
@@ -129,16 +129,17 @@ class Keys:
             "options": {name: plain(value) for name, value in options_of(node, self.plan, self.driver).items()},
             "sources": digests,
             "inputs": {name: self.content(source) for name, source in sorted(node.inputs.items())},
-            "builder": self.builder(),
+            "builder": self.builder(node.arch),
             "secrets": {name: digest_bytes(self.driver.signing_key()[2]) for name in node.spec.secrets},
         }
         return Keyed(digest_json(document), document, trees)
 
-    def builder(self) -> Digest:
-        """The key of the channel's builder."""
-        if self._builder is None:
-            self._builder = self.driver.builder_key(self._lock())
-        return self._builder
+    def builder(self, arch: str = "") -> Digest:
+        """The key of the builder that stages of an architecture run in; without one, of the channel's usual builder."""
+        native = self.plan.builder_arch(arch)
+        if native not in self._builders:
+            self._builders[native] = self.driver.builder_key(self._lock(), native)
+        return self._builders[native]
 
     def _channel(self, node: ChannelNode) -> Keyed:
         document: dict[str, JsonValue] = {"schema": SCHEMA, "channel": self.plan.channel.name, "what": node.what}

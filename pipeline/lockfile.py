@@ -19,7 +19,19 @@ from pipeline.channel import Channel, Lock, LockedFile
 from pipeline.errors import LockError
 from pipeline.paths import Paths
 
-_ORDER = ("schema", "channel", "digest", "made_from", "notes", "indexes", "media", "builder", "packages", "wheels")
+_ORDER = (
+    "schema",
+    "channel",
+    "digest",
+    "made_from",
+    "notes",
+    "indexes",
+    "media",
+    "builder",
+    "native_builders",
+    "packages",
+    "wheels",
+)
 _ROW = ("name", "version", "size", "sha256", "checksum", "signer", "made", "location")
 
 
@@ -111,6 +123,7 @@ def _tables(old: Lock, new: Lock) -> list[tuple[str, Iterable[LockedFile], Itera
         ("index", old.indexes, new.indexes),
         ("", old.packages, new.packages),
         ("wheel", old.wheels, new.wheels),
+        ("builder", old.native_builders, new.native_builders),
     )
     for kind, before, after in kinds:
         rows += [(f"{arch} {kind}".strip(), before.get(arch, ()), after.get(arch, ())) for arch in sorted({*before, *after})]

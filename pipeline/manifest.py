@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manifest of a finished image: what it is made of, for people and programs; the same bytes from every build.
 
-`<image>.manifest.json` names every package with version and checksum, every stage with key and outputs, and
-the sizes. No time, no user, no place of this machine is in it.
+`<image>.manifest.json` names every package with version, apk's checksum (SHA-1 of what describes it) and the SHA-256 of
+its file, every stage with key and outputs, and the sizes. No time, no user, no place of this machine is in it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def manifest_of(factory: Factory, image: Image, files: dict[str, FileRecord]) ->
         "version": factory.plan.version,
         "channel": {"name": channel.name, "branch": channel.branch, "epoch": channel.epoch, "releasable": channel.releasable},
         "lock": factory.lock().digest,
-        "builder": factory.keys.builder(),
+        "builder": factory.keys.builder(image.arch),
         "files": outputs_json(files),
         "packages": _packages(factory, image, artifacts),
         "stages": stages,
@@ -59,8 +59,12 @@ def manifest_of(factory: Factory, image: Image, files: dict[str, FileRecord]) ->
 
 
 def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) -> list[JsonValue]:
-    """What the stages of the image's own recipe and target say they installed, each package once, sorted."""
+    """What the stages of the image's own recipe and target say they installed, each package once, sorted.
+
+    Each with the SHA-256 of its file in the repositories of the image's architecture. Raises StageError if it has none.
+    """
     rows: dict[tuple[str, ...], JsonValue] = {}
+    files = _package_files(image, artifacts)
     found = False
     for name, artifact in artifacts.items():
         node = factory.plan.nodes[name]
@@ -68,7 +72,11 @@ def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) ->
         if own and PACKAGES in artifact.outputs:
             found = True
             for row in read_packages(artifact.file(PACKAGES), name):
-                rows[tuple(str(row[field]) for field in _FIELDS)] = row
+                file = f"{row['name']}-{row['version']}.apk"
+                if len(files.get(file, ())) != 1:
+                    many = "two of its repositories have it with different contents" if file in files else "no repository has it"
+                    raise StageError(f"{name}: lists {file}, but {many}", hint="mend the stage, or name the package anew")
+                rows[tuple(str(row[field]) for field in _FIELDS)] = {**row, "sha256": next(iter(files[file]))}
     if not found and any(
         isinstance(node, ChannelNode) and node.what == "repository" for node in factory.plan.needs([image.final])
     ):
@@ -76,6 +84,18 @@ def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) ->
             f"{image.output}: no stage of recipe {image.recipe} lists its packages", hint=f"one of them must write {PACKAGES}"
         )
     return [rows[key] for key in sorted(rows)]
+
+
+def _package_files(image: Image, artifacts: dict[str, Artifact]) -> dict[str, set[str]]:
+    """The packages in the repositories that the image was made with: file name -> SHA-256."""
+    found: dict[str, set[str]] = {}
+    for artifact in artifacts.values():
+        for path, record in artifact.outputs.items():
+            folder, _, name = path.rpartition("/")
+            # A repository's folder is called as its architecture.
+            if name.endswith(".apk") and folder.rpartition("/")[2] == image.arch:
+                found.setdefault(name, set()).add(record.sha256)
+    return found
 
 
 def read_packages(path: Path, stage: str) -> list[dict[str, JsonValue]]:

@@ -79,6 +79,14 @@ class Settings:
     channel: str = "lab"
     target: str = ""
     compress: str = "zstd"
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """By architecture: the container engine for its stages, a Docker context or an address."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What another command line says to build the same: all but the target."""
+        engines = (f"engine.{arch}={name}" for arch, name in sorted(self.engines.items()))
+        return (f"channel={self.channel}", f"compress={self.compress}", *engines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,15 @@ class Plan:
     def instances(self, stage: str) -> tuple[StageNode, ...]:
         """The instances of the stage that recipes call `stage`."""
         return tuple(node for node in self.nodes.values() if isinstance(node, StageNode) and node.stage == stage)
+
+    def engine_of(self, arch: str) -> str:
+        """The engine that stages of an architecture run on, as the user named it; "" for the usual one."""
+        return self.settings.engines.get(arch, self.channel.engines.get(arch, ""))
+
+    def builder_arch(self, arch: str) -> str:
+        """The architecture of the builder that stages of `arch` run in: their own where an engine for it is named."""
+        native = self.engine_of(arch) and arch in self.channel.native_builders
+        return arch if native else self.channel.builder_arch
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -161,6 +178,10 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
     table = read_toml(path, problems, shown=f"pipeline/channels/{name}.toml")
     settings = table.raw("settings")
     architectures = table.strings("architectures")
+    engines, native = table.mapping("engines"), table.strings("native_builders", ())
+    for key, names in (("engines", engines), ("native_builders", native)):
+        for arch in sorted(set(names) - set(architectures)):
+            table.problem(key, f"{arch!r} is not one of the architectures: {', '.join(architectures)}")
     channel = Channel(
         name=name,
         driver=table.text("driver"),
@@ -172,6 +193,8 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
         releasable=table.boolean("releasable"),
         settings=settings if isinstance(settings, dict) else {},
         path=path,
+        native_builders=native,
+        engines=engines,
         faketime=table.text("faketime", ""),
     )
     if settings is not None and not isinstance(settings, dict):

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the user sees while something is done: lines, a status line that comes and goes, and progress bars.
 
-All of it goes to stderr; results of commands go to stdout. Without a terminal there are lines only.
+All of it goes to stderr; results of commands go to stdout: lines, or with json=1 one JSON object a line and nothing
+else. Without a terminal there are lines only.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
+    from pipeline.canonical import JsonValue
     from pipeline.channel import Bar
 
 _CLEAR = "\r\x1b[2K"
@@ -26,7 +30,9 @@ class Screen:
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     quiet: bool = False
-    """Say nothing: for `json=1`, whose events tell the same."""
+    """Say nothing: for factories inside of others."""
+    json: bool = False
+    """`json=1`: results are JSON objects."""
     _guard: threading.RLock = field(default_factory=threading.RLock)
     _busy: dict[str, None] = field(default_factory=dict)
     _bars: int = 0
@@ -45,9 +51,27 @@ class Screen:
         with self._guard:
             self._clear()
             if not self.quiet or stream is not self.stream:
-                stream.write(text + "\n")
-                stream.flush()
+                _write(stream, text)
             self._draw()
+
+    def event(self, event: Mapping[str, JsonValue], stream: TextIO | None = None) -> None:
+        """One JSON object on stdout, or `stream`: in one piece, whoever else writes."""
+        out = stream or sys.stdout
+        with self._guard:
+            _write(out, json.dumps(event, sort_keys=True))
+
+    def result(self, command: str, data: Mapping[str, JsonValue], lines: Iterable[str] = ()) -> None:
+        """What a command was asked for: `lines` on stdout, or with `json=1` an object with `data`."""
+        if self.json:
+            self.event({"event": "result", "command": command, **data})
+            return
+        for line in lines:
+            self.line(line, sys.stdout)
+
+    @property
+    def output(self) -> BinaryIO:
+        """Where a program writes that the user wants to see at work: stdout, if that is not kept for JSON."""
+        return sys.stderr.buffer if self.json else sys.stdout.buffer
 
     def begin(self, what: str) -> None:
         """Show in the status line that `what` is at work."""
@@ -123,3 +147,14 @@ def _amount(total: int, unit: str) -> str:
     if unit != "B":
         return f"{total} {unit}"
     return f"{total / 2**20:.1f} MiB" if total >= 2**20 else f"{total / 2**10:.1f} KiB"
+
+
+def _write(stream: TextIO, line: str) -> None:
+    """Write a line. If its reader has gone (`| head`), the work goes on, and says nothing more there."""
+    try:
+        stream.write(line + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifact import outputs_json
 from pipeline.container import Container, opened
 from pipeline.errors import ConfigError, StageError
 from pipeline.execution import sandbox_of
@@ -33,22 +34,26 @@ _CHUNK = 1 << 16
 
 def replay_node(factory: Factory, node: StageNode, *, shell: bool) -> None:
     """Run the script of `node` again, or a shell in its place. Raises StageError if the script fails."""
+    if shell:
+        _check_terminal(factory)
     for name in node.inputs.values():
         factory.need_by_name(name)
     sandbox = sandbox_of(factory, node, factory.keys.of(node))
     if shell:
         _shell(factory, node, replace(sandbox, argv=("sh",)))
         return
+    engine = factory.engine_for(node.arch)
     with tempfile.TemporaryDirectory(prefix="tower-replay-", dir=_scratch(factory)) as folder:
         try:
-            outputs = run_stage(factory.engine, sandbox, outputs=Path(folder), declared=node.spec.outputs, log=sys.stdout.buffer)
+            outputs = run_stage(engine, sandbox, outputs=Path(folder), declared=node.spec.outputs, log=factory.progress.output)
         except StageError as error:
             # Its last lines are on the terminal already.
             raise StageError(error.message.splitlines()[0], hint="with shell=1 you get a shell in its place") from error
         finally:
-            sys.stdout.flush()
+            factory.progress.output.flush()
     for name, record in sorted(outputs.items()):
         factory.progress.say(f"{name}: {record.size} bytes, sha256 {record.sha256[:12]}")
+    factory.progress.result("replay", {"stage": node.name, "outputs": outputs_json(outputs)})
 
 
 def _scratch(factory: Factory) -> Path:
@@ -57,15 +62,21 @@ def _scratch(factory: Factory) -> Path:
     return factory.paths.build
 
 
-def _shell(factory: Factory, node: StageNode, sandbox: Sandbox) -> None:
+def _check_terminal(factory: Factory) -> None:
+    if factory.progress.json:
+        raise ConfigError("shell=1: a shell takes the terminal, and json=1 keeps it for JSON", hint="leave one of them out")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("shell=1: there is no terminal here", hint="without shell=1 the script runs and its output is shown")
+
+
+def _shell(factory: Factory, node: StageNode, sandbox: Sandbox) -> None:
     factory.progress.end("replay")
     factory.progress.say(
         f"{node.name}: its script is: {' '.join(node.spec.command)}; inputs are in /in and /src, it writes to /out"
     )
-    with opened(factory.engine, sandbox, terminal=True) as container:
-        _talk(factory.engine, container)
+    engine = factory.engine_for(node.arch)
+    with opened(engine, sandbox, terminal=True) as container:
+        _talk(engine, container)
 
 
 def _talk(engine: Engine, container: Container) -> None:

@@ -7,7 +7,6 @@ These are doit's reporters; they read the `Row` that `pipeline.tasks` gives ever
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -179,7 +178,7 @@ class Events(Lines):
         }
         with self.guard:
             self.rows.append(row)
-            self._write(event)
+        self._write(event)
 
     def summary(self, interrupted: bool) -> None:
         """Write the last event."""
@@ -197,8 +196,7 @@ class Events(Lines):
         )
 
     def _write(self, event: dict[str, Any]) -> None:
-        self.out.write(json.dumps(event, sort_keys=True) + "\n")
-        self.out.flush()
+        self.screen.event(event, self.out)
 
 
 def as_line(row: Row) -> str:

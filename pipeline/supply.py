@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import lockfile
+from pipeline.canonical import JsonValue
 from pipeline.channel import Lock, SolvesWorlds
 from pipeline.errors import ConfigError, FactoryError, LockError
 from pipeline.factory import Factory
@@ -48,8 +48,12 @@ def lock(factory: Factory) -> None:
     before = present(factory)
     made = factory.make_lock(again=True)
     lines = lockfile.differences(before, made)
-    sys.stdout.write("".join(f"{line}\n" for line in lines or ["nothing changed"]))
-    sys.stdout.flush()
+    data: dict[str, JsonValue] = {
+        "lock": made.digest,
+        "packages": {arch: len(rows) for arch, rows in made.packages.items()},
+        "builder": len(made.builder),
+    }
+    factory.progress.result("lock", {**data, "changes": list(lines)}, lines or ["nothing changed"])
     counts = ", ".join(f"{len(rows)} for {arch}" for arch, rows in sorted(made.packages.items()))
     factory.progress.say(f"lock {made.digest[:12]}: packages: {counts}; builder: {len(made.builder)}")
 
@@ -87,7 +91,9 @@ def export(factory: Factory) -> None:
     factory.make_lock(again=False)
     factory.fetch()
     count = _vault(factory).export(factory.lock().files, target, factory.progress)
-    factory.progress.say(f"{target}: {count} files, {target.stat().st_size / 2**20:.1f} MiB")
+    size = target.stat().st_size
+    factory.progress.say(f"{target}: {count} files, {size / 2**20:.1f} MiB")
+    factory.progress.result("vault:export", {"file": str(target), "files": count, "size": size})
 
 
 def load(factory: Factory) -> None:
@@ -95,6 +101,7 @@ def load(factory: Factory) -> None:
     source = _file("vault:import")
     count = _vault(factory).load(source, factory.progress)
     factory.progress.say(f"{source}: {count} files taken in")
+    factory.progress.result("vault:import", {"file": str(source), "files": count})
 
 
 def collect(factory: Factory) -> None:
@@ -103,6 +110,7 @@ def collect(factory: Factory) -> None:
     swept = _vault(factory).gc({file.sha256 for lock in all_locks(factory) for file in lock.files}, days)
     sizes = f"{swept.freed / 2**20:.1f} MiB freed, {swept.left / 2**20:.1f} MiB left"
     factory.progress.say(f"vault: {swept.removed} files removed, {sizes}")
+    factory.progress.result("vault:gc", {"removed": swept.removed, "freed": swept.freed, "left": swept.left})
 
 
 def all_locks(factory: Factory) -> Iterator[Lock]:
@@ -118,6 +126,6 @@ def audit(factory: Factory) -> None:
     from pipeline.audit import audit_lock
 
     report = audit_lock(factory)
-    sys.stdout.write("\n".join(report.lines) + "\n")
+    factory.progress.result("audit:lock", {"uncovered": report.uncovered, "lines": list(report.lines)}, report.lines)
     if report.uncovered:
         raise FactoryError(f"audit:lock: {report.uncovered} things are not covered by the lock", hint="the lines above name them")

@@ -44,6 +44,8 @@ VARIABLES = (
     "target",
     "version",
 )
+ENGINE = "engine."
+"""Before the name of an architecture: the container engine for its stages."""
 Task = dict[str, Any]
 
 
@@ -145,28 +147,42 @@ def open_factory(checkout: Path) -> Factory:
             channel=given.get("channel", Settings().channel),
             target=given.get("target", ""),
             compress=given.get("compress", Settings().compress),
+            engines={name.removeprefix(ENGINE): value for name, value in given.items() if name.startswith(ENGINE)},
         )
         paths = Paths(checkout)
         plan = load_plan(paths, settings)
         if settings.target and settings.target not in {image.target for image in plan.images}:
             known = ", ".join(dict.fromkeys(image.target for image in plan.images))
             raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
+        for arch in sorted(set(settings.engines) - set(plan.channel.architectures)):
+            raise ConfigError(
+                f"{ENGINE}{arch}={settings.engines[arch]}: channel {plan.channel.name} has no such architecture",
+                hint=f"one of: {', '.join(f'{ENGINE}{name}=' for name in plan.channel.architectures)}",
+            )
         if "cache" in given:
             from pipeline.cache.registry import Place
 
             Place.parse(given["cache"])
-        return Factory(plan, paths, Screen(quiet=given.get("json") == "1"), clock=given.get("clock", ""), given=given)
+        return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
     except FactoryError as error:
+        if wants_json():
+            Screen().event({"event": "error", "error": f"error: {error}", "exit_status": error.exit_status})
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_status) from None
+
+
+def wants_json() -> bool:
+    """Whether the command line says json=1."""
+    return (getattr(doit_cmd, "_CMDLINE_VARS", None) or {}).get("json") == "1"
 
 
 def variables() -> dict[str, str]:
     """The `name=value` words of the command line. Raises ConfigError for a name that nothing asks for."""
     given: dict[str, str] = dict(getattr(doit_cmd, "_CMDLINE_VARS", None) or {})
     for name, value in given.items():
-        if name not in VARIABLES:
-            raise ConfigError(f"{name}={value}: there is no such variable", hint=f"known: {', '.join(VARIABLES)}")
+        if name not in VARIABLES and not name.startswith(ENGINE):
+            known = ", ".join([*VARIABLES, f"{ENGINE}ARCHITECTURE"])
+            raise ConfigError(f"{name}={value}: there is no such variable", hint=f"known: {known}")
     if given.get("compress", "zstd") not in SUFFIXES:
         raise ConfigError(f"compress={given['compress']}: unknown", hint=f"one of: {', '.join(SUFFIXES)}")
     return given
@@ -186,7 +202,7 @@ def number(name: str, default: float) -> float:
 
 def config(factory: Factory) -> dict[str, Any]:
     """What dodo.py tells doit about itself."""
-    kind = Events if variables().get("json") == "1" else Lines
+    kind = Events if wants_json() else Lines
     reporter = type(
         kind.__name__,
         (kind,),

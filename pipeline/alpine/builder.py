@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tarfile
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -20,6 +19,7 @@ from pipeline.alpine.indexes import SignedIndex
 from pipeline.alpine.repository import lay_repository
 from pipeline.alpine.vouched import check_root
 from pipeline.apk.signature import KeyRing
+from pipeline.builder import ensure_image
 from pipeline.canonical import Digest, digest_bytes, digest_json
 from pipeline.channel import LockedFile
 from pipeline.lab.code import code_digest
@@ -28,12 +28,9 @@ from pipeline.vault import Vault
 if TYPE_CHECKING:
     from pipeline.engine import Engine
 
-LABEL = "tower.builder"
-_BASE_LABEL = "tower.builder-base"
 _SCRIPT = Path(__file__).with_name("root.sh")
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP", "SETGID", "SETUID", "SYS_CHROOT")
 _SECONDS = 1800
-_CHUNK = 1 << 20
 # Made anew in every run, or for a running system only.
 _LEFT_OUT = (
     "dev/",
@@ -91,41 +88,6 @@ class BuilderPlan:
         )
 
 
-def ensure_builder(
-    plan: BuilderPlan,
-    indexes: Mapping[str, SignedIndex],
-    *,
-    vault: Vault,
-    ring: KeyRing,
-    engine: Engine,
-    scratch: Path,
-    log: IO[bytes],
-) -> str:
-    """The id of the builder's image, made if the engine does not have it; images of older builders are removed.
-
-    The caller sees to it that nobody else works in `scratch`.
-    """
-    key = plan.key()
-    tag = f"tower-builder-{plan.channel}:{key[:16]}"
-    found = engine.find_image(tag)
-    if found is not None and (found.get("Config", {}).get("Labels") or {}).get(LABEL) == key:
-        return str(found["Id"])
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
-    scratch.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        tar = Path(folder) / "builder.tar"
-        make_root(plan, indexes, tar, vault=vault, ring=ring, engine=engine, scratch=Path(folder), log=log)
-        with tar.open("rb") as stream:
-            image = engine.import_image(_pieces(stream), tag, labels={LABEL: key}, architecture=plan.arch)
-    engine.remove_images(LABEL, keep=[tag])
-    return image
-
-
-def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    while piece := stream.read(_CHUNK):
-        yield piece
-
-
 def make_root(
     plan: BuilderPlan,
     indexes: Mapping[str, SignedIndex],
@@ -171,16 +133,13 @@ def make_root(
 
 def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, scratch: Path) -> str:
     """The locked mini root as an image, imported if the engine does not have it."""
-    tag = f"tower-minirootfs-{plan.channel}:{plan.minirootfs.sha256[:16]}"
-    found = engine.find_image(tag)
-    if found is not None and (found.get("Config", {}).get("Labels") or {}).get(_BASE_LABEL) == plan.minirootfs.sha256:
-        return str(found["Id"])
-    archive = scratch / "minirootfs.tar.gz"
-    vault.copy(plan.minirootfs, archive)
-    with archive.open("rb") as stream:
-        image = engine.import_image(_pieces(stream), tag, labels={_BASE_LABEL: plan.minirootfs.sha256}, architecture=plan.arch)
-    engine.remove_images(_BASE_LABEL, keep=[tag])
-    return image
+
+    def archive() -> Path:
+        copied = scratch / "minirootfs.tar.gz"
+        vault.copy(plan.minirootfs, copied)
+        return copied
+
+    return ensure_image(engine, "minirootfs", plan.minirootfs.sha256, channel=plan.channel, arch=plan.arch, make=archive)
 
 
 def finish(plain: Path, output: Path, epoch: int) -> None:

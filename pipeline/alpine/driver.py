@@ -83,7 +83,7 @@ class AlpineDriver:
                 },
                 "branch": self.channel.branch,
                 "repositories": list(settings.repositories),
-                "builder": [self.channel.builder_arch, settings.minirootfs, *sorted(settings.builder)],
+                "builders": {arch: [settings.minirootfs, *self._builder_world(arch)] for arch in self._builder_archs},
                 "media": {arch: list(flavors) for arch, flavors in settings.media.items()},
                 "keys": {key.file: [key.spki_sha256, *key.architectures] for key in self.trust.keys},
                 "requirements": digest_file(self.requirements),
@@ -97,17 +97,23 @@ class AlpineDriver:
         self._check_fresh([index for found in indexes.values() for index in found], before, progress)
         solutions = {arch: self._solve(arch, found, self._worlds(arch)) for arch, found in indexes.items()}
         builder_arch = self.channel.builder_arch
-        builder = self._solve(builder_arch, indexes[builder_arch], (frozenset(self.settings.builder),))
-        known = [file for table in (*before.packages.values(), before.builder) for file in table] if before else []
+        builders = {
+            arch: self._solve(arch, indexes[arch], (frozenset(self._builder_world(arch)),)) for arch in self._builder_archs
+        }
+        known = [file for table in (*before.packages.values(), *before.builders) for file in table] if before else []
         # Both go in one batch, for they share most packages.
-        both = {arch: {**wanted, **(builder if arch == builder_arch else {})} for arch, wanted in solutions.items()}
+        both = {arch: {**wanted, **builders.get(arch, {})} for arch, wanted in solutions.items()}
         files = {arch: self._lock_packages(arch, wanted.values(), known, progress) for arch, wanted in both.items()}
         packages = {arch: tuple(file for file in files[arch] if file.checksum in solutions[arch]) for arch in files}
         made = Lock(
             channel=self.channel.name,
             made_from=self.lock_key(),
             packages=packages,
-            builder=tuple(file for file in files[builder_arch] if file.checksum in builder),
+            builder=tuple(file for file in files[builder_arch] if file.checksum in builders[builder_arch]),
+            native_builders={
+                arch: tuple(file for file in files[arch] if file.checksum in builders[arch])
+                for arch in self.channel.native_builders
+            },
             wheels={arch: self._resolve_wheels(arch, packages[arch], progress) for arch in packages},
             notes={"branch": self.channel.branch},
             indexes={arch: tuple(index.file for index in found) for arch, found in indexes.items()},
@@ -187,7 +193,7 @@ class AlpineDriver:
         found = []
         for arch in self.channel.architectures:
             flavors = [*self.settings.media.get(arch, ())]
-            flavors += [self.settings.minirootfs] if arch == self.channel.builder_arch else []
+            flavors += [self.settings.minirootfs] if arch in self._builder_archs else []
             where = f"{self.channel.branch}/releases/{arch}/{LIST}"
             rows = read_list(get(source, where, limit=_LIST_LIMIT).decode(errors="replace"), where) if flavors else ()
             found += [find_medium(rows, flavor, arch, self.channel.branch, where) for flavor in flavors]
@@ -202,7 +208,7 @@ class AlpineDriver:
         """Bring everything that the lock names into the vault."""
         for index in self.vault.missing(file for files in lock.indexes.values() for file in files):
             self._fetch_index(index)
-        plain = [file for table in (*lock.packages.values(), lock.builder) for file in table]
+        plain = [file for table in (*lock.packages.values(), *lock.builders) for file in table]
         plain += [file for file in lock.media if not aports.is_scripts(file)]
         fetch(plain, self.vault, self.settings.source(self.channel), progress, title=f"files of {self.channel.name}")
         aports.fetch_scripts(aports.find_scripts(lock.media), self.vault, self.settings.aports_source(self.channel))
@@ -239,24 +245,34 @@ class AlpineDriver:
 
     # --- builder --------------------------------------------------------------------------------------------
 
-    def builder_key(self, lock: Lock) -> Digest:
+    @property
+    def _builder_archs(self) -> tuple[str, ...]:
+        return (self.channel.builder_arch, *self.channel.native_builders)
+
+    def _builder_world(self, arch: str) -> tuple[str, ...]:
+        return tuple(sorted({*self.settings.builder, *self.settings.builder_only.get(arch, ())}))
+
+    def builder_key(self, lock: Lock, arch: str) -> Digest:
         """Names the builder: mini root, packages, world."""
-        return self._builder_plan(lock).key()
+        return self._builder_plan(lock, arch).key()
 
-    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
+    def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
         """The image's id; made by the mini root's apk if the engine does not have it."""
-        from pipeline.alpine.builder import ensure_builder
+        from pipeline.alpine.builder import make_root
+        from pipeline.builder import ensure_builder
 
-        arch = self.channel.builder_arch
-        ring = self.trust.ring(arch)
-        indexes = locked_indexes(lock.indexes[arch], arch, self.vault, ring)
-        plan = self._builder_plan(lock)
-        return ensure_builder(plan, indexes, vault=self.vault, ring=ring, engine=engine, scratch=self.home / "tmp", log=log)
+        plan = self._builder_plan(lock, arch)
 
-    def _builder_plan(self, lock: Lock) -> BuilderPlan:
+        def make(tar: Path, folder: Path) -> None:
+            ring = self.trust.ring(arch)
+            indexes = locked_indexes(lock.indexes[arch], arch, self.vault, ring)
+            make_root(plan, indexes, tar, vault=self.vault, ring=ring, engine=engine, scratch=folder, log=log)
+
+        return ensure_builder(engine, plan.key(), channel=plan.channel, arch=arch, scratch=self.home / "tmp", make=make)
+
+    def _builder_plan(self, lock: Lock, arch: str) -> BuilderPlan:
         from pipeline.alpine.builder import BuilderPlan
 
-        arch = self.channel.builder_arch
         name = f"{self.settings.minirootfs}-{arch}"
         minirootfs = next((file for file in lock.media if file.name == name), None)
         if minirootfs is None:
@@ -266,10 +282,10 @@ class AlpineDriver:
             arch=arch,
             branch=self.channel.branch,
             epoch=self.channel.epoch,
-            world=tuple(sorted(self.settings.builder)),
+            world=self._builder_world(arch),
             minirootfs=minirootfs,
             indexes=lock.indexes[arch],
-            packages=lock.builder,
+            packages=lock.builder if arch == self.channel.builder_arch else lock.native_builders.get(arch, ()),
             keys=self.trust.files([arch]),
         )
 

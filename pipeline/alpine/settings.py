@@ -30,6 +30,8 @@ class AlpineSettings:
     """Further flavors to lock, by architecture."""
     builder: tuple[str, ...]
     """The builder's world."""
+    builder_only: Mapping[str, tuple[str, ...]]
+    """What a builder of that architecture has beside it."""
     warn_after_days: int
 
     def source(self, channel: Channel) -> Source:
@@ -54,7 +56,7 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
     problems = Problems()
     where = f"pipeline/channels/{channel.path.name}"
     table = table_of(dict(channel.settings), where, "settings", problems)
-    media = table.table("media")
+    media, only = table.table("media"), table.table("builder_only")
     named = table.strings("mirrors")
     found = AlpineSettings(
         mirrors=(*environ.get(MIRROR, "").split(), *named),
@@ -63,6 +65,7 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
         minirootfs=table.text("minirootfs"),
         media={arch: media.strings(arch, ()) for arch in channel.architectures},
         builder=table.strings("builder"),
+        builder_only={arch: only.strings(arch, ()) for arch in channel.architectures},
         warn_after_days=table.integer("warn_after_days"),
     )
     table.close()

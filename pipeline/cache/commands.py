@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipeline.cache.registry import Place, Registry, UnavailableError
 from pipeline.cache.shared import Cache, push
+from pipeline.canonical import JsonValue
 from pipeline.errors import ConfigError, FetchError, ReleaseError, ToolError
 from pipeline.plan import StageNode
 
@@ -71,6 +72,8 @@ def push_all(factory: Factory, given: Mapping[str, str]) -> None:
         ) from error
     shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "pushed")
     factory.progress.say(f"cache {registry.place}: {shown} ({size / 2**20:.1f} MiB), signed by {secret.public_key.name}")
+    data: dict[str, JsonValue] = {"cache": str(registry.place), "size": size, "signer": secret.public_key.name}
+    factory.progress.result("cache:push", {**data, "artifacts": {**counts}})
 
 
 def _artifacts(factory: Factory) -> Iterator[Artifact]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.canonical import JsonValue
 from pipeline.errors import StageError, VerifyError
 
 if TYPE_CHECKING:
@@ -61,4 +62,11 @@ def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> li
         f"{image.output}: {files} ELF files, {len(lists.setuid)} setuid, {len(lists.services)} services, "
         f"{len(lists.modules)} folders of kernel modules: {len(faults)} faults"
     )
+    counts: dict[str, JsonValue] = {
+        "elf": files,
+        "setuid": len(lists.setuid),
+        "services": len(lists.services),
+        "modules": len(lists.modules),
+    }
+    factory.progress.result("audit:elf", {"image": image.output, **counts, "faults": list(faults)})
     return [f"{image.output}: {fault}" for fault in faults]

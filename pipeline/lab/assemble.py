@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.canonical import Digest, JsonValue, digest_json, digest_tree
 from pipeline.channel import LockedFile
 from pipeline.errors import ConfigError
-from pipeline.lab.catalog import Catalog, Definition
+from pipeline.lab.catalog import Catalog, Definition, base_name
 from pipeline.lab.code import code_digest
 from pipeline.lab.deb import Control
 from pipeline.lab.version import alpine_version
@@ -119,7 +119,9 @@ def claimed(catalog: Catalog, by_name: Mapping[str, object], world: Iterable[str
         for name, definition in catalog.folders.items()
         if definition.kernel is None and arch in definition.arch and any(deb in by_name for deb in definition.debs_for(arch))
     }
-    return catalog.expand([*world, *claims], arch)[0]
+    called = {base_name(wanted) for definition in catalog.folders.values() for wanted in definition.install_if}
+    plain = {name for name in called - set(catalog.folders) if all(deb in by_name for deb in catalog.names.get(name, (name,)))}
+    return catalog.expand([*world, *claims, *plain], arch)[0]
 
 
 def members(definition: Definition, by_name: Mapping[str, object], arch: str) -> tuple[str, ...]:

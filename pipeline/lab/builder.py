@@ -8,13 +8,11 @@ needs no network. Files of the lab's own tools are laid over the result; what di
 from __future__ import annotations
 
 import shlex
-import shutil
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 from urllib.parse import quote
 
 from pipeline import proc
@@ -27,16 +25,11 @@ from pipeline.lab.convert import lay_files
 from pipeline.lab.deb import DEB_ARCH, open_verified, read_control
 from pipeline.lab.tree import Tree, matcher
 
-if TYPE_CHECKING:
-    from pipeline.engine import Engine
-
 Debs = Callable[[LockedFile], Path]
 """Where a locked Debian package is."""
 
-LABEL = "tower.builder"
 _PYTHON = ("/usr/lib",)
 _SECONDS = 1800
-_CHUNK = 1 << 20
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*", "/usr/share/lintian/*")
 # Made anew or copied from this machine in every run: names, logs, caches, backups of account files.
 _LEFT_OUT = (
@@ -97,33 +90,6 @@ class BuilderPlan:
                 "drop": list(self.drop),
             }
         )
-
-
-def ensure_builder(plan: BuilderPlan, debs: Debs, engine: Engine, scratch: Path, log: IO[bytes]) -> str:
-    """The id of the builder's image, made if the engine does not have it; images of older builders are removed.
-
-    The caller sees to it that nobody else works in `scratch`.
-    """
-    key = plan.key()
-    tag = f"tower-builder-{plan.channel}:{key[:16]}"
-    found = engine.find_image(tag)
-    if found is not None and (found.get("Config", {}).get("Labels") or {}).get(LABEL) == key:
-        return str(found["Id"])
-    # What a killed run left.
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        tar = Path(folder) / "builder.tar"
-        make_root(plan, debs, tar, Path(folder), log)
-        with tar.open("rb") as stream:
-            image = engine.import_image(_pieces(stream), tag, labels={LABEL: key}, architecture=plan.arch)
-    engine.remove_images(LABEL, keep=[tag])
-    return image
-
-
-def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    while piece := stream.read(_CHUNK):
-        yield piece
 
 
 def make_root(plan: BuilderPlan, debs: Debs, output: Path, scratch: Path, log: IO[bytes]) -> None:

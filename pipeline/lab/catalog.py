@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,10 @@ class Definition:
             raise ConfigError(f"{folder}: {', '.join(unknown)}: no such script", hint=f"known: {', '.join(sorted(_SCRIPTS))}")
         return found
 
+    def is_for(self, arch: str) -> bool:
+        """Whether there is such a package for an architecture."""
+        return arch in self.arch or "noarch" in self.arch
+
     def debs_for(self, arch: str) -> tuple[str, ...]:
         """Its Debian packages, `{deb_arch}` filled in."""
         return tuple(name.replace("{deb_arch}", DEB_ARCH[arch]) for name in self.debs)
@@ -114,7 +118,7 @@ class Catalog:
         return frozenset(self.ignored).union(*(definition.stands_for for definition in self.folders.values()))
 
     def expand(self, world: Iterable[str], arch: str) -> tuple[frozenset[str], frozenset[str]]:
-        """`(folders, Debian packages)` that a world asks for, through the dependencies of the folders."""
+        """`(folders, Debian packages)` that a world asks for: also what folders depend on, and what comes in by install_if."""
         folders: set[str] = set()
         debs: set[str] = set()
         todo = [name for name in map(base_name, world) if name]
@@ -123,11 +127,26 @@ class Catalog:
             definition = self.folders.get(name)
             if definition is None:
                 debs.update(self.names.get(name, (name,)))
-            elif name not in folders and (arch in definition.arch or "noarch" in definition.arch):
+            elif name not in folders and definition.is_for(arch):
                 folders.add(name)
                 debs.update(definition.debs_for(arch))
                 todo.extend(filter(None, map(base_name, definition.depends)))
+            if not todo:
+                todo = self._called_in(folders, debs, arch)
         return frozenset(folders), frozenset(debs)
+
+    def _called_in(self, folders: Collection[str], debs: Collection[str], arch: str) -> list[str]:
+        """The folders, not among `folders`, of which all that their install_if names is there."""
+
+        def is_there(name: str) -> bool:
+            return name in folders or (name not in self.folders and all(deb in debs for deb in self.names.get(name, (name,))))
+
+        return [
+            name
+            for name, definition in self.folders.items()
+            if definition.install_if and name not in folders and definition.is_for(arch)
+            if all(is_there(base_name(wanted)) for wanted in definition.install_if)
+        ]
 
 
 def base_name(wanted: str) -> str:
@@ -146,7 +165,12 @@ def read_catalog(folder: Path = PACKAGES) -> Catalog:
     rules = read_toml(folder / "rules.toml", problems, shown=f"{shown}/rules.toml")
     ignored, drop = rules.strings("ignored"), rules.strings("drop")
     rules.close()
-    folders = {path.parent.name: _read_definition(path.parent, problems) for path in sorted(folder.glob("*/package.toml"))}
+    folders = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if (path / "package.toml").is_file():
+            folders[path.name] = _read_definition(path, problems)
+        else:
+            problems.add(f"{shown}/{path.name}", "has no package.toml")
     for name in sorted(set(folders) & set(names)):
         problems.add(f"{shown}/names.toml: {name}", f"has a folder {shown}/{name}/ too")
     problems.check("lab packages")
@@ -185,6 +209,9 @@ def _read_definition(folder: Path, problems: Problems) -> Definition:
         keymaps=table.mapping("keymaps") if "keymaps" in table else None,
     )
     table.close()
+    for wanted in found.install_if:
+        if not base_name(wanted):
+            table.problem("install_if", f"{wanted!r}: only names of packages are understood here")
     if not found.debs and not found.version:
         table.problem("version", "missing; a package without Debian packages behind it needs one")
     return found

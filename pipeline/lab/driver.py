@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, digest_tree
 from pipeline.channel import Channel, Lock, LockedFile, Progress
 from pipeline.config import Problems, table_of
-from pipeline.errors import LockError, VerifyError
+from pipeline.errors import ConfigError, LockError, VerifyError
 from pipeline.fetch import Source, fetch
 from pipeline.lab.apt import Apt, Suite
 from pipeline.lab.assemble import claimed, select
@@ -216,20 +216,30 @@ class LabDriver:
 
     # --- builder --------------------------------------------------------------------------------------------
 
-    def builder_key(self, lock: Lock) -> Digest:
+    def builder_key(self, lock: Lock, arch: str) -> Digest:
         """Names the builder: its packages, and the files of the lab's tools that are laid over them."""
-        return self._builder_plan(lock).key()
+        return self._builder_plan(lock, arch).key()
 
-    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
+    def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
         """The image's id; made by mmdebstrap if the engine does not have it."""
-        from pipeline.lab.builder import ensure_builder
+        from pipeline.builder import ensure_builder
+        from pipeline.lab.builder import make_root
 
-        return ensure_builder(self._builder_plan(lock), self.vault.path, engine, self.home / "tmp", log)
+        plan = self._builder_plan(lock, arch)
 
-    def _builder_plan(self, lock: Lock) -> BuilderPlan:
+        def make(tar: Path, folder: Path) -> None:
+            make_root(plan, self.vault.path, tar, folder, log)
+
+        return ensure_builder(engine, plan.key(), channel=plan.channel, arch=arch, scratch=self.home / "tmp", make=make)
+
+    def _builder_plan(self, lock: Lock, arch: str) -> BuilderPlan:
         from pipeline.lab.builder import BuilderPlan
 
-        arch = self.channel.builder_arch
+        if arch != self.channel.builder_arch:
+            raise ConfigError(
+                f"channel {self.channel.name}: its builder is for {self.channel.builder_arch} alone, not for {arch}",
+                hint=f"leave {arch} out of `native_builders` in pipeline/channels/{self.channel.path.name}",
+            )
         products = select(self.catalog, lock.packages[arch], self.worlds[arch], arch)
         wanted = self.settings.builder_packages
         overlays = tuple(product for product in products if product.name in wanted)

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pipeline.canonical import JsonValue
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def release(factory: Factory, given: Mapping[str, str]) -> None:
     ready = check_release(factory, version)
     folder = write_release(factory, ready, secret_key(given))
     factory.progress.say(f"{folder}: {len(ready.images)} images, signed; check it with: ./ci/doit verify:release dir={folder}")
+    factory.progress.result("release", {"folder": str(folder), "images": [one.image.output for one in ready.images]})
 
 
 def attest(factory: Factory, given: Mapping[str, str]) -> None:
@@ -44,7 +45,9 @@ def attest(factory: Factory, given: Mapping[str, str]) -> None:
     _wanted(given, "key", "attest", "key=FILE, a secret key of minisign")
     folder = Path(given["dir"]) if "dir" in given else folder_of(factory, factory.plan.version)
     own = own_statement(factory, check_rebuild(factory))
-    factory.progress.say(f"{attest_folder(folder, own, secret_key(given))}: attested")
+    made = attest_folder(folder, own, secret_key(given))
+    factory.progress.say(f"{made}: attested")
+    factory.progress.result("attest", {"file": str(made)})
 
 
 def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
@@ -66,7 +69,9 @@ def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
         *(f"  {name}: image, block map, manifest, SBOM and provenance agree" for name in found.images),
         *(f"  rebuilt by {key.name}" for key in found.rebuilders),
     ]
-    sys.stdout.write("\n".join(rows) + "\n")
+    data: dict[str, JsonValue] = {"version": found.version, "channel": found.channel, "images": list(found.images)}
+    signers: dict[str, JsonValue] = {"signer": found.signer.name, "rebuilders": [key.name for key in found.rebuilders]}
+    factory.progress.result("verify:release", {**data, **signers}, rows)
 
 
 def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]:

@@ -95,7 +95,7 @@ def _lay_image(work: Path, one: Finished, lock: Lock, commit: str) -> None:
             raise ReleaseError(f"{file}: is not what its manifest says", hint="build it again: ./ci/doit")
     if manifest["lock"] != lock.digest:
         raise ReleaseError(f"{name}: was made from another lock than the present one", hint="build it again: ./ci/doit")
-    (work / f"{name}{SBOM}").write_bytes(sbom_of(manifest, lock))
+    (work / f"{name}{SBOM}").write_bytes(sbom_of(manifest))
     (work / f"{name}{PROVENANCE}").write_bytes(provenance_of(manifest, lock, commit))
 
 

@@ -122,7 +122,7 @@ def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Ma
             "digest in its SBOM": (sbom["metadata"]["component"]["hashes"][0]["content"], sums[name]),
             "packages in its SBOM": (
                 _components(sbom),
-                sorted((row["name"], row["version"], row["checksum"]) for row in manifest["packages"]),
+                sorted((row["name"], row["version"], row["checksum"], row["sha256"]) for row in manifest["packages"]),
             ),
         }
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -191,9 +191,15 @@ def _commit(build: Mapping[str, Any]) -> str:
     return str(build["resolvedDependencies"][0]["digest"]["gitCommit"])
 
 
-def _components(sbom: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _components(sbom: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Name, version, apk's checksum and SHA-256 of every package, sorted."""
     return sorted(
-        (row["name"], row["version"], next(one["value"] for one in row["properties"] if one["name"] == CHECKSUM))
+        (
+            row["name"],
+            row["version"],
+            next(one["value"] for one in row["properties"] if one["name"] == CHECKSUM),
+            row["hashes"][0]["content"],
+        )
         for row in sbom.get("components", [])
     )
 

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.channel import Lock
-
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
 
@@ -21,7 +19,7 @@ CHECKSUM: Final = "tower:apk:checksum"
 _SPACE: Final = uuid.UUID("1a1ce2e5-9f6c-5d3c-8a5e-2a1c1b8d6d10")
 
 
-def sbom_of(manifest: Mapping[str, Any], lock: Lock) -> bytes:
+def sbom_of(manifest: Mapping[str, Any]) -> bytes:
     """CycloneDX 1.6 of the image that the manifest describes."""
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.bom import Bom, BomMetaData
@@ -36,8 +34,7 @@ def sbom_of(manifest: Mapping[str, Any], lock: Lock) -> bytes:
         bom_ref=f"image:{name}",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
     )
-    locked = {(row.name, row.version): row.sha256 for row in lock.packages.get(str(manifest["architecture"]), ())}
-    parts = [_component(row, locked.get((row["name"], row["version"]), "")) for row in manifest["packages"]]
+    parts = [_component(row) for row in manifest["packages"]]
     bom = Bom(
         components=parts,
         serial_number=uuid.uuid5(_SPACE, digest),
@@ -47,8 +44,8 @@ def sbom_of(manifest: Mapping[str, Any], lock: Lock) -> bytes:
     return JsonV1Dot6(bom).output_as_string(indent=1).encode() + b"\n"
 
 
-def _component(row: Mapping[str, str], sha256: str) -> Component:
-    """A package; the hash is that of its file, where the lock names the file itself."""
+def _component(row: Mapping[str, str]) -> Component:
+    """A package; the hash is that of its file."""
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
@@ -60,6 +57,6 @@ def _component(row: Mapping[str, str], sha256: str) -> Component:
         type=ComponentType.LIBRARY,
         purl=url,
         bom_ref=url.to_string(),
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256)] if sha256 else [],
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=row["sha256"])],
         properties=[Property(name=CHECKSUM, value=row["checksum"])],
     )

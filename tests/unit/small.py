@@ -127,10 +127,10 @@ class Driver:
     def fetch(self, lock: Lock, progress: Progress) -> None:
         self.calls.append("fetch")
 
-    def builder_key(self, lock: Lock) -> Digest:
+    def builder_key(self, lock: Lock, arch: str) -> Digest:
         return digest_json(["builder", [row.version for row in lock.builder]])
 
-    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
+    def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
         raise AssertionError("no container in these tests")
 
     def repository_key(self, lock: Lock, arch: str) -> JsonValue:
@@ -142,7 +142,8 @@ class Driver:
 
     def repository(self, lock: Lock, arch: str, output: Path, log: IO[bytes]) -> None:
         self.calls.append(f"repository {arch}")
-        write(output, {f"lab/main/{arch}/APKINDEX.tar.gz": self.repository_text})
+        packages = {f"lab/main/{arch}/{name}-1.apk": f"{name} for {arch}" for name in ("a", "b")}
+        write(output, {f"lab/main/{arch}/APKINDEX.tar.gz": self.repository_text, **packages})
 
     def wheels_key(self, lock: Lock, arch: str) -> JsonValue:
         return {}

@@ -31,7 +31,7 @@ def again(root: Path, driver: Driver | None = None, *, first: bool = False) -> F
 
 
 def said(factory: Factory, name: str = ROOT) -> list[str]:
-    return commands.explain_node(factory, factory.plan.nodes[name])
+    return commands.explain_node(factory, factory.plan.nodes[name]).text
 
 
 def test_what_is_built(factory: Factory) -> None:

@@ -83,7 +83,10 @@ def test_the_manifest(factory: Factory) -> None:
     publish.publish(factory, image_of(factory))
     text = (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text()
     found = json.loads(text)
-    assert [row["name"] for row in found["packages"]] == ["a", "b"]
+    sums = {name: hashlib.sha256(f"{name} for x86_64".encode()).hexdigest() for name in ("a", "b")}
+    assert found["packages"] == [
+        {"name": name, "version": "1", "arch": "x", "checksum": f"Q1{name}", "sha256": sums[name]} for name in ("a", "b")
+    ]
     assert found["files"][NAME] == {"sha256": hashlib.sha256(b"packed").hexdigest(), "size": 6}
     assert set(found["stages"]) == {"stage:root:pc", "stage:pack:pc"}
     assert set(found["channel_parts"]) == {"channel:keys", "channel:repository:x86_64"}
@@ -152,6 +155,8 @@ def test_a_stage_without_block_map_gets_one(tmp_path: Path) -> None:
         ({"image.img.zst": "", "image.bmap": ""}, "no stage of recipe host lists its packages"),
         ({"image.img.zst": "", "image.bmap": "", "packages.json": "{"}, "is not a list of objects"),
         ({"image.img.zst": "", "image.bmap": "", "packages.json": '[{"name": "a"}]'}, "is not a list of objects"),
+        ({**OUTPUTS, "packages.json": PACKAGES.replace('"1"', '"2"')}, "lists b-2.apk, but no repository has it"),
+        ({**OUTPUTS, "x86_64/a-1.apk": "x"}, "lists a-1.apk, but two of its repositories have it"),
     ],
 )
 def test_last_stages_that_made_something_else(tmp_path: Path, outputs: dict[str, str], message: str) -> None:

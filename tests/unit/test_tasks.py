@@ -133,7 +133,7 @@ def test_the_command_line_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", {"target": "pc", "compress": "xz", "json": "1"})
     factory = tasks.open_factory(make_checkout(tmp_path).checkout)
     assert factory.plan.settings == Settings(target="pc", compress="xz")
-    assert factory.progress.quiet
+    assert factory.progress.json
     found = tasks.config(factory)
     assert found["dep_file"] == ":memory:"
     assert found["reporter"].desc == "one JSON object a task"

@@ -11,7 +11,7 @@ import pytest
 from pipeline.canonical import Digest
 from pipeline.channel import LockedFile
 from pipeline.errors import ConfigError
-from pipeline.lab.assemble import make_jobs, select
+from pipeline.lab.assemble import claimed, make_jobs, select
 from pipeline.lab.catalog import Catalog, base_name, read_catalog
 from pipeline.lab.deb import Control
 
@@ -91,6 +91,39 @@ def test_a_world_is_followed_through_folders(make: Make) -> None:
     assert sorted(debs) == ["data-amd64", "opendoas", "real-tool", "zlib1g"]
     assert "data-arm64" in catalog.expand(["base", "other"], "aarch64")[1]
     assert catalog.expand(["base", "other"], "aarch64")[0] == {"base", "tool", "other"}
+
+
+def test_what_comes_in_by_itself(make: Make) -> None:
+    catalog = make(
+        names="ssh = ['ssh-server', 'ssh-client']",
+        init="description = 'd'\nversion = '1-r0'\ndepends = ['files']",
+        files="description = 'd'\nversion = '1-r0'",
+        clock="description = 'd'\nfrom = ['real-clock']",
+        clock_init="description = 'd'\nversion = '1-r0'\narch = ['noarch']\ninstall_if = ['init', 'clock=4.6-r0']",
+        clock_init_docs="description = 'd'\nfrom = ['docs']\ninstall_if = ['clock-init', 'files']",
+        ssh_init="description = 'd'\nversion = '1-r0'\ninstall_if = ['init', 'ssh']",
+        arm_init="description = 'd'\nversion = '1-r0'\narch = ['aarch64']\ninstall_if = ['init']",
+    )
+    assert catalog.expand(["clock"], "x86_64")[0] == {"clock"}
+    assert catalog.expand(["init", "ssh"], "x86_64")[0] == {"init", "files", "ssh-init"}
+    folders, debs = catalog.expand(["init", "clock"], "x86_64")
+    assert folders == {"init", "files", "clock", "clock-init", "clock-init-docs"}
+    assert debs == {"real-clock", "docs"}
+    assert "arm-init" in catalog.expand(["init"], "aarch64")[0]
+    # Debian's own dependencies brought ssh in, and the clock that a folder is made of.
+    names = {"ssh-server": 1, "ssh-client": 1, "real-clock": 1}
+    assert claimed(catalog, names, ["init"], "x86_64") == {*folders, "ssh-init"}
+    assert "ssh-init" not in claimed(catalog, {"ssh-client": 1}, ["init"], "x86_64")
+
+
+def test_odd_folders_are_refused(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "forgotten" / "root").mkdir(parents=True)
+    with pytest.raises(ConfigError) as caught:
+        make(odd="description = 'd'\nversion = '1-r0'\ninstall_if = ['openrc', 'cmd:x']")
+    assert caught.value.message.splitlines()[1:] == [
+        f"  {tmp_path.name}/forgotten: has no package.toml",
+        "  packages/odd/package.toml: install_if: 'cmd:x': only names of packages are understood here",
+    ]
 
 
 def test_names_and_dependencies_of_products(make: Make) -> None:

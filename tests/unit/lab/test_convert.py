@@ -39,7 +39,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.packages = folder / "packages"
-        (self.packages / "hello").mkdir(parents=True)
+        self.packages.mkdir()
         (self.packages / "rules.toml").write_text(RULES)
         (self.packages / "names.toml").write_text("")
         (folder / "scratch").mkdir()
@@ -62,6 +62,7 @@ class Lab:
             return {entry.name: (entry, content.read()) for entry, content in read_package(stream, None).iter_data()}
 
     def table(self, text: str) -> None:
+        (self.packages / "hello").mkdir(exist_ok=True)
         (self.packages / "hello" / "package.toml").write_text(f"description = 'own'\nfrom = ['hello']\n{text}")
 
 

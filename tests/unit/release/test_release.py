@@ -19,6 +19,7 @@ from tower.minisign import SignatureError
 from pipeline import boot_record, publish
 from pipeline import commands as factory_commands
 from pipeline.artifact import PULLED
+from pipeline.boot import BootResult
 from pipeline.canonical import digest_file
 from pipeline.errors import BootError, ConfigError, ReleaseError, VerifyError
 from pipeline.factory import Factory
@@ -165,7 +166,7 @@ def test_boots_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     factory = opened(tmp_path)
     made = {row["basename"]: row for row in factory_commands.boot_tasks(factory)}
     assert set(made) == {"boot:host-pc", "boot:host-rpi"}
-    monkeypatch.setattr("pipeline.boot.main_task", lambda name, path: None)
+    monkeypatch.setattr("pipeline.boot.main_task", lambda name, path: BootResult(name, 1.0, None, path))
     for row in made.values():
         assert row["actions"][0]() is None
     check_release(factory, "1.2")
@@ -334,7 +335,9 @@ def edited(path: Path, edit: Callable[[Any], object]) -> None:
         (f"{IMAGE}.manifest.json", lambda d: d["packages"].pop(), "packages in its SBOM"),
         (f"{IMAGE}.manifest.json", lambda d: d.pop("packages"), "lacks 'packages'"),
         (f"{IMAGE}.manifest.json", lambda d: d.update(builder="0" * 64), "builder in its provenance"),
+        (f"{IMAGE}.manifest.json", lambda d: d["packages"][0].update(sha256="0" * 64), "packages in its SBOM"),
         (f"{IMAGE}.cdx.json", lambda d: d["components"].pop(), "packages in its SBOM"),
+        (f"{IMAGE}.cdx.json", lambda d: d["components"][0]["hashes"].pop(), "lacks list index out of range"),
         (f"{IMAGE}.cdx.json", lambda d: d.update(metadata=[]), "lacks"),
         (f"{IMAGE}.provenance.json", lambda d: d["subject"].pop(), "subjects of its provenance"),
         (

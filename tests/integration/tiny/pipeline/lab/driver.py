@@ -34,11 +34,11 @@ class LabDriver:
     def fetch(self, lock: Lock, progress: Progress) -> None:
         return
 
-    def builder_key(self, lock: Lock) -> Digest:
+    def builder_key(self, lock: Lock, arch: str) -> Digest:
         return digest_json({"busybox": digest_bytes(_BUSYBOX.read_bytes()), "applets": list(_APPLETS)})
 
-    def builder(self, lock: Lock, engine: Engine, log: IO[bytes]) -> str:
-        tag = f"tower-tiny:{self.builder_key(lock)[:16]}"
+    def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
+        tag = f"tower-tiny:{self.builder_key(lock, arch)[:16]}"
         found = engine.find_image(tag)
         return str(found["Id"]) if found is not None else engine.import_image([_root()], tag)
 

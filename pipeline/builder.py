@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images in the container engine that a channel makes: the builder, and the root that makes it.
+
+An image is made when the engine does not have it, and takes the place of the one that was made before for the same
+channel and architecture.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pipeline.canonical import Digest
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
+
+_CHUNK = 1 << 20
+
+
+def ensure_image(engine: Engine, kind: str, key: Digest, *, channel: str, arch: str, make: Callable[[], Path]) -> str:
+    """The id of the image of this `kind` (`builder`) and `key`; `make` gives its root as a tar if the engine lacks it.
+
+    Older images of the same kind, channel and architecture are removed.
+    """
+    name, label, place = f"tower-{kind}-{channel}", f"tower.{kind}", f"tower.{kind}-of"
+    tag = f"{name}:{key[:16]}"
+    found = engine.find_image(tag)
+    if found is not None and (found.get("Config", {}).get("Labels") or {}).get(label) == key:
+        return str(found["Id"])
+    of = f"{channel}/{arch}"
+    with make().open("rb") as stream:
+        image = engine.import_image(_pieces(stream), tag, labels={label: key, place: of}, architecture=arch)
+    engine.remove_images(f"{place}={of}", keep=[tag])
+    return image
+
+
+def ensure_builder(
+    engine: Engine, key: Digest, *, channel: str, arch: str, scratch: Path, make: Callable[[Path, Path], None]
+) -> str:
+    """The id of the builder's image, made if the engine does not have it.
+
+    `make(tar, folder)` writes the builder's root as a tar, with a folder to work in, below `scratch`. The caller sees to
+    it that nobody else works in `scratch`.
+    """
+    with ExitStack() as stack:
+
+        def root() -> Path:
+            shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+            scratch.mkdir(parents=True)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
+            make(folder / "builder.tar", folder)
+            return folder / "builder.tar"
+
+        return ensure_image(engine, "builder", key, channel=channel, arch=arch, make=root)
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while piece := stream.read(_CHUNK):
+        yield piece
