@@ -5,9 +5,10 @@ Variables: channel=lab, target=rpi|pc, compress=zstd|xz|none, cache=HOST/REPOSIT
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
-from pipeline import commands, tasks
+from pipeline import commands, tasks, typo
 
 FACTORY = tasks.open_factory(Path(__file__).resolve().parent)
 DOIT_CONFIG = tasks.config(FACTORY)
@@ -36,3 +37,6 @@ def task_channel() -> Iterator[tasks.Task]:
 def task_commands() -> Iterator[tasks.Task]:
     """Commands beside building"""
     yield from commands.all_tasks(FACTORY)
+
+
+typo.explain_unknown(lambda: chain(task_thinclient(), task_host(), task_stages(), task_channel(), task_commands()))
