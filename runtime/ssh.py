@@ -30,6 +30,7 @@ from tower.proc import Done, OverrunError
 from tower.sockets import socket_folder
 from tower.sshconf import Host, Tower
 from tower.trouble import trouble_of
+from tower.view import View
 
 if TYPE_CHECKING:
     import subprocess
@@ -72,6 +73,8 @@ class Session:
         self._stack = ExitStack()
         self._master: subprocess.Popen[bytes] | None = None
         self._asked = 0
+        self.unfinished = False
+        """Whether the host had an installation under way, or interrupted, when we connected."""
         self.tunnels: list[tunnel.Tunnel] = []
 
     # Commands.
@@ -208,11 +211,12 @@ class Session:
                     f"{self.host.name}: takes the connection and then says nothing for {self.timeout:.0f} s",
                     hint=f"is it overloaded? Start it anew, or try: ssh {self.host.name}",
                 ) from None
-            if line != _READY:
+            if line not in (_READY, _READY + b"-unfinished"):
                 if not line:
                     master.wait(10)
                 errors.seek(0)
                 raise trouble_of(self.host, line, errors.read(64 << 10).decode(errors="replace"))
+            self.unfinished = line != _READY
             self._master = master
             self._stack = stack.pop_all()
 
@@ -236,8 +240,10 @@ class Session:
 
 
 @contextmanager
-def connect(tower: Tower, host: Host, *, timeout: float = 10) -> Iterator[Session]:
+def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: bool = True) -> Iterator[Session]:
     """A connection to a host, closed at the end of the context whatever happens; `timeout` is in seconds.
+
+    What an interrupted installation left on the host is put in order first, unless `mend` is False.
 
     Raises an AnswerError that says what is wrong: DownError, RefusedError, HangsError, KeyRefusedError, HostKeyError,
     GarbageError, LostError.
@@ -246,6 +252,10 @@ def connect(tower: Tower, host: Host, *, timeout: float = 10) -> Iterator[Sessio
         session = Session(tower, host, folder, timeout)
         try:
             session.ensure()
+            if mend and session.unfinished:
+                from tower.repair import repair
+
+                repair(session, View().say)
             yield session
         finally:
             session.close()

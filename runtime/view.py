@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 from tower.errors import TowerError, ValueRefusedError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class View:
 
     def say(self, text: str) -> None:
         """One line about how it goes."""
-        sys.stderr.write(f"{text}\n")
+        # Over a bar that may stand there; it is drawn again below.
+        sys.stderr.write(f"\r\x1b[K{text}\n" if sys.stderr.isatty() else f"{text}\n")
         sys.stderr.flush()
 
     @contextmanager
@@ -45,6 +50,27 @@ class View:
 
             with tqdm(total=total, desc=text, unit="B", unit_scale=True, leave=False) as bar:
                 yield bar.update
+
+    @contextmanager
+    def amount(self, text: str) -> Iterator[Callable[[int, int], object]]:
+        """A bar for what is known only as it goes; what it gives is told how many bytes are done, and of how many."""
+        bar: tqdm[NoReturn] | None = None
+
+        def tell(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None and sys.stderr.isatty():
+                from tqdm import tqdm
+
+                bar = tqdm(total=total, desc=text, unit="B", unit_scale=True, leave=False)
+            if bar is not None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+        try:
+            yield tell
+        finally:
+            if bar is not None:
+                bar.close()
 
     def show(self, rows: Mapping[str, object]) -> None:
         """The result of a command."""

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The talk with `packages`, the program of every machine of the Tower that runs apk for us; see its own first lines.
+
+We say what to install and how apk finds it; it says what apk says, line by line, and what it does itself. Nothing of
+that is believed but its form: a line is shown without what a terminal would obey, and is of a limited length.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Final
+
+from tower.choose import check_names
+from tower.errors import GarbageError, HangsError, LostError, PackageError, ValueRefusedError
+
+if TYPE_CHECKING:
+    import subprocess
+
+PROGRAM: Final = "/usr/libexec/tower/packages"
+SILENCE: Final = 900.0
+"""Seconds that a machine may say nothing: the scripts of some packages take their time on a small one."""
+_MOST_LINE: Final = 4096
+_PROGRESS: Final = re.compile(r"([0-9]{1,15})/([0-9]{1,15})(?: [a-z]{1,20})?")
+_STEP: Final = re.compile(r"\([0-9]{1,6}/[0-9]{1,6}\) ([A-Z][a-z]+ [A-Za-z0-9._+-]{1,200} \([A-Za-z0-9._+ >-]{1,200}\))")
+_WORDS: Final = frozenset({"planned", "installed", "undone", "failed"})
+
+
+@dataclass(slots=True)
+class Talk:
+    """One run of `packages add`."""
+
+    name: str
+    child: subprocess.Popen[bytes]
+    alive: Callable[[], bool]
+    say: Callable[[str], object]
+    progress: Callable[[int, int], object]
+    installed: Callable[[tuple[str, ...]], object]
+    """Told of what an earlier, interrupted run had finished."""
+    steps: list[str] = field(default_factory=list)
+    _told: list[str] = field(default_factory=list)
+
+    def ask(self, request: Sequence[str]) -> None:
+        """Say how apk finds its packages; then `steps` is what it would do. Raises PackageError and AnswerErrors."""
+        self.write(*request, ".")
+        for word, text in self._lines():
+            if word == "planned":
+                return
+            if word == "installed":
+                self.say(f"{self.name}: an earlier installation was finished without us: {text}")
+                self.installed(words_of(text, self.name))
+        raise self._over()
+
+    def go(self) -> None:
+        """Let it be done. Raises PackageError and AnswerErrors."""
+        self.write("go")
+        for word, _ in self._lines():
+            if word == "installed":
+                return
+        raise self._over()
+
+    def write(self, *lines: str) -> None:
+        """Say something. Raises LostError."""
+        assert self.child.stdin is not None  # noqa: S101  (it is a pipe)
+        try:
+            self.child.stdin.write("".join(f"{line}\n" for line in lines).encode())
+        except BrokenPipeError:
+            raise self._over() from None
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """What the program says of itself, word and text; what apk says is passed on."""
+        assert self.child.stdout is not None  # noqa: S101  (it is a pipe)
+        for line in _split(self.child.stdout, self.name):
+            who, _, text = line.partition(" ")
+            word, _, rest = text.partition(" ")
+            if who == "apk":
+                self._apk(text)
+            elif who != "tower" or word not in _WORDS:
+                raise GarbageError(
+                    f"{self.name}: says {line[:60]!r} where a word of ours was expected", hint="is it a host of TowerOS?"
+                )
+            elif word == "failed":
+                raise PackageError("\n  ".join([f"{self.name}: {rest}", *self._told[-10:]]), hint=self._hint(rest))
+            elif word == "undone":
+                self.say(f"{self.name}: undone: {rest}")
+            else:
+                yield word, rest
+
+    def _apk(self, text: str) -> None:
+        if (found := _PROGRESS.fullmatch(text)) is not None:
+            self.progress(int(found[1]), int(found[2]))
+            return
+        if (step := _STEP.fullmatch(text)) is not None and step[1] not in self.steps:
+            self.steps.append(step[1])
+        self._told.append(text)
+        del self._told[:-50]
+        self.say(f"{self.name}: {text}")
+
+    def _hint(self, what: str) -> str:
+        if "another installation" in what:
+            return "wait for it to end, and type the same command again"
+        if "no room" in what or any("No space left" in line for line in self._told):
+            return f"look at the room on its disk: ssh {self.name} df -h" if self.name != "thinclient" else "make room: df -h"
+        if "repositories" in what:
+            return "is the router on, and has it the Internet? See: tower status router"
+        return "nothing of it was kept; mend what apk says, and type the same command again"
+
+    def _over(self) -> Exception:
+        """Why there is no more to read."""
+        if not self.alive():
+            return LostError(
+                f"{self.name}: the connection broke during the installation",
+                hint="it is finished or undone there; type the same command again when the host is back",
+            )
+        status = self.child.wait(20)
+        said = _rest(self.child.stderr)
+        if status == 127 or "not found" in said or "No such file" in said:
+            return PackageError(f"{self.name}: has no {PROGRAM}", hint=f"upgrade it: tower upgrade {self.name}")
+        return PackageError(f"{self.name}: ended with status {status} {said}".rstrip(), hint="type the same command again")
+
+
+def words_of(text: str, name: str) -> tuple[str, ...]:
+    """Names of packages as a machine gives them back. Raises GarbageError."""
+    words = tuple(text.split())
+    try:
+        check_names(words)
+    except ValueRefusedError as error:
+        raise GarbageError(f"{name}: {error.message}", hint="is it a host of TowerOS?") from None
+    return words
+
+
+def clean(data: bytes) -> str:
+    """A line for a terminal: nothing that it would obey."""
+    return "".join(char if char.isprintable() else "?" for char in data.decode(errors="replace"))
+
+
+def _split(stream: IO[bytes], name: str) -> Iterator[str]:
+    """Lines of a pipe, without their ends; a last one without an end is left out: it may be half. Raises HangsError."""
+    kept = b""
+    while True:
+        end = time.monotonic() + SILENCE
+        while not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+            if time.monotonic() >= end:
+                raise HangsError(f"{name}: says nothing for {SILENCE / 60:.0f} min", hint=f"see what it does: ssh {name} top")
+        data = os.read(stream.fileno(), 65536)
+        if not data:
+            return
+        *lines, kept = (kept + data).split(b"\n")
+        if len(kept) > _MOST_LINE:
+            raise GarbageError(f"{name}: says a line that does not end", hint="is it a host of TowerOS?")
+        for line in lines:
+            yield clean(line[:_MOST_LINE])
+
+
+def _rest(stream: IO[bytes] | None) -> str:
+    if stream is None or not select.select([stream], [], [], 1)[0]:
+        return ""
+    return clean(os.read(stream.fileno(), 1000).strip())

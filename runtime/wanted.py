@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `tower install` has installed, by machine: one word of apk's a line, kept to install it again after an upgrade.
+
+It is not a host's own /etc/apk/world, which also names what its image is made of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tower.choose import check_names
+from tower.errors import StateError, ValueRefusedError
+from tower.files import locked, read_file, write_file
+
+_NAME: Final = re.compile(r"[^<>=~@]+")
+
+
+def read_wanted(file: Path) -> tuple[str, ...]:
+    """The words of a file, sorted; none if there is no file. Raises StateError if one could not be a package's name."""
+    if not file.exists():
+        return ()
+    words = read_file(file).decode(errors="replace").split()
+    try:
+        check_names(words)
+    except ValueRefusedError as error:
+        raise StateError(f"{file}: {error.message}", hint="remove that line") from error
+    return tuple(words)
+
+
+def record_wanted(file: Path, words: Sequence[str]) -> None:
+    """Add words to a file; one takes the place of another about the same package."""
+    with locked(file.with_name(f".{file.name}.lock")):
+        kept = {_name(word): word for word in (*read_wanted(file), *words)}
+        write_file(file, "".join(f"{kept[name]}\n" for name in sorted(kept)).encode())
+
+
+def _name(word: str) -> str:
+    found = _NAME.match(word)
+    return found[0] if found else word
