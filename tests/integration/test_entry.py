@@ -237,11 +237,20 @@ while True:
 """
 
 
-def doit_without_engine(machine: Machine, *args: str) -> subprocess.CompletedProcess[str]:
-    script = 'mount -t tmpfs tmpfs /run && exec bash "$@"'
+def doit_without_engine(
+    machine: Machine, *args: str, alone: bool = False, user: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run it where /run is empty; `alone` with the programs of `machine` only, without those that this machine has."""
+    path = str(machine.path) if alone else f"{machine.path}:/usr/bin:/bin"
+    # ci/doit looks where the system administrator's programs are whatever the path says.
+    hide = "; ".join(f"mount -t tmpfs tmpfs {folder}" for folder in ("/usr/sbin", "/usr/local/sbin"))
+    hide += "; [ /sbin -ef /usr/sbin ] || mount -t tmpfs tmpfs /sbin"
+    become = "" if user is None else f"/usr/bin/setpriv --reuid={user} --regid={user} --clear-groups"
+    script = f'mount -t tmpfs tmpfs /run && {{ {hide if alone else ":"}; }} && exec {become} /bin/bash "$@"'
+    argv = ["/usr/bin/unshare", "--mount", "--propagation", "private", "/bin/bash", "-c", script, "bash"]
     return subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash", machine.checkout / "ci" / "doit", *args],
-        env=machine.environment(DOCKER_HOST="", PATH=f"{machine.path}:/usr/bin:/bin"),
+        [*argv, machine.checkout / "ci" / "doit", *args],
+        env=machine.environment(DOCKER_HOST="", PATH=path),
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -278,3 +287,36 @@ def test_the_engine_cannot_start(machine: Machine) -> None:
     # What only looks needs no engine.
     assert doit_without_engine(machine, "list").returncode == 0
     assert doit_without_engine(machine, "channel=lab", "list").returncode == 0
+
+
+@pytest.mark.usefixtures("_namespaces")
+def test_an_engine_is_installed_for_what_needs_one(machine: Machine) -> None:
+    (machine.path / "dockerd").unlink()
+    # Programs of this machine stay out of sight: its own engine would do.
+    machine.program("apt-get", '#!/bin/bash\necho "$*" >> "$NOTES/apt"\n')
+    for words in (("list",), ("explain",), ("channel=lab", "gc"), ("help",)):
+        done = doit_without_engine(machine, *words, alone=True)
+        assert done.returncode == 0, done.stderr
+        assert "docker" not in done.stderr
+    assert not (machine.notes / "apt").exists()
+    refused = doit_without_engine(machine, "host", alone=True)
+    assert refused.stderr.count("installing system packages: docker.io") >= 1
+    assert machine.noted("apt", "install --no-install-recommends docker.io") >= 1
+    assert refused.returncode != 0
+    assert "doit runs" not in refused.stdout
+
+
+@pytest.mark.usefixtures("_namespaces")
+def test_no_engine_and_not_root(machine: Machine) -> None:
+    for folder in (machine.checkout, machine.notes, *machine.checkout.rglob("*")):
+        os.chown(folder, _NOBODY, _NOBODY)
+    for folder in (machine.path.parent, machine.path.parent.parent, machine.path.parent.parent.parent):
+        folder.chmod(folder.stat().st_mode | 0o005)
+    refused = doit_without_engine(machine, "host", alone=True, user=_NOBODY)
+    assert refused.returncode == 14
+    assert "no Docker engine answers at /var/run/docker.sock" in refused.stderr
+    assert "hint: start it (as root: dockerd" in refused.stderr
+    (machine.path / "dockerd").unlink()
+    refused = doit_without_engine(machine, "host", alone=True, user=_NOBODY)
+    assert refused.returncode == 19
+    assert "hint: as root: apt-get install --no-install-recommends docker.io" in refused.stderr
