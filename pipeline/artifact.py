@@ -151,7 +151,7 @@ def parse_record(raw: bytes, key: Digest) -> tuple[dict[str, FileRecord], float,
         }
         seconds = float(data["seconds"])
         named, schema, document = data["key"], data["schema"], data["document"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{RECORD}: not a record ({error})") from error
     if schema != _SCHEMA or named != key:
         raise DamagedError(f"{RECORD}: is the record of {str(named)[:12]}, schema {schema}")

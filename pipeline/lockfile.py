@@ -80,7 +80,7 @@ def parse(text: str | bytes, where: str, *, channel: Channel | str = "lab", stri
     hint = f"never edit a lock; run: {lock_command(channel)}"
     try:
         data: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LockError(f"{where}: not JSON: {error}", hint=hint) from error
     if not isinstance(data, dict):
         raise LockError(f"{where}: not a lock", hint=hint)
