@@ -288,5 +288,6 @@ def _settings(place: Place | None) -> dict[str, Any]:
     if place is None:
         return given
     # A context says itself how it is protected; for an address the environment does, as for DOCKER_HOST.
-    tls = place.tls or (given.get("tls") if place.shown == place.address and not place.address.startswith("unix:") else None)
+    by_address = place.shown == place.address and not place.address.startswith("unix:")
+    tls = place.tls or (given.get("tls") if by_address else None)
     return {"base_url": place.address, **({"tls": tls} if tls else {})}

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a container engine is: what `engine.ARCH=` and a channel's `engines` may name."""
+"""Where a container engine is: what `engine.ARCH=` and a channel's `engines` may name.
+
+Docker's contexts are read here: the docker package finds them only beside a config.json, which need not be there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SandboxError
@@ -28,7 +35,7 @@ def find_place(named: str, variable: str) -> Place:
 
     Raises SandboxError if there is no such context, or nothing could speak to such an address.
     """
-    place = Place(named, named) if "://" in named else _context(named, variable)
+    place = Place(named, named) if "://" in named else _context(named, f"{variable}={named}")
     scheme = place.address.partition("://")[0]
     if scheme not in _SCHEMES:
         raise SandboxError(
@@ -39,13 +46,25 @@ def find_place(named: str, variable: str) -> Place:
     return place
 
 
-def _context(name: str, variable: str) -> Place:
-    from docker.context import ContextAPI
-
+def _context(name: str, what: str) -> Place:
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "contexts"
+    number = hashlib.sha256(name.encode()).hexdigest()
     try:
-        found = ContextAPI.get_context(name)
-    except Exception as error:  # the package raises a plain Exception for a damaged file
-        raise SandboxError(f"{variable}={name}: this Docker context cannot be read: {error}", hint=_LOOK) from error
-    if found is None or not found.Host:
-        raise SandboxError(f"{variable}={name}: there is no Docker context of this name", hint=_LOOK)
-    return Place(f"{name} ({found.Host})", str(found.Host), found.TLSConfig)
+        endpoint = json.loads((folder / "meta" / number / "meta.json").read_bytes())["Endpoints"]["docker"]
+        host, unverified = str(endpoint["Host"]), bool(endpoint.get("SkipTLSVerify"))
+    except FileNotFoundError as error:
+        raise SandboxError(f"{what}: there is no Docker context of this name", hint=_LOOK) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SandboxError(f"{what}: this Docker context cannot be read: {error!r}", hint=_LOOK) from error
+    return Place(f"{name} ({host})", host, _tls(folder / "tls" / number / "docker", unverified=unverified))
+
+
+def _tls(folder: Path, *, unverified: bool) -> Any:
+    """The certificates of a context; None if it has none."""
+    ca, cert, key = (folder / f"{name}.pem" for name in ("ca", "cert", "key"))
+    if not (ca.is_file() or cert.is_file()):
+        return None
+    from docker.tls import TLSConfig
+
+    client = (str(cert), str(key)) if cert.is_file() else None
+    return TLSConfig(client_cert=client, ca_cert=str(ca) if ca.is_file() else None, verify=not unverified)

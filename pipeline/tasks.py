@@ -291,7 +291,11 @@ def channel_tasks(factory: Factory) -> Iterator[Task]:
     made = [node for node in factory.plan.nodes.values() if isinstance(node, ChannelNode) and not is_folder(node)]
 
     def all_there() -> bool:
-        return factory.builder_known() and all(factory.find(node) is not None for node in made)
+        return no_builder_wanted() and all(factory.find(node) is not None for node in made)
+
+    def no_builder_wanted() -> bool:
+        stages = (node for node in factory.plan.nodes.values() if isinstance(node, StageNode))
+        return factory.builder_known() or all(factory.find(node) is not None for node in stages)
 
     def lock() -> None:
         factory.make_lock(again=False)
@@ -304,13 +308,14 @@ def channel_tasks(factory: Factory) -> Iterator[Task]:
 
     yield part("lock", lock, factory.lock_fits, [], "choose the packages")
     yield part("fetch", factory.fetch, all_there, ["channel:lock"], "download what the lock names")
-    yield part("builder", builder, factory.builder_known, ["channel:fetch"], "the container image that stages run in")
+    yield part("builder", builder, no_builder_wanted, ["channel:fetch"], "the container image that stages run in")
     for node in made:
         yield _node_task(factory, node, doc=f"{node.what} {node.arch}".strip(), group="channel")
 
 
 def _node_task(factory: Factory, node: Node, *, doc: str, group: str) -> Task:
     stage = isinstance(node, StageNode)
+    elsewhere = isinstance(node, StageNode) and factory.plan.engine_of(node.arch)
     row = Row(node.stage, node.target, counted=True) if isinstance(node, StageNode) else Row(node.what, node.arch or "channel")
     needs = (
         [name for name in node.inputs.values() if not is_folder(factory.plan.nodes[name])] if isinstance(node, StageNode) else []
@@ -335,7 +340,8 @@ def _node_task(factory: Factory, node: Node, *, doc: str, group: str) -> Task:
         build,
         doc=doc,
         row=row,
-        needs=[*needs, "channel:builder" if stage else "channel:fetch"],
+        # The builder of another engine is made when the first stage is about to run there.
+        needs=[*needs, "channel:builder" if stage and not elsewhere else "channel:fetch"],
         fresh=fresh,
         clean=clean if stage else None,
         group=group,

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine_place import Place, find_place
+from pipeline.errors import SandboxError
+
+NUMBER = hashlib.sha256(b"box").hexdigest()
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Docker's folder with a context `box`, and no config.json."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    meta = tmp_path / "contexts" / "meta" / NUMBER
+    meta.mkdir(parents=True)
+    write(tmp_path, {"Name": "box", "Endpoints": {"docker": {"Host": "tcp://box:2376", "SkipTLSVerify": False}}})
+    return tmp_path
+
+
+def write(docker: Path, data: object) -> None:
+    (docker / "contexts" / "meta" / NUMBER / "meta.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("address", ["unix:///run/far.sock", "tcp://box:2375", "https://box:2376"])
+def test_addresses(address: str) -> None:
+    assert find_place(address, "engine.aarch64") == Place(address, address)
+
+
+def test_a_context(docker: Path) -> None:
+    assert find_place("box", "engine.aarch64") == Place("box (tcp://box:2376)", "tcp://box:2376")
+
+
+def test_a_context_with_certificates(docker: Path) -> None:
+    folder = docker / "contexts" / "tls" / NUMBER / "docker"
+    folder.mkdir(parents=True)
+    for name in ("ca", "cert", "key"):
+        (folder / f"{name}.pem").write_text("")
+    found = find_place("box", "engine.aarch64").tls
+    assert found.cert == (str(folder / "cert.pem"), str(folder / "key.pem"))
+    assert (found.ca_cert, found.verify) == (str(folder / "ca.pem"), True)
+    write(docker, {"Endpoints": {"docker": {"Host": "tcp://box:2376", "SkipTLSVerify": True}}})
+    assert find_place("box", "engine.aarch64").tls.verify is False
+
+
+@pytest.mark.parametrize(
+    "data", [[], {}, {"Endpoints": []}, {"Endpoints": {"docker": {}}}, {"Endpoints": {"kubernetes": {}}}, "x"]
+)
+def test_damaged_contexts(docker: Path, data: object) -> None:
+    write(docker, data)
+    with pytest.raises(SandboxError, match=r"engine\.aarch64=box: this Docker context cannot be read") as caught:
+        find_place("box", "engine.aarch64")
+    assert "docker context ls" in caught.value.hint
+
+
+def test_what_cannot_be(docker: Path) -> None:
+    with pytest.raises(SandboxError, match=r"engine\.aarch64=bos: there is no Docker context of this name"):
+        find_place("bos", "engine.aarch64")
+    write(docker, {"Endpoints": {"docker": {"Host": "ssh://box"}}})
+    for named in ("box", "ssh://box"):
+        with pytest.raises(SandboxError, match=f"engine.aarch64={named}: the factory does not speak ssh://") as caught:
+            find_place(named, "engine.aarch64")
+        assert "ssh -N -L" in caught.value.hint
