@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,12 @@ class Tower:
             known = ", ".join(host.name for host in self.hosts()) or "none"
             raise HostError(f"{name}: there is no such host (known: {known})", hint=f"make one: tower provision {name}")
         return self._host(name)
+
+    def named(self, names: Iterable[str]) -> tuple[Host, ...]:
+        """The hosts of these names, all if there are none; the router first. Raises HostError if there is none of a name."""
+        wanted = {parse_host_name(name) for name in names}
+        hosts = tuple(self.host(name) for name in wanted) if wanted else self.hosts()
+        return tuple(sorted(hosts, key=lambda host: (not host.env.is_router, host.name)))
 
     def _host(self, name: str) -> Host:
         folder = self.folder / "hosts" / name

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import Final
 
 from tower.errors import AnswerError, ValueRefusedError
-from tower.names import HostName, parse_host_name
-from tower.sshconf import Host, Tower, tower_of_user
+from tower.names import HostName
+from tower.sshconf import Host, tower_of_user
 from tower.status import State, Status, Survey, survey
 
 EXAMPLES: Final = """\
@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
         if not 0.1 <= getattr(args, name) <= _LONGEST:
             raise ValueRefusedError(f"--{name} is {getattr(args, name):g}, expected 0.1 to {_LONGEST:g} seconds")
     tower = tower_of_user()
-    hosts = chosen(tower, args.hosts)
+    hosts = tower.named(args.hosts)
     if not hosts and not args.json:
         sys.stderr.write("there are no hosts yet; make the first one: tower provision router --wlan-ssid NAME\n")
         return 0
@@ -59,13 +59,6 @@ def execute(args: argparse.Namespace) -> int:
                 raise
             return 0  # what ends a watch is no failure
     return 0 if all_up else AnswerError.exit_status
-
-
-def chosen(tower: Tower, names: list[str]) -> tuple[Host, ...]:
-    """The named hosts, or all; the router first. Raises HostError if there is none of a name."""
-    wanted = {parse_host_name(name) for name in names}
-    hosts = [tower.host(name) for name in wanted] if names else tower.hosts()
-    return tuple(sorted(hosts, key=lambda host: (not host.env.is_router, host.name)))
 
 
 def _rounds(interval: float | None) -> Iterator[None]:

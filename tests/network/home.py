@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,27 @@ def make_hosts(tower: Tower, names: Sequence[str]) -> User:
         host = tower[name]
         let_in(host, [key])
         host.write("etc/doas.conf", doas, 0o400)
+        host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/keep_addr_on_down")
         host.run("groupadd", "--force", "wheel")
         host.run("usermod", "--append", "--groups", "wheel", "user")
     return user
+
+
+@contextmanager
+def unplugged(host: Machine) -> Iterator[None]:
+    """No cable."""
+    host.run("ip", "link", "set", "eth0", "down")
+    try:
+        yield
+    finally:
+        plug_in(host)
+
+
+def plug_in(host: Machine) -> None:
+    """Its network as it was before it was taken down: the kernel then forgets routes."""
+    host.run("ip", "link", "set", "eth0", "up")
+    if host.plan.gateway:
+        host.run("ip", "route", "replace", "default", "via", host.plan.gateway)
 
 
 def child_of(process: subprocess.Popen[Any]) -> int:

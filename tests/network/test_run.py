@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.network.home import User, child_of, make_hosts
+from tests.network.home import User, child_of, make_hosts, unplugged
 from tests.network.machines import Machine, Tower
 
 
@@ -164,12 +164,8 @@ def test_no_terminal_when_told_so(user: User) -> None:
 
 
 def test_a_host_that_is_off(machines: Tower, user: User) -> None:
-    host = machines["offline1"]
-    host.run("ip", "link", "set", "eth0", "down")
-    try:
+    with unplugged(machines["offline1"]):
         done = user.tower("run", "--timeout", "1", "offline1", "true")
-    finally:
-        host.run("ip", "link", "set", "eth0", "up")
     assert done.returncode == 15
     assert "nothing answers" in done.stderr
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.network.home import User, child_of, make_hosts
+from tests.network.home import User, child_of, make_hosts, unplugged
 from tests.network.machines import Machine, Tower
 
 NAMES = ("router", "online1", "offline1")
@@ -73,15 +73,6 @@ def sshd_stopped(host: Machine, how: signal.Signals) -> Iterator[None]:
     finally:
         host.run(*(("kill", "-s", "CONT", str(number)) if how is signal.SIGSTOP else ("/usr/sbin/sshd",)))
         host._wait_for_listener(22)
-
-
-@contextmanager
-def unplugged(host: Machine) -> Iterator[None]:
-    host.run("ip", "link", "set", "eth0", "down")
-    try:
-        yield
-    finally:
-        host.run("ip", "link", "set", "eth0", "up")
 
 
 def one_is(user: User, state: str, reason: str) -> None:
