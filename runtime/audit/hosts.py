@@ -20,8 +20,8 @@ from tower.errors import GarbageError
 from tower.ssh import Session
 
 TRY_SECONDS: Final = 9.0
-"""The longest that one heap of tries takes on a host; some fifty are one heap."""
-_HEAP: Final = 50
+"""The longest that one heap of tries takes on a host; some hundred are one heap."""
+_HEAP: Final = 120
 _MOST: Final = 1 << 20
 _SECTION: Final = re.compile(r"^-- (\w+) --\n(.*?)\n-- end (\d+) --$", re.MULTILINE | re.DOTALL)
 _LINE: Final = re.compile(r"(\d+) (\d+) ?([ -~]{0,300})")

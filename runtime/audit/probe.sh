@@ -17,7 +17,7 @@ running=0
 try() {
 	attempt "$@" &
 	running=$((running + 1))
-	if [ "$running" -ge 50 ]; then
+	if [ "$running" -ge 120 ]; then
 		wait
 		running=0
 	fi

@@ -90,12 +90,13 @@ def to_host(one: Audit, host: Host, start: int) -> Check:
         return not_tried("way", THINCLIENT, one.why[host.name], target=host.name)
     if attacker is None:
         return not_tried("way", THINCLIENT, one.why_no_wires, target=host.name)
-    seen = one.seen_from(host, start)
+    # What the router passes on is a matter of its way to the Internet.
+    seen = [seen for seen in one.seen_from(host, start) if seen.source != one.options.internet]
     faults, _ = attack.faults_of(seen, attacker, {})
     if faults:
         more = len(faults) - _MOST
         return judged("way", THINCLIENT, faults[:_MOST] + [f"and {more} more"] * (more > 0), target=host.name)
-    if not any(attacker.is_control(one) for one in seen):
+    if not any(attacker.is_control(frame) for frame in seen):
         return not_tried("way", THINCLIENT, "its ssh server did not answer such tries", target=host.name)
     if attacker.wire.lost:
         return not_tried("way", THINCLIENT, f"{attacker.wire.leg}: {attacker.wire.lost} frames came too fast", target=host.name)

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower audit`: all holds on a Tower that is right, and each kind of breakage is found where it is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.network.home import FOLDER, User, let_in
+from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
+
+OPEN_KEY = f"{FOLDER}/hosts/online1/id_ed25519"
+HOSTS = ("router", "online1", "online2", "offline1", "offline2")
+Key = tuple[str, str, str]
+"""Of a check: what it is about, the machine, the machine that is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What an audit said."""
+
+    status: int
+    outcomes: dict[Key, str]
+    details: dict[Key, str]
+
+    def broken(self) -> set[Key]:
+        return {key for key, outcome in self.outcomes.items() if outcome == "broken"}
+
+    def not_tried(self) -> set[Key]:
+        return {key for key, outcome in self.outcomes.items() if outcome == "not tried"}
+
+
+@pytest.fixture(scope="module")
+def user(machines: Tower) -> User:
+    """Who knows all hosts, each with its ssh server, and may become root on each."""
+    made = User(machines["thinclient"])
+    servers = [(name, machines[name].address(), machines[name].sshd("none").host_key) for name in HOSTS]
+    for name, key in zip(HOSTS, made.knows(*servers), strict=True):
+        let_in(machines[name], [key])
+        machines[name].write("etc/doas.conf", "permit nopass user\n", 0o400)
+        # A resolver that nobody is: offline hosts have none.
+        machines[name].write("etc/resolv.conf", "nameserver 192.168.2.1\n" if name.startswith("online") else "")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def right(machines: Tower, user: User) -> Iterator[None]:
+    """The product's rules, and a server in the Internet."""
+    machines.set_firewalls()
+    with machines["internet"].inside():
+        server = socket.create_server((INTERNET_ADDRESS, 443))
+    with server:
+        yield
+
+
+def audit(user: User, *words: str) -> Audited:
+    argv = ["audit", "--internet", f"{INTERNET_ADDRESS}:443", "--timeout", "5", "--json", *words]
+    done = user.tower(*argv, timeout=120)
+    assert done.stdout, done.stderr
+    found: Any = json.loads(done.stdout)
+    keys = [(row["about"], row["source"], row["target"]) for row in found["checks"]]
+    assert len(set(keys)) == len(keys)
+    outcomes = dict(zip(keys, (row["outcome"] for row in found["checks"]), strict=True))
+    return Audited(done.returncode, outcomes, dict(zip(keys, (row["detail"] for row in found["checks"]), strict=True)))
+
+
+@pytest.mark.qa("I01")
+@pytest.mark.qa("I02")
+@pytest.mark.qa("I03")
+@pytest.mark.qa("I04")
+@pytest.mark.qa("I05")
+@pytest.mark.qa("T14")
+@pytest.mark.qa("H04")
+@pytest.mark.qa("H07")
+@pytest.mark.qa("H08")
+def test_all_holds_on_a_tower_that_is_right(machines: Tower, user: User) -> None:
+    before = left_behind(machines)
+    found = audit(user)
+    assert found.status == 0, {key: found.details[key] for key in found.broken() | found.not_tried()}
+    assert set(found.outcomes.values()) == {"held"}
+    ways = {key[1:] for key in found.outcomes if key[0] == "way"}
+    everybody = ("thinclient", *HOSTS, "internet")
+    assert ways == {pair for pair in itertools.permutations(everybody, 2) if pair[0] != "internet"}
+    for about in ("firewall", "listeners", "forwarding"):
+        assert {key[1] for key in found.outcomes if key[0] == about} == {"thinclient", *HOSTS}
+    assert left_behind(machines) == before
+
+
+def left_behind(machines: Tower) -> list[str]:
+    """What an audit might leave on the machines: programs, rules, sockets, files."""
+    found = []
+    for machine in machines:
+        programs = machine.run("ps", "-eo", "args").stdout.splitlines()
+        found.append("\n".join(sorted(line for line in programs if not line.startswith(("ps ", "[", "sshd", "nsenter")))))
+        # The machines share the folder /tmp of this one, as it is: others write there, too.
+        found.append(machine.run("find", "/tmp", "-maxdepth", "1", "-name", "tower*").stdout)
+        found.append(machine.run("find", "/run", "/home", "/root/.local", "-type", "f").stdout)
+        for command in ("iptables-save", "ip6tables-save"):
+            rules = machine.run(command).stdout.splitlines()
+            found.append("\n".join(line.partition(" [")[0] for line in rules if not line.startswith("#")))
+    return found
+
+
+def rule(machine: Machine, *words: str, six: bool = False) -> None:
+    """A hole in a machine's firewall; the next test's rules close it."""
+    machine.run("ip6tables" if six else "iptables", "-I", *words)
+
+
+def test_holes_into_each_machine_and_out_of_it_ipv4(machines: Tower, user: User) -> None:
+    """One audit, a hole in every machine's rules; each is seen in the rules, and by who got through."""
+    rule(machines["thinclient"], "INPUT", "-p", "tcp", "--dport", "5900", "-j", "ACCEPT")
+    # It answers a stranger, on a port where nobody listens.
+    for chain in ("INPUT", "OUTPUT"):
+        rule(machines["router"], chain, "-p", "tcp", "-m", "multiport", "--ports", "8080", "-j", "ACCEPT")
+    rule(machines["online1"], "OUTPUT", "-d", "192.168.2.201", "-p", "udp", "-j", "ACCEPT")
+    rule(machines["offline1"], "OUTPUT", "-d", "192.168.3.100", "-p", "tcp", "--dport", "80", "-j", "ACCEPT")
+    # Here both have one: a host gets as far as a program that listens on the thin client.
+    for chain in ("INPUT", "OUTPUT"):
+        rule(machines["offline2"], chain, "-p", "tcp", "-j", "ACCEPT")
+        rule(
+            machines["thinclient"],
+            chain,
+            "-p",
+            "tcp",
+            "!",
+            "--sport",
+            "22",
+            "-s" if chain == "INPUT" else "-d",
+            "192.168.3.201",
+            "-j",
+            "ACCEPT",
+        )
+    found = audit(user)
+    assert found.status == 1
+    rules = {("firewall", name, "") for name in ("thinclient", "router", "online1", "offline1", "offline2")}
+    through = {
+        ("way", "thinclient", "router"),
+        ("way", "online1", "online2"),
+        ("way", "offline1", "thinclient"),
+        ("way", "offline2", "thinclient"),
+        ("way", "offline2", "offline1"),
+        ("way", "thinclient", "offline2"),
+    }
+    assert found.broken() == rules | through, {key: found.details[key] for key in found.broken() ^ (rules | through)}
+    assert "--dport 5900" in found.details["firewall", "thinclient", ""]
+    assert "arrived here" in found.details["way", "offline1", "thinclient"]
+    assert "a program here took its connection" in found.details["way", "offline2", "thinclient"]
+    assert not found.not_tried()
+
+
+def test_holes_into_each_machine_and_out_of_it_ipv6(machines: Tower, user: User) -> None:
+    names = ("thinclient", *HOSTS)
+    for name in names:
+        rule(machines[name], "OUTPUT", "-p", "ipv6-icmp", "-j", "ACCEPT", six=True)
+    rule(machines["online2"], "INPUT", "-p", "ipv6-icmp", "-j", "ACCEPT", six=True)
+    found = audit(user)
+    assert found.status == 1
+    assert {key for key in found.broken() if key[0] == "firewall"} == {("firewall", name, "") for name in names}
+    wanted = {("way", name, "thinclient") for name in HOSTS} | {("way", "thinclient", "online2")}
+    wanted |= {("way", "online1", "online2"), ("way", "offline1", "offline2"), ("way", "router", "online1")}
+    assert wanted <= found.broken()
+    assert "ipv6-icmp" in found.details["firewall", "online2", ""]
+
+
+def wrong_here(client: Machine, stack: ExitStack) -> None:
+    """On the thin client: listeners, a key that others can read, ssh's settings, packets passed on."""
+    stack.enter_context(listener(client, socket.SOCK_STREAM))
+    stack.enter_context(listener(client, socket.SOCK_DGRAM))
+    client.run("chmod", "0644", OPEN_KEY)
+    stack.callback(client.run, "chmod", "0600", OPEN_KEY)
+    config = client.read("root/.ssh/config")
+    client.write("root/.ssh/config", f"StrictHostKeyChecking no\nForwardAgent yes\n{config}", 0o600)
+    stack.callback(client.write, "root/.ssh/config", config, 0o600)
+    stack.enter_context(forwarding(client))
+
+
+def wrong_there(machines: Tower, stack: ExitStack) -> None:
+    """On hosts: passwords and root let in; a router that takes everybody along; a leak of names; another way out."""
+    online, offline, router = machines["online2"], machines["offline1"], machines["router"]
+    stack.enter_context(sshd_with(online, "PasswordAuthentication yes", "PermitRootLogin yes"))
+    online.write("root/.ssh/authorized_keys", machines["thinclient"].read(f"{FOLDER}/hosts/online2/id_ed25519.pub"), 0o600)
+    stack.callback(online.run, "rm", "-r", "/root/.ssh")
+    rule(router, "FORWARD", "-j", "ACCEPT")
+    router.run("iptables", "-t", "nat", "-I", "POSTROUTING", "-o", "wlan0", "-j", "MASQUERADE")
+    rule(offline, "OUTPUT", "-p", "udp", "--dport", "53", "-j", "ACCEPT")
+    offline.run("ip", "route", "add", "default", "via", "192.168.3.201")
+    stack.callback(offline.run, "ip", "route", "del", "default")
+    stack.enter_context(forwarding(machines["offline2"]))
+
+
+def test_what_is_wrong_on_machines(machines: Tower, user: User) -> None:
+    with ExitStack() as stack:
+        wrong_here(machines["thinclient"], stack)
+        wrong_there(machines, stack)
+        found = audit(user)
+    assert found.status == 1
+    wanted = {(about, "thinclient", "") for about in ("listeners", "files", "forwarding")}
+    wanted |= {("ssh client", "thinclient", name) for name in HOSTS}
+    wanted |= {("login", "online2", ""), ("ssh server", "online2", ""), ("forwarding", "offline2", "")}
+    wanted |= {("firewall", "router", ""), ("way", "thinclient", "internet")}
+    wanted |= {(about, "offline1", "") for about in ("firewall", "names", "way out")}
+    assert wanted <= found.broken(), wanted - found.broken()
+    # Whoever may ask for names reaches all with such packets.
+    assert {key[:2] for key in found.broken() - wanted} == {("way", "offline1")}
+    for part, key in (
+        ("tcp port 7777", ("listeners", "thinclient", "")),
+        ("udp port 7777", ("listeners", "thinclient", "")),
+        (OPEN_KEY, ("files", "thinclient", "")),
+        ("lets root in", ("login", "online2", "")),
+        ("password", ("login", "online2", "")),
+        ("passwordauthentication is yes", ("ssh server", "online2", "")),
+    ):
+        assert part in found.details[key]
+
+
+@contextmanager
+def forwarding(machine: Machine) -> Iterator[None]:
+    for value in "10":
+        machine.run("sh", "-c", f"echo {value} >/proc/sys/net/ipv4/ip_forward")
+        if value == "1":
+            yield
+
+
+@contextmanager
+def listener(machine: Machine, kind: socket.SocketKind) -> Iterator[None]:
+    with machine.inside():
+        made = socket.socket(socket.AF_INET, kind)
+    with made:
+        made.bind(("0.0.0.0", 7777))
+        if kind == socket.SOCK_STREAM:
+            made.listen()
+        yield
+
+
+@contextmanager
+def sshd_with(machine: Machine, *lines: str) -> Iterator[None]:
+    """Other settings for a while, in front of the product's: sshd takes the first."""
+    name = "etc/ssh/sshd_config.d/00-test.conf"
+    machine.write(name, "".join(f"{line}\n" for line in lines), 0o600)
+    machine.run("pkill", "-HUP", "-o", "-x", "sshd")
+    try:
+        yield
+    finally:
+        (machine.root / name).unlink()
+        machine.run("pkill", "-HUP", "-o", "-x", "sshd")
+
+
+def test_what_cannot_be_tried_is_said(machines: Tower, user: User) -> None:
+    """A host that is off, the Internet not there: neither held nor broken, and the exit status is not 0."""
+    off = machines["offline2"]
+    off.run("ip", "link", "set", "eth0", "down")
+    try:
+        machines["internet"].run("ip", "link", "set", "eth0", "down")
+        found = audit(user)
+    finally:
+        machines["internet"].run("ip", "link", "set", "eth0", "up")
+        off.run("ip", "link", "set", "eth0", "up")
+    assert found.status == 15
+    assert not found.broken(), {key: found.details[key] for key in found.broken()}
+    others = [name for name in (*HOSTS, "thinclient", "internet") if name != "offline2"]
+    of_host = {("answers", "offline2", ""), ("names", "offline2", ""), ("way", "thinclient", "offline2")}
+    of_host |= {("way", "offline2", name) for name in others}
+    online = {("way", name, "internet") for name in ("router", "online1", "online2", "thinclient")}
+    assert of_host | online <= found.not_tried(), (of_host | online) - found.not_tried()
+    assert found.outcomes["way", "online1", "thinclient"] == "held"
+
+
+def test_tools_that_fail_prove_nothing(machines: Tower, user: User) -> None:
+    """A host whose busybox, doas or iptables-save does not do what it should is not tried, and never held."""
+    broken: list[tuple[str, str]] = [("online1", "iptables-save"), ("offline1", "busybox")]
+    with ExitStack() as stack:
+        for name, program in broken:
+            stack.enter_context(replaced(machines[name], program))
+        machines["online2"].write("etc/doas.conf", "deny user\n", 0o400)
+        stack.callback(machines["online2"].write, "etc/doas.conf", "permit nopass user\n", 0o400)
+        found = audit(user)
+    assert found.status == 15
+    assert found.outcomes["firewall", "online1", ""] == "not tried"
+    for name in ("offline1", "online2"):
+        assert {outcome for key, outcome in found.outcomes.items() if key[1] == name} == {"not tried"}
+
+
+@contextmanager
+def replaced(machine: Machine, program: str) -> Iterator[None]:
+    """A program in front of the real one that only fails."""
+    path = f"/usr/sbin/{program}"
+    saved = f"{path}.real" if (machine.root / path.lstrip("/")).exists() else ""
+    if saved:
+        machine.run("mv", path, saved)
+    machine.write(path, "#!/bin/sh\nexit 1\n", 0o755)
+    hidden = f"/usr/bin/{program}"
+    also = (machine.root / hidden.lstrip("/")).exists()
+    if also:
+        machine.run("mv", hidden, f"{hidden}.real")
+    try:
+        yield
+    finally:
+        machine.run("rm", path)
+        if saved:
+            machine.run("mv", saved, path)
+        if also:
+            machine.run("mv", f"{hidden}.real", hidden)
