@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pipeline import proc
 from pipeline.disk import boot_file, boot_files, take_boot_file, unpacked
 from pipeline.errors import BootError
 from pipeline.guest import Guest, free_port, running
+from pipeline.scratch import temporary_folder
 
 LOGIN: Final = r"login: ?$"
 SSH: Final = 22
@@ -86,8 +86,8 @@ def started(machine: Machine, image: Path, *, log: Path, limit: float | None = N
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
     ports = {SSH: free_port()} if machine.is_host else {}
-    with tempfile.TemporaryDirectory(prefix="tower-boot-") as scratch:
-        argv = _arguments(machine, image.resolve(), Path(scratch), ports)
+    with temporary_folder("boot") as folder:
+        argv = _arguments(machine, image.resolve(), folder, ports)
         with running(machine.value, argv, log=log, limit=limit or machine.limit * 2, ports=ports) as guest:
             yield guest
 

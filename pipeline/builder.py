@@ -7,7 +7,6 @@ channel and architecture.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline.canonical import Digest
+from pipeline.scratch import remove_tree
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
@@ -50,8 +50,8 @@ def ensure_builder(
     with ExitStack() as stack:
 
         def root() -> Path:
-            shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
-            scratch.mkdir(parents=True)
+            remove_tree(scratch)  # what a killed run left, with the file systems it mounted there
+            scratch.mkdir(parents=True, exist_ok=True)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
             make(folder / "builder.tar", folder)
             return folder / "builder.tar"

@@ -267,9 +267,14 @@ def acceptance(factory: Factory) -> None:
 
 def verify(factory: Factory) -> None:
     """`doit verify:reproducible`: build all stages twice and compare. Raises FactoryError naming what differs."""
+    from pipeline.locks import locked
     from pipeline.reproducible import verify as verify_all
 
-    report = verify_all(factory)
+    def waiting() -> None:
+        factory.progress.say("verify:reproducible: another process does that in this checkout; waiting for it")
+
+    with locked(factory.paths.build / "verify.guard", on_wait=waiting, check=factory.engine.check):
+        report = verify_all(factory)
     counts: dict[str, JsonValue] = {"compared": report.compared, "differing": report.differing}
     factory.progress.result("verify:reproducible", {**counts, "lines": list(report.lines)}, report.lines)
     if report.differing:

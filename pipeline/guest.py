@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import IO
 
 from pipeline import proc
 from pipeline.errors import BootError
+from pipeline.scratch import temporary_folder
 
 FAILURES = (
     "Kernel panic",
@@ -188,8 +188,8 @@ def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: d
     `argv` may name the console's character device, "console". `log` is overwritten with all that it shows.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tower-vm-") as folder, log.open("wb") as out:
-        place = Path(folder) / "console"
+    with temporary_folder("vm") as folder, log.open("wb") as out:
+        place = folder / "console"
         # QEMU waits for the console to be connected, so that nothing is lost; `timeout` ends it when we cannot.
         full = (
             "timeout",

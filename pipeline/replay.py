@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-import tempfile
 import termios
 import tty
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.execution import sandbox_of
 from pipeline.plan import StageNode
 from pipeline.sandbox import Sandbox, run_stage
+from pipeline.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
@@ -43,9 +43,11 @@ def replay_node(factory: Factory, node: StageNode, *, shell: bool) -> None:
         _shell(factory, node, replace(sandbox, argv=("sh",)))
         return
     engine = factory.engine_for(node.arch)
-    with tempfile.TemporaryDirectory(prefix="tower-replay-", dir=_scratch(factory)) as folder:
+    with temporary_folder("replay", _scratch(factory)) as folder:
+        made = folder / "out"
+        made.mkdir()
         try:
-            outputs = run_stage(engine, sandbox, outputs=Path(folder), declared=node.spec.outputs, log=factory.progress.output)
+            outputs = run_stage(engine, sandbox, outputs=made, declared=node.spec.outputs, log=factory.progress.output)
         except StageError as error:
             # Its last lines are on the terminal already.
             raise StageError(error.message.splitlines()[0], hint="with shell=1 you get a shell in its place") from error

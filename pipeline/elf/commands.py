@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.canonical import JsonValue
@@ -44,12 +42,13 @@ def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> li
     from pipeline.elf.tree import tree_of
     from pipeline.factory import write_file
     from pipeline.publish import dist_folder
+    from pipeline.scratch import temporary_folder
 
     path = dist_folder(factory.paths) / image.output
     if not path.is_file():
         raise StageError(f"{image.output}: is not built", hint=f"./ci/doit {image.recipe}")
-    with tempfile.TemporaryDirectory(prefix="tower-audit-") as scratch:
-        tree = tree_of(unpacked(path, Path(scratch)))
+    with temporary_folder("audit") as folder:
+        tree = tree_of(unpacked(path, folder))
     name = f"{image.recipe}-{image.target}"
     lists = lists_of(tree)
     sketch = factory.paths.build / "audit" / f"{name}.toml"
