@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,16 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tower.apkindex import INDEX, Index, Package
-from tower.bundle import Bundle, File, install, read_state, send
+from tower.bundle import Bundle, File, installing, read_state, send
 from tower.choose import Choice, Copy, check_names, copy_of
-from tower.errors import HostError, PackageError, StateError, TowerError
+from tower.errors import PackageError, StateError, StoppedError, TowerError
 from tower.fetch import Downloads, Way
 from tower.files import locked, make_folder, read_file, write_file
-from tower.names import ROUTER
+from tower.install import Report
+from tower.names import ROUTER, parse_host_name
 from tower.repository import HostState, Repository
+from tower.servers import check_servers
 from tower.ssh import connect
 from tower.sshconf import WORLD, Host, Tower
 from tower.view import View
+from tower.wanted import record_wanted
 
 if TYPE_CHECKING:
     from tower.ssh import Session
@@ -63,36 +66,47 @@ class Job:
 
 
 def install_by_bundle(
-    tower: Tower, hosts: Sequence[Host], names: Sequence[str], view: View, *, yes: bool, dry_run: bool = False
-) -> dict[str, object]:
-    """Install packages on hosts; what was done, for View.show.
+    tower: Tower,
+    names: Sequence[str],
+    words: Sequence[str],
+    view: View,
+    *,
+    yes: bool = False,
+    dry_run: bool = False,
+    servers: Collection[tuple[str, int]] = (),
+) -> Report:
+    """Install packages on hosts. `servers` are those that the user has named as good.
 
-    Raises what is wrong with the first host that has a problem: before anything was sent, or after all others are done.
+    Raises a TowerError before anything was sent; of what comes after, each host has its own in the report.
     """
-    check_names(names)
+    check_names(words)
+    report = Report(tuple(dict.fromkeys(words)))
+    hosts = [tower.host(parse_host_name(name)) for name in names]
     with ExitStack() as stack:
         for host in hosts:
             busy = f"{host.name}: another tower installs packages on it"
             stack.enter_context(locked(host.file(".install.lock"), busy=busy))
         jobs = [_read(stack, tower, host, view) for host in hosts]
+        for job in jobs:
+            check_servers(tower, job.host.name, job.state.repositories, view, allowed=servers, yes=yes or dry_run)
         session = next((job.session for job in jobs if job.host.name == ROUTER), None)
         way = Way(session or stack.enter_context(connect(tower, tower.host(ROUTER))))
         stack.callback(way.close)
         downloads = Downloads(_cache(), way)
         with view.step("choosing packages"), locked(_cache() / ".lock"):
-            _choose(jobs, names, downloads, tower)
-        jobs = [job for job in jobs if _is_needed(job, names, view)]
+            _choose(jobs, report.words, downloads, tower)
         _tell(jobs, downloads, view)
-        report = _report(jobs, names)
-        if dry_run or not jobs:
-            return {**report, "done": not jobs}
-        view.confirm("Install them?", yes=yes)
-        with locked(_cache() / ".lock"):
-            files = _fetch(jobs, downloads, view)
-            downloads.tidy()
-        way.close()
-        sent = _install_all(jobs, names, files, view)
-        return {**report, "downloaded_bytes": downloads.received, "sent_bytes": sent, "done": True}
+        needed = [job for job in jobs if _is_needed(job, report.words)]
+        if needed and not dry_run:
+            view.confirm("Install them?", yes=yes)
+            with locked(_cache() / ".lock"):
+                files = _fetch(needed, downloads, view)
+                downloads.tidy()
+            way.close()
+            _install_all(needed, files, report, view)
+        report.steps.update({job.host.name: job.choice.steps for job in jobs if job.host.name not in report.problems})
+        report.downloaded = downloads.received
+    return report
 
 
 def _cache() -> Path:
@@ -103,14 +117,9 @@ def _cache() -> Path:
 
 def _read(stack: ExitStack, tower: Tower, host: Host, view: View) -> Job:
     session = stack.enter_context(connect(tower, host))
-    state = read_state(session, view.say)
+    state = read_state(session, view.say, host.file(WORLD))
     for line in state.left_out:
         view.say(f"{host.name}: its repository {line[:100]!r} is not on a server and is left out")
-    if not state.repositories:
-        raise HostError(
-            f"{host.name}: has no repository that packages could come from",
-            hint=f"put one into its list: ssh -t {host.name} doas vi /etc/apk/repositories",
-        )
     return Job(session, stack.enter_context(copy_of(state, host.name)))
 
 
@@ -157,11 +166,8 @@ def _day(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _is_needed(job: Job, names: Sequence[str], view: View) -> bool:
-    if job.choice.steps or set(names) - set(job.state.world.decode().split()):
-        return True
-    view.say(f"{job.host.name}: has all of that already")
-    return False
+def _is_needed(job: Job, words: Sequence[str]) -> bool:
+    return bool(job.choice.steps or set(words) - set(job.state.world.decode().split()))
 
 
 def _tell(jobs: Sequence[Job], downloads: Downloads, view: View) -> None:
@@ -176,11 +182,6 @@ def _tell(jobs: Sequence[Job], downloads: Downloads, view: View) -> None:
 
 def _mib(size: int) -> str:
     return f"{size / (1 << 20):.1f} MiB"
-
-
-def _report(jobs: Sequence[Job], names: Sequence[str]) -> dict[str, object]:
-    steps = {job.host.name: list(job.choice.steps) for job in jobs}
-    return {"packages": list(names), "hosts": [job.host.name for job in jobs], "steps": steps}
 
 
 def _fetch(jobs: Sequence[Job], downloads: Downloads, view: View) -> dict[str, Path]:
@@ -217,27 +218,33 @@ def _verify(jobs: Sequence[Job], files: dict[str, Path]) -> None:
         known |= new
 
 
-def _install_all(jobs: Sequence[Job], names: Sequence[str], files: dict[str, Path], view: View) -> int:
-    """Send to each host and install; a host with a problem does not keep the others waiting. Bytes that were sent."""
-    problems: list[TowerError] = []
+def _install_all(jobs: Sequence[Job], files: dict[str, Path], report: Report, view: View) -> None:
+    """Send to each host and install; a host with a problem does not keep the others waiting."""
     digests: dict[Path, str] = {}
-    sent = 0
     for job in jobs:
         try:
-            bundle = _bundle(job, names, files, digests)
+            bundle = _bundle(job, report.words, files, digests)
             with view.bar(f"{job.host.name}: sending", sum(file.size for file in bundle.files)) as progress:
-                sent += send(job.session, bundle, progress)
-            with view.step(f"{job.host.name}: installing"):
-                install(job.session, view.say)
-            record_world(job.session)
+                report.sent += send(job.session, bundle, progress)
+            _install(job, report.words, view)
+        except StoppedError:
+            raise
         except TowerError as error:
-            if len(jobs) == 1:
-                raise
-            view.say(str(error))
-            problems.append(error)
-    if problems:
-        raise problems[0]
-    return sent
+            report.problems[job.host.name] = error
+
+
+def _install(job: Job, words: Sequence[str], view: View) -> None:
+    """Raises PackageError if the host's apk chooses otherwise than ours, or fails, and AnswerErrors."""
+    name, world = job.host.name, job.host.file(WORLD)
+    with view.step(f"{name}: installing"), installing(job.session, view, lambda found: record_wanted(world, found)) as talk:
+        if tuple(sorted(talk.steps)) != job.choice.steps:
+            raise PackageError(
+                f"{name}: its apk would do {', '.join(sorted(talk.steps)) or 'nothing'}, expected {', '.join(job.choice.steps)}",
+                hint="nothing was changed; install through a tunnel: tower install --tunnel",
+            )
+        talk.go()
+        record_wanted(world, words)
+        talk.write("kept")
 
 
 def _bundle(job: Job, names: Sequence[str], files: dict[str, Path], digests: dict[Path, str]) -> Bundle:
@@ -251,13 +258,6 @@ def _bundle(job: Job, names: Sequence[str], files: dict[str, Path], digests: dic
         host=job.host,
         state=job.state,
         names=tuple(names),
-        plan=job.choice.digest,
         space=job.choice.space,
         files=tuple(File(path, digests[path], path.stat().st_size, number, name) for path, number, name in found),
     )
-
-
-def record_world(session: Session) -> None:
-    """Keep the host's world, to install it again when the host is made anew."""
-    world = session.run(["cat", "/etc/apk/world"], timeout=20, most=1 << 20).stdout
-    write_file(session.host.file(WORLD), world)

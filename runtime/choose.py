@@ -38,11 +38,6 @@ class Choice:
     """Those that must come, each with the number of its repository."""
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the steps, which the host's apk must take as well."""
-        return hashlib.sha256("".join(f"{step}\n" for step in self.steps).encode()).hexdigest()
-
-    @property
     def space(self) -> int:
         """Bytes that the packages take when installed; what they replace is not taken off."""
         return sum(package.installed_size for _, package in self.packages)

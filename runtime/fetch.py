@@ -234,6 +234,7 @@ class Downloads:
                 progress(len(data))
         if response.length:
             raise _BrokenError(f"{response.length} bytes did not come")
+        response.read()  # nothing; but only now the connection is free for the next request
 
     def _ask(self, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         for _ in range(5):

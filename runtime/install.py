@@ -191,13 +191,17 @@ def _through(repository: Repository, ports: dict[tuple[str, int], int]) -> str:
     return f"{repository.tag} {repository.scheme}://{repository.server}:{port}{repository.path}".strip()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """What became of a `tower install`, by machine."""
 
     words: tuple[str, ...]
     steps: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: dict[str, TowerError] = field(default_factory=dict)
+    downloaded: int | None = None
+    """Bytes that came over the network to this machine; None if that was not our business."""
+    sent: int = 0
+    """Bytes of bundles that went to hosts."""
 
 
 def install(

@@ -7,6 +7,7 @@ import argparse
 from typing import Final
 
 from tower.install import Report, install, parse_names
+from tower.names import THIN_CLIENT
 from tower.servers import parse_server
 from tower.sshconf import tower_of_user
 from tower.view import View
@@ -33,6 +34,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a server of packages that machines without the Internet may be led to, besides those of this machine's "
         "repositories; remembered",
     )
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--bundle",
+        action="store_true",
+        help="choose, download and verify on this machine, once for all hosts; send a signed bundle, which they install "
+        "without a network; goes on where it was interrupted",
+    )
+    ways.add_argument(
+        "--tunnel", action="store_true", help="let each host download for itself, an offline one through a tunnel (the default)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be installed, change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -43,7 +54,16 @@ def execute(args: argparse.Namespace) -> int:
     view, tower = View(json=args.json), tower_of_user()
     servers = [parse_server(text) for text in args.server]
     names = parse_names(args.hosts)
-    report = install(tower, names, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
+    bundled = [name for name in names if args.bundle and name != THIN_CLIENT]
+    report = Report(tuple(dict.fromkeys(args.packages)))
+    if bundled:
+        from tower.bundle_install import install_by_bundle
+
+        report = install_by_bundle(tower, bundled, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
+    if rest := [name for name in names if name not in bundled]:
+        own = install(tower, rest, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
+        report.steps |= own.steps
+        report.problems |= own.problems
     view.show(_rows(report, dry_run=args.dry_run, json=args.json))
     problems = list(report.problems.values())
     for error in problems[1:]:
@@ -58,7 +78,8 @@ def _rows(report: Report, *, dry_run: bool, json: bool) -> dict[str, object]:
     if json:
         done: dict[str, object] = {name: {"done": not dry_run, "steps": list(steps)} for name, steps in report.steps.items()}
         failed = {name: {"done": False, "error": error.message} for name, error in report.problems.items()}
-        return {"packages": list(report.words), "hosts": done | failed}
+        moved = {} if report.downloaded is None else {"downloaded_bytes": report.downloaded, "sent_bytes": report.sent}
+        return {"packages": list(report.words), "hosts": done | failed, **moved}
     words = " ".join(report.words)
     state = "would be installed" if dry_run else "installed"
     good: dict[str, object] = {

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server of packages somewhere in the Internet of the ring: a signed repository, served by HTTP with ranges and faults."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import re
+import shutil
+import socket
+import ssl
+import threading
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.apk.index import entry_of, write_index
+from pipeline.apk.pkginfo import PkgInfo
+from pipeline.apk.signature import Signer, generate_key
+from pipeline.apk.tarstream import TarEntry
+from pipeline.apk.writer import write_package
+from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
+
+SERVER = "packages.test"
+ARCH = "x86_64"
+KEY = "test@packages.test-1.rsa.pub"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A package to be made: what it needs, how many bytes nobody can compress, and a script that runs when it is installed."""
+
+    depends: tuple[str, ...] = ()
+    size: int = 2000
+    script: str = ""
+    version: str = "1.0-r0"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody asked the server for, and got."""
+
+    path: str
+    range: str
+    status: int
+    sent: int
+    peer: str
+
+
+@dataclass(slots=True)
+class Mirror:
+    """A repository in a folder, and what its server does."""
+
+    folder: Path
+    requests: list[Request] = field(default_factory=list)
+    cut: dict[str, int] = field(default_factory=dict)
+    """Name of a file -> bytes after which the connection breaks, once."""
+    flip: set[str] = field(default_factory=set)
+    """Names of files of which one bit is another one."""
+    pace: float = 0.0
+    """Seconds of waiting for each 64 KiB."""
+    names: list[str] = field(default_factory=list)
+    """Names of servers that TLS clients asked for."""
+
+    @property
+    def public_key(self) -> str:
+        """What signs it."""
+        return (self.folder / "keys" / KEY).read_text()
+
+    def publish(self, packages: Mapping[str, Made], *, made: int) -> None:
+        """Make the repository anew with these packages; its index says that it was made then."""
+        if not (self.folder / "keys").exists():
+            (self.folder / "keys").mkdir(parents=True)
+            generate_key(self.folder / "keys", KEY.removesuffix(".rsa.pub"), 2048)
+        signer = Signer(self.folder / "keys" / KEY.removesuffix(".pub"), KEY)
+        place = self.folder / "main" / ARCH
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.iterdir():
+            old.unlink()
+        for name, one in packages.items():
+            info = PkgInfo(name, one.version, ARCH, depends=one.depends)
+            seed = hashlib.sha256(name.encode()).digest()
+            content = b"".join(hashlib.sha256(seed + number.to_bytes(4)).digest() for number in range(one.size // 32))
+            scripts = {".post-install": f"#!/bin/sh\n{one.script}\n".encode()} if one.script else {}
+            entries = [(TarEntry("opt", kind="dir", mode=0o755), b""), (TarEntry(f"opt/{name}"), content)]
+            with (place / f"{name}-{one.version}.apk").open("wb") as out:
+                write_package(out, info, scripts, entries, epoch=made, signer=signer)
+        entries_of = [entry_of(path) for path in sorted(place.glob("*.apk"))]
+        with (place / "APKINDEX.tar.gz").open("wb") as out:
+            write_index(out, "test", entries_of, signer, made)
+
+    def size(self, *names: str) -> int:
+        """Bytes of files of the repository."""
+        return sum((self.folder / "main" / ARCH / name).stat().st_size for name in names)
+
+    def asked(self, name: str) -> list[Request]:
+        """The requests for a file."""
+        return [one for one in self.requests if one.path.endswith(f"/{name}")]
+
+    @contextmanager
+    def served(self, machine: Machine, port: int = 80, tls: tuple[Path, Path] | None = None) -> Iterator[None]:
+        """Serve it from a machine; with `tls`, a certificate and its key."""
+        with machine.inside():
+            listener = socket.create_server((INTERNET_ADDRESS, port))
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            context.sni_callback = lambda _socket, name, _context: self.names.append(name or "")
+            listener = context.wrap_socket(listener, server_side=True)
+        server = http.server.ThreadingHTTPServer((INTERNET_ADDRESS, port), self._handler(), bind_and_activate=False)
+        server.socket.close()
+        server.socket = listener
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        mirror = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                mirror._answer(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return Handler
+
+    def _answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        path = self.folder / handler.path.lstrip("/")
+        asked = handler.headers.get("Range", "")
+        if not path.resolve().is_relative_to(self.folder) or not path.is_file():
+            handler.send_error(404)
+            self._note(handler, asked, 404, 0)
+            return
+        data = bytearray(path.read_bytes())
+        tag = f'"{hashlib.sha256(data).hexdigest()}"'
+        if path.name in self.flip:
+            data[len(data) * 3 // 4] ^= 1
+        if handler.headers.get("If-None-Match") == tag:
+            handler.send_response(304)
+            handler.end_headers()
+            self._note(handler, asked, 304, 0)
+            return
+        found = re.fullmatch(r"bytes=(\d+)-", asked)
+        start = int(found[1]) if found else 0
+        handler.send_response(206 if found else 200)
+        if found:
+            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        handler.send_header("ETag", tag)
+        handler.send_header("Content-Length", str(len(data) - start))
+        handler.end_headers()
+        self._note(handler, asked, 206 if found else 200, self._send(handler, path.name, bytes(data[start:])))
+
+    def _send(self, handler: http.server.BaseHTTPRequestHandler, name: str, data: bytes) -> int:
+        end = self.cut.pop(name, len(data))
+        sent = 0
+        try:
+            while sent < min(end, len(data)):
+                piece = data[sent : min(sent + (64 << 10), end)]
+                handler.wfile.write(piece)
+                sent += len(piece)
+                time.sleep(self.pace)
+        except OSError:
+            handler.close_connection = True
+        if end < len(data):
+            handler.close_connection = True
+        return sent
+
+    def _note(self, handler: http.server.BaseHTTPRequestHandler, asked: str, status: int, sent: int) -> None:
+        self.requests.append(Request(handler.path, asked, status, sent, handler.client_address[0]))
+
+
+def give_apk(machine: Machine) -> None:
+    """The lab's apk, as its package has it."""
+    package = CHECKOUT / "pipeline" / "lab" / "packages" / "apk-tools"
+    shutil.copytree(package / "root", machine.root, dirs_exist_ok=True)
+    for target, source in tomllib.loads((package / "package.toml").read_text())["sources"].items():
+        place = machine.root / target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if (CHECKOUT / source).is_dir():
+            shutil.copytree(CHECKOUT / source, place, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(CHECKOUT / source, place)
+
+
+def use_mirror(tower: Tower, mirror: Mirror, hosts: Sequence[str], scheme: str = "http") -> None:
+    """Give the thin client and hosts an apk; hosts have an empty world, the mirror as repository, and trust its key."""
+    tower["router"].write("etc/hosts", f"127.0.0.1 localhost\n{INTERNET_ADDRESS} {SERVER}\n")
+    give_apk(tower["thinclient"])
+    tower["thinclient"].write("etc/apk/repositories", f"{scheme}://{SERVER}/main\n")
+    for name in hosts:
+        host = tower[name]
+        give_apk(host)
+        host.run("rm", "-rf", "/etc/apk", "/usr/lib/apk", "/lib/apk", "/opt", "/var/lib/tower", "/run/tower-bundle.lock")
+        host.run("apk", "add", "--initdb", "--arch", ARCH)
+        host.write(f"etc/apk/keys/{KEY}", mirror.public_key)
+        host.write("etc/apk/repositories", f"{scheme}://{SERVER}/main\n")
+        host.run("rm", "-f", "/run/tower-packages.lock")
+        for overlay, script in (("host", "bundle"), ("common", "packages")):
+            place = f"usr/libexec/tower/{script}"
+            host.write(place, (CHECKOUT / "overlays" / overlay / place).read_text(), 0o755)
