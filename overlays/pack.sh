@@ -14,7 +14,7 @@ pack_overlay() {
 		--name "toweros-$1" --version "$TOWER_VERSION-r0" \
 		--description "Configuration of a TowerOS $2" \
 		--depends $TOWER_DEPENDS --replaces $replaces \
-		--set "version=$TOWER_VERSION" --set "channel=$TOWER_CHANNEL" --set "branch=$TOWER_BRANCH" \
+		--set "version=$TOWER_VERSION" --set "channel=$TOWER_CHANNEL" --set "branch=$TOWER_BRANCH" --set "epoch=$TOWER_EPOCH" \
 		--set "variant=$2" --set "variant_id=$1" --set "manual=$3" \
 		--epoch "$TOWER_EPOCH" --output "/out/toweros-$1-$TOWER_VERSION-r0.apk" \
 		/src/overlays/common "/src/overlays/$1"

@@ -23,6 +23,7 @@ _SYSTEM: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _TAIL: Final = 10
 _CHUNK: Final = 64 << 10
 PIPE: Final = subprocess.PIPE
+NULL: Final = subprocess.DEVNULL
 
 
 class OverrunError(ToolError):

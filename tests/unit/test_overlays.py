@@ -15,7 +15,15 @@ from pipeline.overlay import Rule, collect, entries, main, read_rules
 OVERLAYS = Path(__file__).resolve().parents[2] / "overlays"
 IMAGES = ("thinclient", "host")
 PROGRAMS = ("etc/init.d/", "usr/bin/", "usr/libexec/")
-VALUES = {"version": "1.2.3", "channel": "lab", "branch": "lab", "variant": "host", "variant_id": "host", "manual": "docs"}
+VALUES = {
+    "epoch": "1",
+    "version": "1.2.3",
+    "channel": "lab",
+    "branch": "lab",
+    "variant": "host",
+    "variant_id": "host",
+    "manual": "docs",
+}
 
 
 def items_of(image: str) -> dict[str, int]:

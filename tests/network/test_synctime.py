@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower synctime` on the ring: offline hosts take the router's time.
+
+All machines of the ring share one kernel, and its clock: `date` is a stand-in on them that is ahead of that clock, or
+behind it, by what it was set. What is measured, sent and refused is real.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.network.home import User, make_hosts, unplugged
+from tests.network.machines import Machine, Tower
+
+NAMES = ("router", "online1", "offline1", "offline2")
+DATE = r"""#!/bin/sh
+real() { /bin/date +%s%N; }
+read -r ahead 2>/dev/null </var/ahead || ahead=0
+now=$(($(real) + ahead))
+case $1 in
++%s.%N) printf '%d.%09d\n' $((now / 1000000000)) $((now % 1000000000)) ;;
+-s) [ "$(id -u)" = 0 ] && echo $((${2#@} * 1000000000 - $(real))) >/var/ahead ;;
+esac
+"""
+# As busybox has it: no parts of a second, but adjtimex.
+SMALL_DATE = DATE.replace("'%d.%09d\\n' $((now / 1000000000)) $((now % 1000000000))", "'%d.%%N\\n' $((now / 1000000000))")
+ADJTIMEX = r"""#!/bin/sh
+read -r ahead 2>/dev/null </var/ahead || ahead=0
+now=$(($(/bin/date +%s%N) + ahead))
+printf '    status:       64 (UNSYNC)\n'
+printf '    time.tv_sec:  %d\n    time.tv_usec: %d\n' $((now / 1000000000)) $((now % 1000000000 / 1000))
+"""
+
+
+@pytest.fixture(scope="module")
+def user(machines: Tower) -> Iterator[User]:
+    made = make_hosts(machines, NAMES)
+    for name in NAMES:
+        machines[name].write("etc/doas.conf", "permit nopass setenv { PATH=/usr/local/bin:/usr/bin:/bin } :wheel\n", 0o400)
+    yield made
+    for name in NAMES:
+        for program in ("date", "adjtimex"):
+            (machines[name].root / "usr/local/bin" / program).unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def clocks(machines: Tower, user: User) -> None:
+    for name in NAMES:
+        machines[name].write("usr/local/bin/date", DATE, 0o755)
+        set_ahead(machines[name], 0)
+
+
+def set_ahead(host: Machine, seconds: float) -> None:
+    host.write("var/ahead", f"{round(seconds * 1e9)}\n")
+
+
+def ahead(host: Machine) -> float:
+    return int(host.read("var/ahead")) / 1e9
+
+
+def states(found: dict[str, Any]) -> dict[str, str]:
+    return {row["host"]: row["state"] for row in found["hosts"]}
+
+
+@pytest.mark.qa("H16")
+def test_offline_hosts_take_the_routers_time(machines: Tower, user: User) -> None:
+    set_ahead(machines["router"], 100.25)
+    set_ahead(machines["offline1"], -86400 * 3)
+    set_ahead(machines["offline2"], 3600.7)
+    set_ahead(machines["online1"], 5)
+    found = user.json("synctime")
+    assert states(found) == {"offline1": "set", "offline2": "set"}
+    for name in ("offline1", "offline2"):
+        assert abs(ahead(machines[name]) - 100.25) < 0.15, "within what a busy machine takes to start a program"
+    assert ahead(machines["online1"]) == 5
+    rows = {row["host"]: row for row in found["hosts"]}
+    assert abs(rows["offline2"]["offset"] - 3500.45) < 0.15
+    assert abs(rows["offline2"]["left"]) < 0.15
+
+
+def test_hosts_with_a_small_date(machines: Tower, user: User) -> None:
+    for name in ("router", "offline1"):
+        machines[name].write("usr/local/bin/date", SMALL_DATE, 0o755)
+        machines[name].write("usr/local/bin/adjtimex", ADJTIMEX, 0o755)
+    set_ahead(machines["offline1"], 7.5)
+    assert states(user.json("synctime", "offline1")) == {"offline1": "set"}
+    assert abs(ahead(machines["offline1"])) < 0.15
+
+
+def test_a_clock_that_is_right_is_left_alone(machines: Tower, user: User) -> None:
+    set_ahead(machines["offline1"], 0.01)
+    found = user.json("synctime")
+    assert states(found) == {"offline1": "right", "offline2": "right"}
+    assert ahead(machines["offline1"]) == 0.01
+
+
+def test_a_dry_run_sets_nothing(machines: Tower, user: User) -> None:
+    set_ahead(machines["offline1"], -12)
+    found = user.json("synctime", "--dry-run")
+    assert states(found) == {"offline1": "off", "offline2": "right"}
+    assert abs(found["hosts"][0]["offset"] + 12) < found["hosts"][0]["error"] + 0.02
+    assert ahead(machines["offline1"]) == -12
+
+
+@pytest.mark.parametrize("year", [1970, 2019, 2099])
+def test_a_router_that_says_nonsense_is_not_followed(machines: Tower, user: User, year: int) -> None:
+    set_ahead(machines["router"], (year - 1970) * 365.25 * 86400 - time.time() + 1e6)
+    done = user.tower("synctime", "--quiet")
+    assert done.returncode == 15
+    assert str(year) in done.stderr
+    assert ahead(machines["offline1"]) == 0
+
+
+@pytest.mark.parametrize("said", ["hello", "9" * 400, "1795423675.1", "-1", "$(id)"])
+def test_garbage_is_no_time(machines: Tower, user: User, said: str) -> None:
+    machines["offline1"].write("usr/local/bin/date", f"#!/bin/sh\necho '{said}'\n", 0o755)
+    machines["offline1"].write("usr/local/bin/adjtimex", f"#!/bin/sh\necho 'status: {said} tv_'\n", 0o755)
+    set_ahead(machines["offline2"], 50)
+    found = user.json("synctime", status=15)
+    (machines["offline1"].root / "usr/local/bin/adjtimex").unlink()
+    assert states(found) == {"offline1": "failed", "offline2": "set"}
+    assert found["hosts"][0]["reason"] == "answers what is no time"
+
+
+def test_a_host_that_does_not_obey(machines: Tower, user: User) -> None:
+    host = machines["offline1"]
+    set_ahead(host, 50)
+    rules = host.read("etc/doas.conf")
+    host.write("etc/doas.conf", "deny :wheel\n", 0o400)
+    found = user.json("synctime", "offline1", status=15)
+    host.write("etc/doas.conf", rules, 0o400)
+    assert states(found) == {"offline1": "failed"}
+    assert "could not be set" in found["hosts"][0]["reason"]
+    host.write("usr/local/bin/date", DATE.replace(">/var/ahead", ">/dev/null"), 0o755)
+    assert "is off by" in user.json("synctime", "offline1", status=15)["hosts"][0]["reason"]
+
+
+def test_hosts_that_are_off_are_no_failure_for_cron(machines: Tower, user: User) -> None:
+    with unplugged(machines["offline1"]):
+        set_ahead(machines["offline2"], 50)
+        done = user.tower("synctime", "--quiet", "--timeout", "2")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert abs(ahead(machines["offline2"])) < 0.15
+        assert user.tower("synctime", "--timeout", "2").returncode == 15
+
+
+def test_whom_it_is_for(user: User) -> None:
+    assert user.tower("synctime", "online1").returncode == 11
+    assert user.tower("synctime", "nobody").returncode == 11
