@@ -49,7 +49,7 @@ class Apt:
         self.root = home / f"{suite.name}-{DEB_ARCH[arch]}"
 
     def update(self, progress: Progress) -> None:
-        """Fetch and verify the indexes; when the mirror cannot be reached, indexes that are there already serve.
+        """Fetch and verify the indexes; when the mirror has none that holds, verified ones that are there already serve.
 
         Raises FetchError when there is nothing to work with, or apt refuses a signature.
         """
@@ -62,14 +62,18 @@ class Apt:
             try:
                 self._apt_get("update", "-o", "APT::Update::Error-Mode=any", timeout=_UPDATE_SECONDS)
             except ToolError as error:
-                refused = re.search(r"NO_PUBKEY|BADSIG|EXPKEYSIG|not signed|signature", error.message)
+                refused = re.search(r"NO_PUBKEY|BADSIG|EXPKEYSIG|signed|signature", error.message)
                 if refused or not self._has_lists():
                     raise FetchError(
                         f"Debian mirror {self.suite.mirror}: no verified index of {self.suite.name} "
                         f"({DEB_ARCH[self.arch]})\n  {error.message}",
                         hint=_NO_NETWORK_HINT,
                     ) from error
-                progress.say(f"lab: {self.suite.mirror} cannot be reached; locking from the indexes fetched earlier")
+                why = next((line.strip() for line in error.message.splitlines() if re.match(r"\s*E: ", line)), "")
+                progress.say(
+                    f"lab: {self.suite.mirror} cannot be reached, or its index does not hold; "
+                    f"locking from the indexes fetched earlier\n  {why}".rstrip()
+                )
 
     def closure(self, wanted: Iterable[str], standing: Iterable[str] = (), *, essential: bool = False) -> tuple[LockedFile, ...]:
         """Everything that must be installed for `wanted`, on a system on which only `standing` is there.
