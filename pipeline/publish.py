@@ -8,7 +8,6 @@ noticed and written again.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -27,7 +26,7 @@ from pipeline.locks import try_lock, wait_lock
 from pipeline.manifest import manifest_of
 from pipeline.paths import Paths
 from pipeline.plan import Image, StageNode, is_folder
-from pipeline.store import disk_full
+from pipeline.store import disk_full, is_full
 
 if TYPE_CHECKING:
     from pipeline.factory import Factory
@@ -90,7 +89,7 @@ def publish(factory: Factory, image: Image) -> Path:
             _place(folder / name, records[name], partial(_write, data))
         _note(factory, image, artifact, folder, records)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise disk_full(folder, error) from error
         raise StoreError(
             f"{error.filename or folder}: {error.strerror}", hint="finished images must be writable for you"

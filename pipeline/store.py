@@ -41,8 +41,6 @@ from pipeline.locks import Lock, locked, try_lock
 
 __all__ = ["Artifact", "FileRecord", "Store", "Work"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
 
 class Store:
     """The artifacts below `root`. Safe to share between threads and between processes.
@@ -272,11 +270,16 @@ def _translated(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise disk_full(root, error) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreError(f"{error.filename or root}: {error.strerror}", hint="the store must be writable for you") from error
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or the user's share of it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(root: Path, error: OSError) -> StoreError:

@@ -7,20 +7,25 @@ once do not meet in it. Errors that are expected reach the user as they are, wit
 
 from __future__ import annotations
 
+import errno
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from doit import doit_cmd
 from doit.exceptions import TaskFailed
 
-from pipeline.errors import ConfigError, FactoryError
+from pipeline.errors import ConfigError, FactoryError, StoreError
 from pipeline.factory import Factory
-from pipeline.paths import Paths
+from pipeline.paths import Paths, cache_home
 from pipeline.plan import SUFFIXES, ChannelNode, Image, Node, Settings, StageNode, is_folder, load_plan
 from pipeline.progress import Screen
 from pipeline.report import Events, Lines, Row
+from pipeline.store import disk_full, is_full
 
 VARIABLES = (
     "cache",
@@ -87,25 +92,43 @@ def task(
     return made
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the disk refuses (no room, no permission) into the StoreError that it is, wherever it happened."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(Path(error.filename) if error.filename else _fullest(), error) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO) and error.filename:
+            raise StoreError(f"{error.filename}: {error.strerror}", hint="look at the permissions, and at the disk") from error
+        raise
+
+
+def _fullest() -> Path:
+    """Of the places that are written to, the one with the least room: who writes is not told which file it was."""
+    places = [place for place in (Path("build"), cache_home(), Path(tempfile.gettempdir())) if place.is_dir()]
+    return min(places, key=lambda place: shutil.disk_usage(place).free)
+
+
 def _guarded(action: Callable[..., None], row: Row, arguments: bool) -> Callable[..., Any]:
-    def act() -> FailedTask | None:
+    def run(*given: Sequence[str]) -> FailedTask | None:
         try:
-            action()
+            with _explained():
+                action(*given)
         except FactoryError as error:
             row.error = error
             return FailedTask(error)
         return None
 
+    def act() -> FailedTask | None:
+        return run()
+
     def act_on(arguments: Sequence[str], **options: Any) -> FailedTask | None:
         words = [
             word for name, value in options.items() if value for word in ([f"-{name}"] if value is True else [f"-{name}", value])
         ]
-        try:
-            action([*words, *(arguments or ())])
-        except FactoryError as error:
-            row.error = error
-            return FailedTask(error)
-        return None
+        return run([*words, *(arguments or ())])
 
     return act_on if arguments else act
 
@@ -113,7 +136,8 @@ def _guarded(action: Callable[..., None], row: Row, arguments: bool) -> Callable
 def _asked(fresh: Callable[[], bool], row: Row) -> Callable[[], bool]:
     def answer() -> bool:
         try:
-            return fresh()
+            with _explained():
+                return fresh()
         except FactoryError as error:
             # doit would show a traceback; the action meets the same error again, where it is shown well.
             row.error = error
@@ -125,7 +149,8 @@ def _asked(fresh: Callable[[], bool], row: Row) -> Callable[[], bool]:
 def _shown(clean: Callable[[], None]) -> Callable[[], None]:
     def act() -> None:
         try:
-            clean()
+            with _explained():
+                clean()
         except FactoryError as error:
             sys.stderr.write(f"error: {error}\n")
 

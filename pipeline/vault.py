@@ -23,6 +23,7 @@ from typing import IO
 from pipeline.canonical import Digest, digest_bytes, digest_file
 from pipeline.channel import LockedFile, Progress
 from pipeline.errors import StoreError, VerifyError
+from pipeline.store import disk_full, is_full
 
 VERIFIED_NS = 1_000_000_000
 """The time that files get once they are verified; any later write takes it away."""
@@ -184,6 +185,8 @@ class Vault:
         except (tarfile.TarError, EOFError) as error:
             raise VerifyError(f"{source}: truncated, or not a tar: {error}", hint="make it again: vault:export") from error
         except OSError as error:
+            if is_full(error):
+                raise disk_full(self.folder, error) from error
             raise StoreError(f"{source}: cannot be taken in: {error.strerror}", hint="for example: file=vault.tar") from error
         return count
 

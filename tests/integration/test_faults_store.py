@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +39,29 @@ def test_the_disk_of_the_images_is_full(tiny: Tiny, small_disk: Callable[[str], 
     said = tiny.doit(status=STORE_ERROR)
     assert "No space left on device" in said
     assert not list((tiny.folder / "dist").iterdir()), "no half of an image"
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left; the file that does."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+    return filler
+
+
+def test_a_disk_that_is_full_from_the_start(tiny_on: Callable[[str], Tiny]) -> None:
+    """Whatever is written first, a log or a note: it is said which disk has no room."""
+    tiny = tiny_on("1m")
+    tiny.doit("channel:builder")
+    filler = fill(tiny.folder / "build")
+    said = tiny.doit(status=STORE_ERROR)
+    assert "No space left on device" in said
+    assert " 0 of 1 048 576 bytes free" in said.replace("(", " ")
+    assert "make room" in said
+    filler.unlink()
+    tiny.doit()
+    assert tiny.image == "one\ntwo\n"
 
 
 @pytest.mark.parametrize("damage", ["edited", "one bit", "removed", "record"])

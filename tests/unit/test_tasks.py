@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from doit import doit_cmd
 
 from pipeline import commands, tasks
-from pipeline.errors import ConfigError, LockError
+from pipeline.errors import ConfigError, LockError, StoreError
 from pipeline.factory import Factory
 from pipeline.plan import Settings
 from pipeline.report import Row
@@ -157,3 +158,36 @@ def test_gc_keeps_the_plan(factory: Factory, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", {"size": size})
         with pytest.raises(ConfigError, match=f"size={size}: not a number"):
             commands.collect(factory)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "bytes free"),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), "/tmp/x: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "build/log"), "build/log: Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "build"), "build: Read-only file system"),
+    ],
+)
+def test_what_the_disk_refuses_is_said(error: OSError, said: str) -> None:
+    def act() -> None:
+        raise error
+
+    def fresh() -> bool:
+        raise error
+
+    for made in (tasks.task("x", act, doc="x"), tasks.task("x", lambda words: act(), doc="x", arguments=True)):
+        failed = made["actions"][0](*([[]] if "pos_arg" in made else []))
+        assert isinstance(failed, tasks.FailedTask)
+        assert isinstance(failed.error, StoreError)
+        assert said in failed.error.message
+    asked = tasks.task("x", act, doc="x", fresh=fresh)
+    assert asked["uptodate"][0]() is False
+
+
+def test_other_errors_of_the_system_are_mistakes_of_ours() -> None:
+    def act() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file"):
+        tasks.task("x", act, doc="x")["actions"][0]()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.unit.mirror import Quiet
 
 def kept(vault: Vault, text: str) -> LockedFile:
     data = text.encode()
-    return LockedFile(text, "1", vault.put(data), len(data), text)
+    return LockedFile(text[:20], "1", vault.put(data), len(data), text[:20])
 
 
 def swap(vault: Vault, file: LockedFile) -> None:
@@ -132,6 +133,18 @@ def test_imports_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.tar").write_bytes(whole[:514])
     with pytest.raises(VerifyError, match="truncated"):
         vault.load(tmp_path / "cut.tar", Quiet())
+
+
+def test_an_import_onto_a_full_disk(tmp_path: Path, small_disk: Callable[[str], Path]) -> None:
+    rich = Vault(tmp_path / "rich")
+    files = [kept(rich, f"{number}" * 300_000) for number in range(3)]
+    rich.export(files, tmp_path / "vault.tar", Quiet())
+    vault = Vault(small_disk("800k"))
+    with pytest.raises(StoreError, match=f"{vault.folder}: No space left on device") as caught:
+        vault.load(tmp_path / "vault.tar", Quiet())
+    assert "bytes free" in caught.value.message
+    assert len(vault.missing(files)) == 1, "those before it stay"
+    assert not list((vault.folder / "untrusted_").iterdir())
 
 
 def test_gc(tmp_path: Path) -> None:
