@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "completion": "print what a shell needs to complete the words of tower",
     "deprovision": "forget a host and its keys",
     "install": "install packages on hosts, or on this machine",
+    "mdhelp": "print the manual of all commands as Markdown, or write man pages",
     "poweroff": "switch hosts off",
     "provision": "make a host: its keys, its disk, and its first answer",
     "reboot": "start hosts anew",

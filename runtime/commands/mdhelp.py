@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower mdhelp`: the manual of all commands, as Markdown, or as man pages."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+EXAMPLES: Final = """\
+examples:
+  tower mdhelp | less
+  tower mdhelp --man ~/.local/share/man/man1
+
+It is made of the same words as `--help`. An installed thin client has the pages already: `man tower`, `man tower-install`.
+The date of man pages is SOURCE_DATE_EPOCH of the environment, else today's.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Where man pages go."""
+    parser.add_argument("--man", type=Path, metavar="FOLDER", help="write a man page a command into this folder instead")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the manual, or write it."""
+    from tower import manual
+    from tower.commands.version import tower_version
+
+    made = manual.pages()
+    if args.man is None:
+        sys.stdout.write(manual.markdown(made))
+        return 0
+    date, version = _date(), tower_version()
+    for page in made:
+        _write(args.man / f"{page.name}.1", manual.man_page(page, date=date, version=version))
+    sys.stdout.write(f"{args.man}: {len(made)} pages\n")
+    return 0
+
+
+def _date() -> str:
+    import os
+    import time
+
+    from tower.errors import ValueRefusedError
+
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if given and not given.isdecimal():
+        raise ValueRefusedError(f"SOURCE_DATE_EPOCH is {given!r}, expected seconds since 1970")
+    return time.strftime("%Y-%m-%d", time.gmtime(int(given) if given else time.time()))
+
+
+def _write(path: Path, text: str) -> None:
+    from tower.errors import StateError
+    from tower.files import write_file
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"{path.parent}: {error.strerror}", hint="it must be a folder that you may write to") from error
+    write_file(path, text.encode(), mode=0o644)
