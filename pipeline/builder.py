@@ -27,8 +27,8 @@ def ensure_image(engine: Engine, kind: str, key: Digest, *, channel: str, arch: 
 
     Older images of the same kind, channel and architecture are removed.
     """
-    name, label, place = f"tower-{kind}-{channel}", f"tower.{kind}", f"tower.{kind}-of"
-    tag = f"{name}:{key[:16]}"
+    label, place = f"tower.{kind}", f"tower.{kind}-of"
+    tag = image_tag(kind, channel, key)
     found = engine.find_image(tag)
     if found is not None and (found.get("Config", {}).get("Labels") or {}).get(label) == key:
         return str(found["Id"])
@@ -37,6 +37,11 @@ def ensure_image(engine: Engine, kind: str, key: Digest, *, channel: str, arch: 
         image = engine.import_image(_pieces(stream), tag, labels={label: key, place: of}, architecture=arch)
     engine.remove_images(f"{place}={of}", keep=[tag])
     return image
+
+
+def image_tag(kind: str, channel: str, key: Digest) -> str:
+    """What the image of a key is called in the engine."""
+    return f"tower-{kind}-{channel}:{key[:16]}"
 
 
 def ensure_builder(

@@ -213,6 +213,14 @@ class SolvesWorlds(Protocol):
     """Take an index although a later one was accepted before."""
 
 
+@runtime_checkable
+class KeepsConversions(Protocol):
+    """A driver that makes its packages, and keeps what it made."""
+
+    def remove_superseded(self) -> tuple[int, int]:
+        """Remove packages that were made anew since; how many, and their bytes on the disk."""
+
+
 def open_driver(channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> ChannelDriver:
     """The driver of `channel`; `worlds` is the union of all recipes' wanted packages, by architecture.
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from pipeline import explain, supply
 from pipeline.boot_record import BOOTS, recorded
 from pipeline.canonical import JsonValue
-from pipeline.errors import ConfigError, FactoryError, LockError
+from pipeline.channel import KeepsConversions
+from pipeline.errors import ConfigError, FactoryError, LockError, SandboxError
 from pipeline.factory import Factory
 from pipeline.keys import NotBuiltError
 from pipeline.plan import Image, Node, StageNode, is_folder
@@ -169,7 +170,32 @@ def collect(factory: Factory) -> None:
     sizes = f"{done.freed / _GIB:.2f} GiB freed, {done.left / _GIB:.2f} GiB left"
     factory.progress.say(f"store: {len(done.removed)} artifacts removed, {sizes}{in_use}")
     counts: dict[str, JsonValue] = {"freed": done.freed, "left": done.left, "in_use": done.kept_in_use}
+    counts |= {"packages": _collect_packages(factory), "builders": _collect_builders(factory)}
     factory.progress.result("gc", {"removed": list(done.removed), **counts})
+
+
+def _collect_packages(factory: Factory) -> int:
+    """Remove packages of the channel that were made anew since; how many."""
+    if not isinstance(factory.driver, KeepsConversions):
+        return 0
+    removed, freed = factory.driver.remove_superseded()
+    if removed:
+        factory.progress.say(f"channel {factory.plan.channel.name}: {removed} packages removed, {freed / _GIB:.2f} GiB freed")
+    return removed
+
+
+def _collect_builders(factory: Factory) -> int:
+    """Remove images of builders that are not used any more; how many. Without an engine, or a lock, all stay."""
+    try:
+        removed = factory.remove_old_builders()
+    except LockError:
+        return 0
+    except SandboxError as error:
+        factory.progress.say(f"builders: left alone: {error.message}")
+        return 0
+    if removed:
+        factory.progress.say(f"builders: {removed} images removed")
+    return removed
 
 
 def replay(factory: Factory) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.engine_place import Place
 
+LABEL_FOLDER = "tower.folder"
 LABEL_CHECKOUT, LABEL_PID, LABEL_START = "tower.checkout", "tower.pid", "tower.start"
 LABEL_ARCHITECTURE = "tower.architecture"
 _PING_SECONDS = 10
@@ -49,7 +50,7 @@ class Engine:
         place: Place | None = None,
         stopped: threading.Event | None = None,
     ) -> None:
-        self.checkout = checkout_id(checkout)
+        self.checkout, self.folder = checkout_id(checkout), checkout.resolve()
         self.place = place
         self.stopped = stopped or threading.Event()
         self._report = report
@@ -180,10 +181,6 @@ class Engine:
 
     # --- images ---------------------------------------------------------------------------------------------
 
-    def image_exists(self, image: str) -> bool:
-        """Whether the engine has an image of this tag or id."""
-        return self.find_image(image) is not None
-
     def find_image(self, image: str) -> dict[str, Any] | None:
         """What the engine says of an image, or None if it does not have it."""
         import docker
@@ -201,10 +198,10 @@ class Engine:
         """Make an image of a root file system that comes as a tar stream; its id.
 
         `tag` is `name:version`; `architecture` (x86_64, aarch64) is that of the programs in it, the engine's own if
-        empty. The image carries `labels` and the checkout's label.
+        empty. The image carries `labels` and those of the checkout.
         """
         repository, _, version = tag.partition(":")
-        marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout}
+        marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout, LABEL_FOLDER: str(self.folder)}
         params: dict[str, Any] = {"fromSrc": "-", "repo": repository, "tag": version or "latest"}
         if architecture:
             # Engines before 23.0 do not read the platform, so it is written into a label as well.
@@ -223,22 +220,45 @@ class Engine:
             raise SandboxError(f"image {tag}: the engine did not keep it: {answer.text.strip()[-300:]}")
         return str(found["Id"])
 
-    def remove_images(self, label: str, *, keep: Collection[str] = ()) -> int:
-        """Remove the images of this checkout that carry `label` (`name` or `name=value`) and no tag or id in `keep`."""
-        api, removed = self.api, 0
-        with self.translated("looking for old images"):
-            rows = api.images(filters={"label": [label, f"{LABEL_CHECKOUT}={self.checkout}"]})
-        for row in rows:
-            tags = [tag for tag in row.get("RepoTags") or () if tag != "<none>:<none>"]
-            if not {row["Id"], *tags} & set(keep):
-                gone = [self._remove(partial(api.remove_image, tag)) for tag in tags or [row["Id"]]]
-                removed += all(gone)
+    def remove_images(self, label: str, *, keep: Collection[str] = (), name: str = "") -> int:
+        """Remove the images of this checkout that carry `label` (`name` or `name=value`) and no tag or id in `keep`.
+
+        With `name` only those whose tags are all of that name. What a container uses stays.
+        """
+        removed = 0
+        for row in self._images(label, f"{LABEL_CHECKOUT}={self.checkout}"):
+            tags = _tags(row)
+            other = bool(name) and any(tag.rpartition(":")[0] != name for tag in tags)
+            removed += not other and not {row["Id"], *tags} & set(keep) and self._remove_image(row)
         return removed
+
+    def remove_images_of_gone_checkouts(self, label: str) -> int:
+        """Remove images that carry `label` and were made for a folder of this machine that is no more."""
+        removed = 0
+        for row in self._images(label, LABEL_FOLDER):
+            labels = row["Labels"] or {}
+            folder = Path(labels[LABEL_FOLDER])
+            # The id tells that it was this machine, and not another one that the engine serves too.
+            ours = checkout_id(folder) == labels.get(LABEL_CHECKOUT)
+            removed += ours and not folder.exists() and self._remove_image(row)
+        return removed
+
+    def _images(self, *labels: str) -> list[dict[str, Any]]:
+        api = self.api
+        with self.translated("looking for old images"):
+            return list(api.images(filters={"label": list(labels)}))
+
+    def _remove_image(self, row: Mapping[str, Any]) -> bool:
+        return all(self._remove(partial(self.api.remove_image, tag)) for tag in _tags(row) or [row["Id"]])
 
     def _checked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         for piece in pieces:
             self.check()
             yield piece
+
+
+def _tags(row: Mapping[str, Any]) -> list[str]:
+    return [tag for tag in row.get("RepoTags") or () if tag != "<none>:<none>"]
 
 
 def engine_architecture(architecture: str) -> str:

@@ -53,10 +53,6 @@ class Trust:
         wanted = set(architectures)
         return {key.file: key.pem for key in self.keys if wanted & set(key.architectures)}
 
-    def architectures_of(self, file: str) -> tuple[str, ...]:
-        """What a key may sign; nothing for a key that is not trusted."""
-        return next((key.architectures for key in self.keys if key.file == file), ())
-
 
 def load_trust(folder: Path) -> Trust:
     """Read a folder of keys and check it against its table.

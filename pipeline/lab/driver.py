@@ -204,6 +204,12 @@ class LabDriver:
         folder = output / self.channel.branch / _REPOSITORY / arch
         write_repository(jobs, unsigned, folder, signer=self.key.signer(), epoch=self.channel.epoch, description=description)
 
+    def remove_superseded(self) -> tuple[int, int]:
+        """For gc: conversions that were made anew since; how many went, and their bytes on the disk."""
+        from pipeline.lab.superseded import remove_superseded
+
+        return remove_superseded(self.home / "apk")
+
     def _workshop(self) -> Workshop:
         from pipeline.lab.repository import Workshop
 

@@ -66,7 +66,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tiny image's tag."""
     try:
         made = Engine(tmp_path_factory.mktemp("image"))
-        if not made.image_exists(IMAGE):
+        if made.find_image(IMAGE) is None:
             made.import_image([busybox_tar()], IMAGE)
     except SandboxError as error:
         pytest.skip(str(error))

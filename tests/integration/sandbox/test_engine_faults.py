@@ -241,12 +241,35 @@ def test_images_by_label(engine: Engine) -> None:
         engine.import_image([raw], f"tower-test-gc:{name}", labels={"tower.builder": name})
     found = engine.find_image("tower-test-gc:new")
     assert found is not None
-    assert found["Config"]["Labels"] == {"tower.builder": "new", "tower.checkout": engine.checkout}
+    assert found["Config"]["Labels"] == {
+        "tower.builder": "new",
+        "tower.checkout": engine.checkout,
+        "tower.folder": str(engine.folder),
+    }
+    assert engine.remove_images("tower.builder", name="tower-test-other") == 0
     assert engine.remove_images("tower.builder", keep=("tower-test-gc:new",)) == 1
-    assert engine.image_exists("tower-test-gc:new")
-    assert not engine.image_exists("tower-test-gc:old")
+    assert engine.find_image("tower-test-gc:new") is not None
+    assert engine.find_image("tower-test-gc:old") is None
     assert engine.remove_images("tower.builder") == 1
     assert engine.find_image("tower-test-gc:new") is None
+
+
+def test_images_of_checkouts_that_are_gone(engine: Engine, tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("there", "gone", "elsewhere")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        # An engine may serve several machines: what another one's folder is called says nothing here.
+        made = Engine(folder)
+        if name == "elsewhere":
+            made.folder = tmp_path / "of-another-machine"
+        made.import_image([busybox_tar()], f"tower-test-gc:{name}", labels={"tower.gone": name})
+    folders["gone"].rmdir()
+    try:
+        assert engine.remove_images_of_gone_checkouts("tower.gone") == 1
+        assert [name for name in folders if engine.find_image(f"tower-test-gc:{name}")] == ["there", "elsewhere"]
+    finally:
+        for folder in folders.values():
+            Engine(folder).remove_images("tower.gone")
 
 
 def test_image_for_another_architecture(engine: Engine) -> None:
@@ -260,12 +283,12 @@ def test_image_for_another_architecture(engine: Engine) -> None:
 def test_broken_image(engine: Engine) -> None:
     with pytest.raises(SandboxError, match="importing image"):
         engine.import_image([b"this is no tar archive" * 100], "tower-test-gc:broken")
-    assert not engine.image_exists("tower-test-gc:broken")
+    assert engine.find_image("tower-test-gc:broken") is None
 
 
 def test_image_is_there(image: str, engine: Engine) -> None:
     assert image == IMAGE
-    assert engine.image_exists(image)
+    assert engine.find_image(image) is not None
 
 
 def test_stage_error_is_not_an_engine_error(run: Run) -> None:

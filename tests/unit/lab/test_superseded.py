@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which converted packages gc removes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.lab.superseded import remove_superseded
+from pipeline.locks import locked
+
+
+def converted(folder: Path, name: str, digit: str, used: int) -> Path:
+    path = folder / f"{name}.{digit * 64}.apk"
+    path.write_bytes(bytes(5000))
+    os.utime(path, (used, used))
+    return path
+
+
+def test_of_each_package_the_one_used_last_stays(tmp_path: Path) -> None:
+    kept = [
+        converted(tmp_path, "zstd.x86_64", "2", 30),
+        converted(tmp_path, "zstd.aarch64", "1", 10),
+        converted(tmp_path, "a.b.noarch", "1", 1),
+    ]
+    old = [converted(tmp_path, "zstd.x86_64", "1", 10), converted(tmp_path, "zstd.x86_64", "3", 20)]
+    (tmp_path / "notes.apk").touch()
+    count, freed = remove_superseded(tmp_path)
+    assert count == len(old)
+    assert freed >= 2 * 5000
+    assert sorted(path for path in tmp_path.glob("*.*.*.apk")) == sorted(kept)
+    assert (tmp_path / "notes.apk").exists()
+    assert remove_superseded(tmp_path) == (0, 0)
+
+
+def test_nothing_goes_while_packages_are_converted(tmp_path: Path) -> None:
+    for digit in "12":
+        converted(tmp_path, "zstd.x86_64", digit, 1)
+    with locked(tmp_path / "guard"):
+        assert remove_superseded(tmp_path) == (0, 0)
+    assert remove_superseded(tmp_path)[0] == 1
+
+
+def test_nothing_was_ever_converted(tmp_path: Path) -> None:
+    assert remove_superseded(tmp_path / "apk") == (0, 0)
+    assert not (tmp_path / "apk").exists()
