@@ -34,8 +34,10 @@ COMMANDS: Final = {
     "run": "run a command on a host, as if it were here",
     "status": "show which hosts are up, and how they are",
     "synctime": "give offline hosts the router's time",
+    "upgrade": "bring a host, or the thin client, to another version",
     "verify-image": "check an image against its makers' signatures",
     "version": "show the versions of tower and of this system",
+    "wlan-connect": "let the router join another Wi-Fi network",
 }
 """Name of a command, which is that of its module in `tower.commands` (with `_` for `-`), and its one line of help."""
 _EPILOG: Final = """\

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from tower import proc
-from tower.errors import DeviceError, ToolError
-from tower.filesystem import ext4_units, fat_units
+from tower.errors import DeviceError, ImageProblemError, ToolError
+from tower.filesystem import ext4_units, fat_head, fat_units
 from tower.flash import GAP, flash
 from tower.medium import Medium
-from tower.partition import Partition, grow_table, read_partitions, root_size, scratch
+from tower.partition import UNIT, Partition, grow_table, read_partitions, root_size, scratch
 from tower.source import Source
 from tower.view import View
 
 _SECONDS: Final = 600
+_LARGEST_BOOT: Final = 1 << 30
 _MTOOLS: Final = {"MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": "/dev/null"}
 # Tables of inodes are zeroed by the kernel after the first mount, and not now, on a slow medium.
 _LAZY: Final = {"RESIZE2FS_FORCE_LAZY_ITABLE_INIT": "1"}
@@ -77,3 +78,22 @@ def _place(medium: Medium, boot: Partition, spans: tuple[tuple[int, int], ...], 
             except ToolError as error:
                 raise DeviceError(f"{medium.where}: {name} cannot be laid onto its boot partition: {error.message}") from error
         part.put_back(fat_units(part.path))
+
+
+def read_boot_file(medium: Medium, name: str, folder: Path) -> bytes:
+    """A small file of the boot partition of a medium that somebody wrote; empty if there is none of this name.
+
+    Raises ImageProblemError if the medium is not partitioned as a host's. What is in the file is the medium's.
+    """
+    boot = read_partitions(medium)[0]
+    if boot.size > _LARGEST_BOOT or boot.start + boot.size > medium.size:
+        raise ImageProblemError(f"{medium.where}: its first partition is no boot partition of a host")
+    with scratch(medium, boot, (), folder) as part:
+        part.take([(boot.start, boot.start + UNIT)], boot.size)
+        part.take([(boot.start, boot.start + fat_head(part.path))], boot.size)
+        part.take(
+            [(boot.start + unit * UNIT, boot.start + (unit + 1) * UNIT) for unit in sorted(fat_units(part.path))], boot.size
+        )
+        argv = ("mcopy", "-n", "-i", part.path, f"::{name}", "-")
+        done = proc.run(argv, timeout=_SECONDS, env=_MTOOLS, check=False, most=boot.size, hint="install mtools")
+    return done.stdout if done.status == 0 else b""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,16 +28,11 @@ _INODE_ZEROED: Final = 4
 
 def fat_units(path: Path) -> set[int]:
     """Units that a FAT32 uses: all before its first cluster, and the clusters that its table gives to something."""
+    fat = _fat(path)
     with path.open("rb") as stream:
-        head = stream.read(512)
-        sector, per_cluster, reserved, tables = struct.unpack_from("<HBHB", head, 11)
-        (length,) = struct.unpack_from("<I", head, 36)
-        if head[510:512] != b"\x55\xaa" or sector not in (512, 1024, 2048, 4096) or not per_cluster or not length:
-            raise ImageProblemError("the boot partition of the image is no FAT32")
-        stream.seek(reserved * sector)
-        table = stream.read(length * sector)
-    start = (reserved + tables * length) * sector
-    cluster = per_cluster * sector
+        stream.seek(fat.table)
+        table = stream.read(fat.table_size)
+    start, cluster = fat.start, fat.cluster
     found = set(range(-(-start // UNIT)))
     for number, (entry,) in enumerate(struct.iter_unpack("<I", table)):
         if number >= 2 and entry & 0x0FFFFFFF:
@@ -44,6 +40,33 @@ def fat_units(path: Path) -> set[int]:
             found.update(range(place // UNIT, (place + cluster - 1) // UNIT + 1))
     last = path.stat().st_size // UNIT
     return {unit for unit in found | data_units(path) if unit < last}
+
+
+def fat_head(path: Path) -> int:
+    """How many bytes of a FAT32 come before its first cluster; its first sector is enough to know."""
+    return _fat(path).start
+
+
+@dataclass(frozen=True, slots=True)
+class _Fat:
+    """Where a FAT32 has what, in bytes."""
+
+    table: int
+    table_size: int
+    start: int
+    cluster: int
+
+
+def _fat(path: Path) -> _Fat:
+    with path.open("rb") as stream:
+        head = stream.read(512).ljust(512, b"\0")
+    sector, per_cluster, reserved, tables = struct.unpack_from("<HBHB", head, 11)
+    (length,) = struct.unpack_from("<I", head, 36)
+    start = (reserved + tables * length) * sector
+    fits = sector in (512, 1024, 2048, 4096) and per_cluster and length and start < path.stat().st_size
+    if head[510:512] != b"\x55\xaa" or not fits:
+        raise ImageProblemError("the boot partition is no FAT32")
+    return _Fat(reserved * sector, length * sector, start, per_cluster * sector)
 
 
 def ext4_units(path: Path) -> set[int]:

@@ -173,13 +173,14 @@ def write_disk(host: Host, found: Receipt, source: Source, *, resume: bool, view
     folder = Path.home() / ".cache" / "tower"
     make_folder(folder)
     files = {name: host.file(name) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
-    with _target(found.target) as medium:
+    with open_target(found.target) as medium:
         make_disk(Job(source, files, folder), medium, resume=resume, view=view)
     return keep_receipt(host, found.at(Stage.WRITTEN))
 
 
 @contextmanager
-def _target(target: Target) -> Iterator[Medium]:
+def open_target(target: Target) -> Iterator[Medium]:
+    """What is to be written, open. Raises DeviceError if another disk is there now."""
     path = Path(target.path)
     if target.kind == "file":
         with opened(path, size=target.size) as medium:

@@ -25,7 +25,9 @@ TARGETS: Final = ("rpi", "pc")
 _NAME: Final = re.compile(
     r"toweros-host-(?P<version>[0-9][0-9A-Za-z.+~_]*)-(?P<channel>[a-z0-9.-]+)-(?P<target>[a-z0-9]+)\.img(?:\.zst|\.xz)?"
 )
-_SUM: Final = re.compile(r"([0-9a-f]{64})  (\S+)")
+_MEDIUM: Final = re.compile(
+    r"toweros-thinclient-(?P<version>[0-9][0-9A-Za-z.+~_]*)-(?P<channel>[a-z0-9.-]+)-(?P<target>x86_64)\.iso"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,28 @@ def builds_folder(home: Path | None = None) -> Path:
 
 def find_image(folder: Path, target: str) -> Path:
     """The image of hosts for a target; the newest version if there are several. Raises ImageProblemError."""
+    return _newest(folder, _NAME, target, f"image of hosts for {target}")
+
+
+def find_medium(folder: Path) -> Path:
+    """The thin client's medium; the newest version if there are several. Raises ImageProblemError."""
+    return _newest(folder, _MEDIUM, "x86_64", "medium of the thin client")
+
+
+def is_for(name: str, target: str) -> bool:
+    """Whether that is the name of an image of hosts for a target."""
+    match = _NAME.fullmatch(name)
+    return match is not None and match["target"] == target
+
+
+def _newest(folder: Path, form: re.Pattern[str], target: str, what: str) -> Path:
     found: list[tuple[tuple[Any, ...], Path]] = []
-    for path in sorted(folder.glob("toweros-host-*")):
-        match = _NAME.fullmatch(path.name)
+    for path in sorted(folder.glob("toweros-*")):
+        match = form.fullmatch(path.name)
         if match is not None and match["target"] == target:
-            found.append((_version_key(match["version"]), path))
+            found.append((version_key(match["version"]), path))
     if not found:
-        raise ImageProblemError(
-            f"{folder}: there is no image of hosts for {target}", hint="give one with --image, or build it: ./ci/doit"
-        )
+        raise ImageProblemError(f"{folder}: there is no {what}", hint="give one with --image, or build it: ./ci/doit")
     newest = max(key for key, _ in found)
     best = [path for key, path in found if key == newest]
     if len(best) > 1:
@@ -73,7 +88,8 @@ def find_image(folder: Path, target: str) -> Path:
     return best[0]
 
 
-def _version_key(text: str) -> tuple[Any, ...]:
+def version_key(text: str) -> tuple[Any, ...]:
+    """What versions are compared by: numbers as numbers, letters before the end."""
     rows = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"[0-9]+|[A-Za-z]+", text)]
     return (*rows, (0, 1, ""))  # the end comes after letters: 1.0 is newer than 1.0rc1
 

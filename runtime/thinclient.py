@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A medium with a new version for this thin client: checked, and written to a removable disk.
+
+The thin client cannot be written under itself: its medium is started, and installs the new version beside what is kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tower import provision
+from tower.commands.version import OS_RELEASE, read_os_release
+from tower.flash import flash
+from tower.medium import ALIGN
+from tower.receipt import Target
+from tower.source import Source
+from tower.view import View
+
+ENTRY: Final = "Install TowerOS"
+"""The medium's menu has it; it starts the live system with `tower.mode=install` on the kernel's command line."""
+
+
+def installed_version() -> str:
+    """The version of this system; empty if it does not say, as on a machine that is no thin client."""
+    return read_os_release(OS_RELEASE).get("VERSION_ID", "")
+
+
+def target_of(new: Source, device: Path | None, file: Path | None) -> Target:
+    """What will be written: a removable disk, or a file for a virtual machine. Raises DeviceError."""
+    if file is None:
+        return provision.target_disk(new, device)
+    return provision.target_file(new, file, -(-new.block_map.size // ALIGN) * ALIGN)
+
+
+def write(new: Source, target: Target, view: View) -> None:
+    """Write the medium and read it back. Raises ImageProblemError or DeviceError; after that, do it again."""
+    with provision.open_target(target) as medium, view.bar("writing and reading back", new.block_map.mapped) as advance:
+        flash(new.path, new.block_map, medium, advance=advance)
+
+
+def next_steps(target: Target) -> str:
+    """What the owner does with the medium."""
+    return (
+        f"leave {target.path} in, restart, start from it, and choose `{ENTRY}`;"
+        " have the boot device of this thin client at hand: its key opens your files"
+    )

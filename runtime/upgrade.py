@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new version for a host: its boot device written again, its name, address and keys kept.
+
+    prepared -> written -> answered -> packages installed again
+
+What is begun is kept in the folder `upgrade` of the host's own, as if it were another provisioning: settings of the type
+`upgrade`, and a receipt with a number of its own. They take the place of the host's when its boot device is written, and
+the folder is removed when all is done: until then, `tower upgrade --resume NAME` goes on, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from tower import answer, device, env, inplace, install, provision, receipt, source
+from tower.disk import Job, make_disk, read_boot_file
+from tower.env import InstallationType
+from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError, LostError
+from tower.files import make_folder, remove_folder, write_file, write_folder
+from tower.provision import BOOT_FILES, RECEIPT_ON_BOOT
+from tower.receipt import Receipt, Stage, Target
+from tower.source import Source
+from tower.ssh import Session, connect
+from tower.sshconf import ENV, RECEIPT, WORLD, Host, Tower
+from tower.view import View
+
+FOLDER: Final = "upgrade"
+IN_PLACE: Final = "boot device of the host"
+"""The kind of a target that the host itself writes."""
+_PAUSE: Final = 2.0
+_REBOOT: Final = "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; reboot"
+"""Whoever logs in by ssh may have no system folders in PATH; doas looks for programs there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """One that was begun."""
+
+    host: Host
+    receipt: Receipt
+
+    @property
+    def folder(self) -> Path:
+        """Its files, until they take the place of the host's."""
+        return self.host.file(FOLDER)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the host writes its boot device itself."""
+        return self.receipt.target.kind == IN_PLACE
+
+    def keep(self, found: Receipt) -> Upgrade:
+        """Remember how far it came."""
+        receipt.write(self.folder / RECEIPT, found)
+        return replace(self, receipt=found)
+
+
+def target_of(found: Receipt) -> str:
+    """The kind of machine that a host's image was for. Raises ImageProblemError if its name does not say."""
+    name = Path(found.image).name
+    for target in source.TARGETS:
+        if source.is_for(name, target):
+            return target
+    raise ImageProblemError(f"{found.host}: {name} does not say for which kind of machine it is", hint="say so: --target rpi")
+
+
+def check_version(installed: str, new: Source, what: str, *, older: bool) -> None:
+    """ImageProblemError if an image is older than what is installed, and that was not asked for."""
+    if not older and source.version_key(new.version) < source.version_key(installed):
+        raise ImageProblemError(
+            f"{new.path}: is of version {new.version}, {what} has the newer {installed}",
+            hint="older versions have known faults; if it must be: --older",
+        )
+
+
+def check_ready(host: Host, *, lose_files: bool) -> Receipt:
+    """The receipt of a host that may be upgraded. Raises HostError saying what comes first."""
+    found = provision.read_receipt(host)
+    if host.file(FOLDER).is_dir():
+        raise HostError(f"{host.name}: an upgrade is begun already", hint=f"go on with it: tower upgrade --resume {host.name}")
+    if found.stage is not Stage.ANSWERED:
+        raise HostError(f"{host.name}: never answered yet", hint=f"first: tower provision --resume {host.name}")
+    if host.env.encryption is env.Encryption.NONE and not lose_files:
+        raise HostError(
+            f"{host.name}: was made to run without a second disk: its files may lie on its boot device, and are lost",
+            hint="save them, then add --lose-files",
+        )
+    return found
+
+
+def begin(host: Host, before: Receipt, new: Source, target: Target) -> Upgrade:
+    """Make the files of an upgrade, all at once."""
+    found = Receipt(
+        id=receipt.new_id(),
+        host=host.name,
+        stage=Stage.PREPARED,
+        image=str(new.path.absolute()),
+        image_sha256=new.sha256,
+        version=new.version,
+        channel=new.channel,
+        target=target,
+        prepared=receipt.now(),
+    )
+    if before.host != host.name:
+        raise HostError(f"{host.file(RECEIPT)}: is of host {before.host}")
+    settings = replace(host.env, installation_type=InstallationType.UPGRADE, alpine_branch=new.branch)
+    rows = {ENV: env.dump(settings), RECEIPT: found.dump(), RECEIPT_ON_BOOT: found.public}
+    write_folder(host.file(FOLDER), rows)
+    return Upgrade(host, found)
+
+
+def begun(host: Host) -> Upgrade:
+    """The upgrade that was begun. Raises HostError if there is none."""
+    if not host.file(FOLDER).is_dir():
+        raise HostError(f"{host.name}: no upgrade is begun", hint=f"begin one: tower upgrade {host.name}")
+    found = receipt.read(host.file(FOLDER) / RECEIPT)
+    if found.host != host.name:
+        raise HostError(f"{host.file(FOLDER)}: is of host {found.host}", hint=f"remove it: rm -r {host.file(FOLDER)}")
+    return Upgrade(host, found)
+
+
+def boot_files(one: Upgrade) -> dict[str, Path]:
+    """What goes onto the boot partition: the host's own keys, and the settings and receipt of the upgrade."""
+    ours = (ENV, RECEIPT_ON_BOOT)
+    return {name: (one.folder / name if name in ours else one.host.file(name)) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
+
+
+def job_of(one: Upgrade, new: Source) -> Job:
+    """What the boot device is made of."""
+    folder = Path.home() / ".cache" / "tower"
+    make_folder(folder)
+    return Job(new, boot_files(one), folder)
+
+
+def adopt(one: Upgrade) -> None:
+    """The boot device is written: the upgrade's settings and receipt are the host's from now on. Can be done again."""
+    for name in (ENV, RECEIPT_ON_BOOT):
+        write_file(one.host.file(name), (one.folder / name).read_bytes())
+    provision.keep_receipt(one.host, one.receipt)
+
+
+def forget(one: Upgrade) -> None:
+    """All is done, or nothing was."""
+    gone = one.host.file(f".{FOLDER}.gone")
+    remove_folder(gone)
+    one.folder.rename(gone)
+    remove_folder(gone)
+
+
+# --- a boot device in this machine --------------------------------------------------------------------------------
+
+
+def check_is_of(host: Host, before: Receipt, target: Target) -> None:
+    """DeviceError unless a disk is the boot device of this host: the one that was written, or one with the host's receipt."""
+    was = before.target
+    if target.kind == "file":
+        if not Path(target.path).is_file() or Path(target.path) == Path(was.path):
+            return
+    elif target.serial and (target.serial, target.model, target.size) == (was.serial, was.model, was.size):
+        return
+    found = _receipt_on(target)
+    if found.get("host") == host.name:
+        return
+    has = f"is that of host {found['host']}" if found.get("host") else "holds no host's receipt"
+    raise DeviceError(
+        f"{target.path}: is not the boot device of {host.name}: it {has}",
+        hint=f"insert that of {host.name}; or, to make this one its boot device: --other-device",
+    )
+
+
+def _receipt_on(target: Target) -> dict[str, str]:
+    folder = Path.home() / ".cache" / "tower"
+    make_folder(folder)
+    with provision.open_target(target) as medium:
+        try:
+            return _receipt_rows(read_boot_file(medium, RECEIPT_ON_BOOT, folder))
+        except ImageProblemError:  # not partitioned as a host's
+            return {}
+
+
+def _receipt_rows(data: bytes) -> dict[str, str]:
+    """A receipt as it is on a boot partition; empty if it is none. What others wrote is not believed to be one."""
+    try:
+        rows = json.loads(data)
+        return {name: str(rows[name]) for name in ("id", "host") if str(rows[name]).isprintable()}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def write_here(one: Upgrade, new: Source, *, resume: bool, view: View) -> Upgrade:
+    """Write the boot device, which is in this machine. Raises a TowerError; then, or after a signal, with `resume`."""
+    with provision.open_target(one.receipt.target) as medium:
+        make_disk(job_of(one, new), medium, resume=resume, view=view)
+    return one.keep(one.receipt.at(Stage.WRITTEN))
+
+
+# --- in place -----------------------------------------------------------------------------------------------------
+
+
+def look(session: Session, before: Receipt, new: Source, *, named: str | None) -> inplace.Found:
+    """The host's boot device, which must be large enough, and the one that tower wrote unless it is named. DeviceError."""
+    host = session.host
+    found = inplace.look(session, named)
+    if found.size < new.block_map.size:
+        raise DeviceError(
+            f"{host.name}: {found.device} has {device.human_size(found.size)}, the image needs"
+            f" {device.human_size(new.block_map.size)}",
+            hint=f"write a larger one here: tower upgrade {host.name} --device DEVICE --other-device",
+        )
+    rows = _receipt_rows(found.receipt)
+    if named is None and (rows.get("host"), rows.get("id")) != (before.host, before.id):
+        has = f"a provisioning of {rows['host']}" if rows.get("host") else "no receipt"
+        raise DeviceError(
+            f"{host.name}: {found.device} shows {has}, expected {before.id[:12]} of {before.host}",
+            hint="if it is the boot device all the same, name it: --boot-device DEVICE",
+        )
+    return found
+
+
+def write_in_place(one: Upgrade, new: Source, tower: Tower, view: View) -> Upgrade:
+    """Have the host write its boot device, or go on with that. Raises a TowerError; then, or after a signal, again."""
+    named = one.receipt.target.path
+    with connect(tower, one.host) as session:
+        if inplace.state_of(session) not in ("done", "checking", "writing"):
+            there = inplace.look(session, named)
+            job = job_of(one, new)
+            with inplace.made(job, there, job.scratch, view) as (path, rows):
+                digest = inplace.send(session, there, path, rows, view)
+            inplace.start(session, there.device, digest)
+    inplace.watch(tower, one.host, view)
+    return one.keep(one.receipt.at(Stage.WRITTEN))
+
+
+def restart(one: Upgrade, tower: Tower, view: View) -> None:
+    """Remove what was sent, and start the host anew; not one that did so already."""
+    state, got = answer.ask(one.host, tower)
+    if got is None or got.receipt_id == one.receipt.id:
+        view.say(f"{one.host.name}: {state or 'has the new version already'}")
+        return
+    with connect(tower, one.host) as session:
+        inplace.clean(session)
+        view.say(f"{one.host.name}: starts anew")
+        with suppress(LostError):  # the connection ends by it
+            session.root(("sh", "-c", _REBOOT), timeout=30)
+
+
+def wait_for(one: Upgrade, tower: Tower, *, limit: float, view: View, sleep: Callable[[float], None] = time.sleep) -> str:
+    """The name of the system, once the host answers with the receipt of its upgrade. Raises AnswerError after `limit`."""
+    host, end, told = one.host, time.monotonic() + limit, ""
+    while True:
+        state, got = answer.ask(host, tower)
+        if got is not None:
+            if got.receipt_id == one.receipt.id:
+                view.say(f"{host.name}: {got.system}")
+                return got.system
+            state = "answers, and has not the receipt of the upgrade yet"
+        if state != told:
+            view.say(f"{host.name}: {state}")
+            told = state
+        if time.monotonic() >= end:
+            raise AnswerError(f"{host.name}: no answer of the new version within {limit:.0f} s: {state}")
+        sleep(_PAUSE)
+
+
+def packages_again(host: Host, tower: Tower, view: View) -> None:
+    """Install again what was installed on the host before. Raises a TowerError; can be done again."""
+    if host.file(WORLD).is_file() and host.file(WORLD).read_bytes().strip():
+        install.reinstall(tower, host.name, view)

@@ -1,0 +1,206 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The host's side of `tower upgrade`, run there by root: a new image is gathered in pieces, and then written onto the boot
+# device that the host started from. `tower` sends this file along, so that an older host is upgraded as a newer one is.
+# With the programs of busybox alone. Pieces are files named by their SHA-256; sizes are in units of 64 KiB.
+set -eu
+umask 077
+export LC_ALL=C
+
+folder=/var/lib/tower/upgrade
+unit=65536
+
+fail() {
+	echo "$*" >&2
+	exit 1
+}
+
+sum_of() {
+	sha256sum | cut -d ' ' -f 1
+}
+
+# --- which device, and may it be written ----------------------------------------------------------------------
+
+# boot_device: the disk that holds the boot partition
+boot_device() {
+	part=$(findfs LABEL=TOWER-BOOT 2>/dev/null) || fail "no boot partition TOWER-BOOT in this host: was its boot device taken out?"
+	place=$(readlink -f "/sys/class/block/${part##*/}")
+	[ -e "$place/partition" ] || fail "$part: is not a partition"
+	place=${place%/*}
+	echo "/dev/${place##*/}"
+}
+
+size_of() {
+	if [ -b "$1" ]; then
+		blocks=$(cat "/sys/class/block/${1##*/}/size")
+		echo $((blocks * 512))
+	else
+		stat -c %s "$1"
+	fi
+}
+
+# users DEVICE: who uses it or a part of it: where it is mounted, devices made of it, swap
+users() {
+	[ -b "$1" ] || return 0
+	for part in "/sys/class/block/${1##*/}" "/sys/class/block/${1##*/}/${1##*/}"*; do
+		[ -e "$part/dev" ] || continue
+		for holder in "$part"/holders/*; do
+			[ ! -e "$holder" ] || echo "${holder##*/}"
+		done
+		number=$(cat "$part/dev")
+		while read -r _ _ device _ point _; do
+			[ "$device" != "$number" ] || echo "$point"
+		done </proc/self/mountinfo
+		while read -r swap _; do
+			[ "$swap" != "/dev/${part##*/}" ] || echo swap
+		done </proc/swaps
+	done
+}
+
+check_device() {
+	[ -b "$1" ] || [ -f "$1" ] || fail "$1: no such device in this host"
+	found=$(users "$1" | sort -u)
+	! echo "$found" | grep -qx / || fail "$1: this host runs from its boot device, which cannot be written under it"
+	# Nothing needs the boot partition while the host runs: it is unmounted before it is written.
+	found=$(echo "$found" | grep -vx /boot | tr '\n' ' ')
+	[ -z "${found# }" ] || fail "$1: is in use: $found"
+}
+
+# receipt DEVICE: the receipt on its boot partition, as base64; empty if it cannot be read
+receipt() {
+	[ "$(boot_device 2>/dev/null)" = "$1" ] || return 0
+	part=$(findfs LABEL=TOWER-BOOT)
+	point=$(mktemp -d /run/tower-boot.XXXXXX)
+	if mount -t vfat -o ro,nodev,nosuid,noexec "$part" "$point" 2>/dev/null; then
+		head -c 65536 "$point/tower-receipt.json" 2>/dev/null | base64 | tr -d '\n' || true
+		umount "$point"
+	fi
+	rmdir "$point"
+}
+
+look() {
+	device=${1:-$(boot_device)}
+	check_device "$device"
+	echo "device=$device"
+	echo "size=$(size_of "$device")"
+	echo "free=$(df -Pk /var/lib | awk 'NR == 2 { print $4 }')"
+	echo "table=$(dd if="$device" bs=512 count=1 2>/dev/null | base64 | tr -d '\n')"
+	echo "receipt=$(receipt "$device")"
+	echo "state=$(state)"
+}
+
+# --- gathering ------------------------------------------------------------------------------------------------
+
+# keep: from stdin, for each piece a line `SHA-256 UNITS` and its bytes; each is kept once its digest holds, and said so
+keep() {
+	cd "$folder"
+	while read -r digest units; do
+		case $digest in '' | *[!0-9a-f]*) fail "not a digest: $digest" ;; esac
+		dd bs=$unit count="$units" iflag=fullblock of=.piece 2>.said || fail "no room for the new image: $(tail -n 1 .said)"
+		[ "$(sum_of <.piece)" = "$digest" ] || fail "a piece came damaged or incomplete"
+		mv .piece "$digest"
+		echo "$digest"
+	done
+}
+
+have() {
+	[ ! -d "$folder" ] || ls "$folder"
+}
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+say() {
+	echo "$*" >"$folder/.state"
+	mv "$folder/.state" "$folder/state"
+}
+
+give_up() {
+	say "failed $*"
+	exit 1
+}
+
+# process NUMBER: what tells it from a process of the same number before the host was started anew
+process() {
+	echo "$1 $(cat /proc/sys/kernel/random/boot_id)"
+}
+
+# keep_process NUMBER: remember who writes; never half of it
+keep_process() {
+	process "$1" >"$folder/.pid.$$"
+	mv "$folder/.pid.$$" "$folder/pid"
+}
+
+running() {
+	[ -f "$folder/pid" ] || return 1
+	read -r number _ <"$folder/pid"
+	[ "$(process "$number")" = "$(cat "$folder/pid")" ] && kill -0 "$number" 2>/dev/null
+}
+
+# state: nothing, checking, writing UNITS OF, stopped, failed WHY, done
+state() {
+	[ -f "$folder/state" ] || {
+		echo nothing
+		return
+	}
+	# First the process: one that ends after this has said how before.
+	at_work=no
+	! running || at_work=yes
+	said=$(cat "$folder/state")
+	case $at_work$said in
+	yes* | nodone | nofailed*) echo "$said" ;;
+	*) echo stopped ;;
+	esac
+}
+
+# start DEVICE DIGEST: write the pieces as the plan with this digest says; goes on whatever becomes of who started it
+start() {
+	running && fail "the boot device is being written already"
+	say checking
+	setsid sh "$folder/upgrade.sh" write "$1" "$2" </dev/null >"$folder/log" 2>&1 &
+	keep_process $!
+}
+
+# holds DEVICE PLACE UNITS DIGEST: does it have that there? A device is read past the cache.
+holds() {
+	direct=
+	[ ! -b "$1" ] || direct=,direct
+	[ "$(dd if="$1" bs=$unit skip="$2" count="$3" "iflag=fullblock$direct" 2>/dev/null | sum_of)" = "$4" ]
+}
+
+write() {
+	trap '' HUP
+	cd "$folder"
+	keep_process $$
+	[ "$(sum_of <plan)" = "$2" ] || give_up "the plan is not the one that was sent"
+	total=0
+	while read -r _ units digest; do
+		[ "$(sum_of <"$digest")" = "$digest" ] || {
+			rm -f "$digest"
+			give_up "a piece did not stay what it was; go on with --resume"
+		}
+		total=$((total + units))
+	done <plan
+	said=$( (check_device "$1") 2>&1) || give_up "$said"
+	! users "$1" | grep -qx /boot || umount /boot || give_up "/boot is in use"
+	number=0
+	while read -r place units digest; do
+		say "writing $number $total"
+		number=$((number + units))
+		holds "$1" "$place" "$units" "$digest" && continue
+		dd if="$digest" of="$1" bs=$unit seek="$place" conv=notrunc,fsync || give_up "$1: cannot be written"
+		holds "$1" "$place" "$units" "$digest" ||
+			give_up "$1: what was read back at unit $place is not what was written: it is worn out, or smaller than it says"
+	done <plan
+	sync
+	say 'done'
+}
+
+clean() {
+	running && fail "the boot device is being written"
+	rm -rf "$folder"
+}
+
+case ${1:-} in
+look | keep | have | state | start | write | clean) "$@" ;;
+*) fail "usage: look [DEVICE] | keep | have | start DEVICE DIGEST | state | clean" ;;
+esac
