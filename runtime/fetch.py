@@ -129,8 +129,7 @@ class Downloads:
 
     def started(self, package: Package) -> int:
         """Bytes of a package that an interrupted run has left."""
-        part = self.place(package).with_suffix(".part")
-        return min(part.stat().st_size, package.size) if part.is_file() else 0
+        return min(_size(self.place(package).with_suffix(".part")), package.size)
 
     def package(self, repository: Repository, arch: str, package: Package, progress: Callable[[int], object]) -> Path:
         """A package that is what the index names; its data is still to be verified. Raises PackageError."""
@@ -140,8 +139,11 @@ class Downloads:
             return place
         part = place.with_suffix(".part")
         for _ in range(2):
+            if _size(part) >= package.size and not _is(part, package):
+                part.unlink()
             resumed = part.is_file()
-            self._fetch(repository, f"{arch}/{package.file_name}", part, most=package.size, headers={}, progress=progress)
+            if _size(part) < package.size:
+                self._fetch(repository, f"{arch}/{package.file_name}", part, most=package.size, headers={}, progress=progress)
             if _is(part, package):
                 _keep(part, place)
                 return place
@@ -191,7 +193,7 @@ class Downloads:
     def _try(
         self, url: str, part: Path, most: int, headers: dict[str, str], progress: Callable[[int], object]
     ) -> dict[str, str] | None:
-        have = part.stat().st_size if part.is_file() else 0
+        have = _size(part)
         response = self._ask(url, {**headers, **({"Range": f"bytes={have}-"} if have else {})})
         if response.status == 304:
             response.read()
@@ -259,6 +261,10 @@ class Downloads:
 def _text(problem: Exception) -> str:
     text = problem.message if isinstance(problem, AnswerError | RemoteError) else str(problem)
     return text or type(problem).__name__
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _is(path: Path, package: Package) -> bool:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.server
 import re
 import shutil
 import socket
 import ssl
+import tempfile
 import threading
 import time
 import tomllib
@@ -28,6 +30,13 @@ from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
 SERVER = "packages.test"
 ARCH = "x86_64"
 KEY = "test@packages.test-1.rsa.pub"
+
+
+@functools.cache
+def _key_pair() -> dict[str, bytes]:
+    """Private and public key of all mirrors of a run, by file name: to make one takes half a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {path.name: path.read_bytes() for path in generate_key(Path(folder), KEY.removesuffix(".rsa.pub"), 2048)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +82,9 @@ class Mirror:
 
     def publish(self, packages: Mapping[str, Made], *, made: int) -> None:
         """Make the repository anew with these packages; its index says that it was made then."""
-        if not (self.folder / "keys").exists():
-            (self.folder / "keys").mkdir(parents=True)
-            generate_key(self.folder / "keys", KEY.removesuffix(".rsa.pub"), 2048)
+        (self.folder / "keys").mkdir(parents=True, exist_ok=True)
+        for name, content in _key_pair().items():
+            (self.folder / "keys" / name).write_bytes(content)
         signer = Signer(self.folder / "keys" / KEY.removesuffix(".pub"), KEY)
         place = self.folder / "main" / ARCH
         place.mkdir(parents=True, exist_ok=True)
@@ -111,7 +120,7 @@ class Mirror:
             context.load_cert_chain(*tls)
             context.sni_callback = lambda _socket, name, _context: self.names.append(name or "")
             listener = context.wrap_socket(listener, server_side=True)
-        server = http.server.ThreadingHTTPServer((INTERNET_ADDRESS, port), self._handler(), bind_and_activate=False)
+        server = http.server.ThreadingHTTPServer((INTERNET_ADDRESS, port), self.handler(), bind_and_activate=False)
         server.socket.close()
         server.socket = listener
         server.daemon_threads = True
@@ -124,7 +133,8 @@ class Mirror:
             server.server_close()
             thread.join()
 
-    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+    def handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        """What answers a request."""
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -156,6 +166,10 @@ class Mirror:
             return
         found = re.fullmatch(r"bytes=(\d+)-", asked)
         start = int(found[1]) if found else 0
+        if start >= len(data):
+            handler.send_error(416)
+            self._note(handler, asked, 416, 0)
+            return
         handler.send_response(206 if found else 200)
         if found:
             handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
