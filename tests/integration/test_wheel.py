@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -51,3 +52,24 @@ def test_the_command_of_an_editable_installation() -> None:
         pytest.skip("not run from an environment that the project is installed in")
     done = subprocess.run([command, "version"], cwd="/", capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith("tower ")
+
+
+def test_an_environment_of_ones_own(checkout: Path, tmp_path: Path) -> None:
+    """What the README says for who does not want ./ci/doit: a fresh environment, pip, and plain doit."""
+    source, venv = tmp_path / "source", tmp_path / "venv"
+    left_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "builds", "dist", "tests")
+    shutil.copytree(checkout, source, symlinks=True, ignore=left_out)
+    # The machine's settings of pip hold, and its cache; nothing of the environment that the tests run in does.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    env = {**kept, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}"}
+
+    def run(*argv: str, seconds: float = 60) -> str:
+        done = subprocess.run(argv, cwd=source, env=env, capture_output=True, text=True, timeout=seconds, check=False)
+        assert done.returncode == 0, f"{argv}: exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    run(sys.executable, "-m", "venv", str(venv))
+    run(str(venv / "bin" / "pip"), "install", "--quiet", "-e", ".[factory]", seconds=400)
+    listed = {line.split()[0] for line in run(str(venv / "bin" / "doit"), "list").splitlines() if line}
+    assert {"thinclient", "host", "gc", "explain", "test"} <= listed
+    assert run(str(venv / "bin" / "tower"), "version").startswith("tower ")
