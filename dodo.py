@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from pipeline import commands, tasks, typo
+from pipeline import command_line, commands, tasks, typo
 
-FACTORY = tasks.open_factory(Path(__file__).resolve().parent)
-DOIT_CONFIG = tasks.config(FACTORY)
+FACTORY = command_line.open_factory(Path(__file__).resolve().parent)
+DOIT_CONFIG = command_line.config(FACTORY)
 
 
 def task_thinclient() -> Iterator[tasks.Task]:

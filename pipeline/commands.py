@@ -18,12 +18,13 @@ from pipeline import explain, supply
 from pipeline.boot_record import BOOTS, recorded
 from pipeline.canonical import JsonValue
 from pipeline.channel import KeepsConversions
+from pipeline.command_line import number, variables
 from pipeline.errors import ConfigError, FactoryError, LockError, SandboxError
 from pipeline.factory import Factory
 from pipeline.keys import NotBuiltError
 from pipeline.plan import Image, Node, StageNode, is_folder
 from pipeline.report import Row
-from pipeline.tasks import Task, chosen_images, number, task, variables
+from pipeline.tasks import Task, chosen_images, task
 
 _TEST_SECONDS = 4 * 3600
 _GIB = 1 << 30

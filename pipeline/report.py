@@ -52,11 +52,11 @@ class Lines:
 
     @staticmethod
     def begin() -> None:
-        """Before the first task; `pipeline.tasks.config` puts the factory's in its place."""
+        """Before the first task; `pipeline.command_line.config` puts the factory's in its place."""
 
     @staticmethod
     def stop() -> None:
-        """End what still runs; `pipeline.tasks.config` puts the factory's in its place."""
+        """End what still runs; `pipeline.command_line.config` puts the factory's in its place."""
 
     def __init__(self, outstream: TextIO, options: Any) -> None:
         del options

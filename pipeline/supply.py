@@ -9,10 +9,11 @@ from pathlib import Path
 from pipeline import lockfile
 from pipeline.canonical import JsonValue
 from pipeline.channel import Lock, SolvesWorlds
+from pipeline.command_line import number, variables
 from pipeline.errors import ConfigError, FactoryError, LockError
 from pipeline.factory import Factory
 from pipeline.report import Row
-from pipeline.tasks import Task, number, task, variables
+from pipeline.tasks import Task, task
 from pipeline.vault import Vault
 
 _DAYS = 30.0

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.boot import LOGIN
+from pipeline.command_line import open_factory
 from pipeline.guest import Guest, running
 from pipeline.sandbox import CAPABILITIES, Sandbox, run_stage
-from pipeline.tasks import open_factory
 from pipeline.transfer import Input
 
 MIB = 1 << 20

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from doit import doit_cmd
 
-from pipeline import commands, tasks
+from pipeline import command_line, commands, tasks
 from pipeline.errors import ConfigError, LockError, StoreError
 from pipeline.factory import Factory
 from pipeline.plan import Settings
@@ -125,17 +125,17 @@ def test_wrong_words_end_at_once(
     monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", given)
     paths = make_checkout(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        tasks.open_factory(paths.checkout)
+        command_line.open_factory(paths.checkout)
     assert ended.value.code == ConfigError.exit_status
     assert message in capsys.readouterr().err
 
 
 def test_the_command_line_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", {"target": "pc", "compress": "xz", "json": "1"})
-    factory = tasks.open_factory(make_checkout(tmp_path).checkout)
+    factory = command_line.open_factory(make_checkout(tmp_path).checkout)
     assert factory.plan.settings == Settings(target="pc", compress="xz")
     assert factory.progress.json
-    found = tasks.config(factory)
+    found = command_line.config(factory)
     assert found["dep_file"] == ":memory:"
     assert found["reporter"].desc == "one JSON object a task"
     assert found["default_tasks"] == ["host"]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line's variables say, and what doit is told for it: the factory, its reporter, its settings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from doit import doit_cmd
+
+from pipeline.errors import ConfigError, FactoryError
+from pipeline.factory import Factory
+from pipeline.paths import Paths
+from pipeline.plan import SUFFIXES, Settings, load_plan
+from pipeline.progress import Screen
+from pipeline.report import Events, Lines
+
+VARIABLES = (
+    "cache",
+    "cache-key",
+    "cache-push",
+    "channel",
+    "clock",
+    "compress",
+    "days",
+    "dir",
+    "file",
+    "json",
+    "key",
+    "need",
+    "older-index",
+    "passphrase",
+    "rebuilders",
+    "shell",
+    "size",
+    "stage",
+    "target",
+    "version",
+)
+ENGINE = "engine."
+"""Before the name of an architecture: the container engine for its stages."""
+
+
+def open_factory(checkout: Path) -> Factory:
+    """The factory of a checkout, with the variables of the command line.
+
+    Ends the process, with the error's text and status, if the configuration is wrong.
+    """
+    try:
+        given = variables()
+        settings = Settings(
+            channel=given.get("channel", Settings().channel),
+            target=given.get("target", ""),
+            compress=given.get("compress", Settings().compress),
+            engines={name.removeprefix(ENGINE): value for name, value in given.items() if name.startswith(ENGINE)},
+        )
+        paths = Paths(checkout)
+        plan = load_plan(paths, settings)
+        if settings.target and settings.target not in {image.target for image in plan.images}:
+            known = ", ".join(dict.fromkeys(image.target for image in plan.images))
+            raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
+        for arch in sorted(set(settings.engines) - set(plan.channel.architectures)):
+            raise ConfigError(
+                f"{ENGINE}{arch}={settings.engines[arch]}: channel {plan.channel.name} has no such architecture",
+                hint=f"one of: {', '.join(f'{ENGINE}{name}=' for name in plan.channel.architectures)}",
+            )
+        if "cache" in given:
+            from pipeline.cache.registry import Place
+
+            Place.parse(given["cache"])
+        return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
+    except FactoryError as error:
+        if wants_json():
+            Screen().event({"event": "error", "error": f"error: {error}", "exit_status": error.exit_status})
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_status) from None
+
+
+def wants_json() -> bool:
+    """Whether the command line says json=1."""
+    return (getattr(doit_cmd, "_CMDLINE_VARS", None) or {}).get("json") == "1"
+
+
+def variables() -> dict[str, str]:
+    """The `name=value` words of the command line. Raises ConfigError for a name that nothing asks for."""
+    given: dict[str, str] = dict(getattr(doit_cmd, "_CMDLINE_VARS", None) or {})
+    for name, value in given.items():
+        if name not in VARIABLES and not name.startswith(ENGINE):
+            known = ", ".join([*VARIABLES, f"{ENGINE}ARCHITECTURE"])
+            raise ConfigError(f"{name}={value}: there is no such variable", hint=f"known: {known}")
+    if given.get("compress", "zstd") not in SUFFIXES:
+        raise ConfigError(f"compress={given['compress']}: unknown", hint=f"one of: {', '.join(SUFFIXES)}")
+    return given
+
+
+def number(name: str, default: float) -> float:
+    """A variable that is a number, 0 or more. Raises ConfigError for anything else."""
+    given = variables().get(name, "")
+    try:
+        found = float(given or default)
+    except ValueError:
+        found = -1
+    if not 0 <= found < float("inf"):
+        raise ConfigError(f"{name}={given}: not a number, 0 or more", hint=f"for example: {name}=10")
+    return found
+
+
+def config(factory: Factory) -> dict[str, Any]:
+    """What dodo.py tells doit about itself."""
+    kind = Events if wants_json() else Lines
+    reporter = type(
+        kind.__name__,
+        (kind,),
+        {"screen": factory.progress, "begin": staticmethod(factory.engine.stop_on_signals), "stop": staticmethod(factory.stop)},
+    )
+    return {
+        "default_tasks": list(dict.fromkeys(image.recipe for image in factory.plan.images)),
+        # A database that lives and dies with the process: nothing but our store decides, and two runs do not meet.
+        "backend": "sqlite3",
+        "dep_file": ":memory:",
+        "reporter": reporter,
+        "num_process": 2,
+        "par_type": "thread",
+        "minversion": "0.36.0",
+        "sort": "definition",
+    }
