@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower wlan-connect SSID`: the router joins another Wi-Fi network."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from tower import secret, wlan
+from tower.env import Wlan
+from tower.errors import ValueRefusedError
+from tower.names import ROUTER, parse_ssid
+from tower.ssh import connect
+from tower.sshconf import tower_of_user
+from tower.view import View, read_secret
+
+EXAMPLES: Final = """\
+examples:
+  tower wlan-connect Home                      ask for the password
+  tower wlan-connect Home <password.txt        read it from a file's first line
+
+While the router changes networks, online hosts have no Internet. If it is not connected, with an address, within the
+time given, it goes back to the network that it had. The password itself is kept nowhere: a key is derived from it.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The network."""
+    parser.add_argument("ssid", metavar="SSID", help="the network's name")
+    parser.add_argument("--timeout", type=int, default=60, metavar="SECONDS", help="to connect (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Ask for the password, let the router join, and remember the network."""
+    view, tower = View(json=args.json), tower_of_user()
+    ssid = parse_ssid(args.ssid)
+    if not 5 <= args.timeout <= wlan.LONGEST:
+        raise ValueRefusedError(f"--timeout is {args.timeout}, expected 5 to {wlan.LONGEST} seconds")
+    router = tower.host(ROUTER)
+    found = Wlan(ssid, secret.wlan_key(ssid, read_secret(f"password of {ssid!r}", env_hint="give it as a line on stdin")))
+    with connect(tower, router) as session:
+        with view.step(f"{ROUTER}: joining {ssid!r}"):
+            wlan.join(session, found, limit=args.timeout)
+        wlan.keep(tower, router, found)
+    view.show({"host": ROUTER, "wlan": ssid, "state": "connected"})
+    return 0
