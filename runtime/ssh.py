@@ -205,7 +205,7 @@ class Session:
             )
             assert master.stdout is not None  # noqa: S101  (it is a pipe)
             try:
-                line = _line(master.stdout, time.monotonic() + self.timeout + 5)
+                line = _line(master.stdout, time.monotonic() + self.timeout + 2)
             except TimeoutError:
                 raise HangsError(
                     f"{self.host.name}: takes the connection and then says nothing for {self.timeout:.0f} s",
@@ -282,7 +282,7 @@ def _options(timeout: float) -> list[str]:
         "ControlMaster=yes",
         "ControlPersist=no",
         "IdentityAgent=none",
-        "LogLevel=ERROR",
+        "LogLevel=INFO",  # at less, ssh does not say why it broke off
         "ServerAliveInterval=5",
         "ServerAliveCountMax=3",
         f"Ciphers={_CIPHERS}",

@@ -21,17 +21,18 @@ from tower.sshconf import Host
 _WORDS: Final = (
     (HostKeyError, ("Host key verification failed", "IDENTIFICATION HAS CHANGED", "no matching host key")),
     (KeyRefusedError, ("Permission denied", "Too many authentication failures", "UNPROTECTED PRIVATE KEY", "Load key")),
-    (HangsError, ("during banner exchange", "Connection to", "Timeout, server")),
-    (DownError, ("Connection timed out", "No route to host", "Host is down", "Network is unreachable", "Operation timed out")),
-    (RefusedError, ("Connection refused",)),
     (
         GarbageError,
         (
             "banner line", "Protocol mismatch", "protocol version", "Bad packet length", "padding error", "Corrupted MAC",
-            "message authentication code incorrect", "invalid format", "no matching", "Unable to negotiate", "Protocol major",
-            "invalid characters", "No banner", "did not see", "protocol error", "unexpected",
+            "message authentication code incorrect", "invalid format", "Unable to negotiate", "Protocol major",
+            "invalid characters", "No banner", "No SSH version", "did not see", "protocol error", "Connection corrupted",
         ),
     ),
+    (HangsError, ("during banner exchange",)),
+    (DownError, ("Connection timed out", "No route to host", "Host is down", "Network is unreachable", "Operation timed out")),
+    (HangsError, ("timed out", "Timeout, server")),
+    (RefusedError, ("Connection refused",)),
     (LostError, ("closed by", "reset by peer", "Broken pipe", "Connection closed")),
 )  # fmt: skip
 
@@ -39,9 +40,9 @@ _WORDS: Final = (
 def trouble_of(host: Host, line: bytes, said: str) -> AnswerError:
     """The error about a connection that was not made: `line` is what the host's shell wrote, `said` what ssh did."""
     if line:
-        shown = line[:60].decode(errors="replace")
+        shown = "".join(char if char.isprintable() else "?" for char in line[:60].decode(errors="replace"))
         return GarbageError(
-            f"{host.name}: answers {shown!r}, which no host does",
+            f"{host.name}: answers {shown}, which no host does",
             hint=f"something on the host writes when {host.env.username} logs in: look into ~/.ssh/rc and its shell's files",
         )
     kind = next((kind for kind, words in _WORDS if any(word in said for word in words)), AnswerError)

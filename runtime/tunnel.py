@@ -28,6 +28,7 @@ class Tunnel:
     port: int
     """Where it listens, on 127.0.0.1; 0 until the host has chosen one."""
     target: str
+    _asked: str = ""
 
     @property
     def words(self) -> tuple[str, str]:
@@ -42,6 +43,8 @@ class Tunnel:
             raise PortTakenError(
                 f"{name}: there is a tunnel at port {self.port} already", hint="leave the choice of the port out"
             )
+        # What was asked for with port 0 is known to ssh by that, not by the port that it got.
+        _, self._asked = self.words
         done = session.control("forward", *self.words)
         if done.status == 0:
             if not self.port:
@@ -58,7 +61,7 @@ class Tunnel:
     def cancel(self, session: Session) -> None:
         """Close it; of a connection that is gone, it is."""
         with suppress(TowerError):
-            session.control("cancel", *self.words)
+            session.control("cancel", self.flag, self._asked)
 
 
 @contextmanager
