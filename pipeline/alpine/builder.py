@@ -7,9 +7,7 @@ against the signed packages and in one fixed form, so that equal locks give equa
 
 from __future__ import annotations
 
-import copy
 import shutil
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from pipeline.builder import ensure_image
 from pipeline.canonical import Digest, digest_bytes, digest_json
 from pipeline.channel import LockedFile
 from pipeline.lab.code import code_digest
+from pipeline.rootform import one_form
 from pipeline.vault import Vault
 
 if TYPE_CHECKING:
@@ -44,15 +43,7 @@ _LEFT_OUT = (
     "lib/apk/db/lock",
     "usr/lib/apk/db/lock",
 )
-_FOLDERS = (
-    ("dev", 0o755),
-    ("proc", 0o755),
-    ("run", 0o755),
-    ("sys", 0o755),
-    ("tmp", 0o1777),
-    ("var/cache", 0o755),
-    ("var/log", 0o755),
-)
+_FOLDERS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o1777, "var/cache": 0o755, "var/log": 0o755}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +77,11 @@ class BuilderPlan:
                 "keys": {name: digest_bytes(pem) for name, pem in self.keys.items()},
             }
         )
+
+
+def is_left_out(path: str) -> bool:
+    """Whether the builder's root is better without it."""
+    return path.startswith(_LEFT_OUT)
 
 
 def make_root(
@@ -128,7 +124,7 @@ def make_root(
             shutil.copyfileobj(said, log)
     count = check_root(made / "root.tar", sorted(repository.rglob("*.apk")), f"builder of channel {plan.channel}")
     log.write(f"{count} files are those of the signed packages\n".encode())
-    finish(made / "root.tar", output, plan.epoch)
+    one_form(made / "root.tar", output, plan.epoch, left_out=is_left_out, folders=_FOLDERS)
 
 
 def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, scratch: Path) -> str:
@@ -140,47 +136,3 @@ def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, scratch: Path
         return copied
 
     return ensure_image(engine, "minirootfs", plan.minirootfs.sha256, channel=plan.channel, arch=plan.arch, make=archive)
-
-
-def finish(plain: Path, output: Path, epoch: int) -> None:
-    """Copy a root's tar, sorted, without what differs from run to run and with no time later than `epoch`."""
-    with tarfile.open(plain) as source, tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
-        found = {_plain(info.name): info for info in source}
-        kept = {path: info for path, info in found.items() if path not in ("", ".") and not path.startswith(_LEFT_OUT)}
-        folders, firsts = dict(_FOLDERS), dict[str, str]()
-        for path in sorted({*kept, *folders}, key=lambda name: name.split("/")):
-            if path in folders:
-                info = tarfile.TarInfo(path)
-                info.type, info.mode, info.mtime = tarfile.DIRTYPE, folders[path], epoch
-                target.addfile(info)
-            else:
-                _copy(source, found, target, path, epoch=epoch, firsts=firsts)
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("./").rstrip("/")
-
-
-def _copy(
-    source: tarfile.TarFile,
-    found: Mapping[str, tarfile.TarInfo],
-    target: tarfile.TarFile,
-    path: str,
-    *,
-    epoch: int,
-    firsts: dict[str, str],
-) -> None:
-    """Copy one entry. Of the names of one file the first in order carries the content, the others are links to it."""
-    content = _plain(found[path].linkname) if found[path].islnk() else path
-    info = copy.copy(found[content])
-    info.name, info.mtime = path, min(int(info.mtime), epoch)
-    info.uname = info.gname = ""
-    info.pax_headers = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
-    if not info.isreg():
-        target.addfile(info)
-    elif content in firsts:
-        info.type, info.linkname, info.size = tarfile.LNKTYPE, firsts[content], 0
-        target.addfile(info)
-    else:
-        firsts[content] = path
-        target.addfile(info, source.extractfile(found[content]))

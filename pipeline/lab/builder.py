@@ -25,6 +25,7 @@ from pipeline.lab.code import code_digest
 from pipeline.lab.convert import lay_files
 from pipeline.lab.deb import DEB_ARCH, open_verified, read_control
 from pipeline.lab.tree import Tree, matcher
+from pipeline.rootform import one_form
 
 Debs = Callable[[LockedFile], Path]
 """Where a locked Debian package is."""
@@ -48,6 +49,8 @@ _LEFT_OUT = (
     "var/lib/systemd/**",
     "var/log/**",
 )
+_PATTERN = matcher(_LEFT_OUT)
+_FOLDERS = {"dev": 0o755, "tmp": 0o1777, "var/cache": 0o755, "var/log": 0o755}
 _HINT = "apt-get install mmdebstrap (run as root, or allow unprivileged user namespaces)"
 
 
@@ -93,6 +96,11 @@ class BuilderPlan:
         )
 
 
+def is_left_out(path: str) -> bool:
+    """Whether the builder's root is better without it."""
+    return _PATTERN.fullmatch(path) is not None
+
+
 def make_root(plan: BuilderPlan, debs: Debs, output: Path, scratch: Path, log: IO[bytes]) -> None:
     """Write the builder's root as a tar: equal plans give equal bytes."""
     offered = scratch / "offered"
@@ -125,7 +133,7 @@ def make_root(plan: BuilderPlan, debs: Debs, output: Path, scratch: Path, log: I
         proc.run(argv, env=env, timeout=_SECONDS, log=log, hint=_HINT)
     except ToolError as error:
         raise ToolError(f"builder of channel {plan.channel}: {error.message}", hint=f"read its log; {_HINT}") from error
-    _finish(plain, output, plan.epoch)
+    one_form(plain, output, plan.epoch, left_out=is_left_out, folders=_FOLDERS)
 
 
 def _write_overlay(plan: BuilderPlan, debs: Debs, output: Path, folder: Path) -> None:
@@ -164,33 +172,3 @@ def _offer(plan: BuilderPlan, debs: Debs, folder: Path) -> None:
     # mmdebstrap looks for the essential packages of the suite by its name.
     sums = f"SHA256:\n {digest_bytes(packages)} {len(packages)} Packages\n"
     (folder / "Release").write_text(f"Suite: {plan.suite}\nCodename: {plan.suite}\n{sums}")
-
-
-def _finish(plain: Path, output: Path, epoch: int) -> None:
-    """Copy the tar, sorted, without what differs from run to run."""
-    left_out = matcher(_LEFT_OUT)
-    with tarfile.open(plain) as source, tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
-        found = {info.name.removeprefix("./"): info for info in source}
-        kept = [path for path in found if path not in ("", ".") and not left_out.fullmatch(path)]
-        for path in sorted(kept, key=lambda name: name.split("/")):
-            _copy(source, found[path], target, path, epoch)
-        for path, mode in (("dev", 0o755), ("tmp", 0o1777), ("var/log", 0o755), ("var/cache", 0o755)):
-            _folder(target, path, mode, epoch)
-
-
-def _copy(source: tarfile.TarFile, info: tarfile.TarInfo, target: tarfile.TarFile, path: str, epoch: int) -> None:
-    info.name, info.mtime = path, min(int(info.mtime), epoch)
-    info.uname = info.gname = ""
-    info.pax_headers = {key: value for key, value in info.pax_headers.items() if key.startswith("SCHILY.xattr.")}
-    if info.islnk():
-        info.linkname = info.linkname.removeprefix("./")
-    if info.isreg():
-        target.addfile(info, source.extractfile(info))
-    else:
-        target.addfile(info)
-
-
-def _folder(target: tarfile.TarFile, path: str, mode: int, epoch: int) -> None:
-    info = tarfile.TarInfo(path)
-    info.type, info.mode, info.mtime = tarfile.DIRTYPE, mode, epoch
-    target.addfile(info)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.alpine.aports import ref_of, repack
-from pipeline.alpine.builder import finish
+from pipeline.alpine.builder import _FOLDERS, is_left_out
 from pipeline.alpine.media import find_medium, read_list
 from pipeline.errors import FormatError, LockError, VerifyError
+from pipeline.rootform import one_form
 from tests.unit.alpine.upstream import COMMIT, archive
 
 SHA = "9bf70a7f18ea44094cbb5f70c58f9af129c8214745743db0e68e5502cc2ce773"
@@ -141,29 +142,10 @@ def root(path: Path, mtime: int, order: int) -> Path:
 def test_the_builders_tar_has_one_form(tmp_path: Path) -> None:
     made = [tmp_path / "1.tar", tmp_path / "2.tar"]
     for place, (mtime, order) in zip(made, ((100, 1), (200, -1)), strict=True):
-        finish(root(tmp_path / f"plain{mtime}.tar", mtime, order), place, 50)
+        one_form(root(tmp_path / f"plain{mtime}.tar", mtime, order), place, 50, left_out=is_left_out, folders=_FOLDERS)
     assert made[0].read_bytes() == made[1].read_bytes()
     with tarfile.open(made[0]) as tar:
         found = {info.name: info for info in tar}
     assert {"dev", "tmp", "var/log", "usr/bin/apk"} <= set(found)
     assert not {"etc/resolv.conf", "dev/null", "tmp/x", "lib/apk/db/lock"} & set(found)
     assert (found["usr/bin/apk"].mtime, found["tmp"].mode) == (50, 0o1777)
-
-
-def test_a_link_that_sorts_before_its_file(tmp_path: Path) -> None:
-    """A real root has one: /etc/terminfo/v/vt200 is another name of vt220."""
-    with tarfile.open(tmp_path / "plain.tar", "w") as tar:
-        info = tarfile.TarInfo("./v/vt220")
-        info.size = 4
-        tar.addfile(info, io.BytesIO(b"term"))
-        for name in ("./v/vt200", "./v/vt300"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.LNKTYPE, "./v/vt220"
-            tar.addfile(link)
-    finish(tmp_path / "plain.tar", tmp_path / "made.tar", 50)
-    with tarfile.open(tmp_path / "made.tar") as tar:
-        rows = [(info.name, info.linkname, info.size) for info in tar if info.name.startswith("v/")]
-        assert rows == [("v/vt200", "", 4), ("v/vt220", "v/vt200", 0), ("v/vt300", "v/vt200", 0)]
-        content = tar.extractfile("v/vt300")
-        assert content is not None
-        assert content.read() == b"term"
