@@ -51,7 +51,7 @@ end
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The shell."""
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=SHELLS, help="the shell that will read it")
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -60,10 +60,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     disk.add_argument("--unsigned", action="store_true", help="take an image that its makers did not sign (development)")
     own = parser.add_argument_group("its settings (default: those of this machine)")
     own.add_argument("--username", help="who may log in")
-    own.add_argument("--keyboard-layout", metavar="LAYOUT")
-    own.add_argument("--keyboard-variant", metavar="VARIANT")
-    own.add_argument("--timezone", metavar="ZONE")
-    own.add_argument("--lang", metavar="LOCALE")
+    own.add_argument("--keyboard-layout", metavar="LAYOUT", help="such as us, fr, de")
+    own.add_argument("--keyboard-variant", metavar="VARIANT", help="such as fr-bepo; default: that of the layout")
+    own.add_argument("--timezone", metavar="ZONE", help="such as Europe/Paris")
+    own.add_argument("--lang", metavar="LOCALE", help="such as fr_FR.UTF-8")
     own.add_argument(
         "--password", action="store_true", help="ask for a password for the host's console; default: nobody knows one"
     )

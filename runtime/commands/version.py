@@ -9,7 +9,13 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
+EXAMPLES: Final = """\
+examples:
+  tower version
+  tower version --json | jq -r .version
+"""
 OS_RELEASE = Path("/etc/os-release")
 
 
