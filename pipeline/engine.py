@@ -20,12 +20,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine_errors import refused, translated
+from pipeline.engine_place import Place, client_settings
 from pipeline.errors import SandboxError
 
 if TYPE_CHECKING:
     from docker import APIClient
-
-    from pipeline.engine_place import Place
 
 LABEL_FOLDER = "tower.folder"
 LABEL_CHECKOUT, LABEL_PID, LABEL_START = "tower.checkout", "tower.pid", "tower.start"
@@ -74,7 +73,7 @@ class Engine:
             import docker  # late: it takes 0.2 s, and a build that has nothing to do does not need it
 
             with self.translated("connecting"):
-                client = docker.APIClient(**_settings(self.place), version="auto", timeout=_PING_SECONDS)
+                client = docker.APIClient(**client_settings(self.place), version="auto", timeout=_PING_SECONDS)
             # The time limit above is for the first answer; moving a large file takes longer.
             client.timeout = _CALL_SECONDS
             self._local.client = client
@@ -299,15 +298,3 @@ def _is_alive(labels: Mapping[str, str] | None) -> bool:
     labels = labels or {}
     pid = labels.get(LABEL_PID, "")
     return pid.isdigit() and process_start(int(pid)) == labels.get(LABEL_START, "")
-
-
-def _settings(place: Place | None) -> dict[str, Any]:
-    from docker.utils import kwargs_from_env
-
-    given = dict(kwargs_from_env())
-    if place is None:
-        return given
-    # A context says itself how it is protected; for an address the environment does, as for DOCKER_HOST.
-    by_address = place.shown == place.address and not place.address.startswith("unix:")
-    tls = place.tls or (given.get("tls") if by_address else None)
-    return {"base_url": place.address, **({"tls": tls} if tls else {})}

@@ -68,3 +68,16 @@ def _tls(folder: Path, *, unverified: bool) -> Any:
 
     client = (str(cert), str(key)) if cert.is_file() else None
     return TLSConfig(client_cert=client, ca_cert=str(ca) if ca.is_file() else None, verify=not unverified)
+
+
+def client_settings(place: Place | None) -> dict[str, Any]:
+    """What the docker package's client is made with, for a place or else for the engine that the environment names."""
+    from docker.utils import kwargs_from_env
+
+    given = dict(kwargs_from_env())
+    if place is None:
+        return given
+    # A context says itself how it is protected; for an address the environment does, as for DOCKER_HOST.
+    by_address = place.shown == place.address and not place.address.startswith("unix:")
+    tls = place.tls or (given.get("tls") if by_address else None)
+    return {"base_url": place.address, **({"tls": tls} if tls else {})}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine_place import Place, find_place
+from pipeline.engine_place import Place, client_settings, find_place
 from pipeline.errors import SandboxError
 
 NUMBER = hashlib.sha256(b"box").hexdigest()
@@ -66,3 +66,21 @@ def test_what_cannot_be(docker: Path) -> None:
         with pytest.raises(SandboxError, match=f"engine.aarch64={named}: the factory does not speak ssh://") as caught:
             find_place(named, "engine.aarch64")
         assert "ssh -N -L" in caught.value.hint
+
+
+def test_what_the_client_is_made_with(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert client_settings(None) == {}
+    monkeypatch.setenv("DOCKER_HOST", "tcp://here:2376")
+    assert client_settings(None) == {"base_url": "tcp://here:2376"}
+    assert client_settings(Place("tcp://far:2376", "tcp://far:2376")) == {"base_url": "tcp://far:2376"}
+    for name in ("ca", "cert", "key"):
+        (docker / f"{name}.pem").write_text("")
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(docker))
+    far = client_settings(Place("tcp://far:2376", "tcp://far:2376"))
+    assert (far["base_url"], far["tls"].ca_cert, far["tls"].verify) == ("tcp://far:2376", str(docker / "ca.pem"), True)
+    # Neither a socket nor a context is spoken to with what the environment says of another engine.
+    assert client_settings(Place("unix:///run/far", "unix:///run/far")) == {"base_url": "unix:///run/far"}
+    assert client_settings(Place("box (tcp://box:2375)", "tcp://box:2375")) == {"base_url": "tcp://box:2375"}
