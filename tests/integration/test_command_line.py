@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -54,3 +56,22 @@ def test_a_second_run_has_nothing_to_do_and_is_quick(tiny: Tiny) -> None:
     taken = [processor_seconds(tiny) for _ in range(3)]
     assert all("nothing to do" in said for _, said in taken), taken[0][1]
     assert min(seconds for seconds, _ in taken) < 2
+
+
+def test_what_a_killed_replay_left_goes_with_the_next(tiny: Tiny) -> None:
+    tiny.doit("lock")
+    tiny.script("first", "sleep 60")
+    killed = tiny.start("replay", "stage=first")
+    try:
+        deadline = time.monotonic() + 60
+        while not (left := list((tiny.folder / "build").glob("tower-replay-*/.owner"))):
+            assert killed.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    assert left[0].exists()
+    tiny.script("first", "cp /src/text/first /out/first")
+    tiny.doit("replay", "stage=first")
+    assert list((tiny.folder / "build").glob("tower-replay-*")) == []
