@@ -64,6 +64,32 @@ def test_a_lock_names_all_that_a_build_takes(upstream: Upstream, checkout_path: 
     assert "127.0.0.1" not in lockfile.render(lock)
 
 
+def test_a_builder_for_a_second_architecture(upstream: Upstream, checkout_path: Path) -> None:
+    """For an engine of that architecture: locked beside the usual one, and a builder of its own."""
+    plain = upstream.driver(checkout_path)
+    before = kept(plain)
+    settings = {**plain.channel.settings, "builder_only": {"aarch64": ["app"]}}
+    channel = replace(plain.channel, native_builders=("aarch64",), settings=settings)
+    driver = AlpineDriver(channel, plain.worlds, plain.paths)
+    assert driver.lock_key() != plain.lock_key()
+    lock = kept(driver)
+    assert names(lock.builder) == ["lib-1.0-r0", "tool-1.0-r0"]
+    assert {arch: names(files) for arch, files in lock.native_builders.items()} == {
+        "aarch64": ["app-1.0-r0", "lib-1.0-r0", "tool-1.0-r0"]
+    }
+    assert {file.signer for file in lock.native_builders["aarch64"]} == {"two.rsa.pub"}
+    assert lockfile.differences(before, lock) == [
+        *(f"aarch64 builder: added {name} 1.0-r0" for name in ("app", "lib", "tool")),
+        "medium: added alpine-minirootfs-aarch64 9.9.1",
+    ]
+    assert set(lock.native_builders["aarch64"]) <= set(lock.files)
+    driver.fetch(lock, Quiet())
+    assert not driver.vault.missing(lock.native_builders["aarch64"])
+    assert driver.builder_key(lock, "aarch64") != driver.builder_key(lock, "x86_64") == plain.builder_key(before, "x86_64")
+    with pytest.raises(LockError, match="the lock has no alpine-minirootfs-aarch64"):
+        driver.builder_key(before, "aarch64")
+
+
 def test_the_repository_is_alpines_own_bytes(upstream: Upstream, checkout_path: Path, tmp_path: Path) -> None:
     driver = upstream.driver(checkout_path)
     lock = kept(driver)
