@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.network.home import FOLDER, User, let_in
-from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
+from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
 
 OPEN_KEY = f"{FOLDER}/hosts/online1/id_ed25519"
 HOSTS = ("router", "online1", "online2", "offline1", "offline2")
@@ -106,6 +106,27 @@ def left_behind(machines: Tower) -> list[str]:
             rules = machine.run(command).stdout.splitlines()
             found.append("\n".join(line.partition(" [")[0] for line in rules if not line.startswith("#")))
     return found
+
+
+def test_root_opens_the_wires_for_a_user_and_no_more(machines: Tower) -> None:
+    """The thin client's user is not root: doas opens the sockets, and the rules are read by it."""
+    client = machines["thinclient"]
+    client.run("useradd", "--create-home", "walt")
+    client.run("ln", "-s", f"{CHECKOUT}/runtime", "/opt/tower")
+    client.write("etc/doas.conf", "permit nopass walt\n", 0o400)
+    code = (
+        "import os\nfrom tower.audit import local\nfrom tower.audit.wire import wires\n"
+        "with wires(['eth0', 'eth1']) as found:\n    print(os.geteuid() > 0, *found)\nprint(local.firewall().outcome)\n"
+    )
+    try:
+        done = client.run("env", "PYTHONPATH=/opt", "/usr/bin/python3", "-B", "-c", code, user="walt")
+        assert done.stdout == "True eth0 eth1\nheld\n"
+        client.write("etc/doas.conf", "deny walt\n", 0o400)
+        done = client.run("env", "PYTHONPATH=/opt", "/usr/bin/python3", "-B", "-c", code, user="walt", check=False)
+        assert "root did not open them" in done.stderr
+    finally:
+        client.run("rm", "/opt/tower")
+        client.run("userdel", "--remove", "walt")
 
 
 def rule(machine: Machine, *words: str, six: bool = False) -> None:
