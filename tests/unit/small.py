@@ -128,7 +128,7 @@ class Driver:
         self.calls.append("fetch")
 
     def builder_key(self, lock: Lock, arch: str) -> Digest:
-        return digest_json(["builder", [row.version for row in lock.builder]])
+        return digest_json(["builder", arch, [row.version for row in lock.builder]])
 
     def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
         raise AssertionError("no container in these tests")

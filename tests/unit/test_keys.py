@@ -54,6 +54,19 @@ def test_a_key_is_the_digest_of_its_document(paths: Paths) -> None:
     assert str(paths.checkout) not in str(keyed.document)
 
 
+def test_where_a_stage_runs_is_no_part_of_its_key(paths: Paths) -> None:
+    """The builder is: one for the architecture gives other keys, for the stages of that architecture alone."""
+    here = opened(paths)
+    far = make_factory(paths, Driver(), Settings(engines={"x86_64": "box", "aarch64": "box"}))
+    assert key(far) == key(here)
+    channel = paths.channels / "lab.toml"
+    channel.write_text(channel.read_text() + 'native_builders = ["aarch64"]\n')
+    for factory in (here, native := make_factory(paths, Driver(), Settings(engines={"aarch64": "box"}))):
+        factory.need_by_name("channel:repository:aarch64")
+    assert key(native) == key(here)
+    assert key(native, "stage:root:rpi") != key(here, "stage:root:rpi")
+
+
 def test_the_same_everywhere(paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = make_checkout(tmp_path_factory.mktemp("a-folder-with-another-name"))
     for path in other.checkout.rglob("*"):

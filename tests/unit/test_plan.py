@@ -205,3 +205,23 @@ def test_a_single_stage_may_not_ask_for_every_architecture_s_repository(tmp_path
     write(tmp_path, {"pipeline/recipes/common.toml": common})
     with pytest.raises(ConfigError, match="one for each architecture"):
         load_plan(paths, Settings())
+
+
+def test_engines_of_architectures(tmp_path: Path) -> None:
+    paths = make_checkout(tmp_path)
+    channel = f'{CHANNEL}native_builders = ["aarch64"]\n[engines]\naarch64 = "box"\nx86_64 = "pc"\n'
+    write(tmp_path, {"pipeline/channels/lab.toml": channel})
+    plan = load_plan(paths, Settings(engines={"x86_64": "", "aarch64": "tcp://far:2376"}))
+    assert [plan.engine_of(arch) for arch in ("x86_64", "aarch64", "noarch")] == ["", "tcp://far:2376", ""]
+    assert [plan.builder_arch(arch) for arch in ("x86_64", "aarch64", "noarch")] == ["x86_64", "aarch64", "x86_64"]
+    assert load_plan(paths, Settings()).engine_of("aarch64") == "box"
+    assert plan.settings.words == ("channel=lab", "compress=zstd", "engine.aarch64=tcp://far:2376", "engine.x86_64=")
+    # Without an engine for it, the usual builder does all.
+    assert load_plan(paths, Settings(engines={"aarch64": ""})).builder_arch("aarch64") == "x86_64"
+    write(
+        tmp_path, {"pipeline/channels/lab.toml": channel.replace("aarch64 =", "armv7 =").replace('["aarch64"]', '["riscv"]', 1)}
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_plan(paths, Settings())
+    for key, arch in (("engines", "armv7"), ("native_builders", "riscv")):
+        assert f"pipeline/channels/lab.toml: {key}: '{arch}' is not one of the architectures" in caught.value.message
