@@ -187,8 +187,10 @@ def _collect_packages(factory: Factory) -> int:
 
 def _collect_builders(factory: Factory) -> int:
     """Remove images of builders that are not used any more; how many. Without an engine, or a lock, all stay."""
+    from pipeline.builder import remove_old_builders
+
     try:
-        removed = factory.remove_old_builders()
+        removed = remove_old_builders(factory)
     except LockError:
         return 0
     except SandboxError as error:

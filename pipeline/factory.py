@@ -223,20 +223,6 @@ class Factory:
                     write_file(self._builder_record, canonical_json({"key": key, "image": self._builders[arch]}))
             return self._builders[arch]
 
-    def remove_old_builders(self) -> int:
-        """Remove the images of builders that this checkout no longer uses, and those of checkouts that are gone."""
-        from pipeline.builder import image_tag
-
-        channel, lock = self.plan.channel, self.lock()
-        used = ["", *filter(self.plan.engine_of, channel.architectures)]
-        keep = {image_tag("builder", channel.name, self.driver.builder_key(lock, self.plan.builder_arch(arch))) for arch in used}
-        name, removed = next(iter(keep)).partition(":")[0], 0
-        with self._guarded("builder"):
-            for engine in {id(engine): engine for engine in map(self.engine_for, used)}.values():
-                removed += engine.remove_images("tower.builder", keep=keep, name=name)
-                removed += engine.remove_images_of_gone_checkouts("tower.builder")
-        return removed
-
     @property
     def _builder_record(self) -> Path:
         return self.paths.channel(self.plan.channel.name) / "builder.json"
