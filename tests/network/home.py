@@ -100,9 +100,10 @@ def let_in(host: Machine, keys: Sequence[str], user: str = "user") -> None:
 
 
 def make_hosts(tower: Tower, names: Sequence[str]) -> User:
-    """Make machines of the ring hosts of the thin client, with firewalls, ssh and doas as the product has them."""
+    """Make these machines of the ring, and no others, hosts of the thin client; firewalls, ssh and doas are the product's."""
     tower.set_firewalls()
     user = User(tower["thinclient"])
+    user.machine.run("rm", "-rf", FOLDER)
     servers = [(name, tower[name].address(), tower[name].sshd("").host_key) for name in names]
     doas = (CHECKOUT / "overlays" / "common" / "etc" / "doas.conf").read_text()
     for name, key in zip(names, user.knows(*servers), strict=True):

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FIREWALL = "/usr/libexec/tower/firewall"
-NEEDED = ("ip", "iptables-restore", "ip6tables-restore", "nsenter", "setpriv", "ssh", "sshd", "unshare")
+NEEDED = ("doas", "ip", "iptables-restore", "ip6tables-restore", "nsenter", "setpriv", "ssh", "sshd", "unshare")
 
 # The one rule does nothing; for the sake of it the kernel keeps track of connections.
 _OPEN = """*raw
