@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def open_factory(checkout: Path) -> Factory:
 
     Ends the process, with the error's text and status, if the configuration is wrong.
     """
+    _end_with_the_reader_of_listings()
     try:
         given = variables()
         settings = Settings(
@@ -75,6 +77,13 @@ def open_factory(checkout: Path) -> Factory:
             Screen().event({"event": "error", "error": f"error: {error}", "exit_status": error.exit_status})
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_status) from None
+
+
+def _end_with_the_reader_of_listings() -> None:
+    """Doit's own listings end as `cat` does when nobody reads on (`| head`); what builds goes on, see `Screen`."""
+    words = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
+    if words[:1] in (["list"], ["help"], ["info"]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def wants_json() -> bool:
