@@ -16,7 +16,7 @@ from tower.report import Report
 from tower.sshconf import Host
 from tower.status import State, Status
 
-_COLUMNS: Final = ("host", "network", "state", "version", "packages", "up for", "load", "memory", "disk", "warmth")
+_COLUMNS: Final = ("host", "network", "state", "version", "packages", "up for", "load", "memory", "disk", "temperature")
 _STYLES: Final = {State.UP: "green", State.DOWN: "red", State.STRANGE: "bold red"}
 _FULL: Final = 0.9
 """Of memory or disk; from there on it is worth a colour."""
@@ -60,7 +60,7 @@ def console(width: int | None = None) -> Console:
 def _cells(report: Report | None) -> list[Text]:
     if report is None:
         return []
-    warmth = report.temperature
+    warm = report.temperature
     return [
         Text(report.version or "-"),
         Text("-" if report.packages is None else str(report.packages)),
@@ -68,7 +68,7 @@ def _cells(report: Report | None) -> list[Text]:
         Text(f"{report.load:.2f}"),
         _used(report.memory_used, report.memory),
         _used(report.disk_used, report.disk),
-        Text("-") if warmth is None else Text(f"{warmth:.0f} °C", style="red" if warmth >= _HOT else ""),
+        Text("-") if warm is None else Text(f"{warm:.0f} °C", style="red" if warm >= _HOT else ""),
     ]
 
 

@@ -35,8 +35,8 @@ def execute(args: argparse.Namespace) -> int:
     """Ask for the password, let the router join, and remember the network."""
     view, tower = View(json=args.json), tower_of_user()
     ssid = parse_ssid(args.ssid)
-    if not 5 <= args.timeout <= wlan.LONGEST:
-        raise ValueRefusedError(f"--timeout is {args.timeout}, expected 5 to {wlan.LONGEST} seconds")
+    if not 1 <= args.timeout <= wlan.LONGEST:
+        raise ValueRefusedError(f"--timeout is {args.timeout}, expected 1 to {wlan.LONGEST} seconds")
     router = tower.host(ROUTER)
     found = Wlan(ssid, secret.wlan_key(ssid, read_secret(f"password of {ssid!r}", env_hint="give it as a line on stdin")))
     with connect(tower, router) as session:

@@ -91,10 +91,10 @@ def test_a_host_that_only_stops_its_ssh_server_is_not_off(machines: Tower, user:
     host = machines["offline1"]
     host.write("usr/local/bin/poweroff", '#!/bin/sh\n(sleep 0.3; kill "$(cat /run/sshd.pid)") >/dev/null 2>&1 &\n', 0o755)
     try:
-        found = user.json("poweroff", "offline1", "--yes", "--timeout", "6", status=15)
+        found = user.json("poweroff", "offline1", "--yes", "--timeout", "4", status=15)
     finally:
         host.write("usr/local/bin/poweroff", OFF, 0o755)
-    assert found["hosts"][0]["text"] == "still there after 6 s"
+    assert found["hosts"][0]["text"] == "still there after 4 s"
 
 
 def test_a_host_is_back_when_it_started_anew(machines: Tower, user: User) -> None:

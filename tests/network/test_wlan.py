@@ -105,7 +105,7 @@ def test_the_router_joins_another_network(router: Machine, user: User) -> None:
 def test_a_wrong_password_leaves_the_network_before(router: Machine, user: User) -> None:
     access_point(router, user, "Home")
     before, remembered = router.read(CONFIG), kept(user)
-    done = connect(user, "Home", "wrong horse", "--timeout", "5")
+    done = connect(user, "Home", "wrong horse", "--timeout", "2")
     assert done.returncode == 17
     assert "goes back" in done.stderr
     assert router.read(CONFIG) == before
@@ -124,7 +124,7 @@ def test_a_network_without_addresses_leaves_the_network_before(router: Machine, 
     before, ifup = router.read(CONFIG), router.read("usr/sbin/ifup")
     router.write("usr/sbin/ifup", "#!/bin/sh\nexit 1\n", 0o755)
     router.run("ip", "addr", "flush", "dev", "wlan0")
-    done = connect(user, "Office", PASSWORD, "--timeout", "5")
+    done = connect(user, "Office", PASSWORD, "--timeout", "2")
     router.write("usr/sbin/ifup", ifup, 0o755)
     assert done.returncode == 17
     assert router.read(CONFIG) == before
@@ -140,7 +140,7 @@ def test_the_network_that_it_has_is_no_change(router: Machine, user: User) -> No
 def test_a_tower_that_is_killed_leaves_no_half_change(router: Machine, user: User) -> None:
     access_point(router, user, "Home")
     before = router.read(CONFIG)
-    with subprocess.Popen(user.argv("wlan-connect", "Nowhere", "--timeout", "5"), stdin=subprocess.PIPE) as running:
+    with subprocess.Popen(user.argv("wlan-connect", "Nowhere", "--timeout", "2"), stdin=subprocess.PIPE) as running:
         assert running.stdin is not None
         running.stdin.write(f"{PASSWORD}\n".encode())
         running.stdin.close()
@@ -162,7 +162,7 @@ def test_a_change_that_was_cut_off_does_not_count_as_the_one_before(router: Mach
     before = router.read(CONFIG)
     router.write(f"{CONFIG}.before", before, 0o600)
     router.write(CONFIG, before.replace(b"Home".hex(), b"Cut".hex()), 0o600)
-    assert connect(user, "Nowhere", PASSWORD, "--timeout", "5").returncode == 17
+    assert connect(user, "Nowhere", PASSWORD, "--timeout", "2").returncode == 17
     assert router.read(CONFIG) == before
 
 
