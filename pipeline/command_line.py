@@ -82,7 +82,7 @@ def open_factory(checkout: Path) -> Factory:
 def _end_with_the_reader_of_listings() -> None:
     """Doit's own listings end as `cat` does when nobody reads on (`| head`); what builds goes on, see `Screen`."""
     words = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
-    if words[:1] in (["list"], ["help"], ["info"]):
+    if words[:1] in (["list"], ["info"]):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 

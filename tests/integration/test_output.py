@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("words", [("list",), ("help",), ("explain",)])
+@pytest.mark.parametrize("words", [("list",), ("explain",)])
 def test_a_reader_that_leaves(checkout: Path, words: tuple[str, ...]) -> None:
     with subprocess.Popen(
         (sys.executable, "-m", "doit", *words), cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE
