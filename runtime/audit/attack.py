@@ -38,6 +38,9 @@ class Victim:
     address: IPv4Address
     addresses6: tuple[IPv6Address, ...]
     ports: Collection[int]
+    """To try by all addresses, from all sources."""
+    more_ports: Collection[int] = ()
+    """To try by its IPv4 address, from this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,9 @@ class Attacker:
 
     def send(self, victim: Victim) -> None:
         """Everything, once."""
-        for source, port in ((source, port) for source in (self.own, self.stranger) for port in sorted(victim.ports)):
+        tried = [(self.own, port) for port in sorted({*victim.ports, *victim.more_ports})]
+        tried += [(self.stranger, port) for port in sorted(victim.ports)]
+        for source, port in tried:
             as_host = victim.is_router and source == self.stranger
             ports = (self.mark, port)
             if not (as_host and port in FOR_HOSTS["tcp"]):

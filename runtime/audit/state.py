@@ -70,9 +70,10 @@ class Audit:
         hardware = facts.hardware.get(LEG)
         if hardware is None or len(hardware) != 6:
             return None
-        ports: Collection[int] = range(1, 65536) if self.options.all_ports else {*PORTS, *(one.port for one in facts.listeners)}
+        ports = {*PORTS, *(one.port for one in facts.listeners)}
+        more: Collection[int] = range(1, 65536) if self.options.all_ports else ()
         addresses = tuple(address for leg, address in facts.addresses if leg == LEG or not address.is_link_local)
-        return Victim(host.name, host.env.is_router, hardware, host.env.address, addresses, ports)
+        return Victim(host.name, host.env.is_router, hardware, host.env.address, addresses, ports, more)
 
     def near(self, host: Host) -> dict[IPv4Address, str]:
         """The addresses of hosts, and their names, that a host may not reach: all but its router, for which all is well."""

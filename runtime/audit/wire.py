@@ -8,6 +8,7 @@ unseen: the kernel filters them out, so that a busy Tower is no harder to audit.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -34,6 +35,8 @@ _SOL_PACKET: Final = 263
 _PACKET_STATISTICS: Final = 6
 _SO_ATTACH_FILTER: Final = 26
 _ROOM: Final = 8 << 20
+_PATIENCE: Final = 5.0
+_FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
 _OPENER: Final = """\
 import socket, sys
@@ -75,11 +78,20 @@ class Wire:
     lost: int = 0
 
     def send(self, target: bytes, content: bytes) -> None:
-        """A packet of IP to a neighbour's hardware address."""
-        try:
-            self.socket.send(frames.frame(self.hardware, target, content))
-        except OSError as error:
-            raise ToolError(f"{self.leg}: cannot be sent to: {error.strerror}", hint="is its cable plugged in?") from error
+        """A packet of IP to a neighbour's hardware address. Raises ToolError if it cannot be sent within some seconds."""
+        ends = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.socket.send(frames.frame(self.hardware, target, content))
+            except OSError as error:
+                # A real wire is slower than we are.
+                if error.errno not in _FULL or time.monotonic() > ends:
+                    raise ToolError(
+                        f"{self.leg}: cannot be sent to: {error.strerror}", hint="is its cable plugged in?"
+                    ) from error
+                select.select([], [self.socket], [], 0.01)
+            else:
+                return
 
     def take(self) -> None:
         """Read what came in."""

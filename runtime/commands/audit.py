@@ -16,7 +16,7 @@ EXAMPLES: Final = """\
 examples:
   tower audit
   tower audit --json | jq '.checks[] | select(.outcome != "held")'
-  tower audit --all-ports                    every port of every host, some seconds a host
+  tower audit --all-ports                    every port of every host, five seconds a host
   tower audit --internet 198.51.100.7:443    another server that online hosts must reach
 
 Every machine tries to reach every other, by TCP, UDP and ICMP, IPv4 and IPv6; offline hosts ask for names; this machine

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+import threading
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tower.audit import frames, local, rules, verdict
-from tower.audit.attack import Attacker, faults_of
+from tower.audit.attack import Attacker, Victim, faults_of
 from tower.audit.checks import Check, Outcome, Report, judged, not_tried, worst
 from tower.audit.frames import SYN_ACK, TCP, Seen
 from tower.audit.hosts import Answered, Result, Try, result_of
@@ -134,8 +136,6 @@ def test_any_frame_can_be_read(data: bytes) -> None:
 
 
 def attacker() -> Attacker:
-    import socket
-
     with socket.socket() as unused:
         return Attacker(Wire("eth0", HERE, unused), OWN, STRANGER, 20001)
 
@@ -162,6 +162,47 @@ def test_what_frames_of_a_host_prove() -> None:
     asked = faults_of([Seen(THERE, frames.ARP, HOST, IPv4Address("192.168.2.201"))], attacker(), near)
     assert asked[0] == []
     assert asked[1].keys() == {"web"}
+
+
+def sent(victim: Victim) -> list[Seen]:
+    """The frames that a host is tried with."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    near.setblocking(False)
+    found: list[Seen] = []
+
+    def receive() -> None:
+        while data := far.recv(2048):
+            frame = frames.read(data)
+            assert frame is not None
+            found.append(frame)
+
+    with near, far:
+        reader = threading.Thread(target=receive)
+        reader.start()
+        Attacker(Wire("eth0", HERE, near), OWN, STRANGER, 20001).send(victim)
+        far.shutdown(socket.SHUT_RD)
+        near.close()
+        reader.join(20)
+    return found
+
+
+def test_a_host_is_tried_on_every_port_by_every_way() -> None:
+    local = IPv6Address("fe80::2")
+    victim = Victim("web", False, THERE, HOST, (local,), {22, 80}, range(1, 3000))
+    found = sent(victim)
+    for protocol in (TCP, frames.UDP):
+        ports = {(one.source, one.target, one.target_port) for one in found if one.protocol == protocol}
+        assert {port for source, target, port in ports if (source, target) == (OWN, HOST)} == set(range(1, 3000))
+        assert {port for source, target, port in ports if (source, target) == (STRANGER, HOST)} == {22, 80}
+        assert {port for _, target, port in ports if target == local} == {22, 80}
+    assert {one.target for one in found if one.protocol == frames.ICMPV6} == {local, IPv6Address("ff02::1")}
+
+
+def test_what_the_router_offers_to_hosts_is_not_tried_as_a_host() -> None:
+    router = Victim("router", True, THERE, IPv4Address("192.168.2.1"), (), {22, 123, 9050})
+    tried = {(one.source, one.protocol, one.target_port) for one in sent(router) if one.protocol in (TCP, frames.UDP)}
+    everything = {(source, kind, port) for source in (OWN, STRANGER) for kind in (TCP, frames.UDP) for port in (22, 123, 9050)}
+    assert everything - tried == {(STRANGER, TCP, 9050), (STRANGER, frames.UDP, 123)}
 
 
 def test_listeners_are_those_that_a_network_reaches() -> None:
