@@ -22,8 +22,9 @@ ENTRY: Final = "Install TowerOS"
 
 
 def installed_version() -> str:
-    """The version of this system; empty if it does not say, as on a machine that is no thin client."""
-    return read_os_release(OS_RELEASE).get("VERSION_ID", "")
+    """The version of this system; empty on one that is no TowerOS."""
+    system = read_os_release(OS_RELEASE)
+    return system.get("VERSION_ID", "") if system.get("ID") == "toweros" else ""
 
 
 def target_of(new: Source, device: Path | None, file: Path | None) -> Target:
