@@ -166,6 +166,19 @@ def test_a_change_that_was_cut_off_does_not_count_as_the_one_before(router: Mach
     assert router.read(CONFIG) == before
 
 
+def test_the_next_start_undoes_what_was_cut_off(router: Machine) -> None:
+    before = router.read(CONFIG)
+    router.run(PROGRAM, "recover")
+    assert router.read(CONFIG) == before
+    router.write(f"{CONFIG}.before", before, 0o600)
+    router.write(CONFIG, "not proven", 0o600)
+    router.run(PROGRAM, "recover")
+    assert router.read(CONFIG) == before
+    router.write(f"{CONFIG}.before", "", 0o600)
+    router.run(PROGRAM, "recover")
+    assert [path.name for path in (router.root / "etc/wpa_supplicant").glob("*.conf*")] == []
+
+
 def test_two_changes_at_once(router: Machine, user: User) -> None:
     until_told = "echo held; until [ -e /tmp/go ]; do sleep 0.1; done; rm /tmp/go"
     argv = router.argv("flock", "/run/tower-wlan.lock", "sh", "-c", until_told)
