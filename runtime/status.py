@@ -29,7 +29,7 @@ _MOST_SAID: Final = 16 << 10
 """Bytes of ssh's own messages that are read."""
 _GRACE: Final = 1.0
 """Seconds that ssh has, after its own limit, to say why it gives up."""
-_AT_ONCE: Final = ("mlkem768x25519-sha256", "curve25519-sha256")
+_EXCHANGES: Final = ("mlkem768x25519-sha256", "curve25519-sha256")
 """Key exchanges that cost next to nothing, on either side. A status is no secret of later decades: that the second is not
 proof against their computers is no loss, and a tenth of the time of the one that ssh would take in its place."""
 
@@ -105,7 +105,7 @@ class _Line:
         if ended:
             return Status(self.host, *explain(self.host, self.said.decode(errors="replace")), seconds)
         if seconds >= limit + _GRACE:
-            return Status(self.host, State.STRANGE, f"takes the connection, but gives no answer within {limit:g} s", seconds)
+            return Status(self.host, State.STRANGE, f"gives no answer within {limit:g} s", seconds)
         return None
 
 
@@ -179,6 +179,6 @@ def survey(tower: Tower, *, limit: float, keep: bool = False) -> Iterator[Survey
 def _argv(host: Host, tower: Tower, limit: float) -> tuple[str | os.PathLike[str], ...]:
     # A connection of its own: for one round trip, a shared one would cost a process and a socket more.
     options = ("BatchMode=yes", f"ConnectTimeout={max(1, round(limit))}", "ControlMaster=no", "ControlPath=none")
-    exchange = f"KexAlgorithms=^{next(name for name in _AT_ONCE if name in ssh.known_exchanges())}"
+    exchange = f"KexAlgorithms=^{next(name for name in _EXCHANGES if name in ssh.known_exchanges())}"
     pairs = [word for option in (*options, exchange) for word in ("-o", option)]
     return ("ssh", "-F", tower.config, "-T", *pairs, "--", host.name, report.QUESTION)
