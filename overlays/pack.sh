@@ -6,8 +6,11 @@
 # Packages whose files the overlays take over.
 replaces='alpine-base alpine-baselayout alpine-baselayout-data alpine-release busybox doas openrc openssh-server openssh-server-common openssh-server-common-openrc'
 
+# What a stage made for the overlay is laid over it: the manual of `tower`.
 # pack_overlay <name of the overlay> <what the system is called> <where its manual is>
 pack_overlay() {
+	pack_more=
+	[ ! -d /in/manual/tree ] || pack_more=/in/manual/tree
 	# shellcheck disable=SC2086 # lists of words
 	PYTHONPATH=/src python3 -m pipeline.overlay \
 		--owners /src/overlays/owners.toml \
@@ -17,5 +20,5 @@ pack_overlay() {
 		--set "version=$TOWER_VERSION" --set "channel=$TOWER_CHANNEL" --set "branch=$TOWER_BRANCH" --set "epoch=$TOWER_EPOCH" \
 		--set "variant=$2" --set "variant_id=$1" --set "manual=$3" \
 		--epoch "$TOWER_EPOCH" --output "/out/toweros-$1-$TOWER_VERSION-r0.apk" \
-		/src/overlays/common "/src/overlays/$1"
+		/src/overlays/common "/src/overlays/$1" $pack_more
 }

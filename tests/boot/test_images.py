@@ -69,7 +69,7 @@ def test_the_medium_carries_hosts_wheels_and_manual(iso: Path, tmp_path: Path) -
     argv = ["xorriso", "-indev", str(iso), "-find", "/toweros", "-type", "f"]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
     names = [line.strip("'").removeprefix("/toweros/") for line in done.stdout.splitlines()]
-    assert {"docs/index.md", "images/SHA256SUMS", "wheels/requirements.txt"} <= set(names)
+    assert {"docs/index.md", "docs/commands.md", "images/SHA256SUMS", "wheels/requirements.txt"} <= set(names)
     for target in HOSTS:
         assert any(name.startswith("images/toweros-host-") and name.endswith(f"-{target}.img.zst") for name in names)
     assert any(name.startswith("wheels/tower-") for name in names)
@@ -136,6 +136,7 @@ def test_owners_and_modes_are_those_of_the_table(disk: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.qa("T06")
+@pytest.mark.qa("T11")
 @pytest.mark.qa("T12")
 @pytest.mark.qa("T14")
 @pytest.mark.qa("T19")
@@ -157,6 +158,9 @@ def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
         listening = guest.command("netstat -lntu | grep -v '127.0.0.1\\|::1' | grep -c 'LISTEN\\|^udp'").text
         assert listening.strip() == "0", guest.command("netstat -lntup").text
         assert guest.command("ls /media/*/toweros/docs/index.md").status == 0
+        page = guest.command("man tower-provision | grep -c 'first answer'")
+        assert page.status == 0, page.text
+        assert guest.command("ls /usr/share/bash-completion/completions/tower").status == 0
         rules = guest.command("rc-service firewall status && /usr/libexec/tower/firewall check")
         assert rules.status == 0, rules.text
         failed = guest.command("rc-status --crashed").text
