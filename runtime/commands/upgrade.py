@@ -53,6 +53,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--resume", action="store_true", help="go on where an earlier one was interrupted")
     run.add_argument("--no-restart", action="store_false", dest="restart", help="let the host run; its next start is the upgrade")
     run.add_argument("--no-wait", action="store_false", dest="wait", help="do not wait for the host's answer")
+    run.add_argument(
+        "--no-packages", action="store_false", dest="packages", help="do not install again what was installed on the host"
+    )
     run.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="for the answer (default: %(default)s)")
     run.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
@@ -121,7 +124,8 @@ def _finish(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *,
                 one = _start(args, tower, one, view)
             if one.receipt.stage is Stage.ANSWERED:
                 upgrade.adopt(one)
-                upgrade.packages_again(one.host, tower, view)
+                if args.packages:
+                    upgrade.packages_again(one.host, tower, view)
                 upgrade.forget(one)
     except (KeyboardInterrupt, StoppedError) as stop:
         number = stop.exit_status - 128 if isinstance(stop, StoppedError) else 2

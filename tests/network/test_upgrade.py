@@ -186,6 +186,19 @@ def test_the_next_start_is_the_upgrade(host: Host, tmp_path: Path) -> None:
     host.check_done(tmp_path)
 
 
+def test_packages_that_cannot_be_installed_again(host: Host, tmp_path: Path) -> None:
+    """The new version is there; what is left to do is done by the next command."""
+    (host.folder / "world").write_text("no-such-package\n")
+    done = host.user.tower("upgrade", NAME, *host.words(), timeout=120)
+    assert done.returncode not in (0, 1), done.stdout
+    assert f"tower upgrade --resume {NAME}" in done.stderr
+    assert json.loads((host.folder / "receipt.json").read_text())["stage"] == "answered"
+    assert (host.folder / "upgrade").is_dir()
+    host.upgrade("--no-packages", resume=True)
+    host.check_done(tmp_path)
+    assert (host.folder / "world").read_text() == "no-such-package\n"
+
+
 def test_the_link_is_lost_while_the_image_is_sent(host: Host, tmp_path: Path) -> None:
     before = host.digest()
     child = host.start("at(inplace, 'read_piece', lambda: time.sleep(0.1))")
