@@ -146,7 +146,7 @@ def parse_record(raw: bytes, key: Digest) -> tuple[dict[str, FileRecord], float,
     try:
         data = json.loads(raw)
         outputs = {
-            str(name): FileRecord(Digest(row["sha256"]), int(row["size"]), bool(row.get("executable", False)))
+            str(name): FileRecord(Digest(str(row["sha256"])), int(row["size"]), bool(row.get("executable", False)))
             for name, row in data["outputs"].items()
         }
         seconds = float(data["seconds"])

@@ -67,7 +67,7 @@ def files(stream: BinaryIO, where: Path) -> tuple[IsoFile, ...]:
     total = stream.seek(0, 2)
     stream.seek(_FIRST * SECTOR)
     volume = stream.read(SECTOR)
-    if not volume.startswith(_PRIMARY):
+    if not volume.startswith(_PRIMARY) or len(volume) < SECTOR:
         raise FormatError(f"{where}: not an ISO 9660 image")
     root = _record(volume[156:190], stream)
     found: dict[str, IsoFile] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pipeline.apk`; `solve` in its plain form takes a way that imports next to nothing, since it is asked often."""
+"""`python -m pipeline.apk`; `solve` and `verify` in their plain form import next to nothing, since they are asked often."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["solve"]:
-        from pipeline.apk.solver_command import plain_request, run
+        from pipeline.apk import solver_command
 
-        if request := plain_request(given[1:]):
-            return run(request)
+        if wanted := solver_command.plain_request(given[1:]):
+            return solver_command.run(wanted)
+    if given[:1] == ["verify"]:
+        from pipeline.apk import verify_command
+
+        if request := verify_command.plain_request(given[1:]):
+            return verify_command.run(request)
     from pipeline.apk import commands
 
     return commands.main(given)

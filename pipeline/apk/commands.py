@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.apk import pkginfo
-from pipeline.apk.cores import each
+from pipeline.apk import pkginfo, verify_command
 from pipeline.apk.index import entry_of, read_index, write_index
 from pipeline.apk.package import read_package, sign_package, tree_entries, write_package
 from pipeline.apk.pkginfo import SCRIPTS
 from pipeline.apk.signature import ALGORITHMS, KeyRing, Signer
-from pipeline.errors import ConfigError, FactoryError, VerifyError
+from pipeline.errors import ConfigError, FactoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,10 +40,6 @@ _EPILOGS = {
     "solve": "Prints name-version, sorted. PKG as in apk's world: foo, 'foo>=1.2', foo~1, !foo, so:libfoo.so.1, cmd:foo.",
     "pack": "PKGINFO holds 'pkgname = hello' and so on; size, builddate and datahash are filled in.",
 }
-
-
-def _is_index(path: Path) -> bool:
-    return path.name.endswith(".tar.gz")
 
 
 def _signer(options: argparse.Namespace) -> Signer | None:
@@ -91,38 +86,8 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(path: Path, ring: KeyRing) -> dict[str, object]:
-    """The row of one file to be verified."""
-    row: dict[str, object] = {"file": str(path), "ok": True, "text": "ok"}
-    try:
-        with path.open("rb") as stream:
-            if _is_index(path):
-                row["text"] = f"ok, {len(read_index(stream, ring, name=path.name).entries)} packages"
-            else:
-                read_package(stream, ring, name=path.name).verify_data()
-    except VerifyError as error:
-        row |= {"ok": False, "text": error.message.removeprefix(f"{path.name}: ")}
-    except OSError as error:
-        row |= {"ok": False, "text": error.strerror or str(error)}
-    return row
-
-
 def _verify(options: argparse.Namespace) -> int:
-    ring = KeyRing.load(options.keys)
-    ring.prepare()
-    sizes = [path.stat().st_size if path.is_file() else 0 for path in options.file]
-    rows = each(options.file, lambda path: _check(path, ring), sizes)
-    failed = False
-    shown = []
-    for row in rows:
-        failed |= not row["ok"]
-        shown.append(row)
-        if not options.json:
-            print(f"{row['file']}: {row['text']}")
-    if options.json:
-        json.dump(shown, sys.stdout, indent=1, ensure_ascii=False)
-        print()
-    return VerifyError.exit_status if failed else 0
+    return verify_command.run(verify_command.Request(str(options.keys), tuple(map(str, options.file)), options.json))
 
 
 def _solve(options: argparse.Namespace) -> int:
@@ -153,7 +118,7 @@ def _sign(options: argparse.Namespace) -> int:
 
         def write(target: Path, path: Path = path, signer: Signer = signer) -> None:
             with path.open("rb") as stream, target.open("wb") as out:
-                if _is_index(path):
+                if verify_command.is_index(path.name):
                     index = read_index(stream, None, name=path.name)
                     write_index(out, index.description, index.entries, signer, options.epoch)
                 else:

@@ -13,7 +13,7 @@ from pipeline.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO, Protocol
+    from typing import Any, BinaryIO, Protocol
 
     class Hash(Protocol):
         """What hashlib's objects do."""
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 _RAW_CHUNK = 1 << 16
 _PLAIN_CHUNK = 1 << 15  # what zlib makes in one piece, without joining
 _GZIP = 31  # zlib's window bits for "gzip header and trailer, checked"
+
+
+def _fast() -> Any:
+    """The module isal_zlib, which does what zlib does, or zlib itself (the lab's `apk` has nothing else)."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib
+    return isal_zlib
 
 
 class RawSource:
@@ -61,11 +70,20 @@ class GzipMember:
     """One gzip member, unpacked as it is read; `what` names it in messages.
 
     More than `max_raw` packed or `max_plain` unpacked bytes is an error, before they are in memory.
-    The packed bytes go to `hashes`, and with `keep` also to `raw`.
+    The packed bytes go to `hashes`, and with `keep` also to `raw`. `trusted` says that the bytes are those that a trusted
+    signer packed: then a faster library unpacks them, if it is there; what anybody may have sent only zlib sees.
     """
 
     def __init__(
-        self, source: RawSource, what: str, *, max_raw: int, max_plain: int, hashes: tuple[Hash, ...] = (), keep: bool = False
+        self,
+        source: RawSource,
+        what: str,
+        *,
+        max_raw: int,
+        max_plain: int,
+        hashes: tuple[Hash, ...] = (),
+        keep: bool = False,
+        trusted: bool = False,
     ) -> None:
         self.raw = bytearray()
         self.raw_size = 0
@@ -77,7 +95,8 @@ class GzipMember:
         self._max_plain = max_plain
         self._hashes = hashes
         self._keep = keep
-        self._zlib = zlib.decompressobj(_GZIP)
+        library = _fast() if trusted else zlib
+        self._zlib, self._error = library.decompressobj(_GZIP), library.error
         self._input = b""
         self._more = False  # the decompressor may hold output that needs no input
         self._plain = b""
@@ -108,8 +127,8 @@ class GzipMember:
                 raise FormatError(f"{self.where}: truncated gzip member, it ends after {self.raw_size} bytes")
         given = self._input
         try:
-            plain = self._zlib.decompress(given, _PLAIN_CHUNK)
-        except zlib.error as error:
+            plain: bytes = self._zlib.decompress(given, _PLAIN_CHUNK)
+        except self._error as error:
             raise FormatError(f"{self.where}: damaged gzip member: {error}") from None
         unused = self._zlib.unused_data
         self._input = b"" if self._zlib.eof else self._zlib.unconsumed_tail

@@ -68,6 +68,10 @@ class Package:
         Raises FormatError for what is damaged or hostile, and at the end VerifyError if the data is not what
         the control says. As apk does, hidden names at the top (`.dummy`) are passed over.
         """
+        return self._entries(policy, trusted=False)
+
+    def _entries(self, policy: Policy, *, trusted: bool) -> Iterator[tuple[TarEntry, Content]]:
+        """`iter_data`; `trusted` says that the data has been hashed already and is what the control says."""
         source, self._source = self._source, None
         if source is None:
             raise FormatError(f"{self.file_name}: the data has been read already")
@@ -75,31 +79,50 @@ class Package:
             raise FormatError(f"{self.file_name}: ends after control, data is missing")
         digest = hashlib.sha256()
         bound = policy.max_total + _ENTRY_OVERHEAD * policy.max_entries
-        member = GzipMember(source, "data", max_raw=bound, max_plain=bound, hashes=(digest,))
+        hashes = () if trusted else (digest,)
+        member = GzipMember(source, "data", max_raw=bound, max_plain=bound, hashes=hashes, trusted=trusted)
         guard = Guard(member.where, policy)
         for entry, content in read_tar(member, member.where):
             guard.check(entry)
-            if entry.name in (".PKGINFO", *SCRIPTS) or entry.name.startswith(PREFIX):
-                raise FormatError(f"{member.where}: {entry.name} belongs into the control member")
-            if not entry.name.startswith("."):
+            if entry.name[0] == ".":
+                if entry.name in (".PKGINFO", *SCRIPTS) or entry.name.startswith(PREFIX):
+                    raise FormatError(f"{member.where}: {entry.name} belongs into the control member")
+            else:
                 yield entry, content
         if not source.at_end():
             raise FormatError(f"{self.file_name}: bytes after the data member (trailing garbage, or too many members)")
-        if digest.hexdigest() != self.info.datahash:
+        if not trusted and digest.hexdigest() != self.info.datahash:
             raise VerifyError(
                 f"{self.file_name}: data: sha256 is {digest.hexdigest()}, the signed control says {self.info.datahash}"
             )
         self.size = source.position
 
     def verify_data(self, policy: Policy = DEFAULT_POLICY) -> int:
-        """Read all data without keeping it and return the file's size; a seekable stream can then be read again."""
-        for _entry, content in self.iter_data(policy):
+        """Read all data without keeping it and return the file's size; a seekable stream can then be read again.
+
+        Of such a stream the data is hashed before it is unpacked; where it differs, reading on says how.
+        """
+        seekable = self._stream.seekable()
+        trusted = self._source is not None and seekable and self._data_holds(self._source)
+        for _entry, content in self._entries(policy, trusted=trusted):
             content.skip()
-        if self._stream.seekable():
-            self._stream.seek(self.data_offset - (self.size or 0), io.SEEK_CUR)
-            self._source = RawSource(self._stream, self.file_name)
-            self._source.position = self.data_offset
+        if seekable:
+            self._rewind(self.size or 0)
         return self.size or 0
+
+    def _data_holds(self, source: RawSource) -> bool:
+        """Whether the rest of `source` (seekable) is what the control says; afterwards it is to be read again."""
+        digest = hashlib.sha256()
+        while data := source.take():
+            digest.update(data)
+        self._rewind(source.position)
+        return digest.hexdigest() == self.info.datahash
+
+    def _rewind(self, position: int) -> None:
+        """Go back to the start of the data from `position`, both counted from the start of the package."""
+        self._stream.seek(self.data_offset - position, io.SEEK_CUR)
+        self._source = RawSource(self._stream, self.file_name)
+        self._source.position = self.data_offset
 
 
 def _control(plain: bytes, where: str) -> tuple[PkgInfo, Mapping[str, bytes]]:

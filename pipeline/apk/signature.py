@@ -27,7 +27,6 @@ else:
 
 ALGORITHMS: tuple[Algorithm, ...] = ("RSA", "RSA256")
 PREFIX = ".SIGN."
-_MIN_BITS = 2048
 _MAX_KEY_FILE = 1 << 16
 
 
@@ -84,7 +83,7 @@ class KeyRing:
             check_key_name(name)
 
     @classmethod
-    def load(cls, directory: Path) -> KeyRing:
+    def load(cls, directory: Path | str) -> KeyRing:
         """The `*.pub` files of a folder. Raises VerifyError if there is none: nothing could be verified."""
         keys: dict[str, bytes] = {}
         with os.scandir(directory) as found:
@@ -120,21 +119,19 @@ class KeyRing:
 
     def prepare(self) -> None:
         """Import now what verifying needs, so that processes forked later share it."""
-        from cryptography.hazmat.primitives import hashes, serialization  # noqa: F401
+        from cryptography.hazmat.primitives import hashes  # noqa: F401
         from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: F401
 
-    def _load(self, key_name: str) -> RSAPublicKey:
-        from cryptography.hazmat.primitives.asymmetric import rsa
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+        from pipeline.apk import keyfile  # noqa: F401
 
+    def _load(self, key_name: str) -> RSAPublicKey:
         if key_name not in self._loaded:
-            try:
-                key = load_pem_public_key(self._keys[key_name])
-            except ValueError as error:
-                raise VerifyError(f"{key_name}: not a public key in PEM form: {error}") from None
-            if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _MIN_BITS:
-                raise VerifyError(f"{key_name}: not an RSA key of {_MIN_BITS} bits or more")
-            self._loaded[key_name] = key
+            from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+
+            from pipeline.apk.keyfile import EXPONENT, read_modulus
+
+            modulus = read_modulus(self._keys[key_name], key_name)
+            self._loaded[key_name] = RSAPublicNumbers(EXPONENT, modulus).public_key()
         return self._loaded[key_name]
 
 

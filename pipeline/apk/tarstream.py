@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Literal, Protocol
 
     Kind = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo"]
+    _Owner = tuple[int, int, int, str, str, int]
 
     class Readable(Protocol):
         """Where the tar's bytes come from."""
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 
 BLOCK = 512
+_TEXTS = {
+    "path": slice(0, 100), "linkpath": slice(157, 257), "uname": slice(265, 297), "gname": slice(297, 329),
+    "prefix": slice(345, 500),
+}  # fmt: skip
+_OWNER_KEYS = frozenset(("uid", "gid", "uname", "gname", "mtime"))
 CHECKSUM = "APK-TOOLS.checksum.SHA1"
 XATTR = "SCHILY.xattr."
 KINDS: dict[bytes, Kind] = {
@@ -36,7 +42,8 @@ MAX_EXTENDED = 1 << 20
 _CHUNK = 1 << 18
 _ZEROS = bytes(BLOCK)
 _MAX_KNOWN = 4096
-_numbers: dict[bytes, int] = {}  # modes, owners and times are the same few in file after file
+_numbers: dict[bytes, int] = {}
+_owners: dict[bytes, _Owner] = {}  # modes, owners and times are the same few in file after file
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +123,13 @@ def read_tar(stream: Readable, where: str) -> Iterator[tuple[TarEntry, Content]]
             elif flag != b"g":
                 extended["path" if flag == b"L" else "linkpath"] = data.rstrip(b"\0")
             continue
-        entry = _entry(header, extended, where)
+        entry = _entry(header, size, extended, where)
         extended = {}
         content = Content(stream, entry, where)
         yield entry, content
-        content.skip()
-        _padding(stream, entry.size, where)
+        if entry.size:
+            content.skip()
+            _padding(stream, entry.size, where)
     if extended:
         raise FormatError(f"{where}: ends after the extended header of a file that is not there")
 
@@ -152,14 +160,16 @@ def _padding(stream: Readable, size: int, where: str) -> None:
 def _extended(stream: Readable, size: int, where: str) -> bytes:
     if size > MAX_EXTENDED:
         raise FormatError(f"{where}: extended header of {size} bytes, {MAX_EXTENDED} are allowed")
-    data = _exact(stream, size, where) if size else b""
-    _padding(stream, size, where)
-    return data
+    data = _exact(stream, size + -size % BLOCK, where) if size else b""
+    if data[size:].strip(b"\0"):
+        raise FormatError(f"{where}: garbage after an extended header")
+    return data[:size]
 
 
 def _check_header(header: bytes, where: str) -> int:
     """The size field of a header whose checksum is right."""
-    if _number(header[148:156], "checksum", where) != sum(header) - sum(header[148:156]) + 256:
+    field = header[148:156]
+    if _number(field, "checksum", where) != sum(header) - sum(field) + 256:
         raise FormatError(f"{where}: damaged tar header at {_printable(header[:100])}")
     return _number(header[124:136], "size", where)
 
@@ -221,43 +231,69 @@ def _pax_number(data: bytes, what: str, where: str) -> int:
     return int(whole)
 
 
-def _entry(header: bytes, pax: dict[str, bytes], where: str) -> TarEntry:
-    def text(key: str, start: int, end: int) -> str:
-        return _text(pax[key] if key in pax else header[start:end].split(b"\0", 1)[0], key, where)
+def _field(header: bytes, pax: dict[str, bytes], key: str, where: str) -> str:
+    return _text(pax[key] if key in pax else header[_TEXTS[key]].split(b"\0", 1)[0], key, where)
 
+
+def _owner(header: bytes, pax: dict[str, bytes], where: str) -> _Owner:
+    """Mode, owner's and group's number, their names, and the time."""
+    if not _OWNER_KEYS.isdisjoint(pax):
+        return _read_owner(header, pax, where)
+    fields = header[100:124] + header[136:148] + header[265:329]
+    known = _owners.get(fields)
+    if known is None:
+        known = _read_owner(header, pax, where)
+        if len(_owners) < _MAX_KNOWN:
+            _owners[fields] = known
+    return known
+
+
+def _read_owner(header: bytes, pax: dict[str, bytes], where: str) -> _Owner:
     def number(key: str, start: int, end: int) -> int:
         return _pax_number(pax[key], key, where) if key in pax else _number(header[start:end], key, where)
 
-    name = text("path", 0, 100)
-    if "path" not in pax and header[257:263] == b"ustar\0" and (prefix := text("prefix", 345, 500)):
-        name = f"{prefix}/{name}"
+    return (
+        _number(header[100:108], "mode", where) & 0o7777,
+        number("uid", 108, 116),
+        number("gid", 116, 124),
+        _field(header, pax, "uname", where),
+        _field(header, pax, "gname", where),
+        number("mtime", 136, 148),
+    )
+
+
+def _entry(header: bytes, size: int, pax: dict[str, bytes], where: str) -> TarEntry:
+    name = _field(header, pax, "path", where)
+    if header[345] and "path" not in pax and header[257:263] == b"ustar\0":
+        name = f"{_field(header, pax, 'prefix', where)}/{name}"
     kind = KINDS.get(header[156:157])
     if kind is None or any(key.startswith("GNU.sparse") for key in pax):
         raise FormatError(f"{where}: {name!r}: type {_printable(header[156:157])} of tar entry is not allowed")
     if name.endswith("/"):
-        if kind == "file" and header[156:157] == b"\0":
+        if kind == "file" and header[156] == 0:
             kind = "dir"
         if kind == "dir":
             name = name[:-1]
-    size = number("size", 124, 136)
+    if "size" in pax:
+        size = _pax_number(pax["size"], "size", where)
     if size and kind != "file":
         raise FormatError(f"{where}: {name!r}: a {kind} with content")
-    is_link = kind in ("symlink", "hardlink")
     is_device = kind in ("char", "block")
+    mode, uid, gid, uname, gname, mtime = _owner(header, pax, where)
     return TarEntry(
         name,
         kind,
-        _number(header[100:108], "mode", where) & 0o7777,
-        number("uid", 108, 116),
-        number("gid", 116, 124),
-        text("uname", 265, 297),
-        text("gname", 297, 329),
+        mode,
+        uid,
+        gid,
+        uname,
+        gname,
         size,
-        number("mtime", 136, 148),
-        text("linkpath", 157, 257) if is_link else "",
+        mtime,
+        _field(header, pax, "linkpath", where) if kind in ("symlink", "hardlink") else "",
         (_number(header[329:337], "device", where), _number(header[337:345], "device", where)) if is_device else (0, 0),
         _sha1(pax[CHECKSUM], name, where) if CHECKSUM in pax else "",
-        tuple((key[len(XATTR) :], value) for key, value in pax.items() if key.startswith(XATTR)),
+        tuple((key[len(XATTR) :], value) for key, value in pax.items() if key.startswith(XATTR)) if pax else (),
     )
 
 

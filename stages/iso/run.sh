@@ -12,6 +12,9 @@ mkimage tower /work/images
 # The section must be the one that was laid there: another would mean that modloop and iso differ in options.
 [ "$(find "$MKIMAGE_WORK" -maxdepth 1 -name 'kernel_*' | wc -l)" -eq "$(find /in/modloop/sections -mindepth 1 -maxdepth 1 | wc -l)" ]
 
+# mkimage.sh goes on where one of mtools fails, and the ISO would start by BIOS alone.
+mdir -b -i "$(find "$MKIMAGE_WORK" -path '*/boot/grub/efi.img' | head -n 1)" ::/efi/boot/bootx64.efi >/dev/null
+
 mv /work/images/tower.iso /out/image.iso
 python3 /src/pipeline/blockmap.py /out/image.iso /out/image.bmap
 tar -xzOf "$MKIMAGE_WORK"/apks_*/apks/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/APKINDEX

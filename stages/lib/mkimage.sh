@@ -39,15 +39,22 @@ mkimage() {
 		fi
 		exec $(command -v apk) "\$@"
 	EOF
-	chmod +x /work/bin/apk
+	# mkinitfs's archive would hold the number of the device that its folder lay on, which is another each time.
+	cat >/work/bin/cpio <<-EOF
+		#!/bin/sh
+		case " \$* " in *" -o "*) set -- --ignore-devno "\$@" ;; esac
+		exec $(command -v cpio) "\$@"
+	EOF
+	chmod +x /work/bin/apk /work/bin/cpio
 	PATH=/work/bin:$PATH
 	export PATH
 
-	# Plugins are looked for here too.
+	# update-kernel, run by root, would install its tools into the builder, which has them; under fakeroot it does not ask.
+	FAKEROOTKEY=none
+	export FAKEROOTKEY
+
+	# Plugins are looked for here too. mkimage.sh wants a repository named; it takes all that the root above names.
 	cd "$HOME/.mkimage" || return 1
-	set -- --tag "$TOWER_VERSION" --arch "$TOWER_ARCH" --profile "$1" --outdir "$2" --workdir "$MKIMAGE_WORK"
-	while read -r repository; do
-		set -- "$@" --extra-repository "$repository"
-	done <"$root/etc/apk/repositories"
-	sh /in/aports/scripts/mkimage.sh "$@"
+	sh /in/aports/scripts/mkimage.sh --tag "$TOWER_VERSION" --arch "$TOWER_ARCH" --profile "$1" --outdir "$2" \
+		--workdir "$MKIMAGE_WORK" --repository "$(head -n 1 "$root/etc/apk/repositories")"
 }

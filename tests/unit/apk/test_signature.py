@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import binascii
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from pipeline.apk.keyfile import read_modulus
 from pipeline.apk.signature import Algorithm, KeyRing, Signer, check_key_name, check_signatures, generate_key, signature_from
 from pipeline.errors import FormatError, VerifyError
 
@@ -81,6 +83,7 @@ def test_bad_keys(tmp_path: Path, key_folder: Path) -> None:
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "not a public key"),
         (public_pem(ec.generate_private_key(ec.SECP256R1())), "not an RSA key of 2048 bits"),
         (public_pem(weak), "not an RSA key of 2048 bits"),
+        (public_pem(rsa.generate_private_key(public_exponent=3, key_size=2048)), "with the exponent 65537"),
     ]:
         with pytest.raises(VerifyError, match=reason):
             KeyRing({"k.pub": pem}).verify("k.pub", "RSA", b"x", b"y")
@@ -88,3 +91,27 @@ def test_bad_keys(tmp_path: Path, key_folder: Path) -> None:
         Signer(key_folder / "test-1.rsa.pub", "k.pub")
     with pytest.raises(FormatError, match="not a signature algorithm"):
         Signer(key_folder / "test-1.rsa", "k.pub", "MD5")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [2048, 2056, 3072, 4096])
+def test_a_key_file_has_one_form(bits: int) -> None:
+    """What the library writes is read; every other form of the same key, and every flipped bit, is refused."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits).public_key()
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert read_modulus(pem, "k") == key.public_numbers().n
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    head, tail = b"-----BEGIN PUBLIC KEY-----\n", b"\n-----END PUBLIC KEY-----\n"
+    modulus_at = range(32, 33 + bits // 8)
+    forms = [der + b"\0", der[:-1], b"\0" + der, der[:4] + der[5:], der.replace(b"\x05\x00\x03", b"\x03", 1)]
+    forms += [
+        der[:at] + bytes((der[at] ^ 1 << bit,)) + der[at + 1 :]
+        for at in range(len(der))
+        if at not in modulus_at
+        for bit in range(8)
+    ]
+    for form in forms:
+        with pytest.raises(VerifyError):
+            read_modulus(head + binascii.b2a_base64(form, newline=False) + tail, "k")
+    for text in (b"", pem[5:], pem[:-5], pem.replace(b"PUBLIC", b"RSA PUBLIC"), pem.replace(b"M", b"!", 1), pem + pem):
+        with pytest.raises(VerifyError):
+            read_modulus(text, "k")
