@@ -40,7 +40,9 @@ def audit(tower: Tower, options: Options, view: View) -> Report:
     one = Audit(tower, tower.hosts(), options)
     with view.step("looking at this machine"):
         one.checks += local.check_here(tower, one.hosts)
-    with ExitStack() as stack, ThreadPoolExecutor(max(1, min(len(one.hosts), _MOST_AT_ONCE))) as pool:
+    # Whatever ends it, the connections are closed first: that ends what the threads wait for.
+    with ThreadPoolExecutor(max(1, min(len(one.hosts), _MOST_AT_ONCE))) as pool, ExitStack() as stack:
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         with view.step(f"asking {len(one.hosts)} hosts about themselves"):
             sessions = _ask(one, pool, stack)
         try:
@@ -67,15 +69,12 @@ def _each(one: Audit, pool: ThreadPoolExecutor, what: Callable[[Host], _Given]) 
 
 
 def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Session]:
-    def ask(host: Host) -> tuple[ExitStack, Session, Facts, Check]:
-        with ExitStack() as own:
-            session = own.enter_context(ssh.connect(one.tower, host, timeout=one.options.timeout))
-            found = hosts.ask(session), login(one.tower, host)
-            return own.pop_all(), session, *found
+    def ask(host: Host) -> tuple[Session, Facts, Check]:
+        session = stack.enter_context(ssh.connect(one.tower, host, timeout=one.options.timeout))
+        return session, hosts.ask(session), login(one.tower, host)
 
     sessions = {}
-    for name, (own, session, facts, logged) in _each(one, pool, ask).items():
-        stack.enter_context(own)
+    for name, (session, facts, logged) in _each(one, pool, ask).items():
         sessions[name], one.facts[name] = session, facts
         one.checks.append(logged)
     for host in one.hosts:

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.network.home import FOLDER, User, let_in
+from tests.network.home import FOLDER, User, child_of, let_in
 from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
 
 OPEN_KEY = f"{FOLDER}/hosts/online1/id_ed25519"
@@ -274,38 +278,29 @@ def sshd_with(machine: Machine, *lines: str) -> Iterator[None]:
 
 
 def test_what_cannot_be_tried_is_said(machines: Tower, user: User) -> None:
-    """A host that is off, the Internet not there: neither held nor broken, and the exit status is not 0."""
-    off = machines["offline2"]
-    off.run("ip", "link", "set", "eth0", "down")
-    try:
-        machines["internet"].run("ip", "link", "set", "eth0", "down")
-        found = audit(user)
-    finally:
-        machines["internet"].run("ip", "link", "set", "eth0", "up")
-        off.run("ip", "link", "set", "eth0", "up")
-    assert found.status == 15
-    assert not found.broken(), {key: found.details[key] for key in found.broken()}
-    others = [name for name in (*HOSTS, "thinclient", "internet") if name != "offline2"]
-    of_host = {("answers", "offline2", ""), ("names", "offline2", ""), ("way", "thinclient", "offline2")}
-    of_host |= {("way", "offline2", name) for name in others}
-    online = {("way", name, "internet") for name in ("router", "online1", "online2", "thinclient")}
-    assert of_host | online <= found.not_tried(), (of_host | online) - found.not_tried()
-    assert found.outcomes["way", "online1", "thinclient"] == "held"
-
-
-def test_tools_that_fail_prove_nothing(machines: Tower, user: User) -> None:
-    """A host whose busybox, doas or iptables-save does not do what it should is not tried, and never held."""
-    broken: list[tuple[str, str]] = [("online1", "iptables-save"), ("offline1", "busybox")]
+    """A host that is off, no Internet, programs that fail: neither held nor broken, and the exit status is not 0."""
     with ExitStack() as stack:
-        for name, program in broken:
-            stack.enter_context(replaced(machines[name], program))
+        for name in ("offline2", "internet"):
+            machines[name].run("ip", "link", "set", "eth0", "down")
+            stack.callback(machines[name].run, "ip", "link", "set", "eth0", "up")
+        stack.enter_context(replaced(machines["online1"], "iptables-save"))
+        stack.enter_context(replaced(machines["offline1"], "busybox"))
         machines["online2"].write("etc/doas.conf", "deny user\n", 0o400)
         stack.callback(machines["online2"].write, "etc/doas.conf", "permit nopass user\n", 0o400)
         found = audit(user)
     assert found.status == 15
-    assert found.outcomes["firewall", "online1", ""] == "not tried"
-    for name in ("offline1", "online2"):
+    assert not found.broken(), {key: found.details[key] for key in found.broken()}
+    for name in ("offline1", "offline2", "online2"):
         assert {outcome for key, outcome in found.outcomes.items() if key[1] == name} == {"not tried"}
+        assert found.outcomes["way", "thinclient", name] == "not tried"
+        assert found.outcomes["way", "router", name] == "not tried"
+    for name in ("router", "online1", "thinclient"):
+        assert found.outcomes["way", name, "internet"] == "not tried"
+    assert found.outcomes["firewall", "online1", ""] == "not tried"
+    # What can be tried is.
+    assert found.outcomes["way", "online1", "thinclient"] == "held"
+    assert found.outcomes["way", "thinclient", "online1"] == "held"
+    assert found.outcomes["firewall", "router", ""] == "held"
 
 
 @contextmanager
@@ -328,3 +323,22 @@ def replaced(machine: Machine, program: str) -> Iterator[None]:
             machine.run("mv", saved, path)
         if also:
             machine.run("mv", f"{hidden}.real", hidden)
+
+
+@pytest.mark.parametrize("seconds", [0.8, 3.5])
+def test_an_interrupted_audit_ends_at_once_and_leaves_nothing(machines: Tower, user: User, seconds: float) -> None:
+    before = left_behind(machines)
+    argv = user.argv("audit", "--internet", f"{INTERNET_ADDRESS}:443")
+    with subprocess.Popen(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        time.sleep(seconds)
+        os.kill(child_of(child), signal.SIGINT)
+        start = time.monotonic()
+        _, said = child.communicate(timeout=30)
+    assert child.returncode == 130, said
+    assert "stopped" in said
+    assert time.monotonic() - start < 8
+    # What a host had begun ends by itself.
+    ends = time.monotonic() + 10
+    while left_behind(machines) != before:
+        assert time.monotonic() < ends
+        time.sleep(0.5)
