@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from pipeline import proc
 from pipeline.errors import StageError
 from pipeline.paths import Paths
-from pipeline.plan import ChannelNode, is_folder, load_plan
+from pipeline.plan import ChannelNode, is_folder
+from pipeline.planner import load_plan
 from pipeline.progress import Screen
 from pipeline.reproducible import checkout_files
 from pipeline.vault import Vault

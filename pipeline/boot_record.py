@@ -56,7 +56,7 @@ def recorded(paths: Paths, name: str, image: Path) -> Iterator[None]:
 
 
 def _note(paths: Paths, digest: Digest, name: str, image: Path, *, passed: bool) -> None:
-    from pipeline.factory import write_file
+    from pipeline.files import write_file
 
     rows = {**read(paths, digest), name: passed}
     write_file(record_path(paths, digest), canonical_json({"image": image.name, "boots": {**rows}}))

@@ -13,7 +13,8 @@ from doit import doit_cmd
 from pipeline.errors import ConfigError, FactoryError
 from pipeline.factory import Factory
 from pipeline.paths import Paths
-from pipeline.plan import SUFFIXES, Settings, load_plan
+from pipeline.plan import SUFFIXES, Settings
+from pipeline.planner import load_plan
 from pipeline.progress import Screen
 from pipeline.report import Events, Lines
 

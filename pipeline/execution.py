@@ -32,23 +32,26 @@ def run_node(factory: Factory, node: StageNode, keyed: Keyed, output: Path, log:
     """
     hint = f"whole log: {factory.log_path(node, keyed.key)}\n  replay: {replay_command(factory, node)}"
     return run_stage(
-        factory.engine, sandbox_of(factory, node, keyed), outputs=output, declared=node.spec.outputs, log=log, hint=hint
+        factory.engine_for(node.arch),
+        sandbox_of(factory, node, keyed),
+        outputs=output,
+        declared=node.spec.outputs,
+        log=log,
+        hint=hint,
     )
 
 
 def replay_command(factory: Factory, node: StageNode) -> str:
     """What to type to run just this node's script again, with its output on the terminal."""
     words = [f"./ci/doit replay stage={node.name.removeprefix('stage:')}"]
-    words += [f"channel={factory.plan.channel.name}"] if factory.plan.settings.channel != Settings().channel else []
-    words += [f"compress={factory.plan.settings.compress}"] if factory.plan.settings.compress != Settings().compress else []
-    return " ".join(words)
+    return " ".join([*words, *(word for word in factory.plan.settings.words if word not in Settings().words)])
 
 
 def sandbox_of(factory: Factory, node: StageNode, keyed: Keyed) -> Sandbox:
     """The sandbox that the script of `node` runs in."""
     return Sandbox(
         name=node.name,
-        image=factory.builder(),
+        image=factory.builder(node.arch),
         argv=node.spec.command,
         epoch=factory.plan.channel.epoch,
         inputs=tuple(inputs_of(factory, node, keyed)),
@@ -59,7 +62,7 @@ def sandbox_of(factory: Factory, node: StageNode, keyed: Keyed) -> Sandbox:
         capabilities=node.spec.capabilities,
         secrets={name: factory.driver.signing_key()[1] for name in node.spec.secrets},
         timeout=float(node.spec.timeout),
-        architecture=factory.plan.channel.builder_arch,
+        architecture=factory.plan.builder_arch(node.arch),
     )
 
 

@@ -172,7 +172,7 @@ def _made_of(factory: Factory, image: Image) -> Digest:
 
 
 def _note(factory: Factory, image: Image, artifact: Artifact, folder: Path, records: dict[str, FileRecord]) -> None:
-    from pipeline.factory import write_file
+    from pipeline.files import write_file
 
     rows: dict[str, JsonValue] = {
         name: {"sha256": record.sha256, "stat": _fingerprint(folder / name)} for name, record in sorted(records.items())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: which stages make an image, with which options and inputs, for which targets.
 
-Reads pipeline/recipes/*.toml and checks each file for itself; `pipeline.plan` puts them together.
+Reads pipeline/recipes/*.toml and checks each file for itself; `pipeline.planner` puts them together.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from pipeline.difference import differences
 from pipeline.errors import StageError
 from pipeline.execution import shifted, time_in_sandbox
 from pipeline.paths import Paths, cache_home
-from pipeline.plan import Plan, is_folder, load_plan
+from pipeline.plan import Plan, is_folder
+from pipeline.planner import load_plan
 from pipeline.progress import Screen
 from pipeline.publish import ENDINGS, dist_folder
 
@@ -162,7 +163,6 @@ def _copy(factory: Factory, files: Sequence[str], folder: Path, how: Mapping[str
 
 def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str], words: Sequence[str] = ()) -> None:
     """Build all images in a copy, in a process of its own."""
-    settings = factory.plan.settings
     factory.progress.say(f"verify:reproducible: building in {folder}")
     log = folder.with_suffix(".log")
     argv = (
@@ -171,8 +171,7 @@ def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str]
         _START,
         umask,
         *words,
-        f"channel={settings.channel}",
-        f"compress={settings.compress}",
+        *factory.plan.settings.words,
     )
     with log.open("wb") as stream:
         done = proc.run(

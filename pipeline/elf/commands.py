@@ -40,7 +40,7 @@ def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> li
     from pipeline.elf.audit import compare, lists_of
     from pipeline.elf.reviewed import draft
     from pipeline.elf.tree import tree_of
-    from pipeline.factory import write_file
+    from pipeline.files import write_file
     from pipeline.publish import dist_folder
     from pipeline.scratch import temporary_folder
 

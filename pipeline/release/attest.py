@@ -44,7 +44,7 @@ def attest(folder: Path, own: bytes, secret: SecretKey) -> Path:
         raise VerifyError(f"{path}: {_difference(theirs, own)}", hint="nothing was signed")
     target = folder / ATTESTATIONS / f"{secret.public_key.name}{SUFFIX}"
     target.parent.mkdir(exist_ok=True)
-    from pipeline.factory import write_file
+    from pipeline.files import write_file
 
     write_file(target, secret.sign_bytes(own, f"rebuilt:{json.loads(own)['predicate']['commit']}"))
     return target

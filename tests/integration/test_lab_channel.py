@@ -21,7 +21,7 @@ from pipeline.errors import FetchError, LockError, VerifyError
 from pipeline.lab.driver import LabDriver
 from pipeline.lab.mirror import SETTING
 from pipeline.paths import Paths
-from pipeline.plan import load_channel
+from pipeline.planner import load_channel
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 WORLD = frozenset({"doas", "zstd", "iptables"})

@@ -13,7 +13,8 @@ from pipeline.channel import Lock, LockedFile, Progress
 from pipeline.engine import Engine
 from pipeline.factory import Factory
 from pipeline.paths import Paths
-from pipeline.plan import Settings, load_plan
+from pipeline.plan import Settings
+from pipeline.planner import load_plan
 from pipeline.progress import Screen
 
 CHANNEL = """

@@ -12,7 +12,7 @@ from pipeline.canonical import Digest
 from pipeline.channel import Lock, LockedFile, open_driver
 from pipeline.config import Problems
 from pipeline.errors import ConfigError, LockError
-from pipeline.plan import load_channel
+from pipeline.planner import load_channel
 from tests.unit.small import make_checkout
 
 FILE = LockedFile("busybox", "1-r0", Digest("a" * 64), 10, "pool/b")

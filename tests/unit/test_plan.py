@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.plan import ChannelNode, Settings, StageNode, load_plan
+from pipeline.plan import ChannelNode, Settings, StageNode
+from pipeline.planner import load_plan
 from tests.unit.small import CHANNEL, HOST, PACK, ROOT, make_checkout, write
 
 

@@ -15,7 +15,8 @@ from pipeline.canonical import digest_json
 from pipeline.errors import ConfigError, LockError, VerifyError
 from pipeline.factory import Factory
 from pipeline.paths import Paths
-from pipeline.plan import Settings, load_plan
+from pipeline.plan import Settings
+from pipeline.planner import load_plan
 from pipeline.progress import Screen
 from pipeline.vault import Vault
 from tests.unit.alpine.upstream import ARCHES, BRANCH, Upstream

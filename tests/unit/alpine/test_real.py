@@ -20,7 +20,8 @@ from pipeline.config import Problems
 from pipeline.errors import VerifyError
 from pipeline.fetch import Source
 from pipeline.paths import Paths
-from pipeline.plan import Settings, load_channel, load_plan
+from pipeline.plan import Settings
+from pipeline.planner import load_channel, load_plan
 from pipeline.trust import Trust, load_trust
 from pipeline.vault import Vault
 from tests.unit.mirror import Quiet, serving

@@ -12,7 +12,8 @@ from pipeline import blockmap, publish
 from pipeline.boot_record import _note
 from pipeline.canonical import digest_file
 from pipeline.factory import Factory
-from pipeline.plan import Settings, load_plan
+from pipeline.plan import Settings
+from pipeline.planner import load_plan
 from pipeline.progress import Screen
 from pipeline.release.checks import check_release
 from pipeline.release.folder import write_release

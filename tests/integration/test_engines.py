@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`engine.ARCH=`: the stages of an architecture run on an engine of their own, here a second dockerd on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from pipeline.engine import LABEL_CHECKOUT, checkout_id
+from tests.integration.conftest import Tiny
+
+NOWHERE = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
+_START_SECONDS = 60
+_SANDBOX_ERROR = 14
+
+
+class Far:
+    """An engine that has nothing in common with the usual one but the kernel."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tower-far-", dir="/var/tmp"))  # overlay2 wants a disk
+        self.address = f"unix://{self.folder}/docker.sock"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        places = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
+        words = [word for name, place in places.items() for word in (name, f"{self.folder}/{place}")]
+        words += ["--host", self.address, "--bridge=none", "--iptables=false", "--ip-forward=false"]
+        with (self.folder / "log").open("ab") as log:
+            self.engine = subprocess.Popen(["dockerd", *words], stdout=log, stderr=log)
+        deadline = time.monotonic() + _START_SECONDS
+        while not answers(self.address):
+            assert self.engine.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """As the kernel does it when memory is short: its containers live on."""
+        self.engine.kill()
+        self.engine.wait()
+        # Its containerd goes with it; the next one would take the number in this note for a live one.
+        for note in ("pid", "exec/containerd/containerd.pid"):
+            (self.folder / note).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """End it and what it started, and remove all it had."""
+        self.engine.terminate()
+        self.engine.wait(30)
+        for process in Path("/proc").glob("[0-9]*"):  # what outlived a kill
+            with suppress(OSError):
+                if f"{self.folder}/".encode() in (process / "cmdline").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            if line.split()[1].startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "--lazy", line.split()[1]], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def far_engine() -> Iterator[Far]:
+    if os.geteuid() or shutil.which("dockerd") is None:
+        pytest.skip("a second engine needs root and dockerd")
+    made = Far()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def far(far_engine: Far) -> str:
+    return far_engine.address
+
+
+def answers(address: str) -> bool:
+    try:
+        return bool(docker.DockerClient(base_url=address, timeout=5).ping())
+    except (docker.errors.DockerException, OSError):
+        return False
+
+
+def context(folder: Path, name: str, address: str) -> dict[str, str]:
+    """The environment in which Docker knows a context of this name."""
+    meta = folder / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest()
+    meta.mkdir(parents=True)
+    data: dict[str, object] = {"Name": name, "Metadata": {}, "Endpoints": {"docker": {"Host": address, "SkipTLSVerify": False}}}
+    (meta / "meta.json").write_text(json.dumps(data))
+    return {"DOCKER_CONFIG": str(folder)}
+
+
+def of_arm(tiny: Tiny, *, native: bool) -> None:
+    """Make the tiny image one for aarch64; its stages run busybox of this machine all the same."""
+    channel = tiny.folder / "pipeline/channels/lab.toml"
+    line = 'native_builders = ["aarch64"]\n' if native else ""
+    channel.write_text(channel.read_text().replace('["x86_64"]', '["x86_64", "aarch64"]') + line)
+    recipe = tiny.folder / "pipeline/recipes/host.toml"
+    recipe.write_text(recipe.read_text().replace('arch = "x86_64"', 'arch = "aarch64"'))
+
+
+def test_all_stages_elsewhere(tiny: Tiny, far: str) -> None:
+    """The usual engine is not there at all: lock, builder, inputs, scripts and outputs do without it."""
+    said = tiny.doit(f"engine.x86_64={far}", env=NOWHERE)
+    assert "done: 3 built, 0 cached" in said
+    assert tiny.image == "one\ntwo\n"
+    client = docker.DockerClient(base_url=far)
+    label: dict[str, Any] = {"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"}
+    assert client.images.list(filters=label), "the builder is there"
+    assert not client.containers.list(all=True, filters=label)
+    assert not client.volumes.list(filters=label)
+    client.close()
+    # Where it was built is no part of a key: the same builder there and here gives the same.
+    assert "nothing to do: 3 stages cached" in tiny.doit(env=NOWHERE)
+
+
+def test_a_context(tiny: Tiny, far: str, tmp_path: Path) -> None:
+    """By the name of a Docker context, in the channel's file; what the command line says goes before it."""
+    of_arm(tiny, native=False)
+    known = {**NOWHERE, **context(tmp_path / "config", "box", far)}
+    channel = tiny.folder / "pipeline/channels/lab.toml"
+    channel.write_text(channel.read_text() + '[engines]\naarch64 = "box"\n')
+    tiny.doit(env=known)
+    assert tiny.image == "one\ntwo\n"
+    tiny.script("third", "true")
+    said = tiny.doit("engine.aarch64=bos", env=known, status=_SANDBOX_ERROR)
+    assert "engine.aarch64=bos: there is no Docker context of this name" in said
+    assert "hint: docker context ls" in said
+    said = tiny.doit("engine.aarch64=", env=known, status=_SANDBOX_ERROR)
+    assert "no container engine at unix:///nonexistent/docker.sock" in said
+
+
+def test_an_engine_of_the_wrong_architecture(tiny: Tiny, far: str) -> None:
+    of_arm(tiny, native=True)
+    said = tiny.doit(f"engine.aarch64={far}", env=NOWHERE, status=_SANDBOX_ERROR)
+    assert f"engine.aarch64: the container engine at {far} is of architecture x86_64, not aarch64" in said
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "message"),
+    [
+        ("engine.x86_64=unix:///nonexistent/far.sock", 14, "no container engine at unix:///nonexistent/far.sock"),
+        ("engine.x86_64=tcp://127.0.0.1:1", 14, "the container engine at tcp://127.0.0.1:1 does not run"),
+        ("engine.x86_64=ssh://box", 14, "does not speak ssh:// to an engine"),
+        ("engine.armv7=box", 10, "engine.armv7=box: channel lab has no such architecture"),
+    ],
+)
+def test_no_such_engine(tiny: Tiny, word: str, status: int, message: str) -> None:
+    said = tiny.doit(word, status=status)
+    assert message in said
+    assert "hint: " in said
+
+
+def test_the_engine_is_killed_in_the_middle_of_a_stage(tiny: Tiny, far_engine: Far) -> None:
+    word = f"engine.x86_64={far_engine.address}"
+    tiny.script("second", "echo begun", "echo half > /out/second", "sleep 600")
+    build = tiny.start(word, env=NOWHERE)
+    deadline = time.monotonic() + _START_SECONDS
+    while "begun" not in "".join(log.read_text() for log in (tiny.folder / "build" / "log").glob("second.*")):
+        assert build.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    far_engine.kill()
+    said, _ = build.communicate(timeout=60)
+    assert build.returncode == _SANDBOX_ERROR, said
+    assert "Traceback" not in said, said
+    assert f"the container engine at {far_engine.address}" in said
+    assert tiny.artifacts("first"), "what was finished is kept"
+    assert not tiny.artifacts("second")
+    assert not tiny.leftovers()
+    far_engine.start()
+    tiny.script("second", "cat /in/first/first /src/text/second > /out/second")
+    said = tiny.doit(word, env=NOWHERE)
+    assert "that a killed build left" in said
+    assert tiny.image == "one\ntwo\n"
+    client = docker.DockerClient(base_url=far_engine.address)
+    label: dict[str, Any] = {"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"}
+    assert not client.containers.list(all=True, filters=label)
+    assert not client.volumes.list(filters=label)
+    client.close()
