@@ -21,6 +21,8 @@ from tower.view import View
 
 SERVERS: Final = "servers"
 """In ~/.local/tower: what the user has said, NAME:PORT a line."""
+PORTS: Final = (80, 443)
+"""What the router's sshd leads to: see overlays/common/etc/ssh/sshd_config.d/tower.conf."""
 _OWN: Final = Path("/etc/apk")
 
 
@@ -47,9 +49,13 @@ def check_servers(
             f"{name}: has no repository that packages could come from",
             hint=f"put one into its list: ssh -t {name} doas vi /etc/apk/repositories",
         )
-    for server, _ in wanted:
+    for server, port in wanted:
         if _is_address(server):
             raise ValueRefusedError(f"{name}: its repository at {server} has no name", hint="a repository is named, not numbered")
+        if port not in PORTS:
+            raise ValueRefusedError(
+                f"{name}: its repository at {server} has port {port}", hint="the router leads to ports 80 and 443 only"
+            )
     remember(tower, allowed)
     unknown = [one for one in wanted if one not in known_servers(tower)]
     if not unknown:

@@ -39,7 +39,9 @@ MOST: Final = 16 << 20
 """Bytes that a command of a host may write; a host is not believed to stop."""
 _READY: Final = b"tower-ready"
 # A constant: nothing of the user's or the host's is in it. The parent of the shell is the host's end of the connection.
-_GUARD: Final = f'echo {_READY.decode()}; cat; read -r _ _ _ parent _ </proc/$$/stat && kill "$parent"'
+_END: Final = 'read -r _ _ _ parent _ </proc/$$/stat && kill "$parent"'
+# The folder is the journal of an installation: tower.repair puts it in order.
+_GUARD: Final = f"[ ! -d /var/lib/tower/packages ] || more=-unfinished; echo {_READY.decode()}$more; cat; {_END}"
 _PUT: Final = """\
 set -eu
 umask 077

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.network.home import FOLDER, User, make_hosts
+from tests.network.home import FOLDER, User, child_of, make_hosts, unplugged
 from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
-from tests.network.mirror import KEY, SERVER, Made, Mirror, use_mirror
+from tests.network.mirror import SERVER, Made, Mirror, use_mirror
 
 NAMES = ("router", "online1", "offline1", "offline2")
 ALL = ("thinclient", "online1", "offline1", "offline2")
@@ -25,7 +28,7 @@ PACKAGES = {
     "big": Made(size=4_000_000, depends=("library",)),
     "slow": Made(script="sleep 4", depends=("library",)),
     "broken": Made(script="exit 1", depends=("library",)),
-    "nosy": Made(script="cat /etc/hosts /etc/apk/repositories >/opt/seen"),
+    "nosy": Made(script="cat /etc/hosts >/run/seen; ls /var/cache/apk >>/run/seen; sleep 2"),
     "other": Made(),
 }
 
@@ -38,17 +41,30 @@ def user(machines: Tower) -> User:
     return made
 
 
-@pytest.fixture
-def mirror(machines: Tower, user: User, tmp_path: Path) -> Iterator[Mirror]:
-    made = Mirror(tmp_path)
+@pytest.fixture(scope="module")
+def served(machines: Tower, user: User, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
+    made = Mirror(tmp_path_factory.mktemp("mirror"))
     made.publish(PACKAGES, made=1_700_000_000)
     use_mirror(machines, made, ALL)
     for name in ALL:
         lay(machines[name])
     machines["online1"].write("etc/hosts", f"127.0.0.1 localhost\n{INTERNET_ADDRESS} {SERVER}\n")
-    user.machine.run("sh", "-c", f"rm -f {FOLDER}/servers {FOLDER}/thinclient.world {FOLDER}/hosts/*/world")
     with made.served(machines["internet"]):
         yield made
+
+
+@pytest.fixture
+def mirror(machines: Tower, user: User, served: Mirror) -> Mirror:
+    """The server without faults; nothing is installed on offline1, and nothing noted."""
+    served.requests.clear()
+    served.flip.clear()
+    served.cut.clear()
+    served.pace = 0.0
+    user.machine.run("sh", "-c", f"rm -f {FOLDER}/servers {FOLDER}/thinclient.world {FOLDER}/hosts/*/world")
+    user.machine.write("etc/apk/repositories", f"http://{SERVER}/main\n")
+    use_mirror(machines, served, ["offline1"])
+    machines["offline1"].run("rm", "-f", "/run/seen")
+    return served
 
 
 def lay(machine: Machine) -> None:
@@ -60,33 +76,81 @@ def has(machine: Machine, *names: str) -> bool:
     return all((machine.root / "opt" / name).is_file() for name in names)
 
 
+_STATE = """
+for file in resolv.conf hosts nsswitch.conf apk/repositories apk/arch; do echo "==== $file"; cat "/etc/$file" 2>&1; done
+for family in iptables ip6tables; do echo "==== $family"; $family-save; done
+echo "==== addresses"; ip addr; ip route show table all
+echo "==== listeners"; ss -Hltn
+echo "==== mounts"; cat /proc/mounts
+echo "==== etc"; ls -AR /etc
+echo "==== left"; ls -d /var/lib/tower/* /run/tower-packages* /tmp/tower-???????? 2>/dev/null
+ps -eo args | grep -E '^/bin/sh /usr/libexec/tower/packages|^ssh |^doas|^[^ ]*python[^ ]* -IS /usr/sbin/apk '
+true
+"""
+
+
 def state_of(machine: Machine) -> dict[str, str]:
-    """All that decides whom the machine asks for what, who may reach it, and what apk is told."""
-    files = ("etc/resolv.conf", "etc/hosts", "etc/nsswitch.conf", "etc/apk/repositories", "etc/apk/arch", "etc/apk/world")
-    found = {name: machine.read(name) for name in files if (machine.root / name).is_file()}
-    for command in ("ip addr", "ip route show table all", "ss -Hltn", "mount", "ls -AR /etc"):
-        found[command] = machine.run(*command.split()).stdout
-    for command in ("iptables-save", "ip6tables-save"):
+    """All that decides whom the machine asks for what, who may reach it, what apk is told; and what must not be left."""
+    parts = machine.run("sh", "-c", _STATE).stdout.split("==== ")[1:]
+    found = dict(part.split("\n", 1) for part in parts)
+    # A leg that was pulled and plugged in again has its routes in another order.
+    found["addresses"] = "\n".join(sorted(found["addresses"].splitlines()))
+    for family in ("iptables", "ip6tables"):
         # Without the time, and what the policies have counted.
-        found[command] = re.sub(r"^#.*\n|\[[0-9]+:[0-9]+\]$", "", machine.run(command).stdout, flags=re.MULTILINE)
-    return found | {"left": left(machine)}
+        found[family] = re.sub(r"^#.*\n|\[[0-9]+:[0-9]+\]$", "", found[family], flags=re.MULTILINE)
+    return found
 
 
-def left(machine: Machine) -> str:
-    """What an installation must not leave: files, folders, processes, namespaces of its own."""
-    folders = machine.run("sh", "-c", "ls -d /var/lib/tower/* /run/tower-packages* /tmp/tower-???????? 2>/dev/null || true").stdout
-    running = [line for line in machine.run("ps", "-eo", "args").stdout.splitlines() if "tower/packages" in line]
-    return folders + "".join(running)
+def same(before: dict[str, str], machine: Machine) -> None:
+    after = state_of(machine)
+    for name, value in before.items():
+        assert after[name] == value, f"{machine.name}: {name}"
 
 
-def same(before: dict[str, str], after: dict[str, str], *, but: tuple[str, ...] = ()) -> None:
-    for name in before:
-        if name not in but:
-            assert after[name] == before[name], name
+def wait_until_idle(machine: Machine, seconds: float = 30) -> None:
+    """No installation runs there any more."""
+    ends = time.monotonic() + seconds
+    while "packages add" in (left := state_of(machine)["left"]) or "/sbin/apk" in left:
+        assert time.monotonic() < ends, left
+        time.sleep(0.1)
+
+
+def untouched(machine: Machine, before: dict[str, str], *, files: bool = True) -> None:
+    """And no package has come or gone; a killed apk may have left files that it has not noted."""
+    wait_until_idle(machine)
+    same(before, machine)
+    assert machine.read("etc/apk/world") == ""
+    assert machine.run("apk", "info").stdout == ""
+    assert not (files and list((machine.root / "opt").glob("*")))
+
+
+@contextmanager
+def installing(user: User, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A `tower install` that runs; its steps are lines of stderr."""
+    argv = user.argv("install", *words, "--yes", env={"PYTHONUNBUFFERED": "1"})
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def wait_for(running: subprocess.Popen[str], text: str) -> None:
+    """Until it says so."""
+    assert running.stderr is not None
+    said = []
+    for line in running.stderr:
+        said.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} was not said: {''.join(said)}")
 
 
 def world(user: User, name: str) -> str:
-    return user.machine.read(f"{FOLDER}/{name}.world" if name == "thinclient" else f"{FOLDER}/hosts/{name}/world")
+    file = user.machine.root / f"{FOLDER}/{name}.world".lstrip("/")
+    if name != "thinclient":
+        file = user.machine.root / f"{FOLDER}/hosts/{name}/world".lstrip("/")
+    return file.read_text() if file.exists() else ""
 
 
 @pytest.mark.qa("A01")
@@ -102,10 +166,234 @@ def test_a_package_and_what_it_needs(machines: Tower, user: User, mirror: Mirror
     }
     assert has(machine, "editor", "library")
     assert world(user, name) == "editor\n"
-    same(before, state_of(machine), but=("etc/apk/world",))
+    same(before, machine)
     assert machine.read("etc/apk/world") == "editor\n"
     for other, was in others.items():
-        same(was, state_of(machines[other]))
+        same(was, machines[other])
     assert {one.peer for one in mirror.requests} == {machines["router"].address("wlan0")}
     again = user.tower("install", name, "editor", "--yes")
     assert (again.returncode, again.stdout) == (0, f"{name}  editor: there already\n"), again.stderr
+
+
+def test_only_apk_sees_the_tunnel(machines: Tower, user: User, mirror: Mirror) -> None:
+    host, before = machines["offline1"], state_of(machines["offline1"])
+    with installing(user, "offline1", "nosy") as running:
+        wait_for(running, "Executing nosy")
+        during = state_of(host)
+        assert running.wait(30) == 0
+    for name in ("hosts", "resolv.conf", "apk/repositories", "iptables", "ip6tables", "mounts", "etc"):
+        assert during[name] == before[name], name
+    assert during["listeners"].count("127.0.0.1:") == 1
+    seen = host.read("run/seen")
+    assert f"127.0.0.1\t{SERVER}\n" in seen
+    assert "APKINDEX" in seen
+    assert not list((host.root / "var/cache/apk").glob("APKINDEX*"))
+    same(before, host)
+
+
+def test_what_would_be_installed(machines: Tower, user: User, mirror: Mirror) -> None:
+    host, before = machines["offline1"], state_of(machines["offline1"])
+    done = user.tower("install", "offline1", "editor", "other>=1", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)["hosts"]["offline1"]["steps"]
+    assert sorted(steps) == [f"Installing {name} (1.0-r0)" for name in ("editor", "library", "other")]
+    untouched(host, before)
+    asked = user.tower("install", "offline1", "editor")
+    assert (asked.returncode, "add --yes" in asked.stderr) == (10, True)
+    untouched(host, before)
+    for words in (["-U"], ["--", "--allow-untrusted"], ["/tmp/x.apk"], ["a b"], ["x.apk"]):
+        assert user.tower("install", "offline1", *words).returncode in (2, 10), words
+    missing = user.tower("install", "offline1", "nothing", "--yes")
+    assert missing.returncode == 18, missing.stderr
+    assert "nothing (no such package)" in missing.stderr
+    untouched(host, before)
+    assert world(user, "offline1") == ""
+
+
+def test_the_program_of_the_host_takes_no_options_for_apk(machines: Tower, mirror: Mirror) -> None:
+    host, before = machines["offline1"], state_of(machines["offline1"])
+    for words in (["--allow-untrusted", "x"], ["-X", "http://x"], ["/tmp/x.apk"], ["a b"], ["$(id)"], []):
+        assert host.run(f"/{PROGRAM}", "add", *words, data=".\ngo\n", check=False).returncode == 2, words
+    for lines in ("name a b\n", "name \n", "name ../x\n", "repositories x\n", "repository http://x\n", ""):
+        assert host.run(f"/{PROGRAM}", "add", "other", data=lines, check=False).returncode == 2, lines
+    untouched(host, before)
+
+
+def test_a_server_that_nobody_knows_here(machines: Tower, user: User, mirror: Mirror) -> None:
+    """A host that was taken over must not choose where its way out leads."""
+    user.machine.write("etc/apk/repositories", "http://elsewhere.test/main\n")
+    refused = user.tower("install", "offline1", "other", "--yes")
+    assert (refused.returncode, f"--server {SERVER}:80" in refused.stderr) == (10, True), refused.stderr
+    assert not mirror.requests
+    assert user.tower("install", "offline1", "other", "--yes", "--server", f"{SERVER}:80").returncode == 0
+    assert user.tower("install", "offline1", "editor", "--yes").returncode == 0
+    for line in ("http://127.0.0.1/main", "http://0x7f000001/main", "http://packages.test:22/main", "ftp://packages.test/main"):
+        machines["offline1"].write("etc/apk/repositories", f"{line}\n")
+        done = user.tower("install", "offline1", "big", "--yes", "--server", "127.0.0.1:80", "--server", "packages.test:22")
+        assert done.returncode in (10, 11), (line, done.stderr)
+
+
+def test_several_machines_of_which_one_is_off(machines: Tower, user: User, mirror: Mirror) -> None:
+    with unplugged(machines["offline1"]):
+        done = user.tower("install", "offline1,offline2,thinclient", "editor", "--yes", "--json")
+    assert done.returncode == 15, done.stderr
+    hosts = json.loads(done.stdout)["hosts"]
+    assert [hosts[name]["done"] for name in ("offline1", "offline2", "thinclient")] == [False, True, True]
+    assert has(machines["offline2"], "editor", "library")
+    assert has(user.machine, "editor", "library")
+    assert (world(user, "offline1"), world(user, "offline2"), world(user, "thinclient")) == ("", "editor\n", "editor\n")
+
+
+def test_what_was_installed_comes_again(machines: Tower, user: User, mirror: Mirror) -> None:
+    assert user.tower("install", "offline1", "other>=1", "editor", "--yes").returncode == 0
+    assert user.tower("install", "offline1", "other", "--yes").returncode == 0
+    assert world(user, "offline1") == "editor\nother\n"
+    use_mirror(machines, mirror, ["offline1"])
+    code = "from tower.install import reinstall; from tower.sshconf import tower_of_user; from tower.view import View\n"
+    user.python(f"{code}reinstall(tower_of_user(), 'offline1', View())", timeout=60)
+    assert has(machines["offline1"], "editor", "library", "other")
+
+
+@pytest.mark.parametrize("how", ["no server", "no router", "bad index", "bad package", "cut", "script", "disk", "journal"])
+def test_an_installation_that_fails_is_undone(machines: Tower, user: User, mirror: Mirror, how: str) -> None:
+    host, before = machines["offline1"], state_of(machines["offline1"])
+    package, said, status = "big", "", 18
+    with ExitStack() as stack:
+        if how == "no server":
+            said, place = "repositories cannot be read", mirror.folder / "main"
+            stack.callback(place.with_name("away").rename, place)
+            place.rename(place.with_name("away"))
+        elif how == "no router":
+            stack.enter_context(unplugged(machines["router"]))
+            said, status = "router: nothing answers", 15
+        elif how == "bad index":
+            mirror.flip.add("APKINDEX.tar.gz")
+            said = "repositories cannot be read"
+        elif how == "bad package":
+            mirror.flip.add("big-1.0-r0.apk")
+            said = "undone: big"
+        elif how == "cut":
+            mirror.cut["big-1.0-r0.apk"] = 1_000_000
+            said = "undone: big"
+        elif how == "script":
+            package, said = "broken", "undone: broken"
+        else:
+            folder = "/opt" if how == "disk" else "/var/lib/tower"
+            host.run("mkdir", "-p", folder)
+            host.run("mount", "-t", "tmpfs", "-o", "size=1m", "small", folder)
+            stack.callback(host.run, "umount", folder)
+            said = "undone: big" if how == "disk" else "no room on the disk"
+        done = user.tower("install", "offline1", package, "--yes")
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert "hint: " in done.stderr
+    host.run("sh", "-c", "rmdir /opt /var/lib/tower 2>/dev/null || true")
+    host.run("mkdir", "-p", "/opt")
+    untouched(host, before)
+    assert world(user, "offline1") == ""
+    mirror.flip.clear()
+    if how in ("cut", "disk"):
+        assert user.tower("install", "offline1", "big", "--yes").returncode == 0
+        assert has(host, "big", "library")
+
+
+# Where a `tower install` is when it says so; `big` comes slowly, the script of `slow` takes its time.
+STEPS = {
+    "connecting to the router": "big",
+    "fetch http": "big",
+    "(2/2) Installing big": "big",
+    "Executing slow": "slow",
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "how"),
+    [*((step, signal.SIGKILL) for step in STEPS), ("(2/2) Installing big", signal.SIGINT), ("Executing slow", signal.SIGTERM)],
+)
+def test_a_tower_that_is_killed(machines: Tower, user: User, mirror: Mirror, step: str, how: signal.Signals) -> None:
+    """It takes its tunnels along; apk is never stopped in the middle: it ends, and what it did is undone or noted."""
+    host, before, package = machines["offline1"], state_of(machines["offline1"]), STEPS[step]
+    own = state_of(user.machine)
+    mirror.pace = 0.1
+    with installing(user, "offline1", package) as running:
+        wait_for(running, step)
+        if "Installing" in step:
+            wait_for(running, step)  # the first was what it would do
+        os.kill(child_of(running), how)
+        running.wait(20)
+        assert running.returncode in (-how, 128 + how)
+    mirror.pace = 0
+    wait_until_idle(host)
+    # Whatever comes next puts it in order; here a command that is about something else.
+    done = user.tower("run", "offline1", "true")
+    assert done.returncode == 0, done.stderr
+    if package == "slow":
+        assert "finished without us: slow" in done.stderr
+        assert has(host, "slow", "library")
+        assert world(user, "offline1") == "slow\n"
+        same(before, host)
+    else:
+        untouched(host, before)
+        assert world(user, "offline1") == ""
+    left = {**own, "left": re.sub(r"/tmp/tower-\S+\n", "", own["left"])}
+    now = state_of(user.machine)
+    now["left"] = re.sub(r"/tmp/tower-\S+\n", "", now["left"])
+    assert now == left
+
+
+@pytest.mark.parametrize("what", ["program", "apk", "all"])
+def test_a_host_that_is_killed(machines: Tower, user: User, mirror: Mirror, what: str) -> None:
+    """Its program, its apk, or all at once as in a power cut, while apk lays a package down."""
+    host, before = machines["offline1"], state_of(machines["offline1"])
+    mirror.pace = 0.05
+    words = {"program": "^/bin/sh /usr/libexec/tower/packages", "apk": "/sbin/apk", "all": "tower/packages add|/sbin/apk"}
+    with installing(user, "offline1", "big") as running:
+        wait_for(running, "(2/2) Installing big")
+        wait_for(running, "(2/2) Installing big")
+        host.run("pkill", "-KILL", "-f", words[what])
+        assert running.wait(30) == 18
+    mirror.pace = 0
+    if what != "apk":
+        assert JOURNAL in state_of(host)["left"]
+        wait_until_idle(host)
+        if what == "all":
+            # The machine starts anew: what was in memory is gone, and its service runs.
+            host.run("sh", "-c", "rm -rf /run/tower-packages*")
+            assert "undone big" in host.run(f"/{PROGRAM}", "repair").stdout
+        else:
+            assert "undone: big" in user.tower("run", "offline1", "true").stderr
+    untouched(host, before, files=False)
+    assert user.tower("install", "offline1", "big", "--yes").returncode == 0
+    assert has(host, "big", "library")
+
+
+def test_a_cable_that_is_pulled(machines: Tower, user: User, mirror: Mirror) -> None:
+    host, before = machines["offline1"], state_of(machines["offline1"])
+    mirror.pace = 0.5
+    with installing(user, "offline1", "big") as running:
+        wait_for(running, "(2/2) Installing big")
+        wait_for(running, "(2/2) Installing big")
+        with unplugged(host):
+            assert running.wait(60) == 15
+            assert running.stderr is not None
+            assert "the connection broke" in running.stderr.read()
+    mirror.pace = 0
+    # The host's own end of the connection takes longer to notice, or the next command tells it.
+    host.run("pkill", "-f", "^sshd: user", check=False)
+    wait_until_idle(host)
+    assert user.tower("install", "offline1", "big", "--yes").returncode == 0
+    assert has(host, "big", "library")
+    same(before, host)
+
+
+def test_two_at_once(machines: Tower, user: User, mirror: Mirror) -> None:
+    before = state_of(machines["offline1"])
+    with installing(user, "offline1", "slow") as first:
+        wait_for(first, "Executing slow")
+        # It waits a little for the other, and is neither a repair nor in the way.
+        assert user.tower("run", "offline1", "true").stderr == ""
+        second = user.tower("install", "offline1", "other", "--yes")
+        assert first.wait(30) == 0
+    assert second.returncode == 0, second.stderr
+    assert world(user, "offline1") == "other\nslow\n"
+    same(before, machines["offline1"])
