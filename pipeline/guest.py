@@ -190,8 +190,11 @@ def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: d
     log.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder("vm") as folder, log.open("wb") as out:
         place = folder / "console"
-        # QEMU waits for the console to be connected, so that nothing is lost; `timeout` ends it when we cannot.
+        # QEMU waits for the console to be connected, so that nothing is lost. It ends with us, even if we are killed, and at
+        # its time limit.
         full = (
+            "setpriv",
+            "--pdeathsig=TERM",
             "timeout",
             "--kill-after=5",
             f"{limit:.0f}",

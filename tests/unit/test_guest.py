@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -100,3 +104,31 @@ def test_a_program_that_is_no_machine_is_shown(tmp_path: Path) -> None:
 def test_ports_are_free() -> None:
     with socket.create_server(("127.0.0.1", free_port())):
         pass
+
+
+OWNER = """
+import sys
+from pathlib import Path
+from pipeline.guest import running
+note = Path(sys.argv[1])
+# In the place of QEMU; it never opens the console that the owner waits for.
+with running("machine", ["sh", "-c", f"echo $$ > {note}; exec sleep 60"], log=note.with_name("log"), limit=60, ports={}):
+    pass
+"""
+
+
+def test_the_machine_ends_with_an_owner_that_is_killed(tmp_path: Path, checkout: Path) -> None:
+    note = tmp_path / "pid"
+    argv = [sys.executable, "-c", OWNER, str(note)]
+    with subprocess.Popen(argv, cwd=checkout, env={**os.environ, "TMPDIR": str(tmp_path)}) as owner:
+        deadline = time.monotonic() + 30
+        while not (note.exists() and note.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        machine = Path("/proc") / note.read_text().strip()
+        assert machine.exists()
+        owner.send_signal(signal.SIGKILL)
+    with suppress(OSError):  # it is gone
+        while (machine / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
