@@ -83,16 +83,17 @@ def time_in_sandbox(factory: Factory, ahead: str, scratch: Path) -> int:
 
     `scratch` is an empty folder. Raises SandboxError, StageError.
     """
+    arch = factory.plan.channel.builder_arch
     sandbox = Sandbox(
         name="clock",
-        image=factory.builder(),
+        image=factory.builder(arch),
         argv=("sh", "-c", "date +%s >/out/now"),
         epoch=factory.plan.channel.epoch,
         env=other_clock(factory.plan.channel, ahead),
-        architecture=factory.plan.channel.builder_arch,
+        architecture=arch,
     )
     with scratch.with_suffix(".log").open("wb") as log:
-        run_stage(factory.engine, sandbox, outputs=scratch, declared=("now",), log=log)
+        run_stage(factory.engine_for(arch), sandbox, outputs=scratch, declared=("now",), log=log)
     return int((scratch / "now").read_text())
 
 
