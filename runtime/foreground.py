@@ -26,11 +26,13 @@ _LOST: Final = 255
 _PATIENCE: Final = 5.0
 """Seconds to reach the host with a signal."""
 # The mark is in the arguments of the one shell that leads the command's process group, and comes on stdin here, so that it
-# is in the arguments of nothing else.
+# is in the arguments of nothing else. Builtins alone: `read` passes over the NULs between arguments, busybox' grep does not.
 _KILL: Final = """\
-grep -l -F -f - /proc/[0-9]*/cmdline 2>/dev/null | while IFS=/ read -r none proc number rest; do
-kill -s "$1" -- "-$number" 2>/dev/null
-done
+IFS= read -r mark
+for process in /proc/[0-9]*; do
+IFS= read -r words <"$process/cmdline"
+case $words in *"$mark"*) kill -s "$1" -- "-${process#/proc/}" ;; esac
+done 2>/dev/null
 """
 
 

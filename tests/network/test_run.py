@@ -7,9 +7,11 @@ import errno
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,14 @@ from tests.network.machines import Machine, Tower
 
 
 @pytest.fixture(scope="module")
-def user(machines: Tower) -> User:
-    return make_hosts(machines, ("online1", "offline1"))
+def user(machines: Tower) -> Iterator[User]:
+    """A host whose user has the shell that hosts have, busybox' ash. (Debian's has programs built in: paths go past them.)"""
+    made, host = make_hosts(machines, ("offline1",)), machines["offline1"]
+    busybox = shutil.which("busybox") or pytest.skip("busybox is not installed")
+    host.run("ln", "-sf", busybox, "/usr/local/bin/ash")
+    host.run("usermod", "--shell", "/usr/local/bin/ash", "user")
+    yield made
+    host.run("usermod", "--shell", "/bin/sh", "user")
 
 
 WORDS = ["a b", "", "$HOME", "`id`", "it's", '"', "\\", "*", "x;y", "a\nb", "-n", "--", "é", "~", "!", "&", "a'\\''b"]
@@ -41,7 +49,7 @@ def test_input_and_outputs_pass_unchanged(user: User, tmp_path: Path) -> None:
     data = os.urandom(300_000)
     (tmp_path / "in").write_bytes(data)
     with (tmp_path / "in").open("rb") as given, (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-        argv = user.argv("run", "offline1", "sh", "-c", "cat; echo trouble >&2")
+        argv = user.argv("run", "offline1", "/bin/sh", "-c", "cat; echo trouble >&2")
         assert subprocess.run(argv, stdin=given, stdout=out, stderr=err, timeout=60, check=False).returncode == 0
     assert (tmp_path / "out").read_bytes() == data
     assert (tmp_path / "err").read_bytes() == b"trouble\n"
@@ -51,7 +59,7 @@ def test_input_and_outputs_pass_unchanged(user: User, tmp_path: Path) -> None:
     ("program", "status"), [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -KILL $$", 137)]
 )
 def test_statuses_pass(user: User, program: str, status: int) -> None:
-    assert user.tower("run", "offline1", "sh", "-c", program).returncode == status
+    assert user.tower("run", "offline1", "/bin/sh", "-c", program).returncode == status
 
 
 def test_a_command_that_is_not_there(user: User) -> None:
@@ -83,16 +91,16 @@ def wait_until(wanted: int, host: Machine, words: str) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_the_command(machines: Tower, user: User, how: signal.Signals) -> None:
-    with subprocess.Popen(user.argv("run", "offline1", "sleep", "4321"), stdin=subprocess.DEVNULL) as running:
-        wait_until(1, machines["offline1"], "sleep 4321")
+    with subprocess.Popen(user.argv("run", "offline1", "/bin/sleep", "4321"), stdin=subprocess.DEVNULL) as running:
+        wait_until(1, machines["offline1"], "/bin/sleep 4321")
         os.kill(child_of(running), how)
         assert running.wait(20) == 128 + how
-    wait_until(0, machines["offline1"], "sleep 4321")
+    wait_until(0, machines["offline1"], "/bin/sleep 4321")
 
 
 def test_a_command_may_catch_the_signal_and_end_well(machines: Tower, user: User) -> None:
     program = "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
-    argv = user.argv("run", "offline1", "sh", "-c", program)
+    argv = user.argv("run", "offline1", "/bin/sh", "-c", program)
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
@@ -102,7 +110,7 @@ def test_a_command_may_catch_the_signal_and_end_well(machines: Tower, user: User
 
 
 def test_a_second_signal_ends_what_ignores_the_first(machines: Tower, user: User) -> None:
-    argv = user.argv("run", "offline1", "sh", "-c", "trap '' TERM; echo ready; sleep 9876")
+    argv = user.argv("run", "offline1", "/bin/sh", "-c", "trap '' TERM; echo ready; sleep 9876")
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
@@ -140,7 +148,7 @@ def talk(argv: list[str], *typed: tuple[bytes, bytes]) -> tuple[int, bytes]:
 
 def test_a_terminal_here_is_a_terminal_there(user: User) -> None:
     status, shown = talk(
-        user.argv("run", "offline1", "sh", "-c", "tty; stty size; printf 'name? '; read -r name; echo hello $name"),
+        user.argv("run", "offline1", "/bin/sh", "-c", "tty; stty size; printf 'name? '; read -r name; echo hello $name"),
         (b"name? ", b"al\n"),
     )
     assert status == 0
@@ -150,7 +158,8 @@ def test_a_terminal_here_is_a_terminal_there(user: User) -> None:
 
 def test_ctrl_c_on_the_terminal_reaches_the_command(machines: Tower, user: User) -> None:
     status, shown = talk(
-        user.argv("run", "offline1", "sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; sleep 8765"), (b"ready", b"\x03")
+        user.argv("run", "offline1", "/bin/sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; sleep 8765"),
+        (b"ready", b"\x03"),
     )
     assert status == 5
     assert b"caught" in shown
@@ -171,7 +180,7 @@ def test_a_host_that_is_off(machines: Tower, user: User) -> None:
 
 
 def test_a_connection_that_breaks_is_told_from_a_status(machines: Tower, user: User) -> None:
-    argv = user.argv("run", "offline1", "sh", "-c", "echo ready; sleep 7654")
+    argv = user.argv("run", "offline1", "/bin/sh", "-c", "echo ready; sleep 7654")
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
