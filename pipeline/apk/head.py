@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MAX_SIGNATURES = 16
 _GZIP_LEVELS = (0, 2, 4)
 _GZIP_SYSTEMS = (3, 255)
+_STORED = 10 + 5 + 8  # header, one piece's head, trailer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
     if plain.startswith(PREFIX.encode()):
         if len(plain) > DEFAULT_LIMITS.signature:
             raise FormatError(f"{source.name}: signature of {len(plain)} bytes, {DEFAULT_LIMITS.signature} are allowed")
-        _check_gzip_header(bytes(member.raw[:10]), f"{source.name}: signature")
+        _check_gzip(bytes(member.raw), len(plain), f"{source.name}: signature")
         signatures = _signatures(plain, f"{source.name}: signature")
         if source.at_end():
             raise FormatError(f"{source.name}: ends after the signature, {what} is missing")
@@ -72,10 +73,13 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
     return Head(signatures, raw, plain)
 
 
-def _check_gzip_header(header: bytes, where: str) -> None:
-    """The signature member is the one that nothing signs: its header must be as gzip -n writes it, so that no byte is free."""
-    if header[3:8] != bytes(5) or header[8] not in _GZIP_LEVELS or header[9] not in _GZIP_SYSTEMS:
-        raise FormatError(f"{where}: gzip header with a name, a time or odd flags: {header.hex()}")
+def _check_gzip(raw: bytes, plain: int, where: str) -> None:
+    """The signature member is the one that nothing signs: it must be as gzip -n writes it, so that no bit of it is free."""
+    if raw[3:8] != bytes(5) or raw[8] not in _GZIP_LEVELS or raw[9] not in _GZIP_SYSTEMS:
+        raise FormatError(f"{where}: gzip header with a name, a time or odd flags: {raw[:10].hex()}")
+    # What is stored has bits that mean nothing at the start of each piece.
+    if not raw[10] & 6 and (raw[10] != 1 or len(raw) != plain + _STORED):
+        raise FormatError(f"{where}: stored in an odd way")
 
 
 def _signatures(plain: bytes, where: str) -> tuple[Signature, ...]:

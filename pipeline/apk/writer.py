@@ -211,20 +211,23 @@ def _pack(
     writer.close()
 
 
-def memory_member(files: Mapping[str, bytes], epoch: int, *, end: bool) -> bytes:
+def memory_member(files: Mapping[str, bytes], epoch: int, *, end: bool, level: int = 9) -> bytes:
     """A gzip member with small files; without `end` it lacks the tar's end, as all members but the last must."""
     out = io.BytesIO()
     entries = [
         (TarEntry(name, mode=0o755 if name in SCRIPTS else 0o644, size=len(data), mtime=epoch), data)
         for name, data in files.items()
     ]
-    _pack(out, entries, end=end, level=9)
+    _pack(out, entries, end=end, level=level)
     return out.getvalue()
 
 
 def signature_member(data: bytes, signer: Signer, epoch: int) -> bytes:
-    """The gzip member that holds the signature over `data`."""
-    return memory_member({signer.member_name: signer.sign(data)}, epoch, end=False)
+    """The gzip member that holds the signature over `data`.
+
+    It is stored, not packed, so that its length does not depend on the key: indexes and databases note the size of packages.
+    """
+    return memory_member({signer.member_name: signer.sign(data)}, epoch, end=False, level=0)
 
 
 def write_package(
