@@ -15,34 +15,36 @@ The manifest is lines of words, so that a shell script can check each whole line
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from tower import proc
-from tower.apk import PROGRAM as PACKAGES
-from tower.apk import Talk, clean, words_of
-from tower.errors import AnswerError, PackageError, RemoteError
+from tower.apk import Talk, clean
+from tower.errors import GarbageError, HangsError, LostError, PackageError, RemoteError
 from tower.proc import Done
+from tower.repair import repair
 from tower.repository import HostState, parse_state
 from tower.ssh import as_root
 from tower.sshconf import USER_KEY, Host
 from tower.view import View
-from tower.wanted import record_wanted
 
 if TYPE_CHECKING:
     from tower.ssh import Session
 
 PROGRAM: Final = "/usr/libexec/tower/bundle"
 NAMESPACE: Final = "tower-bundle"
-_PIECE: Final = 8 << 20
-"""Bytes that are sent at a time: what a broken connection loses at most."""
-_SLOWEST: Final = 100_000
-"""Bytes a second that a host takes at least."""
+_PIECE: Final = 256 << 10
+_SYNC: Final = 300.0
+"""Seconds that a host may take to write down what it has got: the cards of small ones are slow."""
+_SILENCE: Final = 120.0
+_MOST_MISSING: Final = 16 << 20
 _NO_SPACE, _BUSY, _CHANGED, _UNSETTLED, _NO_PROGRAM = 73, 75, 76, 77, (126, 127)
 _WAIT: Final = 1800.0
 """Seconds that another installation may take."""
@@ -93,79 +95,104 @@ def sign(manifest: bytes, host: Host) -> bytes:
     return proc.run(argv, stdin=manifest, timeout=20, hint="install openssh-keygen").stdout
 
 
-def read_state(
-    session: Session, say: Callable[[str], None], recorded: Path, sleep: Callable[[float], None] = time.sleep
-) -> HostState:
-    """What the host says of its packages; one that is installing others is waited for.
+def read_state(session: Session, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> HostState:
+    """What the host says of its packages; one that is installing others is waited for, and put in order.
 
-    What an interrupted run has left there is undone or, if it was done, noted in `recorded`.
+    Raises AnswerErrors, and PackageError if it cannot be put in order.
     """
-    name, end, told = session.host.name, time.monotonic() + _WAIT, False
+    name, end, told, repaired = session.host.name, time.monotonic() + _WAIT, False, False
     while True:
         done = session.run([PROGRAM, "state"], timeout=60, check=False, most=_MOST_STATE)
-        if done.status == _UNSETTLED:
-            _settle(session, say, recorded)
-        elif done.status != _BUSY:
-            return parse_state(_asked(session, done).stdout, name)
-        elif not told:
-            told = True
-            say(f"{name}: goes on with an earlier installation; waiting for its end")
-        if time.monotonic() > end:
-            raise AnswerError(f"{name}: has been installing for {_WAIT / 60:.0f} min", hint=f"see: ssh {name} ps")
-        if done.status == _BUSY:
+        if done.status == _UNSETTLED and not repaired:
+            repair(session, say)
+            repaired = True
+        elif done.status == _BUSY and time.monotonic() < end:
+            if not told:
+                say(f"{name}: goes on with an earlier installation; waiting for its end")
+            told, repaired = True, False
             sleep(1)
-
-
-def _settle(session: Session, say: Callable[[str], None], recorded: Path) -> None:
-    """Put in order what an interrupted run has left. Raises PackageError if the host cannot."""
-    name = session.host.name
-    done = _asked(session, session.root([PACKAGES, "repair"], timeout=_WAIT, check=False))
-    for line in done.stdout.decode(errors="replace").splitlines():
-        who, _, text = line.partition(" ")
-        word, _, rest = text.partition(" ")
-        if (who, word) == ("tower", "installed"):
-            words = words_of(rest, name)
-            say(f"{name}: an earlier installation was finished without us: {' '.join(words)}")
-            record_wanted(recorded, words)
-            session.root([PACKAGES, "forget"], timeout=60)
-        elif (who, word) == ("tower", "undone"):
-            say(f"{name}: undone: {clean(rest.encode()[:300])}")
+        else:
+            return parse_state(_asked(session, done).stdout, name)
 
 
 def send(session: Session, bundle: Bundle, progress: Callable[[int], object]) -> int:
     """Bring the bundle to its host, but for what is there already; how many bytes were sent. Raises PackageError."""
     manifest = bundle.manifest
-    offered = manifest + sign(manifest, bundle.host)
-    done = _asked(session, session.root([PROGRAM, "offer"], stdin=offered, timeout=120, check=False))
-    missing = [_MISSING.fullmatch(line) for line in done.stdout.decode(errors="replace").splitlines()]
-    here = {found[1]: int(found[2]) for found in missing if found is not None}
+    manifest += sign(manifest, bundle.host)
     sent = 0
-    for file in dict.fromkeys(bundle.files):
-        have = here.pop(file.digest, file.size)
-        progress(min(have, file.size))
-        if have < file.size:
-            sent += _send_file(session, file, have, progress)
+    with session.popen(as_root([PROGRAM, "receive"])) as child:
+        assert child.stdin is not None  # noqa: S101  (they are pipes)
+        assert child.stdout is not None  # noqa: S101
+        assert child.stderr is not None  # noqa: S101
+        os.set_blocking(child.stdin.fileno(), False)
+        try:
+            _write(child.stdin, b"%d\n%s" % (len(manifest), manifest))
+            missing = _missing(child.stdout, bundle)
+            files = {file.digest: file for file in bundle.files}
+            progress(sum(file.size for file in files.values() if file.digest not in missing) + sum(missing.values()))
+            for digest, have in missing.items():
+                sent += _send_file(child.stdin, files[digest], have, progress)
+            child.stdin.close()
+        except BrokenPipeError:
+            pass  # it ended, and says why
+        errors = _rest(child.stderr, session.host.name)
+        status = child.wait(20)
+    if status == 255 and not session.alive():
+        raise LostError(f"{session.host.name}: the connection broke", hint="type the same command again to go on")
+    _asked(session, Done(status, b"", errors))
     return sent
 
 
-def _send_file(session: Session, file: File, have: int, progress: Callable[[int], object]) -> int:
-    start = have
+def _missing(stream: IO[bytes], bundle: Bundle) -> dict[str, int]:
+    """Which files the host lacks, and how much of each it has; in the order in which it takes them."""
+    name, sizes = bundle.host.name, {file.digest: file.size for file in bundle.files}
+    found: dict[str, int] = {}
+    said = b""
+    end = time.monotonic() + _SYNC
+    while not (said == b".\n" or said.endswith(b"\n.\n")):
+        if not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise HangsError(f"{name}: does not say what it lacks", hint=f"see what it does: ssh {name} top")
+        data = os.read(stream.fileno(), 1 << 16)
+        if not data or len(said) > _MOST_MISSING:
+            raise BrokenPipeError
+        said += data
+    for line in said.decode(errors="replace").splitlines()[:-1]:
+        one = _MISSING.fullmatch(line)
+        if one is None or int(one[2]) > sizes.get(one[1], -1):
+            raise GarbageError(f"{name}: says {line[:60]!r}, expected what it lacks", hint="is it a host of TowerOS?")
+        found[one[1]] = int(one[2])
+    return found
+
+
+def _send_file(out: IO[bytes], file: File, have: int, progress: Callable[[int], object]) -> int:
+    sent = 0
     with file.path.open("rb") as stream:
         stream.seek(have)
-        while have < file.size:
-            piece = stream.read(min(_PIECE, file.size - have))
-            words = [PROGRAM, "put", file.digest, str(have)]
-            done = session.root(words, stdin=piece, timeout=60 + len(piece) / _SLOWEST, check=False)
-            answer = _asked(session, done).stdout.strip()
-            if not piece or answer != b"%d" % (have + len(piece)):
-                raise PackageError(
-                    f"{session.host.name}: took {answer[:20].decode(errors='replace')!r} bytes of {file.name}, "
-                    f"expected {have + len(piece)}",
-                    hint="type the same command again to go on",
-                )
-            have += len(piece)
+        while piece := stream.read(_PIECE):
+            _write(out, piece)
+            sent += len(piece)
             progress(len(piece))
-    return have - start
+    return sent
+
+
+def _write(out: IO[bytes], data: bytes) -> None:
+    """All of it into an unbuffered pipe. Raises BrokenPipeError when nobody reads any more, or for too long."""
+    left = memoryview(data)
+    while left:
+        if not select.select([], [out], [], _SILENCE)[1]:
+            raise BrokenPipeError
+        left = left[os.write(out.fileno(), left[: 1 << 16]) :]
+
+
+def _rest(stream: IO[bytes], name: str) -> bytes:
+    """The end of what a program says, once it has ended. Raises HangsError."""
+    said, end = b"", time.monotonic() + _SYNC
+    while select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+        data = os.read(stream.fileno(), 1 << 16)
+        if not data:
+            return said
+        said = (said + data)[: 1 << 16]
+    raise HangsError(f"{name}: does not write down what it has got", hint="type the same command again to go on")
 
 
 @contextmanager
@@ -195,6 +222,7 @@ def _asked(session: Session, done: Done) -> Done:
     hints = {
         _NO_SPACE: f"make room: ssh {name} df -h; then type the same command again",
         _BUSY: "wait for it, then type the same command again",
+        _UNSETTLED: f"look: ssh {name} doas /usr/libexec/tower/packages repair",
         _CHANGED: "type the same command again: the packages are chosen anew",
     }
     raise PackageError(f"{name}: {shown}", hint=hints.get(done.status, "nothing of it was used; type the same command again"))

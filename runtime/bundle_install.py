@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 
 SEEN: Final = "indexes.json"
 """In ~/.local/tower: when the newest index of each repository that was used here was made."""
-_CHUNK: Final = 1 << 20
+_AT_ONCE: Final = 8
+"""Hosts that are spoken with at the same time."""
 
 
 @dataclass(slots=True)
@@ -51,7 +54,6 @@ class Job:
 
     session: Session
     copy: Copy
-    indexes: tuple[Index, ...] = ()
     choice: Choice = field(default_factory=lambda: Choice((), ()))
 
     @property
@@ -77,7 +79,7 @@ def install_by_bundle(
 ) -> Report:
     """Install packages on hosts. `servers` are those that the user has named as good.
 
-    Raises a TowerError before anything was sent; of what comes after, each host has its own in the report.
+    Raises a TowerError if it concerns them all, before anything was sent; what concerns one is in the report.
     """
     check_names(words)
     report = Report(tuple(dict.fromkeys(words)))
@@ -86,15 +88,14 @@ def install_by_bundle(
         for host in hosts:
             busy = f"{host.name}: another tower installs packages on it"
             stack.enter_context(locked(host.file(".install.lock"), busy=busy))
-        jobs = [_read(stack, tower, host, view) for host in hosts]
+        session, jobs = _read_all(stack, tower, hosts, report, view)
         for job in jobs:
             check_servers(tower, job.host.name, job.state.repositories, view, allowed=servers, yes=yes or dry_run)
-        session = next((job.session for job in jobs if job.host.name == ROUTER), None)
-        way = Way(session or stack.enter_context(connect(tower, tower.host(ROUTER))))
+        way = Way(session)
         stack.callback(way.close)
         downloads = Downloads(_cache(), way)
         with view.step("choosing packages"), locked(_cache() / ".lock"):
-            _choose(jobs, report.words, downloads, tower)
+            jobs = _choose(jobs, report, downloads, tower)
         _tell(jobs, downloads, view)
         needed = [job for job in jobs if _is_needed(job, report.words)]
         if needed and not dry_run:
@@ -115,33 +116,56 @@ def _cache() -> Path:
     return folder
 
 
-def _read(stack: ExitStack, tower: Tower, host: Host, view: View) -> Job:
-    session = stack.enter_context(connect(tower, host))
-    state = read_state(session, view.say, host.file(WORLD))
-    for line in state.left_out:
-        view.say(f"{host.name}: its repository {line[:100]!r} is not on a server and is left out")
-    return Job(session, stack.enter_context(copy_of(state, host.name)))
+def _read_all(stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Report, view: View) -> tuple[Session, list[Job]]:
+    """Connect to the router and to all hosts at once, and ask each; what one of them lacks is in the report."""
+    router = tower.host(ROUTER)
+
+    def read(host: Host) -> Job:
+        session = stack.enter_context(connect(tower, host))
+        state = read_state(session, view.say)
+        for line in state.left_out:
+            view.say(f"{host.name}: its repository {line[:100]!r} is not on a server and is left out")
+        return Job(session, stack.enter_context(copy_of(state, host.name)))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        way = pool.submit(lambda: stack.enter_context(connect(tower, router)))
+        asked = [(host, pool.submit(read, host)) for host in hosts]
+        jobs = []
+        for host, one in asked:
+            try:
+                jobs.append(one.result())
+            except StoppedError:
+                raise
+            except TowerError as error:
+                report.problems[host.name] = error
+        return way.result(), jobs
 
 
-def _choose(jobs: Sequence[Job], names: Sequence[str], downloads: Downloads, tower: Tower) -> None:
-    """Fetch every index once, verify it with the keys of each host, and ask apk."""
+def _choose(jobs: Sequence[Job], report: Report, downloads: Downloads, tower: Tower) -> list[Job]:
+    """Fetch every index once, verify it with the keys of each host, and ask apk; those hosts for which all is well."""
     fetched: dict[tuple[Repository, str], Path] = {}
     read: dict[str, Index] = {}
+    good = []
     for job in jobs:
-        found = []
-        for number, repository in enumerate(job.state.repositories):
-            place = (repository, job.state.arch)
-            if place not in fetched:
-                fetched[place] = downloads.index(repository, job.state.arch)
-            try:
-                index = job.copy.check_index(number, fetched[place], read)
-                _check_age(tower, f"{repository.address} {job.state.arch}", index.made)
-            except PackageError:
-                downloads.forget_index(fetched[place])
-                raise
-            found.append(index)
-        job.indexes = tuple(found)
-        job.choice = job.copy.choose(names, found)
+        try:
+            indexes = []
+            for number, repository in enumerate(job.state.repositories):
+                place = (repository, job.state.arch)
+                if place not in fetched:
+                    fetched[place] = downloads.index(repository, job.state.arch)
+                try:
+                    indexes.append(job.copy.check_index(number, fetched[place], read))
+                    _check_age(tower, f"{repository.address} {job.state.arch}", indexes[-1].made)
+                except PackageError:
+                    downloads.forget_index(fetched.pop(place))
+                    raise
+            job.choice = job.copy.choose(report.words, indexes)
+            good.append(job)
+        except StoppedError:
+            raise
+        except TowerError as error:
+            report.problems[job.host.name] = error
+    return good
 
 
 def _check_age(tower: Tower, name: str, made: int) -> None:
@@ -219,18 +243,35 @@ def _verify(jobs: Sequence[Job], files: dict[str, Path]) -> None:
 
 
 def _install_all(jobs: Sequence[Job], files: dict[str, Path], report: Report, view: View) -> None:
-    """Send to each host and install; a host with a problem does not keep the others waiting."""
+    """Send to all hosts at once and install; a host with a problem does not keep the others waiting."""
     digests: dict[Path, str] = {}
-    for job in jobs:
-        try:
-            bundle = _bundle(job, report.words, files, digests)
-            with view.bar(f"{job.host.name}: sending", sum(file.size for file in bundle.files)) as progress:
-                report.sent += send(job.session, bundle, progress)
+    bundles = [_bundle(job, report.words, files, digests) for job in jobs]
+    stopped = threading.Event()
+
+    def install(job: Job, bundle: Bundle) -> int:
+        with view.bar(f"{job.host.name}: sending", sum(file.size for file in bundle.files)) as progress:
+            sent = send(job.session, bundle, progress)
+        if not stopped.is_set():
             _install(job, report.words, view)
-        except StoppedError:
+        return sent
+
+    with ThreadPoolExecutor(min(len(jobs), _AT_ONCE)) as pool:
+        running = [pool.submit(install, job, bundle) for job, bundle in zip(jobs, bundles, strict=True)]
+        try:
+            problems = [one.exception() for one in running]
+        except BaseException:
+            # Told to stop: what goes through connections that are closed ends at once, and nothing new begins.
+            stopped.set()
+            for job in jobs:
+                job.session.close()
             raise
-        except TowerError as error:
-            report.problems[job.host.name] = error
+    for job, one, problem in zip(jobs, running, problems, strict=True):
+        if problem is None:
+            report.sent += one.result()
+        elif isinstance(problem, TowerError):
+            report.problems[job.host.name] = problem
+        else:
+            raise problem
 
 
 def _install(job: Job, words: Sequence[str], view: View) -> None:

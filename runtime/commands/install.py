@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
+from tower.errors import StoppedError, TowerError
 from tower.install import Report, install, parse_names
-from tower.names import THIN_CLIENT
+from tower.names import THIN_CLIENT, parse_host_name
 from tower.servers import parse_server
-from tower.sshconf import tower_of_user
+from tower.sshconf import Tower, tower_of_user
 from tower.view import View
 
 EXAMPLES: Final = """\
@@ -19,6 +20,10 @@ examples:
   tower install vault nano --dry-run         show what would be installed
   tower install vault 'nano>=8' --yes        do not ask
   tower install thinclient mpv               on the thin client itself
+  tower install a,b,c firefox --bundle       one download for all three
+
+An offline host gets a bundle: chosen, downloaded and verified here, it goes on where it was interrupted, and the host stays
+without any way out. Online hosts download for themselves. See docs/packages.md.
 """
 
 
@@ -38,12 +43,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     ways.add_argument(
         "--bundle",
         action="store_true",
-        help="choose, download and verify on this machine, once for all hosts; send a signed bundle, which they install "
-        "without a network; goes on where it was interrupted",
+        help="also for online hosts: choose, download and verify on this machine, once for all; send a signed bundle, which "
+        "they install without a network",
     )
-    ways.add_argument(
-        "--tunnel", action="store_true", help="let each host download for itself, an offline one through a tunnel (the default)"
-    )
+    ways.add_argument("--tunnel", action="store_true", help="let offline hosts, too, download for themselves, through a tunnel")
     parser.add_argument("--dry-run", action="store_true", help="show what would be installed, change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -54,23 +57,32 @@ def execute(args: argparse.Namespace) -> int:
     view, tower = View(json=args.json), tower_of_user()
     servers = [parse_server(text) for text in args.server]
     names = parse_names(args.hosts)
-    bundled = [name for name in names if args.bundle and name != THIN_CLIENT]
     report = Report(tuple(dict.fromkeys(args.packages)))
+    bundled = [] if args.tunnel else [name for name in names if name != THIN_CLIENT and (args.bundle or _is_offline(tower, name))]
     if bundled:
         from tower.bundle_install import install_by_bundle
 
-        report = install_by_bundle(tower, bundled, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
+        try:
+            report = install_by_bundle(tower, bundled, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
+        except StoppedError:
+            raise
+        except TowerError as error:
+            report.problems |= dict.fromkeys(bundled, error)
     if rest := [name for name in names if name not in bundled]:
         own = install(tower, rest, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
         report.steps |= own.steps
         report.problems |= own.problems
     view.show(_rows(report, dry_run=args.dry_run, json=args.json))
-    problems = list(report.problems.values())
-    for error in problems[1:]:
-        view.say(str(error))
+    problems = list(dict.fromkeys(report.problems.values()))
+    for problem in problems[1:]:
+        view.say(str(problem))
     if problems:
         raise problems[0]
     return 0
+
+
+def _is_offline(tower: Tower, name: str) -> bool:
+    return not tower.host(parse_host_name(name)).env.online
 
 
 def _rows(report: Report, *, dry_run: bool, json: bool) -> dict[str, object]:
