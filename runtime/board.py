@@ -12,11 +12,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from tower.names import HostName
-from tower.report import Report
 from tower.sshconf import Host
 from tower.status import State, Status
 
 _COLUMNS: Final = ("host", "network", "state", "version", "packages", "up for", "load", "memory", "disk", "temperature")
+_SPARE: Final = ("network", "packages")
+"""Columns that a narrow terminal does without; `tower status --json` has them."""
+_WIDE: Final = 110
+"""Columns of a terminal."""
 _STYLES: Final = {State.UP: "green", State.DOWN: "red", State.STRANGE: "bold red"}
 _FULL: Final = 0.9
 """Of memory or disk; from there on it is worth a colour."""
@@ -24,21 +27,16 @@ _HOT: Final = 80.0
 """Degrees Celsius at which a Raspberry Pi begins to slow down."""
 
 
-def table(hosts: Iterable[Host], found: Mapping[HostName, Status]) -> Table:
-    """All hosts, with what is known of them by now."""
+def table(hosts: Iterable[Host], found: Mapping[HostName, Status], *, width: int) -> Table:
+    """All hosts, with what is known of them by now, for a terminal so wide."""
+    wide = width >= _WIDE
     made = Table(box=None, pad_edge=False)
     for name in _COLUMNS:
-        # What tells a host from the others is never cut off on a narrow terminal.
-        made.add_column(name, overflow="fold", no_wrap=name in ("host", "state"), justify="left")
+        if wide or name not in _SPARE:
+            made.add_column(name, overflow="fold", no_wrap=name != "host")
     for host in hosts:
-        status = found.get(host.name)
-        kind = "router" if host.env.is_router else host.env.network.name
-        # Texts, not marked-up strings: nothing that a host says is ever read as a style.
-        head = [Text(host.name, style=host.env.color), Text(kind)]
-        if status is None:
-            made.add_row(*head, Text("asked ...", style="dim"))
-        else:
-            made.add_row(*head, Text(status.state.value, style=_STYLES[status.state]), *_cells(status.report))
+        cells = _row(host, found.get(host.name), wide=wide)
+        made.add_row(*(cells[name] for name in _COLUMNS if name in cells and (wide or name not in _SPARE)))
     reasons = [status for host in hosts if (status := found.get(host.name)) is not None and status.reason]
     made.caption = Text("\n").join(Text(f"{one.host.name}: {one.reason}") for one in reasons) if reasons else None
     made.caption_justify = "left"
@@ -57,24 +55,30 @@ def console(width: int | None = None) -> Console:
     return Console(highlight=False, width=width)
 
 
-def _cells(report: Report | None) -> list[Text]:
+def _row(host: Host, status: Status | None, *, wide: bool) -> dict[str, Text]:
+    """The cells of a host. Texts, not marked-up strings: nothing that a host says is ever read as a style."""
+    kind = "router" if host.env.is_router else host.env.network.name
+    state = Text("asked ...", style="dim") if status is None else Text(status.state.value, style=_STYLES[status.state])
+    cells = {"host": Text(host.name, style=host.env.color), "network": Text(kind), "state": state}
+    report = None if status is None else status.report
     if report is None:
-        return []
+        return cells
     warm = report.temperature
-    return [
-        Text(report.version or "-"),
-        Text("-" if report.packages is None else str(report.packages)),
-        Text(duration(report.uptime)),
-        Text(f"{report.load:.2f}"),
-        _used(report.memory_used, report.memory),
-        _used(report.disk_used, report.disk),
-        Text("-") if warm is None else Text(f"{warm:.0f} °C", style="red" if warm >= _HOT else ""),
-    ]
+    return {
+        **cells,
+        "version": Text(report.version or "-"),
+        "packages": Text("-" if report.packages is None else str(report.packages)),
+        "up for": Text(duration(report.uptime)),
+        "load": Text(f"{report.load:.2f}"),
+        "memory": _used(report.memory_used, report.memory, wide=wide),
+        "disk": _used(report.disk_used, report.disk, wide=wide),
+        "temperature": Text("-") if warm is None else Text(f"{warm:.0f} °C", style="red" if warm >= _HOT else ""),
+    }
 
 
-def _used(used: int, total: int) -> Text:
+def _used(used: int, total: int, *, wide: bool) -> Text:
     part = used / total if total else 0.0
-    return Text(f"{part:.0%} of {_size(total)}", style="red" if part >= _FULL else "")
+    return Text(f"{part:.0%} of {_size(total)}" if wide else f"{part:.0%}", style="red" if part >= _FULL else "")
 
 
 def _size(size: int) -> str:

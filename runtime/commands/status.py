@@ -79,11 +79,11 @@ def _show_table(asked: Survey, hosts: tuple[Host, ...], interval: float | None) 
         return _show_plain(asked, hosts, interval)
     found: dict[HostName, Status] = {}
     with board.live(console) as show:
-        show(board.table(hosts, found))
+        show(board.table(hosts, found, width=console.width))
         for _ in _rounds(interval):
             for status in asked.ask(hosts):
                 found[status.host.name] = status
-                show(board.table(hosts, found))
+                show(board.table(hosts, found, width=console.width))
     return _all_up(found)
 
 
@@ -94,7 +94,7 @@ def _show_plain(asked: Survey, hosts: tuple[Host, ...], interval: float | None) 
     console = board.console(width=200)
     for _ in _rounds(interval):
         found = {status.host.name: status for status in asked.ask(hosts)}
-        console.print(board.table(hosts, found))
+        console.print(board.table(hosts, found, width=console.width))
     return _all_up(found)
 
 

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pty
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,3 +141,27 @@ def plug_in(host: Machine) -> None:
 def child_of(process: subprocess.Popen[Any]) -> int:
     """The `tower` behind the program that entered the machine: who signals that one signals nobody else."""
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+def talk(argv: list[str], *typed: tuple[bytes, bytes]) -> tuple[int, bytes]:
+    """Run a program on a terminal of its own; type each text when what is before it was shown. Its status, and all it showed."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvp(argv[0], argv)
+    shown, left = b"", list(typed)
+    ends = time.monotonic() + 30
+    while time.monotonic() < ends:
+        if left and left[0][0] in shown:
+            os.write(terminal, left.pop(0)[1])
+        if not select.select([terminal], [], [], 0.2)[0]:
+            continue
+        try:
+            data = os.read(terminal, 4096)
+        except OSError as error:
+            assert error.errno == errno.EIO
+            break
+        if not data:
+            break
+        shown += data
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import pty
-import select
 import shutil
 import signal
 import subprocess
@@ -16,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.network.home import User, child_of, make_hosts, unplugged
+from tests.network.home import User, child_of, make_hosts, talk, unplugged
 from tests.network.machines import Machine, Tower
 
 
@@ -120,30 +117,6 @@ def test_a_second_signal_ends_what_ignores_the_first(machines: Tower, user: User
         os.kill(child_of(running), signal.SIGTERM)
         assert running.wait(20) == 128 + signal.SIGTERM
     wait_until(0, machines["offline1"], "sleep 9876")
-
-
-def talk(argv: list[str], *typed: tuple[bytes, bytes]) -> tuple[int, bytes]:
-    """Run a program on a terminal of its own; type each text when what is before it was shown. Its status, and all it showed."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execvp(argv[0], argv)
-    shown, left = b"", list(typed)
-    ends = time.monotonic() + 30
-    while time.monotonic() < ends:
-        if left and left[0][0] in shown:
-            os.write(terminal, left.pop(0)[1])
-        if not select.select([terminal], [], [], 0.2)[0]:
-            continue
-        try:
-            data = os.read(terminal, 4096)
-        except OSError as error:
-            assert error.errno == errno.EIO
-            break
-        if not data:
-            break
-        shown += data
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
 
 def test_a_terminal_here_is_a_terminal_there(user: User) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.network.home import User, child_of, make_hosts, unplugged
+from tests.network.home import User, child_of, make_hosts, talk, unplugged
 from tests.network.machines import Machine, Tower
 
 NAMES = ("router", "online1", "offline1")
@@ -73,6 +73,15 @@ def sshd_stopped(host: Machine, how: signal.Signals) -> Iterator[None]:
     finally:
         host.run(*(("kill", "-s", "CONT", str(number)) if how is signal.SIGSTOP else ("/usr/sbin/sshd",)))
         host._wait_for_listener(22)
+
+
+def test_the_table_on_a_terminal_is_filled_as_hosts_answer(machines: Tower, user: User) -> None:
+    with sshd_stopped(machines["offline1"], signal.SIGSTOP):
+        status, shown = talk(user.argv("status", "--timeout", "2", env={"TERM": "xterm"}))
+    assert status == 15
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert text.index("asked ...") < text.index(" up    ") < text.index("strange")
+    assert "offline1: the machine at 192.168.3.200 takes the connection" in " ".join(text.split())
 
 
 def one_is(user: User, state: str, reason: str) -> None:

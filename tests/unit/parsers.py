@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tower import blockmap as tower_map
-from tower import env, image, minisign, receipt
+from tower import clock, env, image, minisign, receipt
+from tower import report as host_report
 from tower.errors import TowerError
 
 from pipeline import lockfile
@@ -93,6 +94,12 @@ _RECORD = json.dumps(
 _SECRET = SecretKey.generate()
 _PUBLIC = _SECRET.public_key.dump()
 _SIGNATURE = _SECRET.sign_bytes(b"data", "comment")
+_STATUS = (
+    b"tower-status 1\nboot b41b6078-c781-483d-9dc2-35e6cc57e10b\nuptime 12712.76\nload 7.08\nmemory 24684084\n"
+    b'available 23396276\nsystem "TowerOS host 1.0 (lab)"\nversion "1.0"\ntemperature 41234\npackages 61\n'
+    b"disk 264212084 55714100\nend\n"
+)
+_CLOCK = b"status: 8193 (PLL | NANO) time.tv_sec: 1795423675 time.tv_usec: 974673000"
 _RECEIPT = receipt.Receipt(
     "a" * 32, "web", receipt.Stage.WRITTEN, "/x.img", SHA, "1", "lab", receipt.Target("/dev/sdb", 7, "s", "m", "disk"), "p"
 )
@@ -242,6 +249,8 @@ PARSERS = (
     Parser("sums", f"{SHA}  a.img\n{SHA}  b.iso\n".encode(), lambda data: image.parse_sums(data, "sums")),
     Parser("tower.env", _ENV, lambda data: env.read_values(data, "tower.env")),
     Parser("receipt", _RECEIPT.dump(), lambda data: receipt.parse(data, "receipt")),
+    Parser("status of a host", _STATUS, host_report.parse),
+    Parser("clock of a host", _CLOCK, lambda data: clock.parse_time(data.decode(errors="replace"), "web")),
 )  # fmt: skip
 
 

@@ -48,10 +48,10 @@ def test_reasons(host: Host, said: str, state: str, reason: str) -> None:
     assert not text.startswith("web:")
 
 
-def shown(*found: Status, hosts: tuple[Host, ...]) -> str:
+def shown(*found: Status, hosts: tuple[Host, ...], width: int = 160) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=160, highlight=False)
-    console.print(board.table(hosts, {one.host.name: one for one in found}))
+    console = Console(file=out, width=width, highlight=False)
+    console.print(board.table(hosts, {one.host.name: one for one in found}, width=width))
     return out.getvalue()
 
 
@@ -67,6 +67,13 @@ def test_the_table(host: Host) -> None:
     assert " ".join(web.split()) == "web online up 1.0 61 1 d 2 h 0.50 25% of 4.0 GiB 95% of 10.0 GiB 81 °C"
     assert mail.split() == ["mail", "online", "down"]
     assert reason.strip() == "mail: nothing answers at 192.168.2.200"
+
+
+def test_a_narrow_terminal_has_fewer_columns_and_whole_ones(host: Host) -> None:
+    first, web = shown(Status(host, State.UP, "", 0.1, REPORT), hosts=(host,), width=80).splitlines()
+    assert " ".join(first.split()) == "host state version up for load memory disk temperature"
+    assert " ".join(web.split()) == "web up 1.0 1 d 2 h 0.50 25% 95% 81 °C"
+    assert len(first.rstrip()) < 80
 
 
 def test_a_host_that_was_not_heard_yet(host: Host) -> None:
