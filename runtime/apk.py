@@ -43,6 +43,7 @@ class Talk:
     """Told of what an earlier, interrupted run had finished."""
     steps: list[str] = field(default_factory=list)
     _told: list[str] = field(default_factory=list)
+    _said: Iterator[str] | None = None
 
     def ask(self, request: Sequence[str]) -> None:
         """Say how apk finds its packages; then `steps` is what it would do. Raises PackageError and AnswerErrors."""
@@ -74,7 +75,8 @@ class Talk:
     def _lines(self) -> Iterator[tuple[str, str]]:
         """What the program says of itself, word and text; what apk says is passed on."""
         assert self.child.stdout is not None  # noqa: S101  (it is a pipe)
-        for line in _split(self.child.stdout, self.name):
+        self._said = self._said or _split(self.child.stdout, self.name)
+        for line in self._said:
             who, _, text = line.partition(" ")
             word, _, rest = text.partition(" ")
             if who == "apk":
