@@ -23,7 +23,7 @@ from tower.audit.hosts import Answered, Facts
 from tower.audit.state import Audit, Options
 from tower.audit.wire import wires
 from tower.errors import TowerError
-from tower.networks import OFFLINE, ONLINE
+from tower.networks import ONLINE
 from tower.ssh import Session
 from tower.sshconf import Host, Tower
 from tower.view import View
@@ -46,7 +46,7 @@ def audit(tower: Tower, options: Options, view: View) -> Report:
         with view.step(f"asking {len(one.hosts)} hosts about themselves"):
             sessions = _ask(one, pool, stack)
         try:
-            one.attack_from(stack.enter_context(wires([ONLINE.interface, OFFLINE.interface])))
+            one.attack_from(stack.enter_context(wires([network.interface for network in one.networks])))
         except TowerError as error:
             one.why_no_wires = error.message
         with view.step("hosts try to reach each other, this machine and the Internet"):

@@ -13,7 +13,7 @@ from tower.audit.frames import Seen
 from tower.audit.hosts import Answered, Facts, Result
 from tower.audit.tries import LEG
 from tower.audit.wire import Wire
-from tower.networks import OFFLINE, ONLINE, ROUTER_ADDRESS
+from tower.networks import OFFLINE, ONLINE, ROUTER_ADDRESS, Network
 from tower.sshconf import Host, Tower
 
 
@@ -44,11 +44,17 @@ class Audit:
     """By the name of the network; empty if root does not open the wires."""
     why_no_wires: str = ""
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Those that hosts are on: a thin client may lack the leg to another."""
+        found = {host.env.network.name for host in self.hosts}
+        return tuple(network for network in (ONLINE, OFFLINE) if network.name in found)
+
     def attack_from(self, wires: Mapping[str, Wire]) -> None:
         """Take the wires into use: one attacker a network."""
         taken = {host.env.address for host in self.hosts}
         made = {}
-        for network in (ONLINE, OFFLINE):
+        for network in self.networks:
             stranger = next(address for address in reversed(network.hosts) if address not in taken)
             made[network.name] = Attacker.on(wires[network.interface], network.thin_client, stranger)
         self.attackers = made
