@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.apk.signature import Verifier
 
 _MAX_SIGNATURES = 16
+_THIRD = b"ADB"
 _GZIP_LEVELS = (0, 2, 4)
 _GZIP_SYSTEMS = (3, 255)
 _STORED = 10 + 5 + 8  # header, one piece's head, trailer
@@ -51,8 +52,16 @@ class Head:
 def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: int, max_plain: int) -> Head:
     """Read an optional signature member and the member after it, and verify the one by the other.
 
-    `what` is the second member's name in messages. With a verifier, an unsigned file is refused.
+    `what` is the second member's name in messages. With a verifier, an unsigned file is refused. Here files of apk's third
+    format (`Packages.adb`, and packages that begin with `ADB`) would part from those of the second.
     """
+    start = source.take()
+    source.give_back(start)
+    if start.startswith(_THIRD):
+        raise FormatError(
+            f"{source.name}: is of apk's format 3 (ADB); only format 2 is read here",
+            hint="lock a branch whose repositories have an APKINDEX.tar.gz; v3.24 has it",
+        )
     member = GzipMember(source, what, max_raw=max_raw, max_plain=max_plain, keep=True)
     plain = member.read_all()
     signatures: tuple[Signature, ...] = ()

@@ -11,6 +11,7 @@ import zlib
 import pytest
 
 from pipeline.apk.hostile import Policy
+from pipeline.apk.index import read_index
 from pipeline.apk.package import read_package
 from pipeline.apk.signature import Signer
 from pipeline.errors import FactoryError, FormatError, VerifyError
@@ -241,3 +242,11 @@ def test_signature_members(signer: Signer) -> None:
     refused(gz(raw_tar([item(f".SIGN.RSA.k{number}", b"x") for number in range(17)])) + good, "too many")
     refused(gz(raw_tar([item(".SIGN.RSA.k", b"x"), item("usr/a", b"x")])) + good, "does not belong into the signature")
     refused(gzip.compress(raw_tar([item(".SIGN.RSA.k", b"x")]), mtime=1) + good, "gzip header with a name, a time")
+
+
+@pytest.mark.parametrize("start", [b"ADB.", b"ADBd", b"ADBc"])
+def test_the_third_format_is_named(start: bytes) -> None:
+    for read in (read_package, read_index):
+        with pytest.raises(FormatError, match=r"a\.apk: is of apk's format 3") as caught:
+            read(stream(start + b"pckg" + bytes(200)), None, name="a.apk")
+        assert "APKINDEX.tar.gz" in caught.value.hint
