@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 SEEN: Final = "indexes.json"
 """In ~/.local/tower: when the newest index of each repository that was used here was made."""
+_DAY: Final = 86400
 _AT_ONCE: Final = 8
 """Hosts that are spoken with at the same time."""
 
@@ -89,8 +91,7 @@ def install_by_bundle(
             busy = f"{host.name}: another tower installs packages on it"
             stack.enter_context(locked(host.file(".install.lock"), busy=busy))
         session, jobs = _read_all(stack, tower, hosts, report, view)
-        for job in jobs:
-            check_servers(tower, job.host.name, job.state.repositories, view, allowed=servers, yes=yes or dry_run)
+        jobs = _led_only_to_known_servers(jobs, report, tower, view, allowed=servers, yes=yes or dry_run)
         way = Way(session)
         stack.callback(way.close)
         downloads = Downloads(_cache(), way)
@@ -141,6 +142,22 @@ def _read_all(stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Rep
         return way.result(), jobs
 
 
+def _led_only_to_known_servers(
+    jobs: Sequence[Job], report: Report, tower: Tower, view: View, *, allowed: Collection[tuple[str, int]], yes: bool
+) -> list[Job]:
+    """Those hosts whose repositories are on servers that are known here; see tower.servers."""
+    good = []
+    for job in jobs:
+        try:
+            check_servers(tower, job.host.name, job.state.repositories, view, allowed=allowed, yes=yes)
+            good.append(job)
+        except StoppedError:
+            raise
+        except TowerError as error:
+            report.problems[job.host.name] = error
+    return good
+
+
 def _choose(jobs: Sequence[Job], report: Report, downloads: Downloads, tower: Tower) -> list[Job]:
     """Fetch every index once, verify it with the keys of each host, and ask apk; those hosts for which all is well."""
     fetched: dict[tuple[Repository, str], Path] = {}
@@ -182,7 +199,8 @@ def _check_age(tower: Tower, name: str, made: int) -> None:
                 f"{name}: its index was made {_day(made)}; one made {_day(newest)} was seen before",
                 hint=f"the server is behind, or hides newer packages; if it was set back on purpose, remove {path}",
             )
-        if made > newest:
+        # One of the future, by a clock that was wrong, would make all others old.
+        if newest < made < time.time() + _DAY:
             write_file(path, json.dumps({**seen, name: made}, sort_keys=True).encode())
 
 

@@ -200,6 +200,8 @@ class Mirror:
 def give_apk(machine: Machine) -> None:
     """The lab's apk, as its package has it."""
     package = CHECKOUT / "pipeline" / "lab" / "packages" / "apk-tools"
+    if (machine.root / "usr/lib/lab-apk").is_dir():
+        return
     shutil.copytree(package / "root", machine.root, dirs_exist_ok=True)
     for target, source in tomllib.loads((package / "package.toml").read_text())["sources"].items():
         place = machine.root / target
@@ -210,6 +212,13 @@ def give_apk(machine: Machine) -> None:
             shutil.copyfile(CHECKOUT / source, place)
 
 
+_CLEAR = """
+rm -rf /etc/apk /usr/lib/apk /lib/apk /opt /var/lib/tower /run/tower-bundle.lock /run/tower-packages.lock
+mkdir -p /usr/lib/apk/db /var/cache/apk
+touch /usr/lib/apk/db/installed /usr/lib/apk/db/triggers
+"""
+
+
 def use_mirror(tower: Tower, mirror: Mirror, hosts: Sequence[str], scheme: str = "http") -> None:
     """Give the thin client and hosts an apk; hosts have an empty world, the mirror as repository, and trust its key."""
     tower["router"].write("etc/hosts", f"127.0.0.1 localhost\n{INTERNET_ADDRESS} {SERVER}\n")
@@ -218,11 +227,11 @@ def use_mirror(tower: Tower, mirror: Mirror, hosts: Sequence[str], scheme: str =
     for name in hosts:
         host = tower[name]
         give_apk(host)
-        host.run("rm", "-rf", "/etc/apk", "/usr/lib/apk", "/lib/apk", "/opt", "/var/lib/tower", "/run/tower-bundle.lock")
-        host.run("apk", "add", "--initdb", "--arch", ARCH)
+        host.run("sh", "-c", _CLEAR)
+        host.write("etc/apk/world", "")
+        host.write("etc/apk/arch", f"{ARCH}\n")
         host.write(f"etc/apk/keys/{KEY}", mirror.public_key)
         host.write("etc/apk/repositories", f"{scheme}://{SERVER}/main\n")
-        host.run("rm", "-f", "/run/tower-packages.lock")
         for overlay, script in (("host", "bundle"), ("common", "packages")):
             place = f"usr/libexec/tower/{script}"
             host.write(place, (CHECKOUT / "overlays" / overlay / place).read_text(), 0o755)
