@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing an image to a medium: unpacked on the way, holes skipped, everything read back and compared while writing.
 
-Four threads with a stock of buffers between them: one unpacks, one holds the image against its block map, one writes,
-one reads back what was synced and compares it. A buffer is free again when both its digest and its comparison are
+Threads with a stock of buffers between them: one unpacks, one holds the image against its block map, one writes, a few
+read back what was synced and compare it. A buffer is free again when both its digest and its comparison are
 done. What the block map calls empty is skipped; `tower.partition` later zeroes those of the empty blocks that a file
 system uses.
 
@@ -35,6 +35,8 @@ GAP: Final = 256 << 10
 _BATCH: Final = 4
 """Buffers between two syncs: 16 MiB, read back while the next are written. More were slower, and a longer tail."""
 _BUFFERS: Final = 3 * _BATCH
+_CHECKERS: Final = 3
+"""Threads that read back: a medium answers several requests sooner than one after the other, above all a busy one."""
 _PIPE: Final = 1 << 20
 
 Advance = Callable[[int], object]
@@ -68,7 +70,7 @@ class _Line:
     free: queue.SimpleQueue[mmap.mmap | None] = field(default_factory=queue.SimpleQueue)
     digest: queue.SimpleQueue[_Stretch | None] = field(default_factory=queue.SimpleQueue)
     write: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
-    check: queue.SimpleQueue[list[Piece] | None] = field(default_factory=queue.SimpleQueue)
+    check: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
     failure: BaseException | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     half: set[int] = field(default_factory=set)
@@ -122,7 +124,7 @@ def flash(
     work: dict[str, Callable[[], None]] = {
         "digest": lambda: _digest(line, Check(block_map, str(image))),
         "write": lambda: _write(line, medium, counts, compare=compare),
-        "read-back": lambda: _check(line, medium, advance),
+        **{f"read-back {number}": lambda: _check(line, medium, advance) for number in range(_CHECKERS)},
     }
     threads = [threading.Thread(target=_guarded, args=(line, one), name=name) for name, one in work.items()]
     for thread in threads:
@@ -242,20 +244,22 @@ def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> 
 def _hand_on(line: _Line, medium: Medium, batch: list[Piece]) -> None:
     if batch and not all(piece.old for piece in batch):
         medium.flush(batch[0].place, batch[-1].place + batch[-1].length - batch[0].place)
-    line.check.put(batch)
+    for piece in batch:
+        line.check.put(piece)
 
 
 def _check(line: _Line, medium: Medium, advance: Advance) -> None:
     buffer = new_buffer()
     view = memoryview(buffer)
-    while (batch := line.check.get()) is not None and line.failure is None:
-        for piece in batch:
-            if not piece.old:
-                medium.read(piece.place, view[: piece.length])
-                if not same(buffer, piece.buffer, piece.length):
-                    raise differs(medium, piece.place, piece.length)
-            line.done(piece.buffer)
+    while (piece := line.check.get()) is not None and line.failure is None:
+        if not piece.old:
+            medium.read(piece.place, view[: piece.length])
+            if not same(buffer, piece.buffer, piece.length):
+                raise differs(medium, piece.place, piece.length)
+        line.done(piece.buffer)
+        with line.lock:
             advance(piece.length)
+    line.check.put(None)  # for the next of us
 
 
 def differs(medium: Medium, place: int, length: int) -> DeviceError:
