@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tower import proc
 from tower.apkindex import INDEX, Index, Package, read_index
 from tower.errors import PackageError, ValueRefusedError
 from tower.repository import HostState
+from tower.sockets import socket_folder
 
 _STEP: Final = re.compile(r"\( *[0-9]+/[0-9]+\) (([A-Z][a-z]+) (\S+) \(([^()]*)\))")
 _BRINGS: Final = frozenset({"Installing", "Upgrading", "Downgrading", "Replacing", "Reinstalling"})
@@ -123,9 +123,11 @@ class Copy:
 
 @contextmanager
 def copy_of(state: HostState, host: str) -> Iterator[Copy]:
-    """A private copy of what a host says of itself, gone at the end of the context."""
-    with tempfile.TemporaryDirectory(prefix="tower-packages-") as name:
-        folder = Path(name)
+    """A private copy of what a host says of itself, gone at the end of the context.
+
+    It is in a folder of the kind that sockets have: what a killed `tower` leaves, the next one sweeps away.
+    """
+    with socket_folder() as folder:
         database = folder / "root" / "usr" / "lib" / "apk" / "db"
         settings = folder / "root" / "etc" / "apk"
         for made in (database, settings, folder / "keys"):

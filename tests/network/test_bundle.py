@@ -374,6 +374,10 @@ def test_a_tower_that_is_killed_again_and_again_is_gone_on_with(machines: Tower,
     assert host.read("etc/apk/world") == world_of(user, host) == "big\nslow\n"
     assert network_of(host) == before
     assert sum(one.sent for one in mirror.asked("big-1.0-r0.apk")) < 1.3 * mirror.size("big-1.0-r0.apk"), "downloaded once"
+    # What killed ones left here is swept away when it is some seconds old.
+    user.machine.run("sh", "-c", "touch -d '1 hour ago' /tmp/tower-????????")
+    assert install(user, "offline1", "big", "--dry-run").returncode == 0
+    assert not list((user.machine.root / "tmp").glob("tower-????????/mirror"))
 
 
 def test_a_tower_killed_at_any_time_is_gone_on_with(machines: Tower, user: User, mirror: Mirror) -> None:
