@@ -58,7 +58,8 @@ sync "$(dirname -- "$1")"
 """
 _LOST: Final = 255
 """The exit status of an ssh that has no connection (and of a command that ends so)."""
-# Raspberry Pis up to 4 have no instructions for AES: ChaCha20 is twice as fast there, and nowhere too slow for the wire.
+# Raspberry Pis up to 4 have no instructions for AES. On an x86 core, OpenSSL's AES-128-GCM makes 4.6 GB/s with them and 0.3
+# without, ChaCha20-Poly1305 1.4 to 3.5: first where AES is slow by far, and nowhere too slow for the wire.
 _CIPHERS: Final = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,aes256-ctr"
 _POST_QUANTUM: Final = "mlkem768x25519-sha256"
 

@@ -338,3 +338,29 @@ with connect(tower, host("offline1")) as session, session.forward("127.0.0.1", 2
         os.utime(old[0], (0, 0))
         assert connecting(user, "offline1") == ["offline1"]
     assert sockets(user) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "leads"),
+    [("offline1", "127.0.0.1:* localhost:*"), ("router", "127.0.0.1:* localhost:* *:80 *:443")],
+)
+def test_what_the_ssh_server_of_a_host_allows(machines: Tower, user: User, name: str, leads: str) -> None:
+    """By the server itself: its settings for a connection of the thin client's."""
+    host = machines[name]
+    about = f"user=user,host=thinclient,addr=192.168.2.100,laddr={host.address()},lport=22"
+    said = host.run("/usr/sbin/sshd", "-T", "-C", about).stdout.splitlines()
+    wanted = {
+        "permitopen": leads,
+        "permitlisten": "127.0.0.1:* localhost:*",
+        "gatewayports": "no",
+        "allowtcpforwarding": "yes",
+        "allowstreamlocalforwarding": "no",
+        "allowagentforwarding": "no",
+        "x11forwarding": "no",
+        "permittunnel": "no",
+        "permitrootlogin": "no",
+        "passwordauthentication": "no",
+        "kbdinteractiveauthentication": "no",
+    }
+    found = dict(line.split(" ", 1) for line in said)
+    assert {setting: found[setting] for setting in wanted} == wanted
