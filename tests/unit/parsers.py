@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tower import apkindex, clock, env, image, minisign, receipt, repository
 from tower import blockmap as tower_map
-from tower import clock, env, image, minisign, receipt
 from tower import report as host_report
 from tower.errors import TowerError
 
@@ -225,6 +225,13 @@ class Parser:
 _STAGE = (CHECKOUT / "stages/host-image/stage.toml").read_bytes()
 _RECIPE = (CHECKOUT / "pipeline/recipes/host.toml").read_bytes()
 _PACKED = raw_tar([item("DESCRIPTION", b"d"), item("APKINDEX", _INDEX)])
+_LINES = b"https://a.test/alpine/v3.24/main\n@x http://b.test:80/y\n"
+_PACKAGES = raw_tar(
+    [
+        item("arch", b"aarch64\n"), item("digest", b"0" * 64), item("installed", b"P:musl\nV:1.2-r0\n"), item("keys/a.pub", b"K"),
+        item("repositories", _LINES), item("serial", b"7"), item("world", b"musl\n"),
+    ]
+) + END  # fmt: skip
 PARSERS = (
     Parser("package", package([item("usr/a", b"test")]), _read_package),
     Parser("package: control", _CONTROL, _read_control),
@@ -250,6 +257,9 @@ PARSERS = (
     Parser("tower.env", _ENV, lambda data: env.read_values(data, "tower.env")),
     Parser("receipt", _RECEIPT.dump(), lambda data: receipt.parse(data, "receipt")),
     Parser("status of a host", _STATUS, host_report.parse),
+    Parser("packages of a host", _PACKAGES, lambda data: repository.parse_state(data, "web")),
+    Parser("index on the thin client", gz(END, 1) + gz(_PACKED + END, 2), _in_file(apkindex.read_index, "x")),
+    Parser("package on the thin client", package([item("usr/a", b"test")]), _in_file(apkindex.control_checksum, "x")),
     Parser("clock of a host", _CLOCK, lambda data: clock.parse_time(data.decode(errors="replace"), "web")),
 )  # fmt: skip
 
