@@ -94,9 +94,17 @@ def _disk(row: dict[str, Any], named: frozenset[str], root: Path) -> Disk:
         obstacle = "is write-protected"
     else:
         obstacle = "" if removable else "is not removable"
-    texts = (str(row[name] or "").strip() for name in ("serial", "model"))
+    texts = (str(text or "").strip() for text in (row["serial"] or _usb_serial(root / "sys/block" / row["name"]), row["model"]))
     serial, model = ("".join(char if char.isprintable() else "?" for char in text) for text in texts)
     return Disk(path, int(row["size"]), serial, model, kind, removable, obstacle)
+
+
+def _usb_serial(place: Path) -> str:
+    """The serial number of the USB device that a disk is part of; lsblk has it from udev, which Alpine has not."""
+    for folder in Path(os.path.realpath(place)).parents:
+        if (folder / "idVendor").is_file():
+            return _text(folder / "serial")
+    return ""
 
 
 def _below(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

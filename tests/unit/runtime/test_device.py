@@ -92,6 +92,21 @@ def test_cards_in_a_built_in_reader(tmp_path: Path) -> None:
         choose(disks(slot, root=tmp_path), GB)
 
 
+def test_the_serial_number_of_a_stick_without_udev(tmp_path: Path) -> None:
+    """On a system without udev lsblk knows none."""
+    stick = tmp_path / "sys/devices/usb1/1-1"
+    place = stick / "1-1:1.0/host6/target6:0:0/6:0:0:0/block/sdb"
+    place.mkdir(parents=True)
+    (tmp_path / "sys/block").mkdir()
+    (tmp_path / "sys/block/sdb").symlink_to(place)
+    nameless = {**row("sdb"), "serial": None}
+    assert disks(nameless, root=tmp_path)[0].serial == ""
+    (stick / "idVendor").write_text("46f4\n")
+    assert disks(nameless, root=tmp_path)[0].serial == ""
+    (stick / "serial").write_text("ABC\n")
+    assert disks(nameless, root=tmp_path)[0].serial == "ABC"
+
+
 def test_several_are_not_guessed_at() -> None:
     found = disks(row("sdb"), row("sdc"))
     with pytest.raises(DeviceError, match="2 disks"):
