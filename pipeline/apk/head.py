@@ -7,6 +7,8 @@ Bytes are verified before they are interpreted: only the end of the gzip members
 from __future__ import annotations
 
 import io
+import operator
+import zlib
 
 from pipeline.apk.gzipstream import GzipMember
 from pipeline.apk.record import dataclass
@@ -24,6 +26,7 @@ _THIRD = b"ADB"
 _GZIP_LEVELS = (0, 2, 4)
 _GZIP_SYSTEMS = (3, 255)
 _STORED = 10 + 5 + 8  # header, one piece's head, trailer
+_STORED_LEVEL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
     if plain.startswith(PREFIX.encode()):
         if len(plain) > DEFAULT_LIMITS.signature:
             raise FormatError(f"{source.name}: signature of {len(plain)} bytes, {DEFAULT_LIMITS.signature} are allowed")
-        _check_gzip(bytes(member.raw), len(plain), f"{source.name}: signature")
+        _check_gzip(bytes(member.raw), plain, f"{source.name}: signature")
         signatures = _signatures(plain, f"{source.name}: signature")
         if source.at_end():
             raise FormatError(f"{source.name}: ends after the signature, {what} is missing")
@@ -82,13 +85,22 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
     return Head(signatures, raw, plain)
 
 
-def _check_gzip(raw: bytes, plain: int, where: str) -> None:
-    """The signature member is the one that nothing signs: it must be as gzip -n writes it, so that no bit of it is free."""
+def _check_gzip(raw: bytes, plain: bytes, where: str) -> None:
+    """The signature member is the one that nothing signs: what may be in it is what gzip -n writes."""
     if raw[3:8] != bytes(5) or raw[8] not in _GZIP_LEVELS or raw[9] not in _GZIP_SYSTEMS:
         raise FormatError(f"{where}: gzip header with a name, a time or odd flags: {raw[:10].hex()}")
-    # What is stored has bits that mean nothing at the start of each piece.
-    if not raw[10] & 6 and (raw[10] != 1 or len(raw) != plain + _STORED):
-        raise FormatError(f"{where}: stored in an odd way")
+    if not raw[10] & 6:
+        # What is stored has bits that mean nothing at the start of each piece.
+        damaged = raw[10] != 1 or raw[8] != _STORED_LEVEL or len(raw) != len(plain) + _STORED
+    else:
+        # So have packed bytes, at the end and where one run of zeros is as good as another; there is no one right form.
+        # But gzip and zlib pack alike, and a byte beside what they write was not written by anything.
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        usual = packer.compress(plain) + packer.flush()
+        usual = usual[:9] + raw[9:10] + usual[10:]
+        damaged = len(raw) == len(usual) and sum(map(operator.ne, raw, usual)) == 1
+    if damaged:
+        raise FormatError(f"{where}: damaged gzip member: not as gzip writes it")
 
 
 def _signatures(plain: bytes, where: str) -> tuple[Signature, ...]:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pipeline.apk.package import Source, TarEntry, read_package, sign_package, tree_entries, write_package
 from pipeline.apk.pkginfo import PkgInfo
 from pipeline.apk.signature import KeyRing, Signer, generate_key
+from pipeline.apk.writer import memory_member
 from pipeline.errors import FormatError, VerifyError
 
 INFO = PkgInfo("hello", "1.0-r0", "noarch", depends=("busybox",))
@@ -190,6 +191,20 @@ def test_every_flipped_byte_is_found(ring: KeyRing, signer: Signer) -> None:
     for size in range(0, len(good), 7):
         with pytest.raises(VerifyError):
             read_package(io.BytesIO(good[:size]), ring).verify_data()
+
+
+@pytest.mark.parametrize("level", [0, 9])
+def test_every_bit_of_a_signature_is_found(ring: KeyRing, signer: Signer, level: int) -> None:
+    """Nothing signs the signature's member: stored as we write it, or packed as abuild does, none of its bits is free."""
+    plain = written([(TarEntry("a", size=4), b"data")])
+    control = read_package(io.BytesIO(plain), None).data_offset
+    member = memory_member({signer.member_name: signer.sign(plain[:control])}, 0, end=False, level=level)
+    assert read_package(io.BytesIO(member + plain), ring).verify_data() == len(member + plain)
+    for bit in range(len(member) * 8):
+        flipped = bytearray(member + plain)
+        flipped[bit >> 3] ^= 1 << (bit & 7)
+        with pytest.raises(VerifyError):
+            read_package(io.BytesIO(bytes(flipped)), ring)
 
 
 def test_large_files_are_not_held_in_memory(tmp_path: Path) -> None:
