@@ -16,18 +16,21 @@ import pytest
 from tests.network.home import User, make_hosts, unplugged
 from tests.network.machines import Machine, Tower
 
+NEAR = 1.0
+"""Seconds: what a machine that is busy with other tests takes to start a program."""
 NAMES = ("router", "online1", "offline1", "offline2")
 DATE = r"""#!/bin/sh
 real() { /bin/date +%s%N; }
 read -r ahead 2>/dev/null </var/ahead || ahead=0
 now=$(($(real) + ahead))
 case $1 in
++%N) printf '%09d\n' $((now % 1000000000)) ;;
 +%s.%N) printf '%d.%09d\n' $((now / 1000000000)) $((now % 1000000000)) ;;
 -s) [ "$(id -u)" = 0 ] && echo $((${2#@} * 1000000000 - $(real))) >/var/ahead ;;
 esac
 """
 # As busybox has it: no parts of a second, but adjtimex.
-SMALL_DATE = DATE.replace("'%d.%09d\\n' $((now / 1000000000)) $((now % 1000000000))", "'%d.%%N\\n' $((now / 1000000000))")
+SMALL_DATE = DATE.replace("+%N) printf '%09d\\n' $((now % 1000000000))", "+%N) echo %N")
 ADJTIMEX = r"""#!/bin/sh
 read -r ahead 2>/dev/null </var/ahead || ahead=0
 now=$(($(/bin/date +%s%N) + ahead))
@@ -75,11 +78,11 @@ def test_offline_hosts_take_the_routers_time(machines: Tower, user: User) -> Non
     found = user.json("synctime")
     assert states(found) == {"offline1": "set", "offline2": "set"}
     for name in ("offline1", "offline2"):
-        assert abs(ahead(machines[name]) - 100.25) < 0.15, "within what a busy machine takes to start a program"
+        assert abs(ahead(machines[name]) - 100.25) < NEAR
     assert ahead(machines["online1"]) == 5
     rows = {row["host"]: row for row in found["hosts"]}
-    assert abs(rows["offline2"]["offset"] - 3500.45) < 0.15
-    assert abs(rows["offline2"]["left"]) < 0.15
+    assert abs(rows["offline2"]["offset"] - 3500.45) < NEAR
+    assert abs(rows["offline2"]["left"]) < NEAR
 
 
 def test_hosts_with_a_small_date(machines: Tower, user: User) -> None:
@@ -88,7 +91,7 @@ def test_hosts_with_a_small_date(machines: Tower, user: User) -> None:
         machines[name].write("usr/local/bin/adjtimex", ADJTIMEX, 0o755)
     set_ahead(machines["offline1"], 7.5)
     assert states(user.json("synctime", "offline1")) == {"offline1": "set"}
-    assert abs(ahead(machines["offline1"])) < 0.15
+    assert abs(ahead(machines["offline1"])) < NEAR
 
 
 def test_a_clock_that_is_right_is_left_alone(machines: Tower, user: User) -> None:
@@ -115,7 +118,7 @@ def test_a_router_that_says_nonsense_is_not_followed(machines: Tower, user: User
     assert ahead(machines["offline1"]) == 0
 
 
-@pytest.mark.parametrize("said", ["hello", "9" * 600])
+@pytest.mark.parametrize("said", ["hello", "9" * 3000])
 def test_garbage_is_no_time(machines: Tower, user: User, said: str) -> None:
     machines["offline1"].write("usr/local/bin/date", f"#!/bin/sh\necho '{said}'\n", 0o755)
     machines["offline1"].write("usr/local/bin/adjtimex", f"#!/bin/sh\necho 'status: {said} tv_'\n", 0o755)
@@ -144,7 +147,7 @@ def test_hosts_that_are_off_are_no_failure_for_cron(machines: Tower, user: User)
         set_ahead(machines["offline2"], 50)
         done = user.tower("synctime", "--quiet", "--timeout", "2")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert abs(ahead(machines["offline2"])) < 0.15
+        assert abs(ahead(machines["offline2"])) < NEAR
         assert user.tower("synctime", "--timeout", "2").returncode == 15
 
 

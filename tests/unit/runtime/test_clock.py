@@ -51,7 +51,7 @@ def test_any_text_is_a_time_or_refused(line: str) -> None:
     try:
         seconds, error = clock.parse_time(line, "web")
     except GarbageError as refused:
-        assert line[:3] not in refused.message or len(line) < 4
+        assert refused.message == "web: answers what is no time"
     else:
         assert 0 <= seconds < 1e12
         assert error in (0, 0.5)
