@@ -16,6 +16,7 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +38,7 @@ FOLDER: Final = "/var/lib/tower/upgrade"
 SCRIPT: Final = f"{FOLDER}/upgrade.sh"
 PIECE_UNITS: Final = 64
 """A piece has 4 MiB at most."""
+_PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,200}")
 _ROOM: Final = 64 << 20
 """What must stay free on the host beside the pieces."""
 _SHORT: Final = 60
@@ -86,6 +88,8 @@ def look(session: Session, device: str | None) -> Found:
         rows = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
         table, receipt = (base64.b64decode(rows[key], validate=True) for key in ("table", "receipt"))
         found = rows["device"], int(rows["size"]), int(rows["free"]) * 1024
+        if _PATH.fullmatch(found[0]) is None:
+            raise ValueError
     except (ValueError, KeyError, binascii.Error):
         raise GarbageError(f"{name}: does not describe its boot device in a way that makes sense") from None
     try:

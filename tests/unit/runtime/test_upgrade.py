@@ -154,6 +154,7 @@ def test_the_boot_device_that_tower_wrote(host: Host) -> None:
         ({"receipt": base64.b64encode(b"[" * 5000).decode()}, DeviceError, "no receipt"),
         ({"receipt": "*"}, GarbageError, "makes sense"),
         ({"size": "much"}, GarbageError, "makes sense"),
+        ({"device": "/dev/sda\x1b[31m"}, GarbageError, "makes sense"),
         ({"size": 67 * MIB}, DeviceError, "the image needs"),
         ({"table": base64.b64encode(bytes(512)).decode()}, DeviceError, "no partition table"),
     ],
