@@ -84,14 +84,15 @@ def look(session: Session, device: str | None) -> Found:
     except RemoteError as error:
         hint = f"put its boot device into this machine: tower upgrade {name} --device DEVICE"
         raise DeviceError(error.message, hint=hint) from None
+    odd = GarbageError(f"{name}: does not describe its boot device in a way that makes sense")
     try:
         rows = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
         table, receipt = (base64.b64decode(rows[key], validate=True) for key in ("table", "receipt"))
         found = rows["device"], int(rows["size"]), int(rows["free"]) * 1024
-        if _PATH.fullmatch(found[0]) is None:
-            raise ValueError
     except (ValueError, KeyError, binascii.Error):
-        raise GarbageError(f"{name}: does not describe its boot device in a way that makes sense") from None
+        raise odd from None
+    if _PATH.fullmatch(found[0]) is None:
+        raise odd
     try:
         return Found(*found, partitions(table, f"{name}: {found[0]}"), receipt, rows.get("state", ""))
     except ImageProblemError as error:
