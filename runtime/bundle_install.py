@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -277,11 +278,14 @@ def _install_all(jobs: Sequence[Job], files: dict[str, Path], report: Report, vi
         running = [pool.submit(install, job, bundle) for job, bundle in zip(jobs, bundles, strict=True)]
         try:
             problems = [one.exception() for one in running]
-        except BaseException:
+        except BaseException as stop:
             # Told to stop: what goes through connections that are closed ends at once, and nothing new begins.
             stopped.set()
             for job in jobs:
                 job.session.close()
+            if isinstance(stop, KeyboardInterrupt | StoppedError):
+                number = stop.exit_status - 128 if isinstance(stop, StoppedError) else signal.SIGINT
+                raise StoppedError(number, hint="hosts that had begun go on by themselves; type the same command again") from None
             raise
     for job, one, problem in zip(jobs, running, problems, strict=True):
         if problem is None:
