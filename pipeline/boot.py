@@ -81,13 +81,21 @@ class Says(Protocol):
 
 
 @contextmanager
-def started(machine: Machine, image: Path, *, log: Path, limit: float | None = None) -> Iterator[Guest]:
-    """Start `image` on `machine`; it is gone at the end of the context, and after `limit` seconds in any case."""
+def started(
+    machine: Machine, image: Path, *, log: Path, limit: float | None = None, stick: Path | None = None
+) -> Iterator[Guest]:
+    """Start `image` on `machine`; it is gone at the end of the context, and after `limit` seconds in any case.
+
+    `stick` is a file that a PC has as a USB stick besides; it is written to.
+    """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
     ports = {SSH: free_port()} if machine.is_host else {}
     with temporary_folder("boot") as folder:
         argv = _arguments(machine, image.resolve(), folder, ports)
+        if stick is not None:
+            argv += ["-drive", f"if=none,id=stick,format=raw,file={stick}", "-device", "qemu-xhci"]
+            argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
         with running(machine.value, argv, log=log, limit=limit or machine.limit * 2, ports=ports) as guest:
             yield guest
 
