@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image that hosts are made from: where it is found, what it says about itself, and whether that may be believed.
 
-Images lie in the first of ./dist, ./builds and ~/.cache/tower/builds that exists. One is taken if its makers signed it,
-or, without a signature, if it is of the same development channel as this very system, or if that was asked for in so
-many words; its checksum must hold in any case.
+Images lie in the first of ./dist, ./builds and ~/.cache/tower/builds that exists. One is taken if its makers signed it;
+without a signature, if it is one of those that came with this very system, on the same medium; if it is of the same
+development channel as this system; or if that was asked for in so many words. Its checksum must hold in any case.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import Any, Final
 from tower import blockmap
 from tower.blockmap import BlockMap
 from tower.commands.version import OS_RELEASE, read_os_release
-from tower.errors import ImageProblemError, ValueRefusedError
+from tower.errors import ImageProblemError, TowerError, ValueRefusedError
 from tower.files import read_file
 from tower.names import parse_branch
 
 TARGETS: Final = ("rpi", "pc")
+ROOT: Final = 0
+OWN_IMAGES: Final = Path("/etc/tower/images.sha256")
+"""Checksums of the images on the medium that this system came from, as `sha256sum` writes them; root's."""
 _NAME: Final = re.compile(
     r"toweros-host-(?P<version>[0-9][0-9A-Za-z.+~_]*)-(?P<channel>[a-z0-9.-]+)-(?P<target>[a-z0-9]+)\.img(?:\.zst|\.xz)?"
 )
+_SUM: Final = re.compile(r"([0-9a-f]{64})  [^\s/]+")
 _MEDIUM: Final = re.compile(
     r"toweros-thinclient-(?P<version>[0-9][0-9A-Za-z.+~_]*)-(?P<channel>[a-z0-9.-]+)-(?P<target>x86_64)\.iso"
 )
@@ -136,6 +140,8 @@ def check_source(source: Source, *, unsigned: bool) -> str:
         except SignatureError as error:
             raise ImageProblemError(str(error), hint="take the image from its makers again") from error
         return f"signed by {found.signer.name}"
+    if source.sha256 in own_images():
+        return "came with this system"
     own = read_os_release(OS_RELEASE).get("TOWER_CHANNEL", "")
     if not unsigned and (source.releasable or own != source.channel):
         raise ImageProblemError(
@@ -143,3 +149,15 @@ def check_source(source: Source, *, unsigned: bool) -> str:
             hint="images for development are taken with --unsigned; others never should be",
         )
     return f"not signed: of the channel {source.channel}, for development"
+
+
+def own_images() -> frozenset[str]:
+    """The checksums in OWN_IMAGES; none unless root alone can write there, and the file has the form that it should have."""
+    try:
+        about = OWN_IMAGES.stat()
+        if about.st_uid != ROOT or about.st_mode & 0o022:
+            return frozenset()
+        rows = [_SUM.fullmatch(line) for line in read_file(OWN_IMAGES, most=64 << 10).decode().splitlines()]
+    except (OSError, UnicodeDecodeError, TowerError):
+        return frozenset()
+    return frozenset(row[1] for row in rows if row) if all(rows) else frozenset()

@@ -4,5 +4,15 @@ set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
 
+# The images of hosts that the medium will carry: `tower` takes just these, besides those that their makers signed.
+TOWER_IMAGES=/work/images.sha256
+for target in rpi pc; do
+	for file in /in/host-"$target"/image.img*; do
+		[ ! -f "$file" ] || printf '%s  toweros-host-%s-%s-%s.%s\n' "$(sha256sum <"$file" | cut -d ' ' -f 1)" \
+			"$TOWER_VERSION" "$TOWER_CHANNEL" "$target" "${file##*/image.}"
+	done
+done >"$TOWER_IMAGES"
+export TOWER_IMAGES
+
 cd /out
 sh /stage/genapkovl-tower.sh thinclient

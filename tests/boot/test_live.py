@@ -30,6 +30,7 @@ def test_a_host_is_provisioned_from_the_medium(images: Path, tmp_path: Path, che
         options = "--offline --username al --target pc --no-wait --yes --json"
         done = guest.command(f"tower provision vault {options} --image {IMAGE} 2>/run/said", timeout=1200)
         assert done.status == 0, guest.command("cat /run/said").text
+        assert "came with this system" in guest.command("cat /run/said").text
         found = json.loads(done.text)
         assert "serial STICK1, usb, 2.15 GB" in found["device"]
         assert found["state"] == "written"

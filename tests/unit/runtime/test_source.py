@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,30 @@ def test_without_a_signature_only_for_development(image: Path, tmp_path: Path, m
     write_manifest(image, channel="alpine-v3.24", releasable=True)
     with pytest.raises(ImageProblemError, match="not signed"):
         check_source(read_source(image), unsigned=False)
+
+
+def test_images_of_the_own_medium_need_no_signature(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root alone can write says which these are; anything odd about it, and it says nothing."""
+    release(tmp_path, monkeypatch, "alpine-v3.24")
+    write_manifest(image, channel="alpine-v3.24", releasable=True)
+    found = read_source(image)
+    listed = tmp_path / "images.sha256"
+    monkeypatch.setattr("tower.source.OWN_IMAGES", listed)
+    good = f"{'0' * 64}  other.img\n{found.sha256}  {image.name}\n"
+    refused = pytest.raises(ImageProblemError, match="not signed")
+    for text, mode in ((None, 0), (good, 0o666), (good, 0o664), (f"{found.sha256}\n", 0o644), (f"{good}x\n", 0o644), ("", 0o644)):
+        if text is not None:
+            listed.write_text(text)
+            listed.chmod(mode)
+        with refused:
+            check_source(found, unsigned=False)
+    listed.write_text(good)
+    listed.chmod(0o644)
+    monkeypatch.setattr("tower.source.ROOT", os.getuid() + 1)
+    with refused:
+        check_source(found, unsigned=False)
+    monkeypatch.setattr("tower.source.ROOT", os.getuid())
+    assert check_source(found, unsigned=False) == "came with this system"
 
 
 def test_a_signature_that_does_not_hold_is_never_passed_over(image: Path, home: Path) -> None:
