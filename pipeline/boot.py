@@ -165,8 +165,9 @@ def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, in
     forward = "".join(f",hostfwd=tcp:127.0.0.1:{ours}-:{theirs}" for theirs, ours in ports.items())
     if machine is Machine.HOST_RPI:
         return ["qemu-system-aarch64", *common, *_raspberry(image, scratch, forward)]
-    # Without cx16: the emulation of cmpxchg16b kills Linux 6.12 at random, and it can do without.
-    argv = ["qemu-system-x86_64", *common, "-machine", "pc", "-cpu", "qemu64,-cx16", "-smp", "2", "-m", "1536"]
+    # What kills Linux 6.12 at random in an emulated PC: cmpxchg16b, which it can do without, and a second processor, which
+    # may run into code that the first is about to patch (`Oops: int3`).
+    argv = ["qemu-system-x86_64", *common, "-machine", "pc", "-cpu", "qemu64,-cx16", "-m", "1536"]
     if machine in (Machine.THINCLIENT_UEFI, Machine.HOST_PC_UEFI):
         argv += _uefi(scratch)
     if machine.is_host:

@@ -42,7 +42,7 @@ class Parts:
     def argv(self, initramfs: str, cmdline: str, *disks: tuple[str, str]) -> list[str]:
         """QEMU's arguments; each disk is a file's name and options of its drive."""
         argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-no-reboot"]
-        argv += ["-serial", "chardev:console", "-machine", "pc", "-cpu", "qemu64,-cx16", "-smp", "2", "-m", "768", "-nic", "none"]
+        argv += ["-serial", "chardev:console", "-machine", "pc", "-cpu", "qemu64,-cx16", "-m", "768", "-nic", "none"]
         argv += ["-kernel", str(self.folder / "vmlinuz-lts"), "-initrd", str(self.folder / initramfs), "-append", cmdline]
         for name, options in disks:
             argv += ["-drive", f"file={self.folder / name},format=raw,if=virtio{options}"]
