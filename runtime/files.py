@@ -59,6 +59,50 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder that nobody else may enter, gone at the end; a lock on it says that it is in use.
+
+    What killed ones left of the same kind is swept away first. Raises OSError.
+    """
+    _sweep(parent, prefix)
+    folder, handle = _locked_folder(parent, prefix)
+    try:
+        yield folder
+    finally:
+        remove_folder(folder)
+        os.close(handle)
+
+
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        # Before it is locked, another of us may sweep it away: then another one.
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            flock(handle, LOCK_EX)
+            if folder.exists():
+                return folder, handle
+            os.close(handle)
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove the folders of ours whose `tower` is gone."""
+    for folder in parent.glob(f"{prefix}????????"):
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if os.fstat(handle).st_uid == os.geteuid():
+                flock(handle, LOCK_EX | LOCK_NB)
+                remove_folder(folder)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(handle)
+
+
 def read_file(path: Path, *, most: int = 1 << 20) -> bytes:
     """A small file. Raises StateError."""
     try:

@@ -28,6 +28,7 @@ from typing import IO, Final
 
 from tower.disk import Job, make_disk
 from tower.errors import DeviceError, GarbageError, ImageProblemError, LostError, RemoteError, TowerError
+from tower.files import own_folder
 from tower.medium import ALIGN, opened
 from tower.partition import UNIT, Partition, data_units, partitions
 from tower.ssh import Session, as_root, connect
@@ -102,10 +103,12 @@ def look(session: Session, device: str | None) -> Found:
 @contextmanager
 def made(job: Job, found: Found, folder: Path, view: View) -> Iterator[tuple[Path, tuple[Piece, ...]]]:
     """The disk as the host will have it, in a file that is gone at the end, and its pieces in the order of writing."""
-    # A killed one left its file; who makes one holds the host's lock.
-    path = folder / "upgrade.img"
-    path.unlink(missing_ok=True)
-    try:
+    # In a folder of its own: another host may be upgraded at the same time, and what is in it are the host's keys.
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(own_folder(folder, ".upgrade-")) / "disk"
+        except OSError as error:
+            raise DeviceError(f"{folder}: {error.strerror}", hint="the disk is made in a file there: make room") from error
         with opened(path, size=found.size - found.size % ALIGN) as medium:
             make_disk(job, medium, resume=False, view=view)
         with path.open("rb") as stream:
@@ -113,8 +116,6 @@ def made(job: Job, found: Found, folder: Path, view: View) -> Iterator[tuple[Pat
             with view.bar("cutting into pieces", len(data_units(path)) * UNIT) as advance:
                 rows = pieces(path, stream, found.rows, new, advance)
         yield path, rows
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def pieces(

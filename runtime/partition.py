@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from tower.errors import DeviceError, ImageProblemError
+from tower.files import own_folder
 from tower.flash import differs
 from tower.medium import Medium, new_buffer
 
@@ -163,8 +163,8 @@ def scratch(
 ) -> Iterator[Scratch]:
     """A partition taken out; `size` is how large it was before its row in the table grew. Its file is gone at the end."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".partition-", dir=folder) as place:
-            found = Scratch(medium, partition, Path(place) / f"partition{partition.number}")
+        with own_folder(folder, ".partition-") as place:  # it holds the host's keys
+            found = Scratch(medium, partition, place / f"partition{partition.number}")
             found.take(spans, size or partition.size)
             yield found
     except OSError as error:

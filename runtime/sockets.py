@@ -6,16 +6,15 @@ A `tower` that was killed leaves its folder; the next one sweeps it away. A lock
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from tower.errors import StateError
-from tower.files import remove_folder
+from tower.files import own_folder
 
 _PREFIX: Final = "tower-"
 _MOST: Final = 104 - len("/tower-12345678/s.1234567890123456") - 1
@@ -26,18 +25,12 @@ _MOST: Final = 104 - len("/tower-12345678/s.1234567890123456") - 1
 def socket_folder() -> Iterator[Path]:
     """A new folder for the sockets of one connection. Raises StateError if there is no place for it."""
     parent = _parent()
-    _sweep(parent)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StateError(f"{parent}: {error.strerror}", hint="it must be writable for you") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(own_folder(parent, _PREFIX))
+        except OSError as error:
+            raise StateError(f"{parent}: {error.strerror}", hint="it must be writable for you") from error
         yield folder
-    finally:
-        remove_folder(folder)
-        os.close(handle)
 
 
 def _parent() -> Path:
@@ -46,27 +39,3 @@ def _parent() -> Path:
         if text and len(os.fsencode(text)) <= _MOST and path.is_absolute() and os.access(path, os.W_OK | os.X_OK):
             return path
     raise StateError("there is no folder for sockets", hint="make $XDG_RUNTIME_DIR or /tmp writable")
-
-
-def _sweep(parent: Path) -> None:
-    """Remove the folders of ours whose `tower` is gone."""
-    for folder in parent.glob(f"{_PREFIX}????????"):
-        try:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            if os.fstat(handle).st_uid == os.geteuid() and _old(handle):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_folder(folder)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(handle)
-
-
-def _old(handle: int) -> bool:
-    """Not one that another `tower` made just now, and has not locked yet."""
-    import time
-
-    return time.time() - os.fstat(handle).st_mtime > 10

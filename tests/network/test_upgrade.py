@@ -107,7 +107,7 @@ class Host:
         assert (receipt["stage"], receipt["version"]) == ("answered", "1.2.0")
         assert not (self.folder / "upgrade").exists()
         assert not (self.machine.root / PIECES.lstrip("/")).exists()
-        assert not (self.user.machine.root / f"{HOME}/.cache/tower/upgrade.img".lstrip("/")).exists()
+        assert not list((self.user.machine.root / f"{HOME}/.cache/tower".lstrip("/")).glob(".*"))
 
 
 @pytest.fixture(scope="module")

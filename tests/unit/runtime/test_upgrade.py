@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -97,6 +98,24 @@ def test_any_other_medium_has_no_such_file(made: Path, tmp_path_factory: pytest.
         except ImageProblemError:
             return
     assert found in (b"", b'{"id": "x", "host": "web"}')
+
+
+def test_two_disks_made_at_once_are_kept_apart(small_image: Path, tmp_path: Path) -> None:
+    """Two hosts upgraded at the same time, beside what a killed one left: none gets the keys of the other."""
+    (tmp_path / ".upgrade-killed00").mkdir()
+    (tmp_path / ".partition-killed00").mkdir()
+    (tmp_path / ".partition-killed00" / "partition1").write_bytes(b"a private key")
+    found = Found("/dev/sda", 96 * MIB, 1 << 30, NEW, b"", "nothing")
+    with ExitStack() as stack:
+        places = []
+        for name in ("web", "db"):
+            (tmp_path / name).write_bytes(name.encode())
+            job = Job(read_source(small_image), {"host": tmp_path / name}, tmp_path)
+            places.append((name, stack.enter_context(inplace.made(job, found, tmp_path, View()))[0]))
+        for name, path in places:
+            with opened(path) as medium:
+                assert read_boot_file(medium, "host", tmp_path) == name.encode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["db", "web"]
 
 
 # --- what a host says -------------------------------------------------------------------------------------------------
