@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from tower.errors import StoppedError, TowerError
+from tower.errors import StoppedError, TowerError, printable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -109,5 +109,5 @@ def _stop_at_signals() -> None:
 
 
 def _show(command: str, error: TowerError) -> int:
-    sys.stderr.write(f"tower {command}: {error}\n")
+    sys.stderr.write(f"tower {command}: {printable(str(error))}\n")
     return error.exit_status

@@ -8,6 +8,11 @@ shows a traceback. 2 is argparse's: a wrong command line.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """A text for a terminal: lines, and nothing that it would obey. Hosts, servers and disks may have a part in it."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
 class TowerError(Exception):
     """An expected failure, shown to the user as `message` and `hint`."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from tower.errors import TowerError, ValueRefusedError
+from tower.errors import TowerError, ValueRefusedError, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -25,6 +25,7 @@ class View:
 
     def say(self, text: str) -> None:
         """One line about how it goes."""
+        text = printable(text)
         # Over a bar that may stand there; it is drawn again below.
         sys.stderr.write(f"\r\x1b[K{text}\n" if sys.stderr.isatty() else f"{text}\n")
         sys.stderr.flush()
@@ -80,7 +81,7 @@ class View:
             return
         width = max(map(len, rows), default=0)
         for name, value in rows.items():
-            sys.stdout.write(f"{name.replace('_', ' '):{width}}  {value}\n")
+            sys.stdout.write(f"{name.replace('_', ' '):{width}}  {printable(str(value))}\n")
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Go on only if the user says so. Raises TowerError, or ValueRefusedError if nobody can be asked."""
@@ -88,7 +89,7 @@ class View:
             return
         if not sys.stdin.isatty():
             raise ValueRefusedError("there is nobody to ask whether to go on", hint="look with --dry-run, then add --yes")
-        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.write(f"{printable(question)} [y/N] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise TowerError("not done", hint="nothing was changed")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tower.errors import TowerError
+from tower.errors import TowerError, printable
 from tower.image import KEY_FOLDERS, key_of, trusted_keys, verify_image
 from tower.minisign import PublicKey, SignatureError
 
@@ -41,11 +41,12 @@ def execute(args: argparse.Namespace) -> int:
         try:
             found = verify_image(image, _keys(args.key))
         except TowerError as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {printable(str(error))}\n")
             status = error.exit_status
         else:
             release = " ".join(f"{name} {value}" for name, value in found.release.items())
-            sys.stdout.write(f"{image}: good: {', '.join(found.checks)}; {release}; signed by {found.signer.name}\n")
+            said = f"{image}: good: {', '.join(found.checks)}; {release}; signed by {found.signer.name}"
+            sys.stdout.write(f"{printable(said)}\n")
     return status
 
 

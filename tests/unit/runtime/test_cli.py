@@ -12,6 +12,7 @@ import pytest
 from tower import cli, errors
 from tower.commands import provision, version
 from tower.errors import StoppedError, TowerError
+from tower.view import View
 
 SLOW = ("rich", "tqdm", "cryptography", "shtab", "subprocess", "socket", "json", "ssl", "asyncio", "xml", "hashlib", "tempfile")
 
@@ -62,6 +63,19 @@ def test_an_error_is_shown_once_without_a_traceback(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(version, "execute", raising(TowerError("what went wrong", hint="what to do")))
     assert cli.main(["version"]) == 1
     assert capsys.readouterr().err == "tower version: what went wrong\n  hint: what to do\n"
+
+
+def test_what_is_shown_is_nothing_that_a_terminal_obeys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = "a server's\x1b]0;title\x07 \x9b2J\r words\udcff"
+    monkeypatch.setattr(version, "execute", raising(TowerError(odd, hint=odd)))
+    assert cli.main(["version"]) == 1
+    View().say(odd)
+    View().show({"text": odd})
+    said = "".join(capsys.readouterr())
+    assert said.count("a server's?]0;title? ?2J? words?") == 4
+    assert all(char.isprintable() for char in said.replace("\n", ""))
 
 
 def test_signals_have_their_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
