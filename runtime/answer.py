@@ -8,6 +8,7 @@ with another key at that address is an error at once; one that is still starting
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Final
 
 from tower import proc
 from tower.errors import AnswerError
+from tower.proc import OverrunError
 from tower.provision import RECEIPT_ON_BOOT
 from tower.sshconf import Host, Tower
 from tower.view import View
@@ -23,6 +25,7 @@ from tower.view import View
 _SSH: Final = 22
 _PAUSE: Final = 2.0
 _MOST: Final = 64 << 10
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MARK: Final = "-- receipt --"
 _QUESTION: Final = f"cat /etc/os-release; echo; echo '{_MARK}'; cat /etc/tower/{RECEIPT_ON_BOOT} 2>/dev/null || true"
 """What the host is asked. A constant: nothing of the user's or the host's is in it."""
@@ -67,7 +70,10 @@ def ask(host: Host, tower: Tower) -> tuple[str, Answer | None]:
     except OSError:
         return f"waiting for {host.env.address} on the {host.env.network.name} network", None
     argv = ("ssh", "-F", tower.config, "-n", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "--", host.name, _QUESTION)
-    done = proc.run(argv, timeout=30, check=False, hint="install openssh-client")
+    try:
+        done = proc.run(argv, timeout=30, check=False, hint="install openssh-client", most=2 * _MOST)
+    except OverrunError:
+        return "takes the connection, and gives no answer that makes sense yet", None
     if done.status == 0:
         return "", parse_answer(done.stdout, host.name)
     said = done.stderr.decode(errors="replace")
@@ -95,7 +101,9 @@ def parse_answer(data: bytes, name: str) -> Answer:
         raise AnswerError(
             f"{name}: its receipt makes no sense", hint=f"see it: ssh {name} cat /etc/tower/{RECEIPT_ON_BOOT}"
         ) from None
-    return Answer(system, str(found))
+    if found and not (isinstance(found, str) and _ID.fullmatch(found)):
+        raise AnswerError(f"{name}: its receipt has no number of a provisioning", hint="it was started from another disk")
+    return Answer(system, found)
 
 
 def check_receipt(answer: Answer, wanted: str, name: str) -> None:

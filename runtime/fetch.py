@@ -250,12 +250,21 @@ class Downloads:
                 return response
             response.read(1 << 20)
             connection.close()
-            target = urlsplit(urljoin(url, response.getheader("Location", "")))
-            allowed = ("https",) if parts.scheme == "https" else ("http", "https")
-            if target.scheme not in allowed or not target.hostname:
-                raise PackageError(f"{url}: the server sends us to {target.geturl()[:200]!r}, where we do not go")
-            url = target.geturl()
+            url = _redirected(url, response.getheader("Location", ""))
         raise PackageError(f"{url}: the server sends us around in circles")
+
+
+def _redirected(url: str, place: str) -> str:
+    """Where a server sends us. Raises PackageError if we do not go there."""
+    allowed = ("https",) if url.startswith("https:") else ("http", "https")
+    try:
+        target = urlsplit(urljoin(url, place))
+        good = target.scheme in allowed and target.hostname and target.port != 0 and target.geturl().isascii()
+    except ValueError:  # what looks like an address of IPv6, or like a port, and is none
+        good = False
+    if not good:
+        raise PackageError(f"{url}: the server sends us to {place[:200]!r}, where we do not go")
+    return target.geturl()
 
 
 def _text(problem: Exception) -> str:

@@ -74,6 +74,8 @@ def test_answers() -> None:
         text_of("[]"),
         text_of("{}"),
         text_of("[" * 5000),
+        text_of(json.dumps({"id": "\x1b[2J"})),
+        text_of(json.dumps({"id": [1]})),
         text_of("") + b"x" * 100_000,
         text_of("").replace(b"TowerOS", b"\x1b[2J"),
         text_of("").replace(b"TowerOS", b"x" * 300),
@@ -120,6 +122,17 @@ def waited(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch, *a
     monkeypatch.setattr(socket, "create_connection", connect)
     monkeypatch.setattr(proc, "run", run)
     return answer.wait_for(Host(tower.folder, settings), tower, limit=0.3, view=View(), sleep=lambda _: time.sleep(0.05))
+
+
+def test_a_host_that_never_stops_talking_is_waited_for_and_no_longer(
+    tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexec cat /dev/zero\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: Line())
+    with pytest.raises(AnswerError, match=r"no answer within 0 s: .*makes sense"):
+        answer.wait_for(Host(tower.folder, settings), tower, limit=0, view=View(), sleep=lambda _: None)
 
 
 def refused(said: str) -> Done:

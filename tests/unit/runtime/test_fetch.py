@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tower.apkindex import Package, read_index
 from tower.errors import DownError, PackageError
-from tower.fetch import Downloads, Way
+from tower.fetch import Downloads, Way, _redirected
 from tower.repository import Repository
 
 from tests.network.mirror import ARCH, Made, Mirror
@@ -72,6 +72,30 @@ def site(tmp_path: Path) -> Iterator[Site]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://x:99999/",
+        "http://x:y/",
+        "http://[::1/",
+        "ftp://x/",
+        "file:///etc/passwd",
+        "http://x/\u00e9",
+        "http://x:0/",
+    ],
+)
+def test_where_a_server_cannot_send_us(place: str) -> None:
+    with pytest.raises(PackageError, match="where we do not go"):
+        _redirected("http://packages.test/main", place)
+
+
+def test_where_a_server_can_send_us() -> None:
+    assert _redirected("http://packages.test/main/x", "../y") == "http://packages.test/y"
+    assert _redirected("http://packages.test/", "https://other.test:443/y") == "https://other.test:443/y"
+    with pytest.raises(PackageError, match="where we do not go"):
+        _redirected("https://packages.test/", "http://packages.test/")
 
 
 def test_a_package_is_fetched_once(site: Site) -> None:
