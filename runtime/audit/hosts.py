@@ -23,8 +23,9 @@ TRY_SECONDS: Final = 9.0
 """The longest that one heap of tries takes on a host; some hundred are one heap."""
 _HEAP: Final = 120
 _MOST: Final = 1 << 20
-_SECTION: Final = re.compile(r"^-- (\w+) --\n(.*?)\n-- end (\d+) --$", re.MULTILINE | re.DOTALL)
-_LINE: Final = re.compile(r"(\d+) (\d+) ?([ -~]{0,300})")
+_BEGIN: Final = re.compile(r"-- ([a-z0-9_]{1,20}) --")
+_END: Final = re.compile(r"-- end ([0-9]{1,3}) --")
+_LINE: Final = re.compile(r"([0-9]{1,6}) ([0-9]{1,3}) ?([ -~]{0,300})")
 _LEG: Final = re.compile(r"[a-z0-9.]{1,15}")
 # As glibc and as musl say it.
 _CLOSED: Final = (
@@ -130,9 +131,8 @@ def ask(session: Session) -> Facts:
     """The host's facts. Raises an AnswerError if it does not say them, or nonsense."""
     calls = ["facts", *(one.line(number) for number, one in enumerate(CONTROLS))]
     text = _run(session, calls, timeout=60)
-    sections = {name: body for name, body, status in _SECTION.findall(text) if status == "0"}
     try:
-        return _facts(sections, text)
+        return _facts(_sections(text), text)
     except (ValueError, KeyError, IndexError) as error:
         raise GarbageError(f"{session.host.name}: what it says about itself makes no sense: {error!r}") from None
 
@@ -147,7 +147,25 @@ def attempt(session: Session, tries: Sequence[Try]) -> tuple[Answered, ...]:
 def _run(session: Session, calls: Sequence[str], *, timeout: float) -> str:
     script = resources.files(__package__).joinpath("probe.sh").read_bytes()
     text = script + "".join(f"{call}\n" for call in (*calls, "wait")).encode()
-    return session.root(("busybox", "sh", "-s"), stdin=text, timeout=timeout, most=_MOST).stdout.decode(errors="replace")
+    said = session.root(("busybox", "sh", "-s"), stdin=text, timeout=timeout, most=_MOST).stdout.decode(errors="replace")
+    # Parts of it are shown.
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in said)
+
+
+def _sections(text: str) -> dict[str, str]:
+    """What the commands printed that succeeded, by name; line by line, since a host may write what a pattern is slow with."""
+    found: dict[str, str] = {}
+    name, lines = "", [""]
+    for line in text.split("\n"):
+        if (begin := _BEGIN.fullmatch(line)) is not None:
+            name, lines = begin[1], []
+        elif (end := _END.fullmatch(line)) is not None:
+            if name and end[1] == "0":
+                found[name] = "\n".join(lines)
+            name = ""
+        else:
+            lines.append(line)
+    return found
 
 
 def _answers(tries: Sequence[Try], text: str) -> tuple[Answered, ...]:

@@ -59,6 +59,8 @@ def _found(lines: list[str]) -> Iterator[Listener]:
 
 def _address(text: str) -> IPv4Address | IPv6Address:
     """An address as the kernel prints it: words of 4 bytes, in the order of this processor (all of ours are alike)."""
+    if len(text) not in (8, 32):
+        raise ValueError(f"{text[:40]} is no address")
     words = struct.unpack(f">{len(text) // 8}I", bytes.fromhex(text))
     found = ip_address(struct.pack(f"<{len(words)}I", *words))
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found

@@ -6,13 +6,16 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower.audit import frames, local, rules, verdict
+from tower.audit import frames, hosts, local, rules, verdict
 from tower.audit.attack import Attacker, Victim, faults_of
 from tower.audit.checks import Check, Outcome, Report, judged, not_tried, worst
 from tower.audit.frames import SYN_ACK, TCP, Seen
@@ -21,7 +24,8 @@ from tower.audit.matrix import show
 from tower.audit.sockets import Listener, listeners
 from tower.audit.wire import Wire
 from tower.commands import audit as command
-from tower.errors import ValueRefusedError
+from tower.errors import GarbageError, ValueRefusedError
+from tower.proc import Done
 from tower.sshconf import Tower
 
 HERE, THERE = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
@@ -225,6 +229,66 @@ def test_listeners_are_those_that_a_network_reaches() -> None:
 WANTED = (
     ":INPUT DROP [0:0]\n:OUTPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -i eth0 -j ACCEPT\n-A OUTPUT -o lo -j ACCEPT\n"
 )
+
+
+@dataclass
+class Session:
+    """A host that says what it likes."""
+
+    said: str
+    host: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="web"))
+
+    def root(self, argv: object, **how: object) -> Done:
+        return Done(0, self.said.encode(), b"")
+
+
+def section(name: str, text: str, status: int = 0) -> str:
+    return f"\n-- {name} --\n{text}\n-- end {status} --\n"
+
+
+FACTS = {
+    "hardware": "eth0 02:00:00:00:00:02\n",
+    "addresses6": "",
+    "routes": "Iface\tDestination\n",
+    "switches": "ipv4/ip_forward 0\n",
+    "sockets": "tcp   0: 00000000:0016 00000000:0000 0A\n",
+    "name_servers": "nameserver 192.168.2.1\n",
+    "sshd": "port 22\n",
+}
+
+
+def facts_of(**changes: str) -> hosts.Facts:
+    text = "".join(section(name, body) for name, body in (FACTS | changes).items())
+    return hosts.ask(Session(text + section("rules4", "x", 1)))  # type: ignore[arg-type]
+
+
+def test_facts_of_a_host() -> None:
+    found = facts_of()
+    assert (found.hardware, found.routes, found.rules) == ({"eth0": THERE}, (), None)
+    assert (found.switches, found.name_servers) == ({"ipv4/ip_forward": "0"}, ("192.168.2.1",))
+    assert (found.sshd, [one.port for one in found.listeners]) == ({"port": ("22",)}, [22])
+
+
+def test_nothing_that_a_host_says_reaches_the_terminal_as_it_is() -> None:
+    assert facts_of(sshd="port \x1b[2J\x9b\n").sshd == {"port": ("?[2J?",)}
+
+
+@pytest.mark.parametrize("row", ["tcp 0: 0000000:0016 0:0 0A", "tcp 0: :0016 0:0 0A", "tcp 0: zz:0 0:0 0A", "x 0: 0:0 0:0 0A"])
+def test_sockets_that_make_no_sense(row: str) -> None:
+    with pytest.raises(GarbageError):
+        facts_of(sockets=row)
+
+
+def test_numbers_without_end_are_no_answer() -> None:
+    (found,) = hosts.attempt(Session("9" * 5000 + " 0 x\n0 " + "9" * 5000), [Try("db", "tcp", "192.168.2.201", 22)])  # type: ignore[arg-type]
+    assert found.result is Result.FAILED
+
+
+def test_an_answer_made_to_be_slow_is_read_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(GarbageError):
+        hosts.ask(Session("-- a --\n" * (1 << 17)))  # type: ignore[arg-type]
+    assert time.monotonic() - start < 5
 
 
 def test_rules_are_compared_chain_by_chain() -> None:
