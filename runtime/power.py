@@ -23,7 +23,7 @@ from tower import proc
 from tower.errors import LostError, ToolError
 from tower.names import HostName
 from tower.networks import Network
-from tower.ssh import connect
+from tower.ssh import SYSTEM_PATH, connect
 from tower.sshconf import Host, Tower
 from tower.status import Status, Survey
 
@@ -76,7 +76,7 @@ def tell(tower: Tower, found: Status, order: Order) -> Told:
     since = time.monotonic()
     with connect(tower, found.host) as session:
         try:
-            session.root([order.value], timeout=_ASKED, hint=f"see: ssh {found.host.name} doas {order.value}")
+            session.root([order.value], env=SYSTEM_PATH, timeout=_ASKED, hint=f"see: ssh {found.host.name} doas {order.value}")
         except LostError:
             pass  # it obeyed faster than it could say so
     return Told(found.host, found.report.boot if found.report else "", since)

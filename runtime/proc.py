@@ -135,6 +135,14 @@ def attached(argv: Sequence[str | os.PathLike[str]], *, hint: str = "") -> Itera
             child.wait()
 
 
+def ended(child: subprocess.Popen[bytes], timeout: float) -> int:
+    """The exit status of a program that has done its work; one that does not end within `timeout` seconds is killed."""
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(timeout)
+    _kill_group(child)
+    return int(child.returncode)
+
+
 def _communicate(child: subprocess.Popen[bytes], fed: bytes, timeout: float, most: int) -> tuple[bytes, bytes]:
     """What Popen.communicate does, for a program that is not believed to stop writing."""
     assert child.stdout is not None  # noqa: S101  (they are pipes)

@@ -35,6 +35,8 @@ from tower.view import View
 if TYPE_CHECKING:
     import subprocess
 
+SYSTEM_PATH: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""For programs of root: who logs in by ssh may have another PATH, and doas looks for programs there."""
 MOST: Final = 16 << 20
 """Bytes that a command of a host may write; a host is not believed to stop."""
 _READY: Final = b"tower-ready"
@@ -216,7 +218,7 @@ class Session:
                 ) from None
             if line not in (_READY, _READY + b"-unfinished"):
                 if not line:
-                    master.wait(10)
+                    proc.ended(master, 10)
                 errors.seek(0)
                 raise trouble_of(self.host, line, errors.read(64 << 10).decode(errors="replace"))
             self.unfinished = line != _READY
@@ -273,9 +275,9 @@ def as_root(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[
 def failed(name: str, argv: Sequence[str], done: Done, hint: str = "") -> RemoteError:
     """What to raise about a command of a host that failed."""
     said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-10:]
-    words = [word for word in argv if word not in ("doas", "-n", "--")]
+    program = next((word for word in argv if word not in ("doas", "-n", "--", "env") and "=" not in word), argv[0])
     shown = ("".join(char if char.isprintable() else "?" for char in line[:300]) for line in said)
-    return RemoteError("\n  ".join([f"{name}: {words[0]}: exit status {done.status}", *shown]), hint=hint)
+    return RemoteError("\n  ".join([f"{name}: {program}: exit status {done.status}", *shown]), hint=hint)
 
 
 def _options(timeout: float) -> list[str]:
@@ -312,7 +314,8 @@ def _line(stream: IO[bytes], end: float) -> bytes:
     """One line of an unbuffered pipe, without its end; empty when there is none any more. Raises TimeoutError."""
     found = bytearray()
     while len(found) < 256:
-        if not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+        left = end - time.monotonic()  # one that never stops talking says nothing either
+        if left <= 0 or not select.select([stream], [], [], left)[0]:
             raise TimeoutError
         char = stream.read(1)
         if char in (b"", b"\n"):

@@ -26,7 +26,7 @@ from tower.files import make_folder, remove_folder, write_file, write_folder
 from tower.provision import BOOT_FILES, RECEIPT_ON_BOOT
 from tower.receipt import Receipt, Stage, Target
 from tower.source import Source
-from tower.ssh import Session, connect
+from tower.ssh import SYSTEM_PATH, Session, connect
 from tower.sshconf import ENV, RECEIPT, WORLD, Host, Tower
 from tower.view import View
 
@@ -34,8 +34,6 @@ FOLDER: Final = "upgrade"
 IN_PLACE: Final = "boot device of the host"
 """The kind of a target that the host itself writes."""
 _PAUSE: Final = 2.0
-_REBOOT: Final = "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; reboot"
-"""Whoever logs in by ssh may have no system folders in PATH; doas looks for programs there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +245,7 @@ def restart(one: Upgrade, tower: Tower, view: View) -> None:
         inplace.clean(session)
         view.say(f"{one.host.name}: starts anew")
         with suppress(LostError):  # the connection ends by it
-            session.root(("sh", "-c", _REBOOT), timeout=30)
+            session.root(["reboot"], env=SYSTEM_PATH, timeout=30)
 
 
 def wait_for(one: Upgrade, tower: Tower, *, limit: float, view: View, sleep: Callable[[float], None] = time.sleep) -> str:

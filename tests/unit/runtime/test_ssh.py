@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -135,3 +136,25 @@ def test_a_program_is_fed_and_bounded() -> None:
     with pytest.raises(OverrunError, match="not finished"):  # it reads nothing of what it is fed
         proc.run(["sleep", "20"], timeout=0.3, stdin=b"x" * 1_000_000, most=1000)
     assert time.monotonic() - start < 10
+
+
+def test_a_program_that_does_not_end_is_ended() -> None:
+    start = time.monotonic()
+    with proc.running(["sh", "-c", "exec >&-; sleep 60"]) as child:
+        assert proc.ended(child, 0.2) == -signal.SIGKILL
+    with proc.running(["sh", "-c", "exit 7"]) as child:
+        assert proc.ended(child, 10) == 7
+    assert time.monotonic() - start < 10
+
+
+def test_a_host_that_never_stops_talking_is_not_alive_for_ever() -> None:
+    with proc.running(["sh", "-c", "while :; do echo xxxxxxxx; done"]) as child, pytest.raises(TimeoutError):
+        assert child.stdout is not None
+        end = time.monotonic() + 0.3
+        while ssh._line(child.stdout, end):
+            assert time.monotonic() < end + 5
+
+
+def test_a_command_of_root_that_failed_is_called_by_its_name() -> None:
+    words = ssh.as_root(["reboot", "now"], ssh.SYSTEM_PATH)
+    assert ssh.failed("web", words, proc.Done(3, b"", b"no \x1b[2J")).message == "web: reboot: exit status 3\n  no ?[2J"
