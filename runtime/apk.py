@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final
 
+from tower import proc
 from tower.choose import check_names
 from tower.errors import GarbageError, HangsError, LostError, PackageError, ValueRefusedError
 
@@ -25,6 +26,8 @@ PROGRAM: Final = "/usr/libexec/tower/packages"
 SILENCE: Final = 900.0
 """Seconds that a machine may say nothing: the scripts of some packages take their time on a small one."""
 _MOST_LINE: Final = 4096
+_MOST_SAID: Final = 64 << 20
+"""Bytes of all that a machine says; the largest installations say less than one MiB."""
 _PROGRESS: Final = re.compile(r"([0-9]{1,15})/([0-9]{1,15})(?: [a-z]{1,20})?")
 _STEP: Final = re.compile(r"\([0-9]{1,6}/[0-9]{1,6}\) ([A-Z][a-z]+ [A-Za-z0-9._+-]{1,200} \([A-Za-z0-9._+ >-]{1,200}\))")
 _WORDS: Final = frozenset({"planned", "installed", "undone", "failed"})
@@ -118,7 +121,7 @@ class Talk:
                 f"{self.name}: the connection broke during the installation",
                 hint="it is finished or undone there; type the same command again when the host is back",
             )
-        status = self.child.wait(20)
+        status = proc.ended(self.child, 20)
         said = _rest(self.child.stderr)
         if status == 127 or "not found" in said or "No such file" in said:
             return PackageError(f"{self.name}: has no {PROGRAM}", hint=f"upgrade it: tower upgrade {self.name}")
@@ -142,7 +145,7 @@ def clean(data: bytes) -> str:
 
 def _split(stream: IO[bytes], name: str) -> Iterator[str]:
     """Lines of a pipe, without their ends; a last one without an end is left out: it may be half. Raises HangsError."""
-    kept = b""
+    kept, said = b"", 0
     while True:
         end = time.monotonic() + SILENCE
         while not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -152,8 +155,10 @@ def _split(stream: IO[bytes], name: str) -> Iterator[str]:
         if not data:
             return
         *lines, kept = (kept + data).split(b"\n")
-        if len(kept) > _MOST_LINE:
-            raise GarbageError(f"{name}: says a line that does not end", hint="is it a host of TowerOS?")
+        said += len(data)
+        if len(kept) > _MOST_LINE or said > _MOST_SAID:
+            what = "a line that does not end" if len(kept) > _MOST_LINE else "more than any installation does"
+            raise GarbageError(f"{name}: says {what}", hint="is it a host of TowerOS?")
         for line in lines:
             yield clean(line[:_MOST_LINE])
 

@@ -66,7 +66,7 @@ def read_index(path: Path) -> Index:
             member = archive.getmember("APKINDEX")
             content = archive.extractfile(member)
             text = content.read().decode(errors="replace") if content is not None else ""
-    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
+    except (OSError, EOFError, KeyError, ValueError, OverflowError, RecursionError, tarfile.TarError, zlib.error) as error:
         raise PackageError(f"{path.name}: is not an index of packages: {error}") from error
     packages = (_package(record) for record in text.split("\n\n"))
     return Index(int(member.mtime), {(one.name, one.version): one for one in packages if one is not None})

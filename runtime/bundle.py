@@ -136,7 +136,7 @@ def send(session: Session, bundle: Bundle, progress: Callable[[int], object]) ->
         except BrokenPipeError:
             pass  # it ended, and says why
         errors = _rest(child.stderr, session.host.name)
-        status = child.wait(20)
+        status = proc.ended(child, 20)
     if status == 255 and not session.alive():
         raise LostError(f"{session.host.name}: the connection broke", hint="type the same command again to go on")
     _asked(session, Done(status, b"", errors))
@@ -187,7 +187,7 @@ def _write(out: IO[bytes], data: bytes) -> None:
 def _rest(stream: IO[bytes], name: str) -> bytes:
     """The end of what a program says, once it has ended. Raises HangsError."""
     said, end = b"", time.monotonic() + _SYNC
-    while select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+    while (left := end - time.monotonic()) > 0 and select.select([stream], [], [], left)[0]:
         data = os.read(stream.fileno(), 1 << 16)
         if not data:
             return said
@@ -204,7 +204,7 @@ def installing(session: Session, view: View, installed: Callable[[tuple[str, ...
         talk.ask([])
         talk.say = view.say
         yield talk
-        child.wait(60)
+        proc.ended(child, 60)
 
 
 def _asked(session: Session, done: Done) -> Done:

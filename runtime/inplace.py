@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import os
 import re
+import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +27,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, Final
 
+from tower import proc
 from tower.disk import Job, make_disk
-from tower.errors import DeviceError, GarbageError, ImageProblemError, LostError, RemoteError, TowerError
+from tower.errors import DeviceError, GarbageError, HangsError, ImageProblemError, LostError, RemoteError, TowerError
 from tower.files import own_folder
 from tower.medium import ALIGN, opened
 from tower.partition import UNIT, Partition, data_units, partitions
@@ -40,6 +42,9 @@ SCRIPT: Final = f"{FOLDER}/upgrade.sh"
 PIECE_UNITS: Final = 64
 """A piece has 4 MiB at most."""
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,200}")
+_LARGEST: Final = 2 << 40
+"""Bytes of a boot device: more than that no table of partitions of ours can say."""
+_WRITING: Final = re.compile(r"writing ([0-9]{1,9}) ([0-9]{1,9})")
 _ROOM: Final = 64 << 20
 """What must stay free on the host beside the pieces."""
 _SHORT: Final = 60
@@ -92,7 +97,7 @@ def look(session: Session, device: str | None) -> Found:
         found = rows["device"], int(rows["size"]), int(rows["free"]) * 1024
     except (ValueError, KeyError, binascii.Error):
         raise odd from None
-    if _PATH.fullmatch(found[0]) is None:
+    if _PATH.fullmatch(found[0]) is None or not 0 < found[1] <= _LARGEST or found[2] < 0:
         raise odd
     try:
         return Found(*found, partitions(table, f"{name}: {found[0]}"), receipt, rows.get("state", ""))
@@ -129,7 +134,7 @@ def pieces(
 
     First what lies behind both boot partitions; then those; then what is in front of them, and the first unit last.
     """
-    boots = (old[0], new[0])
+    boots = (*old[:1], new[0])
     behind, front = max(row.start + row.size for row in boots) // UNIT, min(row.start for row in boots) // UNIT
 
     def turn(unit: int) -> int:
@@ -191,21 +196,29 @@ def _send(session: Session, path: Path, rows: list[Piece], advance: Callable[[in
         feeder.start()
         taken = 0
         rest = b""
-        while taken < len(rows) and (data := os.read(child.stdout.fileno(), 4096)):
+        while taken < len(rows) and (data := _heard(child.stdout, name, _SILENT)):
             *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > 64:
+                raise GarbageError(f"{name}: says what is no digest")
             for line in lines:
                 if taken == len(rows) or line != rows[taken].sha256.encode():
                     raise GarbageError(f"{name}: took another piece than the one that was sent")
                 advance(rows[taken].units * UNIT)
                 taken += 1
         if taken < len(rows):
-            said = os.read(child.stderr.fileno(), 4096).decode(errors="replace").strip()
+            said = _heard(child.stderr, name, 5).decode(errors="replace").strip()
             if not session.alive():
                 raise LostError(f"{name}: the connection broke while the image was sent")
             shown = "".join(char if char.isprintable() else " " for char in said[:300])
             raise DeviceError(f"{name}: {shown or 'did not take the new image'}", hint="make room in /var/lib of the host")
-        feeder.join()
-        child.wait(_SHORT)
+        feeder.join(_SHORT)
+        proc.ended(child, _SHORT)
+
+
+def _heard(stream: IO[bytes], name: str, limit: float) -> bytes:
+    if not select.select([stream], [], [], limit)[0]:
+        raise HangsError(f"{name}: says nothing for {limit:.0f} s", hint=f"see what it does: ssh {name} top")
+    return os.read(stream.fileno(), 4096)
 
 
 def _feed(out: IO[bytes], path: Path, rows: list[Piece]) -> None:
@@ -273,9 +286,8 @@ def _is_done(host: Host, data: bytes, show: Callable[[int, int], object]) -> boo
     if word in ("failed", "stopped", "nothing"):
         shown = "".join(char if char.isprintable() else " " for char in rest)
         raise DeviceError(f"{host.name}: its boot device is not written: {shown or word}")
-    numbers = rest.split()
-    if word == "writing" and len(numbers) == 2 and all(number.isdigit() for number in numbers):
-        show(int(numbers[0]), int(numbers[1]))
+    if (writing := _WRITING.fullmatch(said)) is not None:
+        show(int(writing[1]), int(writing[2]))
     return word == "done"
 
 

@@ -162,7 +162,7 @@ class Installation:
                 talk.go()
                 record_wanted(place.world, self.words)
                 talk.write("kept")
-                child.wait(60)
+                proc.ended(child, 60)
         return tuple(talk.steps)
 
     def _lead(self, place: Place, stack: ExitStack) -> list[str]:

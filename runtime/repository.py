@@ -102,7 +102,8 @@ def _unpack(data: bytes, host: str) -> tuple[dict[str, bytes], dict[str, bytes]]
                     files[member.name] = content.read()
                 elif content is not None and key and member.size <= _MOST_KEY:
                     keys[key[1]] = content.read()
-    except (tarfile.TarError, OSError, ValueError) as error:
+    # Heads of tar may be nested until Python gives up.
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise AnswerError(f"{host}: what it says about its packages is no archive: {error}") from error
     return files, keys
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tower import servers
+from tower import apk, servers
 from tower.apk import Talk, clean, words_of
 from tower.commands.install import execute
 from tower.errors import GarbageError, HostError, LostError, PackageError, StateError, TowerError, ValueRefusedError
@@ -83,6 +83,12 @@ def test_a_talk_that_goes_wrong(said: bytes, kind: type[TowerError], words: str)
         one.ask([])
     assert words in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_talk_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apk, "_MOST_SAID", 10_000)
+    with talk(b"apk (1/1) Installing a (1)\n" * 1000) as (one, _, _), pytest.raises(GarbageError, match="more than any"):
+        one.ask([])
 
 
 def test_a_talk_that_breaks_off() -> None:

@@ -85,6 +85,13 @@ def test_a_link_is_no_file() -> None:
         parse_state(out.getvalue(), "web")
 
 
+def test_heads_that_are_nested_without_end() -> None:
+    head = tarfile.TarInfo("x")
+    head.type = tarfile.GNUTYPE_LONGNAME
+    with pytest.raises(AnswerError, match="no archive"):
+        parse_state(head.tobuf(tarfile.GNU_FORMAT) * 5000, "web")
+
+
 @given(st.binary(max_size=3000))
 def test_any_bytes_are_refused_by_our_errors(data: bytes) -> None:
     with pytest.raises(TowerError):

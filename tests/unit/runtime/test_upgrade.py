@@ -16,10 +16,10 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import inplace, receipt, upgrade
+from tower import inplace, proc, receipt, upgrade
 from tower.blockmap import BlockMap
 from tower.disk import Job, make_disk, read_boot_file
-from tower.errors import DeviceError, GarbageError, HostError, ImageProblemError
+from tower.errors import DeviceError, GarbageError, HangsError, HostError, ImageProblemError
 from tower.inplace import Found, Piece, pieces, plan_of
 from tower.medium import opened
 from tower.names import HostName
@@ -63,6 +63,44 @@ def test_the_old_system_starts_until_shortly_before_the_end(made: Path, tmp_path
         disk[row.place * UNIT : (row.place + row.units) * UNIT] = data[row.place * UNIT : (row.place + row.units) * UNIT]
     (tmp_path / "copy").write_bytes(disk)
     assert check_disk(tmp_path / "copy", tmp_path)["size"] == 96 * MIB - ROOT[0]
+
+
+def test_a_disk_that_had_no_partitions(made: Path) -> None:
+    with made.open("rb") as stream:
+        assert pieces(made, stream, (), NEW) == pieces(made, stream, NEW, NEW)
+
+
+class Hostile:
+    """A host whose program says what it likes while the pieces are sent, by a real process with pipes."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        self.host = SimpleNamespace(name="web")
+
+    def popen(self, argv: object) -> Any:
+        return proc.running(("sh", "-c", self.code), stdin=proc.PIPE, stderr=proc.PIPE)
+
+    def alive(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("exec cat /dev/zero", GarbageError, "no digest"),
+        ("yes", GarbageError, "another piece"),
+        ("exec >&-; echo 'no \033[2J room' >&2; sleep 60", DeviceError, r"no  \[2J room"),
+        ("sleep 60", HangsError, "says nothing"),
+    ],
+)
+def test_a_host_that_does_not_take_what_is_sent(
+    made: Path, monkeypatch: pytest.MonkeyPatch, code: str, error: type[Exception], message: str
+) -> None:
+    monkeypatch.setattr(inplace, "_SILENT", 0.5)
+    with made.open("rb") as stream:
+        rows = pieces(made, stream, NEW, NEW)
+    with pytest.raises(error, match=message):
+        inplace._send(Hostile(code), made, list(rows), lambda _: None)  # type: ignore[arg-type]
 
 
 def test_pieces_are_small_and_never_overlap(made: Path) -> None:
@@ -175,6 +213,10 @@ def test_the_boot_device_that_tower_wrote(host: Host) -> None:
         ({"size": "much"}, GarbageError, "makes sense"),
         ({"device": "/dev/sda\x1b[31m"}, GarbageError, "makes sense"),
         ({"size": 67 * MIB}, DeviceError, "the image needs"),
+        ({"size": 1 << 62}, GarbageError, "makes sense"),
+        ({"size": 1 << 70}, GarbageError, "makes sense"),
+        ({"size": -4096}, GarbageError, "makes sense"),
+        ({"free": -1}, GarbageError, "makes sense"),
         ({"table": base64.b64encode(bytes(512)).decode()}, DeviceError, "no partition table"),
     ],
 )
@@ -192,7 +234,15 @@ def test_whatever_a_host_says(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("data", "done"),
-    [(b"done\n", True), (b"writing 3 9", False), (b"checking\n", False), (b"\xff", False), (b"writing x y", False)],
+    [
+        (b"done\n", True),
+        (b"writing 3 9", False),
+        (b"checking\n", False),
+        (b"\xff", False),
+        (b"writing x y", False),
+        (b"writing \xc2\xb2 \xc2\xb2", False),
+        (b"writing " + b"9" * 4000 + b" 9", False),
+    ],
 )
 def test_states_of_a_host(host: Host, data: bytes, done: bool) -> None:
     assert inplace._is_done(host, data, lambda *_: None) is done
