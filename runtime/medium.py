@@ -143,7 +143,7 @@ def _open_as_root(path: Path) -> int:
         raise DeviceError(f"{path}: may not be written by you", hint="run tower as root")
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        argv = (tool, "-n", sys.executable, "-P", "-c", _OPENER, str(path))
+        argv = (tool, "-n", sys.executable, "-I", "-c", _OPENER, str(path))
         done = proc.run(argv, stdin=theirs.fileno(), timeout=60, check=False)
         theirs.close()
         _, handles, _, _ = socket.recv_fds(ours, 16, 1)
