@@ -245,11 +245,46 @@ def _install_on(job: Installation, host: Host | None) -> tuple[str, ...]:
         return job.on(Remote(session))
 
 
+def install_by_choice(
+    tower: Tower,
+    names: Sequence[str],
+    words: Sequence[str],
+    view: View,
+    *,
+    bundle: bool = False,
+    tunnel: bool = False,
+    yes: bool = False,
+    dry_run: bool = False,
+    servers: Collection[tuple[str, int]] = (),
+) -> Report:
+    """Install packages on machines: offline hosts get a bundle, and with `bundle` all hosts; with `tunnel` none does.
+
+    Raises a TowerError if a name is not one, and StoppedError; what concerns a machine is in the report.
+    """
+    hosts = {name: tower.host(parse_host_name(name)) for name in names if name != THIN_CLIENT}
+    bundled = [name for name, host in hosts.items() if not tunnel and (bundle or not host.env.online)]
+    report = Report(tuple(dict.fromkeys(words)))
+    if bundled:
+        from tower.bundle_install import install_by_bundle
+
+        try:
+            report = install_by_bundle(tower, bundled, words, view, yes=yes, dry_run=dry_run, servers=servers)
+        except StoppedError:
+            raise
+        except TowerError as error:
+            report.problems |= dict.fromkeys(bundled, error)
+    if rest := [name for name in names if name not in bundled]:
+        own = install(tower, rest, words, view, yes=yes, dry_run=dry_run, servers=servers)
+        report.steps |= own.steps
+        report.problems |= own.problems
+    return report
+
+
 def reinstall(tower: Tower, name: str, view: View) -> Report:
     """Install again what `tower install` had installed on a machine. Raises a TowerError if that failed."""
     file = tower.folder / OWN_WORLD if name == THIN_CLIENT else tower.host(parse_host_name(name)).file(WORLD)
     words = read_wanted(file)
-    report = install(tower, [name], words, view, yes=True) if words else Report(())
+    report = install_by_choice(tower, [name], words, view, yes=True) if words else Report(())
     for error in report.problems.values():
         raise error
     return report

@@ -6,11 +6,9 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from tower.errors import StoppedError, TowerError
-from tower.install import Report, install, parse_names
-from tower.names import THIN_CLIENT, parse_host_name
+from tower.install import Report, install_by_choice, parse_names
 from tower.servers import parse_server
-from tower.sshconf import Tower, tower_of_user
+from tower.sshconf import tower_of_user
 from tower.view import View
 
 EXAMPLES: Final = """\
@@ -57,21 +55,8 @@ def execute(args: argparse.Namespace) -> int:
     view, tower = View(json=args.json), tower_of_user()
     servers = [parse_server(text) for text in args.server]
     names = parse_names(args.hosts)
-    report = Report(tuple(dict.fromkeys(args.packages)))
-    bundled = [] if args.tunnel else [name for name in names if name != THIN_CLIENT and (args.bundle or _is_offline(tower, name))]
-    if bundled:
-        from tower.bundle_install import install_by_bundle
-
-        try:
-            report = install_by_bundle(tower, bundled, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
-        except StoppedError:
-            raise
-        except TowerError as error:
-            report.problems |= dict.fromkeys(bundled, error)
-    if rest := [name for name in names if name not in bundled]:
-        own = install(tower, rest, args.packages, view, yes=args.yes, dry_run=args.dry_run, servers=servers)
-        report.steps |= own.steps
-        report.problems |= own.problems
+    how = {"bundle": args.bundle, "tunnel": args.tunnel, "yes": args.yes, "dry_run": args.dry_run}
+    report = install_by_choice(tower, names, args.packages, view, **how, servers=servers)
     view.show(_rows(report, dry_run=args.dry_run, json=args.json))
     problems = list(dict.fromkeys(report.problems.values()))
     for problem in problems[1:]:
@@ -79,10 +64,6 @@ def execute(args: argparse.Namespace) -> int:
     if problems:
         raise problems[0]
     return 0
-
-
-def _is_offline(tower: Tower, name: str) -> bool:
-    return not tower.host(parse_host_name(name)).env.online
 
 
 def _rows(report: Report, *, dry_run: bool, json: bool) -> dict[str, object]:

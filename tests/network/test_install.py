@@ -241,12 +241,14 @@ def test_several_machines_of_which_one_is_off(machines: Tower, user: User, mirro
 
 
 def test_what_was_installed_comes_again(machines: Tower, user: User, mirror: Mirror) -> None:
+    """By the way that it would come if the user asked for it: a bundle, for an offline host."""
     assert user.tower("install", "--tunnel", "--tunnel", "offline1", "other>=1", "editor", "--yes").returncode == 0
     assert user.tower("install", "--tunnel", "--tunnel", "offline1", "other", "--yes").returncode == 0
     assert world(user, "offline1") == "editor\nother\n"
     use_mirror(machines, mirror, ["offline1"])
     code = "from tower.install import reinstall; from tower.sshconf import tower_of_user; from tower.view import View\n"
-    user.python(f"{code}reinstall(tower_of_user(), 'offline1', View())", timeout=60)
+    code += "report = reinstall(tower_of_user(), 'offline1', View())\n"
+    user.python(f"{code}assert report.sent > 0, report", timeout=60)
     assert has(machines["offline1"], "editor", "library", "other")
 
 
