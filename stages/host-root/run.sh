@@ -1,19 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A root of packages alone. Of another architecture than ours, their scripts cannot run here: they run at the
-# device's first start, and what a start needs (the links to busybox) is laid by hand.
+# A root of packages alone. Of another architecture than ours, their scripts cannot run here: they run at the device's
+# first start, which needs the order in which apk installed; what the start itself needs (the links to busybox) is
+# laid by hand.
 set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
 
 root=/work/root
 mkdir "$root"
-scripts=
-[ "$TOWER_ARCH" = "$(uname -m)" ] || scripts=--no-scripts
-# shellcheck disable=SC2086 # lists of words
-tower_apk "$root" add --initdb $scripts $TOWER_WORLD $TOWER_KERNEL
-
-if [ -n "$scripts" ]; then
+if [ "$TOWER_ARCH" = "$(uname -m)" ]; then
+	# shellcheck disable=SC2086 # lists of words
+	tower_apk "$root" add --initdb $TOWER_WORLD $TOWER_KERNEL
+else
+	# shellcheck disable=SC2086 # lists of words
+	if ! tower_apk "$root" add --initdb --no-scripts $TOWER_WORLD $TOWER_KERNEL >/work/installed; then
+		cat /work/installed
+		exit 1
+	fi
+	cat /work/installed
+	install -D -m 0600 /work/installed "$root/var/lib/tower/scripts/installed"
 	cat "$root"/etc/busybox-paths.d/* | while read -r path; do
 		link=$root/${path#/}
 		[ -e "$link" ] || [ -L "$link" ] || ln -s /bin/busybox "$link"

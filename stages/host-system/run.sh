@@ -8,10 +8,19 @@ set -eu
 root=/work/root
 mkdir "$root"
 tar -C "$root" -xpf /in/root/root.tar --exclude='./boot/*'
-scripts=
-[ "$TOWER_ARCH" = "$(uname -m)" ] || scripts=--no-scripts
-# shellcheck disable=SC2086 # lists of words
-tower_apk "$root" add $scripts $TOWER_WORLD
+if [ "$TOWER_ARCH" = "$(uname -m)" ]; then
+	# shellcheck disable=SC2086 # lists of words
+	tower_apk "$root" add $TOWER_WORLD
+else
+	# shellcheck disable=SC2086 # lists of words
+	if ! tower_apk "$root" add --no-scripts $TOWER_WORLD >/work/installed; then
+		cat /work/installed
+		exit 1
+	fi
+	cat /work/installed
+	mv "$root/var/lib/tower/scripts/installed" /work/installed-before
+	python3 /stage/pending.py "$root" "$TOWER_ARCH" /work/repositories /work/installed-before /work/installed
+fi
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
 
 # Nobody logs in before the host is provisioned: it has no user yet, and root never has a password.
