@@ -19,6 +19,7 @@ from tower.flash import unpacked
 from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_public_key, read_public_keys, read_small, verify_file
 
 SUMS: Final = "SHA256SUMS"
+MANIFEST: Final = ".manifest.json"
 KEY_FOLDERS: Final = (Path("/etc/tower/keys"), Path("~/.local/tower/keys"))
 """Where the public keys of trusted makers of images lie, as *.pub."""
 _SUM_LINE: Final = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._+-]*)")
@@ -59,6 +60,9 @@ def verify_image(path: Path, keys: Iterable[PublicKey]) -> Verified:
         listed = parse_sums(read_small(sums), str(sums))
         if path.name in listed:
             check_sum(path, listed[path.name])
+            manifest = path.with_name(path.name + MANIFEST)
+            if manifest.exists() and manifest.name in listed:
+                check_sum(manifest, listed[manifest.name])
             found.append((signer, said, SUMS))
     if not found:
         raise ImageError(f"{path}: is not signed: there is neither {own.name} nor a signed {SUMS} that names it")

@@ -139,6 +139,14 @@ def check_source(source: Source, *, unsigned: bool) -> str:
             found = verify_image(path, trusted_keys())
         except SignatureError as error:
             raise ImageProblemError(str(error), hint="take the image from its makers again") from error
+        said = found.release["version"], found.release["channel"]
+        if said != (source.version, source.channel):
+            # Else an older image could be passed off as a newer one.
+            raise ImageProblemError(
+                f"{path}: is signed as version {said[0]}, channel {said[1]};"
+                f" its manifest says {source.version}, {source.channel}",
+                hint="take the image from its makers again",
+            )
         return f"signed by {found.signer.name}"
     if source.sha256 in own_images():
         return "came with this system"

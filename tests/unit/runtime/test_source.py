@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from tower import source
 from tower.errors import ImageProblemError
+from tower.image import comment_of, dump_sums, sha256_of
 from tower.source import builds_folder, check_source, find_image, read_source
 
+from pipeline.release.secret import SecretKey
 from tests.unit.runtime.disks import write_manifest
 
 
@@ -124,4 +126,35 @@ def test_images_of_the_own_medium_need_no_signature(image: Path, tmp_path: Path,
 def test_a_signature_that_does_not_hold_is_never_passed_over(image: Path, home: Path) -> None:
     image.with_name(f"{image.name}.minisig").write_text("untrusted comment: x\n")
     with pytest.raises(ImageProblemError):
+        check_source(read_source(image), unsigned=True)
+
+
+def signed(path: Path, key: SecretKey, version: str) -> None:
+    path.with_name(f"{path.name}.minisig").write_bytes(key.sign_bytes(path.read_bytes(), comment_of(path.name, version, "lab")))
+
+
+def test_a_manifest_says_no_other_version_than_the_signature(image: Path, home: Path) -> None:
+    """Else an old image, with known faults, could be passed off as a new one."""
+    key = SecretKey.generate()
+    (home / ".local/tower/keys").mkdir(parents=True)
+    (home / ".local/tower/keys/makers.pub").write_bytes(key.public_key.dump())
+    signed(image, key, "1.2.0")
+    assert check_source(read_source(image), unsigned=False) == f"signed by {key.public_key.name}"
+    signed(image, key, "1.1.0")
+    with pytest.raises(ImageProblemError, match=r"signed as version 1\.1\.0, channel lab; its manifest says 1\.2\.0"):
+        check_source(read_source(image), unsigned=True)
+
+
+def test_a_manifest_that_the_makers_did_not_write(image: Path, home: Path) -> None:
+    key = SecretKey.generate()
+    (home / ".local/tower/keys").mkdir(parents=True)
+    (home / ".local/tower/keys/makers.pub").write_bytes(key.public_key.dump())
+    manifest = image.with_name(f"{image.name}.manifest.json")
+    sums = image.with_name("SHA256SUMS")
+    sums.write_bytes(dump_sums({path.name: sha256_of(path) for path in (image, manifest)}))
+    signed(sums, key, "1.2.0")
+    check_source(read_source(image), unsigned=False)
+    manifest.write_text(manifest.read_text().replace('"branch": "lab"', '"branch": "old"'))
+    assert read_source(image).branch == "old"
+    with pytest.raises(ImageProblemError, match="manifest"):
         check_source(read_source(image), unsigned=True)
