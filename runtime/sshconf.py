@@ -80,10 +80,11 @@ class Tower:
         """The keys of all hosts."""
         return self.folder / "known_hosts"
 
-    def hosts(self) -> tuple[Host, ...]:
-        """All hosts, by name. Raises StateError naming the folder that is damaged."""
+    def hosts(self, *, but: str = "") -> tuple[Host, ...]:
+        """All hosts, by name, `but` one. Raises StateError naming the folder that is damaged."""
         try:
             names = sorted(path.name for path in (self.folder / "hosts").iterdir() if not path.name.startswith("."))
+            names = [name for name in names if name != but]
         except FileNotFoundError:
             return ()
         except OSError as error:

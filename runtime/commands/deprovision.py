@@ -43,7 +43,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _check_router(tower: Tower) -> None:
-    others = [host.name for host in tower.hosts() if host.env.online and not host.env.is_router]
+    others = [host.name for host in tower.hosts(but=ROUTER) if host.env.online]  # one that is damaged can be removed, too
     if others:
         raise HostError(
             f"router: {', '.join(others)} reach the Internet through it", hint=f"first: tower deprovision {others[0]}"

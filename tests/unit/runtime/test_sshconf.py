@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from tower import env, secret, sshconf
+from tower import cli, env, secret, sshconf
 from tower.env import TowerEnv, Wlan
 from tower.errors import HostError, StateError
 from tower.names import HostName
@@ -180,6 +180,12 @@ def test_a_damaged_host_is_named(tower: Tower, settings: TowerEnv, damage: bytes
     with pytest.raises(StateError, match="vault"):
         tower.hosts()
     tower.remove(HostName("vault"))
+    assert tower.hosts() == ()
+
+
+def test_a_damaged_router_can_be_forgotten_as_its_error_says(tower: Tower, settings: TowerEnv) -> None:
+    add(tower, settings, "router", online=True).file(ENV).write_bytes(b"HOSTNAME='x'\n")
+    assert cli.main(["deprovision", "router", "--yes"]) == 0
     assert tower.hosts() == ()
 
 
