@@ -104,7 +104,7 @@ def opened(path: Path, *, size: int | None = None) -> Iterator[Medium]:
             raise DeviceError(f"{path}: is being written by another program", hint="wait for it to end") from None
         direct = _direct(handle)
         if not device and size is not None and os.fstat(handle).st_size < size:
-            os.ftruncate(handle, size)
+            _stretch(handle, path, size)
         found = os.lseek(handle, 0, os.SEEK_END)
         yield Medium(handle, str(path), found - found % ALIGN, direct)
     finally:
@@ -116,6 +116,13 @@ def _open_file(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DeviceError(f"{path}: {error.strerror}", hint="it must be a file of yours") from error
+
+
+def _stretch(handle: int, path: Path, size: int) -> None:
+    try:
+        os.ftruncate(handle, size)
+    except (OSError, OverflowError) as error:
+        raise DeviceError(f"{path}: cannot have {size} bytes: {error}", hint="give it a smaller size") from error
 
 
 def _open_device(path: Path) -> int:

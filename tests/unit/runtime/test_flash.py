@@ -157,6 +157,12 @@ def test_a_damaged_packed_image(image: tuple[Path, BlockMap], tmp_path: Path, su
         flash(packed, found, medium)
 
 
+@pytest.mark.parametrize("size", [1 << 62, 1 << 80])
+def test_a_file_that_cannot_be_that_large(tmp_path: Path, size: int) -> None:
+    with pytest.raises(DeviceError, match="cannot have"), opened(tmp_path / "disk", size=size):
+        pass
+
+
 def test_only_one_writes(tmp_path: Path) -> None:
     with opened(tmp_path / "medium", size=MIB), pytest.raises(DeviceError, match="another program"), opened(tmp_path / "medium"):
         pass
