@@ -27,6 +27,7 @@ _COLOR: Final = re.compile(r"#[0-9a-f]{6}")
 _BRANCH: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 _PUBLIC_KEY: Final = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}(?: [A-Za-z0-9@._-]{1,128})?")
 _HASH: Final = re.compile(r"\$(?:6|y)\$[A-Za-z0-9./$=,]{20,200}")
+_LONGEST: Final = 30 * 86400.0
 _WLAN_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -104,3 +105,11 @@ def parse_wlan_key(text: str) -> str:
     if _WLAN_KEY.fullmatch(text) is None:  # not shown
         raise ValueRefusedError("the shared key of the Wi-Fi is not one", hint="it has 64 hexadecimal digits")
     return text
+
+
+def seconds(text: str) -> float:
+    """A time limit, for argparse, which shows this name. Raises ValueError for what is none: nan, inf, less than nothing."""
+    found = float(text)
+    if not 0 <= found <= _LONGEST:
+        raise ValueError(text)
+    return found

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from tower.errors import AnswerError, ValueRefusedError
+from tower.names import seconds
 from tower.networks import parse_address
 
 EXAMPLES: Final = """\
@@ -37,7 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a server that takes TCP connections: online hosts must reach it, nobody else (default: %(default)s)",
     )
     parser.add_argument("--all-ports", action="store_true", help="try every port of the hosts, not only common ones")
-    parser.add_argument("--timeout", type=float, default=10, metavar="SECONDS", help="for a host's answer (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=seconds, default=10, metavar="SECONDS", help="for a host's answer (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print all checks as one JSON object")
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from tower import power
 from tower.errors import AnswerError, TowerError, ValueRefusedError
+from tower.names import seconds
 from tower.power import Order, Outcome, Told
 from tower.sshconf import Tower, tower_of_user
 from tower.status import State, Status, Survey, survey
@@ -48,7 +49,7 @@ def declare(parser: argparse.ArgumentParser, order: Order) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--no-wait", action="store_false", dest="wait", help="only tell them")
     parser.add_argument(
-        "--timeout", type=float, default=_LIMITS[order], metavar="SECONDS", help="to wait for a host (default: %(default)s)"
+        "--timeout", type=seconds, default=_LIMITS[order], metavar="SECONDS", help="to wait for a host (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 

@@ -19,6 +19,7 @@ from tower.names import (
     parse_ssid,
     parse_time_zone,
     parse_user_name,
+    seconds,
 )
 from tower.networks import parse_address
 from tower.provision import Wish
@@ -78,7 +79,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--yes", action="store_true", help="do not ask before the disk is overwritten")
     run.add_argument("--resume", action="store_true", help="go on where an earlier one was interrupted")
     run.add_argument("--no-wait", action="store_false", dest="wait", help="do not wait for the host's first answer")
-    run.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="for the first answer (default: %(default)s)")
+    run.add_argument(
+        "--timeout", type=seconds, default=900, metavar="SECONDS", help="for the first answer (default: %(default)s)"
+    )
     run.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from tower import foreground
 from tower.errors import ValueRefusedError
-from tower.names import parse_host_name
+from tower.names import parse_host_name, seconds
 from tower.ssh import connect
 from tower.sshconf import tower_of_user
 
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     tty = parser.add_mutually_exclusive_group()
     tty.add_argument("--tty", action="store_true", default=None, help="give the command a terminal; default: if this is one")
     tty.add_argument("--no-tty", action="store_false", dest="tty", help="give it none")
-    parser.add_argument("--timeout", type=float, default=10, metavar="SECONDS", help="to connect (default: %(default)s)")
+    parser.add_argument("--timeout", type=seconds, default=10, metavar="SECONDS", help="to connect (default: %(default)s)")
     parser.add_argument("host", metavar="HOST", help="the host")
     parser.add_argument("command_line", metavar="COMMAND", nargs=argparse.REMAINDER, help="the command and its arguments")
 

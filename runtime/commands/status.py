@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Final
 
 from tower.errors import AnswerError, ValueRefusedError
-from tower.names import HostName
+from tower.names import HostName, seconds
 from tower.sshconf import Host, tower_of_user
 from tower.status import State, Status, Survey, survey
 
@@ -33,9 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Which hosts, how often, for how long."""
     parser.add_argument("hosts", metavar="HOST", nargs="*", help="a host; default: all")
     parser.add_argument("--watch", action="store_true", help="ask again and again, until Ctrl-C")
-    parser.add_argument("--interval", type=float, default=2, metavar="SECONDS", help="of --watch (default: %(default)s)")
+    parser.add_argument("--interval", type=seconds, default=2, metavar="SECONDS", help="of --watch (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=float, default=10, metavar="SECONDS", help="for the answer of a host (default: %(default)s)"
+        "--timeout", type=seconds, default=10, metavar="SECONDS", help="for the answer of a host (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object; with --watch, one a line")
 

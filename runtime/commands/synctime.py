@@ -12,7 +12,7 @@ from typing import Final
 from tower import clock
 from tower.clock import Reading
 from tower.errors import AnswerError, DownError, HostError, RefusedError, TowerError
-from tower.names import ROUTER
+from tower.names import ROUTER, seconds
 from tower.ssh import connect
 from tower.sshconf import Host, Tower, tower_of_user
 from tower.view import View
@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Which hosts."""
     parser.add_argument("hosts", metavar="HOST", nargs="*", help="an offline host; default: all of them")
     parser.add_argument(
-        "--timeout", type=float, default=10, metavar="SECONDS", help="to connect to a host (default: %(default)s)"
+        "--timeout", type=seconds, default=10, metavar="SECONDS", help="to connect to a host (default: %(default)s)"
     )
     parser.add_argument("--dry-run", action="store_true", help="only show by how much their clocks are off")
     parser.add_argument("--quiet", action="store_true", help="say nothing of hosts that are right, set or off; for cron")

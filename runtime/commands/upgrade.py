@@ -11,7 +11,7 @@ from typing import Final
 from tower import inplace, provision, source, thinclient, upgrade
 from tower.device import human_size
 from tower.errors import StoppedError, TowerError, ValueRefusedError
-from tower.names import THIN_CLIENT, parse_host_name
+from tower.names import THIN_CLIENT, parse_host_name, seconds
 from tower.receipt import Receipt, Stage, Target
 from tower.source import Source
 from tower.ssh import connect
@@ -56,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--no-packages", action="store_false", dest="packages", help="do not install again what was installed on the host"
     )
-    run.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="for the answer (default: %(default)s)")
+    run.add_argument("--timeout", type=seconds, default=1800, metavar="SECONDS", help="for the answer (default: %(default)s)")
     run.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 

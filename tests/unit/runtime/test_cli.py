@@ -121,6 +121,15 @@ def test_what_is_refused(home: Path, capsys: pytest.CaptureFixture[str], argv: l
     assert not (home / ".local").exists()
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e300", "x", ""])
+@pytest.mark.parametrize("words", [("run", "web", "true"), ("status",), ("provision", "web"), ("reboot", "web"), ("audit",)])
+def test_times_that_are_none(words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main([words[0], f"--timeout={text}", *words[1:]])
+    assert raised.value.code == 2
+    assert f"invalid seconds value: {text!r}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "4", "G", "-4G", "4.5G", "0G", "4GB", "1" * 9 + "G"])
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(Exception, match="not a size"):

@@ -114,7 +114,7 @@ def test_no_hosts_is_no_error(home: Path, capsys: pytest.CaptureFixture[str]) ->
         (["status", "web"], 11, "no such host"),
         (["status", "../web"], 10, "not a host name"),
         (["status", "--timeout", "0"], 10, "--timeout"),
-        (["status", "--interval", "nan"], 10, "--interval"),
+        (["status", "--interval", "400"], 10, "--interval"),
         (["run", "web", "true"], 11, "no such host"),
         (["poweroff"], 10, "--all"),
         (["poweroff", "web", "--all"], 10, "--all"),
