@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ EXAMPLES: Final = """\
 examples:
   tower verify-image toweros-thinclient-1.0.0-alpine-v3.24-x86_64.iso
   tower verify-image *.img.xz --key release.pub
+  tower verify-image *.img.xz --json | jq .all_good
 
 It looks at the signature, SHA256SUMS and block map beside each image. The exit status is 0 if all are good.
 """
@@ -33,20 +35,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"public key (minisign) to trust, a file or the key itself; without it, all *.pub in {folders}",
     )
 
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
 
 def execute(args: argparse.Namespace) -> int:
     """Check all images, one line each; the exit status is that of the last error."""
     status = 0
+    rows: list[dict[str, object]] = []
     for image in args.image:
         try:
             found = verify_image(image, _keys(args.key))
         except TowerError as error:
             sys.stderr.write(f"error: {printable(str(error))}\n")
             status = error.exit_status
+            rows.append({"image": str(image), "good": False, "error": error.message})
         else:
+            rows.append({"image": str(image), "good": True, "checks": found.checks, "signer": found.signer.name, **found.release})
+            if args.json:
+                continue
             release = " ".join(f"{name} {value}" for name, value in found.release.items())
             said = f"{image}: good: {', '.join(found.checks)}; {release}; signed by {found.signer.name}"
             sys.stdout.write(f"{printable(said)}\n")
+    if args.json:
+        json.dump({"images": rows, "all_good": status == 0}, sys.stdout, sort_keys=True)
+        sys.stdout.write("\n")
     return status
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import lzma
 import shutil
 import subprocess
@@ -71,6 +72,16 @@ def test_good(tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 0
     said = f"{image}: good: signature, SHA256SUMS, block map; version 1.2 channel stable; signed by {KEY.public_key.name}\n"
     assert capsys.readouterr().out == said
+
+
+def test_for_programs(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["verify-image", str(image), str(tmp_path / "none.img"), "--key", KEY.public_key.text, "--json"]
+    assert cli.main(argv) == 13
+    found = json.loads(capsys.readouterr().out)
+    good, bad = found["images"]
+    assert not found["all_good"]
+    assert (good["good"], good["version"], good["checks"]) == (True, "1.2", ["signature", "SHA256SUMS", "block map"])
+    assert (bad["good"], bad["image"]) == (False, str(tmp_path / "none.img"))
 
 
 def test_one_of_both_signatures_is_enough(image: Path) -> None:
