@@ -5,7 +5,9 @@
 # With the programs of busybox alone. Pieces are files named by their SHA-256; sizes are in units of 64 KiB.
 set -eu
 umask 077
-export LC_ALL=C
+# Whoever logs in by ssh may have another PATH.
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+export PATH LC_ALL
 
 folder=/var/lib/tower/upgrade
 unit=65536

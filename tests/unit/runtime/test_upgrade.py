@@ -27,6 +27,7 @@ from tower.partition import UNIT, Partition, partitions
 from tower.proc import Done
 from tower.receipt import Receipt, Stage, Target
 from tower.source import Source, read_source
+from tower.ssh import SYSTEM_PATH
 from tower.sshconf import Host
 from tower.view import View
 
@@ -246,6 +247,12 @@ def test_whatever_a_host_says(data: bytes) -> None:
 )
 def test_states_of_a_host(host: Host, data: bytes, done: bool) -> None:
     assert inplace._is_done(host, data, lambda *_: None) is done
+
+
+def test_the_hosts_side_finds_its_programs_by_itself() -> None:
+    script = inplace.script().replace(b"\ncase ${1:-} in", b'\necho "$PATH"; exit 0\ncase ${1:-} in')
+    done = proc.run(["/usr/bin/env", "-i", "PATH=/none", "/bin/sh", "-s"], stdin=script, timeout=20)
+    assert done.stdout == f"{SYSTEM_PATH['PATH']}\n".encode()
 
 
 @pytest.mark.parametrize("data", [b"failed it is \x1b[31mred", b"stopped", b"nothing"])
