@@ -99,7 +99,7 @@ def check_network(address: IPv4Address, *, online: bool) -> None:
         try:
             probe.connect((str(address), _SSH))
         except OSError as error:
-            # Refused, unreachable or silent: nobody there who would be taken for the new host.
+            # Unreachable or silent: nobody is there. A refusal is somebody's answer.
             if not isinstance(error, ConnectionRefusedError):
                 return
     raise AnswerError(f"{address}: somebody has this address already", hint="switch that machine off, or take it off the network")

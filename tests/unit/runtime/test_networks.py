@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+import socket
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower.errors import HostError
+from tower import networks, provision
+from tower.errors import AnswerError, HostError
 from tower.names import parse_color
 from tower.networks import OFFLINE, ONLINE, next_address, next_color
 
@@ -36,3 +38,20 @@ def test_colors_never_clash() -> None:
     assert len(set(taken)) == 120
     gone = taken.pop(3)
     assert next_color(taken) == gone
+
+
+def test_a_leg_that_this_machine_has_not() -> None:
+    with pytest.raises(AnswerError, match="no leg in the offline network: eth1 has not the address"):
+        provision.check_network(IPv4Address("192.168.3.200"), online=False)
+
+
+def test_an_address_that_somebody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it takes a connection or refuses it, somebody is there; where nobody is, all is well."""
+    here = networks.Network("offline", IPv4Network("127.0.0.0/24"), IPv4Address("127.0.0.1"), "lo")
+    monkeypatch.setattr(provision, "network_of", lambda online: here)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(provision, "_SSH", server.getsockname()[1])
+        for address in ("127.0.0.1", "127.0.0.2"):
+            with pytest.raises(AnswerError, match="somebody has this address already"):
+                provision.check_network(IPv4Address(address), online=False)
+    provision.check_network(IPv4Address("192.0.2.1"), online=False)

@@ -158,3 +158,21 @@ def test_a_host_that_never_stops_talking_is_not_alive_for_ever() -> None:
 def test_a_command_of_root_that_failed_is_called_by_its_name() -> None:
     words = ssh.as_root(["reboot", "now"], ssh.SYSTEM_PATH)
     assert ssh.failed("web", words, proc.Done(3, b"", b"no \x1b[2J")).message == "web: reboot: exit status 3\n  no ?[2J"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_key_exchange_is_quick_and_nothing_is_lost(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that this ssh knows comes first; all that it would offer otherwise comes after it."""
+    first = "curve25519-sha256"  # known to every ssh
+    monkeypatch.setattr(ssh, "_POST_QUANTUM", first if known else "unknown-sha256")
+
+    def said(*options: str) -> dict[str, str]:
+        argv = ("ssh", "-G", "-F", "none", *(word for option in options for word in ("-o", option)), "--", "x")
+        return dict(line.split(" ", 1) for line in proc.run(argv, timeout=20).stdout.decode().splitlines() if " " in line)
+
+    ours, other = said(*ssh._options(10)), said()
+    exchanges = ours["kexalgorithms"].split(",")
+    assert set(exchanges) == set(other["kexalgorithms"].split(","))
+    assert (exchanges[0] == first) is known
+    assert ours["ciphers"] == ssh._CIPHERS
+    assert set(ours["ciphers"].split(",")) <= set(other["ciphers"].split(","))

@@ -12,6 +12,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tower import cli, env, secret, sshconf
 from tower.env import TowerEnv, Wlan
 from tower.errors import HostError, StateError
@@ -94,6 +96,20 @@ def test_the_users_configuration_gets_one_line_in_front(tower: Tower, settings: 
     add(tower, settings, "two")
     tower.remove(HostName("one"))
     assert tower.ssh_config.read_bytes() == once
+
+
+@given(
+    st.lists(st.sampled_from([b"Include x", b"Host *", b"# y", b" include \t", b"\n", b"\r", b"\xff", b"\0", b" "])).map(b"".join)
+)
+def test_any_configuration_of_the_user_is_kept(tmp_path_factory: pytest.TempPathFactory, before: bytes) -> None:
+    folder = tmp_path_factory.mktemp("home")
+    ssh_config, config = folder / "ssh_config", folder / "config"
+    ssh_config.write_bytes(before)
+    sshconf.include(ssh_config, config)
+    once = ssh_config.read_bytes()
+    assert once == f'Include "{config}"\n'.encode() + before
+    sshconf.include(ssh_config, config)
+    assert ssh_config.read_bytes() == once
 
 
 def test_an_include_inside_a_host_does_not_count(tower: Tower, settings: TowerEnv) -> None:
