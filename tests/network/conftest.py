@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machines of the network ring, started once."""
+"""The machines of the network ring: new ones for every file, so that none finds what another has done to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.network.machines import Tower, missing_tools, tower
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machines() -> Iterator[Tower]:
     """Six machines and an Internet, without rules; a test sets the rules that it is about."""
     if missing := missing_tools():
