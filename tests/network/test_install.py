@@ -127,7 +127,7 @@ def untouched(machine: Machine, before: dict[str, str], *, files: bool = True) -
 @contextmanager
 def installing(user: User, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A `tower install` that runs; its steps are lines of stderr."""
-    argv = user.argv("install", "--tunnel", "--tunnel", *words, "--yes", env={"PYTHONUNBUFFERED": "1"})
+    argv = user.argv("install", "--tunnel", *words, "--yes", env={"PYTHONUNBUFFERED": "1"})
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as running:
         try:
             yield running
@@ -159,7 +159,7 @@ def world(user: User, name: str) -> str:
 def test_a_package_and_what_it_needs(machines: Tower, user: User, mirror: Mirror, name: str) -> None:
     machine, before = machines[name], state_of(machines[name])
     others = {other: state_of(machines[other]) for other in ("thinclient", "router", "offline2") if other != name}
-    done = user.tower("install", "--tunnel", "--tunnel", name, "editor", "--yes", "--json")
+    done = user.tower("install", "--tunnel", name, "editor", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["hosts"] == {
         name: {"done": True, "steps": ["Installing library (1.0-r0)", "Installing editor (1.0-r0)"]}
@@ -171,7 +171,7 @@ def test_a_package_and_what_it_needs(machines: Tower, user: User, mirror: Mirror
     for other, was in others.items():
         same(was, machines[other])
     assert {one.peer for one in mirror.requests} == {machines["router"].address("wlan0")}
-    again = user.tower("install", "--tunnel", "--tunnel", name, "editor", "--yes")
+    again = user.tower("install", "--tunnel", name, "editor", "--yes")
     assert (again.returncode, again.stdout) == (0, f"{name}  editor: there already\n"), again.stderr
 
 
@@ -193,17 +193,17 @@ def test_only_apk_sees_the_tunnel(machines: Tower, user: User, mirror: Mirror) -
 
 def test_what_would_be_installed(machines: Tower, user: User, mirror: Mirror) -> None:
     host, before = machines["offline1"], state_of(machines["offline1"])
-    done = user.tower("install", "--tunnel", "--tunnel", "offline1", "editor", "other>=1", "--dry-run", "--json")
+    done = user.tower("install", "--tunnel", "offline1", "editor", "other>=1", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
     steps = json.loads(done.stdout)["hosts"]["offline1"]["steps"]
     assert sorted(steps) == [f"Installing {name} (1.0-r0)" for name in ("editor", "library", "other")]
     untouched(host, before)
-    asked = user.tower("install", "--tunnel", "--tunnel", "offline1", "editor")
+    asked = user.tower("install", "--tunnel", "offline1", "editor")
     assert (asked.returncode, "add --yes" in asked.stderr) == (10, True)
     untouched(host, before)
     for words in (["-U"], ["--", "--allow-untrusted"], ["/tmp/x.apk"], ["a b"], ["x.apk"]):
-        assert user.tower("install", "--tunnel", "--tunnel", "offline1", *words).returncode in (2, 10), words
-    missing = user.tower("install", "--tunnel", "--tunnel", "offline1", "nothing", "--yes")
+        assert user.tower("install", "--tunnel", "offline1", *words).returncode in (2, 10), words
+    missing = user.tower("install", "--tunnel", "offline1", "nothing", "--yes")
     assert missing.returncode == 18, missing.stderr
     assert "nothing (no such package)" in missing.stderr
     untouched(host, before)
@@ -222,16 +222,16 @@ def test_the_program_of_the_host_takes_no_options_for_apk(machines: Tower, mirro
 def test_a_server_that_nobody_knows_here(machines: Tower, user: User, mirror: Mirror) -> None:
     """A host that was taken over must not choose where its way out leads."""
     user.machine.write("etc/apk/repositories", "http://elsewhere.test/main\n")
-    refused = user.tower("install", "--tunnel", "--tunnel", "offline1", "other", "--yes")
+    refused = user.tower("install", "--tunnel", "offline1", "other", "--yes")
     assert (refused.returncode, f"--server {SERVER}:80" in refused.stderr) == (10, True), refused.stderr
     assert not mirror.requests
-    assert user.tower("install", "--tunnel", "--tunnel", "offline1", "other", "--yes", "--server", f"{SERVER}:80").returncode == 0
-    assert user.tower("install", "--tunnel", "--tunnel", "offline1", "editor", "--yes").returncode == 0
+    assert user.tower("install", "--tunnel", "offline1", "other", "--yes", "--server", f"{SERVER}:80").returncode == 0
+    assert user.tower("install", "--tunnel", "offline1", "editor", "--yes").returncode == 0
 
 
 def test_several_machines_of_which_one_is_off(machines: Tower, user: User, mirror: Mirror) -> None:
     with unplugged(machines["offline1"]):
-        done = user.tower("install", "--tunnel", "--tunnel", "offline1,offline2,thinclient", "editor", "--yes", "--json")
+        done = user.tower("install", "--tunnel", "offline1,offline2,thinclient", "editor", "--yes", "--json")
     assert done.returncode == 15, done.stderr
     hosts = json.loads(done.stdout)["hosts"]
     assert [hosts[name]["done"] for name in ("offline1", "offline2", "thinclient")] == [False, True, True]
@@ -242,8 +242,8 @@ def test_several_machines_of_which_one_is_off(machines: Tower, user: User, mirro
 
 def test_what_was_installed_comes_again(machines: Tower, user: User, mirror: Mirror) -> None:
     """By the way that it would come if the user asked for it: a bundle, for an offline host."""
-    assert user.tower("install", "--tunnel", "--tunnel", "offline1", "other>=1", "editor", "--yes").returncode == 0
-    assert user.tower("install", "--tunnel", "--tunnel", "offline1", "other", "--yes").returncode == 0
+    assert user.tower("install", "--tunnel", "offline1", "other>=1", "editor", "--yes").returncode == 0
+    assert user.tower("install", "--tunnel", "offline1", "other", "--yes").returncode == 0
     assert world(user, "offline1") == "editor\nother\n"
     use_mirror(machines, mirror, ["offline1"])
     code = "from tower.install import reinstall; from tower.sshconf import tower_of_user; from tower.view import View\n"
@@ -274,7 +274,7 @@ def test_an_installation_that_fails_is_undone(machines: Tower, user: User, mirro
             host.run("mount", "-t", "tmpfs", "-o", "size=1m", "small", folder)
             stack.callback(host.run, "umount", folder)
             said = "undone: big" if how == "disk" else "no room on the disk"
-        done = user.tower("install", "--tunnel", "--tunnel", "offline1", package, "--yes")
+        done = user.tower("install", "--tunnel", "offline1", package, "--yes")
     assert done.returncode == status, done.stderr
     assert said in done.stderr
     assert "hint: " in done.stderr
@@ -284,7 +284,7 @@ def test_an_installation_that_fails_is_undone(machines: Tower, user: User, mirro
     assert world(user, "offline1") == ""
     mirror.flip.clear()
     if how in ("cut", "disk"):
-        assert user.tower("install", "--tunnel", "--tunnel", "offline1", "big", "--yes").returncode == 0
+        assert user.tower("install", "--tunnel", "offline1", "big", "--yes").returncode == 0
         assert has(host, "big", "library")
 
 
@@ -297,16 +297,8 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("step", "how"),
-    [
-        ("connecting to the router", signal.SIGKILL),
-        ("fetch http", signal.SIGTERM),
-        ("(2/2) Installing big", signal.SIGKILL),
-        ("(2/2) Installing big", signal.SIGINT),
-        ("Executing slow", signal.SIGKILL),
-    ],
-)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("step", STEPS)
 def test_a_tower_that_is_killed(machines: Tower, user: User, mirror: Mirror, step: str, how: signal.Signals) -> None:
     """It takes its tunnels along; apk is never stopped in the middle: it ends, and what it did is undone or noted."""
     host, before, package = machines["offline1"], state_of(machines["offline1"]), STEPS[step]
@@ -360,7 +352,7 @@ def test_a_host_that_is_killed(machines: Tower, user: User, mirror: Mirror, what
         else:
             assert "undone: big" in user.tower("run", "offline1", "true").stderr
     untouched(host, before, files=False)
-    assert user.tower("install", "--tunnel", "--tunnel", "offline1", "big", "--yes").returncode == 0
+    assert user.tower("install", "--tunnel", "offline1", "big", "--yes").returncode == 0
     assert has(host, "big", "library")
 
 
@@ -378,7 +370,7 @@ def test_a_cable_that_is_pulled(machines: Tower, user: User, mirror: Mirror) -> 
     # The host's own end of the connection takes longer to notice, or the next command tells it.
     host.run("pkill", "-f", "^sshd: user", check=False)
     wait_until_idle(host)
-    assert user.tower("install", "--tunnel", "--tunnel", "offline1", "big", "--yes").returncode == 0
+    assert user.tower("install", "--tunnel", "offline1", "big", "--yes").returncode == 0
     assert has(host, "big", "library")
     same(before, host)
 
@@ -389,7 +381,7 @@ def test_two_at_once(machines: Tower, user: User, mirror: Mirror) -> None:
         wait_for(first, "Executing slow")
         # It waits a little for the other, and is neither a repair nor in the way.
         assert user.tower("run", "offline1", "true").stderr == ""
-        second = user.tower("install", "--tunnel", "--tunnel", "offline1", "other", "--yes")
+        second = user.tower("install", "--tunnel", "offline1", "other", "--yes")
         assert first.wait(30) == 0
     assert second.returncode == 0, second.stderr
     assert world(user, "offline1") == "other\nslow\n"
