@@ -41,13 +41,12 @@ _GIT_SECONDS = 60
 _CLOCK_SECONDS = 600
 _OLD = 981173106  # a time long before anything here was written
 _TAIL = 30
-# Python sleeps until an absolute time, which the libfaketime of Debian 12 takes for wrong: under it, waits are counted.
-_START = """
-import os, runpy, sys, threading, time
-os.umask(int(sys.argv.pop(1), 8))
-if "FAKETIME" in os.environ:
-    time.sleep = lambda seconds: threading.Event().wait(seconds) and None
-runpy.run_module("doit", run_name="__main__", alter_sys=True)
+_WITH_UMASK = "import os, sys; os.umask(int(sys.argv[1], 8)); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+# Python sleeps until an absolute time, which the libfaketime of Debian 12 takes for wrong. Under it, waits are counted: in
+# the factory and in the processes that it starts to convert packages. Python imports this by its name when it starts.
+_SITE = """\
+import threading, time
+time.sleep = lambda seconds: threading.Event().wait(seconds) and None
 """
 _NOT_COPIED = ("build", "dist", "builds", ".git", ".venv", "__pycache__")
 
@@ -86,6 +85,9 @@ def verify(factory: Factory) -> Report:
     home = root / "home"
     home.mkdir()
     inside, outside = _moved_inside(factory, root), faketime_library()
+    site = root / "python"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(_SITE)
     _build(
         factory,
         second,
@@ -93,7 +95,7 @@ def verify(factory: Factory) -> Report:
         env={
             "TZ": "Pacific/Kiritimati",
             "HOME": str(home),
-            **({"LD_PRELOAD": str(outside), **shifted(AHEAD)} if outside else {}),
+            **({"LD_PRELOAD": str(outside), "PYTHONPATH": str(site), **shifted(AHEAD)} if outside else {}),
         },
         words=[f"clock={AHEAD}"] if inside else [],
     )
@@ -168,8 +170,10 @@ def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str]
     argv = (
         sys.executable,
         "-c",
-        _START,
+        _WITH_UMASK,
         umask,
+        "-m",
+        "doit",
         *words,
         *factory.plan.settings.words,
     )
