@@ -110,17 +110,7 @@ def prepare(tower: Tower, wish: Wish, source: Source, target: Target) -> Host:
 
     def make(place: Place) -> Mapping[str, bytes]:
         user, host = secret.new_key_pair(f"{wish.username}@{wish.name}"), secret.new_key_pair(str(wish.name))
-        first = Receipt(
-            id=receipt.new_id(),
-            host=wish.name,
-            stage=Stage.PREPARED,
-            image=str(source.path.absolute()),
-            image_sha256=source.sha256,
-            version=source.version,
-            channel=source.channel,
-            target=target,
-            prepared=receipt.now(),
-        )
+        first = Receipt.new(wish.name, source, target)
         return {
             ENV: env.dump(wish.env(place, source, user.public)),
             USER_KEY: user.private,

@@ -16,10 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tower.errors import StateError
 from tower.files import read_file, write_file
+
+if TYPE_CHECKING:
+    from tower.source import Source
 
 _SCHEMA: Final = 1
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -43,12 +46,19 @@ class Target:
     model: str
     kind: str
 
+    def __str__(self) -> str:
+        from tower.device import human_size
+
+        words = [word for word in (self.model, f"serial {self.serial}" if self.serial else "") if word]
+        return f"{self.path} ({', '.join([*words, self.kind, human_size(self.size)])})"
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """One provisioning of one host."""
 
     id: str
+    """What tells this provisioning from any other."""
     host: str
     stage: Stage
     image: str
@@ -62,6 +72,21 @@ class Receipt:
     answered: str = ""
     system: str = ""
     """What the host said it is when it first answered."""
+
+    @classmethod
+    def new(cls, host: str, source: Source, target: Target) -> Receipt:
+        """That of a provisioning that begins."""
+        return cls(
+            id=secrets.token_hex(16),
+            host=host,
+            stage=Stage.PREPARED,
+            image=str(source.path.absolute()),
+            image_sha256=source.sha256,
+            version=source.version,
+            channel=source.channel,
+            target=target,
+            prepared=now(),
+        )
 
     def dump(self) -> bytes:
         """The file."""
@@ -83,11 +108,6 @@ class Receipt:
 def now() -> str:
     """The time, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def new_id() -> str:
-    """What tells this provisioning from any other."""
-    return secrets.token_hex(16)
 
 
 def parse(data: bytes, where: str) -> Receipt:

@@ -94,17 +94,7 @@ def check_ready(host: Host, *, lose_files: bool) -> Receipt:
 
 def begin(host: Host, before: Receipt, new: Source, target: Target) -> Upgrade:
     """Make the files of an upgrade, all at once."""
-    found = Receipt(
-        id=receipt.new_id(),
-        host=host.name,
-        stage=Stage.PREPARED,
-        image=str(new.path.absolute()),
-        image_sha256=new.sha256,
-        version=new.version,
-        channel=new.channel,
-        target=target,
-        prepared=receipt.now(),
-    )
+    found = Receipt.new(host.name, new, target)
     if before.host != host.name:
         raise HostError(f"{host.file(RECEIPT)}: is of host {before.host}")
     settings = replace(host.env, installation_type=InstallationType.UPGRADE, alpine_branch=new.branch)

@@ -102,7 +102,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.wait:
         provision.check_network(parse_address(place.address), online=wish.online)
     view.say(f"image: {origin}, {checked}")
-    view.confirm(f"{_named(target)} will be overwritten. Go on?", yes=args.yes)
+    view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
     host = provision.prepare(tower, wish, origin, target)
     return _finish(args, tower, host, view, resume=False)
 
@@ -163,7 +163,7 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
                     found = provision.keep_receipt(host, replace(found, target=_target_again(args, found, origin, view)))
                 found = provision.write_disk(host, found, origin, resume=resume, view=view)
             if found.stage is Stage.WRITTEN and args.wait:
-                view.say(f"put {_named(found.target)} into {host.name}, and switch it on")
+                view.say(f"put {found.target} into {host.name}, and switch it on")
                 got = answer.wait_for(host, tower, limit=args.timeout, view=view)
                 answer.check_receipt(got, found.id, host.name)
                 found = provision.keep_receipt(host, found.at(Stage.ANSWERED, system=got.system))
@@ -186,15 +186,8 @@ def _target_again(args: argparse.Namespace, found: Receipt, origin: Source, view
         return found.target
     file = args.device_file
     target = provision.target_file(origin, file, args.size) if file else provision.target_disk(origin, args.device)
-    view.confirm(f"{_named(target)} will be overwritten. Go on?", yes=args.yes)
+    view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
     return target
-
-
-def _named(target: Target) -> str:
-    from tower.device import human_size
-
-    words = [word for word in (target.model, f"serial {target.serial}" if target.serial else "") if word]
-    return f"{target.path} ({', '.join([*words, target.kind, human_size(target.size)])})"
 
 
 def _plan(wish: Wish, origin: Source, target: Target, place: Place, checked: str) -> dict[str, object]:
@@ -213,7 +206,7 @@ def _plan(wish: Wish, origin: Source, target: Target, place: Place, checked: str
         "version": origin.version,
         "channel": origin.channel,
         "signature": checked,
-        "overwrites": _named(target),
+        "overwrites": str(target),
         "bytes_written": origin.block_map.mapped,
         "boot_files": ", ".join((*provision.BOOT_FILES, provision.RECEIPT_ON_BOOT)),
     }
@@ -226,7 +219,7 @@ def _result(host: Host, found: Receipt) -> dict[str, object]:
         "state": found.stage.value,
         "image_sha256": found.image_sha256,
         "receipt": found.id,
-        "device": _named(found.target),
+        "device": str(found.target),
         "system": found.system,
         "next": f"ssh {host.name}" if found.stage is Stage.ANSWERED else f"tower provision --resume {host.name}",
     }

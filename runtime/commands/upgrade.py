@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from tower import inplace, provision, source, thinclient, upgrade
-from tower.device import human_size
 from tower.errors import StoppedError, TowerError, ValueRefusedError
 from tower.names import THIN_CLIENT, parse_host_name, seconds
 from tower.receipt import Receipt, Stage, Target
@@ -83,9 +82,7 @@ def execute(args: argparse.Namespace) -> int:
         view.show(_plan(host, before, new, target, checked))
         return 0
     view.say(f"image: {new}, {checked}")
-    view.confirm(
-        f"{host.name}: {before.version} becomes {new.version}; {_named(target)} will be overwritten. Go on?", yes=args.yes
-    )
+    view.confirm(f"{host.name}: {before.version} becomes {new.version}; {target} will be overwritten. Go on?", yes=args.yes)
     if target.kind == IN_PLACE:
         with connect(tower, host) as session:
             inplace.clean(session)
@@ -146,7 +143,7 @@ def _write(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *, 
             target = _disk(args, new)
             if not args.other_device and target != one.receipt.target:
                 upgrade.check_is_of(one.host, provision.read_receipt(one.host), target)
-            view.confirm(f"{_named(target)} will be overwritten. Go on?", yes=args.yes)
+            view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
             one = one.keep(replace(one.receipt, target=target))
     if one.in_place:
         return upgrade.write_in_place(one, new, tower, view)
@@ -158,7 +155,7 @@ def _start(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View) -> 
     if one.in_place and args.restart:
         upgrade.restart(one, tower, view)
     elif not one.in_place:
-        view.say(f"put {_named(one.receipt.target)} into {one.host.name}, and switch it on")
+        view.say(f"put {one.receipt.target} into {one.host.name}, and switch it on")
     if not args.wait or (one.in_place and not args.restart):
         return one
     system = upgrade.wait_for(one, tower, limit=args.timeout, view=view)
@@ -176,20 +173,15 @@ def _thin_client(args: argparse.Namespace, view: View) -> int:
         "medium": str(new.path),
         "version": f"{thinclient.installed_version() or 'unknown'} becomes {new.version}",
         "signature": checked,
-        "overwrites": _named(target),
+        "overwrites": str(target),
         "next": thinclient.next_steps(target),
     }
     if not args.dry_run:
         view.say(f"medium: {new}, {checked}")
-        view.confirm(f"{_named(target)} will be overwritten. Go on?", yes=args.yes)
+        view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
         thinclient.write(new, target, view)
     view.show(rows)
     return 0
-
-
-def _named(target: Target) -> str:
-    words = [word for word in (target.model, f"serial {target.serial}" if target.serial else "") if word]
-    return f"{target.path} ({', '.join([*words, target.kind, human_size(target.size)])})"
 
 
 def _plan(host: Host, before: Receipt, new: Source, target: Target, checked: str) -> dict[str, object]:
@@ -200,7 +192,7 @@ def _plan(host: Host, before: Receipt, new: Source, target: Target, checked: str
         "image": str(new.path),
         "signature": checked,
         "written_by": "the host itself" if target.kind == IN_PLACE else "this machine",
-        "overwrites": _named(target),
+        "overwrites": str(target),
         "bytes_written": new.block_map.mapped,
         "kept": "name, address, colour, keys of host and user, key of its disk",
     }
@@ -214,7 +206,7 @@ def _result(host: Host, found: Receipt, *, note: str = "") -> dict[str, object]:
         "state": found.stage.value,
         "image_sha256": found.image_sha256,
         "receipt": found.id,
-        "device": _named(found.target),
+        "device": str(found.target),
         "system": found.system,
         "next": note or (f"ssh {host.name}" if answered else f"tower upgrade --resume {host.name}"),
     }
