@@ -9,7 +9,6 @@ never went down is not back. The router comes last, since the others reach the I
 from __future__ import annotations
 
 import errno
-import os
 import selectors
 import socket
 import time
@@ -142,7 +141,6 @@ def _forget(networks: Iterable[Network]) -> None:
 
     Where this is not allowed, or not possible, nothing is wrong but that it takes longer.
     """
-    as_root = () if os.geteuid() == 0 else ("doas", "-n", "--")
     for network in networks:
         with suppress(ToolError):
-            proc.run((*as_root, "ip", "neigh", "flush", "dev", network.interface), timeout=5, check=False)
+            proc.run((*proc.as_root_here(), "ip", "neigh", "flush", "dev", network.interface), timeout=5, check=False)

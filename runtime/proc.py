@@ -47,6 +47,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "LC_ALL": "C.UTF-8", **(extra or {})}
 
 
+def as_root_here() -> tuple[str, ...]:
+    """The words before a program that make it one of this machine's root; none if we are root."""
+    return () if os.geteuid() == 0 else ("doas", "-n", "--")
+
+
 def run(
     argv: Sequence[str | os.PathLike[str]],
     *,

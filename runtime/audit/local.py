@@ -123,12 +123,11 @@ def forwarding() -> Check:
 
 def firewall() -> Check:
     """The rules that act here are those of a thin client."""
-    as_root = () if os.geteuid() == 0 else ("doas", "-n", "--")
     try:
         wanted = rules.expected_rules(None)
         faults = []
         for family, program, expected in zip(("IPv4", "IPv6"), ("iptables-save", "ip6tables-save"), wanted, strict=True):
-            found = proc.run((*as_root, *_SAVE, program), timeout=30).stdout.decode(errors="replace")
+            found = proc.run((*proc.as_root_here(), *_SAVE, program), timeout=30).stdout.decode(errors="replace")
             faults += rules.differences(expected, found, family)
     except TowerError as error:
         return not_tried("firewall", THINCLIENT, error.message)

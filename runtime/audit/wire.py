@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import select
 import socket
 import struct
@@ -147,10 +146,9 @@ def _read(made: Sequence[Wire], stop: threading.Event) -> None:
 
 
 def _open(legs: Sequence[str]) -> Sequence[int]:
-    as_root = () if os.geteuid() == 0 else ("doas", "-n")
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        argv = (*as_root, sys.executable, "-I", "-c", _OPENER, *legs)
+        argv = (*proc.as_root_here(), sys.executable, "-I", "-c", _OPENER, *legs)
         done = proc.run(argv, stdin=theirs.fileno(), timeout=60, check=False, hint="install doas")
         theirs.close()
         _, handles, _, _ = socket.recv_fds(ours, 16, len(legs))
