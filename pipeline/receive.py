@@ -3,26 +3,30 @@
 
 Only regular files and folders with plain names are taken, only what the stage declared, each path once. Files are
 hashed while they are written, and blocks of zeros become holes, so a disk image takes the room of its content.
+
+Engines leave out what they cannot pack, and say nothing; so the sandbox lists what lies in /out when the stage ends
+(`made`), and what comes must be just that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, cast
 
+from pipeline import made
 from pipeline.artifact import FileRecord
 from pipeline.canonical import Digest
-from pipeline.errors import StageError
+from pipeline.errors import FormatError, StageError
+from pipeline.tarstream import Content, EncodingError, TarEntry, read_tar
 
 _CHUNK = 1 << 16  # also the grain of holes; larger pieces cost twice the time: every one is fresh memory
 _ZEROS = bytes(_CHUNK)
+_LONGEST_NAME, _LONGEST_PART = 1000, 255
+_SPECIAL = "is a device, pipe or socket; outputs are regular files and folders"
 
 
 def receive(
@@ -32,63 +36,102 @@ def receive(
     declared: Sequence[str] | None,
     max_bytes: int,
     check: Callable[[], None] | None = None,
+    listed: bool = False,
 ) -> dict[str, FileRecord]:
     """Write the members of a tar stream of `/out` into `folder`, which is empty; the record of each file.
 
     `declared` holds paths and globs: a path must be there (a folder stands for all it holds), and what matches
-    none is an error; None takes everything. Raises StageError for anything else than that, for links, special
-    files and odd names, and for more than `max_bytes`; OSError where `folder` cannot be written.
+    none is an error; None takes everything. With `listed` the stream holds the list of `made`, which is not an output.
+    Raises StageError for anything else than that, for links, special files and odd names, for more than `max_bytes`, and
+    for a stream that is damaged or not whole; OSError where `folder` cannot be written.
     """
-    outputs: dict[str, FileRecord] = {}
+    taken = _Taken(folder, declared, max_bytes)
+    seen: bytes | None = None
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], _Reader(pieces, check)), mode="r|", bufsize=_CHUNK) as tar:
-            for member in tar:
-                name = _relative(member.name)
-                if name == "":
-                    continue
-                _accept(member, name, declared, outputs)
-                if member.isdir():
-                    (folder / name).mkdir(mode=0o755, exist_ok=True)
-                    continue
-                max_bytes -= member.size
-                if max_bytes < 0:
-                    raise StageError(
-                        f"{name}: the outputs are larger than a stage may make", hint="see the limits of the sandbox"
-                    )
-                stream = tar.extractfile(member)
-                if stream is not None:
-                    outputs[name] = _write(stream, folder / name, member)
-    except (tarfile.TarError, EOFError) as error:
-        raise StageError(f"the outputs came back broken: {error}", hint="run the same command again") from error
-    _require(declared or (), outputs)
-    return outputs
+        for entry, content in read_tar(_Reader(pieces, check), "/out"):
+            name = taken.below(entry.name)
+            if listed and name == made.NAME and entry.kind == "file" and seen is None:
+                seen = made.read(entry, content)
+            elif name or entry.kind != "dir":
+                taken.take(name, entry, content)
+    except EncodingError as error:
+        raise StageError(f"/{error.name}: the name of an output must be UTF-8") from error
+    except FormatError as error:
+        raise StageError(f"the outputs came back broken: {error.message}", hint="run the same command again") from error
+    if listed:
+        made.compare(seen, taken.kinds)
+    _require(declared or (), taken.outputs)
+    return taken.outputs
 
 
-def _relative(name: str) -> str:
-    """The path below /out: the engine puts the name of the folder itself first."""
-    return name.rstrip("/").partition("/")[2]
+class _Taken:
+    """What of a stream has been taken so far."""
 
+    def __init__(self, folder: Path, declared: Sequence[str] | None, max_bytes: int) -> None:
+        self.outputs: dict[str, FileRecord] = {}
+        self.kinds: dict[str, str] = {}
+        """file or dir, of all paths, those of folders that were not named themselves among them."""
+        self._folder = folder
+        self._declared = declared
+        self._left = max_bytes
+        self._named: set[str] = set()
+        self._top: str | None = None
 
-def _accept(member: tarfile.TarInfo, name: str, declared: Sequence[str] | None, outputs: dict[str, FileRecord]) -> None:
-    shown = name.encode("ascii", "backslashreplace").decode()
-    parts = name.split("/")
-    if "" in parts or "." in parts or ".." in parts:
-        raise StageError(f"/out/{shown}: not a plain path")
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in name) or len(name.encode()) > 1000:
-        raise StageError(f"/out/{shown}: a name must be UTF-8, without control characters and of sensible length")
-    if member.islnk():
-        raise StageError(f"/out/{shown}: is a hard link to {member.linkname}", hint="copy the file instead (cp, not cp -l)")
-    if member.issym():
-        raise StageError(f"/out/{shown}: is a symbolic link", hint="outputs are regular files and folders; put links into a tar")
-    if not (member.isreg() or member.isdir()):
-        raise StageError(f"/out/{shown}: is a device, pipe or socket; outputs are regular files and folders")
-    if name in outputs:
-        raise StageError(f"/out/{shown}: came twice")
-    if declared is not None and not (_is_declared(name, declared) or (member.isdir() and _leads_to(name, declared))):
-        raise StageError(
-            f"/out/{shown}: is not among the outputs of the stage ({', '.join(declared) or 'none'})",
-            hint="name it in outputs of stage.toml, or write it to /work",
-        )
+    def below(self, name: str) -> str:
+        """The path below /out: the engine puts the name of the folder itself first. Raises FormatError."""
+        top, _, path = name.partition("/")
+        if top != (self._top or top):
+            raise FormatError(f"/out: {name!a} does not lie in {self._top!a}, as what came before it does")
+        self._top = top
+        return path
+
+    def take(self, name: str, entry: TarEntry, content: Content) -> None:
+        """Lay one file or folder. Raises StageError for what is none, or is not to be there."""
+        self._accept(name, entry)
+        if entry.kind == "dir":
+            (self._folder / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+            return
+        self._left -= entry.size
+        if self._left < 0:
+            raise StageError(f"{name}: the outputs are larger than a stage may make", hint="see the limits of the sandbox")
+        self.outputs[name] = _write(content, self._folder / name, entry)
+
+    def _accept(self, name: str, entry: TarEntry) -> None:
+        where = f"/out/{made.shown(name)}"
+        parts = name.split("/")
+        if "" in parts or "." in parts or ".." in parts:
+            raise StageError(f"{where}: not a plain path")
+        odd = any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
+        if odd or len(name.encode()) > _LONGEST_NAME or any(len(part.encode()) > _LONGEST_PART for part in parts):
+            raise StageError(f"{where}: a name must be UTF-8, without control characters and of sensible length")
+        if entry.kind == "hardlink":
+            raise StageError(f"{where}: is a hard link to {entry.target}", hint="copy the file instead (cp, not cp -l)")
+        if entry.kind == "symlink":
+            raise StageError(f"{where}: is a symbolic link", hint="outputs are regular files and folders; put links into a tar")
+        if entry.kind not in ("file", "dir"):
+            raise StageError(f"{where}: {_SPECIAL}")
+        if name in self._named:
+            raise StageError(f"{where}: came twice")
+        self._named.add(name)
+        self._place(name, entry.kind, where)
+        declared = self._declared
+        folder_of_one = entry.kind == "dir" and _leads_to(name, declared or ())
+        if declared is not None and not (_is_declared(name, declared) or folder_of_one):
+            raise StageError(
+                f"{where}: is not among the outputs of the stage ({', '.join(declared) or 'none'})",
+                hint="name it in outputs of stage.toml, or write it to /work",
+            )
+
+    def _place(self, name: str, kind: str, where: str) -> None:
+        """Note a path and the folders that it lies in."""
+        if self.kinds.setdefault(name, kind) != kind:
+            raise StageError(f"{where}: came as a file and as a folder")
+        parent = name.rpartition("/")[0]
+        while parent and self.kinds.get(parent) != "dir":
+            if parent in self.kinds:
+                raise StageError(f"{where}: lies below {parent}, which is a file")
+            self.kinds[parent] = "dir"
+            parent = parent.rpartition("/")[0]
 
 
 def _is_declared(name: str, declared: Sequence[str]) -> bool:
@@ -111,17 +154,17 @@ def _require(declared: Sequence[str], outputs: dict[str, FileRecord]) -> None:
             raise StageError(f"/out/{pattern}: the stage did not make it; it made {have or 'nothing'}")
 
 
-def _write(stream: IO[bytes], path: Path, member: tarfile.TarInfo) -> FileRecord:
+def _write(content: Content, path: Path, entry: TarEntry) -> FileRecord:
     digest = hashlib.sha256()
-    executable = bool(member.mode & 0o100)
+    executable = bool(entry.mode & 0o100)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o755 if executable else 0o644)
     with open(fd, "wb", buffering=0) as out:  # noqa: PTH123  (a descriptor, opened with O_EXCL and O_NOFOLLOW)
-        while piece := stream.read(_CHUNK):
+        while piece := content.read(_CHUNK):
             digest.update(piece)
             _write_sparse(fd, piece)
-        out.truncate(member.size)
-    return FileRecord(Digest(digest.hexdigest()), member.size, executable)
+        out.truncate(entry.size)
+    return FileRecord(Digest(digest.hexdigest()), entry.size, executable)
 
 
 def _write_sparse(fd: int, piece: bytes) -> None:
@@ -135,23 +178,23 @@ def _write_sparse(fd: int, piece: bytes) -> None:
 
 
 class _Reader:
-    """The pieces of a stream as the `read` that tarfile wants."""
+    """The pieces of a stream as the `read` that the reader of tars wants."""
 
     def __init__(self, pieces: Iterator[bytes], check: Callable[[], None] | None) -> None:
         self._pieces = pieces
         self._check = check
-        self._rest = b""
+        self._piece = b""
+        self._at = 0
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; fewer do not mean the end, none do."""
-        if not self._rest:
+        while self._at >= len(self._piece):
             if self._check is not None:
                 self._check()
-            self._rest = next(self._pieces, b"")
-        piece, self._rest = self._rest[:size], self._rest[size:]
-        return piece
-
-    def close(self) -> None:
-        """Let the engine's answer go."""
-        with suppress(AttributeError):
-            self._pieces.close()  # type: ignore[attr-defined]
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._piece, self._at = piece, 0
+        data = self._piece[self._at : self._at + size]
+        self._at += len(data)
+        return data

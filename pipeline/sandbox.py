@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from pipeline.container import Container, opened, top_folder
 from pipeline.engine import Engine
 from pipeline.engine_errors import refused
 from pipeline.errors import SandboxError, StageError
+from pipeline.made import wrapped
 from pipeline.receive import receive
 from pipeline.sandbox_log import LogReader
 from pipeline.transfer import Input
@@ -93,12 +94,14 @@ def run_stage(
     its time or leaves something else than declared; SandboxError for trouble with the engine; DamagedError for an
     artifact that is not as recorded.
     """
-    with opened(engine, sandbox) as container:
+    with opened(engine, replace(sandbox, argv=wrapped(sandbox.argv))) as container:
         _follow(engine, sandbox, container, log, hint)
         try:
             # Closed at once, whatever happens: the engine removes no container that it still reads for us.
             with closing(fetch_outputs(engine, container)) as pieces:
-                return receive(pieces, outputs, declared=declared, max_bytes=sandbox.limits.output_bytes, check=engine.check)
+                return receive(
+                    pieces, outputs, declared=declared, max_bytes=sandbox.limits.output_bytes, check=engine.check, listed=True
+                )
         except StageError as error:
             raise StageError(f"{sandbox.name}: {error.message}", hint=error.hint or hint) from error
 

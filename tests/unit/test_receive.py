@@ -14,7 +14,9 @@ import pytest
 from pipeline.artifact import FileRecord
 from pipeline.canonical import digest_bytes
 from pipeline.errors import StageError
+from pipeline.made import NAME
 from pipeline.receive import receive
+from tests.unit.tars import END, HOSTILE, flipped, headers
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, link: str = "") -> tarfile.TarInfo:
@@ -93,6 +95,8 @@ BAD = {
     "newline": (entry("out/a\nb"), "control characters"),
     "not-utf8": (entry("out/a\udcff"), "UTF-8"),
     "long": (entry("out/" + "/".join(["x" * 200] * 6)), "sensible length"),
+    "long-part": (entry("out/" + "x" * 256), "sensible length"),
+    "no-folder": (entry("out"), "not a plain path"),
     "link": (entry("out/x", tarfile.SYMTYPE, link="/etc/passwd"), "symbolic link"),
     "hard-link": (entry("out/x", tarfile.LNKTYPE, link="out/y"), "hard link to out/y"),
     "device": (entry("out/x", tarfile.BLKTYPE), "device, pipe or socket"),
@@ -114,9 +118,27 @@ def test_a_path_comes_once(tmp_path: Path) -> None:
         take(tmp_path / "o", stream((entry("out/a"), b"1"), (entry("out/a"), b"2")), None)
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises((StageError, OSError)):
-        take(tmp_path / "o", stream((entry("out/a"), b"1"), (entry("out/a/b"), b"2")), None)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("out/a", "out/a/b"),
+        ("out/a/b", "out/a"),
+        ("out/a", "out/a/b/c/d"),
+        ("out/a/b/c", "out/a/b"),
+        ("out/a/", "out/a"),
+        ("out/a", "out/a/"),
+        ("out/a", "out/a/b/"),
+    ],
+)
+def test_a_file_is_no_folder(tmp_path: Path, names: Sequence[str]) -> None:
+    kinds = [(name, tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE) for name in names]
+    with pytest.raises(StageError, match=r"which is a file|as a file and as a folder|came twice"):
+        take(tmp_path / "o", stream(*((entry(name.rstrip("/"), kind), b"") for name, kind in kinds)), None)
+
+
+def test_all_lies_in_one_folder(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="does not lie in 'out'"):
+        take(tmp_path / "o", stream((entry("out/a"), b"1"), (entry("in/a"), b"2")), None)
 
 
 def test_too_much(tmp_path: Path) -> None:
@@ -124,11 +146,103 @@ def test_too_much(tmp_path: Path) -> None:
         take(tmp_path / "o", stream((entry("out/a"), bytes(1000)), (entry("out/b"), bytes(1000))), None, max_bytes=1500)
 
 
-@pytest.mark.parametrize("keep", [100, 600, 1100, 1600])
-def test_a_stream_that_ends_early(tmp_path: Path, keep: int) -> None:
-    whole = b"".join(stream((entry("out/a"), bytes(range(256)) * 8)))
-    with pytest.raises(StageError, match=r"came back broken|did not make it"):
-        take(tmp_path / "o", iter([whole[:keep]]), ("a",))
+def small_stream() -> bytes:
+    """Three files of a folder, the second with a name that tar needs an extended header for; and the end alone."""
+    names = ("out/d/a", f"out/d/{'b' * 120}", "out/d/c")
+    entries = [(entry("out/d", tarfile.DIRTYPE), b""), *((entry(name), name.encode() * 5) for name in names)]
+    return b"".join(stream(*entries)).rstrip(b"\0") + bytes(512 - 35 % 512) + END
+
+
+def test_any_cut_is_noticed(tmp_path: Path) -> None:
+    whole = small_stream()
+    assert len(take(tmp_path / "o", iter([whole]), ("d/**",))) == 3
+    for length in {place + part for place in range(0, len(whole), 512) for part in (0, 1, 35, 511)}:
+        with pytest.raises(StageError):
+            take(tmp_path / f"o{length}", iter([whole[:length]]), ("d/**",))
+
+
+def test_any_bit_of_any_header_is_noticed(tmp_path: Path) -> None:
+    """One that is not makes the reader believe that the archive ends there, or takes a file for another one.
+
+    Of the second file here; test_tarstream does it with all.
+    """
+    whole = small_stream()
+    found = list(headers(whole))
+    assert len(found) == 6
+    (tmp_path / "d").mkdir()
+    for changed in flipped(whole, iter(found[4:5])):
+        with pytest.raises(StageError):
+            take(tmp_path, iter([changed]), ("d/**",))
+        for path in (tmp_path / "d").iterdir():
+            path.unlink()
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_streams(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(StageError):
+        take(tmp_path / "o", iter([HOSTILE[kind]]), None)
+
+
+# --- the sandbox's own list -------------------------------------------------------------------------------------
+
+
+def listed(*rows: str, names: Sequence[str] = ("out/a", "out/d/b")) -> Iterator[bytes]:
+    """A stream with this list in it."""
+    data = "".join(f"{row}\0" for row in rows).encode()
+    return stream((entry(f"out/{NAME}"), data), *((entry(name), b"x") for name in names))
+
+
+def take_listed(folder: Path, pieces: Iterator[bytes]) -> dict[str, FileRecord]:
+    folder.mkdir()
+    return receive(pieces, folder, declared=None, max_bytes=1 << 30, listed=True)
+
+
+def test_what_is_listed_and_came(tmp_path: Path) -> None:
+    found = take_listed(tmp_path / "o", listed("file a", "folder d", "file d/b", f"file {NAME}"))
+    assert found.keys() == {"a", "d/b"}
+    assert not (tmp_path / "o" / NAME).exists()
+    found = take_listed(tmp_path / "closed", listed("file a", "closed d"))
+    assert found.keys() == {"a", "d/b"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (("file a", "folder d", "file d/b", "socket d/s"), "/out/d/s: is a socket"),
+        (("file a", "folder d", "file d/b", "file d/c"), "/out/d/c: the stage made it, and it did not come"),
+        (("file a", "folder d", "file d/b", "folder e"), "/out/e: the stage made it, and it did not come"),
+        (("file a", "folder d"), "/out/d/b: came, and the stage did not make it"),
+        (("folder a", "folder d", "file d/b"), "/out/a: the stage made it, and it did not come"),
+        (("file a", "folder d", "file d/b", "link l"), "/out/l: is a symbolic link"),
+        (("file a", "folder d", "file d/b", "special p"), "/out/p: is a device or pipe"),
+        (("file a", "folder d", "file d/b", "socket s\n\x1b"), r"/out/s\n\x1b: is a socket"),
+        (("file a", "odd d"), "is damaged"),
+        (("file",), "is damaged"),
+    ],
+)
+def test_what_is_not_as_listed(tmp_path: Path, rows: Sequence[str], message: str) -> None:
+    with pytest.raises(StageError) as caught:
+        take_listed(tmp_path / "o", listed(*rows))
+    assert message in caught.value.message
+
+
+def test_the_list_must_come_whole(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="the list of what the stage made did not come"):
+        take_listed(tmp_path / "o", stream((entry("out/a"), b"x")))
+    with pytest.raises(StageError, match="is cut off"):
+        take_listed(tmp_path / "p", stream((entry(f"out/{NAME}"), b"file a\0fil"), (entry("out/a"), b"x")))
+
+
+def test_any_bit_of_a_long_name_is_noticed(tmp_path: Path) -> None:
+    """No sum covers it in the archive; the list does."""
+    name = "n" * 120
+    whole = b"".join(listed(f"file {name}", names=[f"out/{name}"]))
+    place = whole.index(b" path=out/" + name.encode())
+    for changed in flipped(whole, iter([place - place % 512])):
+        with pytest.raises(StageError):
+            receive(iter([changed]), tmp_path, declared=None, max_bytes=1 << 20, listed=True)
+        for path in tmp_path.iterdir():
+            path.unlink()
 
 
 def test_zeros_become_holes(tmp_path: Path) -> None:

@@ -3,23 +3,35 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import stat
 import threading
 import time
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import docker.errors
 import pytest
 
+from pipeline import sandbox
 from pipeline.artifact import DamagedError
 from pipeline.canonical import digest_bytes, digest_json
-from pipeline.errors import SandboxError, StageError
+from pipeline.container import Container
+from pipeline.engine import Engine
+from pipeline.errors import FormatError, SandboxError, StageError
+from pipeline.receive import receive
 from pipeline.sandbox import CAPABILITIES, Input, Limits, Sandbox
 from pipeline.store import Artifact, Store
+from pipeline.tarstream import read_tar
 from tests.integration.sandbox.conftest import Run, left_in
+from tests.unit.tars import flipped, headers
 
 
 def artifact(root: Path, data: bytes) -> Artifact:
@@ -206,6 +218,61 @@ def test_outputs_are_checked(run: Run, script: str, message: str) -> None:
     with pytest.raises(StageError, match=message) as caught:
         run(script, declared=("x",) if "ln /out" not in script else ("*",))
     assert caught.value.message.startswith("test: /out/")
+
+
+def test_the_end_of_the_stage_is_that_of_its_command(run: Run) -> None:
+    """The list of what it made is made after it, and changes neither its end nor what it sees."""
+    with pytest.raises(StageError, match="exit status 7"):
+        run("echo 1 >/out/x; exit 7")
+    with pytest.raises(StageError, match="signal 9"):
+        run("kill -9 $$")
+    with pytest.raises(StageError, match=r"/out/\.tower-made: this name is taken"):
+        run("echo 1 >/out/.tower-made")
+    names = ["a b", "*", "[!.]x", ".hidden", "..two", "-n", "d/e/f", "d/.g", "ä"]
+    found = run("mkdir -p /out/d/e; cd /out; " + "; ".join(f"echo >./{quote(name)}" for name in names))
+    assert found.keys() == set(names)
+
+
+def test_a_socket_is_named(run: Run) -> None:
+    """The engine leaves it out of what it sends, and says nothing."""
+    head = "070701" + "".join(f"{number:08x}" for number in (1, stat.S_IFSOCK | 0o755, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0))
+    end = "070701" + "".join(f"{number:08x}" for number in (0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 11, 0))
+    archive = f"{head}s\0{end}TRAILER!!!\0".encode()
+    with pytest.raises(StageError, match=r"^test: /out/d/s: is a socket"):
+        run("echo 1 >/out/x; mkdir /out/d; cd /out/d; cpio -i </in/a/x", inputs=(Input("/in/a", {"x": archive}),))
+
+
+def test_a_real_stream_that_is_damaged_on_its_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this engine sends, with each bit of each header changed, and cut at each block and around it."""
+    sent: list[bytes] = []
+    send = sandbox.fetch_outputs
+
+    def record(engine: Engine, container: Container) -> Generator[bytes, None, None]:
+        sent.extend(send(engine, container))
+        yield from sent
+
+    monkeypatch.setattr(sandbox, "fetch_outputs", record)
+    long = "n" * 120
+    names = run(f"mkdir /out/d; cd /out/d; for name in a {long} c; do echo $name >$name; done", declared=("d/**",)).keys()
+    assert names == {"d/a", f"d/{long}", "d/c"}
+    whole = b"".join(sent)
+    found = list(headers(whole))
+    assert len(found) >= 7
+
+    def refused(data: bytes) -> None:
+        shutil.rmtree(run.outputs)
+        run.outputs.mkdir()
+        with pytest.raises(StageError):
+            receive(iter([data]), run.outputs, declared=("d/**",), max_bytes=1 << 20, listed=True)
+
+    for changed in flipped(whole, iter(found)):
+        with pytest.raises(FormatError):
+            list(read_tar(io.BytesIO(changed), "x"))
+    for changed in islice(flipped(whole, iter(found[3:])), 0, None, 11):
+        refused(changed)
+    for place in range(0, len(whole), 512):
+        for length in {max(place - 1, 0), place, place + 1}:
+            refused(whole[:length])
 
 
 def test_holes_stay_holes(run: Run) -> None:
