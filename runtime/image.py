@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tower import blockmap
+from tower.errors import printable
 from tower.flash import unpacked
-from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_public_key, read_public_keys, read_small, verify_file
+from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_public_key, read_public_key, read_small, signer_of
 
 SUMS: Final = "SHA256SUMS"
 MANIFEST: Final = ".manifest.json"
@@ -41,8 +43,30 @@ class Verified:
 
 
 def trusted_keys(folders: Iterable[Path] = KEY_FOLDERS) -> tuple[PublicKey, ...]:
-    """The keys in the folders of this system and this user."""
-    return read_public_keys(path for folder in folders for path in sorted(folder.expanduser().glob("*.pub")))
+    """The keys in the folders of this system and this user, each once.
+
+    A file that holds no key of minisign is left out with a warning: the others are trusted all the same.
+    """
+    found: list[PublicKey] = []
+    for folder in folders:
+        try:
+            place = folder.expanduser()
+            paths = sorted(path for path in place.iterdir() if path.name.endswith(".pub"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            _warn(f"{folder}: its keys are left out: {error.strerror}")
+            continue
+        for path in paths:
+            try:
+                found.append(read_public_key(path))
+            except SignatureError as error:
+                _warn(f"this key is left out: {error.message}")
+    return tuple(dict.fromkeys(found))
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {printable(text)}\n")
 
 
 def verify_image(path: Path, keys: Iterable[PublicKey]) -> Verified:
@@ -78,11 +102,11 @@ def verify_image(path: Path, keys: Iterable[PublicKey]) -> Verified:
 
 def _signed(path: Path, name: str, keys: tuple[PublicKey, ...]) -> tuple[PublicKey, dict[str, str]]:
     """Signer and release of a signed file, whose signature must be of a file of this name."""
-    signature = verify_file(path, keys)
+    signer, signature = signer_of(path, keys)
     said = read_comment(signature.trusted_comment, str(path))
     if said.pop("file") != name:
         raise ImageError(f"{path}: its signature is of a file of another name: {signature.trusted_comment!r}")
-    return next(key for key in keys if key.key_id == signature.key_id), said
+    return signer, said
 
 
 def comment_of(name: str, version: str, channel: str) -> str:
@@ -155,4 +179,4 @@ def _read(path: Path) -> bytes:
 def key_of(text: str) -> PublicKey:
     """A key as `--key` has it: the path of a key file, or the one line of a key. Raises SignatureError."""
     path = Path(text)
-    return parse_public_key(read_small(path) if path.is_file() else text.encode(), text)
+    return read_public_key(path) if path.is_file() else parse_public_key(text.encode(), text)

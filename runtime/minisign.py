@@ -14,6 +14,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
+import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +89,15 @@ class Signature:
 
 
 def parse_public_key(data: bytes, where: str) -> PublicKey:
-    """A key file, or its second line alone. Raises SignatureError naming `where`."""
-    lines = _lines(data, where, "a minisign public key")
-    if len(lines) == 2 and lines[0].startswith(_UNTRUSTED):
-        del lines[0]
-    if len(lines) != 1:
-        raise SignatureError(f"{where}: {len(lines)} lines, a minisign public key has one, after its comment")
-    raw = _decode(lines[0], 42, where, "the public key")
+    """A key file, or the line of its key alone. Raises SignatureError naming `where`.
+
+    What minisign takes: the key is the second line, up to a carriage return; the comment before it, and what comes
+    after, may be anything.
+    """
+    lines = data.split(b"\n")
+    text = lines[1] if len(lines) > 1 and lines[1].strip() else lines[0]
+    text = re.split(b"[\r\0]", text, maxsplit=1)[0]
+    raw = _decode(text.decode("ascii", errors="replace"), 42, where, "the public key")
     if raw[:2] != ALGORITHM:
         raise SignatureError(f"{where}: key algorithm {raw[:2]!r}, expected {ALGORITHM!r}")
     return PublicKey(raw[2:10], raw[10:])
@@ -119,21 +124,30 @@ def parse_signature(data: bytes, where: str) -> Signature:
     )
 
 
-def read_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
-    """The keys of files, each once. Raises SignatureError naming the file."""
-    return tuple(dict.fromkeys(parse_public_key(read_small(path), str(path)) for path in paths))
+def read_public_key(path: Path) -> PublicKey:
+    """The key of a file. Raises SignatureError naming the file."""
+    # As minisign does, which reads two lines and does not care what follows.
+    return parse_public_key(_head(path), str(path))
 
 
 def read_small(path: Path) -> bytes:
-    """The content of a key or signature file. Raises SignatureError if it is missing or far too large."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MOST + 1)
-    except OSError as error:
-        raise SignatureError(f"{path}: {error.strerror}") from error
+    """The content of a key or signature file. Raises SignatureError if it cannot be read, or is far too large."""
+    data = _head(path)
     if len(data) > _MOST:
         raise SignatureError(f"{path}: more than {_MOST} bytes, which no key or signature has")
     return data
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a regular file, one more than it may have. Raises SignatureError."""
+    try:
+        # Opening a FIFO to read it would wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise SignatureError(f"{path}: is no regular file")
+            return stream.read(_MOST + 1)
+    except OSError as error:
+        raise SignatureError(f"{path}: {error.strerror}") from error
 
 
 def _lines(data: bytes, where: str, what: str) -> list[str]:
@@ -170,15 +184,17 @@ def verify(stream: BinaryIO, signature: Signature, keys: Iterable[PublicKey], wh
     Raises SignatureError naming `where`.
     """
     known = tuple(keys)
-    key = next((key for key in known if key.key_id == signature.key_id), None)
-    if key is None:
+    # Numbers of keys are chosen by who makes them: several may have the same.
+    named = [key for key in known if key.key_id == signature.key_id]
+    if not named:
         trusted = ", ".join(sorted(key.name for key in known)) or "none"
         raise SignatureError(f"{where}: signed by key {signature.signer}, which is not trusted (trusted: {trusted})")
     if plain and signature.untrusted_comment != COMMENT:
         raise SignatureError(f"{where}: untrusted comment {signature.untrusted_comment!r}, expected {COMMENT!r}")
     signed = prehash(stream) if signature.algorithm == PREHASHED else _whole(stream, where)
-    if not _holds(key, signature.signature, signed):
-        raise SignatureError(f"{where}: is not what key {key.name} signed")
+    key = next((key for key in named if _holds(key, signature.signature, signed)), None)
+    if key is None:
+        raise SignatureError(f"{where}: is not what key {signature.signer} signed")
     if not _holds(key, signature.comment_signature, signature.signature + signature.trusted_comment.encode()):
         raise SignatureError(f"{where}: the trusted comment is not what key {key.name} signed")
     return key
@@ -186,14 +202,20 @@ def verify(stream: BinaryIO, signature: Signature, keys: Iterable[PublicKey], wh
 
 def verify_file(path: Path, keys: Iterable[PublicKey], *, signature: Path | None = None, plain: bool = True) -> Signature:
     """Check a file against the signature beside it, or `signature`; the signature. Raises SignatureError."""
+    return signer_of(path, keys, signature=signature, plain=plain)[1]
+
+
+def signer_of(
+    path: Path, keys: Iterable[PublicKey], *, signature: Path | None = None, plain: bool = True
+) -> tuple[PublicKey, Signature]:
+    """The key that signed a file, by the signature beside it or `signature`; both. Raises SignatureError."""
     beside = signature or path.with_name(path.name + SUFFIX)
     found = parse_signature(read_small(beside), str(beside))
     try:
         with path.open("rb") as stream:
-            verify(stream, found, keys, str(path), plain=plain)
+            return verify(stream, found, keys, str(path), plain=plain), found
     except OSError as error:
         raise SignatureError(f"{path}: {error.strerror}") from error
-    return found
 
 
 def prehash(stream: BinaryIO) -> bytes:

@@ -19,7 +19,7 @@ from tower.image import (
     parse_sums,
     read_comment,
 )
-from tower.minisign import SUFFIX, PublicKey, parse_signature, read_small, verify_file
+from tower.minisign import SUFFIX, PublicKey, parse_signature, read_small, signer_of, verify_file
 
 from pipeline.errors import VerifyError
 from pipeline.release.canonical import canonical_digest
@@ -56,8 +56,7 @@ def _inspect(folder: Path, keys: tuple[PublicKey, ...], rebuilders: Sequence[Pub
     if not folder.is_dir():
         raise ImageError(f"{folder}: there is no such folder")
     sums_path = folder / SUMS
-    signature = verify_file(sums_path, keys)
-    signer = next(key for key in keys if key.key_id == signature.key_id)
+    signer, signature = signer_of(sums_path, keys)
     said = read_comment(signature.trusted_comment, str(sums_path))
     if said["file"] != SUMS:
         raise ImageError(f"{sums_path}: its signature is of a file of another name: {said['file']}")

@@ -42,9 +42,11 @@ def execute(args: argparse.Namespace) -> int:
     """Check all images, one line each; the exit status is that of the last error."""
     status = 0
     rows: list[dict[str, object]] = []
+    keys: tuple[PublicKey, ...] = ()
     for image in args.image:
         try:
-            found = verify_image(image, _keys(args.key))
+            keys = keys or _keys(args.key)
+            found = verify_image(image, keys)
         except TowerError as error:
             sys.stderr.write(f"error: {printable(str(error))}\n")
             status = error.exit_status

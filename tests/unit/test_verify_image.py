@@ -6,9 +6,11 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -218,6 +220,67 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert trusted_keys() == (KEY.public_key,)
     assert cli.main(["verify-image", str(image)]) == 0
     assert key_of(str(folders[1] / "tower.pub")) == key_of(KEY.public_key.text) == KEY.public_key
-    (folders[1] / "bad.pub").write_text("x")
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda path: path.write_bytes(b""),
+    "no key": lambda path: path.write_text("x\n"),
+    "key of ssh": lambda path: path.write_text(
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ5dGVzIG9mIGFub3RoZXIga2V5IGVudGlyZWx5ISE al@home\n"
+    ),
+    "binary": lambda path: path.write_bytes(bytes(range(256)) * 300),
+    "folder": lambda path: path.mkdir(),
+    "FIFO": os.mkfifo,
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", ["0.pub", "z\x1b[2J.pub"])
+def test_an_odd_key_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image: Path, kind: str, name: str
+) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    monkeypatch.setattr("tower.image.trusted_keys.__defaults__", ((keys,),))
+    ODD[kind](keys / name)
     assert cli.main(["verify-image", str(image)]) == 13
-    assert "bad.pub: the public key" in capsys.readouterr().err
+    assert "there is no public key to trust" in capsys.readouterr().err
+    (keys / "tower.pub").write_bytes(KEY.public_key.dump())
+    assert cli.main(["verify-image", str(image), str(image)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning: this key is left out") == 1
+    assert str(keys / name).replace("\x1b", "?") in said
+    assert "\x1b" not in said
+
+
+def test_keys_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    keys, closed = Path("keys"), Path("closed")
+    for folder in (keys, closed):
+        folder.mkdir()
+    for name in ("good.pub", "unreadable.pub"):
+        (keys / name).write_bytes(KEY.public_key.dump())
+    (keys / "unreadable.pub").chmod(0)
+    closed.chmod(0)
+    with nobody():
+        assert trusted_keys((Path("none"), closed, keys)) == (KEY.public_key,)
+    said = capsys.readouterr().err
+    assert "closed: its keys are left out: Permission denied" in said
+    assert "keys/unreadable.pub: Permission denied" in said
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Be somebody who is not root, who may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,8 +18,9 @@ from tower.minisign import (
     SignatureError,
     parse_public_key,
     parse_signature,
-    read_public_keys,
+    read_public_key,
     read_small,
+    signer_of,
     verify,
     verify_file,
 )
@@ -81,7 +83,7 @@ def test_minisign_signs_with_our_key(minisign: str, tmp_path: Path, passphrase: 
     run(minisign, "-S", "-l", "-s", secret, "-m", file, text=f"{passphrase}\n")
     assert verify_file(file, [KEY.public_key]).algorithm == b"Ed"
     run(minisign, "-R", "-s", secret, "-p", tmp_path / "again.pub", text=f"{passphrase}\n")
-    assert read_public_keys([tmp_path / "again.pub"]) == (KEY.public_key,)
+    assert read_public_key(tmp_path / "again.pub") == KEY.public_key
 
 
 def test_we_sign_with_a_key_of_minisign(minisign: str, tmp_path: Path) -> None:
@@ -89,10 +91,68 @@ def test_we_sign_with_a_key_of_minisign(minisign: str, tmp_path: Path) -> None:
     run(minisign, "-G", "-W", "-s", secret, "-p", public)
     secret.chmod(0o600)
     key = load_secret_key(secret, never)
-    assert read_public_keys([public]) == (key.public_key,)
+    assert read_public_key(public) == key.public_key
     assert key.public_key.dump() == public.read_bytes()
     assert key.dump() == secret.read_bytes()
     check(DATA, key.sign_bytes(DATA, "x"), key.public_key)
+
+
+_COMMENT, _LINE = (line.encode() for line in KEY.public_key.dump().decode().splitlines())
+ODD_KEYS = {
+    "as written": _COMMENT + b"\n" + _LINE + b"\n",
+    "no newline at the end": _COMMENT + b"\n" + _LINE,
+    "of Windows": _COMMENT + b"\r\n" + _LINE + b"\r\n",
+    "of Windows, twice": _COMMENT + b"\r\r\n" + _LINE + b"\r\r\n",
+    "blank lines behind": _COMMENT + b"\n" + _LINE + b"\n\n\r\n",
+    "no comment": b"\n" + _LINE + b"\n",
+    "any comment": b"key of the makers\n" + _LINE + b"\n",
+    "mark of Notepad": b"\xef\xbb\xbf" + _COMMENT + b"\n" + _LINE + b"\n",
+    "comment in Latin-1": b"untrusted comment: cl\xe9\n" + _LINE + b"\n",
+    "comment that a terminal obeys": b"\x1b[2J\0\n" + _LINE + b"\n",
+    "two keys": _COMMENT + b"\n" + _LINE + b"\n" + _COMMENT + b"\n" + SecretKey.generate().public_key.text.encode() + b"\n",
+    "far too large": _COMMENT + b"\n" + _LINE + b"\n" + b"x" * 100_000,
+    "zero behind": _COMMENT + b"\n" + _LINE + b"\0junk\n",
+    "empty": b"",
+    "only a comment": _COMMENT + b"\n",
+    "blank": b"\n\n\n",
+    "blank line in front": b"\n" + _COMMENT + b"\n" + _LINE + b"\n",
+    "blank line between": _COMMENT + b"\n\n" + _LINE + b"\n",
+    "space behind": _COMMENT + b"\n" + _LINE + b" \n",
+    "space in front": _COMMENT + b"\n " + _LINE + b"\n",
+    "too long": _COMMENT + b"\n" + _LINE + b"AAAA\n",
+    "padded": _COMMENT + b"\n" + _LINE + b"=\n",
+    "torn": _COMMENT + b"\n" + _LINE[:20] + b"\n" + _LINE[20:] + b"\n",
+    "of ssh": b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ5dGVzIG9mIGFub3RoZXIga2V5IGVudGlyZWx5ISE al@home\n",
+    "of another algorithm": _COMMENT + b"\n" + b"R" + _LINE[1:] + b"\n",
+    "UTF-16": (_COMMENT + b"\n" + _LINE + b"\n").decode().encode("utf-16"),
+    "binary": bytes(range(256)) * 4,
+    "a signature": SIGNED,
+}
+
+
+@pytest.mark.parametrize("kind", ODD_KEYS)
+def test_key_files_are_taken_as_minisign_takes_them(minisign: str, tmp_path: Path, kind: str) -> None:
+    file, public = tmp_path / "file", tmp_path / "odd.pub"
+    file.write_bytes(DATA)
+    (tmp_path / "file.minisig").write_bytes(SIGNED)
+    public.write_bytes(ODD_KEYS[kind])
+    taken = (
+        subprocess.run([minisign, "-V", "-m", file, "-p", public], capture_output=True, check=False, timeout=30).returncode == 0
+    )
+    try:
+        found = read_public_key(public)
+    except SignatureError as error:
+        assert not taken, error
+        assert str(public) in str(error)
+    else:
+        assert taken
+        assert found == KEY.public_key
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\n\n"])
+def test_the_line_of_a_key_is_enough(tmp_path: Path, ending: bytes) -> None:
+    (tmp_path / "key.pub").write_bytes(_LINE + ending)
+    assert read_public_key(tmp_path / "key.pub") == KEY.public_key
 
 
 # --- secret keys ----------------------------------------------------------------------------------------------
@@ -220,6 +280,16 @@ def test_wrong_key() -> None:
         check(DATA, SIGNED, PublicKey(KEY.key_id, other.public))
 
 
+def test_a_key_that_took_the_number_of_another_does_not_stand_in_its_way(tmp_path: Path) -> None:
+    twin = PublicKey(KEY.key_id, SecretKey.generate().public)
+    no_point = PublicKey(KEY.key_id, b"\xff" * 32)
+    for keys in ((twin, no_point, KEY.public_key), (KEY.public_key, twin, no_point)):
+        assert check(DATA, SIGNED, *keys) == KEY.public_key
+    (tmp_path / "file").write_bytes(DATA)
+    (tmp_path / "file.minisig").write_bytes(SIGNED)
+    assert signer_of(tmp_path / "file", [twin, KEY.public_key])[0] == KEY.public_key
+
+
 def test_parts_of_two_signatures() -> None:
     other = KEY.sign_bytes(b"other", "file:b\tversion:2").splitlines(keepends=True)
     mixed = b"".join([*SIGNED.splitlines(keepends=True)[:2], *other[2:]])
@@ -244,6 +314,9 @@ def test_unsigned_and_oversized(tmp_path: Path) -> None:
         verify_file(path, [KEY.public_key])
     with pytest.raises(SignatureError, match="Is a directory"):
         read_small(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SignatureError, match="no regular file"):
+        read_small(tmp_path / "fifo")
 
 
 def test_control_characters_are_not_signed() -> None:
