@@ -71,7 +71,7 @@ def ask(host: Host, tower: Tower) -> tuple[str, Answer | None]:
         return f"waiting for {host.env.address} on the {host.env.network.name} network", None
     argv = ("ssh", "-F", tower.config, "-n", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "--", host.name, _QUESTION)
     try:
-        done = proc.run(argv, timeout=30, check=False, hint="install openssh-client", most=2 * _MOST)
+        done = proc.run(argv, timeout=30, check=False, missing="install openssh-client", most=2 * _MOST)
     except OverrunError:
         return "takes the connection, and gives no answer that makes sense yet", None
     if done.status == 0:

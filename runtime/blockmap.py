@@ -16,6 +16,8 @@ from tower.errors import ImageProblemError
 
 BLOCK: Final = 4096
 MOST: Final = 64 << 20
+AGAIN: Final = "fetch or build the image again"
+"""The hint for an image that is not what its map says."""
 _CHECKSUM: Final = re.compile(rb"<BmapFileChecksum>\s*([0-9a-f]{64})\s*</BmapFileChecksum>")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _RANGE: Final = re.compile(r"([0-9]{1,15})(?:-([0-9]{1,15}))?")
@@ -112,13 +114,11 @@ class Check:
             until = (row.end if inside else row.start) if row is not None else self._size
             part = data[: until - self._place]
             if not part:
-                raise ImageProblemError(f"{self._where}: is larger than the {self._size} bytes that its block map says")
+                raise self._differs(f"is larger than the {self._size} bytes that its block map says")
             if inside:
                 self._digest.update(part)
             elif not is_zero(part):
-                raise ImageProblemError(
-                    f"{self._where}: holds something near byte {self._place}, where its block map says that it is empty"
-                )
+                raise self._differs(f"holds something near byte {self._place}, where its block map says that it is empty")
             self._place += len(part)
             data = data[len(part) :]
             if inside and row is not None and self._place == row.end:
@@ -128,23 +128,24 @@ class Check:
         """The next bytes are known to be zeros, since they are a hole of a file. As `feed` otherwise."""
         end = self._place + length
         if end > self._size or (self._row is not None and end > self._row.start):
-            raise ImageProblemError(f"{self._where}: is empty near byte {end}, where its block map says that it is not")
+            raise self._differs(f"is empty near byte {end}, where its block map says that it is not")
         self._place = end
 
     def _close(self, row: Range) -> None:
         got = self._digest.hexdigest()
         if got != row.sha256:
-            raise ImageProblemError(
-                f"{self._where}: bytes {row.start}-{row.end - 1} have sha256 {got[:16]}, its block map says {row.sha256[:16]}",
-                hint="fetch or build the image again",
-            )
+            said = f"its block map says {row.sha256[:16]}"
+            raise self._differs(f"bytes {row.start}-{row.end - 1} have sha256 {got[:16]}, {said}")
         self._digest = hashlib.sha256()
         self._row = next(self._rows, None)
 
     def finish(self) -> None:
         """ImageProblemError unless the image was fed to its end."""
         if self._place != self._size:
-            raise ImageProblemError(f"{self._where}: ends after {self._place} bytes, its block map says {self._size}")
+            raise self._differs(f"ends after {self._place} bytes, its block map says {self._size}")
+
+    def _differs(self, how: str) -> ImageProblemError:
+        return ImageProblemError(f"{self._where}: {how}", hint=AGAIN)
 
 
 def is_zero(data: memoryview) -> bool:

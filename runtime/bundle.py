@@ -92,7 +92,7 @@ class Bundle:
 def sign(manifest: bytes, host: Host) -> bytes:
     """The signature of the manifest by the key that logs in to the host, which knows no other."""
     argv = ("ssh-keygen", "-q", "-Y", "sign", "-f", host.file(USER_KEY), "-n", NAMESPACE)
-    return proc.run(argv, stdin=manifest, timeout=20, hint="install openssh-keygen").stdout
+    return proc.run(argv, stdin=manifest, timeout=20, missing="install openssh-keygen").stdout
 
 
 def read_state(session: Session, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> HostState:

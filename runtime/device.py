@@ -60,7 +60,7 @@ def human_size(size: int) -> str:
 
 def list_disks(root: Path = Path("/")) -> tuple[Disk, ...]:
     """The disks of this machine. Raises ToolError or DeviceError."""
-    done = proc.run(("lsblk", "--json", "--bytes", "--output", _COLUMNS), timeout=30, hint="install lsblk (util-linux)")
+    done = proc.run(("lsblk", "--json", "--bytes", "--output", _COLUMNS), timeout=30, missing="install lsblk (util-linux)")
     return parse_disks(done.stdout, root)
 
 

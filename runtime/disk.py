@@ -56,7 +56,7 @@ def make_disk(job: Job, medium: Medium, *, resume: bool, view: View) -> None:
 def _grow(medium: Medium, root: Partition, spans: tuple[tuple[int, int], ...], folder: Path) -> None:
     size = root_size(medium, root)
     with scratch(medium, root, spans, folder) as part:
-        check = proc.run(("e2fsck", "-f", "-p", part.path), timeout=_SECONDS, check=False, hint="install e2fsprogs")
+        check = proc.run(("e2fsck", "-f", "-p", part.path), timeout=_SECONDS, check=False, missing="install e2fsprogs")
         if check.status not in (0, 1):
             raise DeviceError(
                 f"{medium.where}: e2fsck does not take the root that was written", hint="fetch or build the image again"
@@ -64,7 +64,7 @@ def _grow(medium: Medium, root: Partition, spans: tuple[tuple[int, int], ...], f
         if size > root.size:
             with part.path.open("r+b") as stream:
                 stream.truncate(size)
-            proc.run(("resize2fs", part.path), timeout=_SECONDS, env=_LAZY, hint="install e2fsprogs (Alpine: e2fsprogs-extra)")
+            proc.run(("resize2fs", part.path), timeout=_SECONDS, env=_LAZY, missing="install e2fsprogs (Alpine: e2fsprogs-extra)")
         part.put_back(ext4_units(part.path))
 
 
@@ -73,7 +73,7 @@ def _place(medium: Medium, boot: Partition, spans: tuple[tuple[int, int], ...], 
         for name, path in job.boot_files.items():
             try:
                 proc.run(
-                    ("mcopy", "-o", "-i", part.path, path, f"::{name}"), timeout=_SECONDS, env=_MTOOLS, hint="install mtools"
+                    ("mcopy", "-o", "-i", part.path, path, f"::{name}"), timeout=_SECONDS, env=_MTOOLS, missing="install mtools"
                 )
             except ToolError as error:
                 raise DeviceError(f"{medium.where}: {name} cannot be laid onto its boot partition: {error.message}") from error
@@ -95,5 +95,5 @@ def read_boot_file(medium: Medium, name: str, folder: Path) -> bytes:
             [(boot.start + unit * UNIT, boot.start + (unit + 1) * UNIT) for unit in sorted(fat_units(part.path))], boot.size
         )
         argv = ("mcopy", "-n", "-i", part.path, f"::{name}", "-")
-        done = proc.run(argv, timeout=_SECONDS, env=_MTOOLS, check=False, most=boot.size, hint="install mtools")
+        done = proc.run(argv, timeout=_SECONDS, env=_MTOOLS, check=False, most=boot.size, missing="install mtools")
     return done.stdout if done.status == 0 else b""

@@ -13,22 +13,20 @@ be remembered or believed for that.
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import mmap
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, cast
 
-from tower import proc
-from tower.blockmap import BlockMap, Check
-from tower.errors import DeviceError, ImageProblemError, ToolError
+from tower.blockmap import AGAIN, BlockMap, Check
+from tower.errors import DeviceError, ImageProblemError
 from tower.medium import ALIGN, CHUNK, Medium, new_buffer, same
+from tower.unpack import unpacked
 
 GAP: Final = 256 << 10
 """A hole smaller than this is written: as fast as skipping it."""
@@ -37,7 +35,6 @@ _BATCH: Final = 4
 _BUFFERS: Final = 3 * _BATCH
 _CHECKERS: Final = 3
 """Threads that read back: a medium answers several requests sooner than one after the other, above all a busy one."""
-_PIPE: Final = 1 << 20
 
 Advance = Callable[[int], object]
 """Told how many more bytes are written and compared."""
@@ -175,7 +172,7 @@ def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> N
                 line.write.put(Piece(place, full, buffer))
             place += length
     if stream.read(1):
-        raise ImageProblemError(f"{image}: is larger than the {block_map.size} bytes that its block map says")
+        raise ImageProblemError(f"{image}: is larger than the {block_map.size} bytes that its block map says", hint=AGAIN)
 
 
 def _hole(stream: IO[bytes], place: int, until: int) -> int:
@@ -200,9 +197,9 @@ def _fill(stream: IO[bytes], into: memoryview, image: Path) -> None:
         try:
             got = raw.readinto(into[done:])
         except OSError as error:
-            raise ImageProblemError(f"{image}: cannot be unpacked: {error}", hint="fetch or build it again") from error
+            raise ImageProblemError(f"{image}: cannot be unpacked: {error}", hint=AGAIN) from error
         if not got:
-            raise ImageProblemError(f"{image}: ends too early", hint="fetch or build it again")
+            raise ImageProblemError(f"{image}: ends too early", hint=AGAIN)
         done += got
 
 
@@ -268,23 +265,3 @@ def differs(medium: Medium, place: int, length: int) -> DeviceError:
         f"{medium.where}: bytes {place}-{place + length - 1} read back are not what was written",
         hint="the medium is worn out or not as large as it says: take another one",
     )
-
-
-@contextmanager
-def unpacked(image: Path) -> Iterator[IO[bytes]]:
-    """The bytes of an image, unpacked on the way by a program where there is one, beside us. Raises ImageProblemError."""
-    commands = {".zst": ("zstd", "-q", "-d", "-c", "--", image), ".xz": ("xz", "-q", "-d", "-c", "-T0", "--", image)}
-    command = commands.get(image.suffix)
-    if command is None:
-        try:
-            with image.open("rb", buffering=0) as plain:
-                yield plain
-        except OSError as error:
-            raise ImageProblemError(f"{image}: {error.strerror}") from error
-        return
-    try:
-        with proc.reading(command, hint=f"install {command[0]}") as stream:
-            fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE)
-            yield stream
-    except ToolError as error:
-        raise ImageProblemError(f"{image}: cannot be unpacked: {error.message}", hint=error.hint) from error

@@ -45,7 +45,7 @@ def run(session: Session, argv: Sequence[str], *, tty: bool) -> int:
     # A shell that waits says by 128+N which signal ended a command; ssh would say 255 for all. Signals that the command gets
     # do not end the shell before it; the command itself has them as ever, for a trap does not outlive the exec.
     line = f": {mark}; trap : HUP INT QUIT TERM; {shlex.join(argv)}; exit $?"
-    with proc.attached(session.client(line, tty=tty), hint="install openssh-client") as child:
+    with proc.attached(session.client(line, tty=tty), missing="install openssh-client") as child:
         status = _wait(session, child, mark)
     if status == _LOST and not session.alive():
         raise LostError(f"{session.host.name}: the connection broke during {argv[0]}", hint="is it still on? See: tower status")

@@ -17,8 +17,8 @@ from typing import Final
 
 from tower import blockmap
 from tower.errors import printable
-from tower.flash import unpacked
 from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_public_key, read_public_key, read_small, signer_of
+from tower.unpack import unpacked
 
 SUMS: Final = "SHA256SUMS"
 MANIFEST: Final = ".manifest.json"

@@ -117,7 +117,7 @@ class Here:
 
     def start(self, words: Sequence[str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """`packages`, as root, with pipes."""
-        return proc.running(as_root([PROGRAM, *words]), stdin=proc.PIPE, stderr=proc.PIPE, hint="install doas")
+        return proc.running(as_root([PROGRAM, *words]), stdin=proc.PIPE, stderr=proc.PIPE, missing="install doas")
 
     @contextmanager
     def lead(self, port: int) -> Iterator[int]:

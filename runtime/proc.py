@@ -7,6 +7,7 @@ What a program is fed on its stdin is not shown when it fails: it may be a secre
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Final
 
-from tower.errors import ToolError
+from tower.errors import ToolError, TowerError
 
 _KEPT: Final = ("PATH", "HOME", "USER", "TERM", "TMPDIR", "SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR")
 _SYSTEM: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
@@ -60,17 +61,19 @@ def run(
     env: Mapping[str, str] | None = None,
     check: bool = True,
     hint: str = "",
+    missing: str = "",
     most: int | None = None,
 ) -> Done:
     """Run a program to its end, and its whole process group with it; `timeout` is in seconds.
 
     `stdin` is what it is fed, or a descriptor. With `most`, it is ended when it has written more bytes than that.
+    `missing` is the hint if there is no such program, `hint` the one if it fails.
     Raises ToolError when it is missing, and (with `check`) when it fails; OverrunError, which is one, when it takes too
     long or writes too much.
     """
     args = tuple(os.fspath(arg) for arg in argv)
     source = subprocess.PIPE if isinstance(stdin, bytes) else subprocess.DEVNULL if stdin is None else stdin
-    child = _start(args, stdin=source, stderr=subprocess.PIPE, env=env, hint=hint)
+    child = _start(args, stdin=source, stderr=subprocess.PIPE, env=env, missing=missing)
     try:
         fed = stdin if isinstance(stdin, bytes) else b""
         out, err = child.communicate(fed, timeout=timeout) if most is None else _communicate(child, fed, timeout, most)
@@ -80,26 +83,42 @@ def run(
         _end(child)
     done = Done(child.returncode, out, err)
     if check and done.status != 0:
-        last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-_TAIL:]
-        raise ToolError("\n  ".join([f"{args[0]}: exit status {done.status}", *last]), hint=hint)
+        raise _failed(args[0], done.status, done.stderr or done.stdout, hint)
     return done
 
 
+def _failed(program: str, status: int, said: bytes, hint: str = "") -> ToolError:
+    """The error of a program that ended with another status than 0, with the end of what it said."""
+    how = f"exit status {status}" if status > 0 else f"ended by signal {-status} ({signal.strsignal(-status)})"
+    last = (line.rstrip() for line in said.decode(errors="replace").strip().splitlines()[-_TAIL:])
+    return ToolError("\n  ".join([f"{program}: {how}", *last]), hint=hint)
+
+
 @contextmanager
-def reading(argv: Sequence[str | os.PathLike[str]], *, hint: str = "") -> Iterator[IO[bytes]]:
+def reading(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> Iterator[IO[bytes]]:
     """The unbuffered output of a program while it runs; at the end of the context it is gone.
 
-    Raises ToolError if it cannot be started, or if all that it wrote was read and its exit status is not 0.
+    Raises ToolError if it cannot be started, or if all that it wrote was read and its exit status is not 0: then with
+    what it said on stderr, even in place of a TowerError of the reader, who saw no more than an early end.
     """
     args = tuple(os.fspath(arg) for arg in argv)
-    child = _start(args, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=None, hint=hint, bufsize=0)
-    assert child.stdout is not None  # noqa: S101  (it is a pipe)
-    try:
-        yield child.stdout
-        if not child.stdout.read(1) and child.wait() != 0:
-            raise ToolError(f"{args[0]}: exit status {child.returncode}", hint=hint)
-    finally:
-        _end(child)
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as said:
+        child = _start(args, stdin=subprocess.DEVNULL, stderr=said.fileno(), env=None, missing=missing, bufsize=0)
+        assert child.stdout is not None  # noqa: S101  (it is a pipe)
+        try:
+            try:
+                yield child.stdout
+            except TowerError:
+                # Only at its end: one that still writes was not what the reader stumbled over.
+                if not select.select([child.stdout], [], [], 0)[0] or child.stdout.read(1) or not child.wait():
+                    raise
+            else:
+                if child.stdout.read(1) or not child.wait():
+                    return
+            said.seek(0)
+            raise _failed(args[0], child.returncode, said.read(_CHUNK)) from None
+        finally:
+            _end(child)
 
 
 @contextmanager
@@ -110,14 +129,14 @@ def running(
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
-    hint: str = "",
+    missing: str = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program while it runs, with unbuffered pipes where PIPE is asked for; at the end of the context it is gone.
 
     Raises ToolError if it cannot be started.
     """
     args = tuple(os.fspath(arg) for arg in argv)
-    child = _start(args, stdin=stdin, stdout=stdout, stderr=stderr, env=env, hint=hint, bufsize=0)
+    child = _start(args, stdin=stdin, stdout=stdout, stderr=stderr, env=env, missing=missing, bufsize=0)
     try:
         yield child
     finally:
@@ -125,13 +144,13 @@ def running(
 
 
 @contextmanager
-def attached(argv: Sequence[str | os.PathLike[str]], *, hint: str = "") -> Iterator[subprocess.Popen[bytes]]:
+def attached(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """A program with our own terminal, input and output, in our process group; at the end of the context it is gone.
 
     Raises ToolError if it cannot be started.
     """
     args = tuple(os.fspath(arg) for arg in argv)
-    child = _start(args, stdin=None, stdout=None, stderr=None, env=None, hint=hint, own=False)
+    child = _start(args, stdin=None, stdout=None, stderr=None, env=None, missing=missing, own=False)
     try:
         yield child
     finally:
@@ -199,7 +218,7 @@ def _start(
     stdin: int | None,
     stderr: int | None,
     env: Mapping[str, str] | None,
-    hint: str,
+    missing: str,
     stdout: int | None = subprocess.PIPE,
     bufsize: int = -1,
     own: bool = True,
@@ -215,9 +234,11 @@ def _start(
             bufsize=bufsize,
         )
     except FileNotFoundError as error:
-        raise ToolError(f"{args[0]}: no such program on this machine", hint=hint or "install the package that has it") from error
+        raise ToolError(
+            f"{args[0]}: no such program on this machine", hint=missing or "install the package that has it"
+        ) from error
     except OSError as error:
-        raise ToolError(f"{args[0]}: could not be started: {error.strerror}", hint=hint) from error
+        raise ToolError(f"{args[0]}: could not be started: {error.strerror}") from error
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

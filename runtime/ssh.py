@@ -206,7 +206,7 @@ class Session:
         with ExitStack() as stack:
             errors = stack.enter_context(self._errors.open("w+b"))
             master = stack.enter_context(
-                proc.running(argv, stdin=proc.PIPE, stderr=errors.fileno(), hint="install openssh-client")
+                proc.running(argv, stdin=proc.PIPE, stderr=errors.fileno(), missing="install openssh-client")
             )
             assert master.stdout is not None  # noqa: S101  (it is a pipe)
             try:
@@ -306,7 +306,9 @@ def _key_exchange() -> list[str]:
 def known_exchanges() -> Sequence[str]:
     """The key exchanges that this machine's ssh knows."""
     if not _known_exchanges:
-        _known_exchanges.extend(proc.run(("ssh", "-Q", "kex"), timeout=10, hint="install openssh-client").stdout.decode().split())
+        _known_exchanges.extend(
+            proc.run(("ssh", "-Q", "kex"), timeout=10, missing="install openssh-client").stdout.decode().split()
+        )
     return _known_exchanges
 
 

@@ -156,7 +156,9 @@ class Survey:
         if line is None:
             with ExitStack() as stack:
                 argv = _argv(host, self._tower, self._limit)
-                child = stack.enter_context(proc.running(argv, stdin=proc.PIPE, stderr=proc.PIPE, hint="install openssh-client"))
+                child = stack.enter_context(
+                    proc.running(argv, stdin=proc.PIPE, stderr=proc.PIPE, missing="install openssh-client")
+                )
                 line = self._lines[host.name] = _Line(host, child, stack.pop_all())
         return line
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tower.errors import TowerError
-from tower.flash import unpacked
+from tower.unpack import unpacked
 
 from pipeline import proc
 from pipeline.canonical import Digest, JsonValue, digest_json

@@ -73,7 +73,9 @@ def client(tower: Tower, host: Host) -> Check:
     if not tower.ssh_config.exists():
         return judged("ssh client", THINCLIENT, [f"there is no {tower.ssh_config}: ssh knows no host"], target=host.name)
     try:
-        text = proc.run(("ssh", "-G", "-F", tower.ssh_config, "--", host.name), timeout=20, hint="install openssh-client").stdout
+        text = proc.run(
+            ("ssh", "-G", "-F", tower.ssh_config, "--", host.name), timeout=20, missing="install openssh-client"
+        ).stdout
     except TowerError as error:
         return not_tried("ssh client", THINCLIENT, error.message, target=host.name)
     found: dict[str, list[str]] = {}

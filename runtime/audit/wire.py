@@ -149,7 +149,7 @@ def _open(legs: Sequence[str]) -> Sequence[int]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         argv = (*proc.as_root_here(), sys.executable, "-I", "-c", _OPENER, *legs)
-        done = proc.run(argv, stdin=theirs.fileno(), timeout=60, check=False, hint="install doas")
+        done = proc.run(argv, stdin=theirs.fileno(), timeout=60, check=False, missing="install doas")
         theirs.close()
         _, handles, _, _ = socket.recv_fds(ours, 16, len(legs))
     if done.status != 0 or len(handles) != len(legs):
