@@ -130,7 +130,7 @@ def test_what_the_image_is_to_blame_for_is_said_of_it(tmp_path: Path, block_map:
             flash(image, block_map, medium)
 
 
-GOOD = {
+GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "several frames": (".zst", lambda: zstd(RAW[:MIB]) + zstd(RAW[MIB:])),
     "a frame to skip": (".zst", lambda: b"\x50\x2a\x4d\x18\x08\0\0\0pzstdxxx" + zstd(RAW)),
     "an empty frame behind": (".zst", lambda: zstd(RAW) + zstd(b"")),
