@@ -8,27 +8,34 @@ its content is right; what is on its way lies in `untrusted_`. Tars of the vault
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
-import shutil
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
+
+from tower.regular import open_regular
 
 from pipeline.canonical import Digest, digest_bytes, digest_file
 from pipeline.channel import LockedFile, Progress
-from pipeline.errors import StoreError, VerifyError
+from pipeline.errors import FormatError, StoreError, VerifyError
+from pipeline.packed import Unpacked, form_of
 from pipeline.store import disk_full, is_full
+from pipeline.tarstream import Content, TarEntry, read_tar
+from pipeline.vault_place import VERIFIED_NS, clear, give_name, mark, ours, scratch
 
-VERIFIED_NS = 1_000_000_000
-"""The time that files get once they are verified; any later write takes it away."""
+__all__ = ["VERIFIED_NS", "Swept", "Vault"]
 
 _MEMBER = re.compile(r"sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+_LIST = "list"
+"""The first member: digest and size of every file that follows."""
+_ROW = re.compile(r"([0-9a-f]{64}) ([0-9]{1,14})")
+_MOST_LIST = 64 << 20
+_AGAIN = "make it again: vault:export"
 _CHUNK = 1 << 20
 _DAY = 86400
 _HINT = "run: ./ci/doit fetch"
@@ -62,77 +69,87 @@ class Vault:
         return self.folder / "untrusted_" / file.sha256
 
     def missing(self, wanted: Iterable[LockedFile]) -> list[LockedFile]:
-        """Those that are not there whole; damaged ones are taken away."""
+        """Those that are not there whole; damaged ones are taken away. Raises StoreError."""
         return [file for file in sorted({file.sha256: file for file in wanted}.values()) if not self.is_whole(file)]
 
     def is_whole(self, file: LockedFile) -> bool:
-        """Is the file there, and its content right? A damaged one is taken away."""
+        """Is the file there, and its content right? A damaged one is taken away. Raises StoreError."""
         path = self.path(file)
-        try:
-            info = path.stat()
-        except FileNotFoundError:
+        with ours(path):
+            clear(self.untrusted(file))
+            info = clear(path)
+            if info is None:
+                return False
+            if info.st_size == file.size and (info.st_mtime_ns == VERIFIED_NS or digest_file(path) == file.sha256):
+                mark(path)
+                return True
+            path.unlink(missing_ok=True)
             return False
-        if info.st_size == file.size and (info.st_mtime_ns == VERIFIED_NS or digest_file(path) == file.sha256):
-            _mark(path)
-            return True
-        path.unlink(missing_ok=True)
-        return False
 
     def recheck(self, file: LockedFile) -> bool:
-        """Hash a file once more, whatever was noted of it."""
-        if self.path(file).exists():
-            os.utime(self.path(file))
+        """Hash a file once more, whatever was noted of it. Raises StoreError."""
+        with ours(self.path(file)):
+            if self.path(file).exists():
+                os.utime(self.path(file))
         return self.is_whole(file)
 
     def accept(self, file: LockedFile) -> None:
-        """Give the untrusted file its name. Raises VerifyError, and removes it, if its content is another."""
+        """Give the untrusted file its name. Raises VerifyError, and removes it, if its content is another; StoreError."""
         part = self.untrusted(file)
-        found = digest_file(part)
-        if found != file.sha256 or part.stat().st_size != file.size:
-            part.unlink()
-            raise VerifyError(f"{file.name} {file.version}: sha256 is {found}, the lock says {file.sha256}")
-        _name(part, self.path(file))
+        with ours(part):
+            found = digest_file(part)
+            if found != file.sha256 or part.stat().st_size != file.size:
+                part.unlink()
+                raise VerifyError(f"{file.name} {file.version}: sha256 is {found}, the lock says {file.sha256}")
+            give_name(part, self.path(file))
 
     def put(self, data: bytes) -> Digest:
-        """Keep bytes that the caller has verified; their digest."""
+        """Keep bytes that the caller has verified; their digest. Raises StoreError."""
         digest = digest_bytes(data)
-        if not self.place(digest).exists():
-            with self._scratch() as part:
-                part.write_bytes(data)
-                _name(part, self.place(digest))
+        with ours(self.place(digest)):
+            if clear(self.place(digest)) is None:
+                with scratch(self.folder / "untrusted_") as part:
+                    part.write_bytes(data)
+                    give_name(part, self.place(digest))
         return digest
 
     def put_file(self, path: Path) -> Digest:
-        """Move a file that the caller has verified into the vault; its digest."""
+        """Move a file that the caller has verified into the vault; its digest. Raises StoreError."""
         digest = digest_file(path)
-        _name(path, self.place(digest))
+        with ours(self.place(digest)):
+            give_name(path, self.place(digest))
         return digest
 
     def read(self, file: LockedFile) -> bytes:
-        """The content, hashed again. Raises VerifyError if the file is gone or another."""
-        try:
-            data = self.path(file).read_bytes()
-        except FileNotFoundError as error:
-            raise VerifyError(f"{file.name} {file.version}: is not in the vault", hint=_HINT) from error
+        """The content, hashed again. Raises VerifyError if the file is gone or another, StoreError if it cannot be read."""
+        with self._opened(file) as source, ours(self.path(file)):
+            data = source.read()
         if digest_bytes(data) != file.sha256:
             self.recheck(file)
             raise self._swapped(file)
         return data
 
     def copy(self, file: LockedFile, target: Path) -> None:
-        """Copy a file out, hashed on the way. Raises VerifyError, and leaves no copy, if it is gone or another."""
+        """Copy a file out, hashed on the way.
+
+        Raises VerifyError, and leaves no copy, if it is gone or another; StoreError; OSError if `target` cannot be written.
+        """
         digest = hashlib.sha256()
-        try:
-            with self.path(file).open("rb") as source, target.open("wb") as out:
-                while piece := source.read(_CHUNK):
-                    digest.update(piece)
-                    out.write(piece)
-        except FileNotFoundError as error:
-            raise VerifyError(f"{file.name} {file.version}: is not in the vault", hint=_HINT) from error
+        with self._opened(file) as source, target.open("wb") as out:
+            while piece := source.read(_CHUNK):
+                digest.update(piece)
+                out.write(piece)
         if digest.hexdigest() != file.sha256:
             target.unlink()
             self.recheck(file)
             raise self._swapped(file)
+
+    def _opened(self, file: LockedFile) -> BinaryIO:
+        path = self.path(file)
+        with ours(path):
+            if clear(path) is None:
+                raise VerifyError(f"{file.name} {file.version}: is not in the vault", hint=_HINT)
+            return open_regular(path)
 
     def _swapped(self, file: LockedFile) -> VerifyError:
         return VerifyError(f"{file.name} {file.version}: the vault's file is not what the lock says; it was removed", hint=_HINT)
@@ -140,7 +157,10 @@ class Vault:
     # --- to and from other machines -------------------------------------------------------------------------
 
     def export(self, wanted: Iterable[LockedFile], target: Path, progress: Progress) -> int:
-        """Write the files into a tar, equal files giving equal bytes; their number. Raises VerifyError for a missing one."""
+        """Write the files into a tar behind a list of them, equal files giving equal bytes; their number.
+
+        Raises VerifyError for a missing one.
+        """
         files = sorted({file.sha256: file for file in wanted}.values(), key=lambda file: file.sha256)
         part = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -148,6 +168,8 @@ class Vault:
                 progress.bar(f"export of {len(files)} files", sum(file.size for file in files)) as bar,
                 tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar,
             ):
+                listed = "".join(f"{file.sha256} {file.size}\n" for file in files).encode()
+                tar.addfile(_member(_LIST, len(listed)), io.BytesIO(listed))
                 for file in files:
                     self._export_one(file, tar)
                     bar.advance(file.size)
@@ -159,49 +181,55 @@ class Vault:
         return len(files)
 
     def _export_one(self, file: LockedFile, tar: tarfile.TarFile) -> None:
-        with self._scratch() as copy:
+        with scratch(self.folder / "untrusted_") as copy:
             self.copy(file, copy)
-            info = tarfile.TarInfo(f"sha256/{file.sha256[:2]}/{file.sha256}")
-            info.size, info.mode = copy.stat().st_size, 0o644
             with copy.open("rb") as stream:
-                tar.addfile(info, stream)
+                tar.addfile(_member(f"sha256/{file.sha256[:2]}/{file.sha256}", copy.stat().st_size), stream)
 
     def load(self, source: Path, progress: Progress) -> int:
         """Take in the files of a tar that `export` made; their number. Nothing in it is believed but content.
 
-        Raises VerifyError at the first member that is not what its name says; those before it stay, as they are right.
+        Raises VerifyError at the first member that is not what its name says, and if not all came that the list in front
+        names; those before it stay, as they are right.
         """
-        count = 0
+        came: set[Digest] = set()
         try:
-            with progress.bar("import", source.stat().st_size) as bar, tarfile.open(source, "r:*") as tar:
-                for member in tar:
-                    found = _MEMBER.fullmatch(member.name)
-                    stream = tar.extractfile(member) if found and member.isreg() else None
-                    if found is None or stream is None:
-                        raise VerifyError(f"{source}: {member.name!r} is not a file of a vault")
-                    self._take(Digest(found[2]), stream, f"{source}: {member.name}")
-                    bar.advance(member.size)
-                    count += 1
-        except (tarfile.TarError, EOFError) as error:
-            raise VerifyError(f"{source}: truncated, or not a tar: {error}", hint="make it again: vault:export") from error
+            with open_regular(source) as stream, progress.bar("import", source.stat().st_size) as bar:
+                entries = read_tar(Unpacked(stream, form_of(stream), str(source)), str(source))
+                wanted = _read_list(entries, source)
+                for entry, content in entries:
+                    found = _MEMBER.fullmatch(entry.name)
+                    if found is None or entry.kind != "file":
+                        raise VerifyError(f"{source}: {entry.name!a} is not a file of a vault")
+                    digest = Digest(found[2])
+                    if wanted.get(digest) != entry.size or digest in came:
+                        raise VerifyError(f"{source}: {entry.name}: is there twice, or is not in its list", hint=_AGAIN)
+                    self._take(digest, content, f"{source}: {entry.name}")
+                    bar.advance(entry.size)
+                    came.add(digest)
+        except FormatError as error:
+            raise VerifyError(error.message, hint=_AGAIN) from error
         except OSError as error:
             if is_full(error):
                 raise disk_full(self.folder, error) from error
             raise StoreError(f"{source}: cannot be taken in: {error.strerror}", hint="for example: file=vault.tar") from error
-        return count
+        if len(came) < len(wanted):
+            raise VerifyError(f"{source}: {len(came)} of the {len(wanted)} files came that its list names", hint=_AGAIN)
+        return len(came)
 
-    def _take(self, digest: Digest, stream: IO[bytes], where: str) -> None:
+    def _take(self, digest: Digest, content: Content, where: str) -> None:
         hashed = hashlib.sha256()
-        with self._scratch() as part:
+        with scratch(self.folder / "untrusted_") as part:
             with part.open("wb") as out:
-                while piece := stream.read(_CHUNK):
+                while piece := content.read(_CHUNK):
                     hashed.update(piece)
                     out.write(piece)
             if hashed.hexdigest() != digest:
                 raise VerifyError(
                     f"{where}: its sha256 is {hashed.hexdigest()}", hint="the file was damaged or changed on its way"
                 )
-            _name(part, self.place(digest))
+            with ours(self.place(digest)):
+                give_name(part, self.place(digest))
 
     # --- room -----------------------------------------------------------------------------------------------
 
@@ -224,35 +252,20 @@ class Vault:
         for pattern in ("sha256/*/*", "untrusted_/*"):
             yield from (path for path in sorted(self.folder.glob(pattern)) if path.is_file())
 
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        """A new file in `untrusted_`, gone at the end unless it was given a name."""
-        folder = self.folder / "untrusted_"
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix="new-")
-        os.close(handle)
-        try:
-            yield Path(name)
-        finally:
-            Path(name).unlink(missing_ok=True)
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info
 
 
-def _name(part: Path, place: Path) -> None:
-    """Sync a verified file and give it its name."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.chmod(0o644)
-    try:
-        part.replace(place)
-    except OSError:  # another file system
-        beside = place.with_name(f".{place.name}.{os.getpid()}")
-        shutil.copyfile(part, beside)
-        part.unlink()
-        beside.replace(place)
-    _mark(place)
-
-
-def _mark(path: Path) -> None:
-    """Note that the content was right, and that somebody asked for it now."""
-    os.utime(path, ns=(time.time_ns(), VERIFIED_NS))
+def _read_list(entries: Iterator[tuple[TarEntry, Content]], source: Path) -> dict[Digest, int]:
+    """What must come: the size of each file by its digest. Raises VerifyError."""
+    entry, content = next(entries, (None, None))
+    if entry is None or content is None or (entry.name, entry.kind) != (_LIST, "file") or entry.size > _MOST_LIST:
+        raise VerifyError(f"{source}: does not begin with the list that vault:export writes", hint=_AGAIN)
+    text = content.read().decode(errors="replace")
+    rows = [_ROW.fullmatch(line) for line in text.split("\n")[:-1]]
+    if (text and not text.endswith("\n")) or None in rows:
+        raise VerifyError(f"{source}: its list is damaged", hint=_AGAIN)
+    return {Digest(row[1]): int(row[2]) for row in rows if row is not None}
