@@ -17,10 +17,14 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from tower.errors import StoppedError, TowerError, printable
+from tower import streams
+from tower.errors import StateError, StoppedError, TowerError, ValueRefusedError, printable
+from tower.refused import refused
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from _typeshed import SupportsWrite
 
 COMMANDS: Final = {
     "audit": "try what the isolation of this Tower forbids",
@@ -50,6 +54,16 @@ The manual is in the folder docs of the medium, and in ~/docs once installed.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose help must arrive: argparse passes over an output that takes none."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is sys.stdout and message:
+            streams.show(message)
+        else:
+            super()._print_message(message, file)
+
+
 class Command(Protocol):
     """What the module of a command offers."""
 
@@ -62,24 +76,48 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    chosen = next((word for word in words if not word.startswith("-")), "")
-    args = make_parser((chosen,)).parse_args(words)
+    end: SystemExit | None = None
+    streams.prepare()
     try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as left:  # argparse's: help, or a wrong command line
+        end, status = left, left.code if isinstance(left.code, int) else 1
+    problem = streams.finish()
+    if problem is not None and status == 0:
+        return _unwritten(problem)
+    if end is not None:
+        raise end
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
+    """The one place where what went wrong is shown. Raises SystemExit for help and for a wrong command line."""
+    shown = "tower"
+    try:
+        chosen = next((word for word in words if not word.startswith("-")), "")
+        args = make_parser((chosen,)).parse_args(words)
+        shown = f"tower {args.command}"
         _stop_at_signals()
         return _load(args.command).execute(args)
     except TowerError as error:
-        return _show(args.command, error)
-    except BrokenPipeError:
-        return 128 + signal.SIGPIPE
+        return _show(shown, error)
+    except BrokenPipeError as error:
+        return _unwritten(error)
+    except OSError as error:
+        problem = streams.finish()
+        return _show(shown, refused(error)) if problem is None else _unwritten(problem)
+    except UnicodeError as error:
+        return _show(shown, ValueRefusedError(f"what was given is not text: {error}", hint="give it in UTF-8"))
+    except MemoryError:
+        return _show(shown, StateError("this machine has no memory left", hint="see what uses it: free, top"))
     except KeyboardInterrupt:
-        return _show(args.command, StoppedError(signal.SIGINT))
+        return _show(shown, StoppedError(signal.SIGINT))
 
 
 def make_parser(wanted: Collection[str] | None) -> argparse.ArgumentParser:
     """The parser, with the arguments of the commands in `wanted` alone (None: of all): the others are not imported."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tower", description="Provision and use the hosts of this thin client.", epilog=_EPILOG, formatter_class=raw
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -109,5 +147,13 @@ def _stop_at_signals() -> None:
 
 
 def _show(command: str, error: TowerError) -> int:
-    sys.stderr.write(f"tower {command}: {printable(str(error))}\n")
+    with suppress(OSError):
+        streams.note(f"{command}: {printable(str(error))}\n")
     return error.exit_status
+
+
+def _unwritten(problem: OSError) -> int:
+    """What is shown when the output took no more; to a reader that has gone, nothing, as other programs do."""
+    if isinstance(problem, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    return _show("tower", refused(problem, streams.OUTPUT, hint="is it open for writing?"))

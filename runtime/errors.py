@@ -40,7 +40,7 @@ class HostError(TowerError):
 
 
 class StateError(TowerError):
-    """A file of ~/.local/tower, or of ssh's configuration, cannot be read or written, or is damaged."""
+    """A file of ~/.local/tower, of ssh's configuration, or the output, cannot be read or written, or is damaged."""
 
     exit_status = 12
 

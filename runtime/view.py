@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from tower import streams
 from tower.errors import TowerError, ValueRefusedError, printable
 
 if TYPE_CHECKING:
@@ -27,16 +27,14 @@ class View:
         """One line about how it goes."""
         text = printable(text)
         # Over a bar that may stand there; it is drawn again below.
-        sys.stderr.write(f"\r\x1b[K{text}\n" if sys.stderr.isatty() else f"{text}\n")
-        sys.stderr.flush()
+        streams.note(f"\r\x1b[K{text}\n" if sys.stderr.isatty() else f"{text}\n")
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
         """A step that takes a while; its line is written when it is done, with its seconds."""
         start = time.monotonic()
         if sys.stderr.isatty():
-            sys.stderr.write(f"{text} ...\r")
-            sys.stderr.flush()
+            streams.note(f"{text} ...\r")
         yield
         self.say(f"{text}: {time.monotonic() - start:.1f} s")
 
@@ -76,12 +74,11 @@ class View:
     def show(self, rows: Mapping[str, object]) -> None:
         """The result of a command."""
         if self.json:
-            json.dump(rows, sys.stdout, sort_keys=True)
-            sys.stdout.write("\n")
+            streams.show_json(rows)
             return
         width = max(map(len, rows), default=0)
         for name, value in rows.items():
-            sys.stdout.write(f"{name.replace('_', ' '):{width}}  {printable(str(value))}\n")
+            streams.show(f"{name.replace('_', ' '):{width}}  {printable(str(value))}\n")
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Go on only if the user says so. Raises TowerError, or ValueRefusedError if nobody can be asked."""
@@ -91,17 +88,17 @@ class View:
             raise ValueRefusedError("there is nobody to ask whether to go on", hint="look with --dry-run, then add --yes")
         sys.stderr.write(f"{printable(question)} [y/N] ")
         sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        if streams.line().strip().lower() not in ("y", "yes"):
             raise TowerError("not done", hint="nothing was changed")
 
 
 def read_secret(question: str, *, env_hint: str) -> str:
     """A password: asked for twice on a terminal, or one line of stdin. Raises ValueRefusedError if they differ."""
     if not sys.stdin.isatty():
-        line = sys.stdin.readline()
+        line = streams.line()
         if not line:
             raise ValueRefusedError(f"{question}: nothing on stdin", hint=env_hint)
-        return line.removesuffix("\n")
+        return line.removesuffix("\n").removesuffix("\r")
     import getpass
 
     first = getpass.getpass(f"{question}: ", sys.stderr)

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from ipaddress import IPv4Address
 from typing import Final
 
+from tower import streams
 from tower.errors import AnswerError, ValueRefusedError
 from tower.names import seconds
 from tower.networks import parse_address
@@ -55,8 +54,7 @@ def execute(args: argparse.Namespace) -> int:
     address, port = _server(args.internet)
     report = audit(tower_of_user(), Options(address, port, args.all_ports, args.timeout), View(json=args.json))
     if args.json:
-        json.dump(report.as_json(), sys.stdout, sort_keys=True)
-        sys.stdout.write("\n")
+        streams.show_json(report.as_json())
     else:
         from tower.audit.matrix import show
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Final
+
+from tower import streams
 
 SHELLS: Final = ("bash", "zsh", "fish")
 EXAMPLES: Final = """\
@@ -68,7 +69,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.shell == "zsh":
         # zsh takes these, of arguments that may come several times, for a single one.
         text = text.replace('"(*)::', '"*:').replace('"(*):', '"*:')
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    streams.show(text.rstrip("\n") + "\n")
     return 0
 
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Final
+
+from tower import streams
 
 EXAMPLES: Final = """\
 examples:
@@ -30,12 +31,12 @@ def execute(args: argparse.Namespace) -> int:
 
     made = manual.pages()
     if args.man is None:
-        sys.stdout.write(manual.markdown(made))
+        streams.show(manual.markdown(made))
         return 0
     date, version = _date(), tower_version()
     for page in made:
         _write(args.man / f"{page.name}.1", manual.man_page(page, date=date, version=version))
-    sys.stdout.write(f"{args.man}: {len(made)} pages\n")
+    streams.show(f"{args.man}: {len(made)} pages\n")
     return 0
 
 

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
+from tower import streams
 from tower.errors import AnswerError, ValueRefusedError
 from tower.names import HostName, seconds
 from tower.sshconf import Host, tower_of_user
@@ -48,7 +48,7 @@ def execute(args: argparse.Namespace) -> int:
     tower = tower_of_user()
     hosts = tower.named(args.hosts)
     if not hosts and not args.json:
-        sys.stderr.write("there are no hosts yet; make the first one: tower provision router --wlan-ssid NAME\n")
+        streams.note("there are no hosts yet; make the first one: tower provision router --wlan-ssid NAME\n")
         return 0
     with survey(tower, limit=args.timeout, keep=args.watch) as asked:
         show = _show_json if args.json else _show_table
@@ -102,8 +102,7 @@ def _show_json(asked: Survey, hosts: tuple[Host, ...], interval: float | None) -
     for _ in _rounds(interval):
         found = {status.host.name: status for status in asked.ask(hosts)}
         rows = [_row(found[host.name]) for host in hosts]
-        json.dump({"hosts": rows, "all_up": _all_up(found)}, sys.stdout, sort_keys=True)
-        sys.stdout.write("\n")
+        streams.show_json({"hosts": rows, "all_up": _all_up(found)})
         sys.stdout.flush()
     return _all_up(found)
 

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Final
 
+from tower import streams
 from tower.errors import TowerError, printable
 from tower.image import KEY_FOLDERS, key_of, trusted_keys, verify_image
 from tower.minisign import PublicKey, SignatureError
@@ -48,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
             keys = keys or _keys(args.key)
             found = verify_image(image, keys)
         except TowerError as error:
-            sys.stderr.write(f"error: {printable(str(error))}\n")
+            streams.note(f"error: {printable(str(error))}\n")
             status = error.exit_status
             rows.append({"image": str(image), "good": False, "error": error.message})
         else:
@@ -57,10 +56,9 @@ def execute(args: argparse.Namespace) -> int:
                 continue
             release = " ".join(f"{name} {value}" for name, value in found.release.items())
             said = f"{image}: good: {', '.join(found.checks)}; {release}; signed by {found.signer.name}"
-            sys.stdout.write(f"{printable(said)}\n")
+            streams.show(f"{printable(said)}\n")
     if args.json:
-        json.dump({"images": rows, "all_good": status == 0}, sys.stdout, sort_keys=True)
-        sys.stdout.write("\n")
+        streams.show_json({"images": rows, "all_good": status == 0})
     return status
 
 

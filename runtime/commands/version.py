@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
+
+from tower import streams
 
 EXAMPLES: Final = """\
 examples:
@@ -36,12 +36,11 @@ def execute(args: argparse.Namespace) -> int:
             "variant": system.get("VARIANT_ID", ""),
             "channel": system.get("TOWER_CHANNEL", ""),
         }
-        json.dump(found, sys.stdout, sort_keys=True)
-        sys.stdout.write("\n")
+        streams.show_json(found)
     else:
-        sys.stdout.write(f"tower {tower}\n")
+        streams.show(f"tower {tower}\n")
         if system.get("PRETTY_NAME"):
-            sys.stdout.write(f"{system['PRETTY_NAME']}\n")
+            streams.show(f"{system['PRETTY_NAME']}\n")
     return 0
 
 
