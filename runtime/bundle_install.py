@@ -31,9 +31,10 @@ from tower.bundle import Bundle, File, installing, read_state, send
 from tower.choose import Choice, Copy, check_names, copy_of
 from tower.errors import PackageError, StateError, StoppedError, TowerError
 from tower.fetch import Downloads, Way
-from tower.files import locked, make_folder, read_file, write_file
+from tower.files import locked, look, make_folder, read_file, write_file
 from tower.install import Report
 from tower.names import ROUTER, parse_host_name
+from tower.refused import home_folder
 from tower.repository import HostState, Repository
 from tower.servers import check_servers
 from tower.ssh import connect
@@ -113,7 +114,7 @@ def install_by_bundle(
 
 
 def _cache() -> Path:
-    folder = Path.home() / ".cache" / "tower" / "packages"
+    folder = home_folder() / ".cache" / "tower" / "packages"
     make_folder(folder)
     return folder
 
@@ -191,7 +192,7 @@ def _check_age(tower: Tower, name: str, made: int) -> None:
     path = tower.folder / SEEN
     with locked(tower.folder / ".indexes.lock"):
         try:
-            seen = json.loads(read_file(path)) if path.exists() else {}
+            seen = json.loads(read_file(path)) if look(path) else {}
             newest = int(seen.get(name, 0))
         except (ValueError, AttributeError, TypeError) as error:
             raise StateError(f"{path}: makes no sense", hint="remove it; it is made anew") from error

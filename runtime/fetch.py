@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import ssl
+import stat
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
 from tower.apkindex import INDEX, MOST_INDEX, Package, control_checksum
-from tower.errors import AnswerError, PackageError, RemoteError, StateError
-from tower.files import make_folder, sync_folder, write_file
+from tower.errors import AnswerError, PackageError, RemoteError
+from tower.files import give, is_file, look, make_folder, sync_folder, write_file
+from tower.refused import refused
 from tower.repository import Repository
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class Downloads:
         """The repository's index, as the server has it now. Not verified. Raises PackageError."""
         name = hashlib.sha256(f"{repository.address} {arch}".encode()).hexdigest()[:32]
         kept, notes = self._folder / "indexes" / f"{name}.tar.gz", self._folder / "indexes" / f"{name}.json"
-        asked = _read_notes(notes) if kept.is_file() else {}
+        asked = _read_notes(notes) if is_file(kept) else {}
         part = kept.with_suffix(".part")
         part.unlink(missing_ok=True)
         response = self._fetch(repository, f"{arch}/{INDEX}", part, most=MOST_INDEX, headers=asked, progress=lambda _: None)
@@ -125,7 +127,7 @@ class Downloads:
     def has(self, package: Package) -> bool:
         """Whether a package is here, whole."""
         place = self.place(package)
-        return place.is_file() and place.stat().st_size == package.size and control_checksum(place) == package.checksum
+        return is_file(place) and place.stat().st_size == package.size and control_checksum(place) == package.checksum
 
     def started(self, package: Package) -> int:
         """Bytes of a package that an interrupted run has left."""
@@ -141,7 +143,7 @@ class Downloads:
         for _ in range(2):
             if _size(part) >= package.size and not _is(part, package):
                 part.unlink()
-            resumed = part.is_file()
+            resumed = is_file(part)
             if _size(part) < package.size:
                 self._fetch(repository, f"{arch}/{package.file_name}", part, most=package.size, headers={}, progress=progress)
             if _is(part, package):
@@ -219,8 +221,9 @@ class Downloads:
         """Write what comes; on any failure what has come stays."""
         try:
             out = part.open("r+b" if have else "wb")
+            give(out.fileno(), part)
         except OSError as error:
-            raise StateError(f"{part}: {error.strerror}", hint="it must be writable for you") from error
+            raise refused(error, part, hint="it must be writable for you") from error
         with out:
             out.seek(have)
             while data := response.read1(_CHUNK):
@@ -232,7 +235,7 @@ class Downloads:
                 try:
                     out.write(data)
                 except OSError as error:
-                    raise StateError(f"{part}: {error.strerror}", hint="make room: df -h ~") from error
+                    raise refused(error, part) from error
                 progress(len(data))
         if response.length:
             raise _BrokenError(f"{response.length} bytes did not come")
@@ -273,7 +276,8 @@ def _text(problem: Exception) -> str:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    found = look(path)
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
 
 
 def _is(path: Path, package: Package) -> bool:

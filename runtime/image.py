@@ -8,16 +8,18 @@ A block map beside it must describe the image to the last block, the empty ones 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tower import blockmap
+from tower import blockmap, streams
 from tower.errors import printable
+from tower.files import is_file, look
 from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_public_key, read_public_key, read_small, signer_of
+from tower.refused import in_our_words
 from tower.unpack import unpacked
 
 SUMS: Final = "SHA256SUMS"
@@ -52,7 +54,7 @@ def trusted_keys(folders: Iterable[Path] = KEY_FOLDERS) -> tuple[PublicKey, ...]
         try:
             place = folder.expanduser()
             paths = sorted(path for path in place.iterdir() if path.name.endswith(".pub"))
-        except FileNotFoundError:
+        except (FileNotFoundError, RuntimeError):  # the latter: this user has no home
             continue
         except OSError as error:
             _warn(f"{folder}: its keys are left out: {error.strerror}")
@@ -66,26 +68,26 @@ def trusted_keys(folders: Iterable[Path] = KEY_FOLDERS) -> tuple[PublicKey, ...]
 
 
 def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {printable(text)}\n")
+    streams.note(f"warning: {printable(text)}\n")
 
 
 def verify_image(path: Path, keys: Iterable[PublicKey]) -> Verified:
     """Check an image against all that lies beside it. Raises SignatureError saying what is wrong."""
     known = tuple(keys)
-    if not path.is_file():
+    if not is_file(path, ImageError):
         raise ImageError(f"{path}: there is no such image")
     own, sums = path.with_name(path.name + SUFFIX), path.with_name(SUMS)
     found: list[tuple[PublicKey, dict[str, str], str]] = []
-    if own.exists():
+    if look(own, ImageError):
         found.append((*_signed(path, path.name, known), "signature"))
     # A SHA256SUMS that neither is signed nor names the image belongs to something else.
-    if sums.exists() and (sums.with_name(SUMS + SUFFIX).exists() or path.name.encode() in read_small(sums)):
+    if look(sums, ImageError) and (look(sums.with_name(SUMS + SUFFIX), ImageError) or path.name.encode() in read_small(sums)):
         signer, said = _signed(sums, SUMS, known)
         listed = parse_sums(read_small(sums), str(sums))
         if path.name in listed:
             check_sum(path, listed[path.name])
             manifest = path.with_name(path.name + MANIFEST)
-            if manifest.exists() and manifest.name in listed:
+            if look(manifest, ImageError) and manifest.name in listed:
                 check_sum(manifest, listed[manifest.name])
             found.append((signer, said, SUMS))
     if not found:
@@ -94,7 +96,7 @@ def verify_image(path: Path, keys: Iterable[PublicKey]) -> Verified:
         raise ImageError(f"{path}: its signature and {SUMS} are of different releases")
     checks = [what for _, _, what in found]
     block_map = path.with_name(f"{path.name}.bmap")
-    if block_map.exists():
+    if look(block_map, ImageError):
         check_block_map(path, block_map)
         checks.append("block map")
     return Verified(found[0][0], found[0][1], tuple(checks))
@@ -148,7 +150,7 @@ def dump_sums(sums: Mapping[str, str]) -> bytes:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as stream:
+    with in_our_words(path, kind=ImageError), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -172,11 +174,12 @@ def check_block_map(image: Path, block_map: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with in_our_words(path, kind=ImageError), path.open("rb") as stream:
         return stream.read(blockmap.MOST + 1)
 
 
 def key_of(text: str) -> PublicKey:
     """A key as `--key` has it: the path of a key file, or the one line of a key. Raises SignatureError."""
-    path = Path(text)
-    return read_public_key(path) if path.is_file() else parse_public_key(text.encode(), text)
+    path, longest = Path(text), 255  # of a name; longer ones the system does not even look at
+    named = ("/" in text or len(os.fsencode(text)) <= longest) and is_file(path, SignatureError)
+    return read_public_key(path) if named else parse_public_key(os.fsencode(text), text)

@@ -33,6 +33,7 @@ from tower.errors import DeviceError, GarbageError, HangsError, ImageProblemErro
 from tower.files import own_folder
 from tower.medium import ALIGN, opened
 from tower.partition import UNIT, Partition, data_units, partitions
+from tower.refused import refused
 from tower.ssh import Session, as_root, connect
 from tower.sshconf import Host, Tower
 from tower.view import View
@@ -113,7 +114,7 @@ def made(job: Job, found: Found, folder: Path, view: View) -> Iterator[tuple[Pat
         try:
             path = stack.enter_context(own_folder(folder, ".upgrade-")) / "disk"
         except OSError as error:
-            raise DeviceError(f"{folder}: {error.strerror}", hint="the disk is made in a file there: make room") from error
+            raise refused(error, folder, kind=DeviceError, hint="the disk is made in a file there: make room") from error
         with opened(path, size=found.size - found.size % ALIGN) as medium:
             make_disk(job, medium, resume=False, view=view)
         with path.open("rb") as stream:

@@ -22,6 +22,8 @@ from typing import Final
 
 from tower import proc
 from tower.errors import DeviceError
+from tower.files import give, look
+from tower.refused import in_our_words
 
 ALIGN: Final = 4096
 CHUNK: Final = 4 << 20
@@ -95,7 +97,8 @@ class Medium:
 @contextmanager
 def opened(path: Path, *, size: int | None = None) -> Iterator[Medium]:
     """Open a block device, or a file that has (or gets) `size` bytes, for us alone. Raises DeviceError."""
-    device = path.is_block_device()
+    found = look(path, DeviceError)
+    device = found is not None and stat.S_ISBLK(found.st_mode)
     handle = _open_device(path) if device else _open_file(path)
     try:
         try:
@@ -105,17 +108,17 @@ def opened(path: Path, *, size: int | None = None) -> Iterator[Medium]:
         direct = _direct(handle)
         if not device and size is not None and os.fstat(handle).st_size < size:
             _stretch(handle, path, size)
-        found = os.lseek(handle, 0, os.SEEK_END)
-        yield Medium(handle, str(path), found - found % ALIGN, direct)
+        end = os.lseek(handle, 0, os.SEEK_END)
+        yield Medium(handle, str(path), end - end % ALIGN, direct)
     finally:
         os.close(handle)
 
 
 def _open_file(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise DeviceError(f"{path}: {error.strerror}", hint="it must be a file of yours") from error
+    with in_our_words(path, kind=DeviceError, hint="it must be a file of yours"):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give(handle, path)
+        return handle
 
 
 def _stretch(handle: int, path: Path, size: int) -> None:

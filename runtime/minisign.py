@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tower.errors import ImageProblemError
+from tower.refused import refused
 
 COMMENT: Final = "signature from minisign secret key"
 SUFFIX: Final = ".minisig"
@@ -147,7 +148,7 @@ def _head(path: Path) -> bytes:
                 raise SignatureError(f"{path}: is no regular file")
             return stream.read(_MOST + 1)
     except OSError as error:
-        raise SignatureError(f"{path}: {error.strerror}") from error
+        raise refused(error, path, kind=SignatureError) from error
 
 
 def _lines(data: bytes, where: str, what: str) -> list[str]:
@@ -215,7 +216,7 @@ def signer_of(
         with path.open("rb") as stream:
             return verify(stream, found, keys, str(path), plain=plain), found
     except OSError as error:
-        raise SignatureError(f"{path}: {error.strerror}") from error
+        raise refused(error, path, kind=SignatureError) from error
 
 
 def prehash(stream: BinaryIO) -> bytes:

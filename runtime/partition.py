@@ -21,6 +21,7 @@ from tower.errors import DeviceError, ImageProblemError
 from tower.files import own_folder
 from tower.flash import differs
 from tower.medium import Medium, new_buffer
+from tower.refused import refused
 
 UNIT: Final = 64 << 10
 """What is put back at once: few seeks, and little that did not change."""
@@ -168,7 +169,7 @@ def scratch(
             found.take(spans, size or partition.size)
             yield found
     except OSError as error:
-        raise DeviceError(f"{folder}: {error.strerror}", hint="a partition is changed in a file there: make room") from error
+        raise refused(error, folder, kind=DeviceError, hint="a partition is changed in a file there: make room") from error
 
 
 def data_units(path: Path) -> set[int]:

@@ -8,6 +8,7 @@ from then on each step can be interrupted at any moment and done again (`tower p
 from __future__ import annotations
 
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,11 +20,12 @@ from tower import device, env, receipt, secret
 from tower.disk import Job, make_disk
 from tower.env import Encryption, InstallationType, TowerEnv, Wlan
 from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError
-from tower.files import locked, make_folder
+from tower.files import is_folder, locked, look, make_folder
 from tower.medium import Medium, opened
 from tower.names import HostName, UserName
 from tower.networks import network_of
 from tower.receipt import Receipt, Stage, Target
+from tower.refused import home_folder
 from tower.settings import Settings
 from tower.source import Source, read_source
 from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT, USER_KEY, WORLD, Host, Place, Tower
@@ -77,9 +79,12 @@ def target_disk(source: Source, wanted: Path | None) -> Target:
 
 def target_file(source: Source, path: Path, size: int | None) -> Target:
     """The file that will be a virtual machine's disk. Raises DeviceError."""
-    if path.is_block_device():
+    found = look(path, DeviceError)
+    if found is not None and stat.S_ISBLK(found.st_mode):
         raise DeviceError(f"{path}: is a device", hint=f"give it with --device {path}")
-    there = path.stat().st_size if path.is_file() else 0
+    if found is None and not is_folder(path.absolute().parent, DeviceError):
+        raise DeviceError(f"{path}: there is no folder {path.parent} to make it in", hint="make the folder, or give another path")
+    there = found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
     size = max(size or 0, there, source.block_map.size)
     return Target(str(path.absolute()), size, "", "", "file")
 
@@ -160,7 +165,7 @@ def source_of(found: Receipt) -> Source:
 
 def write_disk(host: Host, found: Receipt, source: Source, *, resume: bool, view: View) -> Receipt:
     """Write the host's disk; the receipt that says so. Raises a TowerError; then, or after a signal, `resume`."""
-    folder = Path.home() / ".cache" / "tower"
+    folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     files = {name: host.file(name) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
     with open_target(found.target) as medium:

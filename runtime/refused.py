@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +41,7 @@ def refused(error: OSError, path: Path | str | None = None, *, kind: type[TowerE
     where = os.fspath(path) if path is not None else _named(error)
     what = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
     if error.errno in (errno.EACCES, errno.EPERM):
-        hint = _foreign(Path(where)) if where else hint
-        hint = hint or "you may not do that there: see who may, with ls -ld"
+        hint = (_barrier(Path(where)) if where else "") or hint
     return kind(f"{where}: {what}" if where else what, hint=_HINTS.get(error.errno or 0, hint))
 
 
@@ -55,31 +56,42 @@ def in_our_words(path: Path | str | None = None, *, kind: type[TowerError] = Sta
         raise refused(error, path, kind=kind, hint=hint) from error
 
 
+def home_folder() -> Path:
+    """The home of whoever runs this. Raises StateError if there is none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise StateError("whoever runs this has no home", hint="set HOME to a folder of yours") from None
+
+
 def _named(error: OSError) -> str:
     """The file that an error of the system is about; empty if it names none."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
     return " -> ".join(names)
 
 
-def _foreign(path: Path) -> str:
-    """How to get back what belongs to somebody else on the way from the home to `path`; empty if that is not the reason."""
-    home, own = Path.home(), os.geteuid()
-    path = path.absolute()
-    if own == 0 or not path.is_relative_to(home):
-        return ""
-    steps = [home, *(home.joinpath(*path.relative_to(home).parts[:count]) for count in range(1, len(path.parts)))]
-    for step in dict.fromkeys(steps):
-        try:
-            found = os.lstat(step)
-        except OSError:
-            return ""
-        if found.st_uid != own:
-            tool = "doas" if any(os.access(f"{folder}/doas", os.X_OK) for folder in ("/usr/bin", "/bin")) else "sudo"
-            return (
-                f"{step} belongs to {_user(found.st_uid)}, as after a `sudo tower`;"
-                f" take it back: {tool} chown -R {_user(own)} {step}"
-            )
+def _barrier(path: Path) -> str:
+    """What on the way to `path` keeps us out, and how to mend that; empty if it cannot be told."""
+    own = os.geteuid()
+    try:
+        home, path = home_folder(), path.absolute()
+        for step in (*reversed(path.parents), path):
+            about = os.lstat(step)
+            if own not in (0, about.st_uid) and step.is_relative_to(home):
+                return (
+                    f"{step} belongs to {_user(about.st_uid)}, as after a `sudo tower`;"
+                    f" take it back: {_root_by()} chown -R {_user(own)} {shlex.quote(os.fspath(step))}"
+                )
+            inside = os.X_OK if stat.S_ISDIR(about.st_mode) and step != path else os.R_OK | os.W_OK
+            if not stat.S_ISLNK(about.st_mode) and not os.access(step, inside, effective_ids=True):
+                return f"{step} is {_user(about.st_uid)}'s, mode {stat.S_IMODE(about.st_mode):04o}"
+    except (TowerError, OSError):
+        pass
     return ""
+
+
+def _root_by() -> str:
+    return "doas" if any(os.access(f"{folder}/doas", os.X_OK) for folder in ("/usr/bin", "/bin")) else "sudo"
 
 
 def _user(number: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tower.errors import HostError, ValueRefusedError
-from tower.files import locked, read_file, write_file
+from tower.files import is_file, locked, look, read_file, write_file
 from tower.repository import Repository, parse_repositories
 from tower.sshconf import Tower
 from tower.view import View
@@ -73,9 +73,9 @@ def check_servers(
 def known_servers(tower: Tower) -> frozenset[tuple[str, int]]:
     """Those of this machine's repositories, and those that the user has named."""
     lists = [_OWN / "repositories", *sorted((_OWN / "repositories.d").glob("*.list"))]
-    own, _ = parse_repositories("\n".join(read_file(path).decode(errors="replace") for path in lists if path.is_file()))
+    own, _ = parse_repositories("\n".join(read_file(path).decode(errors="replace") for path in lists if is_file(path)))
     file = tower.folder / SERVERS
-    said = read_file(file).decode(errors="replace").split() if file.exists() else []
+    said = read_file(file).decode(errors="replace").split() if look(file) else []
     return frozenset((*servers_of(own), *map(parse_server, said)))
 
 
@@ -85,7 +85,7 @@ def remember(tower: Tower, servers: Collection[tuple[str, int]]) -> None:
     if new:
         file = tower.folder / SERVERS
         with locked(tower.folder / f".{SERVERS}.lock"):
-            said = set(read_file(file).decode(errors="replace").split()) if file.exists() else set()
+            said = set(read_file(file).decode(errors="replace").split()) if look(file) else set()
             said |= {f"{server}:{port}" for server, port in new}
             write_file(file, "".join(f"{one}\n" for one in sorted(said)).encode())
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from tower.errors import StateError
 from tower.files import own_folder
+from tower.refused import refused
 
 _PREFIX: Final = "tower-"
 _MOST: Final = 104 - len("/tower-12345678/s.1234567890123456") - 1
@@ -29,7 +30,7 @@ def socket_folder() -> Iterator[Path]:
         try:
             folder = stack.enter_context(own_folder(parent, _PREFIX))
         except OSError as error:
-            raise StateError(f"{parent}: {error.strerror}", hint="it must be writable for you") from error
+            raise refused(error, parent, hint="it must be writable for you") from error
         yield folder
 
 

@@ -18,8 +18,9 @@ from tower import blockmap
 from tower.blockmap import BlockMap
 from tower.commands.version import OS_RELEASE, read_os_release
 from tower.errors import ImageProblemError, TowerError, ValueRefusedError
-from tower.files import read_file
+from tower.files import is_file, is_folder, look, read_file
 from tower.names import parse_branch
+from tower.refused import home_folder, in_our_words
 
 TARGETS: Final = ("rpi", "pc")
 ROOT: Final = 0
@@ -53,9 +54,9 @@ class Source:
 def builds_folder(home: Path | None = None) -> Path:
     """Where finished images are looked for."""
     for folder in (Path("dist"), Path("builds")):
-        if folder.is_dir():
+        if is_folder(folder):
             return folder.absolute()
-    return (home or Path.home()) / ".cache" / "tower" / "builds"
+    return (home or home_folder()) / ".cache" / "tower" / "builds"
 
 
 def find_image(folder: Path, target: str) -> Path:
@@ -76,7 +77,9 @@ def is_for(name: str, target: str) -> bool:
 
 def _newest(folder: Path, form: re.Pattern[str], target: str, what: str) -> Path:
     found: list[tuple[tuple[Any, ...], Path]] = []
-    for path in sorted(folder.glob("toweros-*")):
+    with in_our_words(folder):
+        paths = sorted(folder.iterdir()) if is_folder(folder) else []
+    for path in paths:
         match = form.fullmatch(path.name)
         if match is not None and match["target"] == target:
             found.append((version_key(match["version"]), path))
@@ -100,13 +103,13 @@ def version_key(text: str) -> tuple[Any, ...]:
 
 def read_source(path: Path) -> Source:
     """An image with manifest and block map beside it. Raises ImageProblemError; its bytes are not looked at yet."""
-    if not path.is_file():
+    if not is_file(path, ImageProblemError):
         raise ImageProblemError(
             f"{path}: there is no such image", hint="images are looked for in ./dist, ./builds and ~/.cache/tower/builds"
         )
     beside = {ending: path.with_name(path.name + ending) for ending in (".bmap", ".manifest.json")}
     for file in beside.values():
-        if not file.is_file():
+        if not is_file(file, ImageProblemError):
             raise ImageProblemError(f"{path}: there is no {file.name} beside it", hint="take the image with all files beside it")
     block_map = blockmap.parse(read_file(beside[".bmap"], most=blockmap.MOST), str(beside[".bmap"]))
     where = beside[".manifest.json"]
@@ -134,7 +137,7 @@ def check_source(source: Source, *, unsigned: bool) -> str:
             f"{path}: sha256 {got[:16]}, its manifest says {source.sha256[:16]}", hint="fetch or build the image again"
         )
     sums = path.with_name(SUMS)
-    if path.with_name(path.name + SUFFIX).exists() or sums.with_name(SUMS + SUFFIX).exists():
+    if any(look(one.with_name(one.name + SUFFIX), ImageProblemError) for one in (path, sums)):
         try:
             found = verify_image(path, trusted_keys())
         except SignatureError as error:

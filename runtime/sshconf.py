@@ -22,9 +22,10 @@ from typing import Final
 from tower import env
 from tower.env import TowerEnv
 from tower.errors import HostError, StateError, ValueRefusedError
-from tower.files import locked, make_folder, read_file, remove_folder, write_file, write_folder
+from tower.files import is_folder, locked, make_folder, read_file, remove_folder, write_file, write_folder
 from tower.names import HostName, parse_host_name, parse_public_key
 from tower.networks import ROUTER_ADDRESS, network_of, next_address, next_color
+from tower.refused import home_folder, in_our_words, refused
 
 ENV: Final = "tower.env"
 USER_KEY: Final = "id_ed25519"
@@ -88,12 +89,12 @@ class Tower:
         except FileNotFoundError:
             return ()
         except OSError as error:
-            raise StateError(f"{self.folder}: {error.strerror}", hint="it must be a folder of yours") from error
+            raise refused(error, self.folder / "hosts", hint="it must be a folder of yours") from error
         return tuple(self._host(name) for name in names)
 
     def host(self, name: HostName) -> Host:
         """One host. Raises HostError if there is none of this name."""
-        if not (self.folder / "hosts" / name).is_dir():
+        if not is_folder(self.folder / "hosts" / name):
             known = ", ".join(host.name for host in self.hosts()) or "none"
             raise HostError(f"{name}: there is no such host (known: {known})", hint=f"make one: tower provision {name}")
         return self._host(name)
@@ -124,7 +125,8 @@ class Tower:
         make_folder(self.folder / "hosts")
         with locked(self.folder / ".lock"):
             for path in (self.folder / "hosts").glob(".*"):
-                remove_folder(path)
+                if is_folder(path):
+                    remove_folder(path)
             yield
 
     def place(self, name: HostName, *, online: bool) -> Place:
@@ -170,12 +172,13 @@ class Tower:
         """Forget a host, its keys included. Raises HostError if there is none of this name."""
         with self.lock():
             folder = self.folder / "hosts" / name
-            if not folder.is_dir():
+            if not is_folder(folder):
                 self.host(name)
             # Renamed first: what is left of a removal that was killed is no host.
             gone = folder.with_name(f".{name}.gone")
             remove_folder(gone)
-            folder.rename(gone)
+            with in_our_words(folder, hint="it must be a folder of yours"):
+                folder.rename(gone)
             remove_folder(gone)
             self._write_config()
 
@@ -194,7 +197,7 @@ class Tower:
 
 def tower_of_user(home: Path | None = None) -> Tower:
     """The folder of whoever runs this."""
-    home = home or Path.home()
+    home = home or home_folder()
     return Tower(home / ".local" / "tower", home / ".ssh" / "config")
 
 

@@ -11,6 +11,7 @@ from typing import IO, Final
 
 from tower import proc
 from tower.errors import ImageProblemError, ToolError
+from tower.refused import refused
 
 _PIPE: Final = 1 << 20
 _COMMANDS: Final = {".zst": ("zstd", "-q", "-d", "-c", "--"), ".xz": ("xz", "-q", "-d", "-c", "-T0", "--")}
@@ -61,7 +62,7 @@ def _plain(image: Path) -> Iterator[IO[bytes]]:
                 )
             yield stream
     except OSError as error:
-        raise ImageProblemError(f"{image}: {error.strerror}") from error
+        raise refused(error, image, kind=ImageProblemError) from error
 
 
 def _hint(said: str, image: Path) -> str:

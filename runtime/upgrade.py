@@ -22,9 +22,10 @@ from tower import answer, device, env, inplace, install, provision, receipt, sou
 from tower.disk import Job, make_disk, read_boot_file
 from tower.env import InstallationType
 from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError, LostError
-from tower.files import make_folder, remove_folder, write_file, write_folder
+from tower.files import is_file, is_folder, make_folder, read_file, remove_folder, write_file, write_folder
 from tower.provision import BOOT_FILES, RECEIPT_ON_BOOT
 from tower.receipt import Receipt, Stage, Target
+from tower.refused import home_folder, in_our_words
 from tower.source import Source
 from tower.ssh import SYSTEM_PATH, Session, connect
 from tower.sshconf import ENV, RECEIPT, WORLD, Host, Tower
@@ -80,7 +81,7 @@ def check_version(installed: str, new: Source, what: str, *, older: bool) -> Non
 def check_ready(host: Host, *, lose_files: bool) -> Receipt:
     """The receipt of a host that may be upgraded. Raises HostError saying what comes first."""
     found = provision.read_receipt(host)
-    if host.file(FOLDER).is_dir():
+    if is_folder(host.file(FOLDER)):
         raise HostError(f"{host.name}: an upgrade is begun already", hint=f"go on with it: tower upgrade --resume {host.name}")
     if found.stage is not Stage.ANSWERED:
         raise HostError(f"{host.name}: never answered yet", hint=f"first: tower provision --resume {host.name}")
@@ -105,7 +106,7 @@ def begin(host: Host, before: Receipt, new: Source, target: Target) -> Upgrade:
 
 def begun(host: Host) -> Upgrade:
     """The upgrade that was begun. Raises HostError if there is none."""
-    if not host.file(FOLDER).is_dir():
+    if not is_folder(host.file(FOLDER)):
         raise HostError(f"{host.name}: no upgrade is begun", hint=f"begin one: tower upgrade {host.name}")
     found = receipt.read(host.file(FOLDER) / RECEIPT)
     if found.host != host.name:
@@ -121,7 +122,7 @@ def boot_files(one: Upgrade) -> dict[str, Path]:
 
 def job_of(one: Upgrade, new: Source) -> Job:
     """What the boot device is made of."""
-    folder = Path.home() / ".cache" / "tower"
+    folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     return Job(new, boot_files(one), folder)
 
@@ -129,7 +130,7 @@ def job_of(one: Upgrade, new: Source) -> Job:
 def adopt(one: Upgrade) -> None:
     """The boot device is written: the upgrade's settings and receipt are the host's from now on. Can be done again."""
     for name in (ENV, RECEIPT_ON_BOOT):
-        write_file(one.host.file(name), (one.folder / name).read_bytes())
+        write_file(one.host.file(name), read_file(one.folder / name))
     provision.keep_receipt(one.host, one.receipt)
 
 
@@ -137,7 +138,8 @@ def forget(one: Upgrade) -> None:
     """All is done, or nothing was."""
     gone = one.host.file(f".{FOLDER}.gone")
     remove_folder(gone)
-    one.folder.rename(gone)
+    with in_our_words(one.folder):
+        one.folder.rename(gone)
     remove_folder(gone)
 
 
@@ -148,7 +150,7 @@ def check_is_of(host: Host, before: Receipt, target: Target) -> None:
     """DeviceError unless a disk is the boot device of this host: the one that was written, or one with the host's receipt."""
     was = before.target
     if target.kind == "file":
-        if not Path(target.path).is_file() or Path(target.path) == Path(was.path):
+        if not is_file(Path(target.path), DeviceError) or Path(target.path) == Path(was.path):
             return
     elif target.serial and (target.serial, target.model, target.size) == (was.serial, was.model, was.size):
         return
@@ -163,7 +165,7 @@ def check_is_of(host: Host, before: Receipt, target: Target) -> None:
 
 
 def _receipt_on(target: Target) -> dict[str, str]:
-    folder = Path.home() / ".cache" / "tower"
+    folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     with provision.open_target(target) as medium:
         try:
@@ -258,5 +260,5 @@ def wait_for(one: Upgrade, tower: Tower, *, limit: float, view: View, sleep: Cal
 
 def packages_again(host: Host, tower: Tower, view: View) -> None:
     """Install again what was installed on the host before. Raises a TowerError; can be done again."""
-    if host.file(WORLD).is_file() and host.file(WORLD).read_bytes().strip():
+    if is_file(host.file(WORLD)) and read_file(host.file(WORLD)).strip():
         install.reinstall(tower, host.name, view)

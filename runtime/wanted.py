@@ -13,14 +13,14 @@ from typing import Final
 
 from tower.choose import check_names
 from tower.errors import StateError, ValueRefusedError
-from tower.files import locked, read_file, write_file
+from tower.files import locked, look, read_file, write_file
 
 _NAME: Final = re.compile(r"[^<>=~@]+")
 
 
 def read_wanted(file: Path) -> tuple[str, ...]:
     """The words of a file, sorted; none if there is no file. Raises StateError if one could not be a package's name."""
-    if not file.exists():
+    if not look(file):
         return ()
     words = read_file(file).decode(errors="replace").split()
     try:

@@ -53,11 +53,9 @@ def _date() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    from tower.errors import StateError
     from tower.files import write_file
+    from tower.refused import in_our_words
 
-    try:
+    with in_our_words(path.parent, hint="it must be a folder that you may write to"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StateError(f"{path.parent}: {error.strerror}", hint="it must be a folder that you may write to") from error
     write_file(path, text.encode(), mode=0o644)
