@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline.canonical import Digest
+from pipeline.engine import LOCAL_IMAGES
 from pipeline.scratch import remove_tree
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def ensure_image(engine: Engine, kind: str, key: Digest, *, channel: str, arch: 
 
 def image_tag(kind: str, channel: str, key: Digest) -> str:
     """What the image of a key is called in the engine."""
-    return f"tower-{kind}-{channel}:{key[:16]}"
+    return f"{LOCAL_IMAGES}tower-{kind}-{channel}:{key[:16]}"
 
 
 def ensure_builder(

@@ -2,7 +2,8 @@
 """How a sandbox looks to the engine: its containers and volumes, from creation to removal.
 
 Inputs lie in volumes, one for each top-level folder, which a *loader* fills: a container that is never started, but
-through which the engine unpacks our tar stream. The stage's container has the same volumes read-only.
+through which the engine unpacks a tar stream into each of them (Podman fills a volume only by its own path). The
+stage's container has the same volumes read-only.
 
 Secrets lie in a volume in the engine's memory (tmpfs), below /run/secrets: in no environment, argument, label, layer
 or disk. Such a volume forgets its files when nobody has it mounted; so with secrets the loader does run (it sleeps,
@@ -25,13 +26,18 @@ if TYPE_CHECKING:
 
 _SECRETS = "/run/secrets"
 _LOADER = ("sleep", "86400")
-_SECRET_VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=0700,nosuid,nodev,noexec"}
+# Without a size: Podman takes it for a quota of the disk. The engine alone writes there, and only what we send.
+_SECRET_VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0700,nosuid,nodev,noexec"}
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/tmp/home",  # noqa: S108  (a place in the sandbox)
     "TZ": "UTC",
     "LC_ALL": "C.UTF-8",
+    # Podman sets these two if nobody does; a stage sees the same on every engine.
+    "TERM": "dumb",
+    "container": "oci",
 }
+_NO_PROGRAM = ("executable file not found", "no such file or directory")
 
 
 def top_folder(target: str) -> str:
@@ -48,21 +54,32 @@ class Container:
         self.name = name
         self.id = container_id
 
+    def attach(self, **streams: int) -> Any:
+        """A socket that carries `streams` (stdin=1, stdout=1, stderr=1). Raises StageError as `start` does."""
+        with self._translated("attaching to"):
+            return self._engine.api.attach_socket(self.id, params={**streams, "stream": 1})
+
     def start(self) -> None:
         """Start it. Raises StageError if its program is not in the image."""
-        import docker
-
         try:
-            with self._engine.translated(f"starting {self.name}"):
-                try:
-                    self._engine.api.start(self.id)
-                except docker.errors.APIError as error:
-                    text = str(error.explanation or error)
-                    if any(words in text for words in ("executable file not found", "no such file or directory")):
-                        raise StageError(f"{self.name}: its command is not in the builder: {text.strip()}") from error
-                    raise
+            with self._translated("starting"):
+                self._engine.api.start(self.id)
         finally:
             self.drop_loader()
+
+    @contextmanager
+    def _translated(self, act: str) -> Iterator[None]:
+        """Tell a program that is missing from trouble with the engine: Docker notices at the start, Podman before."""
+        import docker
+
+        with self._engine.translated(f"{act} {self.name}"):
+            try:
+                yield
+            except docker.errors.APIError as error:
+                text = str(error.explanation or error)
+                if any(words in text for words in _NO_PROGRAM):
+                    raise StageError(f"{self.name}: its command is not in the builder: {text.strip()}") from error
+                raise
 
     def drop_loader(self) -> None:
         """Remove the container that brought the inputs; the volumes stay for this one."""
@@ -129,13 +146,19 @@ def _load(engine: Engine, stack: ExitStack, sandbox: Sandbox, volumes: dict[str,
     mounts = [_mount(place, name, read_only=False) for place, name in volumes.items()]
     loader = _create(engine, sandbox, _LOADER, mounts, loader=True)
     stack.callback(engine.remove_container, loader)
-    inputs: Sequence[Input] = sandbox.inputs
+
+    def put(place: str, inputs: Sequence[Input]) -> None:
+        engine.api.put_archive(loader, place, send(inputs, below=place, epoch=sandbox.epoch, check=engine.check))
+
     with engine.translated(f"bringing in the inputs of {sandbox.name}"):
-        if sandbox.inputs:
-            engine.api.put_archive(loader, "/", send(inputs, epoch=sandbox.epoch, check=engine.check))
+        places = sorted({top_folder(item.target) for item in sandbox.inputs})
+        for place in places:
+            put(place, [item for item in sandbox.inputs if top_folder(item.target) == place])
+        if places:
+            put("/", [Input(place, {}) for place in places])  # Docker gives the time to a volume's folder only from above
         if sandbox.secrets:
             engine.api.start(loader)
-            engine.api.put_archive(loader, "/", send([Input(_SECRETS, sandbox.secrets)], epoch=sandbox.epoch))
+            put(_SECRETS, [Input(_SECRETS, sandbox.secrets)])
     return loader
 
 
@@ -151,9 +174,10 @@ def _create(
     from docker.types import LogConfig, Ulimit
 
     memory = sandbox.limits.memory or engine.memory() * 3 // 4
-    files = sandbox.limits.open_files
+    # Podman asks for more processes than some machines let anybody have, if nothing is said.
+    limits = {"nofile": sandbox.limits.open_files, "nproc": sandbox.limits.processes}
     with engine.translated(f"making the container of {sandbox.name}"):
-        # The engine unpacks at / only if the root may be written; the loader's is its own and is thrown away.
+        # The engine unpacks only if the root may be written; the loader's is its own and is thrown away.
         host = engine.api.create_host_config(
             network_mode="none",
             read_only=not loader,
@@ -165,7 +189,7 @@ def _create(
             pids_limit=sandbox.limits.processes,
             mem_limit=memory,
             memswap_limit=memory,
-            ulimits=[Ulimit(name="nofile", soft=files, hard=files)],
+            ulimits=[Ulimit(name=name, soft=most, hard=most) for name, most in limits.items()],
             ipc_mode="private",
             log_config=LogConfig(type="none"),
         )
@@ -180,6 +204,7 @@ def _create(
             host_config=host,
             tty=terminal,
             stdin_open=terminal,
+            stop_signal="SIGKILL",  # Podman removes what runs by stopping it, and waits ten seconds for one that does not listen
         )
     return str(made["Id"])
 

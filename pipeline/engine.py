@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LABEL_FOLDER = "tower.folder"
 LABEL_CHECKOUT, LABEL_PID, LABEL_START = "tower.checkout", "tower.pid", "tower.start"
 LABEL_ARCHITECTURE = "tower.architecture"
+LOCAL_IMAGES = "localhost/"
+"""Before the names of our images: Podman puts it before every name without a registry, and then finds no other."""
 _PING_SECONDS = 10
 _CALL_SECONDS = 900
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -199,9 +201,9 @@ class Engine:
         `tag` is `name:version`; `architecture` (x86_64, aarch64) is that of the programs in it, the engine's own if
         empty. The image carries `labels` and those of the checkout.
         """
-        repository, _, version = tag.partition(":")
         marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout, LABEL_FOLDER: str(self.folder)}
-        params: dict[str, Any] = {"fromSrc": "-", "repo": repository, "tag": version or "latest"}
+        # Podman passes over a `tag` beside the name; both engines take one that is in it.
+        params: dict[str, Any] = {"fromSrc": "-", "repo": tag}
         if architecture:
             # Engines before 23.0 do not read the platform, so it is written into a label as well.
             params["platform"] = f"linux/{engine_architecture(architecture)}"
@@ -225,7 +227,7 @@ class Engine:
         With `name` only those whose tags are all of that name. What a container uses stays.
         """
         removed = 0
-        for row in self._images(label, f"{LABEL_CHECKOUT}={self.checkout}"):
+        for row in self._images(f"{LABEL_CHECKOUT}={self.checkout}", label):
             tags = _tags(row)
             other = bool(name) and any(tag.rpartition(":")[0] != name for tag in tags)
             removed += not other and not {row["Id"], *tags} & set(keep) and self._remove_image(row)
@@ -234,18 +236,20 @@ class Engine:
     def remove_images_of_gone_checkouts(self, label: str) -> int:
         """Remove images that carry `label` and were made for a folder of this machine that is no more."""
         removed = 0
-        for row in self._images(label, LABEL_FOLDER):
-            labels = row["Labels"] or {}
+        for row in self._images(LABEL_FOLDER, label):
+            labels = row["Labels"]
             folder = Path(labels[LABEL_FOLDER])
             # The id tells that it was this machine, and not another one that the engine serves too.
             ours = checkout_id(folder) == labels.get(LABEL_CHECKOUT)
             removed += ours and not folder.exists() and self._remove_image(row)
         return removed
 
-    def _images(self, *labels: str) -> list[dict[str, Any]]:
+    def _images(self, asked: str, label: str) -> list[dict[str, Any]]:
+        """The images that carry both (`name` or `name=value`). One of them is asked for: Podman finds none by two."""
         api = self.api
         with self.translated("looking for old images"):
-            return list(api.images(filters={"label": list(labels)}))
+            rows = list(api.images(filters={"label": asked}))
+        return [row for row in rows if _has_label(row["Labels"] or {}, label)]
 
     def _remove_image(self, row: Mapping[str, Any]) -> bool:
         return all(self._remove(partial(self.api.remove_image, tag)) for tag in _tags(row) or [row["Id"]])
@@ -254,6 +258,11 @@ class Engine:
         for piece in pieces:
             self.check()
             yield piece
+
+
+def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    name, _, value = wanted.partition("=")
+    return name in labels and value in ("", labels[name])
 
 
 def _tags(row: Mapping[str, Any]) -> list[str]:

@@ -83,9 +83,7 @@ def _shell(factory: Factory, node: StageNode, sandbox: Sandbox) -> None:
 
 def _talk(engine: Engine, container: Container) -> None:
     """Connect this terminal with the container's until its shell ends."""
-    params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-    with engine.translated(f"attaching to {container.name}"):
-        attached: Any = engine.api.attach_socket(container.id, params=params)
+    attached = container.attach(stdin=1, stdout=1, stderr=1)
     stream = getattr(attached, "_sock", attached)
     container.start()
     size = os.get_terminal_size(sys.stdout.fileno())

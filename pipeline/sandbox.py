@@ -39,6 +39,7 @@ _SYSTEM = frozenset(
 """Where no input may lie: the builder's own folders, and those a stage writes to."""
 _TAIL_LINES = 30
 _POLL_SECONDS = 0.2
+_STATE_TRIES = 50
 _KILL_SECONDS = 20
 _CHUNK = 1 << 20
 
@@ -109,7 +110,7 @@ def run_stage(
 def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryIO, hint: str) -> None:
     """Start the container and wait for its end. Raises StageError unless the end is a good one."""
     deadline = time.monotonic() + sandbox.timeout
-    with LogReader(engine, container.id, log) as reader:
+    with LogReader(container, log) as reader:
         container.start()
         state = container_state(engine, container)
         # The log ends with the container, or before, if the stage closes its outputs.
@@ -130,8 +131,19 @@ def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryI
 
 def container_state(engine: Engine, container: Container) -> dict[str, Any]:
     """What the engine says about the container's run: `Running`, `ExitCode`, `OOMKilled`."""
-    with engine.translated(f"running {container.name}"):
-        return dict(engine.api.inspect_container(container.id)["State"])
+    import docker
+
+    tries = 0
+    while True:
+        with engine.translated(f"running {container.name}"):
+            try:
+                return dict(engine.api.inspect_container(container.id)["State"])
+            except docker.errors.APIError as error:
+                tries += 1
+                # Podman reads files of the container's process, which may end in between.
+                if tries == _STATE_TRIES or "no such process" not in str(error.explanation):
+                    raise
+        time.sleep(_POLL_SECONDS)
 
 
 def _failure(state: Mapping[str, Any]) -> str:

@@ -13,21 +13,19 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from pipeline.engine import Engine
+from pipeline.container import Container
 
 _KEPT = 1 << 16
 
 
 class LogReader:
-    """A context in which the output of container `name` goes to `log`."""
+    """A context in which the output of a container goes to `log`."""
 
-    def __init__(self, engine: Engine, name: str, log: BinaryIO) -> None:
+    def __init__(self, container: Container, log: BinaryIO) -> None:
         self._log = log
         self._last = b""
         self._error: OSError | None = None
-        with engine.translated("attaching to a container"):
-            params = {"stdout": 1, "stderr": 1, "stream": 1}
-            self._socket: Any = engine.api.attach_socket(name, params=params)
+        self._socket: Any = container.attach(stdout=1, stderr=1)
         self._thread = threading.Thread(target=self._read, name="stage-log", daemon=True)
 
     def __enter__(self) -> Self:

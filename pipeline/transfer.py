@@ -45,13 +45,13 @@ class Input:
             raise SandboxError(f"{self.target!r}: the place of an input must be a plain absolute path below /")
 
 
-def send(inputs: Sequence[Input], *, epoch: int, check: Callable[[], None] | None = None) -> Iterator[bytes]:
-    """The inputs as one tar stream, to be unpacked at /; equal content gives equal bytes.
+def send(inputs: Sequence[Input], *, below: str = "/", epoch: int, check: Callable[[], None] | None = None) -> Iterator[bytes]:
+    """The inputs as one tar stream, to be unpacked at the folder `below`, which holds all; equal content gives equal bytes.
 
     Raises DamagedError for an artifact that is not as recorded, and StoreError for a source that cannot be read
     or changed since its digest was taken. `check` is called for every piece and may raise to give up.
     """
-    tar = _Tar(epoch)
+    tar = _Tar(epoch, below)
     for item in sorted(inputs, key=lambda item: item.target.encode()):
         try:
             for piece in _send_one(tar, item):
@@ -134,16 +134,17 @@ def _send_bytes(tar: _Tar, target: str, files: Mapping[str, bytes]) -> Iterator[
 class _Tar:
     """Makes the pieces of a tar stream in which only names, contents and execute bits can differ."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, below: str) -> None:
         self._epoch = epoch
+        self._below = PurePosixPath(below)
         self._folders: set[str] = {"/"}
         self._others: set[str] = set()
 
     def folder(self, place: str) -> Iterator[bytes]:
-        """A folder and those above it, each once in the stream."""
+        """A folder and those above it in the stream's own, each once."""
         for path in [*reversed(PurePosixPath(place).parents), PurePosixPath(place)]:
             name = str(path)
-            if name not in self._folders:
+            if name not in self._folders and path.is_relative_to(self._below):
                 if name in self._others:
                     raise SandboxError(f"{name}: is a file of one input and a folder of another")
                 self._folders.add(name)
@@ -184,6 +185,6 @@ class _Tar:
         self._others.add(place)
 
     def _header(self, place: str, kind: bytes, *, mode: int = 0o644, size: int = 0, link: str = "") -> bytes:
-        info = tarfile.TarInfo(place.removeprefix("/"))
+        info = tarfile.TarInfo(str(PurePosixPath(place).relative_to(self._below)))
         info.type, info.mode, info.size, info.linkname, info.mtime = kind, mode, size, link, self._epoch
         return info.tobuf(tarfile.PAX_FORMAT)

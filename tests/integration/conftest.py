@@ -17,7 +17,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from pipeline.engine import LABEL_CHECKOUT, checkout_id
+from pipeline.engine import LABEL_CHECKOUT, LOCAL_IMAGES, checkout_id
 
 _TINY = Path(__file__).parent / "tiny"
 _TAKEN = ("ci", "dodo.py", "pipeline", "pyproject.toml")
@@ -115,7 +115,7 @@ def _tidy_images() -> Iterator[None]:
     """The tiny builder's image goes when the last test is done."""
     yield
     engine = docker.from_env()
-    for image in engine.images.list("tower-tiny"):
+    for image in engine.images.list(f"{LOCAL_IMAGES}tower-tiny"):
         with suppress(docker.errors.APIError):  # another run of the tests uses it
             engine.images.remove(str(image.id), force=False)
 

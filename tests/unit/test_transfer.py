@@ -22,6 +22,14 @@ def members(*inputs: Input, epoch: int = 0) -> dict[str, tarfile.TarInfo]:
         return {member.name: member for member in tar}
 
 
+def test_a_stream_for_one_folder_names_what_is_below_it() -> None:
+    inputs = [Input("/in/a/b", {"x": b"1"}), Input("/in/c", {"y": b"2"})]
+    with tarfile.open(fileobj=io.BytesIO(b"".join(send(inputs, below="/in", epoch=5)))) as tar:
+        assert [(member.name, member.isdir(), member.mtime) for member in tar] == [
+            (".", True, 5), ("a", True, 5), ("a/b", True, 5), ("a/b/x", False, 5), ("c", True, 5), ("c/y", False, 5),
+        ]  # fmt: skip
+
+
 def make_tree(root: Path) -> Path:
     (root / "sub" / "empty").mkdir(parents=True)
     (root / "sub" / "__pycache__").mkdir()

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from pipeline.artifact import FileRecord
-from pipeline.engine import Engine
+from pipeline.engine import LOCAL_IMAGES, Engine
 from pipeline.errors import SandboxError
 from pipeline.sandbox import Sandbox, run_stage
 
-IMAGE = "tower-test:busybox"
+IMAGE = f"{LOCAL_IMAGES}tower-test:busybox"
 
 
 @pytest.fixture
@@ -52,6 +52,9 @@ def busybox_tar() -> bytes:
     names = subprocess.run([program, "--list"], capture_output=True, text=True, check=True, timeout=10).stdout.split()
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
+        folder = tarfile.TarInfo("bin")  # Docker would give one that is not named to nobody but root
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(folder)
         tar.add(Path(program).resolve(), "bin/busybox")
         for name in names:
             link = tarfile.TarInfo(f"bin/{name}")

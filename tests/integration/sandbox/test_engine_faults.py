@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.canonical import digest_json
-from pipeline.engine import Engine, image_architecture, process_start
+from pipeline.engine import LOCAL_IMAGES, Engine, image_architecture, process_start
 from pipeline.errors import FactoryError, SandboxError, StageError, StoreError
 from pipeline.sandbox import Input, run_stage
 from pipeline.store import Store
@@ -100,8 +100,8 @@ def test_engine_that_lets_us_not_in(tmp_path: Path) -> None:
 
 
 def test_no_image(run: Run) -> None:
-    with pytest.raises(SandboxError, match="has no image tower-test:other"):
-        run("true", image="tower-test:other")
+    with pytest.raises(SandboxError, match="has no image localhost/tower-test:other"):
+        run("true", image=f"{LOCAL_IMAGES}tower-test:other")
 
 
 # --- an engine elsewhere, and one that goes ---------------------------------------------------------------------
@@ -238,8 +238,8 @@ def test_full_disk_of_the_log(run: Run, small_disk: Callable[[str], Path]) -> No
 def test_images_by_label(engine: Engine) -> None:
     raw = busybox_tar()
     for name in ("old", "new"):
-        engine.import_image([raw], f"tower-test-gc:{name}", labels={"tower.builder": name})
-    found = engine.find_image("tower-test-gc:new")
+        engine.import_image([raw], f"{LOCAL_IMAGES}tower-test-gc:{name}", labels={"tower.builder": name})
+    found = engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:new")
     assert found is not None
     assert found["Config"]["Labels"] == {
         "tower.builder": "new",
@@ -247,11 +247,11 @@ def test_images_by_label(engine: Engine) -> None:
         "tower.folder": str(engine.folder),
     }
     assert engine.remove_images("tower.builder", name="tower-test-other") == 0
-    assert engine.remove_images("tower.builder", keep=("tower-test-gc:new",)) == 1
-    assert engine.find_image("tower-test-gc:new") is not None
-    assert engine.find_image("tower-test-gc:old") is None
+    assert engine.remove_images("tower.builder", keep=(f"{LOCAL_IMAGES}tower-test-gc:new",)) == 1
+    assert engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:new") is not None
+    assert engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:old") is None
     assert engine.remove_images("tower.builder") == 1
-    assert engine.find_image("tower-test-gc:new") is None
+    assert engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:new") is None
 
 
 def test_images_of_checkouts_that_are_gone(engine: Engine, tmp_path: Path) -> None:
@@ -262,19 +262,20 @@ def test_images_of_checkouts_that_are_gone(engine: Engine, tmp_path: Path) -> No
         made = Engine(folder)
         if name == "elsewhere":
             made.folder = tmp_path / "of-another-machine"
-        made.import_image([busybox_tar()], f"tower-test-gc:{name}", labels={"tower.gone": name})
+        made.import_image([busybox_tar()], f"{LOCAL_IMAGES}tower-test-gc:{name}", labels={"tower.gone": name})
     folders["gone"].rmdir()
     try:
         assert engine.remove_images_of_gone_checkouts("tower.gone") == 1
-        assert [name for name in folders if engine.find_image(f"tower-test-gc:{name}")] == ["there", "elsewhere"]
+        assert [name for name in folders if engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:{name}")] == ["there", "elsewhere"]
     finally:
         for folder in folders.values():
             Engine(folder).remove_images("tower.gone")
 
 
 def test_image_for_another_architecture(engine: Engine) -> None:
-    engine.import_image([busybox_tar()], "tower-test-gc:arm", labels={"tower.builder": "arm"}, architecture="aarch64")
-    found = engine.find_image("tower-test-gc:arm")
+    tag = f"{LOCAL_IMAGES}tower-test-gc:arm"
+    engine.import_image([busybox_tar()], tag, labels={"tower.builder": "arm"}, architecture="aarch64")
+    found = engine.find_image(tag)
     assert found is not None
     assert image_architecture(found) == "arm64"
     assert engine.remove_images("tower.builder") == 1
@@ -282,8 +283,8 @@ def test_image_for_another_architecture(engine: Engine) -> None:
 
 def test_broken_image(engine: Engine) -> None:
     with pytest.raises(SandboxError, match="importing image"):
-        engine.import_image([b"this is no tar archive" * 100], "tower-test-gc:broken")
-    assert engine.find_image("tower-test-gc:broken") is None
+        engine.import_image([b"this is no tar archive" * 100], f"{LOCAL_IMAGES}tower-test-gc:broken")
+    assert engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:broken") is None
 
 
 def test_image_is_there(image: str, engine: Engine) -> None:

@@ -11,7 +11,7 @@ from typing import IO
 
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json
 from pipeline.channel import Channel, Lock, Progress
-from pipeline.engine import Engine
+from pipeline.engine import LOCAL_IMAGES, Engine
 from pipeline.paths import Paths
 
 _BUSYBOX = Path("/bin/busybox")
@@ -38,7 +38,7 @@ class LabDriver:
         return digest_json({"busybox": digest_bytes(_BUSYBOX.read_bytes()), "applets": list(_APPLETS)})
 
     def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
-        tag = f"tower-tiny:{self.builder_key(lock, arch)[:16]}"
+        tag = f"{LOCAL_IMAGES}tower-tiny:{self.builder_key(lock, arch)[:16]}"
         found = engine.find_image(tag)
         return str(found["Id"]) if found is not None else engine.import_image([_root()], tag)
 
