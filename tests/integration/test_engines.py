@@ -5,14 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,59 +15,16 @@ import pytest
 
 from pipeline.engine import LABEL_CHECKOUT, checkout_id
 from tests.integration.conftest import Tiny
+from tests.integration.engines import DOCKER, OwnEngine
 
 NOWHERE = {"DOCKER_HOST": "unix:///nonexistent/docker.sock"}
 _START_SECONDS = 60
 _SANDBOX_ERROR = 14
 
 
-class Far:
-    """An engine that has nothing in common with the usual one but the kernel."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tower-far-", dir="/var/tmp"))  # overlay2 wants a disk
-        self.address = f"unix://{self.folder}/docker.sock"
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        places = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
-        words = [word for name, place in places.items() for word in (name, f"{self.folder}/{place}")]
-        words += ["--host", self.address, "--bridge=none", "--iptables=false", "--ip-forward=false"]
-        with (self.folder / "log").open("ab") as log:
-            self.engine = subprocess.Popen(["dockerd", *words], stdout=log, stderr=log)
-        deadline = time.monotonic() + _START_SECONDS
-        while not answers(self.address):
-            assert self.engine.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        """As the kernel does it when memory is short: its containers live on."""
-        self.engine.kill()
-        self.engine.wait()
-        # Its containerd goes with it; the next one would take the number in this note for a live one.
-        for note in ("pid", "exec/containerd/containerd.pid"):
-            (self.folder / note).unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """End it and what it started, and remove all it had."""
-        self.engine.terminate()
-        self.engine.wait(30)
-        for process in Path("/proc").glob("[0-9]*"):  # what outlived a kill
-            with suppress(OSError):
-                if f"{self.folder}/".encode() in (process / "cmdline").read_bytes():
-                    os.kill(int(process.name), signal.SIGKILL)
-        for line in Path("/proc/self/mounts").read_text().splitlines():
-            if line.split()[1].startswith(f"{self.folder}/"):
-                subprocess.run(["umount", "--lazy", line.split()[1]], check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 @pytest.fixture(scope="module")
-def far_engine() -> Iterator[Far]:
-    if os.geteuid() or shutil.which("dockerd") is None:
-        pytest.skip("a second engine needs root and dockerd")
-    made = Far()
+def far_engine() -> Iterator[OwnEngine]:
+    made = OwnEngine(DOCKER)
     try:
         made.start()
         yield made
@@ -82,15 +33,8 @@ def far_engine() -> Iterator[Far]:
 
 
 @pytest.fixture
-def far(far_engine: Far) -> str:
+def far(far_engine: OwnEngine) -> str:
     return far_engine.address
-
-
-def answers(address: str) -> bool:
-    try:
-        return bool(docker.DockerClient(base_url=address, timeout=5).ping())
-    except (docker.errors.DockerException, OSError):
-        return False
 
 
 def context(folder: Path, name: str, address: str) -> dict[str, str]:
@@ -163,7 +107,7 @@ def test_no_such_engine(tiny: Tiny, word: str, status: int, message: str) -> Non
     assert "hint: " in said
 
 
-def test_the_engine_is_killed_in_the_middle_of_a_stage(tiny: Tiny, far_engine: Far) -> None:
+def test_the_engine_is_killed_in_the_middle_of_a_stage(tiny: Tiny, far_engine: OwnEngine) -> None:
     word = f"engine.x86_64={far_engine.address}"
     tiny.script("second", "echo begun", "echo half > /out/second", "sleep 600")
     build = tiny.start(word, env=NOWHERE)
