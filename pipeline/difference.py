@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
 import lzma
 import os
 import shutil
 import stat
 import struct
-import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from pipeline import proc
 from pipeline.canonical import digest_file
-from pipeline.errors import ToolError
+from pipeline.errors import FormatError, ToolError
+from pipeline.tarstream import read_tar
+
+if TYPE_CHECKING:
+    from pipeline.tarfields import Readable
 
 _DEPTH = 8
 _LINES = 40
@@ -68,9 +71,10 @@ def _compare(first: Path, second: Path, name: str, scratch: Path, depth: int) ->
             EOFError,
             ValueError,
             struct.error,
-            tarfile.TarError,
+            FormatError,
             zipfile.BadZipFile,
             lzma.LZMAError,
+            zlib.error,
         ) as error:
             yield f"{name}: {_bytes(first, second)} (not taken apart: {str(error).splitlines()[0]})"
             return
@@ -168,13 +172,12 @@ def _zstd(path: Path, folder: Path) -> list[Member]:
 def _tar(path: Path, folder: Path) -> list[Member]:
     """Also for .apk, whose signature, control and data follow each other without an end between them."""
     found: list[Member] = []
-    with tarfile.open(path, "r:", ignore_zeros=True) as tar:
-        for number, info in enumerate(tar):
-            owner = f"{info.uid}:{info.gid} ({info.uname}:{info.gname})"
-            more = f"link {info.linkname!r} {json.dumps(info.pax_headers, sort_keys=True)}"
-            meta = f"type {info.type.decode()} mode {info.mode:o} owner {owner} time {info.mtime} {more}"
-            data = tar.extractfile(info) if info.isreg() else None
-            found.append(Member(info.name, meta, _keep(data, folder / str(number)) if data else None))
+    with path.open("rb") as stream:
+        for number, (entry, content) in enumerate(read_tar(stream, path.name, end=False)):
+            owner = f"{entry.uid}:{entry.gid} ({entry.uname}:{entry.gname})"
+            more = f"link {entry.target!r} {dict(entry.xattrs)} {entry.checksum}".rstrip()
+            meta = f"type {entry.kind} mode {entry.mode:o} owner {owner} time {entry.mtime} {more}"
+            found.append(Member(entry.name, meta, _keep(content, folder / str(number)) if entry.kind == "file" else None))
     return found
 
 
@@ -188,9 +191,10 @@ def _zip(path: Path, folder: Path) -> list[Member]:
     return found
 
 
-def _keep(data: IO[bytes], place: Path) -> Path:
+def _keep(data: Readable, place: Path) -> Path:
     with place.open("wb") as out:
-        shutil.copyfileobj(data, out, _CHUNK)
+        while piece := data.read(_CHUNK):
+            out.write(piece)
     return place
 
 

@@ -7,19 +7,19 @@ fixed form, so that its digest does not hang on how the server compresses.
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
 import shutil
 import tarfile
 import tempfile
-import zlib
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
-from pipeline.apk.tarstream import read_tar
 from pipeline.channel import LockedFile
 from pipeline.errors import FormatError, LockError, VerifyError
 from pipeline.fetch import Source, get
+from pipeline.packed import Unpacked
+from pipeline.tarstream import read_tar
 from pipeline.vault import Vault
 
 NAME = "aports-scripts"
@@ -59,36 +59,41 @@ def fetch_scripts(file: LockedFile, vault: Vault, source: Source) -> None:
 def repack(archive: bytes, ref: str) -> tuple[str, bytes]:
     """The commit that an archive names, and its scripts as a tar of one fixed form. Raises FormatError, VerifyError."""
     where = f"archive of aports at {ref}"
-    commit, files = "", dict[str, tuple[int, bytes]]()
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(archive)) as packed:
-            plain = packed.read(_LIMIT + 1)  # to its end, or cut
-        if len(plain) > _LIMIT:
-            raise FormatError(f"{where}: longer than {_LIMIT} bytes")
-        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as source:
-            for member in source:
-                top, _, path = member.name.partition("/")
-                if member.isdir() or not path.startswith(f"{FOLDER}/"):
-                    continue
-                stream = source.extractfile(member) if member.isreg() else None
-                parts = path.split("/")
-                if stream is None or ".." in parts or "" in parts or member.size > _LARGEST or path in files or not top:
-                    raise FormatError(f"{where}: {member.name!r} does not belong there")
-                files[path] = (0o755 if member.mode & 0o100 else 0o644, stream.read())
-            commit = source.pax_headers.get("comment", "")
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise FormatError(f"{where}: damaged: {error}") from error
+    plain = Unpacked(io.BytesIO(archive), "gz", where).read(_LIMIT + 1)  # to its end, or cut
+    if len(plain) > _LIMIT:
+        raise FormatError(f"{where}: longer than {_LIMIT} bytes")
+    files, comments = dict[str, tuple[int, bytes]](), list[str]()
+    for entry, content in read_tar(io.BytesIO(plain), where, comments=comments):
+        top, _, path = entry.name.partition("/")
+        if entry.kind == "dir" or not path.startswith(f"{FOLDER}/"):
+            continue
+        parts = path.split("/")
+        odd = entry.kind != "file" or {"", ".", ".."} & set(parts) or not top
+        if odd or entry.size > _LARGEST or path in files:
+            raise FormatError(f"{where}: {entry.name!a} does not belong there")
+        files[path] = (0o755 if entry.mode & 0o100 else 0o644, content.read())
+    for path in files:
+        if any(parent.as_posix() in files for parent in PurePosixPath(path).parents):
+            raise FormatError(f"{where}: {path!a} lies below a file")
+    commit = comments[0] if comments else ""
     if not re.fullmatch(r"[0-9a-f]{40}", commit) or (re.fullmatch(r"[0-9a-f]+", ref) and not commit.startswith(ref)):
         raise VerifyError(f"{where}: is of commit {commit or 'unknown'}")
     if f"{FOLDER}/mkimage.sh" not in files:
         raise FormatError(f"{where}: no {FOLDER}/mkimage.sh in it")
+    return commit, _packed_anew(files, where)
+
+
+def _packed_anew(files: Mapping[str, tuple[int, bytes]], where: str) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as target:
         for path, (mode, data) in sorted(files.items()):
             info = tarfile.TarInfo(path)
             info.mode, info.size = mode, len(data)
-            target.addfile(info, io.BytesIO(data))
-    return commit, out.getvalue()
+            try:
+                target.addfile(info, io.BytesIO(data))
+            except ValueError as error:
+                raise FormatError(f"{where}: {path!a}: {error}") from error
+    return out.getvalue()
 
 
 def unpack(file: LockedFile, vault: Vault, folder: Path) -> Path:

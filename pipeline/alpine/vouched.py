@@ -9,14 +9,15 @@ busybox, the database of apk) is left to them, below etc/ and var/ and as links 
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+from tower.regular import open_regular
 
 from pipeline.apk.package import read_package
 from pipeline.errors import VerifyError
+from pipeline.tarstream import Content, read_tar
 
 _WRITTEN_BY_SCRIPTS = ("etc/", "var/", "lib/apk/", "usr/lib/apk/", "root/")
 _CHUNK = 1 << 20
@@ -62,17 +63,17 @@ def check_root(root: Path, packages: Iterable[Path], where: str) -> int:
 
 
 def read_root(root: Path) -> dict[str, Held]:
-    """Files and links of a root's tar, by path."""
+    """Files and links of a root's tar, by path. Raises FormatError."""
     found: dict[str, Held] = {}
-    with tarfile.open(root) as tar:
-        for info in tar:
-            name = _plain(info.name)
-            if info.issym():
-                found[name] = Held(f"-> {info.linkname}")
-            elif info.islnk():
-                found[name] = found.get(_plain(info.linkname), Held("a link to nothing", executable=True))
-            elif info.isreg() and (stream := tar.extractfile(info)) is not None:
-                found[name] = Held(_digest(stream), bool(info.mode & 0o111))
+    with open_regular(root) as stream:
+        for entry, content in read_tar(stream, root.name):
+            name = _plain(entry.name)
+            if entry.kind == "symlink":
+                found[name] = Held(f"-> {entry.target}")
+            elif entry.kind == "hardlink":
+                found[name] = found.get(_plain(entry.target), Held("a link to nothing", executable=True))
+            elif entry.kind == "file":
+                found[name] = Held(_digest(content), bool(entry.mode & 0o111))
     return found
 
 
@@ -80,7 +81,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("./").strip("/")
 
 
-def _digest(stream: IO[bytes]) -> str:
+def _digest(stream: Content) -> str:
     digest = hashlib.sha256()
     while piece := stream.read(_CHUNK):
         digest.update(piece)

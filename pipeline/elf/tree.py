@@ -6,10 +6,8 @@ An ISO has no root of its own: its tree is what all its packages and its apkovl 
 
 from __future__ import annotations
 
-import gzip
 import posixpath
 import stat
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -22,9 +20,12 @@ from pipeline.disk import partitions
 from pipeline.elf.binary import HEAD, Elf, elf_head, is_object, machine_of, read_elf
 from pipeline.elf.ext4 import Ext4
 from pipeline.errors import FormatError
+from pipeline.packed import Unpacked
+from pipeline.tarstream import read_tar
 
 _MOST_LINKS: Final = 40
 _MOST_TEXT: Final = 64 << 10
+_MOST_OVERLAY: Final = 256 << 20
 _TEXTS: Final = ("etc/ld.so.conf", "etc/ld-musl-")
 
 
@@ -137,7 +138,10 @@ def iso_tree(stream: BinaryIO, where: Path) -> Tree:
         add_package(tree, file.read(stream), file.path)
     for file in files:
         if file.path.endswith(".apkovl.tar.gz"):
-            add_tar(tree, gzip.decompress(file.read(stream)))
+            plain = Unpacked(BytesIO(file.read(stream)), "gz", file.path).read(_MOST_OVERLAY + 1)
+            if len(plain) > _MOST_OVERLAY:
+                raise FormatError(f"{file.path}: unpacks to more than {_MOST_OVERLAY} bytes")
+            add_tar(tree, plain, file.path)
     return tree
 
 
@@ -152,18 +156,15 @@ def add_package(tree: Tree, data: bytes, name: str) -> None:
             _add_other(tree, Entry(entry.name, entry.kind, entry.mode & 0o7777, *owner, link=entry.target))
 
 
-def add_tar(tree: Tree, data: bytes) -> None:
-    """Lay the members of a tar archive."""
-    with tarfile.open(fileobj=BytesIO(data)) as archive:
-        for member in archive:
-            path = posixpath.normpath(member.name).lstrip("/")
-            owner = (member.uid, member.gid)
-            if member.isreg():
-                stream = archive.extractfile(member)
-                tree.add_file(path, member.mode & 0o7777, owner, _reader(stream.read() if stream else b""))
-            else:
-                kind = "symlink" if member.issym() else "hardlink" if member.islnk() else "dir" if member.isdir() else "other"
-                _add_other(tree, Entry(path, kind, member.mode & 0o7777, *owner, link=member.linkname))
+def add_tar(tree: Tree, data: bytes, where: str = "archive") -> None:
+    """Lay the members of a tar archive. Raises FormatError."""
+    for entry, content in read_tar(BytesIO(data), where):
+        path = posixpath.normpath(entry.name).lstrip("/")
+        owner = (entry.uid, entry.gid)
+        if entry.kind == "file":
+            tree.add_file(path, entry.mode, owner, _reader(content.read()))
+        else:
+            _add_other(tree, Entry(path, entry.kind, entry.mode, *owner, link=entry.target))
 
 
 def _reader(data: bytes) -> Callable[[int | None], bytes]:

@@ -8,21 +8,23 @@ names that leave the tree are refused, sizes and counts are bounded.
 from __future__ import annotations
 
 import hashlib
-import lzma
 import re
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from pipeline import proc
 from pipeline.canonical import Digest
 from pipeline.errors import FormatError, VerifyError
 from pipeline.lab.tree import Node, Tree, clean_path
+from pipeline.packed import Unpacked
+from pipeline.tarstream import Content, TarEntry, read_tar
+
+if TYPE_CHECKING:
+    from pipeline.tarfields import Readable
 
 DEB_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 """Debian's names of architectures."""
@@ -74,35 +76,30 @@ def open_verified(path: Path, sha256: Digest) -> Iterator[IO[bytes]]:
 def read_control(stream: IO[bytes], name: str) -> Control:
     """The control fields of the package in `stream`; FormatError naming `name` and the reason."""
     stream.seek(0)
-    with _damage_named(name), _member(stream, name, "control.tar") as archive:
-        for info in _members(archive, name, _MAX_CONTROL):
-            if info.name.removeprefix("./") == "control" and info.isreg():
-                content = archive.extractfile(info)
-                text = content.read().decode(errors="replace") if content else ""
-                return _parse_control(text, name)
+    with _member(stream, name, "control.tar") as packed:
+        for entry, content in _entries(packed, name, _MAX_CONTROL):
+            if entry.name.removeprefix("./") == "control" and entry.kind == "file":
+                return _parse_control(content.read().decode(errors="replace"), name)
     raise FormatError(f"{name}: control.tar holds no file named control")
 
 
 def unpack(stream: IO[bytes], name: str, tree: Tree) -> None:
     """Lay the package's files into `tree`; FormatError naming `name` and the reason."""
     stream.seek(0)
-    with _damage_named(name), _member(stream, name, "data.tar") as archive:
-        for info in _members(archive, name, _MAX_DATA):
-            where = f"{name}: {info.name!r}"
-            path = clean_path(info.name, where)
+    with _member(stream, name, "data.tar") as packed:
+        for entry, content in _entries(packed, name, _MAX_DATA):
+            where = f"{name}: {entry.name!a}"
+            path = clean_path(entry.name, where)
             if not path:
                 continue
-            mode = info.mode & 0o7777
-            if info.isdir():
-                tree.add(Node(path, "dir", mode, info.uid, info.gid))
-            elif info.issym():
-                tree.add(Node(path, "link", 0o777, info.uid, info.gid, info.linkname))
-            elif info.islnk():
-                tree.copy(clean_path(info.linkname, where), path, where)
-            elif info.isreg():
-                content = archive.extractfile(info)
-                assert content is not None  # noqa: S101 - a regular member has content
-                tree.add_file(Node(path, "file", mode, info.uid, info.gid), content)
+            if entry.kind == "dir":
+                tree.add(Node(path, "dir", entry.mode, entry.uid, entry.gid))
+            elif entry.kind == "symlink":
+                tree.add(Node(path, "link", 0o777, entry.uid, entry.gid, entry.target))
+            elif entry.kind == "hardlink":
+                tree.copy(clean_path(entry.target, where), path, where)
+            elif entry.kind == "file":
+                tree.add_file(Node(path, "file", entry.mode, entry.uid, entry.gid), content)
             else:
                 raise FormatError(f"{where}: neither a file, a folder nor a link")
 
@@ -123,22 +120,13 @@ def _parse_control(text: str, name: str) -> Control:
         raise FormatError(f"{name}: control has no field {error}") from error
 
 
-@contextmanager
-def _damage_named(name: str) -> Iterator[None]:
-    """What the standard library raises on damaged archives, as a FormatError; a full disk stays what it is."""
-    try:
-        yield
-    except (tarfile.TarError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
-        raise FormatError(f"{name}: damaged archive: {error}") from error
-
-
-def _members(archive: tarfile.TarFile, name: str, limit: int) -> Iterator[tarfile.TarInfo]:
+def _entries(packed: Readable, name: str, limit: int) -> Iterator[tuple[TarEntry, Content]]:
     total = 0
-    for count, info in enumerate(archive):
-        total += info.size
-        if info.size < 0 or total > limit or count > _MAX_MEMBERS:
-            raise FormatError(f"{name}: {info.name!r}: more than {limit} bytes or {_MAX_MEMBERS} members")
-        yield info
+    for count, (entry, content) in enumerate(read_tar(packed, name)):
+        total += entry.size
+        if total > limit or count > _MAX_MEMBERS:
+            raise FormatError(f"{name}: {entry.name!a}: more than {limit} bytes or {_MAX_MEMBERS} members")
+        yield entry, content
 
 
 class _Slice:
@@ -156,8 +144,8 @@ class _Slice:
 
 
 @contextmanager
-def _member(stream: IO[bytes], name: str, prefix: str) -> Iterator[tarfile.TarFile]:
-    """The tar archive in the ar member `<prefix>`, `.gz`, `.xz` or `.zst`, read as a stream."""
+def _member(stream: IO[bytes], name: str, prefix: str) -> Iterator[Readable]:
+    """The tar archive in the ar member `<prefix>`, `.gz`, `.xz` or `.zst`, as a stream."""
     if stream.read(len(_AR_MAGIC)) != _AR_MAGIC:
         raise FormatError(f"{name}: not an ar archive")
     first = True
@@ -175,18 +163,18 @@ def _member(stream: IO[bytes], name: str, prefix: str) -> Iterator[tarfile.TarFi
             break
         stream.seek(size % 2 if first else size + size % 2, 1)
         first = False
-    suffix = member[len(prefix) :]
-    window: object = _Slice(stream, size)
-    if suffix == ".zst":
-        suffix, window = "", _unzstd(cast("_Slice", window))
-    mode = {"": "r|", ".gz": "r|gz", ".xz": "r|xz"}.get(suffix)
-    if mode is None:
+    form = member[len(prefix) :].removeprefix(".")
+    window = cast("IO[bytes]", _Slice(stream, size))
+    if form == "zst":
+        with _unzstd(window, name) as plain:
+            yield plain
+    elif form in ("", "gz", "xz"):
+        yield Unpacked(window, form, name)
+    else:
         raise FormatError(f"{name}: {member}: compression is not known")
-    with tarfile.open(fileobj=window, mode=mode) as archive:  # type: ignore[call-overload]
-        yield archive
 
 
-def _unzstd(window: _Slice) -> IO[bytes]:
+def _unzstd(window: IO[bytes], name: str) -> IO[bytes]:
     """The unpacked member, in an unnamed temporary file; by the program, as Python has no zstd yet."""
     packed = tempfile.TemporaryFile()  # noqa: SIM115
     with packed:
@@ -194,6 +182,8 @@ def _unzstd(window: _Slice) -> IO[bytes]:
             packed.write(data)
         packed.seek(0)
         unpacked = tempfile.TemporaryFile()  # noqa: SIM115
-        proc.run(("zstd", "-dc"), stdin=packed, stdout=unpacked, timeout=_ZSTD_SECONDS)
+        done = proc.run(("zstd", "-dc"), stdin=packed, stdout=unpacked, timeout=_ZSTD_SECONDS, check=False)
+    if done.status:
+        raise FormatError(f"{name}: damaged: {done.stderr.decode(errors='replace').strip()}")
     unpacked.seek(0)
     return unpacked

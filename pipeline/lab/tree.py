@@ -12,9 +12,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import FormatError
+
+if TYPE_CHECKING:
+    from pipeline.tarfields import Readable
 
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _MAX_PATH = 1024
@@ -64,11 +67,12 @@ class Tree:
             self.content(node.path).unlink()
         self.nodes[node.path] = node
 
-    def add_file(self, node: Node, stream: IO[bytes]) -> None:
+    def add_file(self, node: Node, stream: Readable) -> None:
         """Lay a file with the content of `stream`."""
         place = self._place(node.path)
         with place.open("wb") as out:
-            shutil.copyfileobj(stream, out, 1 << 20)
+            while piece := stream.read(1 << 20):
+                out.write(piece)
         self.nodes[node.path] = node
 
     def copy(self, source: str, path: str, where: str) -> None:

@@ -14,7 +14,6 @@ import gzip
 import hashlib
 import lzma
 import re
-import tarfile
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
@@ -25,6 +24,7 @@ from tower.errors import TowerError
 from tower.unpack import unpacked
 
 from pipeline import proc
+from pipeline.apk.tarstream import read_tar
 from pipeline.canonical import Digest, JsonValue, digest_json
 from pipeline.errors import FormatError, ToolError
 from pipeline.iso9660 import IsoFile, files
@@ -128,11 +128,10 @@ def _is_signature(member: bytes) -> bool:
 
 
 def _names(member: bytes) -> list[str]:
-    # A signature's member has no end-of-archive blocks; tarfile reads on quietly.
+    """The files of a signature's member, which has no end; none if it is no tar."""
     try:
-        with tarfile.open(fileobj=BytesIO(member)) as archive:
-            return archive.getnames()
-    except tarfile.TarError:
+        return [entry.name for entry, _ in read_tar(BytesIO(member), "signature")]
+    except FormatError:
         return []
 
 
