@@ -12,7 +12,6 @@ import binascii
 import hashlib
 import io
 import re
-import tarfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,12 +19,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tower.errors import PackageError
+from tower.tarfiles import DamagedError, read_tar
 
 INDEX: Final = "APKINDEX.tar.gz"
 MOST_INDEX: Final = 64 << 20
 """Bytes of an index; the largest of Alpine's has three MiB."""
 _MOST_PLAIN: Final = 512 << 20
 _MOST_CONTROL: Final = 16 << 20
+_MOST_FILES: Final = 100
 _CHUNK: Final = 64 << 10
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 _SUM: Final = re.compile(r"Q1[A-Za-z0-9+/]{27}=")
@@ -62,14 +63,14 @@ def read_index(path: Path) -> Index:
         with path.open("rb") as stream:
             _skip_member(stream)
             plain = _inflate(stream, _MOST_PLAIN)
-        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
-            member = archive.getmember("APKINDEX")
-            content = archive.extractfile(member)
-            text = content.read().decode(errors="replace") if content is not None else ""
-    except (OSError, EOFError, KeyError, ValueError, OverflowError, RecursionError, tarfile.TarError, zlib.error) as error:
+        member = next(one for one in read_tar(plain, most=_MOST_FILES) if one.name == "APKINDEX" and one.content is not None)
+    except StopIteration:
+        raise PackageError(f"{path.name}: is not an index of packages: there is no APKINDEX in it") from None
+    except (OSError, EOFError, DamagedError, zlib.error) as error:
         raise PackageError(f"{path.name}: is not an index of packages: {error}") from error
+    text = (member.content or b"").decode(errors="replace")
     packages = (_package(record) for record in text.split("\n\n"))
-    return Index(int(member.mtime), {(one.name, one.version): one for one in packages if one is not None})
+    return Index(member.made, {(one.name, one.version): one for one in packages if one is not None})
 
 
 def _package(record: str) -> Package | None:

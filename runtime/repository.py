@@ -7,17 +7,15 @@ only lines of a known form are taken over, and of the repositories only addresse
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from tower.errors import AnswerError
+from tower.tarfiles import DamagedError, read_tar
 
-_MOST: Final = 64 << 20
 _MOST_KEY: Final = 16 << 10
 _MOST_FILES: Final = 200
 _NAMES: Final = frozenset({"arch", "digest", "installed", "repositories", "serial", "world"})
@@ -92,19 +90,15 @@ def _unpack(data: bytes, host: str) -> tuple[dict[str, bytes], dict[str, bytes]]
     files: dict[str, bytes] = {}
     keys: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            for number, member in enumerate(archive):
-                if number > _MOST_FILES:
-                    raise AnswerError(f"{host}: sends more than {_MOST_FILES} files about itself")
-                content = archive.extractfile(member) if member.isreg() and member.size <= _MOST else None
-                key = _KEY.fullmatch(member.name)
-                if content is not None and member.name in _NAMES:
-                    files[member.name] = content.read()
-                elif content is not None and key and member.size <= _MOST_KEY:
-                    keys[key[1]] = content.read()
-    # Heads of tar may be nested until Python gives up.
-    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
+        members = read_tar(data, most=_MOST_FILES)
+    except DamagedError as error:
         raise AnswerError(f"{host}: what it says about its packages is no archive: {error}") from error
+    for member in members:
+        key = _KEY.fullmatch(member.name)
+        if member.content is not None and member.name in _NAMES:
+            files[member.name] = member.content
+        elif member.content is not None and key and len(member.content) <= _MOST_KEY:
+            keys[key[1]] = member.content
     return files, keys
 
 

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a small tar that another machine sent: all of them, or an error.
+
+Python's own reader takes a damaged header, and a missing end, for the end of the archive, and goes round for ever on a
+size below zero. Here an archive has its end, each header its sum, and what is not known is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_BLOCK: Final = 512
+_END: Final = bytes(2 * _BLOCK)
+_MAGICS: Final = (b"ustar\x0000", b"ustar  \0", b"ustar\0\0\0", bytes(8))
+_FILES: Final = b"0\0"
+_OTHERS: Final = b"123456"
+"""Links, devices, folders and pipes: named, without content."""
+_LONG_NAME, _LONG_LINK, _PAX = b"L", b"K", b"x"
+_MOST_EXTENDED: Final = 64 << 10
+_MOST_NAME: Final = 4096
+_NUMBER: Final = re.compile(rb"[ \0]*([0-7]{0,12})[ \0]*")
+_RECORD: Final = re.compile(rb"([0-9]{1,6}) ([^=\n]+)=")
+_FIELDS: Final = frozenset((b"path", b"linkpath", b"mtime", b"atime", b"ctime", b"uid", b"gid", b"uname", b"gname"))
+
+
+class DamagedError(ValueError):
+    """These bytes are no whole tar; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry; `content` is None for what is no regular file, `made` its time in seconds since 1970."""
+
+    name: str
+    made: int
+    content: bytes | None
+
+
+def read_tar(data: bytes, *, most: int) -> tuple[Member, ...]:
+    """The entries of a tar, at most so many. Raises DamagedError."""
+    found: list[Member] = []
+    fields: dict[bytes, bytes] = {}
+    at = 0
+    while (header := data[at : at + _BLOCK]) != bytes(_BLOCK):
+        size = _checked_size(header)
+        kind, content = header[156:157], data[at + _BLOCK : at + _BLOCK + size]
+        at += _BLOCK + size + -size % _BLOCK
+        if at > len(data) or data[at - (-size % _BLOCK) : at].strip(b"\0"):
+            raise DamagedError("it is cut off, or has something between its files")
+        if kind in (_LONG_NAME, _LONG_LINK, _PAX):
+            fields |= _extended(kind, content, fields)
+            continue
+        if kind not in (_FILES[:1], _FILES[1:]) and (kind not in _OTHERS or size):
+            raise DamagedError(f"it has an entry of an unknown type, or content where none can be ({kind!r})")
+        found.append(Member(_name(header, fields), _made(header, fields), content if kind in _FILES else None))
+        fields = {}
+        if len(found) > most:
+            raise DamagedError(f"it has more than {most} files")
+    if fields or data[at : at + len(_END)] != _END or data[at:].strip(b"\0"):
+        raise DamagedError("it has no end, or something after it")
+    return tuple(found)
+
+
+def _checked_size(header: bytes) -> int:
+    field = header[148:156]
+    total = sum(header) - sum(field) + 8 * ord(" ")
+    if len(header) != _BLOCK or field not in (b"%06o\0 " % total, b"%07o\0" % total) or header[257:265] not in _MAGICS:
+        raise DamagedError("it is cut off, or one of its headers is damaged")
+    return _number(header[124:136])
+
+
+def _number(field: bytes) -> int:
+    match = _NUMBER.fullmatch(field)
+    if match is None:
+        raise DamagedError("one of its headers has a number that is none")
+    return int(match[1] or b"0", 8)
+
+
+def _extended(kind: bytes, content: bytes, before: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """What a long name of GNU's, or a header of pax, says of the next entry."""
+    if len(content) > _MOST_EXTENDED or len(before) > len(_FIELDS):
+        raise DamagedError("one of its headers is too long")
+    if kind != _PAX:
+        name = b"path" if kind == _LONG_NAME else b"linkpath"
+        if content[-1:] != b"\0" or name in before:
+            raise DamagedError("one of its long names is damaged, or there twice")
+        return {name: content[:-1]}
+    found: dict[bytes, bytes] = {}
+    at = 0
+    while match := _RECORD.match(content, at):
+        end = at + int(match[1])
+        if match[2] not in _FIELDS or {**before, **found}.get(match[2]) is not None or content[end - 1 : end] != b"\n":
+            raise DamagedError("one of its headers says what is not known, or says it twice")
+        found[match[2]], at = content[match.end() : end - 1], end
+    if at != len(content) or not found:
+        raise DamagedError("one of its headers is damaged")
+    return found
+
+
+def _name(header: bytes, fields: dict[bytes, bytes]) -> str:
+    name = fields.get(b"path")
+    if name is None:
+        name, prefix = header[:100].split(b"\0", 1)[0], header[345:500].split(b"\0", 1)[0]
+        name = prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
+    if not name or len(name) > _MOST_NAME or b"\0" in name:
+        raise DamagedError("it has a name that is none")
+    return name.decode(errors="surrogateescape")
+
+
+def _made(header: bytes, fields: dict[bytes, bytes]) -> int:
+    given = fields.get(b"mtime")
+    if given is None:
+        return _number(header[136:148])
+    seconds = given.partition(b".")[0]
+    if not seconds.isdigit() or len(seconds) > 12:
+        raise DamagedError("it has a time that is none")
+    return int(seconds)
