@@ -179,18 +179,18 @@ def read_file(path: Path, *, most: int = 1 << 20) -> bytes:
 def make_folder(folder: Path) -> None:
     """A folder for its owner alone, with its parents; what is there is closed to others."""
     with in_our_words(folder, hint="it must be a folder of yours"):
-        _make_folder(folder, 0o700)
+        make_folders(folder, 0o700)
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)
 
 
-def _make_folder(folder: Path, mode: int) -> None:
+def make_folders(folder: Path, mode: int = 0o777) -> None:
     """A folder with its parents, each of whom it belongs to there; what is there stays as it is. Raises OSError."""
     try:
         folder.mkdir(mode=mode)
     except FileNotFoundError:
-        _make_folder(folder.parent, 0o777)
-        _make_folder(folder, mode)
+        make_folders(folder.parent)
+        make_folders(folder, mode)
     except FileExistsError:
         if not folder.is_dir():
             raise

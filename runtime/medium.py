@@ -23,7 +23,7 @@ from typing import Final
 from tower import proc
 from tower.errors import DeviceError
 from tower.files import give, look
-from tower.refused import in_our_words
+from tower.refused import in_our_words, refused
 
 ALIGN: Final = 4096
 CHUNK: Final = 4 << 20
@@ -124,8 +124,10 @@ def _open_file(path: Path) -> int:
 def _stretch(handle: int, path: Path, size: int) -> None:
     try:
         os.ftruncate(handle, size)
-    except (OSError, OverflowError) as error:
+    except OverflowError as error:
         raise DeviceError(f"{path}: cannot have {size} bytes: {error}", hint="give it a smaller size") from error
+    except OSError as error:
+        raise refused(error, f"{path}: cannot have {size} bytes", kind=DeviceError, hint="give it a smaller size") from error
 
 
 def _open_device(path: Path) -> int:

@@ -53,9 +53,9 @@ def _date() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    from tower.files import write_file
+    from tower.files import make_folders, write_file
     from tower.refused import in_our_words
 
     with in_our_words(path.parent, hint="it must be a folder that you may write to"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
     write_file(path, text.encode(), mode=0o644)

@@ -193,6 +193,21 @@ def test_paths_that_lead_nowhere(home: Path, small_image: Path, option: str, pat
     (home / "secret").chmod(0o700)
 
 
+@pytest.mark.parametrize(("blocks", "status"), [(0, 12), (100, 14)])
+def test_a_limit_on_files(home: Path, small_image: Path, blocks: int, status: int) -> None:
+    argv = [*_NEW, "--yes", "--no-wait", "--target", "pc", "--image", str(small_image), "--device-file", "o"]
+    argv.remove("--dry-run")
+    line = f'ulimit -f {blocks}; exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", line, "bash", sys.executable, "-P", "-m", "tower", *argv],
+        capture_output=True, text=True, cwd=home, stdin=subprocess.DEVNULL, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == status
+    assert "File too large" in done.stderr
+    assert "hint: a file may not become that large" in done.stderr
+    assert list((home / ".local/tower/hosts").iterdir()) == ([home / ".local/tower/hosts/new"] if blocks else [])
+
+
 def test_a_long_key_is_no_file(home: Path) -> None:
     assert "the public key has" in powerless("verify-image", "x", "--key", LONG, home=home).stderr
 
