@@ -59,7 +59,7 @@ def in_our_words(path: Path | str | None = None, *, kind: type[TowerError] = Sta
 def home_folder() -> Path:
     """The home of whoever runs this. Raises StateError if there is none."""
     try:
-        return Path.home()
+        return Path.home().absolute()
     except RuntimeError:
         raise StateError("whoever runs this has no home", hint="set HOME to a folder of yours") from None
 

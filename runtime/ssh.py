@@ -75,6 +75,7 @@ class Session:
         self._socket = folder / "s"
         self._errors = folder / "errors"
         self._base = ("ssh", "-F", os.fspath(tower.config), "-S", os.fspath(self._socket), "-o", "BatchMode=yes")
+        self._base += ("-o", "ClearAllForwardings=no")  # for requests of tunnels; the configuration has none
         self._stack = ExitStack()
         self._master: subprocess.Popen[bytes] | None = None
         self._asked = 0

@@ -12,9 +12,9 @@ parser of ssh's configuration is needed and nothing can disagree. Who adds or re
 from __future__ import annotations
 
 import os
-import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from tower.files import is_folder, locked, make_folder, read_file, remove_folder
 from tower.names import HostName, parse_host_name, parse_public_key
 from tower.networks import ROUTER_ADDRESS, network_of, next_address, next_color
 from tower.refused import home_folder, in_our_words, refused
+from tower.stanza import include, include_line, quoted, stanza, why_not_included
 
 ENV: Final = "tower.env"
 USER_KEY: Final = "id_ed25519"
@@ -36,7 +37,6 @@ RECEIPT: Final = "receipt.json"
 _HEAD: Final = (
     "# Made by tower from the folders in hosts/; it writes this file anew. Your own settings belong into ~/.ssh/config.\n"
 )
-_INCLUDE: Final = re.compile(r"^[ \t]*include[ \t=]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,8 @@ class Tower:
         )
 
     def check_new(self, name: HostName, *, online: bool, hosts: tuple[Host, ...]) -> None:
-        """HostError if there is such a host already, or if an online one comes before the router."""
+        """HostError if there is such a host already, or an online one comes before the router; StateError about the home."""
+        quoted(self.known_hosts)
         names = {host.name for host in hosts}
         if name in names:
             what = (
@@ -166,6 +167,7 @@ class Tower:
             files = make(self.place(name, online=online))
             write_folder(self.folder / "hosts" / name, files)
             self._write_config()
+            self._include()
         return self.host(name)
 
     def remove(self, name: HostName) -> None:
@@ -186,13 +188,36 @@ class Tower:
         """Write ssh's configuration anew: one of us may have been killed just before it did."""
         with self.lock():
             self._write_config()
+            self._include()
+
+    def notice(self) -> str:
+        """What the user has to do for `ssh` alone to know the hosts; empty if it does, or will when the next one is made."""
+        why = why_not_included(self.ssh_config, self.config)
+        if not why:
+            return ""
+        return (
+            f"{self.ssh_config} stays as it is: {why}. For `ssh NAME` to work, put this line in front of it:\n"
+            f"  {include_line(self.config)}\nuntil then: {self.ssh_to('NAME')}"
+        )
+
+    def ssh_to(self, name: str) -> str:
+        """What to type for a session on a host."""
+        included = not why_not_included(self.ssh_config, self.config)
+        return f"ssh {name}" if included else f"ssh -F {shlex.quote(os.fspath(self.config))} {name}"
 
     def _write_config(self) -> None:
-        """Bring `config`, `known_hosts` and the user's Include line up to what hosts there are."""
+        """Bring `config` and `known_hosts` up to what hosts there are."""
         hosts = self.hosts()
         write_file(self.known_hosts, "".join(_known_host(host) for host in hosts).encode())
-        write_file(self.config, (_HEAD + "".join(_stanza(host, self) for host in hosts)).encode())
-        include(self.ssh_config, self.config)
+        write_file(self.config, (_HEAD + "".join(self._stanza(host) for host in hosts)).encode())
+
+    def _stanza(self, host: Host) -> str:
+        return stanza(host.name, str(host.env.address), host.env.username, key=host.file(USER_KEY), known_hosts=self.known_hosts)
+
+    def _include(self) -> None:
+        """Where the line cannot be put in, the user is told what it is, and `tower` needs none."""
+        with suppress(StateError):
+            include(self.ssh_config, self.config)
 
 
 def tower_of_user(home: Path | None = None) -> Tower:
@@ -204,71 +229,3 @@ def tower_of_user(home: Path | None = None) -> Tower:
 def _known_host(host: Host) -> str:
     key = read_file(host.file(f"{HOST_KEY}.pub")).decode(errors="replace").strip()
     return f"{host.name} {' '.join(parse_public_key(key).split()[:2])}\n"
-
-
-def _stanza(host: Host, tower: Tower) -> str:
-    # HostKeyAlias: the key belongs to the host, whatever its address becomes.
-    rows = {
-        "HostName": str(host.env.address),
-        "User": host.env.username,
-        "IdentityFile": quoted(host.file(USER_KEY)),
-        "IdentitiesOnly": "yes",
-        "UserKnownHostsFile": quoted(tower.known_hosts),
-        "GlobalKnownHostsFile": "none",
-        "HostKeyAlias": host.name,
-        "HostKeyAlgorithms": "ssh-ed25519",
-        "StrictHostKeyChecking": "yes",
-        "UpdateHostKeys": "no",
-        "PasswordAuthentication": "no",
-        "KbdInteractiveAuthentication": "no",
-        "ForwardAgent": "no",
-        "ForwardX11": "no",
-    }
-    return f"\nHost {host.name}\n" + "".join(f"    {name} {value}\n" for name, value in rows.items())
-
-
-def quoted(path: Path) -> str:
-    """A path as ssh's configuration takes it. Raises StateError if it cannot."""
-    text = os.fspath(path)
-    if '"' in text or "\\" in text or not text.isprintable():
-        raise StateError(f"{path}: a path with quotes or backslashes cannot stand in ssh's configuration")
-    return '"' + text.replace("%", "%%") + '"'
-
-
-def include(ssh_config: Path, config: Path) -> None:
-    """Make the user's configuration include ours, by one line in front: below a `Host` it would count for that host only.
-
-    All other bytes, the mode and, if it is one, the link stay as they are.
-    """
-    line = f"Include {_unexpanded(config)}\n".encode()
-    real = ssh_config.resolve() if ssh_config.is_symlink() else ssh_config
-    if not real.exists():
-        if not real.parent.is_dir():
-            make_folder(real.parent)
-        write_file(real, line)
-        return
-    # Large enough for any that a person wrote.
-    before = read_file(real, most=16 << 20)
-    if line in _leading_includes(before):
-        return
-    write_file(real, line + before, mode=real.stat().st_mode & 0o777)
-
-
-def _unexpanded(config: Path) -> str:
-    """The path of an Include, which knows patterns and no tokens: a folder that holds a pattern's characters is refused."""
-    text = os.fspath(config)
-    if any(char in text for char in '"\\*?[]') or not text.isprintable():
-        raise StateError(f"{config}: a path with quotes or pattern characters cannot be included by ssh's configuration")
-    return f'"{text}"'
-
-
-def _leading_includes(data: bytes) -> list[bytes]:
-    """The Include lines before the first line that is neither one nor a comment."""
-    found: list[bytes] = []
-    for line in data.splitlines(keepends=True):
-        text = line.decode(errors="replace")
-        if _INCLUDE.match(text):
-            found.append(line if line.endswith(b"\n") else line + b"\n")
-        elif text.strip() and not text.lstrip().startswith("#"):
-            break
-    return found

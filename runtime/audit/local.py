@@ -14,27 +14,9 @@ from tower.audit import rules, sockets
 from tower.audit.checks import THINCLIENT, Check, judged, not_tried
 from tower.errors import TowerError
 from tower.sshconf import USER_KEY, Host, Tower
+from tower.stanza import SETTINGS
 
-_REQUIRED: Final = {
-    "stricthostkeychecking": ("true", "yes"),
-    "passwordauthentication": ("no",),
-    "kbdinteractiveauthentication": ("no",),
-    "forwardagent": ("no",),
-    "forwardx11": ("no",),
-    "identitiesonly": ("yes",),
-    "updatehostkeys": ("false", "no"),
-}
-"""What ssh must say of its settings for a host (`ssh -G`)."""
-_IF_THERE: Final = {
-    "hostbasedauthentication": ("no",),
-    "permitlocalcommand": ("no",),
-    "verifyhostkeydns": ("false", "no"),
-    "proxycommand": ("none",),
-    "proxyjump": ("none",),
-    "knownhostscommand": ("none",),
-    "tunnel": ("false", "no"),
-}
-"""What it must be if this ssh knows it, or has it set."""
+_FORWARDS: Final = ("localforward", "remoteforward", "dynamicforward")
 _SAVE: Final = ("sh", "-c", 'for table in raw mangle nat filter; do "$0" -t "$table" || exit; done')
 
 
@@ -73,32 +55,35 @@ def client(tower: Tower, host: Host) -> Check:
     if not tower.ssh_config.exists():
         return judged("ssh client", THINCLIENT, [f"there is no {tower.ssh_config}: ssh knows no host"], target=host.name)
     try:
-        text = proc.run(
-            ("ssh", "-G", "-F", tower.ssh_config, "--", host.name), timeout=20, missing="install openssh-client"
-        ).stdout
+        wanted, found = _settings(tower.config, host), _settings(tower.ssh_config, host)
     except TowerError as error:
         return not_tried("ssh client", THINCLIENT, error.message, target=host.name)
-    found: dict[str, list[str]] = {}
-    for line in text.decode(errors="replace").splitlines():
-        name, _, value = line.partition(" ")
-        found.setdefault(name, []).append(value)
-    faults = []
-    for name, allowed in {**_REQUIRED, **_IF_THERE}.items():
-        value = " ".join(found.get(name, []))
-        if value not in allowed and (value or name in _REQUIRED):
-            faults.append(f"{name} is {value or 'not set'}")
-    wanted = {
+    own = {
         "hostname": str(host.env.address),
-        "port": "22",
         "user": host.env.username,
         "identityfile": str(host.file(USER_KEY)),
         "userknownhostsfile": str(tower.known_hosts),
         "hostkeyalias": host.name,
     }
-    for name, value in wanted.items():
-        if found.get(name) != [value]:
-            faults.append(f"{name} is {' '.join(found.get(name, ['not set']))}, not {value}")
+    wanted |= {name: [value] for name, value in own.items()}
+    # Of keys, those that the user's own configuration names for all machines come after ours.
+    found["identityfile"] = found.get("identityfile", [])[:1]
+    faults = [
+        f"{name} is {' '.join(found.get(name, ['not set']))}, not {' '.join(wanted.get(name, ['set']))}"
+        for name in (*own, *(word.lower() for word in SETTINGS), *_FORWARDS)
+        if found.get(name) != wanted.get(name)
+    ]
     return judged("ssh client", THINCLIENT, faults, target=host.name, well="known host, one key, nothing forwarded")
+
+
+def _settings(config: Path, host: Host) -> dict[str, list[str]]:
+    """What ssh says of its settings for a host. Raises ToolError."""
+    argv = ("ssh", "-G", "-F", config, "--", host.name)
+    found: dict[str, list[str]] = {}
+    for line in proc.run(argv, timeout=20, missing="install openssh-client").stdout.decode(errors="replace").splitlines():
+        name, _, value = line.partition(" ")
+        found.setdefault(name.lower(), []).append(value)
+    return found
 
 
 def listening() -> Check:

@@ -92,10 +92,12 @@ def execute(args: argparse.Namespace) -> int:
     if args.resume:
         tower.host(name)
         tower.refresh()
+        _tell(tower, view)
         return _finish(args, tower, tower.host(name), view, resume=True)
     wish, origin, target = _decide(args, tower)
     place = tower.place(name, online=wish.online)
     checked = source.check_source(origin, unsigned=args.unsigned)
+    told = _tell(tower, view)
     if args.dry_run:
         view.show(_plan(wish, origin, target, place, checked))
         return 0
@@ -104,7 +106,17 @@ def execute(args: argparse.Namespace) -> int:
     view.say(f"image: {origin}, {checked}")
     view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
     host = provision.prepare(tower, wish, origin, target)
+    if not told:
+        _tell(tower, view)
     return _finish(args, tower, host, view, resume=False)
+
+
+def _tell(tower: Tower, view: View) -> bool:
+    """Say it if `ssh` alone will not know the host; whether it was said. Nothing else needs the user's configuration."""
+    text = tower.notice()
+    if text:
+        view.say(text)
+    return bool(text)
 
 
 def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Target]:
@@ -174,7 +186,7 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
         if found.stage is Stage.PREPARED:
             error.hint = "; ".join([*filter(None, [error.hint]), f"then go on with: tower provision --resume {host.name}"])
         raise
-    view.show(_result(host, found))
+    view.show(_result(tower, host, found))
     return 0
 
 
@@ -212,7 +224,7 @@ def _plan(wish: Wish, origin: Source, target: Target, place: Place, checked: str
     }
 
 
-def _result(host: Host, found: Receipt) -> dict[str, object]:
+def _result(tower: Tower, host: Host, found: Receipt) -> dict[str, object]:
     return {
         "host": host.name,
         "address": str(host.env.address),
@@ -221,7 +233,7 @@ def _result(host: Host, found: Receipt) -> dict[str, object]:
         "receipt": found.id,
         "device": str(found.target),
         "system": found.system,
-        "next": f"ssh {host.name}" if found.stage is Stage.ANSWERED else f"tower provision --resume {host.name}",
+        "next": tower.ssh_to(host.name) if found.stage is Stage.ANSWERED else f"tower provision --resume {host.name}",
     }
 
 

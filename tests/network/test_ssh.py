@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from tests.network.home import User, child_of, let_in, make_hosts, unplugged
+from tests.network.home import HOME, User, child_of, let_in, make_hosts, unplugged
 from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
 from tests.network.test_status import login_shell, sshd_stopped
+from tests.unit.runtime.test_stanza import LINES
 
 NAMES = ("router", "online1", "offline1")
 _HEAD = """
@@ -120,6 +121,20 @@ def speaking(machine: Machine, address: str, port: int, words: bytes, *, stays: 
         thread.join()
         for one in taken:
             one.close()
+
+
+def test_what_the_user_says_of_all_machines_does_not_reach_hosts(user: User) -> None:
+    """Neither does it break `ssh <host>`, nor lead from the host back to here."""
+    config = f"{HOME}/.ssh/config"
+    before = user.machine.read(config)
+    user.machine.write(config, f"{before}Host *\n{LINES}", 0o600)
+    try:
+        done = user.machine.run("ssh", "-n", "offline1", "hostname; ss -Hltn")
+    finally:
+        user.machine.write(config, before, 0o600)
+    name, *listening = done.stdout.splitlines()
+    assert name == "offline1"
+    assert [line.split()[3] for line in listening if not line.split()[3].endswith(":22")] == []
 
 
 def test_words_files_and_limits(machines: Tower, user: User) -> None:

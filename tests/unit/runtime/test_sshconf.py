@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import cli, env, secret, sshconf
+from tower import cli, env, secret, sshconf, stanza
 from tower.env import TowerEnv, Wlan
 from tower.errors import HostError, StateError
 from tower.names import HostName
@@ -105,10 +105,10 @@ def test_any_configuration_of_the_user_is_kept(tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("home")
     ssh_config, config = folder / "ssh_config", folder / "config"
     ssh_config.write_bytes(before)
-    sshconf.include(ssh_config, config)
+    stanza.include(ssh_config, config)
     once = ssh_config.read_bytes()
     assert once == f'Include "{config}"\n'.encode() + before
-    sshconf.include(ssh_config, config)
+    stanza.include(ssh_config, config)
     assert ssh_config.read_bytes() == once
 
 
@@ -117,14 +117,6 @@ def test_an_include_inside_a_host_does_not_count(tower: Tower, settings: TowerEn
     tower.ssh_config.write_text(f'Host x\nInclude "{tower.config}"\n')
     add(tower, settings, "vault")
     assert ssh_sees(tower, "vault", tower.ssh_config)["hostname"] == "192.168.3.200"
-
-
-def test_an_include_that_the_user_moved_down_among_others_stays(tower: Tower, settings: TowerEnv) -> None:
-    tower.ssh_config.parent.mkdir(mode=0o700)
-    text = f'# mine\nInclude other\nInclude "{tower.config}"\nHost x\n'
-    tower.ssh_config.write_text(text)
-    add(tower, settings, "vault")
-    assert tower.ssh_config.read_text() == text
 
 
 def test_the_users_folder_keeps_its_mode(tower: Tower, settings: TowerEnv) -> None:
