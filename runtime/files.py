@@ -189,6 +189,8 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
     try:
         folder.mkdir(mode=mode)
     except FileNotFoundError:
+        if folder.parent == folder:  # the folder that we are in is gone
+            raise
         make_folders(folder.parent)
         make_folders(folder, mode)
     except FileExistsError:

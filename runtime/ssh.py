@@ -74,8 +74,9 @@ class Session:
         self.timeout = timeout
         self._socket = folder / "s"
         self._errors = folder / "errors"
-        self._base = ("ssh", "-F", os.fspath(tower.config), "-S", os.fspath(self._socket), "-o", "BatchMode=yes")
-        self._base += ("-o", "ClearAllForwardings=no")  # for requests of tunnels; the configuration has none
+        # Requests of tunnels are forwards, too; the configuration itself has none.
+        options = ("-o", "BatchMode=yes", "-o", "ClearAllForwardings=no")
+        self._base = ("ssh", "-F", os.fspath(tower.config), "-S", os.fspath(self._socket), *options)
         self._stack = ExitStack()
         self._master: subprocess.Popen[bytes] | None = None
         self._asked = 0
