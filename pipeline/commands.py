@@ -244,9 +244,9 @@ def boot_tasks(factory: Factory) -> Iterator[Task]:
 def boot(factory: Factory, name: str, image: Image) -> None:
     """Boot a finished image; ends by itself. Raises BootError."""
     from pipeline.boot import main_task
-    from pipeline.publish import dist_folder
+    from pipeline.publish import need_published
 
-    path = dist_folder(factory.paths) / image.output
+    path = need_published(factory, image).path
     with recorded(factory.paths, name, path):
         result = main_task(name, path)
     factory.progress.result(

@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last step: finished images get their names and their place, each with manifest, block map and checksums.
 
-The place is the first of ./dist, ./builds and the cache's builds/ that exists; the last is made if none does.
+The place is the first of ./dist, ./builds and the cache's builds/ that exists; the last is made if none does. Several
+checkouts may have the same one: what lies there whole of another checkout stays, and ours goes into a folder of its own.
 Files are copied, never linked, so that nobody who edits an image there edits the store; one that was edited is
 noticed and written again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from pipeline.artifact import Artifact, FileRecord
-from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes, digest_file, digest_json
+from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json
 from pipeline.errors import StageError, StoreError
-from pipeline.locks import try_lock, wait_lock
+from pipeline.imageset import ENDINGS, Content, Note, Spot, changing, damaged_in, lay, owner_of, read_note, remove
 from pipeline.manifest import manifest_of
 from pipeline.paths import Paths
 from pipeline.plan import Image, StageNode, is_folder
@@ -31,11 +30,16 @@ from pipeline.store import disk_full, is_full
 if TYPE_CHECKING:
     from pipeline.factory import Factory
 
-_FICLONE = 0x40049409
-"""ioctl of Linux: share the blocks of another file (where the file system can), each side free to change its own."""
-_CHUNK = 4 << 20
-ENDINGS = ("", ".bmap", ".manifest.json", ".sha256")
-"""What is added to the name of an image for the files beside it."""
+__all__ = ["ENDINGS", "dist_folder", "find_published", "publish", "withdraw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A finished image in its place."""
+
+    path: Path
+    files: Mapping[str, Digest]
+    """What it and the files beside it hold, by name."""
 
 
 def dist_folder(paths: Paths) -> Path:
@@ -72,95 +76,80 @@ def publish(factory: Factory, image: Image) -> Path:
     node = factory.plan.nodes[image.final]
     artifact = factory.need(node).artifact
     assert isinstance(node, StageNode)  # noqa: S101  (the plan makes no other final node)
-    output = image_of(node, artifact)
-    record = artifact.outputs[output]
-    small = {f"{image.output}.bmap": block_map_of(artifact, output)}
-    records = {image.output: record} | {name: _record(data) for name, data in small.items()}
-    manifest = json.dumps(manifest_of(factory, image, records), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    small[f"{image.output}.manifest.json"] = manifest.encode()
-    records = {image.output: record} | {name: _record(data) for name, data in small.items()}
-    small[f"{image.output}.sha256"] = "".join(f"{records[name].sha256}  {name}\n" for name in sorted(records)).encode()
-    records = {image.output: record} | {name: _record(data) for name, data in small.items()}
-    folder = dist_folder(factory.paths)
+    contents = _contents(factory, image, artifact, image_of(node, artifact))
+    main = _main(factory, image)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _place(folder / image.output, record, partial(_copy, artifact.file(output)))
-        for name, data in small.items():
-            _place(folder / name, records[name], partial(_write, data))
-        _note(factory, image, artifact, folder, records)
+        main.folder.mkdir(parents=True, exist_ok=True)
+        waiting = partial(factory.progress.say, f"{main.path}: is being written by another build; waiting for it")
+        with changing(main, on_wait=waiting):
+            place = partial(
+                lay, contents=contents, checkout=_checkout(factory), key=artifact.key, made_of=_made_of(factory, image)
+            )
+            return _place(factory, main, contents, place)
     except OSError as error:
         if is_full(error):
-            raise disk_full(folder, error) from error
+            raise disk_full(main.folder, error) from error
         raise StoreError(
-            f"{error.filename or folder}: {error.strerror}", hint="finished images must be writable for you"
+            f"{error.filename or main.folder}: {error.strerror}", hint="finished images must be writable for you"
         ) from error
-    return folder / image.output
 
 
-def _place(path: Path, record: FileRecord, fill: Callable[[BinaryIO], object]) -> None:
-    """Make `path` hold what `record` says: whole, synced, or as it was before. One that holds it already stays."""
-    if path.is_file() and not path.is_symlink() and path.stat().st_size == record.size and digest_file(path) == record.sha256:
-        return
-    _sweep(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    lock = wait_lock(temporary)
-    try:
-        with temporary.open("w+b") as out:
-            fill(out)
-            out.flush()
-            os.fsync(out.fileno())
-        found = digest_file(temporary)
-        if found != record.sha256:
-            raise StoreError(
-                f"{path.name}: the copy has sha256 {found[:12]}, expected {record.sha256[:12]}", hint="run the same command again"
-            )
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-        lock.release()
+def _place(factory: Factory, main: Spot, contents: Mapping[str, Content], place: Callable[[Spot], None]) -> Path:
+    """Put the set where it belongs; the path of its image."""
+    owner, own = owner_of(main, _checkout(factory)), _own(factory, main)
+    if not owner:
+        place(main)
+        _withdraw(own)
+        return main.path
+    note = read_note(main)
+    if note is not None and _same(note, contents) and not damaged_in(main, note):
+        return main.path
+    own.folder.mkdir(exist_ok=True)
+    place(own)
+    factory.progress.say(
+        f"{main.path}: is of {owner}, and stays; that of this checkout is {own.path} "
+        "(a folder dist/ in the checkout makes a place of its own for all)"
+    )
+    return own.path
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed builds left of `path`; who is at work there holds a lock."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        lock = try_lock(left)
-        if lock is not None:
-            lock.remove()
+def _same(note: Note, contents: Mapping[str, Content]) -> bool:
+    return {name: row.sha256 for name, row in note.files.items()} == {
+        name: content.record.sha256 for name, content in contents.items()
+    }
 
 
-def _record(data: bytes) -> FileRecord:
-    return FileRecord(digest_bytes(data), len(data))
+def _contents(factory: Factory, image: Image, artifact: Artifact, output: str) -> dict[str, Content]:
+    """The files of the set."""
+    name = image.output
+    contents = {name: Content(artifact.outputs[output], artifact.file(output))}
 
+    def add(ending: str, data: bytes) -> None:
+        contents[f"{name}{ending}"] = Content(FileRecord(digest_bytes(data), len(data)), data)
 
-def _write(data: bytes, out: BinaryIO) -> None:
-    out.write(data)
-
-
-def _copy(source: Path, out: BinaryIO) -> None:
-    """Copy a file: by sharing its blocks where the file system can, else leaving holes where it holds nothing."""
-    with source.open("rb") as stream:
-        with suppress(OSError):
-            fcntl.ioctl(out.fileno(), _FICLONE, stream.fileno())
-            return
-        while chunk := stream.read(_CHUNK):
-            if chunk.count(0) == len(chunk):
-                out.seek(len(chunk), os.SEEK_CUR)
-            else:
-                out.write(chunk)
-        out.truncate(stream.tell())
+    add(".bmap", block_map_of(artifact, output))
+    manifest = manifest_of(factory, image, {name: content.record for name, content in contents.items()})
+    add(".manifest.json", (json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    add(".sha256", "".join(f"{contents[name].record.sha256}  {name}\n" for name in sorted(contents)).encode())
+    return contents
 
 
 # --- is it there? -------------------------------------------------------------------------------------------
 
 
-def _note_path(factory: Factory, image: Image) -> Path:
-    return factory.paths.build / "published" / f"{image.recipe}-{image.target}.json"
+def _checkout(factory: Factory) -> Path:
+    return factory.paths.checkout.resolve()
+
+
+def _main(factory: Factory, image: Image) -> Spot:
+    """Where the image belongs."""
+    return Spot(dist_folder(factory.paths), image.output)
+
+
+def _own(factory: Factory, main: Spot) -> Spot:
+    """Where it goes if another checkout's lies there."""
+    checkout = _checkout(factory)
+    return Spot(main.folder / f"{checkout.name}-{digest_bytes(bytes(checkout))[:8]}", main.image)
 
 
 def _made_of(factory: Factory, image: Image) -> Digest:
@@ -171,42 +160,52 @@ def _made_of(factory: Factory, image: Image) -> Digest:
     return digest_json([keys, factory.lock().digest, image.output, factory.plan.version])
 
 
-def _note(factory: Factory, image: Image, artifact: Artifact, folder: Path, records: dict[str, FileRecord]) -> None:
-    from pipeline.files import write_file
-
-    rows: dict[str, JsonValue] = {
-        name: {"sha256": record.sha256, "stat": _fingerprint(folder / name)} for name, record in sorted(records.items())
-    }
-    note: JsonValue = {"folder": str(folder), "key": artifact.key, "made of": _made_of(factory, image), "files": rows}
-    write_file(_note_path(factory, image), canonical_json(note))
+def place_of(factory: Factory, image: Image) -> Path:
+    """Where the image of this checkout is, or would be."""
+    main = _main(factory, image)
+    return _own(factory, main).path if owner_of(main, _checkout(factory)) else main.path
 
 
-def _fingerprint(path: Path) -> list[JsonValue]:
-    """What any change of a file also changes."""
-    info = path.lstat()
-    return [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+def find_published(factory: Factory, image: Image, artifact: Artifact) -> Published | None:
+    """The image and all beside it, if they are in their place, untouched, and made from the present keys."""
+    node = factory.plan.nodes[image.final]
+    assert isinstance(node, StageNode)  # noqa: S101  (the plan makes no other final node)
+    wanted = (artifact.key, _made_of(factory, image), artifact.outputs[image_of(node, artifact)].sha256)
+    main = _main(factory, image)
+    for spot in (main, _own(factory, main)):
+        note = read_note(spot)
+        if note is None or (note.key, note.made_of, note.files[image.output].sha256) != wanted:
+            continue
+        damaged = damaged_in(spot, note)
+        if not damaged:
+            return Published(spot.path, {name: row.sha256 for name, row in note.files.items()})
+        factory.progress.say(f"{spot.folder / damaged}: is not as it was made; it is written again")
+    return None
 
 
-def is_published(factory: Factory, image: Image, artifact: Artifact) -> bool:
-    """Whether the image and all beside it are in their place, untouched, and made from the present keys."""
-    folder = dist_folder(factory.paths)
-    try:
-        note = json.loads(_note_path(factory, image).read_bytes())
-        if [note["folder"], note["key"], note["made of"]] != [str(folder), artifact.key, _made_of(factory, image)]:
-            return False
-        for name, row in note["files"].items():
-            if _fingerprint(folder / name) != row["stat"] and digest_file(folder / name) != row["sha256"]:
-                factory.progress.say(f"{folder / name}: is not as it was made; it is written again")
-                return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return True
+def need_published(factory: Factory, image: Image) -> Published:
+    """`find_published`; raises StageError if it is not there."""
+    artifact = factory.find(factory.plan.nodes[image.final])
+    found = find_published(factory, image, artifact) if artifact is not None else None
+    if found is None:
+        raise StageError(f"{image.output}: is not built from what is now in the checkout", hint=f"run: ./ci/doit {image.recipe}")
+    return found
 
 
 def withdraw(factory: Factory, image: Image) -> None:
-    """Remove an image and what is beside it from its place."""
-    folder = dist_folder(factory.paths)
-    for ending in ENDINGS:
-        _sweep(folder / f"{image.output}{ending}")
-        (folder / f"{image.output}{ending}").unlink(missing_ok=True)
-    _note_path(factory, image).unlink(missing_ok=True)
+    """Remove an image and what is beside it from its place; another checkout's stays."""
+    main = _main(factory, image)
+    if not main.folder.is_dir():
+        return
+    waiting = partial(factory.progress.say, f"{main.path}: is being written by another build; waiting for it")
+    with changing(main, on_wait=waiting):
+        if not owner_of(main, _checkout(factory)):
+            remove(main)
+        _withdraw(_own(factory, main))
+
+
+def _withdraw(own: Spot) -> None:
+    if own.folder.is_dir():
+        remove(own)
+        with suppress(OSError):  # other images are there
+            own.folder.rmdir()

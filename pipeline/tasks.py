@@ -151,7 +151,7 @@ def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
         def fresh(image: Image = image, row: Row = row) -> bool:
             artifact = factory.find(factory.plan.nodes[image.final])
             row.key = artifact.key if artifact is not None else ""
-            return artifact is not None and publish.is_published(factory, image, artifact)
+            return artifact is not None and publish.find_published(factory, image, artifact) is not None
 
         def clean(image: Image = image) -> None:
             publish.withdraw(factory, image)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _KINDS: Final = (
     (stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"), (stat.S_ISCHR, "device"),
@@ -18,7 +19,7 @@ _KINDS: Final = (
 )  # fmt: skip
 
 
-def open_regular(path: Path | str, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path | str, *, follow: bool = True) -> BufferedReader:
     """A regular file, opened for reading. Raises OSError if it is none; without `follow` also if it is a link."""
     # Asked before, since to open some devices does something; and after, since it may have been replaced.
     _check(Path(path).stat(follow_symlinks=follow), path)

@@ -8,6 +8,7 @@ development channel as this system; or if that was asked for in so many words. I
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -111,17 +112,24 @@ def read_source(path: Path) -> Source:
     for file in beside.values():
         if not is_file(file, ImageProblemError):
             raise ImageProblemError(f"{path}: there is no {file.name} beside it", hint="take the image with all files beside it")
-    block_map = blockmap.parse(read_file(beside[".bmap"], most=blockmap.MOST), str(beside[".bmap"]))
+    mapped = read_file(beside[".bmap"], most=blockmap.MOST)
+    block_map = blockmap.parse(mapped, str(beside[".bmap"]))
     where = beside[".manifest.json"]
     try:
         manifest = json.loads(read_file(where, most=16 << 20))
         channel = manifest["channel"]
         name, branch, releasable = str(channel["name"]), parse_branch(channel["branch"]), channel["releasable"] is not False
         version, sha256 = str(manifest["version"]), str(manifest["files"][path.name]["sha256"])
-    except (ValueError, KeyError, TypeError, ValueRefusedError) as error:
+        of_map = manifest["files"].get(beside[".bmap"].name, {}).get("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError, ValueRefusedError) as error:
         raise ImageProblemError(
             f"{where}: is not the manifest of {path.name}: {error}", hint="take the image with its own files"
         ) from None
+    if of_map is not None and hashlib.sha256(mapped).hexdigest() != of_map:
+        raise ImageProblemError(
+            f"{beside['.bmap']}: is not the block map that {where.name} names: they are of different builds",
+            hint="take the image with its own files, or build it again: ./ci/doit",
+        )
     return Source(path, version, name, branch, releasable, sha256, block_map)
 
 

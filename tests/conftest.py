@@ -123,15 +123,30 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def images() -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the finished images, all of them built (or found built) by the real command."""
     run = subprocess.run([sys.executable, "-m", "doit"], cwd=CHECKOUT, capture_output=True, text=True, timeout=7200, check=False)
     if run.returncode != 0:
         pytest.fail(f"doit: exit status {run.returncode}\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}", pytrace=False)
-    for folder in (CHECKOUT / "dist", CHECKOUT / "builds", Path.home() / ".cache" / "tower" / "builds"):
-        if folder.is_dir():
-            return folder
-    pytest.fail("doit made no folder of images")
+    from pipeline.factory import Factory
+    from pipeline.paths import Paths
+    from pipeline.plan import Settings
+    from pipeline.planner import load_plan
+    from pipeline.progress import Screen
+    from pipeline.publish import need_published
+
+    # Where another checkout has its images, those of this one lie in a folder of their own.
+    paths = Paths(CHECKOUT)
+    factory = Factory(load_plan(paths, Settings()), paths, Screen(quiet=True))
+    found = [need_published(factory, image) for image in factory.plan.images]
+    factory.store.close()
+    if len({one.path.parent for one in found}) == 1:
+        return found[0].path.parent
+    folder = tmp_path_factory.mktemp("images")
+    for one in found:
+        for name in one.files:
+            (folder / name).symlink_to(one.path.with_name(name))
+    return folder
 
 
 @pytest.fixture

@@ -41,10 +41,10 @@ def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> li
     from pipeline.elf.reviewed import draft
     from pipeline.elf.tree import tree_of
     from pipeline.files import write_file
-    from pipeline.publish import dist_folder
+    from pipeline.publish import place_of
     from pipeline.scratch import temporary_folder
 
-    path = dist_folder(factory.paths) / image.output
+    path = place_of(factory, image)
     if not path.is_file():
         raise StageError(f"{image.output}: is not built", hint=f"./ci/doit {image.recipe}")
     with temporary_folder("audit") as folder:

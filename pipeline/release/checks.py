@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ class Finished:
     image: Image
     path: Path
     digest: Digest
+    files: Mapping[str, Digest]
+    """What it and the files beside it hold, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +102,15 @@ def finished_images(factory: Factory, faults: list[str]) -> tuple[Finished, ...]
     found: list[Finished] = []
     for image in factory.plan.images:
         artifact = factory.find(factory.plan.nodes[image.final])
-        path = publish.dist_folder(factory.paths) / image.output
-        if artifact is None or not publish.is_published(factory, image, artifact):
+        there = publish.find_published(factory, image, artifact) if artifact is not None else None
+        if artifact is None or there is None:
             faults.append(f"{image.output}: is not built from what is now in the checkout; run: ./ci/doit {image.recipe}")
             continue
-        digest = digest_file(path)
+        digest = digest_file(there.path)
         # Asked of the store as well: the note of publishing is only about the file system's opinion.
         if digest not in {record.sha256 for record in artifact.outputs.values()}:
             faults.append(f"{image.output}: is not what its last stage made; run: ./ci/doit {image.recipe}")
-        found.append(Finished(image, path, digest))
+        found.append(Finished(image, there.path, digest, there.files))
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ Everything but the signatures is the same from every rebuild of the same commit.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -63,7 +64,14 @@ def write_release(factory: Factory, ready: Ready, secret: SecretKey) -> Path:
             raise StoreError(
                 f"{error.filename or target}: {error.strerror}", hint="make room, or look at the permissions"
             ) from error
-        work.rename(target)
+        try:
+            work.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise ReleaseError(
+                f"{target}: was made by another process meanwhile", hint="look at it; this one was thrown away"
+            ) from error
         _sync(target.parent)
     return target
 
@@ -89,6 +97,9 @@ def _lay_image(work: Path, one: Finished, lock: Lock, commit: str) -> None:
     name = one.image.output
     for ending in ("", BLOCK_MAP, MANIFEST):
         shutil.copyfile(one.path.with_name(name + ending), work / f"{name}{ending}")
+        if digest_file(work / f"{name}{ending}") != one.files[f"{name}{ending}"]:
+            # Another build may have put its set there since it was checked.
+            raise ReleaseError(f"{name}{ending}: was replaced while the release was made", hint="run the same command again")
     manifest: dict[str, Any] = json.loads((work / f"{name}{MANIFEST}").read_bytes())
     for file, row in manifest["files"].items():
         if digest_file(work / file) != row["sha256"]:

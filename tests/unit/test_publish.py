@@ -10,7 +10,6 @@ import pytest
 from pipeline import publish
 from pipeline.errors import StageError
 from pipeline.factory import Factory
-from pipeline.locks import try_lock
 from pipeline.paths import Paths
 from pipeline.plan import Image
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
@@ -44,7 +43,12 @@ def is_published(factory: Factory) -> bool:
     image = image_of(factory)
     artifact = factory.find(factory.plan.nodes[image.final])
     assert artifact is not None
-    return publish.is_published(factory, image, artifact)
+    return publish.find_published(factory, image, artifact) is not None
+
+
+def listing(folder: Path) -> list[str]:
+    """What is in a folder of finished images, but for the note."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".published"))
 
 
 def test_image_and_all_beside_it(factory: Factory) -> None:
@@ -57,26 +61,19 @@ def test_image_and_all_beside_it(factory: Factory) -> None:
     for line in (dist / f"{NAME}.sha256").read_text().splitlines():
         digest, name = line.split("  ")
         assert hashlib.sha256((dist / name).read_bytes()).hexdigest() == digest
-    assert sorted(path.name for path in dist.iterdir()) == [
-        ".keep",
-        *(f"{NAME}{end}" for end in ("", ".bmap", ".manifest.json", ".sha256")),
-    ]
+    assert listing(dist) == [".keep", *(f"{NAME}{end}" for end in sorted(publish.ENDINGS))]
     assert is_published(factory)
     assert is_published(opened(factory.paths))
 
 
 def test_what_killed_builds_left_goes(factory: Factory) -> None:
     dist = factory.paths.checkout / "dist"
-    left, held, other = (dist / name for name in (f".{NAME}.abc", f".{NAME}.bmap.def", ".another.img.zst.abc"))
-    for path in (left, held, other):
-        path.write_bytes(b"half")
-    lock = try_lock(held)
-    assert lock is not None
+    write(dist, {f".{NAME}.new/{NAME}": "half", f".{NAME}.lock": "", ".another.img.new/another.img": "half"})
     publish.publish(factory, image_of(factory))
-    assert (left.exists(), held.exists(), other.exists()) == (False, True, True), "only what nobody writes"
-    lock.release()
+    assert [name for name in listing(dist) if name.startswith(".")] == [".another.img.new", ".keep"]
+    write(dist, {f".{NAME}.new/{NAME}": "half"})
     publish.withdraw(factory, image_of(factory))
-    assert sorted(path.name for path in dist.iterdir()) == [other.name, ".keep"]
+    assert sorted(path.name for path in dist.iterdir()) == [".another.img.new", ".keep"]
 
 
 def test_the_manifest(factory: Factory) -> None:
@@ -175,21 +172,6 @@ def test_where_images_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert publish.dist_folder(paths) == paths.checkout / "builds"
     (paths.checkout / "dist").mkdir()
     assert publish.dist_folder(paths) == paths.checkout / "dist"
-
-
-def test_holes_stay_holes(tmp_path: Path) -> None:
-    source, target = tmp_path / "a", tmp_path / "b"
-    with source.open("wb") as out:
-        out.write(b"x")
-        out.truncate(32 << 20)
-        out.seek(0, 2)
-        out.write(b"y")
-        out.truncate(40 << 20)
-    with target.open("wb") as out:
-        publish._copy(source, out)
-    assert target.stat().st_size == 40 << 20
-    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
-    assert target.stat().st_blocks * 512 < 20 << 20
 
 
 def test_withdrawing(factory: Factory) -> None:

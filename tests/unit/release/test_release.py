@@ -115,6 +115,19 @@ def test_an_image_that_was_edited(tmp_path: Path) -> None:
     assert f"{IMAGE}: is not built from what is now in the checkout" in reasons(factory)
 
 
+@pytest.mark.parametrize("ending", ["", ".bmap", ".manifest.json"])
+def test_a_file_that_is_replaced_after_the_check(tmp_path: Path, ending: str) -> None:
+    """Another build may publish while a release is made: what was not checked is not released."""
+    factory = opened(tmp_path)
+    boot_all(factory)
+    ready = check_release(factory, "1.2")
+    path = publish.dist_folder(factory.paths) / f"{IMAGE}{ending}"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(ReleaseError, match="was replaced while the release was made"):
+        write_release(factory, ready, KEY)
+    assert not [name for name in path.parent.iterdir() if name.is_dir()]
+
+
 def test_what_was_pulled_is_not_released(tmp_path: Path) -> None:
     """Who releases or attests says that it was built here."""
     factory = opened(tmp_path)

@@ -80,6 +80,26 @@ def test_manifests_that_are_none(image: Path, change: dict[str, object]) -> None
         read_source(image)
 
 
+def test_a_block_map_of_another_build_is_refused(image: Path) -> None:
+    """What the manifest says of it counts; a manifest that says nothing leaves it to the writing."""
+    block_map = image.with_name(f"{image.name}.bmap")
+    path = image.with_name(f"{image.name}.manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["files"][block_map.name] = {"sha256": sha256_of(block_map), "size": block_map.stat().st_size}
+    path.write_text(json.dumps(manifest))
+    read_source(image)
+    manifest["files"][block_map.name]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ImageProblemError, match=r"different builds"):
+        read_source(image)
+    odd: object
+    for odd in (None, [], "x"):
+        manifest["files"][block_map.name] = odd
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(ImageProblemError, match="not the manifest"):
+            read_source(image)
+
+
 def test_a_changed_image_is_refused(image: Path) -> None:
     found = read_source(image)
     image.write_bytes(image.read_bytes()[:-1] + b"x")
