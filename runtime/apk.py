@@ -2,13 +2,13 @@
 """The talk with `packages`, the program of every machine of the Tower that runs apk for us; see its own first lines.
 
 We say what to install and how apk finds it; it says what apk says, line by line, and what it does itself. Nothing of
-that is believed but its form: a line is shown without what a terminal would obey, and is of a limited length.
+that is believed but its form: a line is shown without what a terminal would obey, and is of a limited length. Whoever lets
+it be done looks at the plan first: it says if some of those lines were not understood.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final
 
 from tower import proc
+from tower.apkwords import Plan, parse_progress
 from tower.choose import check_names
 from tower.errors import GarbageError, HangsError, LostError, PackageError, ValueRefusedError
 
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 PROGRAM: Final = "/usr/libexec/tower/packages"
 SILENCE: Final = 900.0
 """Seconds that a machine may say nothing: the scripts of some packages take their time on a small one."""
-_MOST_LINE: Final = 4096
+_MOST_LINE: Final = 1 << 20
+"""Bytes of a line; scripts of packages may write long ones."""
+_MOST_SHOWN: Final = 4096
 _MOST_SAID: Final = 64 << 20
 """Bytes of all that a machine says; the largest installations say less than one MiB."""
-_PROGRESS: Final = re.compile(r"([0-9]{1,15})/([0-9]{1,15})(?: [a-z]{1,20})?")
-_STEP: Final = re.compile(r"\([0-9]{1,6}/[0-9]{1,6}\) ([A-Z][a-z]+ [A-Za-z0-9._+-]{1,200} \([A-Za-z0-9._+ >-]{1,200}\))")
 _WORDS: Final = frozenset({"planned", "installed", "undone", "failed"})
 
 
@@ -44,15 +45,23 @@ class Talk:
     progress: Callable[[int, int], object]
     installed: Callable[[tuple[str, ...]], object]
     """Told of what an earlier, interrupted run had finished."""
-    steps: list[str] = field(default_factory=list)
+    plan: Plan = field(default_factory=Plan)
+    """What its apk would do, once it was asked."""
+    _planned: bool = False
     _told: list[str] = field(default_factory=list)
     _said: Iterator[str] | None = None
 
+    @property
+    def steps(self) -> list[str]:
+        """What apk would do, `Installing nano (8.2-r0)` and the like; with lines that are none of those we know."""
+        return [*(step.text for step in self.plan.steps), *self.plan.odd]
+
     def ask(self, request: Sequence[str]) -> None:
-        """Say how apk finds its packages; then `steps` is what it would do. Raises PackageError and AnswerErrors."""
-        self.write(*request, ".")
+        """Say how apk finds its packages; then `plan` is what it would do. Raises PackageError and AnswerErrors."""
+        self._send(*request, ".")
         for word, text in self._lines():
             if word == "planned":
+                self._planned = True
                 return
             if word == "installed":
                 self.say(f"{self.name}: an earlier installation was finished without us: {text}")
@@ -61,19 +70,25 @@ class Talk:
 
     def go(self) -> None:
         """Let it be done. Raises PackageError and AnswerErrors."""
-        self.write("go")
+        self._send("go")
         for word, _ in self._lines():
             if word == "installed":
                 return
         raise self._over()
 
     def write(self, *lines: str) -> None:
-        """Say something. Raises LostError."""
+        """Say something that nothing is answered to. Raises PackageError and LostError."""
+        if not self._send(*lines):
+            raise self._over()
+
+    def _send(self, *lines: str) -> bool:
+        """Say something; whether anybody listens. Who does not any more has said why: that is to be read yet."""
         assert self.child.stdin is not None  # noqa: S101  (it is a pipe)
         try:
             self.child.stdin.write("".join(f"{line}\n" for line in lines).encode())
         except BrokenPipeError:
-            raise self._over() from None
+            return False
+        return True
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """What the program says of itself, word and text; what apk says is passed on."""
@@ -91,19 +106,21 @@ class Talk:
             elif word == "failed":
                 raise PackageError("\n  ".join([f"{self.name}: {rest}", *self._told[-10:]]), hint=self._hint(rest))
             elif word == "undone":
+                self.plan = Plan()  # what was heard so far was about that
                 self.say(f"{self.name}: undone: {rest}")
             else:
                 yield word, rest
 
     def _apk(self, text: str) -> None:
-        if (found := _PROGRESS.fullmatch(text)) is not None:
-            self.progress(int(found[1]), int(found[2]))
+        if not self._planned:
+            self.plan.hear(text)
+        elif (amount := parse_progress(text)) is not None:
+            self.progress(*amount)
             return
-        if (step := _STEP.fullmatch(text)) is not None and step[1] not in self.steps:
-            self.steps.append(step[1])
-        self._told.append(text)
+        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text)} characters)"
+        self._told.append(shown)
         del self._told[:-50]
-        self.say(f"{self.name}: {text}")
+        self.say(f"{self.name}: {shown}")
 
     def _hint(self, what: str) -> str:
         if "another installation" in what:
@@ -157,10 +174,12 @@ def _split(stream: IO[bytes], name: str) -> Iterator[str]:
         *lines, kept = (kept + data).split(b"\n")
         said += len(data)
         if len(kept) > _MOST_LINE or said > _MOST_SAID:
-            what = "a line that does not end" if len(kept) > _MOST_LINE else "more than any installation does"
+            line = f"a line that does not end within {_MOST_LINE} bytes"
+            what = (
+                line if len(kept) > _MOST_LINE else f"more than the {_MOST_SAID} bytes that are heard, more than any installation"
+            )
             raise GarbageError(f"{name}: says {what}", hint="is it a host of TowerOS?")
-        for line in lines:
-            yield clean(line[:_MOST_LINE])
+        yield from map(clean, lines)
 
 
 def _rest(stream: IO[bytes] | None) -> str:

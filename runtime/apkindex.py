@@ -8,16 +8,16 @@ business, here and on the host; nothing here is read before `apk verify` has fou
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from tower.apkwords import is_file
 from tower.errors import PackageError
 from tower.tarfiles import DamagedError, read_tar
 
@@ -28,7 +28,7 @@ _MOST_PLAIN: Final = 512 << 20
 _MOST_CONTROL: Final = 16 << 20
 _MOST_FILES: Final = 100
 _CHUNK: Final = 64 << 10
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
+_MOST_DIGITS: Final = 12
 _SUM: Final = re.compile(r"Q1[A-Za-z0-9+/]{27}=")
 
 
@@ -55,6 +55,8 @@ class Index:
 
     made: int
     packages: Mapping[tuple[str, str], Package]
+    odd: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What is wrong with a record, for those that cannot be used."""
 
 
 def read_index(path: Path) -> Index:
@@ -69,23 +71,30 @@ def read_index(path: Path) -> Index:
     except (OSError, EOFError, DamagedError, zlib.error) as error:
         raise PackageError(f"{path.name}: is not an index of packages: {error}") from error
     text = (member.content or b"").decode(errors="replace")
-    packages = (_package(record) for record in text.split("\n\n"))
-    return Index(member.made, {(one.name, one.version): one for one in packages if one is not None})
+    packages: dict[tuple[str, str], Package] = {}
+    odd: dict[tuple[str, str], str] = {}
+    for record in text.split("\n\n"):
+        fields = {line[0]: line[2:] for line in record.split("\n") if line[1:2] == ":"}
+        key = fields.get("P", ""), fields.get("V", "")
+        try:
+            packages[key] = _package(*key, fields)
+        except ValueError as error:
+            odd[key] = str(error)
+    return Index(member.made, packages, odd)
 
 
-def _package(record: str) -> Package | None:
-    """A record; one of a form that no file could have is left out, so that it cannot be chosen."""
-    fields = {line[0]: line[2:] for line in record.split("\n") if line[1:2] == ":"}
-    name, version, checksum = fields.get("P", ""), fields.get("V", ""), fields.get("C", "")
+def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
+    """The package of a record. ValueError if no file could be like that."""
+    if not (name and version and is_file(f"{name}-{version}.apk")):
+        raise ValueError(f"{name[:80]!r} and {version[:80]!r} make no name of a file")
+    checksum = fields.get("C", "")
+    if _SUM.fullmatch(checksum) is None:
+        raise ValueError(f"C: is no checksum: {checksum[:80]!r}")
     sizes = [fields.get(letter, "0") for letter in "SI"]
-    wanted = _NAME.fullmatch(name) and _NAME.fullmatch(version) and _SUM.fullmatch(checksum)
-    if not wanted or not all(size.isascii() and size.isdigit() and len(size) <= 12 for size in sizes):
-        return None
-    try:
-        digest = base64.b64decode(checksum[2:], validate=True).hex()
-    except binascii.Error:
-        return None
-    return Package(name, version, digest, int(sizes[0]), int(sizes[1]))
+    for size in sizes:
+        if not (size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS):
+            raise ValueError(f"a size is not a number of at most {_MOST_DIGITS} digits: {size[:80]!r}")
+    return Package(name, version, base64.b64decode(checksum[2:], validate=True).hex(), int(sizes[0]), int(sizes[1]))
 
 
 def control_checksum(path: Path) -> str:

@@ -126,8 +126,8 @@ def _read_all(stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Rep
     def read(host: Host) -> Job:
         session = stack.enter_context(connect(tower, host))
         state = read_state(session, view.say)
-        for line in state.left_out:
-            view.say(f"{host.name}: its repository {line[:100]!r} is not on a server and is left out")
+        for what in state.left_out:
+            view.say(f"{host.name}: its {what}, is left out")
         return Job(session, stack.enter_context(copy_of(state, host.name)))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -301,6 +301,11 @@ def _install(job: Job, words: Sequence[str], view: View) -> None:
     """Raises PackageError if the host's apk chooses otherwise than ours, or fails, and AnswerErrors."""
     name, world = job.host.name, job.host.file(WORLD)
     with view.step(f"{name}: installing"), installing(job.session, view, lambda found: record_wanted(world, found)) as talk:
+        if talk.plan.doubt:
+            raise PackageError(
+                f"{name}: its apk {talk.plan.doubt}, which is not understood here; nothing was changed",
+                hint=f"install without a bundle: tower install {name} {' '.join(words)} --tunnel",
+            )
         if tuple(sorted(talk.steps)) != job.choice.steps:
             raise PackageError(
                 f"{name}: its apk would do {', '.join(sorted(talk.steps)) or 'nothing'}, expected {', '.join(job.choice.steps)}",

@@ -8,7 +8,6 @@ repositories. Nothing is installed and nothing is fetched; an index that none of
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tower import proc
+from tower import apkwords, proc
 from tower.apkindex import INDEX, Index, Package, read_index
+from tower.apkwords import Step, read_plan
 from tower.errors import PackageError, ValueRefusedError
 from tower.repository import HostState
 from tower.sockets import socket_folder
 
-_STEP: Final = re.compile(r"\( *[0-9]+/[0-9]+\) (([A-Z][a-z]+) (\S+) \(([^()]*)\))")
-_BRINGS: Final = frozenset({"Installing", "Upgrading", "Downgrading", "Replacing", "Reinstalling"})
-_WANTED: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+:-]*(?:(?:[<>]=?|=|~=?|><)[A-Za-z0-9._+:-]+)?(?:@[A-Za-z0-9._-]+)?")
+_STEP: Final = apkwords.STEP
 _HINT: Final = "install apk-tools; without it packages come through a tunnel: tower install --tunnel"
 
 
@@ -46,8 +44,11 @@ class Choice:
 def check_names(names: Sequence[str]) -> None:
     """ValueRefusedError if one could not be the name of a package, with a version or a tag."""
     for name in names:
-        if _WANTED.fullmatch(name) is None or ".apk" in name or len(name) > 200:
-            raise ValueRefusedError(f"{name!r} is not the name of a package", hint="for example: firefox, or firefox~128")
+        if not apkwords.is_wanted(name):
+            raise ValueRefusedError(
+                f"{name[: apkwords.LONGEST]!r} is not the name of a package",
+                hint=f"for example: firefox, firefox~128, firefox@edge; at most {apkwords.LONGEST} characters",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,9 @@ class Copy:
 
     def _verify(self, paths: Sequence[Path], what: str) -> None:
         argv = ("apk", *self._options("none"), "verify", "--", *(str(path) for path in paths))
-        done = proc.run(argv, timeout=60 + 5 * len(paths), check=False, hint=_HINT)
+        done = proc.run(argv, timeout=60 + 5 * len(paths), check=False, missing=_HINT)
         if done.status != 0:
-            said = [line for line in done.stdout.decode(errors="replace").splitlines() if not line.endswith(" - OK")]
+            said = [line for line in done.stdout.decode(errors="replace").splitlines() if not apkwords.says_verified(line)]
             raise PackageError(
                 f"{what} for {self.host} is not signed by a key that {self.host} trusts, or was changed: "
                 + "; ".join(line.removeprefix(f"{self.folder}/") for line in said[:3]),
@@ -95,25 +96,34 @@ class Copy:
     def choose(self, names: Sequence[str], indexes: Sequence[Index]) -> Choice:
         """What `apk add NAMES` would do. Raises PackageError with apk's reasons if it cannot be done."""
         argv = ("apk", *self._options("repositories"), "--no-network", "--no-progress", "add", "--simulate", "--", *names)
-        done = proc.run(argv, timeout=300, check=False, hint=_HINT)
+        # apk 3 takes a word with a dot for a file, if there is such a file where it works.
+        done = proc.run(argv, timeout=300, check=False, missing=_HINT, cwd=self.folder / "root")
         if done.status != 0:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise PackageError(
                 f"{self.host}: apk cannot install {' '.join(names)}:\n  " + "\n  ".join(said.splitlines()[:20]),
                 hint=f"is the name right? What {self.host} has already: ssh {self.host} apk list --installed",
             )
-        found = [_STEP.fullmatch(line) for line in done.stdout.decode(errors="replace").splitlines()]
-        steps = [step for step in found if step is not None]
-        packages = [self._package(step[3], step[4], indexes) for step in steps if step[2] in _BRINGS]
-        return Choice(tuple(sorted(step[1] for step in steps)), tuple(dict.fromkeys(packages)))
+        plan = read_plan(done.stdout.decode(errors="replace").splitlines())
+        if plan.doubt:
+            raise PackageError(
+                f"{self.host}: this machine's apk {plan.doubt}, which is not understood here; nothing was chosen",
+                hint=f"let the host choose for itself: tower install {self.host} {' '.join(names)} --tunnel",
+            )
+        packages = [self._package(step, indexes) for step in plan.steps if step.brings]
+        return Choice(tuple(sorted(step.text for step in plan.steps)), tuple(dict.fromkeys(packages)))
 
-    def _package(self, name: str, versions: str, indexes: Sequence[Index]) -> tuple[int, Package]:
-        name, version = name.partition("@")[0], versions.rpartition(" -> ")[2]
+    def _package(self, step: Step, indexes: Sequence[Index]) -> tuple[int, Package]:
         for number, index in enumerate(indexes):
-            package = index.packages.get((name, version))
+            package = index.packages.get((step.name, step.version))
             if package is not None:
                 return number, package
-        raise PackageError(f"{self.host}: apk chooses {name} {version}, which no index of its repositories names")
+        odd = next((index.odd[step.name, step.version] for index in indexes if (step.name, step.version) in index.odd), "")
+        raise PackageError(
+            f"{self.host}: apk chooses {step.name} {step.version}, "
+            + (f"whose record in the index is not as it should be: {odd}" if odd else "which no index of its repositories names"),
+            hint=f"let the host fetch it for itself: tower install {self.host} {step.name} --tunnel",
+        )
 
     def _options(self, repositories: str) -> tuple[str, ...]:
         root = self.folder / "root"

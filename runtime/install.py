@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tower import proc
 from tower.apk import PROGRAM, Talk
+from tower.apkwords import Plan
 from tower.choose import check_names
-from tower.errors import StoppedError, TowerError, ValueRefusedError
+from tower.errors import PackageError, StoppedError, TowerError, ValueRefusedError
 from tower.names import ROUTER, THIN_CLIENT, parse_host_name
 from tower.repository import Repository, parse_repositories
 from tower.servers import check_servers, servers_of
@@ -156,14 +157,28 @@ class Installation:
             bar = stack.enter_context(self.view.amount(place.name))
             talk = Talk(place.name, child, place.alive, self.view.say, bar, lambda words: record_wanted(place.world, words))
             talk.ask(request)
-            if not self.dry_run:
-                if talk.steps:
-                    self.view.confirm(f"{place.name}: install this?", yes=self.yes)
+            if self.dry_run:
+                if talk.plan.doubt:
+                    self.view.say(f"{place.name}: its apk {talk.plan.doubt}, which is not understood here")
+            else:
+                self._ask_user(place.name, talk.plan)
                 talk.go()
                 record_wanted(place.world, self.words)
                 talk.write("kept")
                 proc.ended(child, 60)
-        return tuple(talk.steps)
+        return tuple(talk.steps) or ((f"its apk {talk.plan.doubt}",) if talk.plan.doubt else ())
+
+    def _ask_user(self, name: str, plan: Plan) -> None:
+        """Go on only if nothing is to be done, or the user says so. Raises a TowerError."""
+        if plan.doubt and self.yes:
+            raise PackageError(
+                f"{name}: its apk {plan.doubt}, which is not understood here; nothing was changed",
+                hint="look with --dry-run; without --yes you are asked",
+            )
+        if plan.doubt:
+            self.view.confirm(f"{name}: its apk {plan.doubt}, which is not understood here; install all the same?", yes=False)
+        elif plan.steps:
+            self.view.confirm(f"{name}: install this?", yes=self.yes)
 
     def _lead(self, place: Place, stack: ExitStack) -> list[str]:
         """Open a tunnel to each server of the place's repositories; the request that says so to `packages`."""

@@ -63,17 +63,19 @@ def run(
     hint: str = "",
     missing: str = "",
     most: int | None = None,
+    cwd: str | os.PathLike[str] | None = None,
 ) -> Done:
     """Run a program to its end, and its whole process group with it; `timeout` is in seconds.
 
     `stdin` is what it is fed, or a descriptor. With `most`, it is ended when it has written more bytes than that.
-    `missing` is the hint if there is no such program, `hint` the one if it fails.
+    `missing` is the hint if there is no such program, `hint` the one if it fails. `cwd` is the folder that it works in, if
+    not ours.
     Raises ToolError when it is missing, and (with `check`) when it fails; OverrunError, which is one, when it takes too
     long or writes too much.
     """
     args = tuple(os.fspath(arg) for arg in argv)
     source = subprocess.PIPE if isinstance(stdin, bytes) else subprocess.DEVNULL if stdin is None else stdin
-    child = _start(args, stdin=source, stderr=subprocess.PIPE, env=env, missing=missing)
+    child = _start(args, stdin=source, stderr=subprocess.PIPE, env=env, missing=missing, cwd=cwd)
     try:
         fed = stdin if isinstance(stdin, bytes) else b""
         out, err = child.communicate(fed, timeout=timeout) if most is None else _communicate(child, fed, timeout, most)
@@ -222,6 +224,7 @@ def _start(
     stdout: int | None = subprocess.PIPE,
     bufsize: int = -1,
     own: bool = True,
+    cwd: str | os.PathLike[str] | None = None,
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -232,6 +235,7 @@ def _start(
             env=environment(env),
             start_new_session=own,
             bufsize=bufsize,
+            cwd=cwd,
         )
     except FileNotFoundError as error:
         raise ToolError(

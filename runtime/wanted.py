@@ -6,16 +6,13 @@ It is not a host's own /etc/apk/world, which also names what its image is made o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
+from tower.apkwords import name_of
 from tower.choose import check_names
 from tower.errors import StateError, ValueRefusedError
 from tower.files import locked, look, read_file, write_file
-
-_NAME: Final = re.compile(r"[^<>=~@]+")
 
 
 def read_wanted(file: Path) -> tuple[str, ...]:
@@ -33,10 +30,5 @@ def read_wanted(file: Path) -> tuple[str, ...]:
 def record_wanted(file: Path, words: Sequence[str]) -> None:
     """Add words to a file; one takes the place of another about the same package."""
     with locked(file.with_name(f".{file.name}.lock")):
-        kept = {_name(word): word for word in (*read_wanted(file), *words)}
+        kept = {name_of(word): word for word in (*read_wanted(file), *words)}
         write_file(file, "".join(f"{kept[name]}\n" for name in sorted(kept)).encode())
-
-
-def _name(word: str) -> str:
-    found = _NAME.match(word)
-    return found[0] if found else word

@@ -73,7 +73,6 @@ def test_a_talk() -> None:
         (b"hello\n", GarbageError, "hello"),
         (b"tower reboots\n", GarbageError, "reboots"),
         (b"tower installed --rm -rf\n", GarbageError, "--rm"),
-        (b"x" * 10_000, GarbageError, "does not end"),
         (b"tower plan", PackageError, "ended with status 3"),
         (b"", PackageError, "ended with status 3"),
     ],
@@ -87,8 +86,19 @@ def test_a_talk_that_goes_wrong(said: bytes, kind: type[TowerError], words: str)
 
 def test_a_talk_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apk, "_MOST_SAID", 10_000)
-    with talk(b"apk (1/1) Installing a (1)\n" * 1000) as (one, _, _), pytest.raises(GarbageError, match="more than any"):
+    with talk(b"apk (1/1) Installing a (1)\n" * 1000) as (one, _, _), pytest.raises(GarbageError, match=r"10000 bytes .* any"):
         one.ask([])
+    monkeypatch.setattr(apk, "_MOST_LINE", 9_000)
+    with talk(b"x" * 9_500) as (one, _, _), pytest.raises(GarbageError, match="does not end within 9000 bytes"):
+        one.ask([])
+
+
+def test_a_long_line_is_heard_whole_and_its_end_is_not_left_out_silently() -> None:
+    said = b"apk " + b"x" * 30_000 + b"\napk (1/1) Installing a (1)\ntower planned\n"
+    with talk(said) as (one, shown, _):
+        one.ask([])
+    assert one.steps == ["Installing a (1)", "x" * 30_000]
+    assert shown[0] == f"web: {'x' * 4096}... (30000 characters)"
 
 
 def test_a_talk_that_breaks_off() -> None:
@@ -211,3 +221,10 @@ def test_a_name_that_is_none_touches_no_host(tower: Tower, monkeypatch: pytest.M
     )
     with pytest.raises(ValueRefusedError, match="a b"):
         execute(args)
+
+
+def test_why_a_machine_ended_is_read_though_it_listens_no_more() -> None:
+    with talk(b"tower failed x: is not the name of a package\n", status=2) as (one, _, _):
+        one.child.wait()
+        with pytest.raises(PackageError, match="is not the name of a package"):
+            one.ask(["name x"])

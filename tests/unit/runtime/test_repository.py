@@ -15,7 +15,7 @@ from tower.repository import Repository, parse_repositories, parse_state
 GOOD = {
     "arch": b"aarch64\n",
     "digest": b"0" * 64 + b"\n",
-    "installed": b"C:Q1x\nP:musl\nV:1.2-r0\nF:lib\nM:0:0:0755\n\nP:evil\nV:1\x1b[2J\n",
+    "installed": b"C:Q1x\nP:musl\nV:1.2-r0\nT:a\x1b[2J\nF:lib\nM:0:0:0755\nx:new\n\n",
     "keys/alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub": b"KEY",
     "repositories": b"# mine\nhttps://mirror.test/alpine/v3.24/main\n/media/sda1/apks\n",
     "serial": b"7\n",
@@ -37,11 +37,11 @@ def test_a_good_state() -> None:
     state = parse_state(archive(GOOD), "web")
     assert (state.arch, state.serial, state.digest) == ("aarch64", 7, "0" * 64)
     assert [one.address for one in state.repositories] == ["https://mirror.test/alpine/v3.24/main"]
-    assert state.left_out == ("/media/sda1/apks",)
+    assert state.left_out == ("repository '/media/sda1/apks', which is not on a server",)
     assert state.keys == {"alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub": b"KEY"}
     assert state.world == GOOD["world"]
     # Files and what is not text do not reach our apk.
-    assert state.installed == b"C:Q1x\nP:musl\nV:1.2-r0\n\nP:evil\n"
+    assert state.installed == b"C:Q1x\nP:musl\nV:1.2-r0\nT:a?[2J\n\n"
 
 
 @pytest.mark.parametrize(
