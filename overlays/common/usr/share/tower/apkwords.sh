@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=sh
+# apk's words, by the same rules as on the thin client: these expressions are those of runtime/apkwords.py, word for word,
+# which says what they mean. Sourced by programs that have set LC_ALL=C.
+
+apk_name='([A-Za-z0-9_][]A-Za-z0-9_.+,![-]*(:[]A-Za-z0-9_.+:,/![-]*)?|/[A-Za-z0-9_][]A-Za-z0-9_+:,/![-]*)'
+apk_tag='[]A-Za-z0-9_.+:,[-]+'
+apk_version='[A-Za-z0-9][A-Za-z0-9_.]*(~[0-9a-f]+)?(-r[0-9]+)*'
+apk_wanted="$apk_name(@$apk_tag)?([<>=~]+$apk_version)?"
+apk_file='[A-Za-z0-9_][A-Za-z0-9_.+~-]*'
+apk_longest=250
+apk_too_long='[^ ]{251}'
+
+# is_wanted WORD: whether `apk add` may be told to add that
+is_wanted() {
+	[ "${#1}" -le "$apk_longest" ] || return 1
+	case $1 in
+	*.apk* | *'
+'*) return 1 ;;
+	esac
+	printf '%s\n' "$1" | grep -Exq -e "$apk_wanted"
+}
