@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import gzip
 import os
-import re
 import shutil
 import stat
 import sys
@@ -22,8 +21,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from runtime.apkwords import parse_step
+
 PLACE = "var/lib/tower/scripts"
-INSTALLING = re.compile(r"\( *\d+/\d+\) Installing ([^@\s]+)(?:@\S+)? \((\S+)\)")
 # Their triggers make what another stage has made already: host-boot makes the initramfs.
 MADE_ELSEWHERE = frozenset({"mkinitfs"})
 
@@ -66,7 +66,8 @@ def installed(text: str) -> dict[str, Package]:
 
 def in_order(packages: dict[str, Package], logs: Sequence[str]) -> list[Package]:
     """The packages as apk installed them; ends the program where its words and the database differ."""
-    names = [f"{name}-{version}" for text in logs for name, version in INSTALLING.findall(text)]
+    steps = [step for text in logs for line in text.splitlines() if (step := parse_step(line)) is not None]
+    names = [f"{step.name}-{step.version}" for step in steps if step.verb == "Installing"]
     if sorted(names) != sorted(packages):
         differ = sorted(set(names) ^ set(packages)) or sorted({name for name in names if names.count(name) > 1})
         sys.exit(f"pending.py: apk's output and its database differ in: {' '.join(differ)}")

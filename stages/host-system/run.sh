@@ -19,7 +19,7 @@ else
 	fi
 	cat /work/installed
 	mv "$root/var/lib/tower/scripts/installed" /work/installed-before
-	python3 /stage/pending.py "$root" "$TOWER_ARCH" /work/repositories /work/installed-before /work/installed
+	PYTHONPATH=/src python3 /stage/pending.py "$root" "$TOWER_ARCH" /work/repositories /work/installed-before /work/installed
 fi
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
 

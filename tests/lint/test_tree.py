@@ -105,7 +105,7 @@ def test_layers(checkout: Path, texts: dict[Path, str]) -> None:
         declared = tomllib.loads(declaration.read_text()).get("sources", []) if declaration.is_file() else []
         for name in imports(text):
             place = name.replace(".", "/")
-            if name.split(".")[0] == "pipeline" and not any(
+            if name.split(".")[0] in {"pipeline", "runtime"} and not any(
                 f"{place}/".startswith(f"{one.removesuffix('.py')}/") for one in declared
             ):
                 faults.append(f"{relative(path, checkout)}: imports {name}, which is not among the sources of its stage")

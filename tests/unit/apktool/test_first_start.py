@@ -102,7 +102,8 @@ def lay(lab: Lab, log: Path, status: int = 0) -> str:
     """The stage's own program."""
     (lab.root.parent / "repositories").write_text(f"{lab.repository}\n")
     argv = [sys.executable, str(PENDING), str(lab.root), "x86_64", str(lab.root.parent / "repositories"), str(log)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=env)
     assert done.returncode == status, done.stderr
     return done.stderr
 
