@@ -19,7 +19,16 @@ THIN_CLIENT: Final = "thinclient"
 _RESERVED: Final = frozenset({THIN_CLIENT, "localhost", "all"})
 """Names that mean something else to `tower`, or to every machine."""
 _HOST: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_USER: Final = re.compile(r"(?![0-9]+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+"""What both busybox' adduser and shadow take, but for bare numbers, which `chown` takes for the number of a user."""
+_SYSTEM_USERS: Final = frozenset(
+    """
+    root bin daemon lp sync shutdown halt mail man news uucp cron ftp sshd games ntp guest nobody dhcpcd chrony klogd messagebus
+    polkitd pulse pulse-access seat seatd dnsmasq sys adm tty disk mem kmem wheel sudo floppy console audio cdrom dialout input
+    tape video netdev render kvm shadow www-data users usb abuild utmp ping nogroup
+    """.split()  # noqa: SIM905  (a list would have a line a word)
+)
+"""Users of the system itself, and groups, which a new user of the same name would be given."""
 _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
 _KEYBOARD: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _LANG: Final = re.compile(r"(?:C|POSIX|[a-z]{2,3}(?:_[A-Z]{2})?)(?:\.[A-Za-z0-9-]{1,16})?(?:@[a-z]{1,16})?")
@@ -49,11 +58,28 @@ def parse_host_name(text: str) -> HostName:
 
 
 def parse_user_name(text: str) -> UserName:
-    """The name of a user who may log in; never root."""
-    _form(text, _USER, "a user name", "alice")
-    if text == "root":
-        raise ValueRefusedError("root is not for logging in", hint="give the name of a user: --username alice")
+    """The name of a user who may log in; never root, or another one of the system's own."""
+    if _USER.fullmatch(text) is None:
+        why = "a name there has letters, digits, dots, dashes and underscores, 32 at most, and is no number"
+        raise ValueRefusedError(
+            f"{text!r} cannot be a user of a host: {why}", hint=f"give another name: --username {near_user_name(text)}"
+        )
+    if text in _SYSTEM_USERS:
+        raise ValueRefusedError(
+            f"{text} is not for logging in: a host's system has that name for itself", hint="give another name: --username alice"
+        )
     return UserName(text)
+
+
+def near_user_name(text: str) -> str:
+    r"""A name that a user of a host may have, as near to another one as can be: `DOMAIN\José` gives Jose."""
+    import unicodedata
+
+    name = unicodedata.normalize("NFKD", text.rpartition("\\")[2].partition("@")[0])
+    name = re.sub(r"[^a-z0-9_.-]", "", re.sub(r"\s+", ".", name.strip()), flags=re.IGNORECASE | re.ASCII).lstrip(".-")[:32]
+    if name.isdecimal():
+        name = f"u{name[:31]}"
+    return name if _USER.fullmatch(name) and name not in _SYSTEM_USERS else "alice"
 
 
 def parse_time_zone(text: str) -> str:

@@ -34,17 +34,20 @@ def read_settings(root: Path = Path("/")) -> Settings:
 
 
 def current_user() -> UserName:
-    """Who runs this; behind doas or sudo, who typed it. Raises ValueRefusedError if that is root."""
+    """Who runs this; behind doas or sudo, who typed it. Raises ValueRefusedError if a host cannot have such a user: root."""
     import pwd
 
-    for name in ("DOAS_USER", "SUDO_USER"):
-        if os.geteuid() == 0 and os.environ.get(name):
-            return parse_user_name(os.environ[name])
+    asked = [os.environ.get(name, "") for name in ("DOAS_USER", "SUDO_USER")] if os.geteuid() == 0 else []
+    name = next(filter(None, asked), "")
+    if not name:
+        try:
+            name = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            name = str(os.geteuid())
     try:
-        name = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        name = str(os.geteuid())
-    return parse_user_name(name)
+        return parse_user_name(name)
+    except ValueRefusedError as error:
+        raise ValueRefusedError(f"who runs this gives a host its user, but {error.message}", hint=error.hint) from None
 
 
 def _keyboard(root: Path) -> tuple[str, str]:

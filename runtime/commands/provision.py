@@ -130,7 +130,7 @@ def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Targe
         raise ValueRefusedError("the router, and it alone, has a Wi-Fi network", hint="tower provision router --wlan-ssid NAME")
     if args.size and not args.device_file:
         raise ValueRefusedError("--size is for --device-file")
-    username = parse_user_name(args.username) if args.username else current_user()
+    username = current_user() if args.username is None else parse_user_name(args.username)
     settings = _settings(args)
     ssid = parse_ssid(args.wlan_ssid) if router else ""
     origin = source.read_source(args.image or source.find_image(source.builds_folder(), args.target))

@@ -13,7 +13,7 @@ GOOD: list[tuple[Callable[[str], object], str]] = [
     (names.parse_host_name, "web"),
     (names.parse_host_name, "a" * 63),
     (names.parse_host_name, "office-2"),
-    (names.parse_user_name, "al_ice-2"),
+    *((names.parse_user_name, text) for text in ("al_ice-2", "john.doe", "Alice", "0xneo", "_", "a" * 32, "a.", "7up")),
     (names.parse_time_zone, "America/Argentina/Buenos_Aires"),
     (names.parse_time_zone, "Etc/GMT+3"),
     (names.parse_keyboard, "fr-bepo"),
@@ -30,7 +30,10 @@ BAD: list[tuple[Callable[[str], object], str]] = [
         "", "-web", "web-", "Web", "we b", "web.lan", "web_1", "1web", "192", "a" * 64, "wéb", "web\n", "$(reboot)", "../x", "..",
         "localhost", "thinclient", "all", "web;id", "web'", "*", "/dev/sda", "\0",
     )),
-    *((names.parse_user_name, text) for text in ("", "root", "Al", "al ice", "1al", "al:x", "a" * 33, "al\n", "-al", "al$")),
+    *((names.parse_user_name, text) for text in (
+        "", "root", "mail", "video", "al ice", "1", "1000", "al:x", "a" * 33, "al\n", "1\n", "-al", ".al", "..", "al$", "al@lan",
+        "D\\al", "josé", "al/b",
+    )),
     *((names.parse_time_zone, text) for text in ("", "../etc/passwd", "/etc/localtime", "Europe//Paris", "UTC\n", "a b", "A/..")),
     *((names.parse_keyboard, text) for text in ("", "US", "us;id", "../us", "us us", "a" * 40)),
     *((names.parse_lang, text) for text in ("", "english", "en_us", "en_US.UTF 8", "en_US.UTF-8;id", "$LANG")),
@@ -61,3 +64,18 @@ def test_a_secret_given_in_the_wrong_place_is_not_shown(parse: Callable[[str], o
     with pytest.raises(ValueRefusedError) as raised:
         parse("my secret password")
     assert "my secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("DOM\\alice", "alice"), ("alice@corp.example.org", "alice"), ("John Doe", "John.Doe"), ("José", "Jose"),
+        ("1000", "u1000"), ("samba$", "samba"), (".hidden", "hidden"), ("a" * 40, "a" * 32), ("9" * 40, "u" + "9" * 31), ("李", "alice"),
+        ("", "alice"), ("-", "alice"), ("root", "alice"), ("DOM\\mail", "alice"), ("\udcff", "alice"),
+    ],
+)  # fmt: skip
+def test_who_may_not_be_a_user_is_told_who_may(text: str, near: str) -> None:
+    with pytest.raises(ValueRefusedError) as raised:
+        names.parse_user_name(text)
+    assert raised.value.hint.endswith(f"--username {near}")
+    assert names.parse_user_name(near) == near

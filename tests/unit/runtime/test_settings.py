@@ -58,6 +58,13 @@ def test_root_provisions_for_who_became_root(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setenv("DOAS_USER", "al")
     assert current_user() == "al"
+    for name in ("john.doe", "Alice", "0xneo"):
+        monkeypatch.setenv("DOAS_USER", name)
+        assert current_user() == name
+    monkeypatch.setenv("DOAS_USER", "DOM\\alice")
+    with pytest.raises(ValueRefusedError, match="who runs this") as raised:
+        current_user()
+    assert raised.value.hint == "give another name: --username alice"
     monkeypatch.delenv("DOAS_USER")
     monkeypatch.delenv("SUDO_USER", raising=False)
     with pytest.raises(ValueRefusedError, match="root"):
