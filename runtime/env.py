@@ -3,8 +3,8 @@ r"""`tower.env`: what a host is told about itself, on its boot partition. Typed 
 
 One `NAME='value'` a line, in a fixed order. The quotes are a shell's strong ones, with `'\''` for a quote inside, so
 that the file is harmless even to somebody who does source it. Reading is strict: a name that is missing, unknown or
-there twice, another way of quoting, or a value that does not fit the others, is refused. ENCRYPTION alone may be
-missing, in files of before it was there; that means `required`.
+there twice, another way of quoting, or a value that does not fit the others, is refused. Files of before may lack
+ENCRYPTION, which then is `required`, and may have WLAN_SSID in place of WLAN_SSID_HEX.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from tower.names import (
     parse_lang,
     parse_password_hash,
     parse_public_key,
-    parse_ssid,
+    parse_ssid_hex,
     parse_time_zone,
     parse_user_name,
     parse_wlan_key,
+    ssid_octets,
 )
 from tower.networks import ROUTER_ADDRESS, Network, network_of, parse_address, parse_network
 
@@ -38,10 +39,12 @@ MOST: Final = 16 << 10
 """Bytes; a real one has less than one KiB."""
 _NAMES: Final = (
     "HOSTNAME", "USERNAME", "PUBLIC_KEY", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
-    "ONLINE", "WLAN_SSID", "WLAN_SHARED_KEY", "THIN_CLIENT_IP", "TOWER_NETWORK", "STATIC_HOST_IP", "ROUTER_IP",
+    "ONLINE", "WLAN_SSID_HEX", "WLAN_SHARED_KEY", "THIN_CLIENT_IP", "TOWER_NETWORK", "STATIC_HOST_IP", "ROUTER_IP",
     "INSTALLATION_TYPE", "COLOR", "ALPINE_BRANCH", "ENCRYPTION",
 )  # fmt: skip
 _DEFAULTS: Final = {"ENCRYPTION": "required"}
+_OLD_SSID: Final = "WLAN_SSID"
+"""What was there in place of WLAN_SSID_HEX, with the network's name as text."""
 _LINE: Final = re.compile(r"([A-Z_]+)='((?:[^']|'\\'')*)'")
 
 
@@ -64,6 +67,7 @@ class Wlan:
     """The Wi-Fi network that the router joins; the key is derived, the password is nowhere."""
 
     ssid: str
+    """As `tower.names.parse_ssid` gives it: what is no UTF-8 stands in it as Python keeps arguments."""
     shared_key: str
 
     def __repr__(self) -> str:
@@ -117,7 +121,7 @@ class TowerEnv:
         """Name -> value, in the order of the file."""
         found = (
             self.hostname, self.username, self.public_key, self.password_hash, self.keyboard_layout, self.keyboard_variant,
-            self.timezone, self.lang, "true" if self.online else "false", self.wlan.ssid if self.wlan else "",
+            self.timezone, self.lang, "true" if self.online else "false", ssid_octets(self.wlan.ssid).hex() if self.wlan else "",
             self.wlan.shared_key if self.wlan else "", str(self.network.thin_client), str(self.network.addresses),
             str(self.address), str(ROUTER_ADDRESS) if self.online else "", self.installation_type.value, self.color,
             self.alpine_branch, self.encryption.value,
@@ -136,6 +140,8 @@ _QUOTE: Final = r"'\''"
 def parse(data: bytes, where: str = "tower.env") -> TowerEnv:
     """A file that `dump` wrote. Raises ValueRefusedError naming `where` and the line; no value is ever evaluated."""
     values = _DEFAULTS | read_values(data, where)
+    if _OLD_SSID in values:
+        values["WLAN_SSID_HEX"] = values.pop(_OLD_SSID).encode().hex()
     missing = [name for name in _NAMES if name not in values]
     if missing:
         raise ValueRefusedError(f"{where}: there is no {', '.join(missing)}")
@@ -165,9 +171,9 @@ def read_values(data: bytes, where: str) -> dict[str, str]:
         if match is None or not line.isprintable():
             raise ValueRefusedError(f"{where}: line {number} is not NAME='value'")
         name, value = match[1], match[2].replace(_QUOTE, "'")
-        if name not in _NAMES:
+        if name not in (*_NAMES, _OLD_SSID):
             raise ValueRefusedError(f"{where}: line {number}: {name} is not known")
-        if name in found:
+        if name in found or {name, *found} >= {_OLD_SSID, "WLAN_SSID_HEX"}:
             raise ValueRefusedError(f"{where}: line {number}: {name} is there twice")
         found[name] = value
     return found
@@ -183,7 +189,7 @@ def _typed(values: dict[str, str]) -> TowerEnv:
     if values["ENCRYPTION"] not in tuple(Encryption):
         raise ValueRefusedError(f"ENCRYPTION is {values['ENCRYPTION']!r}, expected one of {', '.join(Encryption)}")
     parse_network(values["TOWER_NETWORK"])
-    ssid, key = values["WLAN_SSID"], values["WLAN_SHARED_KEY"]
+    ssid, key = values["WLAN_SSID_HEX"], values["WLAN_SHARED_KEY"]
     return TowerEnv(
         hostname=parse_host_name(values["HOSTNAME"]),
         username=parse_user_name(values["USERNAME"]),
@@ -194,7 +200,7 @@ def _typed(values: dict[str, str]) -> TowerEnv:
         timezone=parse_time_zone(values["TIMEZONE"]),
         lang=parse_lang(values["LANG"]),
         online=values["ONLINE"] == "true",
-        wlan=Wlan(parse_ssid(ssid), parse_wlan_key(key)) if ssid or key else None,
+        wlan=Wlan(parse_ssid_hex(ssid), parse_wlan_key(key)) if ssid or key else None,
         address=parse_address(values["STATIC_HOST_IP"]),
         installation_type=InstallationType(values["INSTALLATION_TYPE"]),
         color=parse_color(values["COLOR"]),

@@ -6,6 +6,7 @@ Whoever gives something else is told what was expected. Nothing here looks at th
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final, NewType
 
@@ -37,6 +38,7 @@ _BRANCH: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 _PUBLIC_KEY: Final = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}(?: [A-Za-z0-9@._-]{1,128})?")
 _HASH: Final = re.compile(r"\$(?:6|y)\$[A-Za-z0-9./$=,]{20,200}")
 _LONGEST: Final = 30 * 86400.0
+_HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _WLAN_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -120,10 +122,37 @@ def parse_password_hash(text: str) -> str:
 
 
 def parse_ssid(text: str) -> str:
-    """The name of a Wi-Fi network: 1 to 32 bytes, no control characters."""
-    if not 1 <= len(text.encode(errors="surrogateescape")) <= 32 or not text.isprintable():
-        raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network", hint="it has 1 to 32 printable characters")
+    """The name of a Wi-Fi network, as it was typed: any 1 to 32 bytes. What is no UTF-8 is kept as Python keeps arguments."""
+    try:
+        return _ssid(os.fsencode(text))
+    except UnicodeEncodeError:
+        raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network", hint="give its bytes in hexadecimal") from None
+
+
+def parse_ssid_hex(text: str) -> str:
+    """The name of a Wi-Fi network, by its bytes in hexadecimal."""
+    if _HEX.fullmatch(text) is None:
+        raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network in hexadecimal", hint="for example: 486f6d65")
+    return _ssid(bytes.fromhex(text))
+
+
+def _ssid(octets: bytes) -> str:
+    text = octets.decode(errors="surrogateescape")
+    if not 1 <= len(octets) <= 32:
+        what = f"'{ssid_text(text)}', {len(octets)} bytes, is not the name of a Wi-Fi network"
+        raise ValueRefusedError(what, hint="it has 1 to 32 bytes")
     return text
+
+
+def ssid_octets(ssid: str) -> bytes:
+    """The bytes of a network's name, which are what is sent by radio."""
+    return ssid.encode(errors="surrogateescape")
+
+
+def ssid_text(ssid: str) -> str:
+    """A network's name for people: what is nothing to read is shown by its number."""
+    readable = ssid_octets(ssid).decode(errors="backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
 
 
 def parse_wlan_key(text: str) -> str:

@@ -7,15 +7,17 @@ No secret is ever an argument of a program, part of a message, or shown by `repr
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
 from tower import proc
 from tower.errors import ValueRefusedError
-from tower.names import parse_password_hash
+from tower.names import parse_password_hash, ssid_octets
 
 KEY_FILE_BYTES: Final = 512
+_PSK: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _PSK_ROUNDS: Final = 4096
 """Fixed by WPA2, as its salt is: the name of the network."""
 
@@ -61,7 +63,15 @@ def no_password() -> str:
 
 
 def wlan_key(ssid: str, password: str) -> str:
-    """The key that WPA2 derives from a network's name and password (PBKDF2), in hexadecimal."""
+    """The key that WPA2 derives from a network's name and password (PBKDF2), or that was given in place of the password.
+
+    In hexadecimal, as 64 such digits are a key and no password.
+    """
+    if _PSK.fullmatch(password):
+        return password.lower()
     if not 8 <= len(password) <= 63 or not (password.isascii() and password.isprintable()):
-        raise ValueRefusedError("the password of the Wi-Fi is not one", hint="WPA2 takes 8 to 63 printable ASCII characters")
-    return hashlib.pbkdf2_hmac("sha1", password.encode(), ssid.encode(), _PSK_ROUNDS, 32).hex()
+        raise ValueRefusedError(
+            "the password of the Wi-Fi is not one",
+            hint="WPA2 takes 8 to 63 printable ASCII characters, or the key itself: 64 hexadecimal digits",
+        )
+    return hashlib.pbkdf2_hmac("sha1", password.encode(), ssid_octets(ssid), _PSK_ROUNDS, 32).hex()

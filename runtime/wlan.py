@@ -13,6 +13,7 @@ from tower import env
 from tower.env import Wlan
 from tower.errors import RemoteError
 from tower.files import write_file
+from tower.names import ssid_octets, ssid_text
 from tower.ssh import Session, failed
 from tower.sshconf import ENV, Host, Tower
 
@@ -29,12 +30,13 @@ def join(session: Session, wlan: Wlan, *, limit: int) -> None:
 
     Raises RemoteError if it does not; then it is as it was before.
     """
-    given = f"{wlan.ssid.encode().hex()}\n{wlan.shared_key}\n".encode()
+    given = f"{ssid_octets(wlan.ssid).hex()}\n{wlan.shared_key}\n".encode()
     argv = (PROGRAM, "set", str(limit))
     done = session.root(argv, stdin=given, timeout=limit + _UNDOING, check=False)
     if done.status == _NOT_JOINED:
+        name = ssid_text(wlan.ssid)
         raise RemoteError(
-            f"{session.host.name}: is not connected to {wlan.ssid!r} after {limit} s, and goes back to the network before",
+            f"{session.host.name}: is not connected to '{name}' after {limit} s, and goes back to the network before",
             hint=f"are the name and the password right, and is it in reach? See: ssh {session.host.name} doas {PROGRAM} check",
         )
     if done.status != 0:

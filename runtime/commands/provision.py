@@ -17,9 +17,12 @@ from tower.names import (
     parse_keyboard,
     parse_lang,
     parse_ssid,
+    parse_ssid_hex,
     parse_time_zone,
     parse_user_name,
     seconds,
+    ssid_octets,
+    ssid_text,
 )
 from tower.networks import parse_address
 from tower.provision import Wish
@@ -73,7 +76,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let it run from its boot device, readable for whoever has that, if it has no second disk (default: it refuses)",
     )
-    own.add_argument("--wlan-ssid", metavar="SSID", help="the router's Wi-Fi; its password is asked for, or read from stdin")
+    wlan = own.add_mutually_exclusive_group()
+    wlan.add_argument("--wlan-ssid", metavar="SSID", help="the router's Wi-Fi; its password is asked for, or read from stdin")
+    wlan.add_argument("--wlan-ssid-hex", metavar="HEX", help="the same, by the bytes of its name in hexadecimal: 486f6d65")
     run = parser.add_argument_group("how it runs")
     run.add_argument("--dry-run", action="store_true", help="show all, do nothing")
     run.add_argument("--yes", action="store_true", help="do not ask before the disk is overwritten")
@@ -126,13 +131,13 @@ def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Targe
     if router and not args.online:
         raise ValueRefusedError("the router is online")
     tower.check_new(name, online=args.online, hosts=tower.hosts())
-    if router != (args.wlan_ssid is not None):
+    if router != (args.wlan_ssid is not None or args.wlan_ssid_hex is not None):
         raise ValueRefusedError("the router, and it alone, has a Wi-Fi network", hint="tower provision router --wlan-ssid NAME")
     if args.size and not args.device_file:
         raise ValueRefusedError("--size is for --device-file")
     username = current_user() if args.username is None else parse_user_name(args.username)
     settings = _settings(args)
-    ssid = parse_ssid(args.wlan_ssid) if router else ""
+    ssid = _ssid(args) if router else ""
     origin = source.read_source(args.image or source.find_image(source.builds_folder(), args.target))
     if args.device_file:
         target = provision.target_file(origin, args.device_file, args.size)
@@ -142,6 +147,10 @@ def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Targe
     password = _ask("password for the console", args) if args.password else None
     encryption = Encryption.NONE if args.unencrypted else Encryption.REQUIRED
     return Wish(name, args.online, username, settings, wlan, password, encryption), origin, target
+
+
+def _ssid(args: argparse.Namespace) -> str:
+    return parse_ssid(args.wlan_ssid) if args.wlan_ssid_hex is None else parse_ssid_hex(args.wlan_ssid_hex)
 
 
 def _ask(question: str, args: argparse.Namespace) -> str:
@@ -212,7 +221,8 @@ def _plan(wish: Wish, origin: Source, target: Target, place: Place, checked: str
         "keyboard": f"{wish.settings.keyboard_layout} {wish.settings.keyboard_variant}",
         "timezone": wish.settings.timezone,
         "lang": wish.settings.lang,
-        "wlan": wish.wlan.ssid if wish.wlan else "",
+        "wlan": ssid_text(wish.wlan.ssid) if wish.wlan else "",
+        "wlan_hex": ssid_octets(wish.wlan.ssid).hex() if wish.wlan else "",
         "encryption": wish.encryption.value,
         "image": str(origin.path),
         "version": origin.version,

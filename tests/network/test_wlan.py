@@ -7,6 +7,7 @@ There is no radio here. What is written is read by the real wpa_supplicant; whet
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -66,17 +67,17 @@ def router(machines: Tower, user: User) -> Iterator[Machine]:
 
 def key_of(name: str, password: str = PASSWORD) -> str:
     """The key, by the program of wpa_supplicant itself."""
-    done = subprocess.run(["wpa_passphrase", name, password], capture_output=True, text=True, check=True)
-    return next(line.partition("=")[2] for line in done.stdout.splitlines() if line.startswith("\tpsk="))
+    done = subprocess.run(["wpa_passphrase", name, password], capture_output=True, check=True)
+    return next(line.partition(b"=")[2].decode() for line in done.stdout.splitlines() if line.startswith(b"\tpsk="))
 
 
 def access_point(router: Machine, user: User, name: str) -> None:
-    router.write("var/ap", f"{name.encode().hex()} {key_of(name)}\n")
+    router.write("var/ap", f"{os.fsencode(name).hex()} {key_of(name)}\n")
 
 
 def join(router: Machine, user: User, name: str) -> None:
     access_point(router, user, name)
-    router.run(PROGRAM, "set", "10", data=f"{name.encode().hex()}\n{key_of(name)}\n")
+    router.run(PROGRAM, "set", "10", data=f"{os.fsencode(name).hex()}\n{key_of(name)}\n")
 
 
 def connect(user: User, name: str, password: str = PASSWORD, *more: str) -> subprocess.CompletedProcess[str]:
@@ -95,7 +96,7 @@ def test_the_router_joins_another_network(router: Machine, user: User) -> None:
     text = router.read(CONFIG)
     assert f"\tssid={b'Office'.hex()}\n" in text
     assert f"\tpsk={key_of('Office')}\n" in text
-    assert kept(user) == ["Office", key_of("Office")]
+    assert kept(user) == [b"Office".hex(), key_of("Office")]
     assert oct((router.root / CONFIG.lstrip("/")).stat().st_mode & 0o777) == "0o600"
     assert router.read("var/asked").split() == ["disconnect", "reconfigure", "ifup"]
     assert PASSWORD not in text + done.stdout + done.stderr
@@ -179,6 +180,20 @@ def test_the_next_start_undoes_what_was_cut_off(router: Machine) -> None:
     assert [path.name for path in (router.root / "etc/wpa_supplicant").glob("*.conf*")] == []
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "x\u200by", "Café"])
+def test_any_name_and_the_key_itself(router: Machine, user: User, name: str) -> None:
+    """A name that is no text, and the 64 digits that wpa_passphrase prints in place of the password."""
+    access_point(router, user, name)
+    done = connect(user, name, key_of(name).upper())
+    assert done.returncode == 0, done.stderr
+    assert kept(user) == [os.fsencode(name).hex(), key_of(name)]
+    assert f"\tssid={os.fsencode(name).hex()}\n" in router.read(CONFIG)
+    assert f"\tpsk={key_of(name)}\n" in router.read(CONFIG)
+    join(router, user, "Home")
+    access_point(router, user, name)
+    assert connect(user, os.fsencode(name).hex(), PASSWORD, "--hex").returncode == 0
+
+
 def test_two_changes_at_once(router: Machine, user: User) -> None:
     until_told = "echo held; until [ -e /tmp/go ]; do sleep 0.1; done; rm /tmp/go"
     argv = router.argv("flock", "/run/tower-wlan.lock", "sh", "-c", until_told)
@@ -213,7 +228,21 @@ def test_the_program_takes_nothing_else(router: Machine, data: str) -> None:
     assert router.read(CONFIG) == before
 
 
-NAMES = ["Home", "it's", 'a"b', "Café ☕", "x\\y", " blank ", "#", "${x}", "n" * 32]
+NAMES = [
+    "Home",
+    "it's",
+    'a"b',
+    "Café ☕",
+    "x\\y",
+    " blank ",
+    "#",
+    "${x}",
+    "n" * 32,
+    "caf\udce9",
+    "x\u200by",
+    "a\nb",
+    "\udcff" * 32,
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -223,19 +252,21 @@ def test_names_mean_the_same_to_wpa_supplicant(machines: Tower, user: User, name
         pytest.skip("wpa_supplicant is not installed")
     code = (
         "import sys\nfrom dataclasses import replace\nfrom tower import env, secret\nfrom tower.env import Wlan\n"
-        "from tower.sshconf import tower_of_user\nname, password = sys.stdin.read().split('\\0')\n"
-        "router = tower_of_user().host('router').env\n"
+        "from tower.names import parse_ssid_hex\nfrom tower.sshconf import tower_of_user\n"
+        "name, password = sys.stdin.read().split()\n"
+        "router, name = tower_of_user().host('router').env, parse_ssid_hex(name)\n"
         "sys.stdout.write(env.dump(replace(router, wlan=Wlan(name, secret.wlan_key(name, password)))).decode())"
     )
     router = machines["router"]
-    router.write("tmp/tower.env", user.python(code, data=f"{name}\0{PASSWORD}"))
+    router.write("tmp/tower.env", user.python(code, data=f"{os.fsencode(name).hex()} {PASSWORD.replace(' ', '')}"))
     router.run("env", "WLAN_CONFIG=/tmp/wpa.conf", "WLAN_SOCKETS=/tmp/wpa", PROGRAM, "configure", "/tmp/tower.env")
     text = router.read("tmp/wpa.conf")
-    assert f"\tpsk={key_of(name)}\n" in text
+    key = key_of(name, PASSWORD.replace(" ", ""))
+    assert f"\tpsk={key}\n" in text
     done = router.run(
         "timeout", "20", "wpa_supplicant", "-dd", "-K", "-D", "nl80211", "-i", "none0", "-c", "/tmp/wpa.conf", check=False
     )
     shown = done.stdout + done.stderr
     assert "Failed to read or parse" not in shown
-    assert f"ssid - hexdump_ascii(len={len(name.encode())})" in shown
-    assert f"PSK - hexdump(len=32): {' '.join(key_of(name)[at : at + 2] for at in range(0, 64, 2))}" in shown
+    assert f"ssid - hexdump_ascii(len={len(os.fsencode(name))})" in shown
+    assert f"PSK - hexdump(len=32): {' '.join(key[at : at + 2] for at in range(0, 64, 2))}" in shown

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tower import names, networks
 from tower.errors import ValueRefusedError
 
@@ -22,7 +25,23 @@ GOOD: list[tuple[Callable[[str], object], str]] = [
     (names.parse_color, "#00ff7f"),
     (names.parse_branch, "v3.24"),
     (names.parse_password_hash, "$y$j9T$" + "a" * 60),
-    (names.parse_ssid, "Bob's Wi-Fi $(reboot) é"),
+    *(
+        (names.parse_ssid, text)
+        for text in (
+            "Bob's Wi-Fi $(reboot) é",
+            "👨\u200d👩\u200d👧",
+            "a\u00a0b",
+            "\uff26\u3000\uff37",
+            "\U0001fae9",
+            "caf\udce9",
+            "x\u200by",
+            "a\nb",
+            "a\0b",
+            "\x1b[2J",
+            " ",
+            "\udcff" * 32,
+        )
+    ),
     (networks.parse_address, "192.168.2.200"),
 ]
 BAD: list[tuple[Callable[[str], object], str]] = [
@@ -41,7 +60,8 @@ BAD: list[tuple[Callable[[str], object], str]] = [
     *((names.parse_branch, text) for text in ("", "v3 24", "../x", "-v", "V3.24")),
     *((names.parse_public_key, text) for text in ("", "ssh-rsa AAAA", "ssh-ed25519 AAAA", "ssh-ed25519 " + "A" * 68 + " a b")),
     *((names.parse_password_hash, text) for text in ("", "secret", "$1$salt$" + "a" * 30, "$6$", "$6$sa't$" + "a" * 86)),
-    *((names.parse_ssid, text) for text in ("", "a" * 33, "é" * 17, "a\nb", "a\0b", "\x1b[2J", "\udcff")),
+    *((names.parse_ssid, text) for text in ("", "a" * 33, "é" * 17, "\udcff" * 33, "\ud800")),
+    *((names.parse_ssid_hex, text) for text in ("", "4", "g0", "4 8", "0x48", "48" * 33, "48\n", "４８")),
     *((names.parse_wlan_key, text) for text in ("", "0" * 63, "G" * 64, "password1")),
     *((networks.parse_address, text) for text in ("", "192.168.2", "192.168.2.256", "::1", "192.168.2.200/24", "192.168.002.1")),
     *((networks.parse_network, text) for text in ("", "192.168.2.0", "10.0.0.0/8", "0.0.0.0/0")),
@@ -70,7 +90,8 @@ def test_a_secret_given_in_the_wrong_place_is_not_shown(parse: Callable[[str], o
     ("text", "near"),
     [
         ("DOM\\alice", "alice"), ("alice@corp.example.org", "alice"), ("John Doe", "John.Doe"), ("José", "Jose"),
-        ("1000", "u1000"), ("samba$", "samba"), (".hidden", "hidden"), ("a" * 40, "a" * 32), ("9" * 40, "u" + "9" * 31), ("李", "alice"),
+        ("1000", "u1000"), ("samba$", "samba"), (".hidden", "hidden"), ("a" * 40, "a" * 32), ("9" * 40, "u" + "9" * 31),
+        ("李", "alice"),
         ("", "alice"), ("-", "alice"), ("root", "alice"), ("DOM\\mail", "alice"), ("\udcff", "alice"),
     ],
 )  # fmt: skip
@@ -79,3 +100,21 @@ def test_who_may_not_be_a_user_is_told_who_may(text: str, near: str) -> None:
         names.parse_user_name(text)
     assert raised.value.hint.endswith(f"--username {near}")
     assert names.parse_user_name(near) == near
+
+
+@given(st.binary(min_size=1, max_size=32))
+def test_every_name_of_a_network_is_kept_byte_by_byte(octets: bytes) -> None:
+    ssid = names.parse_ssid(os.fsdecode(octets))
+    assert names.ssid_octets(ssid) == octets
+    assert names.parse_ssid_hex(octets.hex()) == names.parse_ssid_hex(octets.hex().upper()) == ssid
+    assert names.ssid_text(ssid).isprintable()
+
+
+def test_names_of_networks_are_shown() -> None:
+    for octets, text in (
+        (b"caf\xe9", "caf\\xe9"),
+        ("Café".encode(), "Café"),
+        (b"a\0\n", "a\\x00\\n"),
+        ("x\u200by".encode(), "x\\u200by"),
+    ):
+        assert names.ssid_text(names.parse_ssid_hex(octets.hex())) == text

@@ -45,7 +45,14 @@ def test_the_wlan_key_is_that_of_the_standard() -> None:
     assert secret.wlan_key("ThisIsASSID", "ThisIsAPassword") == "0dc0d6eb90555ed6419756b9a15ec3e3209b63df707dd508d14581f8982721af"
 
 
-@pytest.mark.parametrize("password", ["", "short", "x" * 64, "pässword1", "tab\tpassword"])
+def test_the_key_itself_may_be_given() -> None:
+    key = secret.wlan_key("IEEE", "password")
+    assert secret.wlan_key("IEEE", key) == secret.wlan_key("other", key.upper()) == key
+    assert secret.wlan_key("IEEE", key[:63]) != key[:63]
+    assert secret.wlan_key("caf\udce9", "password") != secret.wlan_key("café", "password")
+
+
+@pytest.mark.parametrize("password", ["", "short", "x" * 64, "0" * 65, "0" * 63 + "g", "٠" * 64, "pässword1", "tab\tpassword"])
 def test_wlan_passwords_that_are_none(password: str) -> None:
     with pytest.raises(ValueRefusedError) as raised:
         secret.wlan_key("Home", password)
