@@ -18,7 +18,7 @@ EXAMPLES: Final = """\
 examples:
   tower wlan-connect Home                      ask for the password
   tower wlan-connect Home <password.txt        read it from a file's first line
-  tower wlan-connect --hex 636166e9            a name that cannot be typed: caf and the byte e9
+  tower wlan-connect --hex 636166e9            a name that cannot be typed, by its bytes
 
 While the router changes networks, online hosts have no Internet. If it is not connected, with an address, within the
 time given, it goes back to the network that it had. The password itself is kept nowhere: a key is derived from it.

@@ -180,7 +180,7 @@ def test_the_next_start_undoes_what_was_cut_off(router: Machine) -> None:
     assert [path.name for path in (router.root / "etc/wpa_supplicant").glob("*.conf*")] == []
 
 
-@pytest.mark.parametrize("name", ["caf\udce9", "x\u200by", "Café"])
+@pytest.mark.parametrize("name", ["x\udce9", "x\u200by", "Café"])
 def test_any_name_and_the_key_itself(router: Machine, user: User, name: str) -> None:
     """A name that is no text, and the 64 digits that wpa_passphrase prints in place of the password."""
     access_point(router, user, name)
@@ -238,7 +238,7 @@ NAMES = [
     "#",
     "${x}",
     "n" * 32,
-    "caf\udce9",
+    "x\udce9",
     "x\u200by",
     "a\nb",
     "\udcff" * 32,
