@@ -116,6 +116,11 @@ class Engine:
                 hint=f"name an engine of a machine that is, or none ({variable}=) to use that of the other stages",
             )
 
+    def say(self, line: str) -> None:
+        """One line for the user."""
+        if self._report is not None:
+            self._report(line)
+
     # --- stopping -------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -161,8 +166,8 @@ class Engine:
                 removed += not _is_alive(row["Labels"]) and self.remove_container(row["Id"])
             for row in api.volumes(filters=mine)["Volumes"] or ():
                 removed += not _is_alive(row["Labels"]) and self.remove_volume(row["Name"])
-        if removed and self._report is not None:
-            self._report(f"sandbox: removed {removed} containers and volumes that a killed build left")
+        if removed:
+            self.say(f"sandbox: removed {removed} containers and volumes that a killed build left")
         return removed
 
     def remove_container(self, name: str) -> bool:

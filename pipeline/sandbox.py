@@ -9,8 +9,8 @@ engine's API (`transfer`, `receive`), so the engine may be anywhere. A stage may
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,12 +46,16 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may take; `memory` (bytes) is three quarters of the engine's machine if not set."""
+    """What one run may take; `memory` (bytes) is three quarters of the engine's machine if not set.
+
+    Of what it writes to its log, more than `log_bytes` is left out, but for the last lines.
+    """
 
     memory: int | None = None
     processes: int = 4096
     open_files: int = 1024
     output_bytes: int = 64 << 30
+    log_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def run_stage(
 def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryIO, hint: str) -> None:
     """Start the container and wait for its end. Raises StageError unless the end is a good one."""
     deadline = time.monotonic() + sandbox.timeout
-    with LogReader(container, log) as reader:
+    with LogReader(container, log, sandbox.limits.log_bytes) as reader, _told_of_cuts(engine, sandbox, reader):
         container.start()
         state = container_state(engine, container)
         # The log ends with the container, or before, if the stage closes its outputs.
@@ -129,6 +133,16 @@ def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryI
             raise StageError("\n  ".join([f"{sandbox.name}: {failure}", *reader.tail(_TAIL_LINES)]), hint=hint)
 
 
+@contextmanager
+def _told_of_cuts(engine: Engine, sandbox: Sandbox, reader: LogReader) -> Iterator[None]:
+    """Say at the end, good or bad, that the log is not whole."""
+    try:
+        yield
+    finally:
+        if reader.left_out:
+            engine.say(f"{sandbox.name}: wrote too much: its log leaves out {reader.left_out} bytes before the last lines")
+
+
 def container_state(engine: Engine, container: Container) -> dict[str, Any]:
     """What the engine says about the container's run: `Running`, `ExitCode`, `OOMKilled`."""
     import docker
@@ -137,7 +151,9 @@ def container_state(engine: Engine, container: Container) -> dict[str, Any]:
     while True:
         with engine.translated(f"running {container.name}"):
             try:
-                return dict(engine.api.inspect_container(container.id)["State"])
+                state = engine.api.inspect_container(container.id)["State"]
+                ended = {"Running": bool(state["Running"]), "ExitCode": int(state["ExitCode"])}
+                return {**ended, "OOMKilled": bool(state.get("OOMKilled"))}
             except docker.errors.APIError as error:
                 tries += 1
                 # Podman reads files of the container's process, which may end in between.

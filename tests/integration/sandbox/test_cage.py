@@ -173,6 +173,25 @@ def test_log_is_whole(run: Run) -> None:
     assert run.said == "".join(f"{number}\n" for number in range(1, 200001))
 
 
+def test_log_has_a_bound(run: Run) -> None:
+    """What is in the middle of too much is left out; the log says so, and so does the build."""
+    said: list[str] = []
+    run.engine = Engine(run.engine.folder, report=said.append)
+    whole = "".join(f"{number}\n" for number in range(1, 200001))
+    run("seq 200000", limits=Limits(log_bytes=1000))
+    left = len(whole) - 1000 - (1 << 16)
+    note = f"\n--- {left} bytes are left out here: a log has 1000 bytes, and the last lines ---\n"
+    assert run.said == whole[:1000] + note + whole[-(1 << 16) :]
+    assert said == [f"test: wrote too much: its log leaves out {left} bytes before the last lines"]
+    with pytest.raises(StageError, match=r"exit status 3\n(.*\n)+  end\n"):
+        run("seq 200000; echo end; exit 3", limits=Limits(log_bytes=1000))
+    assert len(said) == 2, "also when it fails"
+    for most in (len(whole) - (1 << 16), len(whole) - 1, len(whole), len(whole) + 1):
+        run("seq 200000", limits=Limits(log_bytes=most))
+        assert run.said == whole
+    assert len(said) == 2
+
+
 def test_command_that_is_not_there(run: Run) -> None:
     run.sandbox = Sandbox("test", run.sandbox.image, ("/stage/missing",), epoch=0)
     with pytest.raises(StageError, match=r"its command is not in the builder.*/stage/missing"):
