@@ -7,13 +7,15 @@ this machine's cheap proof that no file was touched since its content was last h
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
+
+from tower.jsontext import parse_json
+from tower.regular import read_regular
 
 from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes, digest_file, digest_json
 from pipeline.errors import StoreError
@@ -144,14 +146,14 @@ def read_artifact(folder: Path, key: Digest) -> Artifact:
 def parse_record(raw: bytes, key: Digest) -> tuple[dict[str, FileRecord], float, JsonValue]:
     """Outputs, seconds and key document of a record. Raises DamagedError if it cannot be the record of `key`."""
     try:
-        data = json.loads(raw)
+        data = parse_json(raw)
         outputs = {
             str(name): FileRecord(Digest(str(row["sha256"])), int(row["size"]), bool(row.get("executable", False)))
             for name, row in data["outputs"].items()
         }
         seconds = float(data["seconds"])
         named, schema, document = data["key"], data["schema"], data["document"]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{RECORD}: not a record ({error})") from error
     if schema != _SCHEMA or named != key:
         raise DamagedError(f"{RECORD}: is the record of {str(named)[:12]}, schema {schema}")
@@ -172,7 +174,7 @@ def _is_inside(name: str) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"{path.name}: missing") from error
     except OSError as error:
@@ -229,7 +231,7 @@ def _check_file(artifact: Artifact, name: str) -> None:
 
 def _read_fingerprint(folder: Path) -> dict[str, JsonValue]:
     try:
-        data = json.loads((folder / STAT).read_bytes())
+        data = parse_json(read_regular(folder / STAT))
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

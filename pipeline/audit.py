@@ -9,7 +9,6 @@ was made of locked files.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import proc
 from pipeline.errors import StageError
+from pipeline.manifest import read_packages
 from pipeline.paths import Paths
 from pipeline.plan import ChannelNode, is_folder
 from pipeline.planner import load_plan
@@ -81,7 +81,7 @@ def _strange(factory: Factory, artifact: Artifact) -> Iterator[str]:
         return
     locked = {file.checksum for file in factory.lock().files if file.checksum}
     ours = {name.partition(".apk")[0] for name in _our_packages(factory)}
-    for row in json.loads(artifact.file(_PACKAGES).read_bytes()):
+    for row in read_packages(artifact.file(_PACKAGES), f"artifact {artifact.key[:12]}"):
         title = f"{row['name']}-{row['version']}"
         if locked and row["checksum"] not in locked and title not in ours:
             yield f"{_PACKAGES}: {title} {row['checksum']}"

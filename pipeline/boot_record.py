@@ -6,11 +6,13 @@ Kept by the digest of the image, so that a record never speaks for other bytes t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from tower.jsontext import parse_json
+from tower.regular import read_regular
 
 from pipeline.canonical import Digest, canonical_json, digest_file
 from pipeline.errors import FactoryError
@@ -33,7 +35,7 @@ def record_path(paths: Paths, digest: Digest) -> Path:
 def read(paths: Paths, digest: Digest) -> dict[str, bool]:
     """Boot test -> whether the image came up; empty if it was never started. A damaged record says nothing."""
     try:
-        rows = json.loads(record_path(paths, digest).read_bytes())["boots"]
+        rows = parse_json(read_regular(record_path(paths, digest)))["boots"]
         return {str(name): passed is True for name, passed in rows.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -13,6 +13,8 @@ import stat
 from pathlib import Path
 from typing import NewType
 
+from tower.regular import open_regular
+
 Digest = NewType("Digest", str)
 """SHA-256, 64 lower-case hexadecimal digits."""
 
@@ -37,8 +39,8 @@ def digest_json(value: JsonValue) -> Digest:
 
 
 def digest_file(path: Path) -> Digest:
-    """SHA-256 of a file's content, read in pieces."""
-    with path.open("rb") as stream:
+    """SHA-256 of a regular file's content, read in pieces. Raises OSError."""
+    with open_regular(path) as stream:
         return Digest(hashlib.file_digest(stream, "sha256").hexdigest())
 
 

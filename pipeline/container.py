@@ -136,7 +136,7 @@ def _require_image(engine: Engine, sandbox: Sandbox) -> None:
 def _volume(engine: Engine, stack: ExitStack, options: dict[str, str] | None = None) -> str:
     with engine.translated("making a volume"):
         made = engine.api.create_volume(labels=engine.labels(), driver="local", driver_opts=options)
-    name = str(made["Name"])
+        name = str(made["Name"])
     stack.callback(engine.remove_volume, name)
     return name
 
@@ -206,7 +206,7 @@ def _create(
             stdin_open=terminal,
             stop_signal="SIGKILL",  # Podman removes what runs by stopping it, and waits ten seconds for one that does not listen
         )
-    return str(made["Id"])
+        return str(made["Id"])
 
 
 def _memory_folders(memory: int) -> dict[str, str]:

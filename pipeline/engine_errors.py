@@ -36,6 +36,11 @@ def translated(address: str, act: str) -> Iterator[None]:
         raise SandboxError(f"{address}: {error}", hint="see DOCKER_TLS_VERIFY and DOCKER_CERT_PATH") from error
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _unreachable(address, act, error) from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        # Answers are not checked one by one; one that is no JSON, or another than asked for, shows when it is taken apart.
+        raise SandboxError(
+            f"the container engine at {address} answers what makes no sense ({act}): {type(error).__name__}: {error}", hint=_REACH
+        ) from error
 
 
 def refused(address: str, act: str, text: str) -> SandboxError:

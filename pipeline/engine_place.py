@@ -7,11 +7,13 @@ Docker's contexts are read here: the docker package finds them only beside a con
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tower.jsontext import parse_json
+from tower.regular import read_regular
 
 from pipeline.errors import SandboxError
 
@@ -50,7 +52,7 @@ def _context(name: str, what: str) -> Place:
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "contexts"
     number = hashlib.sha256(name.encode()).hexdigest()
     try:
-        endpoint = json.loads((folder / "meta" / number / "meta.json").read_bytes())["Endpoints"]["docker"]
+        endpoint = parse_json(read_regular(folder / "meta" / number / "meta.json"))["Endpoints"]["docker"]
         host, unverified = str(endpoint["Host"]), bool(endpoint.get("SkipTLSVerify"))
     except FileNotFoundError as error:
         raise SandboxError(f"{what}: there is no Docker context of this name", hint=_LOOK) from error

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tower.jsontext import parse_json
+from tower.regular import open_regular, read_regular
+
 from pipeline.canonical import JsonValue, canonical_json
 from pipeline.keys import Keyed
 from pipeline.paths import Paths
@@ -55,7 +58,7 @@ def remember(paths: Paths, node: Node, keyed: Keyed) -> None:
 
 def _key_in(place: Path) -> str:
     try:
-        with place.open("rb") as stream:
+        with open_regular(place) as stream:
             return stream.read(64).decode()
     except (OSError, UnicodeDecodeError):
         return ""
@@ -64,7 +67,7 @@ def _key_in(place: Path) -> str:
 def recall(paths: Paths, node: Node) -> tuple[Snapshot | None, Snapshot | None]:
     """What `node` was last built or taken from, and what before that. A file that cannot be read is as none."""
     try:
-        rows = json.loads(_place(paths, node).read_bytes().partition(b"\n")[2])
+        rows = parse_json(read_regular(_place(paths, node)).partition(b"\n")[2])
         found = [Snapshot(str(row["key"]), dict(row["document"]), dict(row["trees"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError):
         return None, None

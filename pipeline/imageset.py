@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tower.jsontext import parse_json
 from tower.regular import open_regular
 
 from pipeline.artifact import FileRecord
@@ -105,14 +105,14 @@ def read_note(spot: Spot) -> Note | None:
     """The note of a set; None if there is none, or it is damaged."""
     try:
         with open_regular(spot.note, follow=False) as stream:
-            data: Any = json.loads(stream.read())
+            data: Any = parse_json(stream.read())
         files = {
             str(name): Row(Digest(str(row["sha256"])), int(row["size"]), list(row["stat"])) for name, row in data["files"].items()
         }
         if files.keys() != {f"{spot.image}{ending}" for ending in ENDINGS}:
             return None
         return Note(str(data["checkout"]), Digest(str(data["key"])), Digest(str(data["made of"])), files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

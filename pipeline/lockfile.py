@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tower.jsontext import parse_json
+from tower.regular import read_regular
+
 from pipeline.apk import version as versions
 from pipeline.canonical import JsonValue, digest_json
 from pipeline.channel import Channel, Lock, LockedFile
@@ -79,8 +82,8 @@ def parse(text: str | bytes, where: str, *, channel: Channel | str = "lab", stri
     """Read `render`'s text. Raises LockError for what is damaged or was edited by hand; `strict` asks for the digest."""
     hint = f"never edit a lock; run: {lock_command(channel)}"
     try:
-        data: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data: Any = parse_json(text.encode() if isinstance(text, str) else text)
+    except ValueError as error:
         raise LockError(f"{where}: not JSON: {error}", hint=hint) from error
     if not isinstance(data, dict):
         raise LockError(f"{where}: not a lock", hint=hint)
@@ -93,7 +96,7 @@ def parse(text: str | bytes, where: str, *, channel: Channel | str = "lab", stri
 def read(path: Path, channel: Channel) -> Lock:
     """The lock in a file. Raises LockError."""
     try:
-        return parse(path.read_bytes(), str(path), channel=channel, strict=channel.releasable)
+        return parse(read_regular(path), str(path), channel=channel, strict=channel.releasable)
     except OSError as error:
         raise LockError(f"{path}: cannot be read: {error.strerror}", hint=f"run: {lock_command(channel)}") from error
 

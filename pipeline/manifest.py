@@ -7,9 +7,11 @@ its file, every stage with key and outputs, and the sizes. No time, no user, no 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tower.jsontext import parse_json
+from tower.regular import read_regular
 
 from pipeline.artifact import Artifact, FileRecord, outputs_json
 from pipeline.canonical import JsonValue
@@ -101,7 +103,7 @@ def _package_files(image: Image, artifacts: dict[str, Artifact]) -> dict[str, se
 def read_packages(path: Path, stage: str) -> list[dict[str, JsonValue]]:
     """A stage's list of packages. Raises StageError if it is not such a list."""
     try:
-        rows: Any = json.loads(path.read_bytes())
+        rows: Any = parse_json(read_regular(path))
         return [{field: str(row[field]) for field in _FIELDS} for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         wanted = ", ".join(_FIELDS)

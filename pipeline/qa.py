@@ -7,7 +7,6 @@ Tests carry the number of a row as a mark; tests/conftest.py lists them (`--qa-l
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import tempfile
@@ -15,6 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tower.jsontext import parse_json
+from tower.regular import read_regular
 
 from pipeline import proc
 from pipeline.errors import FactoryError
@@ -76,13 +78,13 @@ def _tests(paths: Paths) -> dict[str, list[str]]:
         if done.status or not listed.is_file():
             last = done.stdout.decode(errors="replace").splitlines()[-10:]
             raise FactoryError("\n  ".join(["qa: pytest cannot list the tests", *last]), hint="./ci/doit test --collect-only")
-        found: dict[str, list[str]] = json.loads(listed.read_bytes())
+        found: dict[str, list[str]] = parse_json(read_regular(listed))
     return found
 
 
 def _record(path: Path) -> dict[str, str]:
     """Test -> how it ended last; a damaged record says nothing."""
     try:
-        return {str(test): str(row["outcome"]) for test, row in json.loads(path.read_bytes()).items()}
+        return {str(test): str(row["outcome"]) for test, row in parse_json(read_regular(path)).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

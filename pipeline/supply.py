@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from tower.regular import read_regular
+
 from pipeline import lockfile
 from pipeline.canonical import JsonValue
 from pipeline.channel import Lock, SolvesWorlds
@@ -119,7 +121,7 @@ def all_locks(factory: Factory) -> Iterator[Lock]:
     committed = factory.paths.checkout / "pipeline" / "locks"
     for path in [*sorted(committed.glob("*.lock.json")), *sorted(factory.paths.build.glob("*/lock.json"))]:
         name = path.name.removesuffix(".lock.json") if path.parent == committed else path.parent.name
-        yield lockfile.parse(path.read_bytes(), str(path), channel=name)
+        yield lockfile.parse(read_regular(path), str(path), channel=name)
 
 
 def audit(factory: Factory) -> None:

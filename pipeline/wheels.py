@@ -14,6 +14,9 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tower.jsontext import parse_json
+from tower.regular import read_regular
+
 from pipeline import proc
 from pipeline.canonical import Digest, digest_file, digest_json
 from pipeline.channel import LockedFile, Progress
@@ -93,6 +96,6 @@ class WheelShop:
 
 def _noted(note: Path) -> tuple[LockedFile, ...]:
     try:
-        return tuple(LockedFile(**row) for row in json.loads(note.read_bytes()))
+        return tuple(LockedFile(**row) for row in parse_json(read_regular(note)))
     except (OSError, ValueError, TypeError):
         return ()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+from tower.jsontext import parse_json
+from tower.regular import read_regular
 
 from pipeline import lockfile
 from pipeline.canonical import canonical_json
@@ -186,7 +188,7 @@ class Workplace:
     def builder_known(self) -> bool:
         """Whether the usual builder was made in an earlier run; it is made again in time if somebody removed it."""
         try:
-            record = json.loads(self._builder_record.read_bytes())
+            record = parse_json(read_regular(self._builder_record))
             return bool(record["key"] == self.driver.builder_key(self.lock(), self.plan.channel.builder_arch))
         except (OSError, ValueError, KeyError, TypeError):
             return False

@@ -7,7 +7,6 @@ with another key at that address is an error at once; one that is still starting
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
@@ -17,6 +16,7 @@ from typing import Final
 
 from tower import proc
 from tower.errors import AnswerError
+from tower.jsontext import parse_json
 from tower.proc import OverrunError
 from tower.provision import RECEIPT_ON_BOOT
 from tower.sshconf import Host, Tower
@@ -96,8 +96,8 @@ def parse_answer(data: bytes, name: str) -> Answer:
     if len(data) > _MOST or not mark or not system or not system.isprintable() or len(system) > 200:
         raise AnswerError(f"{name}: answers what is no description of a system", hint="is it a host of TowerOS?")
     try:
-        found = json.loads(rest)["id"] if rest.strip() else ""
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = parse_json(rest.encode())["id"] if rest.strip() else ""
+    except (ValueError, KeyError, TypeError):
         raise AnswerError(
             f"{name}: its receipt makes no sense", hint=f"see it: ssh {name} cat /etc/tower/{RECEIPT_ON_BOOT}"
         ) from None

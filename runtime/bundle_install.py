@@ -33,6 +33,7 @@ from tower.errors import PackageError, StateError, StoppedError, TowerError
 from tower.fetch import Downloads, Way
 from tower.files import locked, look, make_folder, read_file, write_file
 from tower.install import Report
+from tower.jsontext import parse_json
 from tower.names import ROUTER, parse_host_name
 from tower.refused import home_folder
 from tower.repository import HostState, Repository
@@ -192,7 +193,7 @@ def _check_age(tower: Tower, name: str, made: int) -> None:
     path = tower.folder / SEEN
     with locked(tower.folder / ".indexes.lock"):
         try:
-            seen = json.loads(read_file(path)) if look(path) else {}
+            seen = parse_json(read_file(path)) if look(path) else {}
             newest = int(seen.get(name, 0))
         except (ValueError, AttributeError, TypeError) as error:
             raise StateError(f"{path}: makes no sense", hint="remove it; it is made anew") from error

@@ -6,7 +6,6 @@ What there is comes from `lsblk --json`; whether a memory card is one, and not m
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from tower import proc
 from tower.errors import DeviceError
+from tower.jsontext import parse_json
 
 _COLUMNS: Final = "NAME,PATH,TYPE,SIZE,RM,HOTPLUG,RO,SERIAL,MODEL,TRAN,MOUNTPOINTS,UUID,PARTUUID"
 _SYSTEM_FILES: Final = ("proc/cmdline", "etc/fstab", "etc/crypttab")
@@ -68,7 +68,7 @@ def parse_disks(data: bytes, root: Path = Path("/")) -> tuple[Disk, ...]:
     """What lsblk says, with what the files of the system below `root` add. Raises DeviceError if it is not what lsblk says."""
     named = _named_ids(root)
     try:
-        rows = json.loads(data)["blockdevices"]
+        rows = parse_json(data)["blockdevices"]
         return tuple(_disk(row, named, root) for row in rows if row["type"] in ("disk", "loop") and int(row["size"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DeviceError(

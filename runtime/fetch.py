@@ -28,7 +28,9 @@ from urllib.parse import urljoin, urlsplit
 from tower.apkindex import INDEX, MOST_INDEX, Package, control_checksum
 from tower.errors import AnswerError, PackageError, RemoteError
 from tower.files import give, is_file, look, make_folder, sync_folder, write_file
+from tower.jsontext import parse_json
 from tower.refused import refused
+from tower.regular import read_regular
 from tower.repository import Repository
 
 if TYPE_CHECKING:
@@ -297,7 +299,7 @@ def _keep(part: Path, place: Path) -> None:
 def _read_notes(path: Path) -> dict[str, str]:
     """What was noted beside an index; without it, all is asked for."""
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(read_regular(path))
     except (OSError, ValueError):
         return {}
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tower.errors import StateError
 from tower.files import read_file, write_file
+from tower.jsontext import parse_json
 
 if TYPE_CHECKING:
     from tower.source import Source
@@ -113,7 +114,7 @@ def now() -> str:
 def parse(data: bytes, where: str) -> Receipt:
     """A receipt. Raises StateError naming `where`."""
     try:
-        row: dict[str, Any] = json.loads(data)
+        row: dict[str, Any] = parse_json(data)
         if row.pop("schema") != _SCHEMA or not _ID.fullmatch(row["id"]):
             raise StateError(f"{where}: is of another version of tower")
         target, stage = Target(**row.pop("target")), Stage(row.pop("stage"))

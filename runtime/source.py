@@ -9,7 +9,6 @@ development channel as this system; or if that was asked for in so many words. I
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tower.blockmap import BlockMap
 from tower.commands.version import OS_RELEASE, read_os_release
 from tower.errors import ImageProblemError, TowerError, ValueRefusedError
 from tower.files import is_file, is_folder, look, read_file
+from tower.jsontext import parse_json
 from tower.names import parse_branch
 from tower.refused import home_folder, in_our_words
 
@@ -116,7 +116,7 @@ def read_source(path: Path) -> Source:
     block_map = blockmap.parse(mapped, str(beside[".bmap"]))
     where = beside[".manifest.json"]
     try:
-        manifest = json.loads(read_file(where, most=16 << 20))
+        manifest = parse_json(read_file(where, most=16 << 20))
         channel = manifest["channel"]
         name, branch, releasable = str(channel["name"]), parse_branch(channel["branch"]), channel["releasable"] is not False
         version, sha256 = str(manifest["version"]), str(manifest["files"][path.name]["sha256"])

@@ -10,7 +10,6 @@ the folder is removed when all is done: until then, `tower upgrade --resume NAME
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from tower.disk import Job, make_disk, read_boot_file
 from tower.env import InstallationType
 from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError, LostError
 from tower.files import is_file, is_folder, make_folder, read_file, remove_folder, write_file, write_folder
+from tower.jsontext import parse_json
 from tower.provision import BOOT_FILES, RECEIPT_ON_BOOT
 from tower.receipt import Receipt, Stage, Target
 from tower.refused import home_folder, in_our_words
@@ -177,9 +177,9 @@ def _receipt_on(target: Target) -> dict[str, str]:
 def _receipt_rows(data: bytes) -> dict[str, str]:
     """A receipt as it is on a boot partition; empty if it is none. What others wrote is not believed to be one."""
     try:
-        rows = json.loads(data)
+        rows = parse_json(data)
         return {name: str(rows[name]) for name in ("id", "host") if str(rows[name]).isprintable()}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tower.jsontext import parse_json
+from tower.regular import read_regular
+
 from pipeline.apk.gzipstream import RawSource
 from pipeline.apk.head import DEFAULT_LIMITS, read_head
 from pipeline.apk.index import IndexEntry, read_index
@@ -101,7 +104,7 @@ class Freshness:
 
     def _read(self) -> dict[str, Accepted]:
         try:
-            rows = json.loads(self._note.read_bytes())
+            rows = parse_json(read_regular(self._note))
             return {str(name): Accepted(str(row["version"]), str(row["sha256"]), int(row["made"])) for name, row in rows.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return {}  # the lock still says what was accepted

@@ -9,10 +9,11 @@ record of another key, is no good here. The manifest in the registry only says w
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from tower.jsontext import parse_json
 
 from pipeline.artifact import DamagedError, FileRecord, is_key, parse_record
 from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes
@@ -107,10 +108,10 @@ def check(record: bytes, signature: bytes, key: Digest, document: JsonValue, tru
 def _places(manifest: bytes, where: str) -> tuple[Digest, Digest]:
     """Where record and signature are. Raises VerifyError if the manifest is not one of ours."""
     try:
-        data = json.loads(manifest)
+        data = parse_json(manifest)
         rows = (data["config"], RECORD_TYPE), (data["layers"][0], SIGNATURE_TYPE)
         digests = [str(row["digest"]).removeprefix("sha256:") for row, kind in rows if row["mediaType"] == kind]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, IndexError, TypeError) as error:
         raise VerifyError(f"{where[:12]}: its manifest is not that of an artifact ({type(error).__name__})") from error
     if len(digests) != len(rows) or not all(is_key(digest) for digest in digests):
         raise VerifyError(f"{where[:12]}: its manifest names no signed record")

@@ -8,7 +8,6 @@ Logging in is Docker's business (`docker login`): its configuration and its cred
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 import time
@@ -23,6 +22,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import parse_dict_header
+from tower.jsontext import parse_json
 
 from pipeline.canonical import Digest, digest_bytes
 from pipeline.errors import ConfigError, FetchError, VerifyError
@@ -264,8 +264,8 @@ def _authorization(challenge: str, url: str) -> str:
     ) as answer:
         data = next(answer.iter_content(_CHUNK), b"") if answer.ok else b""
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = parse_json(data)
+    except ValueError:
         return ""
     token = (found.get("token") or found.get("access_token")) if isinstance(found, dict) else ""
     return f"Bearer {token}" if isinstance(token, str) and token.isascii() and token.isprintable() and token else ""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tower.regular import open_regular, read_regular
+
 from pipeline.artifact import RECORD, FileRecord
 from pipeline.cache.record import Vouched, bring, manifest_of, sign, tag_of
 from pipeline.cache.registry import AbsentError, Registry, UnavailableError
@@ -107,7 +109,7 @@ def push(registry: Registry, artifact: Artifact, secret: SecretKey) -> Pushed:
 
     The manifest comes last: what is interrupted is not seen by anybody. Raises UnavailableError.
     """
-    record = (artifact.path.parent / RECORD).read_bytes()
+    record = read_regular(artifact.path.parent / RECORD)
     signature = sign(record, artifact.key, secret)
     manifest = manifest_of(record, signature, artifact.outputs)
     tag = tag_of(artifact.key, secret.public_key.name)
@@ -115,7 +117,7 @@ def push(registry: Registry, artifact: Artifact, secret: SecretKey) -> Pushed:
     for name in {row.sha256: name for name, row in artifact.outputs.items() if row.size}.values():
         row = artifact.outputs[name]
         if not registry.has(row.sha256):
-            with artifact.file(name).open("rb") as source:
+            with open_regular(artifact.file(name)) as source:
                 registry.upload(row.sha256, source)
             blobs, size = blobs + 1, size + row.size
     for data in (record, signature):

@@ -6,11 +6,12 @@ The signature goes to `attestations/` of the release, one file a key; `verify:re
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tower.jsontext import parse_json
 from tower.minisign import SUFFIX
+from tower.regular import read_regular
 
 from pipeline.errors import ReleaseError, VerifyError
 from pipeline.release.canonical import canonical_digest
@@ -39,20 +40,20 @@ def attest(folder: Path, own: bytes, secret: SecretKey) -> Path:
     path = folder / REBUILD
     if not path.is_file():
         raise ReleaseError(f"{folder}: has no {REBUILD}: it is not the folder of a release", hint="dir= is that folder")
-    theirs = path.read_bytes()
+    theirs = read_regular(path)
     if theirs != own:
         raise VerifyError(f"{path}: {_difference(theirs, own)}", hint="nothing was signed")
     target = folder / ATTESTATIONS / f"{secret.public_key.name}{SUFFIX}"
     target.parent.mkdir(exist_ok=True)
     from pipeline.files import write_file
 
-    write_file(target, secret.sign_bytes(own, f"rebuilt:{json.loads(own)['predicate']['commit']}"))
+    write_file(target, secret.sign_bytes(own, f"rebuilt:{parse_json(own)['predicate']['commit']}"))
     return target
 
 
 def _difference(theirs: bytes, own: bytes) -> str:
     try:
-        released, mine = json.loads(theirs), json.loads(own)
+        released, mine = parse_json(theirs), parse_json(own)
         for name, value in mine["predicate"].items():
             if released["predicate"].get(name) != value:
                 return f"{name} is {released['predicate'].get(name)}, here it is {value}"

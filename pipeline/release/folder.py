@@ -7,7 +7,6 @@ Everything but the signatures is the same from every rebuild of the same commit.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import tempfile
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tower.image import SUMS, comment_of, dump_sums
+from tower.jsontext import parse_json
 from tower.minisign import SUFFIX
+from tower.regular import read_regular
 
 from pipeline import publish
 from pipeline.canonical import digest_file
@@ -37,6 +38,7 @@ PROVENANCE: Final = ".provenance.json"
 MANIFEST: Final = ".manifest.json"
 BLOCK_MAP: Final = ".bmap"
 ATTESTATIONS: Final = "attestations"
+_AGAIN: Final = "build it again: ./ci/doit"
 
 
 def folder_of(factory: Factory, version: str) -> Path:
@@ -100,14 +102,18 @@ def _lay_image(work: Path, one: Finished, lock: Lock, commit: str) -> None:
         if digest_file(work / f"{name}{ending}") != one.files[f"{name}{ending}"]:
             # Another build may have put its set there since it was checked.
             raise ReleaseError(f"{name}{ending}: was replaced while the release was made", hint="run the same command again")
-    manifest: dict[str, Any] = json.loads((work / f"{name}{MANIFEST}").read_bytes())
-    for file, row in manifest["files"].items():
-        if digest_file(work / file) != row["sha256"]:
-            raise ReleaseError(f"{file}: is not what its manifest says", hint="build it again: ./ci/doit")
-    if manifest["lock"] != lock.digest:
-        raise ReleaseError(f"{name}: was made from another lock than the present one", hint="build it again: ./ci/doit")
-    (work / f"{name}{SBOM}").write_bytes(sbom_of(manifest))
-    (work / f"{name}{PROVENANCE}").write_bytes(provenance_of(manifest, lock, commit))
+    try:
+        manifest: dict[str, Any] = parse_json(read_regular(work / f"{name}{MANIFEST}"))
+        for file, row in manifest["files"].items():
+            if digest_file(work / file) != row["sha256"]:
+                raise ReleaseError(f"{file}: is not what its manifest says", hint=_AGAIN)
+        if manifest["lock"] != lock.digest:
+            raise ReleaseError(f"{name}: was made from another lock than the present one", hint=_AGAIN)
+        bill, provenance = sbom_of(manifest), provenance_of(manifest, lock, commit)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ReleaseError(f"{name}{MANIFEST}: is not a manifest: {error!r}", hint=_AGAIN) from error
+    (work / f"{name}{SBOM}").write_bytes(bill)
+    (work / f"{name}{PROVENANCE}").write_bytes(provenance)
 
 
 def _settle(path: Path) -> None:

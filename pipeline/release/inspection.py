@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from tower.image import (
     parse_sums,
     read_comment,
 )
+from tower.jsontext import parse_json
 from tower.minisign import SUFFIX, PublicKey, parse_signature, read_small, signer_of, verify_file
+from tower.regular import read_regular
 
 from pipeline.errors import VerifyError
 from pipeline.release.canonical import canonical_digest
@@ -124,7 +125,7 @@ def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Ma
                 sorted((row["name"], row["version"], row["checksum"], row["sha256"]) for row in manifest["packages"]),
             ),
         }
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
         raise ImageError(f"{folder / name}: its manifest, SBOM or provenance lacks {error}") from error
     for what, (got, expected) in wanted.items():
         if got != expected:
@@ -137,7 +138,7 @@ def _check_statement(folder: Path, statement: Mapping[str, Any], said: Mapping[s
     try:
         subjects, predicate = subjects_of(statement), statement["predicate"]
         about = (predicate["version"], predicate["channel"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ImageError(f"{folder / REBUILD}: lacks {error}") from error
     if about != (said["version"], said["channel"]) or set(subjects) != set(images):
         raise ImageError(f"{folder / REBUILD}: is not about this release")
@@ -170,9 +171,11 @@ def attested_by(folder: Path, rebuilders: Iterable[PublicKey]) -> tuple[PublicKe
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(read_regular(path))
     except ValueError as error:
         raise ImageError(f"{path}: not JSON: {error}") from error
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
     if not isinstance(data, dict):
         raise ImageError(f"{path}: not a JSON object")
     return data

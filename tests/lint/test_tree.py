@@ -140,6 +140,20 @@ def test_one_reader_of_tars(checkout: Path, texts: dict[Path, str]) -> None:
     complain(faults)
 
 
+def test_one_reader_of_json(checkout: Path, texts: dict[Path, str]) -> None:
+    """The standard one raises what nobody expects where JSON is deep or odd: runtime/jsontext.py makes ValueErrors of it."""
+    calls = re.compile(r"\bjson\.(load|loads|JSONDecoder)\((?!json\.dumps\()")
+    own = checkout / "runtime" / "jsontext.py"
+    complain(
+        [
+            f"{relative(path, checkout)}: {match.group()}"
+            for path, text in sources(texts, checkout / "pipeline", checkout / "runtime")
+            if path != own
+            for match in calls.finditer(text)
+        ]
+    )
+
+
 def test_no_private_keys(checkout: Path, texts: dict[Path, str]) -> None:
     complain([f"{relative(path, checkout)}: a private key" for path, text in texts.items() if _PRIVATE_KEY.search(text)])
 
