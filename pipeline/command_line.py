@@ -16,7 +16,9 @@ from pipeline.paths import Paths
 from pipeline.plan import SUFFIXES, Settings
 from pipeline.planner import load_plan
 from pipeline.progress import Screen
+from pipeline.refused import refused
 from pipeline.report import Events, Lines
+from pipeline.streams import show
 
 VARIABLES = (
     "cache",
@@ -73,11 +75,11 @@ def open_factory(checkout: Path) -> Factory:
 
             Place.parse(given["cache"])
         return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
-    except FactoryError as error:
+    except (FactoryError, OSError) as found:
+        error = refused(found) if isinstance(found, OSError) else found
         if wants_json():
             Screen().event({"event": "error", "error": f"error: {error}", "exit_status": error.exit_status})
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(error.exit_status) from None
+        raise SystemExit(show(error)) from None
 
 
 def _end_with_the_reader_of_listings() -> None:

@@ -8,13 +8,14 @@ else. Without a terminal there are lines only.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+
+from pipeline.streams import silence
 
 if TYPE_CHECKING:
     from pipeline.canonical import JsonValue
@@ -33,6 +34,8 @@ class Screen:
     """Say nothing: for factories inside of others."""
     json: bool = False
     """`json=1`: results are JSON objects."""
+    problem: OSError | None = None
+    """What kept us from writing results; the work went on. A reader that has gone (`| head`) is no problem."""
     _guard: threading.RLock = field(default_factory=threading.RLock)
     _busy: dict[str, None] = field(default_factory=dict)
     _bars: int = 0
@@ -51,14 +54,14 @@ class Screen:
         with self._guard:
             self._clear()
             if not self.quiet or stream is not self.stream:
-                _write(stream, text)
+                self._write(stream, f"{text}\n")
             self._draw()
 
     def event(self, event: Mapping[str, JsonValue], stream: TextIO | None = None) -> None:
         """One JSON object on stdout, or `stream`: in one piece, whoever else writes."""
         out = stream or sys.stdout
         with self._guard:
-            _write(out, json.dumps(event, sort_keys=True))
+            self._write(out, f"{json.dumps(event, sort_keys=True)}\n")
 
     def result(self, command: str, data: Mapping[str, JsonValue], lines: Iterable[str] = ()) -> None:
         """What a command was asked for: `lines` on stdout, or with `json=1` an object with `data`."""
@@ -71,7 +74,7 @@ class Screen:
     @property
     def output(self) -> BinaryIO:
         """Where a program writes that the user wants to see at work: stdout, if that is not kept for JSON."""
-        return sys.stderr.buffer if self.json else sys.stdout.buffer
+        return cast("BinaryIO", _Output(self, sys.stderr if self.json else sys.stdout))
 
     def begin(self, what: str) -> None:
         """Show in the status line that `what` is at work."""
@@ -88,14 +91,27 @@ class Screen:
 
     def _clear(self) -> None:
         if self.terminal and not self._bars:
-            self.stream.write(_CLEAR)
-            self.stream.flush()
+            self._write(self.stream, _CLEAR)
 
     def _draw(self) -> None:
         if self.terminal and self._busy and not self._bars:
             text = "at work: " + ", ".join(self._busy)
-            self.stream.write(_CLEAR + (text if len(text) < _WIDTH else text[: _WIDTH - 1] + "…"))
-            self.stream.flush()
+            self._write(self.stream, _CLEAR + (text if len(text) < _WIDTH else text[: _WIDTH - 1] + "…"))
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        with self.going_on(stream):
+            stream.write(text)
+            stream.flush()
+
+    @contextmanager
+    def going_on(self, stream: TextIO) -> Iterator[None]:
+        """Go on with the work when `stream` takes no more: nothing more is said there, and `problem` says why."""
+        try:
+            yield
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError) and stream is not self.stream:
+                self.problem = self.problem or error
+            silence(stream)
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "B") -> Iterator[Bar]:
@@ -113,7 +129,7 @@ class Screen:
             total=total,
             desc=title,
             unit=unit,
-            file=self.stream,
+            file=_Output(self, self.stream),
             leave=False,
             dynamic_ncols=True,
             unit_scale=unit == "B",
@@ -126,6 +142,32 @@ class Screen:
             with self._guard:
                 self._bars -= 1
                 self._draw()
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """A stream of ours as a file for others, who may write text or bytes, or take its number."""
+
+    screen: Screen
+    stream: TextIO
+
+    def write(self, data: str | bytes) -> int:
+        """Write all of it."""
+        with self.screen.going_on(self.stream):
+            if isinstance(data, str):
+                self.stream.write(data)
+            else:
+                self.stream.flush()
+                self.stream.buffer.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Let it out."""
+        with self.screen.going_on(self.stream):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +189,3 @@ def _amount(total: int, unit: str) -> str:
     if unit != "B":
         return f"{total} {unit}"
     return f"{total / 2**20:.1f} MiB" if total >= 2**20 else f"{total / 2**10:.1f} KiB"
-
-
-def _write(stream: TextIO, line: str) -> None:
-    """Write a line. If its reader has gone (`| head`), the work goes on, and says nothing more there."""
-    try:
-        stream.write(line + "\n")
-        stream.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)

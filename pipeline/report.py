@@ -15,8 +15,7 @@ from typing import Any, TextIO
 
 from pipeline.errors import FactoryError
 from pipeline.progress import Screen
-
-INTERRUPTED = 130
+from pipeline.streams import INTERRUPTED, unwritten
 
 
 @dataclass(slots=True)
@@ -136,6 +135,8 @@ class Lines:
             self.screen.say("stopping")
             self.stop()
         self.summary(interrupted)
+        if self.screen.problem is not None and not status:
+            status = unwritten(self.screen.problem)
         if status:
             raise SystemExit(status)
 

@@ -7,9 +7,7 @@ once do not meet in it. Errors that are expected reach the user as they are, wit
 
 from __future__ import annotations
 
-import errno
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +16,14 @@ from typing import Any
 
 from doit.exceptions import TaskFailed
 
-from pipeline.errors import FactoryError, StoreError
+from pipeline.errors import FactoryError
 from pipeline.factory import Factory
 from pipeline.paths import cache_home
 from pipeline.plan import ChannelNode, Image, Node, StageNode, is_folder
+from pipeline.refused import refused
 from pipeline.report import Row
 from pipeline.store import disk_full, is_full
+from pipeline.streams import show
 
 Task = dict[str, Any]
 
@@ -68,15 +68,17 @@ def task(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what the disk refuses (no room, no permission) into the StoreError that it is, wherever it happened."""
+    """Turn what the system refuses (no room, no permission) into an error of ours, wherever it happened."""
     try:
         yield
     except OSError as error:
         if is_full(error):
             raise disk_full(Path(error.filename) if error.filename else _fullest(), error) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO) and error.filename:
-            raise StoreError(f"{error.filename}: {error.strerror}", hint="look at the permissions, and at the disk") from error
-        raise
+        raise refused(error) from error
+    except UnicodeError as error:
+        raise FactoryError(f"a name or a text is not UTF-8: {error}") from error
+    except MemoryError as error:
+        raise FactoryError("this machine has no memory left", hint="see what uses it: free, top") from error
 
 
 def _fullest() -> Path:
@@ -126,7 +128,7 @@ def _shown(clean: Callable[[], None]) -> Callable[[], None]:
             with _explained():
                 clean()
         except FactoryError as error:
-            sys.stderr.write(f"error: {error}\n")
+            show(error)
 
     act.__qualname__ = "remove what it made"  # doit shows it
     return act

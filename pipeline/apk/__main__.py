@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import sys
 
+from pipeline.streams import ended
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    return ended(lambda: _run(given))
+
+
+def _run(given: Sequence[str]) -> int:
     if given[:1] == ["solve"]:
         from pipeline.apk import solver_command
 
@@ -26,12 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return verify_command.run(request)
     from pipeline.apk import commands
 
-    return commands.main(given)
+    return commands.run(given)
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
     # Taking a pool of packages apart takes as long as solving.
-    os._exit(status)
+    os._exit(main())

@@ -15,10 +15,12 @@ from pipeline.apk.index import entry_of, read_index, write_index
 from pipeline.apk.package import read_package, sign_package, tree_entries, write_package
 from pipeline.apk.pkginfo import SCRIPTS
 from pipeline.apk.signature import ALGORITHMS, KeyRing, Signer
-from pipeline.errors import ConfigError, FactoryError
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from _typeshed import SupportsWrite
 
 _EXAMPLES = """\
 examples:
@@ -75,7 +77,7 @@ def _describe(path: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
 def _info(options: argparse.Namespace) -> int:
     described = [_describe(path) for path in options.file]
     if options.json:
-        json.dump([row | {"files": files} for row, files in described], sys.stdout, indent=1, ensure_ascii=False)
+        json.dump([row | {"files": files} for row, files in described], sys.stdout, indent=1)
         print()
         return 0
     for row, files in described:
@@ -157,9 +159,19 @@ def _add_epoch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epoch", type=int, default=epoch, help="time of all files (default: SOURCE_DATE_EPOCH, or 0)")
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that notices when its help cannot be written; argparse passes over that."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if message and file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+
 def _parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m pipeline.apk", description=__doc__, epilog=_EXAMPLES, formatter_class=style)
+    parser = _Parser(prog="python -m pipeline.apk", description=__doc__, epilog=_EXAMPLES, formatter_class=style)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str, *, files: bool = True) -> argparse.ArgumentParser:
@@ -198,15 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit status. Raises FactoryError, OSError, SystemExit."""
     options = _parser().parse_args(arguments)
-    try:
-        status = options.run(options)
-    except FactoryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    return int(status)
+    return int(options.run(options))

@@ -7,14 +7,14 @@ import gc
 import sys
 
 from pipeline.apk.record import dataclass
-from pipeline.errors import FactoryError, FormatError
+from pipeline.errors import FormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OPTIONS = ("--keys", "--index", "--arch", "--cache")
-_UNSOLVABLE, _USAGE = 1, 2
+_USAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,9 @@ def plain_request(arguments: Sequence[str]) -> Request | None:
 
 
 def run(request: Request) -> int:
-    """Solve, and print the packages or the reason; returns the exit status."""
+    """Solve, and print the packages; returns the exit status. Raises FactoryError, UnsolvableError too, and OSError."""
     from pipeline.apk.pkginfo import parse_dependency
     from pipeline.apk.solver_cache import Cache
-    from pipeline.apk.solver_errors import UnsolvableError
 
     gc.disable()  # a short run, and the many small objects of it would be looked through again and again
     try:
@@ -62,24 +61,14 @@ def run(request: Request) -> int:
     except FormatError as error:
         print(f"error: {error}", file=sys.stderr)
         return _USAGE
-    try:
-        from pipeline.apk.solver import Solver
-        from pipeline.apk.solver_pool import IndexFile, read_keys
+    from pipeline.apk.solver import Solver
+    from pipeline.apk.solver_pool import IndexFile, read_keys
 
-        files = []
-        for path in request.indexes:
-            with open(path, "rb") as stream:  # noqa: PTH123 (pathlib is slow to import)
-                files.append(IndexFile(path, stream.read()))
-        solver = Solver.load(files, read_keys(request.keys), request.arch, Cache(request.cache))
-        solution = solver.solve(request.world)
-    except UnsolvableError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _UNSOLVABLE
-    except FactoryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return _UNSOLVABLE
+    files = []
+    for path in request.indexes:
+        with open(path, "rb") as stream:  # noqa: PTH123 (pathlib is slow to import)
+            files.append(IndexFile(path, stream.read()))
+    solver = Solver.load(files, read_keys(request.keys), request.arch, Cache(request.cache))
+    solution = solver.solve(request.world)
     sys.stdout.write("".join(f"{line}\n" for line in sorted(map(str, solution.packages))))
     return 0

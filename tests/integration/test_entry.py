@@ -30,7 +30,7 @@ case "$*" in
         mkdir -p "$5/bin"; cp "$0" "$5/bin/python"; touch "$5/pyvenv.cfg"; echo "#!$5/bin/python" > "$5/bin/tool" ;;
     "-m venv "*) exit 9 ;;
     *"install --require-hashes"*) sleep "${PIP_SECONDS:-0}"; exit "${PIP_STATUS:-0}" ;;
-    "-m doit "* | "-m doit") echo "doit runs $PWD ${*:3}" ;;
+    "-m pipeline "* | "-m pipeline") echo "doit runs $PWD ${*:3}" ;;
     "-I -S -"*) exec REAL "$@" ;;
 esac
 """

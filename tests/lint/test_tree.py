@@ -113,8 +113,11 @@ def test_layers(checkout: Path, texts: dict[Path, str]) -> None:
 
 
 def test_apk_format_stands_alone(checkout: Path, texts: dict[Path, str]) -> None:
-    """pipeline/apk also becomes part of stages: of the pipeline it uses itself, the reader of tars and the errors alone."""
-    shared = ("pipeline.errors", "pipeline.tarfields", "pipeline.tarstream")
+    """pipeline/apk also becomes part of stages: of the pipeline it uses itself, the reader of tars and the errors alone.
+
+    Its command stands in the frame of all commands.
+    """
+    shared = ("pipeline.errors", "pipeline.streams", "pipeline.tarfields", "pipeline.tarstream")
     complain(
         [
             f"{relative(path, checkout)}: imports {name}"

@@ -183,11 +183,3 @@ def test_what_the_disk_refuses_is_said(error: OSError, said: str) -> None:
         assert said in failed.error.message
     asked = tasks.task("x", act, doc="x", fresh=fresh)
     assert asked["uptodate"][0]() is False
-
-
-def test_other_errors_of_the_system_are_mistakes_of_ours() -> None:
-    def act() -> None:
-        raise OSError(errno.EBADF, "Bad file descriptor")
-
-    with pytest.raises(OSError, match="Bad file"):
-        tasks.task("x", act, doc="x")["actions"][0]()

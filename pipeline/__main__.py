@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m pipeline`: doit for this checkout, as ./ci/doit runs it, with every error shown as one of ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pipeline.errors import ConfigError
+from pipeline.streams import ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run doit; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return ended(lambda: _run(given))
+
+
+def _run(words: list[str]) -> int:
+    # After the streams were made usable: doit keeps the output that it finds when it is imported.
+    from pipeline.front import Doit, Passed
+
+    if "" in words:
+        raise ConfigError("the command line has an empty word, which names no task", hint="./ci/doit list shows those there are")
+    try:
+        return int(Doit().run(words))
+    except Passed as passed:
+        raise passed.error from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
