@@ -10,13 +10,13 @@ from typing import Any
 
 from doit import doit_cmd
 
-from pipeline.errors import ConfigError, FactoryError
+from pipeline.errors import ConfigError
 from pipeline.factory import Factory
 from pipeline.paths import Paths
 from pipeline.plan import SUFFIXES, Settings
 from pipeline.planner import load_plan
 from pipeline.progress import Screen
-from pipeline.refused import refused
+from pipeline.refused import expected
 from pipeline.report import Events, Lines
 from pipeline.streams import show
 
@@ -53,33 +53,39 @@ def open_factory(checkout: Path) -> Factory:
     """
     _end_with_the_reader_of_listings()
     try:
-        given = variables()
-        settings = Settings(
-            channel=given.get("channel", Settings().channel),
-            target=given.get("target", ""),
-            compress=given.get("compress", Settings().compress),
-            engines={name.removeprefix(ENGINE): value for name, value in given.items() if name.startswith(ENGINE)},
-        )
-        paths = Paths(checkout)
-        plan = load_plan(paths, settings)
-        if settings.target and settings.target not in {image.target for image in plan.images}:
-            known = ", ".join(dict.fromkeys(image.target for image in plan.images))
-            raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
-        for arch in sorted(set(settings.engines) - set(plan.channel.architectures)):
-            raise ConfigError(
-                f"{ENGINE}{arch}={settings.engines[arch]}: channel {plan.channel.name} has no such architecture",
-                hint=f"one of: {', '.join(f'{ENGINE}{name}=' for name in plan.channel.architectures)}",
-            )
-        if "cache" in given:
-            from pipeline.cache.registry import Place
-
-            Place.parse(given["cache"])
-        return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
-    except (FactoryError, OSError) as found:
-        error = refused(found) if isinstance(found, OSError) else found
+        return _open(checkout)
+    except Exception as found:
+        error = expected(found)
+        if error is None:
+            raise
         if wants_json():
             Screen().event({"event": "error", "error": f"error: {error}", "exit_status": error.exit_status})
         raise SystemExit(show(error)) from None
+
+
+def _open(checkout: Path) -> Factory:
+    given = variables()
+    settings = Settings(
+        channel=given.get("channel", Settings().channel),
+        target=given.get("target", ""),
+        compress=given.get("compress", Settings().compress),
+        engines={name.removeprefix(ENGINE): value for name, value in given.items() if name.startswith(ENGINE)},
+    )
+    paths = Paths(checkout)
+    plan = load_plan(paths, settings)
+    if settings.target and settings.target not in {image.target for image in plan.images}:
+        known = ", ".join(dict.fromkeys(image.target for image in plan.images))
+        raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
+    for arch in sorted(set(settings.engines) - set(plan.channel.architectures)):
+        raise ConfigError(
+            f"{ENGINE}{arch}={settings.engines[arch]}: channel {plan.channel.name} has no such architecture",
+            hint=f"one of: {', '.join(f'{ENGINE}{name}=' for name in plan.channel.architectures)}",
+        )
+    if "cache" in given:
+        from pipeline.cache.registry import Place
+
+        Place.parse(given["cache"])
+    return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
 
 
 def _end_with_the_reader_of_listings() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from doit.cmd_base import Command
 from doit.doit_cmd import DoitMain
 
-from pipeline.errors import FactoryError
+from pipeline.refused import expected
 
 
 class Passed(BaseException):
@@ -44,7 +44,9 @@ def handing_over(command: type[Command]) -> type[Command]:
         def parse_execute(self, in_args: Sequence[str]) -> Any:
             try:
                 return super().parse_execute(in_args)
-            except (FactoryError, OSError, UnicodeError, MemoryError) as error:
+            except Exception as error:
+                if expected(error) is None:
+                    raise
                 raise Passed(error) from error
 
     return HandingOver

@@ -45,6 +45,24 @@ def refused(error: OSError, where: str = "", *, hint: str = "") -> FactoryError:
     return kind(f"{where}: {what}" if where else str(what), hint=_HINTS.get(error.errno or 0, hint))
 
 
+def expected(error: BaseException) -> FactoryError | None:
+    """The error of ours for one of the system, of a text that is none, or of memory; None for a mistake in the code."""
+    if isinstance(error, FactoryError):
+        return error
+    if isinstance(error, OSError):
+        return refused(error)
+    if isinstance(error, UnicodeError):
+        return FactoryError(f"a name or a text is not UTF-8: {error}")
+    if isinstance(error, MemoryError):
+        return FactoryError("this machine has no memory left", hint="see what uses it: free, top")
+    # What pathlib makes of ELOOP, and of a user without a home.
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return FactoryError(f"{error}", hint=_HINTS[errno.ELOOP])
+    if isinstance(error, RuntimeError) and str(error).startswith("Could not determine home"):
+        return FactoryError("whoever runs this has no home", hint="set HOME to a folder of yours")
+    return None
+
+
 def _named(error: OSError) -> str:
     names = (error.filename, error.filename2)
     return " -> ".join(os.fsdecode(name) for name in names if isinstance(name, (str, bytes, os.PathLike)))

@@ -38,14 +38,10 @@ def ended(run: Callable[[], int]) -> int:
         status = show(error)
     except SystemExit as left:
         status = _status_of(left)
-    except OSError as error:
-        status = _refused(error)
-    except UnicodeError as error:
-        status = show(FactoryError(f"what was given is not text: {error}", hint="give it in UTF-8"))
-    except MemoryError:
-        status = show(FactoryError("this machine has no memory left", hint="see what uses it: free, top"))
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except Exception as error:
+        status = _failed(error)
     problem = _flush(sys.stdout)
     if problem is not None:
         told = unwritten(problem)
@@ -135,13 +131,17 @@ def unwritten(problem: OSError) -> int:
     return _FAILED
 
 
-def _refused(error: OSError) -> int:
-    from pipeline.refused import refused
+def _failed(error: Exception) -> int:
+    """Show what was to be expected. Raises a mistake in the code again."""
+    from pipeline.refused import expected
 
-    if error.errno == errno.EPIPE or error.filename == OUTPUT:
+    if isinstance(error, OSError) and (error.errno == errno.EPIPE or error.filename == OUTPUT):
         silence(sys.stdout)
         return unwritten(error)
-    return show(refused(error))
+    ours = expected(error)
+    if ours is None:
+        raise error
+    return show(ours)
 
 
 def _status_of(left: SystemExit) -> int:

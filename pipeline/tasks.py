@@ -20,7 +20,7 @@ from pipeline.errors import FactoryError
 from pipeline.factory import Factory
 from pipeline.paths import cache_home
 from pipeline.plan import ChannelNode, Image, Node, StageNode, is_folder
-from pipeline.refused import refused
+from pipeline.refused import expected
 from pipeline.report import Row
 from pipeline.store import disk_full, is_full
 from pipeline.streams import show
@@ -71,14 +71,15 @@ def _explained() -> Iterator[None]:
     """Turn what the system refuses (no room, no permission) into an error of ours, wherever it happened."""
     try:
         yield
-    except OSError as error:
-        if is_full(error):
+    except FactoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and is_full(error):
             raise disk_full(Path(error.filename) if error.filename else _fullest(), error) from error
-        raise refused(error) from error
-    except UnicodeError as error:
-        raise FactoryError(f"a name or a text is not UTF-8: {error}") from error
-    except MemoryError as error:
-        raise FactoryError("this machine has no memory left", hint="see what uses it: free, top") from error
+        ours = expected(error)
+        if ours is None:
+            raise
+        raise ours from error
 
 
 def _fullest() -> Path:
