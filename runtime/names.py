@@ -31,7 +31,7 @@ _SYSTEM_USERS: Final = frozenset(
 )
 """Users of the system itself, and groups, which a new user of the same name would be given."""
 _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
-_KEYBOARD: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_KEYBOARD: Final = re.compile(r"[a-z][A-Za-z0-9_-]{0,31}")
 _LANG: Final = re.compile(r"(?:C|POSIX|[a-z]{2,3}(?:_[A-Z]{2})?)(?:\.[A-Za-z0-9-]{1,16})?(?:@[a-z]{1,16})?")
 _COLOR: Final = re.compile(r"#[0-9a-f]{6}")
 _BRANCH: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tower import known
 from tower.errors import ValueRefusedError
-from tower.names import UserName, parse_keyboard, parse_lang, parse_time_zone, parse_user_name
+from tower.names import UserName, parse_lang, parse_user_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,16 @@ def current_user() -> UserName:
 
 
 def _keyboard(root: Path) -> tuple[str, str]:
-    keymap = re.search(r"^KEYMAP=\"?(?:\S*/)?([a-z0-9_-]+)\.bmap", _text(root / "etc/conf.d/loadkmap"), re.MULTILINE)
+    keymap = re.search(r"^KEYMAP=\"?(?:\S*/)?([A-Za-z0-9_-]+)\.bmap", _text(root / "etc/conf.d/loadkmap"), re.MULTILINE)
+    found = dict(re.findall(r"^(XKBLAYOUT|XKBVARIANT)=\"?([A-Za-z0-9_-]*)", _text(root / "etc/default/keyboard"), re.MULTILINE))
+    layout, variant = found.get("XKBLAYOUT", ""), found.get("XKBVARIANT", "")
+    rows = [(layout, f"{layout}-{variant}" if variant else ""), (layout, "")]
     if keymap is not None:
         # Alpine names a variant in full: fr-bepo, whose layout is fr.
-        return keymap[1].partition("-")[0], keymap[1]
-    found = dict(re.findall(r"^(XKBLAYOUT|XKBVARIANT)=\"?([a-z0-9_-]*)", _text(root / "etc/default/keyboard"), re.MULTILINE))
-    with suppress(ValueRefusedError):
-        layout = parse_keyboard(found.get("XKBLAYOUT", ""))
-        variant = found.get("XKBVARIANT", "")
-        return layout, parse_keyboard(f"{layout}-{variant}" if variant else layout)
+        rows.insert(0, (keymap[1].partition("-")[0], keymap[1]))
+    for row in rows:
+        with suppress(ValueRefusedError):
+            return known.keyboard(*row, root)
     return "us", "us"
 
 
@@ -70,7 +72,7 @@ def _time_zone(root: Path) -> str:
         names.insert(0, (root / "etc/localtime").readlink().as_posix().partition("zoneinfo/")[2])
     for name in names:
         with suppress(ValueRefusedError):
-            return parse_time_zone(name)
+            return known.time_zone(name, root)
     return "UTC"
 
 

@@ -8,17 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tower import provision, secret, source
+from tower import known, provision, secret, source
 from tower.env import Encryption, Wlan
 from tower.errors import StoppedError, TowerError, ValueRefusedError
 from tower.names import (
     ROUTER,
     parse_host_name,
-    parse_keyboard,
     parse_lang,
     parse_ssid,
     parse_ssid_hex,
-    parse_time_zone,
     parse_user_name,
     seconds,
     ssid_octets,
@@ -160,14 +158,15 @@ def _ask(question: str, args: argparse.Namespace) -> str:
 
 def _settings(args: argparse.Namespace) -> Settings:
     found = read_settings()
-    if args.keyboard_layout:
-        layout = parse_keyboard(args.keyboard_layout)
-        found = replace(found, keyboard_layout=layout, keyboard_variant=layout)
-    if args.keyboard_variant:
-        found = replace(found, keyboard_variant=parse_keyboard(args.keyboard_variant))
-    if args.timezone:
-        found = replace(found, timezone=parse_time_zone(args.timezone))
-    return replace(found, lang=parse_lang(args.lang)) if args.lang else found
+    layout, variant = args.keyboard_layout, args.keyboard_variant
+    if layout is not None or variant is not None:
+        # A variant has the name of its layout in front: fr-bepo.
+        own = variant.partition("-")[0] if variant and "-" in variant else found.keyboard_layout
+        layout, variant = known.keyboard(own if layout is None else layout, variant or "")
+        found = replace(found, keyboard_layout=layout, keyboard_variant=variant)
+    if args.timezone is not None:
+        found = replace(found, timezone=known.time_zone(args.timezone))
+    return replace(found, lang=parse_lang(args.lang)) if args.lang is not None else found
 
 
 def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, resume: bool) -> int:
