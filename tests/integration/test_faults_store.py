@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Tiny
+from tests.integration.conftest import Tiny, make_tiny
 
 STORE_ERROR = 16
 
@@ -110,6 +112,34 @@ def test_two_builds_at_once(tiny: Tiny) -> None:
         assert sum(len(re.findall(rf"^{stage} .*\bbuilt\b", text, re.MULTILINE)) for text in said) == 1, "\n".join(said)
     assert tiny.image == "one\ntwo\n"
     assert not tiny.leftovers()
+
+
+def test_two_checkouts_with_one_folder_of_images(tiny: Tiny, tmp_path: Path, checkout: Path) -> None:
+    """Each has its own set, whole, and leaves the other's alone; which of them is in front is a matter of who was first."""
+    other = make_tiny(tmp_path / "other", checkout, tiny.cache)
+    other.write("text/second", "three\n")
+    builds = tiny.cache / "tower/builds"
+    wanted = {tiny.folder: "one\ntwo\n", other.folder: "one\nthree\n"}
+    for one in (tiny, other):
+        (one.folder / "dist").rmdir()
+    for _ in range(3):
+        shutil.rmtree(builds, ignore_errors=True)
+        runs = [one.start() for one in (tiny, other)]
+        said = [run.communicate(timeout=90)[0] for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], "\n".join(said)
+        images = sorted(builds.rglob("tiny-*.img.zst"))
+        assert {path.read_text() for path in images} == set(wanted.values())
+        for path in images:
+            done = subprocess.run(["sha256sum", "--check", f"{path.name}.sha256"], cwd=path.parent, capture_output=True, text=True)
+            assert (done.returncode, done.stdout.count(": OK\n")) == (0, 3), done.stdout
+        (own,) = (path for path in images if path.parent != builds)
+        owner = next(folder for folder in wanted if own.parent.name.startswith(f"{folder.name}-"))
+        assert own.read_text() == wanted[owner]
+        assert sum(str(own) in text for text in said) == 1, "who has a folder of its own is told"
+    before = {path: path.stat().st_ino for path in builds.rglob("*")}
+    for one in (tiny, other):
+        assert "written again" not in one.doit()
+    assert {path: path.stat().st_ino for path in builds.rglob("*")} == before
 
 
 def test_an_edit_while_it_builds(tiny: Tiny) -> None:
