@@ -8,7 +8,7 @@ above this protocol is the same for all channels.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -163,6 +163,9 @@ class ChannelDriver(Protocol):
     All methods but `lock` and `fetch` work without a network.
     """
 
+    report: Callable[[str], None]
+    """Takes a line for the user: what was changed in a cache and is made again. Whoever opens a driver may set it."""
+
     def lock_key(self) -> Digest:
         """Digest of all that a lock depends on (worlds, tables, suite, settings): cheap, asked in every run."""
 
@@ -201,6 +204,10 @@ class ChannelDriver(Protocol):
 
     def aports(self) -> Path:
         """A folder that holds `scripts/mkimage.sh`."""
+
+
+def report_nothing(_line: str) -> None:
+    """The `report` of a driver that nobody gave one."""
 
 
 @runtime_checkable

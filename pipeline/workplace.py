@@ -49,6 +49,7 @@ class Workplace:
     def driver(self) -> ChannelDriver:
         """The channel's driver."""
         driver = open_driver(self.plan.channel, self.plan.worlds, self.paths)
+        driver.report = self.progress.say
         if isinstance(driver, SolvesWorlds):
             driver.stage_worlds = self.plan.stage_worlds
         return driver

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -16,7 +16,7 @@ from pipeline.alpine.packages import Wanted, lock_packages
 from pipeline.alpine.repository import lay_repository, locked_indexes
 from pipeline.alpine.settings import AlpineSettings, read_settings, vanished_hint
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json
-from pipeline.channel import Channel, Lock, LockedFile, Progress
+from pipeline.channel import Channel, Lock, LockedFile, Progress, report_nothing
 from pipeline.errors import LockError
 from pipeline.fetch import VanishedError, fetch, get
 from pipeline.lab.code import code_digest
@@ -41,6 +41,7 @@ class AlpineDriver:
     def __init__(self, channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
         self.channel = channel
         self.paths = paths
+        self.report: Callable[[str], None] = report_nothing
         self.settings: AlpineSettings = read_settings(channel)
         self.worlds = {arch: worlds.get(arch, frozenset()) for arch in channel.architectures}
         self.stage_worlds: Mapping[str, tuple[frozenset[str], ...]] = {}

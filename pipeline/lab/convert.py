@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import io
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pipeline.lab.kernel import lay_kernel
 from pipeline.lab.keymaps import lay_keymaps
 from pipeline.lab.scan import Scan, scan
 from pipeline.lab.tree import Node, Tree, matcher
+from pipeline.recorded import RecordedCache
 
 _KINDS: Mapping[str, str] = {"file": "file", "dir": "dir", "link": "symlink"}
 _SPECIAL_BITS = 0o6000
@@ -41,7 +41,7 @@ class Converted:
 
 
 def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, output: Path) -> Converted:
-    """Write the unsigned package of `job` to `output`; `debs` are the files of its Debian packages, in the job's order."""
+    """Write the unsigned package of `job` to `output`, with its record; `debs` are its Debian packages, in the job's order."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         tree = Tree(Path(folder) / "files")
         tree.folder.mkdir()
@@ -54,9 +54,7 @@ def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, out
         made = Path(folder) / "made.apk"
         with made.open("wb") as out:
             write_package(out, _info(job, found, definition), scripts, _entries(tree, nodes), epoch=job.epoch)
-            out.flush()
-            os.fsync(out.fileno())
-        made.replace(output)
+        RecordedCache(output.parent, report=lambda _: None).keep(output.name, made)
     special = tuple(f"{node.mode:04o} {node.path}" for node in nodes if node.kind == "file" and node.mode & _SPECIAL_BITS)
     return Converted(job.product.name, special)
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json, digest_tree
-from pipeline.channel import Channel, Lock, LockedFile, Progress
+from pipeline.channel import Channel, Lock, LockedFile, Progress, report_nothing
 from pipeline.config import Problems, table_of
 from pipeline.errors import ConfigError, LockError, VerifyError
 from pipeline.fetch import Source, fetch
@@ -74,6 +74,7 @@ class LabDriver:
     def __init__(self, channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
         self.channel = channel
         self.paths = paths
+        self.report: Callable[[str], None] = report_nothing
         self.settings = read_settings(channel)
         # The builder takes these from the repository of its architecture.
         extra = {channel.builder_arch: frozenset(self.settings.builder_packages)}
@@ -213,7 +214,7 @@ class LabDriver:
     def _workshop(self) -> Workshop:
         from pipeline.lab.repository import Workshop
 
-        return Workshop(self.paths.checkout, self.vault, self.home / "apk", self.channel.epoch, self.keys())
+        return Workshop(self.paths.checkout, self.vault, self.home / "apk", self.channel.epoch, self.keys(), self.report)
 
     def _jobs(self, shop: Workshop, lock: Lock, arch: str) -> list[Job]:
         from pipeline.lab.repository import plan_jobs

@@ -29,6 +29,7 @@ from pipeline.lab.deb import Control, open_verified, read_control
 from pipeline.lab.kernel import depmod_version
 from pipeline.lab.keymaps import loadkeys_version
 from pipeline.locks import locked
+from pipeline.recorded import Recorded, RecordedCache
 
 if TYPE_CHECKING:
     from pipeline.vault import Vault
@@ -49,6 +50,8 @@ class Workshop:
     epoch: int
     keys: Mapping[str, bytes]
     """The channel's public keys, for the package that carries them."""
+    report: Log
+    """Takes a line for the user."""
 
 
 def plan_jobs(shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], world: Iterable[str], arch: str) -> list[Job]:
@@ -79,20 +82,22 @@ def _control(shop: Workshop, deb: LockedFile) -> Control:
         return read_control(stream, f"{deb.name} {deb.version}")
 
 
-def convert_all(shop: Workshop, jobs: list[Job], log: Log) -> dict[str, Path]:
-    """The unsigned package of every job, by name; what is not there yet is made, several at a time."""
+def convert_all(shop: Workshop, jobs: list[Job], log: Log) -> dict[str, Recorded]:
+    """The unsigned package of every job, by name; what is not there as it was made is made, several at a time."""
     shop.converted.mkdir(parents=True, exist_ok=True)
-    places = {job.product.name: _place(shop, job) for job in jobs}
+    cache = RecordedCache(shop.converted, shop.report)
+    names = {job.product.name: _file_name(shop, job) for job in jobs}
     with locked(shop.converted / "guard"):
+        found = _find(cache, names.values())
         # Large ones first, so that no process is left with a kernel at the end.
         missing = sorted(
-            (job for job in jobs if not places[job.product.name].exists()),
+            (job for job in jobs if names[job.product.name] not in found),
             key=lambda job: -sum(deb.size for deb in job.product.debs),
         )
         for stale in shop.converted.glob("tmp*"):
             _remove(stale)
         try:
-            for done in _convert_in_parallel(shop, missing, places):
+            for done in _convert_in_parallel(shop, missing, {name: cache.place(file) for name, file in names.items()}):
                 log(f"converted {done.name}")
                 for item in done.special:
                     log(f"  special mode {item}")
@@ -100,22 +105,32 @@ def convert_all(shop: Workshop, jobs: list[Job], log: Log) -> dict[str, Path]:
             raise StoreError(
                 f"{shop.converted}: {error.strerror or error}", hint="make room on the disk, then run it again"
             ) from error
-        _forget_old(places.values())
-    return places
+        found |= _find(cache, (names[job.product.name] for job in missing))
+        _forget_old(cache, names.values())
+    gone = [name for name, file in names.items() if file not in found]
+    if gone:
+        raise StoreError(f"{shop.converted}: {', '.join(gone)}: changed while it was made", hint="run the same command again")
+    return {name: found[file] for name, file in names.items()}
 
 
-def _place(shop: Workshop, job: Job) -> Path:
-    return shop.converted / f"{job.product.name}.{job.product.arch}.{job.key(shop.checkout)}.apk"
+def _file_name(shop: Workshop, job: Job) -> str:
+    return f"{job.product.name}.{job.product.arch}.{job.key(shop.checkout)}.apk"
 
 
-def _forget_old(places: Iterable[Path]) -> None:
+def _find(cache: RecordedCache, names: Iterable[str]) -> dict[str, Recorded]:
+    """Those that are there as they were made, by name."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {one.path.name: one for one in pool.map(cache.find, names) if one is not None}
+
+
+def _forget_old(cache: RecordedCache, names: Iterable[str]) -> None:
     """Of every package the conversions that were used last are kept, so that going back and forth is quick."""
-    for place in places:
-        place.touch()
-        prefix = place.name.removesuffix(".apk").rpartition(".")[0]
-        found = place.parent.glob(f"{glob.escape(prefix)}.{'[0-9a-f]' * 64}.apk")
-        for old in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)[_KEPT:]:
-            old.unlink()
+    for name in names:
+        cache.mark_used(name)
+        prefix = name.removesuffix(".apk").rpartition(".")[0]
+        found = [path.name for path in cache.folder.glob(f"{glob.escape(prefix)}.{'[0-9a-f]' * 64}.apk")]
+        for old in sorted(found, key=cache.last_used, reverse=True)[_KEPT:]:
+            cache.remove(old)
 
 
 def _remove(path: Path) -> None:
@@ -150,14 +165,14 @@ def _convert_in_parallel(shop: Workshop, jobs: list[Job], places: dict[str, Path
 
 
 def write_repository(
-    jobs: list[Job], unsigned: dict[str, Path], folder: Path, *, signer: Signer, epoch: int, description: str
+    jobs: list[Job], unsigned: dict[str, Recorded], folder: Path, *, signer: Signer, epoch: int, description: str
 ) -> None:
     """Sign all packages into `folder` and write the signed index over them."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def one(job: Job) -> IndexEntry:
         target = folder / f"{job.product.name}-{job.version}.apk"
-        with unsigned[job.product.name].open("rb") as source, target.open("wb") as out:
+        with unsigned[job.product.name].opened() as source, target.open("wb") as out:
             sign_package(source, out, signer)
         return _entry(target, job.product.arch)
 

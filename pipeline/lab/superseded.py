@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from pipeline.locks import try_lock
+from pipeline.recorded import RecordedCache
 
 _NAME = re.compile(r"(?P<package>.+)\.[0-9a-f]{64}\.apk")
 
@@ -20,16 +21,19 @@ def remove_superseded(folder: Path) -> tuple[int, int]:
     if lock is None:
         return 0, 0
     try:
+        cache = RecordedCache(folder, report=lambda _: None)
         found: dict[str, list[Path]] = {}
         for path in folder.glob("*.apk"):
             if name := _NAME.fullmatch(path.name):
                 found.setdefault(name["package"], []).append(path)
         old = [
-            path for paths in found.values() for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)[1:]
+            path
+            for paths in found.values()
+            for path in sorted(paths, key=lambda path: cache.last_used(path.name), reverse=True)[1:]
         ]
-        freed = sum(path.stat().st_blocks * 512 for path in old)
+        freed = sum(path.lstat().st_blocks * 512 for path in old)
         for path in old:
-            path.unlink()
+            cache.remove(path.name)
         return len(old), freed
     finally:
         lock.release()

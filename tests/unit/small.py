@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from pipeline.canonical import Digest, JsonValue, digest_json
-from pipeline.channel import Lock, LockedFile, Progress
+from pipeline.channel import Lock, LockedFile, Progress, report_nothing
 from pipeline.engine import Engine
 from pipeline.factory import Factory
 from pipeline.paths import Paths
@@ -117,6 +117,7 @@ class Driver:
     public: bytes = b"public\n"
     repository_text: str = "index\n"
     calls: list[str] = field(default_factory=list)
+    report: Callable[[str], None] = report_nothing
 
     def lock_key(self) -> Digest:
         return digest_json(self.wanted)

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from pipeline.lab.superseded import remove_superseded
 from pipeline.locks import locked
+from pipeline.recorded import RecordedCache
 
 
 def converted(folder: Path, name: str, digit: str, used: int) -> Path:
     path = folder / f"{name}.{digit * 64}.apk"
-    path.write_bytes(bytes(5000))
-    os.utime(path, (used, used))
+    made = folder / "made"
+    made.write_bytes(bytes(5000))
+    cache = RecordedCache(folder, report=lambda _: None)
+    cache.keep(path.name, made)
+    os.utime(path.with_name(f"{path.name}.record"), (used, used))
     return path
 
 
@@ -30,6 +34,7 @@ def test_of_each_package_the_one_used_last_stays(tmp_path: Path) -> None:
     assert freed >= 2 * 5000
     assert sorted(path for path in tmp_path.glob("*.*.*.apk")) == sorted(kept)
     assert (tmp_path / "notes.apk").exists()
+    assert len(list(tmp_path.glob("*.record"))) == len(kept)
     assert remove_superseded(tmp_path) == (0, 0)
 
 
