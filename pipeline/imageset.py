@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tower.jsontext import parse_json
+from tower.jsontext import parse_json
 from tower.regular import open_regular
 
 from pipeline.artifact import FileRecord
@@ -37,6 +38,7 @@ ENDINGS = ("", ".bmap", ".sha256", ".manifest.json")
 _FICLONE = 0x40049409
 """ioctl of Linux: share the blocks of another file (where the file system can), each side free to change its own."""
 _CHUNK = 4 << 20
+_MOST_NOTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ writes (`pipeline.locks`).
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tower.jsontext import parse_json
 from tower.regular import open_regular
 
 from pipeline.canonical import Digest, canonical_json
@@ -131,9 +131,9 @@ def _record_of(path: Path) -> Path:
 def _read_record(path: Path) -> tuple[Digest, int] | None:
     try:
         with open_regular(_record_of(path), follow=False) as stream:
-            data: Any = json.loads(stream.read(_MOST_RECORD))
+            data: Any = parse_json(stream.read(_MOST_RECORD))
         return Digest(str(data["sha256"])), int(data["size"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from tower.regular import read_regular
 from pipeline import proc
 from pipeline.canonical import Digest, digest_file, digest_json
 from pipeline.channel import LockedFile, Progress
-from pipeline.errors import FetchError, ToolError, VerifyError
+from pipeline.errors import FetchError, LockError, ToolError, VerifyError
 from pipeline.locks import locked
 from pipeline.vault import Vault
 
@@ -29,6 +30,9 @@ MUSL = ("musllinux_1_2", "musllinux_1_1")
 """Platforms of wheels, without the architecture, best first."""
 
 _SECONDS = 900
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\n\\]*(?:\\\n[^\n\\]*)*)", re.MULTILINE)
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
+_WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.whl")
 _KEPT = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
 _HINT = "look at the network; the wheels come from the Python package index, or from where pip's settings say"
 
@@ -61,6 +65,9 @@ class WheelShop:
         note = self.notes / f"{wanted.key}.json"
         with locked(self.notes / "guard"):
             found = _noted(note)
+            if found and not _are_of(found, wanted):
+                progress.say(f"{note}: was changed: it names wheels that {wanted.requirements.name} does not; it is made again")
+                found = ()
             if not found or self.vault.missing(found):
                 progress.say(f"Python {wanted.python} wheels for {wanted.arch}")
                 found = self._download(wanted)
@@ -70,8 +77,10 @@ class WheelShop:
         return found
 
     def copy(self, wheels: tuple[LockedFile, ...], output: Path) -> None:
-        """Copy wheels into `output`, verified on the way."""
+        """Copy wheels into `output`, verified on the way. Raises VerifyError, LockError."""
         for wheel in wheels:
+            if _WHEEL.fullmatch(wheel.location) is None:
+                raise LockError(f"{wheel.location!r}: is not the name of a wheel", hint="lock the channel again: ./ci/doit lock")
             self.vault.copy(wheel, output / wheel.location)
 
     def _download(self, wanted: WheelSet) -> tuple[LockedFile, ...]:
@@ -99,3 +108,24 @@ def _noted(note: Path) -> tuple[LockedFile, ...]:
         return tuple(LockedFile(**row) for row in parse_json(read_regular(note)))
     except (OSError, ValueError, TypeError):
         return ()
+
+
+def _are_of(found: tuple[LockedFile, ...], wanted: WheelSet) -> bool:
+    """Whether a note is one of these requirements: a file of its own for each, by a digest that is pinned, for this Python.
+
+    The vault would give out any file that it has, so a digest in a note is believed only if the requirements name it.
+    """
+    pinned = {_plain(row[1]): set(_HASH.findall(row[2])) for row in _REQUIREMENT.finditer(wanted.requirements.read_text())}
+    platforms = {"any", *(f"{platform}_{wanted.arch}" for platform in wanted.platforms)}
+    return len({_plain(wheel.name) for wheel in found}) == len(found) and all(
+        wheel.sha256 in pinned.get(_plain(wheel.name), ())
+        and _WHEEL.fullmatch(wheel.location) is not None
+        and wheel.location.startswith(f"{wheel.name}-{wheel.version}-")
+        and not platforms.isdisjoint(wheel.location.removesuffix(".whl").rpartition("-")[2].split("."))
+        for wheel in found
+    )
+
+
+def _plain(name: str) -> str:
+    """A package's name as it is compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()

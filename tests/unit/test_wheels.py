@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FetchError, VerifyError
+from pipeline.errors import FetchError, LockError, VerifyError
 from pipeline.vault import Vault
 from pipeline.wheels import GLIBC, MUSL, WheelSet, WheelShop
 from tests.unit.mirror import Quiet
@@ -88,3 +89,49 @@ def test_alpines_wheels_are_musls(wheels: WheelSet, tmp_path: Path) -> None:
     wheels.requirements.write_text(text)
     found = shop.resolve(replace(wheels, platforms=MUSL), Quiet())
     assert [wheel.location for wheel in found] == [musl.name, "pure-1.0-py3-none-any.whl"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": "0" * 64},
+        {"name": "native"},
+        {"name": "other"},
+        {"location": "../../pure-1.0-py3-none-any.whl"},
+        {"location": "pure-2.0-py3-none-any.whl"},
+        {"location": "pure-1.0-py3-none-macosx_11_0_arm64.whl"},
+    ],
+)
+def test_a_note_that_somebody_changed(wheels: WheelSet, tmp_path: Path, change: dict[str, str]) -> None:
+    """What it names must be what the requirements pin: the vault would give out any file that it has."""
+    vault, quiet = Vault(tmp_path / "vault"), Quiet()
+    shop = WheelShop(vault, tmp_path / "sets")
+    found = shop.resolve(wheels, quiet)
+    foreign = vault.put(b"foreign")
+    note = tmp_path / "sets" / f"{wheels.key}.json"
+    rows = json.loads(note.read_bytes())
+    (row,) = (row for row in rows if row["name"] == "pure")
+    row.update(change)
+    if change == {"sha256": "0" * 64}:
+        row.update(sha256=foreign, size=7)
+    note.write_text(json.dumps(rows))
+    assert shop.resolve(wheels, quiet) == found
+    assert any("was changed" in line for line in quiet.said)
+    assert shop.resolve(wheels, Quiet()) == found
+
+
+@pytest.mark.parametrize("damage", ["", "[", "{}", '[{"name": 1}]', "[" * 100_000])
+def test_a_damaged_note_is_made_again(wheels: WheelSet, tmp_path: Path, damage: str) -> None:
+    shop = WheelShop(Vault(tmp_path / "vault"), tmp_path / "sets")
+    found = shop.resolve(wheels, Quiet())
+    (tmp_path / "sets" / f"{wheels.key}.json").write_text(damage)
+    assert shop.resolve(wheels, Quiet()) == found
+
+
+def test_a_lock_leads_no_wheel_elsewhere(wheels: WheelSet, tmp_path: Path) -> None:
+    shop = WheelShop(Vault(tmp_path / "vault"), tmp_path / "sets")
+    found = shop.resolve(wheels, Quiet())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(LockError, match="not the name of a wheel"):
+        shop.copy((replace(found[0], location="../elsewhere.whl"),), tmp_path / "out")
+    assert not (tmp_path / "elsewhere.whl").exists()
