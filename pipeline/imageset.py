@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tower.jsontext import parse_json
-from tower.jsontext import parse_json
 from tower.regular import open_regular
 
 from pipeline.artifact import FileRecord
