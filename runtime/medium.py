@@ -13,21 +13,26 @@ import mmap
 import os
 import socket
 import stat
+import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tower import proc
+from tower.device import SECTOR, wrong_sector
 from tower.errors import DeviceError
 from tower.files import give, look
 from tower.refused import in_our_words, refused
 
 ALIGN: Final = 4096
+"""Positions and lengths on a medium, and so the size of a file for one, are multiples of it."""
 CHUNK: Final = 4 << 20
 _LARGE: Final = 2 << 20
+_SECTOR_SIZE: Final = 0x1268
+"""BLKSSZGET: bytes of a logical sector."""
 
 
 def new_buffer(size: int = CHUNK) -> mmap.mmap:
@@ -94,31 +99,105 @@ class Medium:
             ) from error
 
 
-@contextmanager
-def opened(path: Path, *, size: int | None = None) -> Iterator[Medium]:
+Check = Callable[[int], object]
+"""Looks at what a descriptor is open on, before anything is changed; raises DeviceError if that may not be written."""
+
+
+def opened(path: Path, *, size: int | None = None) -> AbstractContextManager[Medium]:
     """Open a block device, or a file that has (or gets) `size` bytes, for us alone. Raises DeviceError."""
     found = look(path, DeviceError)
-    device = found is not None and stat.S_ISBLK(found.st_mode)
-    handle = _open_device(path) if device else _open_file(path)
+    return opened_disk(path) if found is not None and stat.S_ISBLK(found.st_mode) else opened_file(path, size=size)
+
+
+@contextmanager
+def opened_disk(path: Path, check: Check = lambda _: None) -> Iterator[Medium]:
+    """Open a block device, which nobody can mount or open so meanwhile. Raises DeviceError."""
+    handle = _open_device(path)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DeviceError(f"{path}: is being written by another program", hint="wait for it to end") from None
-        direct = _direct(handle)
-        if not device and size is not None and os.fstat(handle).st_size < size:
-            _stretch(handle, path, size)
-        end = os.lseek(handle, 0, os.SEEK_END)
-        yield Medium(handle, str(path), end - end % ALIGN, direct)
+        if not stat.S_ISBLK(os.fstat(handle).st_mode):
+            raise DeviceError(f"{path}: is no block device any more", hint="see which devices there are: lsblk")
+        _lock(handle, path)
+        if (sector := _sector(handle)) != SECTOR:
+            raise DeviceError(f"{path}: {wrong_sector(sector)}", hint="take another disk")
+        check(handle)
+        yield _medium(handle, path)
     finally:
         os.close(handle)
 
 
-def _open_file(path: Path) -> int:
+@contextmanager
+def opened_file(path: Path, check: Check = lambda _: None, *, size: int | None = None, write: bool = True) -> Iterator[Medium]:
+    """Open a file that has, or gets, `size` bytes, for us alone. Raises DeviceError.
+
+    One that is made here is gone again if it may not be written. Without `write` it must be there, and is read only.
+    """
+    handle, made = _open_file(path, write=write)
+    try:
+        try:
+            _lock(handle, path)
+            check(handle)
+            if size is not None and os.fstat(handle).st_size < size:
+                _stretch(handle, path, size)
+        except BaseException:
+            if made:
+                with suppress(OSError):
+                    path.resolve().unlink()
+            raise
+        yield _medium(handle, path)
+    finally:
+        os.close(handle)
+
+
+def _medium(handle: int, path: Path) -> Medium:
+    size = os.lseek(handle, 0, os.SEEK_END)
+    return Medium(handle, str(path), size - size % ALIGN, _direct(handle))
+
+
+def _lock(handle: int, path: Path) -> None:
+    if _locked_by_others(handle):
+        raise DeviceError(f"{path}: is in use by another program, as the disk of a virtual machine that runs is")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DeviceError(f"{path}: is being written by another program", hint="wait for it to end") from None
+
+
+def _locked_by_others(handle: int) -> bool:
+    """Whether somebody holds a lock of the other kind on a part of a file: QEMU does, on the disks of what it runs.
+
+    It is asked for and not taken: on a network's file system both kinds are one, and would stand in each other's way.
+    """
+    wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        found = fcntl.fcntl(handle, fcntl.F_GETLK, wanted)
+    except OSError:  # a file system without locks
+        return False
+    return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
+
+
+def _sector(handle: int) -> int:
+    """Bytes of a logical sector of an open disk."""
+    buffer = bytearray(4)
+    fcntl.ioctl(handle, _SECTOR_SIZE, buffer)
+    return int.from_bytes(buffer, sys.byteorder)
+
+
+def _open_file(path: Path, *, write: bool) -> tuple[int, bool]:
+    """A descriptor of a regular file, and whether the file was made by this."""
+    # Without blocking: a FIFO would wait for its other end.
+    name = os.path.realpath(path)
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
     with in_our_words(path, kind=DeviceError, hint="it must be a file of yours"):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give(handle, path)
-        return handle
+        if write:
+            with suppress(FileExistsError):
+                handle = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600)
+                give(handle, Path(name))
+                return handle, True
+        handle = os.open(name, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DeviceError(f"{path}: is no regular file", hint="a disk is given with --device")
+    return handle, False
 
 
 def _stretch(handle: int, path: Path, size: int) -> None:
@@ -162,9 +241,6 @@ def _open_as_root(path: Path) -> int:
     if done.status != 0 or not handles:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise DeviceError(f"{path}: {tool} did not open it: {' '.join(said)}", hint="run tower as a user who may become root")
-    if not stat.S_ISBLK(os.fstat(handles[0]).st_mode):
-        os.close(handles[0])
-        raise DeviceError(f"{path}: is no block device any more")
     return handles[0]
 
 

@@ -8,7 +8,6 @@ from then on each step can be interrupted at any moment and done again (`tower p
 from __future__ import annotations
 
 import socket
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from tower import device, env, receipt, secret
+from tower import env, receipt, secret
 from tower.disk import Job, make_disk
 from tower.env import Encryption, InstallationType, TowerEnv, Wlan
-from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError
-from tower.files import is_folder, locked, look, make_folder
-from tower.medium import Medium, opened
+from tower.errors import AnswerError, HostError, ImageProblemError
+from tower.files import locked, make_folder
 from tower.names import HostName, UserName
 from tower.networks import network_of
 from tower.receipt import Receipt, Stage, Target
@@ -29,6 +27,7 @@ from tower.refused import home_folder
 from tower.settings import Settings
 from tower.source import Source, read_source
 from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT, USER_KEY, WORLD, Host, Place, Tower
+from tower.target import open_target
 from tower.view import View
 
 RECEIPT_ON_BOOT: Final = "tower-receipt.json"
@@ -69,24 +68,6 @@ class Wish:
             alpine_branch=source.branch,
             encryption=self.encryption,
         )
-
-
-def target_disk(source: Source, wanted: Path | None) -> Target:
-    """The disk that will be written. Raises DeviceError."""
-    disk = device.choose(device.list_disks(), source.block_map.size, wanted=wanted)
-    return Target(str(disk.path), disk.size, disk.serial, disk.model, disk.kind)
-
-
-def target_file(source: Source, path: Path, size: int | None) -> Target:
-    """The file that will be a virtual machine's disk. Raises DeviceError."""
-    found = look(path, DeviceError)
-    if found is not None and stat.S_ISBLK(found.st_mode):
-        raise DeviceError(f"{path}: is a device", hint=f"give it with --device {path}")
-    if found is None and not is_folder(path.absolute().parent, DeviceError):
-        raise DeviceError(f"{path}: there is no folder {path.parent} to make it in", hint="make the folder, or give another path")
-    there = found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
-    size = max(size or 0, there, source.block_map.size)
-    return Target(str(path.absolute()), size, "", "", "file")
 
 
 def check_network(address: IPv4Address, *, online: bool) -> None:
@@ -168,21 +149,6 @@ def write_disk(host: Host, found: Receipt, source: Source, *, resume: bool, view
     folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     files = {name: host.file(name) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
-    with open_target(found.target) as medium:
+    with open_target(found.target, source.path) as medium:
         make_disk(Job(source, files, folder), medium, resume=resume, view=view)
     return keep_receipt(host, found.at(Stage.WRITTEN))
-
-
-@contextmanager
-def open_target(target: Target) -> Iterator[Medium]:
-    """What is to be written, open. Raises DeviceError if another disk is there now."""
-    path = Path(target.path)
-    if target.kind == "file":
-        with opened(path, size=target.size) as medium:
-            yield medium
-        return
-    before = device.Disk(path, target.size, target.serial, target.model, target.kind, removable=True, obstacle="")
-    # Looked at again as late as possible: disks are swapped while people read questions.
-    device.check_same(before, device.choose(device.list_disks(), 0, wanted=path))
-    with opened(path) as medium:
-        yield medium

@@ -46,6 +46,8 @@ class Target:
     serial: str
     model: str
     kind: str
+    identity: str = ""
+    """What tells this very disk or file from others until this machine is started anew; empty if there was no file yet."""
 
     def __str__(self) -> str:
         from tower.device import human_size

@@ -76,6 +76,11 @@ def is_for(name: str, target: str) -> bool:
     return match is not None and match["target"] == target
 
 
+def is_image(name: str) -> bool:
+    """Whether that is the name of an image, of whatever target, or of a file that belongs to one."""
+    return any(form.match(name) for form in (_NAME, _MEDIUM))
+
+
 def _newest(folder: Path, form: re.Pattern[str], target: str, what: str) -> Path:
     found: list[tuple[tuple[Any, ...], Path]] = []
     with in_our_words(folder):

@@ -6,15 +6,13 @@ The thin client cannot be written under itself: its medium is started, and insta
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
-from tower import provision
 from tower.commands.version import OS_RELEASE, read_os_release
 from tower.flash import flash
-from tower.medium import ALIGN
 from tower.receipt import Target
 from tower.source import Source
+from tower.target import open_target
 from tower.view import View
 
 ENTRY: Final = "Install TowerOS"
@@ -27,16 +25,9 @@ def installed_version() -> str:
     return system.get("VERSION_ID", "") if system.get("ID") == "toweros" else ""
 
 
-def target_of(new: Source, device: Path | None, file: Path | None) -> Target:
-    """What will be written: a removable disk, or a file for a virtual machine. Raises DeviceError."""
-    if file is None:
-        return provision.target_disk(new, device)
-    return provision.target_file(new, file, -(-new.block_map.size // ALIGN) * ALIGN)
-
-
 def write(new: Source, target: Target, view: View) -> None:
     """Write the medium and read it back. Raises ImageProblemError or DeviceError; after that, do it again."""
-    with provision.open_target(target) as medium, view.bar("writing and reading back", new.block_map.mapped) as advance:
+    with open_target(target, new.path) as medium, view.bar("writing and reading back", new.block_map.mapped) as advance:
         flash(new.path, new.block_map, medium, advance=advance)
 
 

@@ -29,6 +29,7 @@ from tower.refused import home_folder, in_our_words
 from tower.source import Source
 from tower.ssh import SYSTEM_PATH, Session, connect
 from tower.sshconf import ENV, RECEIPT, WORLD, Host, Tower
+from tower.target import FILE, open_target
 from tower.view import View
 
 FOLDER: Final = "upgrade"
@@ -146,28 +147,34 @@ def forget(one: Upgrade) -> None:
 # --- a boot device in this machine --------------------------------------------------------------------------------
 
 
-def check_is_of(host: Host, before: Receipt, target: Target) -> None:
-    """DeviceError unless a disk is the boot device of this host: the one that was written, or one with the host's receipt."""
+def check_is_of(host: Host, before: Receipt, new: Source, target: Target) -> None:
+    """DeviceError unless a disk is the boot device of this host: one with the host's receipt, or the one that was written.
+
+    The one that was written may be another host's by now: then it has the receipt of that.
+    """
     was = before.target
-    if target.kind == "file":
-        if not is_file(Path(target.path), DeviceError) or Path(target.path) == Path(was.path):
-            return
-    elif target.serial and (target.serial, target.model, target.size) == (was.serial, was.model, was.size):
+    if target.kind == FILE and not is_file(Path(target.path), DeviceError):
         return
-    found = _receipt_on(target)
-    if found.get("host") == host.name:
+    found = _receipt_on(target, new).get("host", "")
+    if found == host.name:
         return
-    has = f"is that of host {found['host']}" if found.get("host") else "holds no host's receipt"
+    if target.kind == FILE:
+        same = Path(target.path) == Path(was.path)
+    else:
+        same = bool(target.serial) and (target.serial, target.model, target.size) == (was.serial, was.model, was.size)
+    if same and not found:
+        return
+    has = f"is that of host {found}" if found else "holds no host's receipt"
     raise DeviceError(
         f"{target.path}: is not the boot device of {host.name}: it {has}",
         hint=f"insert that of {host.name}; or, to make this one its boot device: --other-device",
     )
 
 
-def _receipt_on(target: Target) -> dict[str, str]:
+def _receipt_on(target: Target, new: Source) -> dict[str, str]:
     folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
-    with provision.open_target(target) as medium:
+    with open_target(target, new.path, write=False) as medium:
         try:
             return _receipt_rows(read_boot_file(medium, RECEIPT_ON_BOOT, folder))
         except ImageProblemError:  # not partitioned as a host's
@@ -185,7 +192,7 @@ def _receipt_rows(data: bytes) -> dict[str, str]:
 
 def write_here(one: Upgrade, new: Source, *, resume: bool, view: View) -> Upgrade:
     """Write the boot device, which is in this machine. Raises a TowerError; then, or after a signal, with `resume`."""
-    with provision.open_target(one.receipt.target) as medium:
+    with open_target(one.receipt.target, new.path) as medium:
         make_disk(job_of(one, new), medium, resume=resume, view=view)
     return one.keep(one.receipt.at(Stage.WRITTEN))
 

@@ -28,6 +28,7 @@ from tower.receipt import Receipt, Stage, Target
 from tower.settings import Settings, current_user, read_settings
 from tower.source import Source
 from tower.sshconf import Host, Place, Tower, tower_of_user
+from tower.target import still, target_disk, target_file
 from tower.view import View, read_secret
 
 EXAMPLES: Final = """\
@@ -92,12 +93,14 @@ def execute(args: argparse.Namespace) -> int:
     """Provision a host, or go on with it."""
     view, tower = View(json=args.json), tower_of_user()
     name = parse_host_name(args.name)
+    if args.size and not args.device_file:
+        raise ValueRefusedError("--size is for --device-file")
     if args.resume:
         tower.host(name)
         tower.refresh()
         _tell(tower, view)
         return _finish(args, tower, tower.host(name), view, resume=True)
-    wish, origin, target = _decide(args, tower)
+    wish, origin, target = _decide(args, tower, view)
     place = tower.place(name, online=wish.online)
     checked = source.check_source(origin, unsigned=args.unsigned)
     told = _tell(tower, view)
@@ -122,7 +125,7 @@ def _tell(tower: Tower, view: View) -> bool:
     return bool(text)
 
 
-def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Target]:
+def _decide(args: argparse.Namespace, tower: Tower, view: View) -> tuple[Wish, Source, Target]:
     """Everything that can be refused is refused here, before a password is asked for."""
     name = parse_host_name(args.name)
     router = name == ROUTER
@@ -131,16 +134,11 @@ def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Targe
     tower.check_new(name, online=args.online, hosts=tower.hosts())
     if router != (args.wlan_ssid is not None or args.wlan_ssid_hex is not None):
         raise ValueRefusedError("the router, and it alone, has a Wi-Fi network", hint="tower provision router --wlan-ssid NAME")
-    if args.size and not args.device_file:
-        raise ValueRefusedError("--size is for --device-file")
     username = current_user() if args.username is None else parse_user_name(args.username)
     settings = _settings(args)
     ssid = _ssid(args) if router else ""
     origin = source.read_source(args.image or source.find_image(source.builds_folder(), args.target))
-    if args.device_file:
-        target = provision.target_file(origin, args.device_file, args.size)
-    else:
-        target = provision.target_disk(origin, args.device)
+    target = _target(args, origin, view)
     wlan = Wlan(ssid, secret.wlan_key(ssid, _ask("password of the Wi-Fi", args))) if router else None
     password = _ask("password for the console", args) if args.password else None
     encryption = Encryption.NONE if args.unencrypted else Encryption.REQUIRED
@@ -149,6 +147,10 @@ def _decide(args: argparse.Namespace, tower: Tower) -> tuple[Wish, Source, Targe
 
 def _ssid(args: argparse.Namespace) -> str:
     return parse_ssid(args.wlan_ssid) if args.wlan_ssid_hex is None else parse_ssid_hex(args.wlan_ssid_hex)
+
+
+def _target(args: argparse.Namespace, origin: Source, view: View) -> Target:
+    return target_file(origin, args.device_file, args.size) if args.device_file else target_disk(origin, args.device, view)
 
 
 def _ask(question: str, args: argparse.Namespace) -> str:
@@ -203,9 +205,8 @@ def _target_again(args: argparse.Namespace, found: Receipt, origin: Source, view
     checked = source.check_source(origin, unsigned=args.unsigned)
     view.say(f"image: {origin}, {checked}")
     if args.device is None and args.device_file is None:
-        return found.target
-    file = args.device_file
-    target = provision.target_file(origin, file, args.size) if file else provision.target_disk(origin, args.device)
+        return still(found.target, view, yes=args.yes)
+    target = _target(args, origin, view)
     view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
     return target
 

@@ -15,6 +15,7 @@ from tower.receipt import Receipt, Stage, Target
 from tower.source import Source
 from tower.ssh import connect
 from tower.sshconf import Host, Tower, tower_of_user
+from tower.target import still, target_disk, target_file
 from tower.upgrade import IN_PLACE, Upgrade
 from tower.view import View
 
@@ -77,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
         view.show(_result(host, before, note="it has this very image; --again writes it all the same"))
         return 0
     checked = source.check_source(new, unsigned=args.unsigned)
-    target = _target(args, tower, host, before, new)
+    target = _target(args, tower, before, new, view)
     if args.dry_run:
         view.show(_plan(host, before, new, target, checked))
         return 0
@@ -92,20 +93,21 @@ def execute(args: argparse.Namespace) -> int:
     return _finish(args, tower, one, view, resume=False)
 
 
-def _target(args: argparse.Namespace, tower: Tower, host: Host, before: Receipt, new: Source) -> Target:
+def _target(args: argparse.Namespace, tower: Tower, before: Receipt, new: Source, view: View) -> Target:
     """What will be written, which must be this host's. Raises DeviceError or AnswerError."""
+    host = tower.host(parse_host_name(before.host))
     if args.device or args.device_file:
-        target = _disk(args, new)
+        target = _disk(args, new, view)
         if not args.other_device:
-            upgrade.check_is_of(host, before, target)
+            upgrade.check_is_of(host, before, new, target)
         return target
     with connect(tower, host) as session:
         found = upgrade.look(session, before, new, named=args.boot_device)
     return Target(found.device, found.size, "", "", IN_PLACE)
 
 
-def _disk(args: argparse.Namespace, new: Source) -> Target:
-    return provision.target_file(new, args.device_file, None) if args.device_file else provision.target_disk(new, args.device)
+def _disk(args: argparse.Namespace, new: Source, view: View) -> Target:
+    return target_file(new, args.device_file, None) if args.device_file else target_disk(new, args.device, view)
 
 
 def _finish(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *, resume: bool) -> int:
@@ -140,11 +142,13 @@ def _write(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *, 
         view.say(f"image: {new}, {source.check_source(new, unsigned=args.unsigned)}")
         if args.device or args.device_file:
             # A host that cannot be reached any more is put right by its boot device in this machine.
-            target = _disk(args, new)
-            if not args.other_device and target != one.receipt.target:
-                upgrade.check_is_of(one.host, provision.read_receipt(one.host), target)
+            target = _disk(args, new, view)
+            if not args.other_device and replace(target, identity="") != replace(one.receipt.target, identity=""):
+                upgrade.check_is_of(one.host, provision.read_receipt(one.host), new, target)
             view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
             one = one.keep(replace(one.receipt, target=target))
+        elif not one.in_place:
+            one = one.keep(replace(one.receipt, target=still(one.receipt.target, view, yes=args.yes)))
     if one.in_place:
         return upgrade.write_in_place(one, new, tower, view)
     return upgrade.write_here(one, new, resume=resume, view=view)
@@ -168,7 +172,7 @@ def _thin_client(args: argparse.Namespace, view: View) -> int:
     new = source.read_source(args.image or source.find_medium(source.builds_folder()))
     upgrade.check_version(thinclient.installed_version(), new, "this thin client", older=args.older)
     checked = source.check_source(new, unsigned=args.unsigned)
-    target = thinclient.target_of(new, args.device, args.device_file)
+    target = _disk(args, new, view)
     rows = {
         "medium": str(new.path),
         "version": f"{thinclient.installed_version() or 'unknown'} becomes {new.version}",

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,33 +18,15 @@ import pytest
 from tower import receipt
 from tower.receipt import Stage
 
-from tests.unit.runtime.disks import BOOT, MIB, check_disk, garbage, make_image, tool, write_manifest
+from tests.integration.disks import AGAIN, make_builds, newer, provisioned, run
+from tests.unit.runtime.disks import BOOT, MIB, check_disk, garbage, tool, write_manifest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "runtime" / "upgrade.sh"
-COMMON = ("--offline", "--username", "al", "--target", "pc", "--unsigned", "--no-wait", "--yes", "--json")
-AGAIN = ("--unsigned", "--no-wait", "--yes", "--json")
-
-
-def renamed(image: Path, folder: Path, name: str, version: str) -> Path:
-    """The same image under another version."""
-    for ending in ("", ".bmap"):
-        shutil.copyfile(f"{image}{ending}", folder / f"{name}{ending}")
-    with (folder / name).open("ab") as stream:  # an empty frame: other bytes, the same content
-        stream.write(subprocess.run(["zstd", "-q"], input=b"", capture_output=True, check=True, timeout=10).stdout)
-    write_manifest(folder / name)
-    manifest = folder / f"{name}.manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": "1.2.0"', f'"version": "{version}"'))
-    return folder / name
 
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Version 1.2.0, and 1.3.0 in the folder `new`."""
-    folder = tmp_path_factory.mktemp("builds")
-    (folder / "new").mkdir()
-    image = make_image(folder, compress="zstd")
-    renamed(image, folder / "new", image.name.replace("1.2.0", "1.3.0"), "1.3.0")
-    return folder
+    return make_builds(tmp_path_factory.mktemp("builds"))
 
 
 @pytest.fixture
@@ -56,36 +36,10 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def run(home: Path, *argv: str, status: int = 0, code: str = "from tower import cli") -> str:
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
-    program = f"{code}\nimport sys\nsys.exit(cli.main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program, *argv], cwd=home, env=env, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done.stdout if status == 0 else done.stderr
-
-
 @pytest.fixture
 def vm(home: Path, builds: Path, tmp_path: Path) -> Path:
     """The disk of host `vm`, of version 1.2.0, which answered."""
     return provisioned(home, builds, tmp_path, "vm")
-
-
-def provisioned(home: Path, builds: Path, tmp_path: Path, name: str) -> Path:
-    (image,) = builds.glob("*.img.zst")
-    target = tmp_path / f"{name}.img"
-    target.write_bytes(garbage(96 * MIB))
-    run(home, "provision", name, *COMMON, "--image", str(image), "--device-file", str(target))
-    path = home / ".local/tower/hosts" / name / "receipt.json"
-    receipt.write(path, receipt.read(path).at(Stage.ANSWERED, system="TowerOS"))
-    return target
-
-
-def newer(builds: Path) -> tuple[str, str]:
-    (image,) = (builds / "new").glob("*.img.zst")
-    return "--image", str(image)
 
 
 def check(home: Path, disk: Path, tmp_path: Path) -> None:

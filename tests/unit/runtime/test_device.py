@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tower.device import Disk, check_same, choose, human_size, parse_disks
+from tower.device import Disk, check_same, choose, doubt, human_size, parse_disks
 from tower.errors import DeviceError
+from tower.ownnames import names
 
 GB = 10**9
 
@@ -20,6 +22,7 @@ def row(name: str, **more: Any) -> dict[str, Any]:
     base = {
         "name": name, "path": f"/dev/{name}", "type": "disk", "size": 16 * GB, "rm": True, "hotplug": True, "ro": False,
         "serial": "S1", "model": "Stick", "tran": "usb", "mountpoints": [None], "uuid": None, "partuuid": None,
+        "maj:min": "", "log-sec": 512,
     }  # fmt: skip
     return {**base, **more}
 
@@ -50,6 +53,16 @@ REFUSED = {
         ),
         "in use: /",
     ),
+    "part of LVM": (
+        row("sdb", children=[part("sdb1", children=[row("vg-lv", type="lvm", path="/dev/mapper/vg-lv")])]),
+        r"in use: /dev/mapper/vg-lv \(lvm\) is made of it",
+    ),
+    "part of a RAID": (row("sdb", children=[row("md0", type="raid1")]), r"in use: /dev/md0 \(raid1\) is made of it"),
+    "opened LUKS": (row("sdb", children=[part("sdb1", children=[row("c", type="crypt")])]), "in use: /dev/c"),
+    "one of several paths": (row("sdb", children=[row("mpatha", type="mpath")]), "in use: /dev/mpatha"),
+    "sectors of 4096 bytes": (row("sdb", **{"log-sec": 4096}), "has sectors of 4096 bytes"),
+    "sectors, as older ones write it": (row("sdb", **{"log-sec": "2048"}), "has sectors of 2048 bytes"),
+    "a little small": (row("sdb", size=GB - 512), f"has {GB - 512} bytes, {GB} are needed"),
     "built in": (row("sda", rm=False, hotplug=False, tran="sata"), "not removable"),
     "write-protected": (row("sdb", ro=True), "write-protected"),
     "small": (row("sdb", size=10**8), "has 100 MB, 1 GB are needed"),
@@ -64,21 +77,35 @@ def test_refused(name: str, named: bool) -> None:
         choose(disks(what), GB, wanted=Path(what["path"]) if named else None)
 
 
-def test_the_boot_device_of_this_system_is_no_choice_even_unmounted(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "proc").mkdir()
-    stick = row("sdb", children=[part("sdb1", uuid="AB12-34CD"), part("sdb2", partuuid="0001-02")])
-    for file, text in (
-        ("etc/fstab", "UUID=AB12-34CD /boot vfat noauto 0 0\n"),
-        ("proc/cmdline", "root=/dev/vg/root cryptkey=PARTUUID=0001-02:vfat:/key\n"),
-        ("etc/crypttab", "root /dev/sdb1 none\n"),
-    ):
-        path = tmp_path / file
-        path.write_text(text)
-        with pytest.raises(DeviceError, match="belongs to this system"):
-            choose(disks(stick, root=tmp_path), GB)
-        path.unlink()
+OWN = {
+    "etc/fstab": "UUID=AB12-34CD /boot vfat noauto 0 0\n",
+    "proc/cmdline": "root=/dev/vg/root cryptkey=PARTUUID=0001-02:vfat:/key\n",
+    "etc/crypttab": "root /dev/sdb1 none\n",
+}
+
+
+@pytest.mark.parametrize("file", OWN)
+def test_the_boot_device_of_this_system_is_no_choice_even_unmounted(tmp_path: Path, file: str) -> None:
+    stick = row("sdb", children=[part("sdb1", uuid="ab12-34cd"), part("sdb2", partuuid="0001-02")])
     assert choose(disks(stick, root=tmp_path), GB).path == Path("/dev/sdb")
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(OWN[file])
+    with pytest.raises(DeviceError, match="belongs to this system"):
+        choose(disks(stick, root=tmp_path), GB)
+
+
+def test_names_of_disks_in_the_systems_files(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    link = tmp_path / "pci-0000:00:14.0-usb"
+    link.symlink_to("/dev/sdz")
+    fstab = f'LABEL=BOOT /boot vfat noauto,defaults 0 0\nPARTLABEL="root" / ext4 x\n{link} /x ext4 defaults\n'
+    (tmp_path / "etc/fstab").write_text(fstab.replace(str(tmp_path), "/dev"))
+    found = names(tmp_path)
+    assert found.have([], ["BOOT"])
+    assert found.have([], ["root"])
+    assert found.have([], [], [f"/dev/{link.name}"])
+    assert not found.have([], ["boot", "noauto", "defaults", "ext4"])
+    assert not found.have([])
 
 
 def test_cards_in_a_built_in_reader(tmp_path: Path) -> None:
@@ -133,11 +160,56 @@ def test_a_link_to_a_disk_is_followed(tmp_path: Path) -> None:
     assert choose(disks(row("sdb")), GB, wanted=link).path == Path("/dev/sdb")
 
 
+def test_a_device_is_found_by_its_number(tmp_path: Path) -> None:
+    """Whatever it is called."""
+    number = f"{os.major(Path('/dev/null').stat().st_rdev)}:{os.minor(Path('/dev/null').stat().st_rdev)}"
+    found = disks(row("sdb", **{"maj:min": number}))
+    with pytest.raises(DeviceError, match="not a disk"):
+        choose(found, GB, wanted=Path("/dev/null"))  # a character device of the same number
+    if os.geteuid() != 0:
+        pytest.skip("only root makes devices")
+    node = tmp_path / "node"
+    os.mknod(node, 0o060600, os.makedev(240, 77))
+    for rows, here in ((row("sdb", **{"maj:min": "240:77"}), True), (row("sdb", path=str(node), **{"maj:min": "240:78"}), False)):
+        if here:
+            assert choose(disks(rows), GB, wanted=node).number == "240:77"
+        else:
+            with pytest.raises(DeviceError, match="not a disk"):
+                choose(disks(rows), GB, wanted=node)
+
+
 def test_another_disk_at_the_same_place_is_noticed() -> None:
-    (one,), (other,) = disks(row("sdb")), disks(row("sdb", serial="S2"))
+    (one,) = disks(row("sdb"))
     check_same(one, one)
-    with pytest.raises(DeviceError, match="not the disk"):
-        check_same(one, other)
+    for other in disks(row("sdb", serial="S2"), row("sdb", size=17 * GB), row("sdb", model="Other")):
+        with pytest.raises(DeviceError, match="not the disk"):
+            check_same(one, other)
+
+
+def test_a_disk_is_counted_when_it_comes() -> None:
+    rows = json.dumps({"blockdevices": [row("sdb", **{"maj:min": "8:16"})]}).encode()
+    seen = {parse_disks(rows, Path("/nonexistent"), sequences)[0].identity for sequences in ({"sdb": "3"}, {"sdb": "4"}, {})}
+    assert len(seen) == 3
+    assert all(" 8:16 " in identity for identity in seen)
+
+
+DOUBTS: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "none": ([row("sdb"), row("sdc", serial="S2")], ""),
+    "no number": ([row("sdb", serial=None)], "/dev/sdb has no serial number: another disk of 16 GB"),
+    "twins": ([row("sdb", serial=None), row("sdc", serial="")], "/dev/sdb and /dev/sdc have the same size and no serial number"),
+    "one number for all": ([row("sdb"), row("sdc")], "/dev/sdb and /dev/sdc have the same size and the same serial number"),
+    "one in use": ([row("sdb"), row("sdc", mountpoints=["/"])], "/dev/sdb and /dev/sdc have the same size"),
+    "of another size": ([row("sdb", serial=None), row("sdc", serial=None, size=GB)], "/dev/sdb has no serial number"),
+}
+
+
+@pytest.mark.parametrize("kind", DOUBTS)
+def test_disks_that_cannot_be_told_apart(kind: str) -> None:
+    rows, words = DOUBTS[kind]
+    found = disks(*rows)
+    said = doubt(found[0], found)
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +240,8 @@ def test_names_of_disks_cannot_play_with_the_terminal() -> None:
     assert str(found).isprintable()
 
 
-@pytest.mark.parametrize(("size", "text"), [(999, "999 bytes"), (16 * GB, "16 GB"), (1_500_000, "1.5 MB"), (2 * 10**12, "2 TB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(999, "999 bytes"), (16 * GB, "16 GB"), (1_500_000, "1.5 MB"), (999_999_488, "1 GB"), (2 * 10**12, "2 TB")]
+)
 def test_sizes(size: int, text: str) -> None:
     assert human_size(size) == text
