@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from tower.regular import read_regular
+
 from pipeline.artifact import (
     FILES,
     KEY,
@@ -37,6 +39,7 @@ from pipeline.artifact import (
 )
 from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes
 from pipeline.errors import StoreError
+from pipeline.files import is_folder, remove, sync, sync_tree, write
 from pipeline.locks import Lock, locked, try_lock
 
 __all__ = ["Artifact", "FileRecord", "Store", "Work"]
@@ -87,7 +90,7 @@ class Store:
         """The keys of all artifacts, sorted."""
         if not self.root.is_dir():
             return []
-        return sorted(Digest(path.name) for path in self.root.iterdir() if is_key(path.name) and path.is_dir())
+        return sorted(Digest(path.name) for path in self.root.iterdir() if is_key(path.name) and is_folder(path))
 
     # --- questions ------------------------------------------------------------------------------------------
 
@@ -100,29 +103,31 @@ class Store:
         return self._checked(key, full=True)
 
     def _checked(self, key: Digest, *, full: bool) -> Artifact | None:
-        if not self.folder(key).is_dir():
+        if not os.path.lexists(self.folder(key)):
             return None
         self._pin(key)
         try:
             return self._check(key, full=full)
         except DamagedError:
             # Looked at once more with the lock: another build may have replaced it a moment ago.
-            with locked(self.lock_path(key), check=self._stop):
+            with _translated(self.root), locked(self.lock_path(key), check=self._stop):
                 return self._check_or_move(key, full=full)
 
     def _check(self, key: Digest, *, full: bool) -> Artifact:
         folder = self.folder(key)
+        if not is_folder(folder):
+            raise DamagedError("it is no folder", key=key)
         artifact, hashed = check(folder, key, full=full)
         self._pin(key)
         if hashed:
             with suppress(OSError):  # a store that may only be read still answers
-                _write(folder / STAT, canonical_json(fingerprint(folder)), sync=False)
+                write(folder / STAT, canonical_json(fingerprint(folder)), lasting=False)
         with suppress(OSError):
             os.utime(folder)  # when it was last used: `gc` removes the oldest first
         return artifact
 
     def _check_or_move(self, key: Digest, *, full: bool) -> Artifact | None:
-        if not self.folder(key).is_dir():
+        if not os.path.lexists(self.folder(key)):
             return None
         try:
             return self._check(key, full=full)
@@ -139,16 +144,23 @@ class Store:
 
     def reject(self, key: Digest, reason: str) -> None:
         """Move the artifact of `key` away, because whoever read it found that it is damaged."""
-        with locked(self.lock_path(key), check=self._stop):
-            if self.folder(key).is_dir() and self._check_or_move(key, full=True) is not None:
+        with _translated(self.root), locked(self.lock_path(key), check=self._stop):
+            if self._check_or_move(key, full=True) is not None:
                 self._report(f"store: {key[:12]}: {reason}; read again, it is as recorded")
 
     def origin(self, key: Digest) -> str:
-        """The shared cache that the artifact of `key` was pulled from and who signed it; empty if it was built here."""
+        """The shared cache that the artifact of `key` was pulled from and who signed it; empty if it was built here.
+
+        Raises StoreError if that cannot be told.
+        """
         try:
-            return (self.folder(key) / PULLED).read_text()
-        except FileNotFoundError:
+            return read_regular(self.folder(key) / PULLED).decode(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
             return ""
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename}: {error.strerror}", hint=f"remove the artifact, it is built again: rm -r {self.folder(key)}"
+            ) from error
 
     # --- building -------------------------------------------------------------------------------------------
 
@@ -180,7 +192,7 @@ class Store:
     def _remove_leftovers(self, key: Digest) -> None:
         """Remove what killed builds of `key` left; its lock is held, so nobody is at work there."""
         for path in self.temporary.glob(f"{key}.*"):
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
     def sweep(self) -> int:
         """Remove what killed builds left, except where a build is at work; the number of folders removed."""
@@ -189,7 +201,7 @@ class Store:
             name = path.name.partition(".")[0]
             lock = try_lock(self.lock_path(Digest(name))) if is_key(name) else None
             if lock is not None:
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
                 lock.release()
                 removed += 1
         return removed
@@ -219,15 +231,15 @@ class Store:
             outputs = hash_files(work.path, known)
             place = work.path.parent
             place.chmod(0o755)
-            _write(place / KEY, canonical_json(work.document))
-            _write(place / RECORD, record_json(work.key, work.document, outputs, seconds))
+            write(place / KEY, canonical_json(work.document))
+            write(place / RECORD, record_json(work.key, work.document, outputs, seconds))
             if pulled:
-                _write(place / PULLED, pulled.encode())
-            _sync_tree(place)
-            _write(place / STAT, canonical_json(fingerprint(place)), sync=False)
+                write(place / PULLED, pulled.encode())
+            sync_tree(place)
+            write(place / STAT, canonical_json(fingerprint(place)), lasting=False)
             self._pin(work.key)
             place.rename(self.folder(work.key))
-            _sync(self.root)
+            sync(self.root)
         return Artifact(work.key, self.folder(work.key) / FILES, outputs, seconds)
 
 
@@ -266,7 +278,7 @@ class Work:
 
 @contextmanager
 def _translated(root: Path) -> Iterator[None]:
-    """Turn what the system says about a disk that is full or closed to us into StoreError."""
+    """Turn what the system says into StoreError, with a remedy where a disk is full or closed to us."""
     try:
         yield
     except OSError as error:
@@ -274,7 +286,7 @@ def _translated(root: Path) -> Iterator[None]:
             raise disk_full(root, error) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreError(f"{error.filename or root}: {error.strerror}", hint="the store must be writable for you") from error
-        raise
+        raise StoreError(f"{error.filename or root}: {error.strerror or error}", hint=f"look at {root}") from error
 
 
 def is_full(error: OSError) -> bool:
@@ -292,37 +304,6 @@ def disk_full(root: Path, error: OSError) -> StoreError:
         f"{root}: {error.strerror or 'disk full'} ({free}); nothing that was finished is lost",
         hint="make room (doit gc removes old artifacts), then run the same command again",
     )
-
-
-def _write(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            if sync:
-                stream.flush()
-                os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_tree(root: Path) -> None:
-    """Bring a folder and everything in it to the disk."""
-    for folder, _, files in os.walk(root, topdown=False):
-        for name in files:
-            _sync(Path(folder) / name)
-        _sync(Path(folder))
 
 
 def _silent(_line: str) -> None:
