@@ -25,6 +25,7 @@ from tower.view import View
 _SSH: Final = 22
 _PAUSE: Final = 2.0
 _MOST: Final = 64 << 10
+_MOST_NAME: Final = 200
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _MARK: Final = "-- receipt --"
 _QUESTION: Final = f"cat /etc/os-release; echo; echo '{_MARK}'; cat /etc/tower/{RECEIPT_ON_BOOT} 2>/dev/null || true"
@@ -72,8 +73,8 @@ def ask(host: Host, tower: Tower) -> tuple[str, Answer | None]:
     argv = ("ssh", "-F", tower.config, "-n", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "--", host.name, _QUESTION)
     try:
         done = proc.run(argv, timeout=30, check=False, missing="install openssh-client", most=2 * _MOST)
-    except OverrunError:
-        return "takes the connection, and gives no answer that makes sense yet", None
+    except OverrunError as error:
+        return f"takes the connection, and gives no answer that makes sense yet ({error.message})", None
     if done.status == 0:
         return "", parse_answer(done.stdout, host.name)
     said = done.stderr.decode(errors="replace")
@@ -89,11 +90,15 @@ def ask(host: Host, tower: Tower) -> tuple[str, Answer | None]:
 
 def parse_answer(data: bytes, name: str) -> Answer:
     """What a host wrote. Raises AnswerError if it makes no sense; nothing of it is believed but its text."""
-    text = data[: _MOST + 1].decode(errors="replace")
+    if len(data) > _MOST:
+        raise AnswerError(f"{name}: describes its system in more than {_MOST} bytes", hint="is it a host of TowerOS?")
+    text = data.decode(errors="replace")
     release, mark, rest = text.partition(f"\n{_MARK}\n")
     rows = dict(line.partition("=")[::2] for line in release.splitlines())
     system = rows.get("PRETTY_NAME", "").strip().strip("\"'")
-    if len(data) > _MOST or not mark or not system or not system.isprintable() or len(system) > 200:
+    if len(system) > _MOST_NAME:
+        raise AnswerError(f"{name}: its system has a name of more than {_MOST_NAME} characters", hint="is it a host of TowerOS?")
+    if not mark or not system or not system.isprintable():
         raise AnswerError(f"{name}: answers what is no description of a system", hint="is it a host of TowerOS?")
     try:
         found = parse_json(rest.encode())["id"] if rest.strip() else ""

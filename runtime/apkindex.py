@@ -73,7 +73,7 @@ def read_index(path: Path) -> Index:
     text = (member.content or b"").decode(errors="replace")
     packages: dict[tuple[str, str], Package] = {}
     odd: dict[tuple[str, str], str] = {}
-    for record in text.split("\n\n"):
+    for record in filter(None, text.split("\n\n")):
         fields = {line[0]: line[2:] for line in record.split("\n") if line[1:2] == ":"}
         key = fields.get("P", ""), fields.get("V", "")
         try:
@@ -118,7 +118,7 @@ def _skip_member(stream: BinaryIO, see: Callable[[bytes], object] | None = None)
             raise EOFError("it ends in the middle")
         plain += len(unpack.decompress(data, _MOST_CONTROL))
         if plain > _MOST_CONTROL or unpack.unconsumed_tail:
-            raise EOFError("its head is too long")
+            raise EOFError(f"its head is too long: it unpacks to more than {_MOST_CONTROL} bytes")
         used = len(data) - len(unpack.unused_data)
         if see is not None:
             see(data[:used])
@@ -127,8 +127,13 @@ def _skip_member(stream: BinaryIO, see: Callable[[bytes], object] | None = None)
 
 def _inflate(stream: BinaryIO, most: int) -> bytes:
     """The rest of a stream, one gzip member, unpacked."""
+    packed = stream.read(MOST_INDEX + 1)
+    if len(packed) > MOST_INDEX:
+        raise EOFError(f"it is too long: it has more than {MOST_INDEX} bytes")
     unpack = zlib.decompressobj(wbits=31)
-    plain = unpack.decompress(stream.read(MOST_INDEX), most)
+    plain = unpack.decompress(packed, most)
+    if unpack.unconsumed_tail:
+        raise EOFError(f"it is too long: it unpacks to more than {most} bytes")
     if not unpack.eof or unpack.unused_data:
-        raise EOFError("it does not end where it should, or is too long")
+        raise EOFError("it does not end where it should")
     return plain

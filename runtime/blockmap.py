@@ -59,8 +59,10 @@ class BlockMap:
 
 def parse(data: bytes, where: str) -> BlockMap:
     """A map whose own checksum holds. Raises ImageProblemError naming `where`."""
+    if len(data) > MOST:
+        raise ImageProblemError(f"{where}: more than {MOST} bytes, which no block map has")
     own = _CHECKSUM.search(data[: 64 << 10])
-    if len(data) > MOST or own is None or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+    if own is None or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise ImageProblemError(f"{where}: not a block map")
     if hashlib.sha256(data[: own.start(1)] + b"0" * 64 + data[own.end(1) :]).hexdigest().encode() != own[1]:
         raise ImageProblemError(f"{where}: its own checksum does not hold", hint="fetch or build the image again")

@@ -153,9 +153,11 @@ def _missing(stream: IO[bytes], bundle: Bundle) -> dict[str, int]:
         if not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
             raise HangsError(f"{name}: does not say what it lacks", hint=f"see what it does: ssh {name} top")
         data = os.read(stream.fileno(), 1 << 16)
-        if not data or len(said) > _MOST_MISSING:
+        if not data:
             raise BrokenPipeError
         said += data
+        if len(said) > _MOST_MISSING:
+            raise GarbageError(f"{name}: says what it lacks in more than {_MOST_MISSING} bytes", hint="is it a host of TowerOS?")
     for line in said.decode(errors="replace").splitlines()[:-1]:
         one = _MISSING.fullmatch(line)
         if one is None or int(one[2]) > sizes.get(one[1], -1):
@@ -191,7 +193,7 @@ def _rest(stream: IO[bytes], name: str) -> bytes:
         data = os.read(stream.fileno(), 1 << 16)
         if not data:
             return said
-        said = (said + data)[: 1 << 16]
+        said = (said + data)[-(1 << 16) :]  # why it ended is what it says last
     raise HangsError(f"{name}: does not write down what it has got", hint="type the same command again to go on")
 
 

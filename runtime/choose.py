@@ -89,7 +89,7 @@ class Copy:
             said = [line for line in done.stdout.decode(errors="replace").splitlines() if not apkwords.says_verified(line)]
             raise PackageError(
                 f"{what} for {self.host} is not signed by a key that {self.host} trusts, or was changed: "
-                + "; ".join(line.removeprefix(f"{self.folder}/") for line in said[:3]),
+                + "; ".join(_first([line.removeprefix(f"{self.folder}/") for line in said], 3)),
                 hint="it is not used; the server may be wrong, or somebody in between; try another mirror",
             )
 
@@ -101,7 +101,7 @@ class Copy:
         if done.status != 0:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise PackageError(
-                f"{self.host}: apk cannot install {' '.join(names)}:\n  " + "\n  ".join(said.splitlines()[:20]),
+                f"{self.host}: apk cannot install {' '.join(names)}:\n  " + "\n  ".join(_first(said.splitlines(), 20)),
                 hint=f"is the name right? What {self.host} has already: ssh {self.host} apk list --installed",
             )
         plan = read_plan(done.stdout.decode(errors="replace").splitlines())
@@ -129,6 +129,12 @@ class Copy:
         root = self.folder / "root"
         keys = ("--keys-dir", str(self.folder / "keys"), "--repositories-file", str(self.folder / repositories))
         return "--root", str(root), "--arch", self.state.arch, *keys
+
+
+def _first(lines: Sequence[str], most: int) -> list[str]:
+    """The first lines, and how many there are more."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"... and {more} more lines"] if more > 0 else [])]
 
 
 @contextmanager

@@ -178,7 +178,10 @@ class _Talk:
             if not data:
                 break
             if len(found) > _MOST:
-                raise GarbageError(f"{self.name}: answers what is no time", hint=f"see: ssh {self.name} date")
+                raise GarbageError(
+                    f"{self.name}: answers with more than {_MOST} bytes where a time was expected",
+                    hint=f"see: ssh {self.name} date",
+                )
         return found.decode(errors="replace").removesuffix("\n")
 
 

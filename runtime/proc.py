@@ -78,7 +78,7 @@ def run(
     child = _start(args, stdin=source, stderr=subprocess.PIPE, env=env, missing=missing, cwd=cwd)
     try:
         fed = stdin if isinstance(stdin, bytes) else b""
-        out, err = child.communicate(fed, timeout=timeout) if most is None else _communicate(child, fed, timeout, most)
+        out, err = child.communicate(fed, timeout=timeout) if most is None else _communicate(child, args[0], fed, timeout, most)
     except subprocess.TimeoutExpired:
         raise OverrunError(f"{args[0]}: not finished after {timeout:.0f} s", hint=hint) from None
     finally:
@@ -169,7 +169,7 @@ def ended(child: subprocess.Popen[bytes], timeout: float) -> int:
     return int(child.returncode)
 
 
-def _communicate(child: subprocess.Popen[bytes], fed: bytes, timeout: float, most: int) -> tuple[bytes, bytes]:
+def _communicate(child: subprocess.Popen[bytes], name: str, fed: bytes, timeout: float, most: int) -> tuple[bytes, bytes]:
     """What Popen.communicate does, for a program that is not believed to stop writing."""
     assert child.stdout is not None  # noqa: S101  (they are pipes)
     assert child.stderr is not None  # noqa: S101
@@ -199,7 +199,7 @@ def _communicate(child: subprocess.Popen[bytes], fed: bytes, timeout: float, mos
                     if child.stdin is key.fileobj:
                         child.stdin.close()
                 if sum(map(len, found.values())) > most:
-                    raise OverrunError(f"wrote more than {most} bytes")
+                    raise OverrunError(f"{name}: wrote more than {most} bytes")
     child.wait(max(0.1, end - time.monotonic()))
     return bytes(found[child.stdout.fileno()]), bytes(found[child.stderr.fileno()])
 

@@ -17,6 +17,7 @@ from tower.errors import AnswerError
 
 MOST: Final = 4 << 10
 """Bytes of an answer; a real one has a few hundred."""
+_MOST_VALUE: Final = 100
 _FIRST: Final = "tower-status 1"
 _LAST: Final = "end"
 # Builtins of the shell where they do: each program started costs a small host milliseconds.
@@ -50,8 +51,8 @@ _FORMS: Final = {
     "disk": re.compile(r"[0-9]{1,15} [0-9]{1,15}"),
     "temperature": re.compile(r"-?[0-9]{1,6}"),
     "packages": re.compile(r"[0-9]{1,6}"),
-    "system": re.compile(r"[^\"'\\$`]{1,100}"),
-    "version": re.compile(r"[A-Za-z0-9._+~-]{1,40}"),
+    "system": re.compile(r"[^\"'\\$`]+"),
+    "version": re.compile(r"[A-Za-z0-9._+~-]+"),
 }
 _NEEDED: Final = ("boot", "uptime", "load", "memory", "available", "disk")
 _OFTEN: Final = "temperature"
@@ -126,6 +127,8 @@ def _values(data: bytes) -> dict[str, list[str]]:
         name, _, value = line.partition(" ")
         if name in ("system", "version"):
             value = _unquoted(value)
+        if len(value) > _MOST_VALUE:
+            raise AnswerError(f"answers something else than was asked, in line {number}: more than {_MOST_VALUE} characters")
         form = _FORMS.get(name)
         if form is None or not value.isprintable() or form.fullmatch(value) is None:
             raise AnswerError(f"answers something else than was asked, in line {number}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -139,7 +140,7 @@ def _field(line: str, host: str) -> str | None:
     if letter in _TEXTS and line[1:2] == ":":
         return _CONTROL.sub("?", line)
     # As apk does it: of fields that it does not know, those with a small letter do not matter.
-    if line[1:2] == ":" and (letter in _FILES or (letter.islower() and letter not in _CHOOSING)):
+    if line[1:2] == ":" and (letter in _FILES or (letter in ascii_lowercase and letter not in _CHOOSING)):
         return None
     raise AnswerError(
         f"{host}: its database of packages has a line that makes no sense: {line[:80]!r}",

@@ -81,7 +81,7 @@ def _number(field: bytes) -> int:
 def _extended(kind: bytes, content: bytes, before: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """What a long name of GNU's, or a header of pax, says of the next entry."""
     if len(content) > _MOST_EXTENDED or len(before) > len(_FIELDS):
-        raise DamagedError("one of its headers is too long")
+        raise DamagedError(f"one of its headers is longer than {_MOST_EXTENDED} bytes, or says too much")
     if kind != _PAX:
         name = b"path" if kind == _LONG_NAME else b"linkpath"
         if content[-1:] != b"\0" or name in before:
@@ -104,7 +104,9 @@ def _name(header: bytes, fields: dict[bytes, bytes]) -> str:
     if name is None:
         name, prefix = header[:100].split(b"\0", 1)[0], header[345:500].split(b"\0", 1)[0]
         name = prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
-    if not name or len(name) > _MOST_NAME or b"\0" in name:
+    if len(name) > _MOST_NAME:
+        raise DamagedError(f"it has a name of more than {_MOST_NAME} bytes")
+    if not name or b"\0" in name:
         raise DamagedError("it has a name that is none")
     return name.decode(errors="surrogateescape")
 

@@ -22,10 +22,11 @@ from tower.ssh import Session
 TRY_SECONDS: Final = 9.0
 """The longest that one heap of tries takes on a host; some hundred are one heap."""
 _HEAP: Final = 120
-_MOST: Final = 1 << 20
+_MOST: Final = 16 << 20
+"""Bytes of all that a host says; each of its sockets takes 160, each rule of its firewall 100."""
 _BEGIN: Final = re.compile(r"-- ([a-z0-9_]{1,20}) --")
 _END: Final = re.compile(r"-- end ([0-9]{1,3}) --")
-_LINE: Final = re.compile(r"([0-9]{1,6}) ([0-9]{1,3}) ?([ -~]{0,300})")
+_LINE: Final = re.compile(r"([0-9]{1,6}) ([0-9]{1,3}) ?([ -~]*)")
 _LEG: Final = re.compile(r"[a-z0-9.]{1,15}")
 # As glibc and as musl say it.
 _CLOSED: Final = (

@@ -35,7 +35,7 @@ attempt() {
 	resolve) said=$(busybox timeout 8 busybox nslookup "$4" 2>&1 </dev/null) ;;
 	esac
 	status=$?
-	printf '%s %s %s\n' "$1" "$status" "$(printf '%s' "$said" | busybox tr -c ' -~' ' ' | busybox cut -c 1-300)"
+	printf '%s %s %s\n' "$1" "$status" "$(printf '%s' "$said" | busybox tr -c ' -~' ' ')"
 }
 
 # section <name> <command...>: what a command prints, between two marks, with its exit status.
