@@ -20,6 +20,8 @@ _PRIMARY: Final = b"\x01CD001"
 _FOLDER, _MORE = 0x02, 0x80
 _MOST_ENTRIES: Final = 100_000
 _MOST_FOLDER: Final = 16 << 20
+_MOST_PIECES: Final = 16
+"""Places that one file's name and link may lie in; a name of 255 bytes needs two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,17 @@ def files(stream: BinaryIO, where: Path) -> tuple[IsoFile, ...]:
     volume = stream.read(SECTOR)
     if not volume.startswith(_PRIMARY) or len(volume) < SECTOR:
         raise FormatError(f"{where}: not an ISO 9660 image")
-    root = _record(volume[156:190], stream)
+    root = _record(volume[156:190], stream, where)
     found: dict[str, IsoFile] = {}
     seen: set[int] = set()
     waiting = [("", root)]
     while waiting:
         base, folder = waiting.pop()
-        if folder.start in seen or folder.start + folder.size > total or folder.size > _MOST_FOLDER or len(found) > _MOST_ENTRIES:
+        if folder.start in seen or folder.start + folder.size > total:
             raise FormatError(f"{where}: folder {base or '/'} is damaged")
+        if folder.size > _MOST_FOLDER or len(found) > _MOST_ENTRIES:
+            bounds = f"{_MOST_FOLDER} bytes of a folder and {_MOST_ENTRIES} files are allowed"
+            raise FormatError(f"{where}: folder {base or '/'} of {folder.size} bytes after {len(found)} files; {bounds}")
         seen.add(folder.start)
         extents: list[tuple[int, int]] = []
         for row in _records(stream, folder, where):
@@ -109,24 +114,24 @@ def _records(stream: BinaryIO, folder: _Record, where: Path) -> Iterator[_Record
             raise FormatError(f"{where}: a directory record is damaged")
         place += length
         if raw[33 : 33 + raw[32]] not in (b"\0", b"\1"):
-            row = _record(raw, stream)
+            row = _record(raw, stream, where)
             if not row.name or "/" in row.name or row.name in (".", ".."):
                 raise FormatError(f"{where}: the name {row.name!r} in a directory record")
             yield row
 
 
-def _record(raw: bytes, stream: BinaryIO) -> _Record:
+def _record(raw: bytes, stream: BinaryIO, where: Path) -> _Record:
     start, size = struct.unpack_from("<I", raw, 2)[0] * SECTOR, struct.unpack_from("<I", raw, 10)[0]
     length = raw[32]
     plain = raw[33 : 33 + length].decode("latin-1").partition(";")[0].rstrip(".").lower()
-    name, link = _rock_ridge(raw[33 + length + (length + 1) % 2 :], stream)
+    name, link = _rock_ridge(raw[33 + length + (length + 1) % 2 :], stream, where)
     return _Record(name or plain, start, size, raw[25], link)
 
 
-def _rock_ridge(fields: bytes, stream: BinaryIO) -> tuple[str, str]:
+def _rock_ridge(fields: bytes, stream: BinaryIO, where: Path) -> tuple[str, str]:
     """Name and link target in the system use fields, following their continuations."""
     name, link = b"", []
-    for _ in range(16):
+    for _ in range(_MOST_PIECES):
         after: tuple[int, int, int] | None = None
         while len(fields) >= 4 and fields[2] >= 4:
             kind, body, fields = fields[:2], fields[4 : fields[2]], fields[fields[2] :]
@@ -144,8 +149,12 @@ def _rock_ridge(fields: bytes, stream: BinaryIO) -> tuple[str, str]:
                 break
         if after is None:
             break
+        if after[2] > SECTOR:
+            raise FormatError(f"{where}: a directory record goes on for {after[2]} bytes elsewhere, {SECTOR} are allowed")
         stream.seek(after[0] * SECTOR + after[1])
-        fields = stream.read(min(after[2], SECTOR))
+        fields = stream.read(after[2])
+    else:
+        raise FormatError(f"{where}: a directory record goes on in more than {_MOST_PIECES} places")
     return name.decode("utf-8", errors="surrogateescape"), "/".join(link)
 
 

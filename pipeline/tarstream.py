@@ -177,7 +177,7 @@ def _check_header(header: bytes, where: str) -> int:
         raise FormatError(f"{where}: tar header of an unknown kind at {printable(header[:100])}")
     size = number(header[124:136], "size", where)
     if size > MAX_SIZE:
-        raise FormatError(f"{where}: {printable(header[:100])}: {size} bytes, more than is allowed")
+        raise FormatError(f"{where}: {printable(header[:100])}: {size} bytes, more than is allowed ({MAX_SIZE})")
     return size
 
 
@@ -236,7 +236,7 @@ def _entry(header: bytes, size: int, pax: dict[str, bytes], where: str) -> TarEn
     if "size" in pax:
         size = pax_number(pax["size"], "size", where)
         if size > MAX_SIZE:
-            raise FormatError(f"{where}: {name!r}: {size} bytes, more than is allowed")
+            raise FormatError(f"{where}: {name!r}: {size} bytes, more than is allowed ({MAX_SIZE})")
     if size and kind != "file":
         raise FormatError(f"{where}: {name!r}: a {kind} with content")
     is_device = kind in ("char", "block")

@@ -262,8 +262,10 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 def _read_list(entries: Iterator[tuple[TarEntry, Content]], source: Path) -> dict[Digest, int]:
     """What must come: the size of each file by its digest. Raises VerifyError."""
     entry, content = next(entries, (None, None))
-    if entry is None or content is None or (entry.name, entry.kind) != (_LIST, "file") or entry.size > _MOST_LIST:
+    if entry is None or content is None or (entry.name, entry.kind) != (_LIST, "file"):
         raise VerifyError(f"{source}: does not begin with the list that vault:export writes", hint=_AGAIN)
+    if entry.size > _MOST_LIST:
+        raise VerifyError(f"{source}: its list has {entry.size} bytes, {_MOST_LIST} are allowed", hint=_AGAIN)
     text = content.read().decode(errors="replace")
     rows = [_ROW.fullmatch(line) for line in text.split("\n")[:-1]]
     if (text and not text.endswith("\n")) or None in rows:

@@ -108,7 +108,9 @@ def _signatures(plain: bytes, where: str) -> tuple[Signature, ...]:
     for entry, content in read_tar(io.BytesIO(plain), where):
         if entry.kind != "file" or not entry.name.startswith(PREFIX):
             raise FormatError(f"{where}: {entry.name!r} does not belong into the signature member")
-        if entry.name in found or len(found) >= _MAX_SIGNATURES:
-            raise FormatError(f"{where}: {entry.name} is there twice, or there are too many signatures")
+        if entry.name in found:
+            raise FormatError(f"{where}: {entry.name} is there twice")
+        if len(found) >= _MAX_SIGNATURES:
+            raise FormatError(f"{where}: too many signatures, {_MAX_SIGNATURES} are allowed")
         found[entry.name] = signature_from(entry.name, content.read())
     return tuple(found.values())

@@ -71,7 +71,8 @@ class Guard:
             raise FormatError(f"{where}: more than the {policy.max_entries} entries allowed")
         self._total += entry.size
         if entry.size > policy.max_file or self._total > policy.max_total:
-            raise FormatError(f"{where}: {name}: {entry.size} bytes, more than is allowed")
+            bounds = f"{policy.max_file} of a file and {policy.max_total} of all are allowed"
+            raise FormatError(f"{where}: {name}: {entry.size} bytes, {self._total} with those before it; {bounds}")
         if kind in ("char", "block", "fifo") and not policy.devices:
             raise FormatError(f"{where}: {name}: a device node or pipe ({kind}) is not allowed")
         for text in (entry.uname, entry.gname):
@@ -93,7 +94,8 @@ class Guard:
 
     def _check_symlink(self, entry: TarEntry) -> None:
         if not entry.target or len(entry.target.encode()) > self._policy.max_name:
-            raise FormatError(f"{self._where}: {entry.name}: symbolic link with an empty or overlong target")
+            bound = f"1 to {self._policy.max_name} bytes are allowed"
+            raise FormatError(f"{self._where}: {entry.name}: symbolic link with an empty or overlong target; {bound}")
         _check_characters(entry.target, self._where, f"target of {entry.name}")
 
     def _check_hardlink(self, entry: TarEntry) -> None:

@@ -27,7 +27,7 @@ else:
 
 ALGORITHMS: tuple[Algorithm, ...] = ("RSA", "RSA256")
 PREFIX = ".SIGN."
-_MAX_KEY_FILE = 1 << 16
+MAX_KEY_FILE = 1 << 16
 
 
 class Verifier(Protocol):
@@ -90,7 +90,9 @@ class KeyRing:
             for item in sorted(found, key=lambda item: item.name):
                 if item.name.endswith(".pub") and item.is_file():
                     with open(item.path, "rb") as stream:  # noqa: PTH123 (pathlib is slow to import)
-                        keys[item.name] = stream.read(_MAX_KEY_FILE)
+                        keys[item.name] = stream.read(MAX_KEY_FILE + 1)
+                    if len(keys[item.name]) > MAX_KEY_FILE:
+                        raise VerifyError(f"{item.path}: more than {MAX_KEY_FILE} bytes, which no public key has")
         if not keys:
             raise VerifyError(f"{directory}: no public keys (*.pub) in this folder")
         return cls(keys)

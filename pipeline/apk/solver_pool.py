@@ -37,6 +37,7 @@ PRIORITY = "apk:provider_priority"
 CHECKSUM = "apk:checksum"
 TRIGGER = "install_if:"
 TWICE = "provided twice:"
+_MOST_KEY = 1 << 16
 _FIRST = 2  # libsolv keeps two numbers for itself
 
 
@@ -54,7 +55,9 @@ def read_keys(folder: str) -> dict[str, bytes]:
     for name in sorted(os.listdir(folder)):  # noqa: PTH208 (pathlib is slow to import)
         if name.endswith(".pub"):
             with open(f"{folder}/{name}", "rb") as stream:  # noqa: PTH123
-                keys[name] = stream.read(1 << 16)
+                keys[name] = stream.read(_MOST_KEY + 1)
+            if len(keys[name]) > _MOST_KEY:
+                raise VerifyError(f"{folder}/{name}: more than {_MOST_KEY} bytes, which no public key has")
     if not keys:
         raise VerifyError(f"{folder}: no public keys (*.pub) in this folder")
     return keys

@@ -32,6 +32,7 @@ else:
     Source = object
 
 _CHUNK = 1 << 18
+_MOST_OWNER = 31
 _FLAGS = {kind: flag for flag, kind in KINDS.items() if flag != b"\0"}
 
 
@@ -109,12 +110,20 @@ def _block(name: bytes, flag: bytes, entry: TarEntry, size: int, target: bytes) 
     put(156, flag)
     put(157, target)
     put(257, b"ustar\x0000")
-    put(265, entry.uname.encode()[:31])
-    put(297, entry.gname.encode()[:31])
+    put(265, _owner(entry.uname, entry.name))
+    put(297, _owner(entry.gname, entry.name))
     put(329, _octal(major, 8))
     put(337, _octal(minor, 8))
     put(148, f"{sum(header):06o}\0 ".encode())
     return bytes(header)
+
+
+def _owner(owner: str, name: str) -> bytes:
+    """The name of a user or group as a header has it; apk reads no longer ones. Raises FormatError."""
+    data = owner.encode()
+    if len(data) > _MOST_OWNER:
+        raise FormatError(f"{name}: owner {owner!r} has {len(data)} bytes, {_MOST_OWNER} are allowed")
+    return data
 
 
 def dump_header(entry: TarEntry) -> bytes:

@@ -141,8 +141,10 @@ class Ext4:
                     waiting.append((f"{base}{name}/", child))
 
     def _names(self, folder: Inode, where: str) -> Iterator[tuple[str, int]]:
-        if not stat.S_ISDIR(folder.mode) or folder.size > _MOST_FOLDER:
+        if not stat.S_ISDIR(folder.mode):
             raise FormatError(f"{self._where}: folder {where or '/'} is damaged")
+        if folder.size > _MOST_FOLDER:
+            raise FormatError(f"{self._where}: folder {where or '/'} has {folder.size} bytes, {_MOST_FOLDER} are allowed")
         data = self.read(folder)
         place = 0
         while place + 8 <= len(data):

@@ -68,7 +68,10 @@ class Tree:
             except FormatError as error:
                 self.damaged.append(error.message)
         elif path.startswith(_TEXTS):
-            text = read(_MOST_TEXT).decode(errors="replace")
+            whole_text = read(_MOST_TEXT + 1)
+            if len(whole_text) > _MOST_TEXT:
+                self.damaged.append(f"{path}: more than {_MOST_TEXT} bytes, which no list of folders has")
+            text = whole_text.decode(errors="replace")
         self.add(Entry(path, "file", mode, *owner, elf=elf, text=text))
 
     def resolve(self, path: str) -> Entry | None:

@@ -15,6 +15,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
+from pipeline.errors import FormatError
 from pipeline.lab.tree import Tree
 
 _ELF_MAGIC = b"\x7fELF"
@@ -97,7 +98,10 @@ def _library_version(name: str) -> str:
 
 def _read_pc(path: Path) -> tuple[str, set[str]]:
     """The version that a pkg-config file states, and what it requires, as `pc:` dependencies."""
-    text = path.read_bytes()[:_MAX_PC].decode(errors="replace")
+    data = path.read_bytes()
+    if len(data) > _MAX_PC:
+        raise FormatError(f"{path}: {len(data)} bytes, {_MAX_PC} are allowed in a file of pkg-config")
+    text = data.decode(errors="replace")
     variables = dict(re.findall(r"^(\w[\w.]*)[ \t]*=[ \t]*(.*?)[ \t]*$", text, flags=re.MULTILINE))
     fields = dict(re.findall(r"^(\w[\w.]*)[ \t]*:[ \t]*(.*?)[ \t]*$", text, flags=re.MULTILINE))
 
@@ -105,8 +109,8 @@ def _read_pc(path: Path) -> tuple[str, set[str]]:
         for _ in range(_MAX_LINKS):
             value, count = re.subn(r"\$\{([\w.]+)\}", lambda match: variables.get(match[1], ""), value)
             if not count:
-                break
-        return value
+                return value
+        raise FormatError(f"{path}: its variables name one another more than {_MAX_LINKS} times")
 
     required = expand(f"{fields.get('Requires', '')},{fields.get('Requires.private', '')}")
     wanted = re.findall(r"([A-Za-z0-9][\w.+-]*)(?:\s*(<=|>=|=|<|>)\s*([\w.]+))?", required)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import re
 
+from pipeline.errors import FormatError
+
 _PRE = {"alpha": "alpha", "a": "alpha", "beta": "beta", "b": "beta", "pre": "pre", "rc": "rc", "dev": "alpha"}
 _POST = {"git": "git", "svn": "svn", "hg": "hg", "cvs": "cvs", "bzr": "git"}
 _NUMBER_LIMIT = 18
@@ -54,7 +56,9 @@ def _upstream(upstream: str) -> str:
     letter = re.match(r"([a-z])(?![a-z0-9])", rest)
     result = head[0] + (letter[1] if letter else "")
     for sign, word, number in re.findall(r"([+~.]?)([A-Za-z]*)(\d*)", rest[letter.end() if letter else 0 :]):
-        result += _suffix(sign, word.lower(), number[:_NUMBER_LIMIT])
+        if len(number) > _NUMBER_LIMIT:
+            raise FormatError(f"version {upstream}: {number} has more than {_NUMBER_LIMIT} digits, which apk does not compare")
+        result += _suffix(sign, word.lower(), number)
     return result
 
 
