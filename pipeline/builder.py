@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from tower.regular import open_regular
+
 from pipeline.canonical import Digest
 from pipeline.engine import LOCAL_IMAGES
 from pipeline.scratch import remove_tree
@@ -35,7 +37,7 @@ def ensure_image(engine: Engine, kind: str, key: Digest, *, channel: str, arch: 
     if found is not None and (found.get("Config", {}).get("Labels") or {}).get(label) == key:
         return str(found["Id"])
     of = f"{channel}/{arch}"
-    with make().open("rb") as stream:
+    with open_regular(make()) as stream:
         image = engine.import_image(_pieces(stream), tag, labels={label: key, place: of}, architecture=arch)
     engine.remove_images(f"{place}={of}", keep=[tag])
     return image

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from tower.regular import read_regular
+
 from pipeline.errors import ConfigError
 
 _REQUIRED: Final = object()
@@ -160,12 +162,12 @@ def read_toml(path: Path, problems: Problems, *, shown: str = "") -> Table:
     name = shown or str(path)
     data: dict[str, Any] = {}
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_regular(path).decode())
     except FileNotFoundError:
         problems.add(name, "no such file")
     except OSError as error:
         problems.add(name, f"cannot be read: {error.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         problems.add(name, f"not TOML: {error}")
     return Table(data, name, "", problems)
 

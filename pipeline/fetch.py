@@ -17,6 +17,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import requests
+from tower.regular import open_regular
 
 from pipeline.channel import Bar, LockedFile, Progress
 from pipeline.errors import ConfigError, FactoryError, FetchError, VerifyError
@@ -249,7 +250,7 @@ class _Download:
             have = 0
         digest = hashlib.sha256()
         if have:
-            with part.open("rb") as stream:
+            with open_regular(part) as stream:
                 digest = hashlib.file_digest(stream, "sha256")
         self.bar.advance(have)
         if have < self.file.size:

@@ -11,6 +11,8 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tower.regular import read_regular
+
 from pipeline.channel import Channel
 from pipeline.config import Problems, read_toml
 from pipeline.errors import ConfigError
@@ -40,8 +42,8 @@ def project_version(checkout: Path) -> str:
     """The version in pyproject.toml: that of the images and of the `tower` wheel."""
     path = checkout / "pyproject.toml"
     try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
-    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        return str(tomllib.loads(read_regular(path).decode())["project"]["version"])
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path.name}: project.version cannot be read: {error}") from error
 
 

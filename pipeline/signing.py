@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tower.regular import read_regular
+
 from pipeline.apk.signature import Signer, generate_key
 from pipeline.errors import StoreError
 from pipeline.locks import locked
@@ -29,7 +31,7 @@ class CheckoutKey:
 
     def public_pem(self) -> bytes:
         """The public key."""
-        return self.public.read_bytes()
+        return read_regular(self.public)
 
 
 def checkout_key(folder: Path, prefix: str) -> CheckoutKey:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tower.regular import open_regular
+
 from pipeline.artifact import Artifact, DamagedError
 from pipeline.canonical import Digest, JsonValue, digest_json
 from pipeline.errors import SandboxError, StoreError
@@ -163,7 +165,7 @@ class _Tar:
     def file(self, place: str, path: Path, executable: bool) -> Generator[bytes, None, Digest]:
         """A file of this machine; returns the SHA-256 of what was sent."""
         digest = hashlib.sha256()
-        with path.open("rb", buffering=0) as stream:
+        with open_regular(path) as stream:
             yield from self._leaf(place)
             size = left = os.fstat(stream.fileno()).st_size
             yield self._header(place, tarfile.REGTYPE, mode=0o755 if executable else 0o644, size=size)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tower.regular import read_regular
+
 from pipeline.apk.signature import KeyRing
 from pipeline.canonical import digest_bytes
 from pipeline.config import Problems, Table, read_toml
@@ -88,7 +90,7 @@ def _row(row: Table) -> dict[str, object]:
 def _checked(folder: Path, row: dict[str, object]) -> TrustedKey:
     path = folder / Path(str(row["file"])).name
     try:
-        pem = path.read_bytes()
+        pem = read_regular(path)
     except OSError as error:
         raise VerifyError(f"{path}: cannot be read: {error.strerror}", hint=f"{TABLE} names it") from error
     key = TrustedKey(pem=pem, **row)  # type: ignore[arg-type]  # the rows were read by type

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final
 
 from tower.apkwords import is_file
 from tower.errors import PackageError
+from tower.regular import open_regular
 from tower.tarfiles import DamagedError, read_tar
 
 INDEX: Final = "APKINDEX.tar.gz"
@@ -62,7 +63,7 @@ class Index:
 def read_index(path: Path) -> Index:
     """An index that apk has verified. Raises PackageError if it is none."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             _skip_member(stream)
             plain = _inflate(stream, _MOST_PLAIN)
         member = next(one for one in read_tar(plain, most=_MOST_FILES) if one.name == "APKINDEX" and one.content is not None)
@@ -100,7 +101,7 @@ def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
 def control_checksum(path: Path) -> str:
     """SHA-1, in hexadecimal, of the second member of a signed package, as an index has it. Raises PackageError."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             _skip_member(stream)
             found = hashlib.sha1(usedforsecurity=False)  # Alpine's choice; the signature covers the same bytes
             _skip_member(stream, found.update)

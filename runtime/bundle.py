@@ -29,6 +29,7 @@ from tower import proc
 from tower.apk import Talk, clean
 from tower.errors import GarbageError, HangsError, LostError, PackageError, RemoteError
 from tower.proc import Done
+from tower.regular import open_regular
 from tower.repair import repair
 from tower.repository import HostState, parse_state
 from tower.ssh import as_root
@@ -168,7 +169,7 @@ def _missing(stream: IO[bytes], bundle: Bundle) -> dict[str, int]:
 
 def _send_file(out: IO[bytes], file: File, have: int, progress: Callable[[int], object]) -> int:
     sent = 0
-    with file.path.open("rb") as stream:
+    with open_regular(file.path) as stream:
         stream.seek(have)
         while piece := stream.read(_PIECE):
             _write(out, piece)

@@ -36,6 +36,7 @@ from tower.install import Report
 from tower.jsontext import parse_json
 from tower.names import ROUTER, parse_host_name
 from tower.refused import home_folder
+from tower.regular import open_regular
 from tower.repository import HostState, Repository
 from tower.servers import check_servers
 from tower.ssh import connect
@@ -322,7 +323,7 @@ def _bundle(job: Job, names: Sequence[str], files: dict[str, Path], digests: dic
     found += [(files[package.checksum], number, package.file_name) for number, package in job.choice.packages]
     for path, _, _ in found:
         if path not in digests:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
     return Bundle(
         host=job.host,

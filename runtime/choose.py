@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from tower import apkwords, proc
-from tower.apkindex import INDEX, Index, Package, read_index
+from tower.apkindex import INDEX, MOST_INDEX, Index, Package, read_index
 from tower.apkwords import Step, read_plan
 from tower.errors import PackageError, ValueRefusedError
+from tower.regular import read_regular
 from tower.repository import HostState
 from tower.sockets import socket_folder
 
@@ -72,7 +73,7 @@ class Copy:
         place.parent.mkdir(parents=True)
         shutil.copyfile(index, place)
         self._verify([place], f"{self.state.repositories[number].address}: its index")
-        digest = hashlib.sha256(place.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_regular(place, most=MOST_INDEX)).hexdigest()
         if digest not in known:
             known[digest] = read_index(place)
         return known[digest]

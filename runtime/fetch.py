@@ -30,7 +30,7 @@ from tower.errors import AnswerError, PackageError, RemoteError
 from tower.files import give, is_file, look, make_folder, sync_folder, write_file
 from tower.jsontext import parse_json
 from tower.refused import refused
-from tower.regular import read_regular
+from tower.regular import open_regular, read_regular
 from tower.repository import Repository
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _is(path: Path, package: Package) -> bool:
 
 
 def _keep(part: Path, place: Path) -> None:
-    with part.open("rb") as stream:
+    with open_regular(part) as stream:
         os.fsync(stream.fileno())
     part.replace(place)
     sync_folder(place.parent)

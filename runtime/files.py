@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tower.errors import StateError, TowerError
 from tower.refused import home_folder, in_our_words, refused
+from tower.regular import open_regular
 
 _WRITABLE = "it must be writable for you"
 _MISSING = (FileNotFoundError, NotADirectoryError)
@@ -165,9 +166,9 @@ def _sweep(parent: Path, prefix: str) -> None:
 
 
 def read_file(path: Path, *, most: int = 1 << 20) -> bytes:
-    """A small file. Raises StateError."""
+    """A small regular file. Raises StateError."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(most + 1)
     except OSError as error:
         raise refused(error, path) from error

@@ -20,6 +20,7 @@ from tower.errors import printable
 from tower.files import is_file, look
 from tower.minisign import SUFFIX, PublicKey, SignatureError, parse_public_key, read_public_key, read_small, signer_of
 from tower.refused import in_our_words
+from tower.regular import open_regular
 from tower.unpack import unpacked
 
 SUMS: Final = "SHA256SUMS"
@@ -150,7 +151,7 @@ def dump_sums(sums: Mapping[str, str]) -> bytes:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
-    with in_our_words(path, kind=ImageError), path.open("rb") as stream:
+    with in_our_words(path, kind=ImageError), open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -174,7 +175,7 @@ def check_block_map(image: Path, block_map: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    with in_our_words(path, kind=ImageError), path.open("rb") as stream:
+    with in_our_words(path, kind=ImageError), open_regular(path) as stream:
         return stream.read(blockmap.MOST + 1)
 
 

@@ -16,6 +16,10 @@ from pathlib import Path
 from tower import known
 from tower.errors import ValueRefusedError
 from tower.names import UserName, parse_lang, parse_user_name
+from tower.regular import read_regular
+
+_MOST = 64 << 10
+"""Bytes of a file of settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,6 @@ def _lang(root: Path) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_regular(path, most=_MOST).decode(errors="replace")
     except OSError:
         return ""

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Final
 from tower import proc, tunnel
 from tower.errors import GarbageError, HangsError, LostError, RemoteError
 from tower.proc import Done, OverrunError
+from tower.regular import open_regular
 from tower.sockets import socket_folder
 from tower.sshconf import Host, Tower
 from tower.trouble import trouble_of
@@ -144,7 +145,7 @@ class Session:
         if isinstance(content, bytes):
             run([*argv, str(len(content))], stdin=content, timeout=timeout, hint=hint)
             return
-        with content.open("rb") as stream:
+        with open_regular(content) as stream:
             size = os.fstat(stream.fileno()).st_size
             run([*argv, str(size)], stdin=stream.fileno(), timeout=timeout, hint=hint)
 

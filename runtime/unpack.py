@@ -12,6 +12,7 @@ from typing import IO, Final
 from tower import proc
 from tower.errors import ImageProblemError, ToolError
 from tower.refused import refused
+from tower.regular import open_regular
 
 _PIPE: Final = 1 << 20
 _COMMANDS: Final = {".zst": ("zstd", "-q", "-d", "-c", "--"), ".xz": ("xz", "-q", "-d", "-c", "-T0", "--")}
@@ -52,7 +53,7 @@ def unpacked(image: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def _plain(image: Path) -> Iterator[IO[bytes]]:
     try:
-        with image.open("rb", buffering=0) as stream:
+        with open_regular(image) as stream:
             head = stream.read(8)
             stream.seek(0)
             if packing := next((name for start, name in _PACKINGS if head.startswith(start)), ""):

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tower.regular import open_regular
+
 from pipeline.alpine.indexes import SignedIndex, signer_of
 from pipeline.apk.gzipstream import RawSource
 from pipeline.apk.head import DEFAULT_LIMITS, read_head
@@ -22,6 +24,7 @@ from pipeline.channel import LockedFile, Progress
 from pipeline.errors import VerifyError
 from pipeline.fetch import Source, fetch
 from pipeline.vault import Vault
+from pipeline.vault_place import clear, ours
 
 _UNKNOWN = Digest("")
 
@@ -48,7 +51,7 @@ def verify_package(path: Path, file: LockedFile, ring: KeyRing) -> str:
     Raises VerifyError or FormatError, naming the file and what differs.
     """
     where = f"{file.name}-{file.version}.apk"
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         package = read_package(stream, ring, name=where)
         size = package.verify_data()
         stream.seek(0)
@@ -81,6 +84,8 @@ class _Arrivals:
         return self._vault.folder / "untrusted_" / f"package-{name}"
 
     def is_whole(self, file: LockedFile) -> bool:
+        with ours(self.untrusted(file)):
+            clear(self.untrusted(file))
         return file.checksum in self.locked
 
     def accept(self, file: LockedFile) -> None:

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from tower.regular import open_regular
+
 from pipeline import proc
 from pipeline.canonical import Digest
-from pipeline.errors import FormatError, VerifyError
+from pipeline.errors import FormatError, StoreError, VerifyError
 from pipeline.lab.tree import Node, Tree, clean_path
 from pipeline.packed import Unpacked
 from pipeline.tarstream import Content, TarEntry, read_tar
@@ -62,9 +64,11 @@ def _bare(relation: str) -> str:
 def open_verified(path: Path, sha256: Digest) -> Iterator[IO[bytes]]:
     """The file, opened, once its SHA-256 is what the lock says; VerifyError otherwise."""
     try:
-        stream = path.open("rb")
+        stream = open_regular(path)
     except FileNotFoundError as error:
         raise VerifyError(f"{path.name}: is not in the download cache", hint="run: ./ci/doit fetch") from error
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}", hint="remove it, then run: ./ci/doit fetch") from error
     with stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != sha256:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tower import streams
+from tower.regular import read_regular
 
 EXAMPLES: Final = """\
 examples:
@@ -17,6 +18,7 @@ examples:
   tower version --json | jq -r .version
 """
 OS_RELEASE = Path("/etc/os-release")
+_MOST: Final = 64 << 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +57,7 @@ def tower_version() -> str:
 def read_os_release(path: Path) -> dict[str, str]:
     """The assignments of an os-release file; empty if there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, most=_MOST).decode(errors="replace")
     except OSError:
         return {}
     found: dict[str, str] = {}
