@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from pipeline import docker_config
 from pipeline.engine_errors import refused, translated
 from pipeline.engine_place import Place, client_settings
 from pipeline.errors import SandboxError
@@ -72,10 +73,8 @@ class Engine:
         """The connection of the calling thread. Raises SandboxError if no engine answers."""
         client: APIClient | None = getattr(self._local, "client", None)
         if client is None:
-            import docker  # late: it takes 0.2 s, and a build that has nothing to do does not need it
-
             with self.translated("connecting"):
-                client = docker.APIClient(**client_settings(self.place), version="auto", timeout=_PING_SECONDS)
+                client = docker_config.client(**client_settings(self.place), timeout=_PING_SECONDS)
             # The time limit above is for the first answer; moving a large file takes longer.
             client.timeout = _CALL_SECONDS
             self._local.client = client

@@ -7,7 +7,6 @@ Docker's contexts are read here: the docker package finds them only beside a con
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from tower.jsontext import parse_json
 from tower.regular import read_regular
 
+from pipeline import docker_config
 from pipeline.errors import SandboxError
 
 _SCHEMES = ("unix", "tcp", "http", "https")
@@ -38,18 +38,22 @@ def find_place(named: str, variable: str) -> Place:
     Raises SandboxError if there is no such context, or nothing could speak to such an address.
     """
     place = Place(named, named) if "://" in named else _context(named, f"{variable}={named}")
-    scheme = place.address.partition("://")[0]
-    if scheme not in _SCHEMES:
-        raise SandboxError(
-            f"{variable}={named}: the factory does not speak {scheme}:// to an engine ({', '.join(_SCHEMES)})",
-            hint="bring the engine's socket here: ssh -N -L /tmp/far.sock:/var/run/docker.sock HOST, "
-            f"then {variable}=unix:///tmp/far.sock",
-        )
+    if place.address.partition("://")[0] not in _SCHEMES:
+        raise _unspoken(place.address, variable, named)
     return place
 
 
+def _unspoken(address: str, variable: str, named: str) -> SandboxError:
+    scheme = address.partition("://")[0]
+    return SandboxError(
+        f"{variable}={named}: the factory does not speak {scheme}:// to an engine ({', '.join(_SCHEMES)})",
+        hint="bring the engine's socket here: ssh -N -L /tmp/far.sock:/var/run/docker.sock HOST, "
+        f"then {variable}=unix:///tmp/far.sock",
+    )
+
+
 def _context(name: str, what: str) -> Place:
-    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "contexts"
+    folder = (docker_config.folder() or Path("/nonexistent")) / "contexts"
     number = hashlib.sha256(name.encode()).hexdigest()
     try:
         endpoint = parse_json(read_regular(folder / "meta" / number / "meta.json"))["Endpoints"]["docker"]
@@ -73,11 +77,17 @@ def _tls(folder: Path, *, unverified: bool) -> Any:
 
 
 def client_settings(place: Place | None) -> dict[str, Any]:
-    """What the docker package's client is made with, for a place or else for the engine that the environment names."""
+    """What the docker package's client is made with, for a place or else for the engine that the environment names.
+
+    Raises SandboxError for a DOCKER_HOST of ssh://, which the docker package speaks only with more packages.
+    """
     from docker.utils import kwargs_from_env
 
     given = dict(kwargs_from_env())
     if place is None:
+        named = str(given.get("base_url", ""))
+        if named.strip().lower().startswith("ssh://"):
+            raise _unspoken(named, "DOCKER_HOST", named)
         return given
     # A context says itself how it is protected; for an address the environment does, as for DOCKER_HOST.
     by_address = place.shown == place.address and not place.address.startswith("unix:")

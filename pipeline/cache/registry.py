@@ -277,15 +277,10 @@ def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 def _credentials(host: str) -> HTTPBasicAuth | None:
     """What `docker login` noted for this registry."""
-    from docker import auth, errors
+    from pipeline.docker_config import login
 
-    try:
-        found = auth.load_config().resolve_authconfig(host)
-    except (errors.DockerException, OSError, ValueError):
-        return None
-    if not found or not found.get("username"):
-        return None
-    return HTTPBasicAuth(str(found["username"]).encode(), str(found.get("password") or "").encode())
+    found = login(host)
+    return HTTPBasicAuth(*(word.encode() for word in found)) if found is not None else None
 
 
 def _reason(error: Exception) -> str:

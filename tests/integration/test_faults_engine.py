@@ -38,6 +38,44 @@ def test_what_is_built_needs_no_engine(tiny: Tiny) -> None:
     tiny.doit("list", env={"DOCKER_HOST": "unix:///nonexistent/docker.sock"})
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ssh://user@127.0.0.1", "DOCKER_HOST=ssh://user@127.0.0.1: the factory does not speak ssh://"),
+        ("tcp://box:port", "the container engine at tcp://box:port"),
+        ("tcp://[::1", "the container engine at tcp://[::1"),
+        ("tcp://", "the container engine at tcp://"),
+        ("npipe://x", "the container engine at npipe://x"),
+        ("fd://", "the container engine at fd://"),
+        ("unix:///" + 300 * "x", "the container engine at unix:///xxx"),
+        ("unix:///dev/null", "the container engine at unix:///dev/null does not run"),
+    ],
+)
+def test_addresses_that_cannot_be(tiny: Tiny, address: str, message: str) -> None:
+    said = tiny.doit("builder", status=SANDBOX_ERROR, env={"DOCKER_HOST": address})
+    assert message in said
+    assert "hint: " in said
+
+
+def test_an_odd_docker_configuration(tiny: Tiny, tmp_path: Path) -> None:
+    """One registry's odd entry ends no build on the local engine, and a proxy in it reaches no stage."""
+    config = tmp_path / "docker" / "config.json"
+    config.parent.mkdir()
+    env = {"DOCKER_CONFIG": str(config.parent)}
+    auths = ('{"auths":{"r.example":{"auth":""}}}', '{"auths":{"r.example":[]}}')
+    for odd in (*auths, '{"proxies":null}', "[]", "{", '{"HttpHeaders":5}'):
+        config.write_text(odd)
+        assert "error" not in tiny.doit("builder", env=env), odd
+    config.write_text('{"proxies": {"default": {"httpProxy": "http://proxy.example:3128", "noProxy": "x.example"}}}')
+    tiny.script("first", "cp /src/text/first /out/first", "set")
+    tiny.doit(env=env)
+    assert "SOURCE_DATE_EPOCH=" in log_of(tiny, "first")
+    assert "proxy" not in log_of(tiny, "first").lower()
+    config.unlink()
+    config.mkdir()
+    tiny.doit("builder", env=env)
+
+
 class Passage:
     """A socket that passes everything on to the real engine, until it is closed."""
 
