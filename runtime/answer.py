@@ -18,8 +18,7 @@ from tower import proc
 from tower.errors import AnswerError
 from tower.jsontext import parse_json
 from tower.proc import OverrunError
-from tower.provision import RECEIPT_ON_BOOT
-from tower.sshconf import Host, Tower
+from tower.sshconf import RECEIPT_ON_BOOT, Host, Tower
 from tower.view import View
 
 _SSH: Final = 22

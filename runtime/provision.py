@@ -26,11 +26,10 @@ from tower.receipt import Receipt, Stage, Target
 from tower.refused import home_folder
 from tower.settings import Settings
 from tower.source import Source, read_source
-from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT, USER_KEY, WORLD, Host, Place, Tower
+from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT, RECEIPT_ON_BOOT, USER_KEY, WORLD, Host, Place, Tower
 from tower.target import open_target
 from tower.view import View
 
-RECEIPT_ON_BOOT: Final = "tower-receipt.json"
 BOOT_FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub")
 """What the boot partition gets of a host's folder, and the receipt beside them."""
 _SSH: Final = 22

@@ -34,6 +34,13 @@ HOST_KEY: Final = "ssh_host_ed25519_key"
 KEY_FILE: Final = "crypto_keyfile.bin"
 WORLD: Final = "world"
 RECEIPT: Final = "receipt.json"
+UPGRADE: Final = "upgrade"
+RECEIPT_ON_BOOT: Final = "tower-receipt.json"
+OWN: Final = (
+    USER_KEY, f"{USER_KEY}.pub", HOST_KEY, f"{HOST_KEY}.pub", KEY_FILE, WORLD, RECEIPT, RECEIPT_ON_BOOT, ".lock", ".install.lock",
+    ENV,
+)  # fmt: skip
+"""All files that may lie in a host's folder, beside the folder of an upgrade."""
 _HEAD: Final = (
     "# Made by tower from the folders in hosts/; it writes this file anew. Your own settings belong into ~/.ssh/config.\n"
 )
@@ -92,9 +99,13 @@ class Tower:
             raise refused(error, self.folder / "hosts", hint="it must be a folder of yours") from error
         return tuple(self._host(name) for name in names)
 
+    def has(self, name: HostName) -> bool:
+        """Whether there is something of this name among the hosts, a whole host or not."""
+        return os.path.lexists(self.folder / "hosts" / name)
+
     def host(self, name: HostName) -> Host:
         """One host. Raises HostError if there is none of this name."""
-        if not is_folder(self.folder / "hosts" / name):
+        if not self.has(name):
             known = ", ".join(host.name for host in self.hosts()) or "none"
             raise HostError(f"{name}: there is no such host (known: {known})", hint=f"make one: tower provision {name}")
         return self._host(name)
@@ -107,13 +118,14 @@ class Tower:
 
     def _host(self, name: str) -> Host:
         folder = self.folder / "hosts" / name
+        hint = f"put it right, or remove the host: tower deprovision {name}"
         try:
             parse_host_name(name)
             found = env.parse(read_file(folder / ENV), str(folder / ENV))
         except ValueRefusedError as error:
-            raise StateError(
-                f"{folder}: {error.message}", hint=f"put it right, or remove the host: tower deprovision {name}"
-            ) from error
+            raise StateError(f"{folder}: {error.message}", hint=hint) from error
+        except StateError as error:
+            raise StateError(error.message, hint=error.hint or hint) from error
         if found.hostname != name:
             raise StateError(f"{folder / ENV}: is of host {found.hostname}", hint="a folder of hosts/ has the name of its host")
         return Host(folder, found)
@@ -125,7 +137,7 @@ class Tower:
         make_folder(self.folder / "hosts")
         with locked(self.folder / ".lock"):
             for path in (self.folder / "hosts").glob(".*"):
-                if is_folder(path):
+                if is_folder(path) and not path.is_symlink():
                     remove_folder(path)
             yield
 
@@ -171,17 +183,20 @@ class Tower:
         return self.host(name)
 
     def remove(self, name: HostName) -> None:
-        """Forget a host, its keys included. Raises HostError if there is none of this name."""
+        """Forget a host, its keys included. Raises HostError if there is none of this name, and StateError."""
         with self.lock():
             folder = self.folder / "hosts" / name
-            if not is_folder(folder):
+            if not self.has(name):
                 self.host(name)
-            # Renamed first: what is left of a removal that was killed is no host.
-            gone = folder.with_name(f".{name}.gone")
-            remove_folder(gone)
-            with in_our_words(folder, hint="it must be a folder of yours"):
-                folder.rename(gone)
-            remove_folder(gone)
+            if folder.is_symlink() or not folder.is_dir():
+                _remove_linked(folder)
+            else:
+                # Renamed first: what is left of a removal that was killed is no host.
+                gone = folder.with_name(f".{name}.gone")
+                remove_folder(gone)
+                with in_our_words(folder, hint="it must be a folder of yours"):
+                    folder.rename(gone)
+                remove_folder(gone)
             self._write_config()
 
     def refresh(self) -> None:
@@ -224,6 +239,19 @@ def tower_of_user(home: Path | None = None) -> Tower:
     """The folder of whoever runs this."""
     home = home or home_folder()
     return Tower(home / ".local" / "tower", home / ".ssh" / "config")
+
+
+def _remove_linked(link: Path) -> None:
+    """Remove what stands in place of a host's folder; if it leads to one elsewhere, the files of ours there go first."""
+    if link.is_dir() and any(os.path.lexists(link / name) for name in (ENV, USER_KEY, HOST_KEY)):
+        with in_our_words(link, hint="it must be a folder of yours"):
+            remove_folder(link / UPGRADE)
+            for name in OWN:
+                (link / name).unlink(missing_ok=True)
+            with suppress(OSError):  # what else is there is not ours
+                link.resolve().rmdir()
+    with in_our_words(link, hint="it must be yours"):
+        link.unlink()
 
 
 def _known_host(host: Host) -> str:

@@ -23,16 +23,15 @@ from tower.env import InstallationType
 from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError, LostError
 from tower.files import is_file, is_folder, make_folder, read_file, remove_folder, write_file, write_folder
 from tower.jsontext import parse_json
-from tower.provision import BOOT_FILES, RECEIPT_ON_BOOT
+from tower.provision import BOOT_FILES
 from tower.receipt import Receipt, Stage, Target
 from tower.refused import home_folder, in_our_words
 from tower.source import Source
 from tower.ssh import SYSTEM_PATH, Session, connect
-from tower.sshconf import ENV, RECEIPT, WORLD, Host, Tower
+from tower.sshconf import ENV, RECEIPT, RECEIPT_ON_BOOT, UPGRADE, WORLD, Host, Tower
 from tower.target import FILE, open_target
 from tower.view import View
 
-FOLDER: Final = "upgrade"
 IN_PLACE: Final = "boot device of the host"
 """The kind of a target that the host itself writes."""
 _PAUSE: Final = 2.0
@@ -48,7 +47,7 @@ class Upgrade:
     @property
     def folder(self) -> Path:
         """Its files, until they take the place of the host's."""
-        return self.host.file(FOLDER)
+        return self.host.file(UPGRADE)
 
     @property
     def in_place(self) -> bool:
@@ -82,7 +81,7 @@ def check_version(installed: str, new: Source, what: str, *, older: bool) -> Non
 def check_ready(host: Host, *, lose_files: bool) -> Receipt:
     """The receipt of a host that may be upgraded. Raises HostError saying what comes first."""
     found = provision.read_receipt(host)
-    if is_folder(host.file(FOLDER)):
+    if is_folder(host.file(UPGRADE)):
         raise HostError(f"{host.name}: an upgrade is begun already", hint=f"go on with it: tower upgrade --resume {host.name}")
     if found.stage is not Stage.ANSWERED:
         raise HostError(f"{host.name}: never answered yet", hint=f"first: tower provision --resume {host.name}")
@@ -101,17 +100,17 @@ def begin(host: Host, before: Receipt, new: Source, target: Target) -> Upgrade:
         raise HostError(f"{host.file(RECEIPT)}: is of host {before.host}")
     settings = replace(host.env, installation_type=InstallationType.UPGRADE, alpine_branch=new.branch)
     rows = {ENV: env.dump(settings), RECEIPT: found.dump(), RECEIPT_ON_BOOT: found.public}
-    write_folder(host.file(FOLDER), rows)
+    write_folder(host.file(UPGRADE), rows)
     return Upgrade(host, found)
 
 
 def begun(host: Host) -> Upgrade:
     """The upgrade that was begun. Raises HostError if there is none."""
-    if not is_folder(host.file(FOLDER)):
+    if not is_folder(host.file(UPGRADE)):
         raise HostError(f"{host.name}: no upgrade is begun", hint=f"begin one: tower upgrade {host.name}")
-    found = receipt.read(host.file(FOLDER) / RECEIPT)
+    found = receipt.read(host.file(UPGRADE) / RECEIPT)
     if found.host != host.name:
-        raise HostError(f"{host.file(FOLDER)}: is of host {found.host}", hint=f"remove it: rm -r {host.file(FOLDER)}")
+        raise HostError(f"{host.file(UPGRADE)}: is of host {found.host}", hint=f"remove it: rm -r {host.file(UPGRADE)}")
     return Upgrade(host, found)
 
 
@@ -137,7 +136,7 @@ def adopt(one: Upgrade) -> None:
 
 def forget(one: Upgrade) -> None:
     """All is done, or nothing was."""
-    gone = one.host.file(f".{FOLDER}.gone")
+    gone = one.host.file(f".{UPGRADE}.gone")
     remove_folder(gone)
     with in_our_words(one.folder):
         one.folder.rename(gone)

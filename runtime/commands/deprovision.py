@@ -7,7 +7,6 @@ import argparse
 from typing import Final
 
 from tower.errors import HostError
-from tower.files import is_folder
 from tower.names import ROUTER, parse_host_name
 from tower.sshconf import Tower, tower_of_user
 from tower.view import View
@@ -32,8 +31,7 @@ def execute(args: argparse.Namespace) -> int:
     """Remove it, unless others need it."""
     view, tower = View(json=args.json), tower_of_user()
     name = parse_host_name(args.name)
-    folder = tower.folder / "hosts" / name
-    if not is_folder(folder):
+    if not tower.has(name):
         tower.host(name)
     if name == ROUTER:
         _check_router(tower)

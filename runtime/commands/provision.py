@@ -27,7 +27,7 @@ from tower.provision import Wish
 from tower.receipt import Receipt, Stage, Target
 from tower.settings import Settings, current_user, read_settings
 from tower.source import Source
-from tower.sshconf import Host, Place, Tower, tower_of_user
+from tower.sshconf import RECEIPT_ON_BOOT, Host, Place, Tower, tower_of_user
 from tower.target import still, target_disk, target_file
 from tower.view import View, read_secret
 
@@ -230,7 +230,7 @@ def _plan(wish: Wish, origin: Source, target: Target, place: Place, checked: str
         "signature": checked,
         "overwrites": str(target),
         "bytes_written": origin.block_map.mapped,
-        "boot_files": ", ".join((*provision.BOOT_FILES, provision.RECEIPT_ON_BOOT)),
+        "boot_files": ", ".join((*provision.BOOT_FILES, RECEIPT_ON_BOOT)),
     }
 
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -195,6 +196,73 @@ def test_a_damaged_router_can_be_forgotten_as_its_error_says(tower: Tower, setti
     add(tower, settings, "router", online=True).file(ENV).write_bytes(b"HOSTNAME='x'\n")
     assert cli.main(["deprovision", "router", "--yes"]) == 0
     assert tower.hosts() == ()
+
+
+@pytest.mark.parametrize("where", ["folder of ours", "folder with more in it", "damaged"])
+def test_a_host_that_is_a_link_is_forgotten_with_its_keys(tower: Tower, settings: TowerEnv, tmp_path: Path, where: str) -> None:
+    host = add(tower, settings, "vault")
+    for name in sshconf.OWN:
+        host.file(name).touch()
+    (host.folder / sshconf.UPGRADE).mkdir()
+    (host.folder / sshconf.UPGRADE / sshconf.RECEIPT).touch()
+    real = host.folder.rename(tmp_path / "elsewhere")
+    host.folder.symlink_to(real)
+    assert tower.host(host.name) == host, "until then it is a host like any other"
+    if where == "folder with more in it":
+        (real / "letter.txt").write_text("mine")
+    if where == "damaged":
+        (real / ENV).unlink()
+    assert cli.main(["deprovision", "vault", "--yes"]) == 0
+    assert tower.hosts() == ()
+    assert not list((tower.folder / "hosts").iterdir())
+    assert [path.name for path in real.glob("*")] == (["letter.txt"] if where == "folder with more in it" else [])
+    assert b"vault" not in tower.config.read_bytes() + tower.known_hosts.read_bytes()
+    add(tower, settings, "vault")
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link to nothing", "link to itself", "link to another folder"])
+def test_what_is_no_host_is_named_and_can_be_removed(tower: Tower, settings: TowerEnv, tmp_path: Path, kind: str) -> None:
+    add(tower, settings, "good")
+    path, other = tower.folder / "hosts" / "vault", tmp_path / "other"
+    other.mkdir()
+    (other / "world").write_text("not ours")
+    make: dict[str, Callable[[], None]] = {
+        "file": path.touch,
+        "pipe": lambda: os.mkfifo(path),
+        "link to nothing": lambda: path.symlink_to("nothing"),
+        "link to itself": lambda: path.symlink_to(path),
+        "link to another folder": lambda: path.symlink_to(other),
+    }
+    make[kind]()
+    for call in (tower.hosts, lambda: tower.host(HostName("vault")), lambda: tower.named(["vault"])):
+        with pytest.raises(StateError, match="vault") as caught:
+            call()
+        assert any(words in caught.value.hint for words in ("deprovision vault", "in a circle", "a part of the path"))
+    assert cli.main(["deprovision", "vault", "--yes"]) == 0
+    assert [host.name for host in tower.hosts()] == ["good"]
+    assert (other / "world").read_text() == "not ours"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", [ENV, f"{HOST_KEY}.pub"])
+def test_a_pipe_in_a_hosts_folder_keeps_nobody_waiting(tower: Tower, settings: TowerEnv, name: str) -> None:
+    host = add(tower, settings, "vault")
+    host.file(name).unlink()
+    os.mkfifo(host.file(name))
+    with pytest.raises(StateError, match="is a pipe, not a regular file"):
+        tower.refresh()
+    assert cli.main(["status"]) != 0 or name != ENV
+    assert cli.main(["deprovision", "vault", "--yes"]) == 0
+    assert tower.hosts() == ()
+
+
+def test_links_among_what_killed_ones_left(tower: Tower, settings: TowerEnv, tmp_path: Path) -> None:
+    """They lead elsewhere, and nobody's files are removed there."""
+    add(tower, settings, "one")
+    (tmp_path / "mine").mkdir()
+    (tower.folder / "hosts" / ".two").symlink_to(tmp_path / "mine")
+    add(tower, settings, "three")
+    assert (tmp_path / "mine").is_dir()
 
 
 def test_a_folder_of_another_host_is_refused(tower: Tower, settings: TowerEnv) -> None:
