@@ -51,8 +51,8 @@ class Job:
     epoch: int
     tools: str
     """Version of the program of this machine that takes part, for kernels and keymaps."""
-    keys: tuple[tuple[str, str], ...] = ()
-    """Public keys that the package carries: file name and PEM text."""
+    taken: tuple[str, ...] = ()
+    """Commands that the base has: a program of that name is left out."""
 
     def document(self, checkout: Path) -> JsonValue:
         """What the conversion's result depends on, as JSON."""
@@ -71,7 +71,7 @@ class Job:
             "drop": list(self.drop),
             "epoch": self.epoch,
             "tools": self.tools,
-            "keys": [list(pair) for pair in self.keys],
+            "taken": list(self.taken),
         }
 
     def key(self, checkout: Path) -> Digest:
@@ -104,10 +104,16 @@ def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str],
         if deb.name not in owner:
             names = rename.get(deb.name, ())
             name, aliases = (names[0], (deb.name,)) if len(names) == 1 else (deb.name, names)
+            if name in catalog.base.names:
+                raise ConfigError(
+                    f"Debian's {deb.name} would be called as Alpine's own {name}",
+                    hint="give it another name in packages/names.toml, or add it to `ignored` in packages/rules.toml",
+                )
+            aliases = tuple(alias for alias in aliases if alias not in catalog.base.names)
             products.append(Product(name, arch, (deb,), None, tuple(alias for alias in aliases if alias != name)))
     taken = {product.name for product in products}
     for name, debs_wanted in sorted(catalog.names.items()):
-        if len(debs_wanted) > 1 and name not in taken and all(deb in by_name for deb in debs_wanted):
+        if len(debs_wanted) > 1 and name not in taken | catalog.base.names and all(deb in by_name for deb in debs_wanted):
             products.append(Product(name, arch, (), None, (), debs_wanted))
     return sorted(products, key=lambda product: product.name)
 
@@ -120,7 +126,11 @@ def claimed(catalog: Catalog, by_name: Mapping[str, object], world: Iterable[str
         if definition.kernel is None and arch in definition.arch and any(deb in by_name for deb in definition.debs_for(arch))
     }
     called = {base_name(wanted) for definition in catalog.folders.values() for wanted in definition.install_if}
-    plain = {name for name in called - set(catalog.folders) if all(deb in by_name for deb in catalog.names.get(name, (name,)))}
+    plain = {
+        name
+        for name in called - set(catalog.folders) - catalog.base.names
+        if all(deb in by_name for deb in catalog.names.get(name, (name,)))
+    }
     return catalog.expand([*world, *claims, *plain], arch)[0]
 
 
@@ -203,6 +213,7 @@ def _job(
         drop=catalog.drop,
         epoch=epoch,
         tools=_tools_of(definition, tools),
+        taken=catalog.base.commands,
     )
 
 

@@ -26,11 +26,11 @@ _SCRIPTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """Owner and mode of one path of a package, or of a folder that it makes."""
+    """Owner and group, by name, and mode of one path of a package, or of a folder that it makes."""
 
     path: str
-    owner: int
-    group: int
+    owner: str
+    group: str
     mode: int
 
 
@@ -74,8 +74,6 @@ class Definition:
     inherit: bool
     """Are the dependencies of its Debian packages its own?"""
     kernel: Kernel | None
-    signing_keys: bool
-    """Does the package carry the channel's public keys?"""
     keymaps: Mapping[str, str] | None
     """Layouts of the console that are translated, with their new names; None if the package has none."""
 
@@ -103,14 +101,24 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
+class Base:
+    """What of Alpine's own is there: no Debian package takes its names or the names of its commands."""
+
+    names: frozenset[str] = frozenset()
+    commands: tuple[str, ...] = ()
+    """Sorted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """All tables."""
+    """All tables, and Alpine's own packages beside which the others live."""
 
     digest: Digest
     folders: Mapping[str, Definition]
     names: Mapping[str, tuple[str, ...]]
     ignored: tuple[str, ...]
     drop: tuple[str, ...]
+    base: Base = Base()
 
     @property
     def standing(self) -> frozenset[str]:
@@ -125,7 +133,9 @@ class Catalog:
         while todo:
             name = todo.pop()
             definition = self.folders.get(name)
-            if definition is None:
+            if name in self.base.names:
+                pass
+            elif definition is None:
                 debs.update(self.names.get(name, (name,)))
             elif name not in folders and definition.is_for(arch):
                 folders.add(name)
@@ -139,7 +149,11 @@ class Catalog:
         """The folders, not among `folders`, of which all that their install_if names is there."""
 
         def is_there(name: str) -> bool:
-            return name in folders or (name not in self.folders and all(deb in debs for deb in self.names.get(name, (name,))))
+            return (
+                name in folders
+                or name in self.base.names
+                or (name not in self.folders and all(deb in debs for deb in self.names.get(name, (name,))))
+            )
 
         return [
             name
@@ -205,7 +219,6 @@ def _read_definition(folder: Path, problems: Problems) -> Definition:
         provider_priority=table.integer("provider_priority", 0),
         inherit=table.boolean("inherit", True),
         kernel=_read_kernel(table.table("kernel")) if "kernel" in table else None,
-        signing_keys=table.boolean("signing_keys", False),
         keymaps=table.mapping("keymaps") if "keymaps" in table else None,
     )
     table.close()
@@ -226,4 +239,4 @@ def _read_mode(table: Table, default: str = "") -> Mode:
     if not re.fullmatch("[0-7]{3,4}", text):
         table.problem("mode", f'must be octal digits in quotes like "0644", not {text!r}')
         text = "0"
-    return Mode(table.text("path"), table.integer("owner", 0), table.integer("group", 0), int(text, 8))
+    return Mode(table.text("path"), table.text("owner", "root"), table.text("group", "root"), int(text, 8))

@@ -8,7 +8,6 @@ the package's folder; scripts of Debian packages never run, so what those would 
 from __future__ import annotations
 
 import fnmatch
-import io
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pipeline.apk.pkginfo import PkgInfo
 from pipeline.apk.writer import Source
 from pipeline.errors import ConfigError
 from pipeline.lab.assemble import Job, Product
+from pipeline.lab.beside import drop_commands, lay_loader, unmerge
 from pipeline.lab.catalog import Definition
 from pipeline.lab.deb import open_verified, unpack
 from pipeline.lab.kernel import lay_kernel
@@ -46,7 +46,7 @@ def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, out
         tree = Tree(Path(folder) / "files")
         tree.folder.mkdir()
         lay_files(tree, job.product, debs, job.drop, checkout)
-        _lay_keys(tree, job.keys)
+        drop_commands(tree, job.taken)
         found = scan(tree, job.product.arch, job.version)
         nodes = tree.finish()
         definition = job.product.definition
@@ -61,7 +61,7 @@ def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, out
 
 def _entries(tree: Tree, nodes: list[Node]) -> Iterator[tuple[TarEntry, Source]]:
     for node in nodes:
-        names = {"uname": "root" if node.uid == 0 else "", "gname": "root" if node.gid == 0 else ""}
+        names = {"uname": node.user if node.uid == 0 else "", "gname": node.group if node.gid == 0 else ""}
         entry = TarEntry(node.path, _KINDS[node.kind], node.mode, node.uid, node.gid, target=node.target, **names)  # type: ignore[arg-type]
         yield entry, (tree.content(node.path) if node.kind == "file" else None)
 
@@ -92,6 +92,8 @@ def lay_files(tree: Tree, product: Product, debs: tuple[Path, ...], drop: tuple[
     for locked, path in zip(product.debs, debs, strict=True):
         with open_verified(path, locked.sha256) as stream:
             unpack(stream, f"{locked.name} {locked.version}", tree)
+    unmerge(tree)
+    lay_loader(tree, product.arch)
     definition = product.definition
     if definition is None:
         _drop(tree, drop, (), ())
@@ -167,18 +169,11 @@ def _lay(tree: Tree, source: Path, place: str) -> None:
         raise ConfigError(f"{source}: no such file", hint=f"it is wanted at {place!r} in a lab package")
 
 
-def _lay_keys(tree: Tree, keys: tuple[tuple[str, str], ...]) -> None:
-    """Where apk looks for keys that it trusts, and where Alpine keeps all that it has."""
-    for name, pem in keys:
-        for folder in ("etc/apk/keys", "usr/share/apk/keys"):
-            tree.add_file(Node(f"{folder}/{name}", "file", 0o644), io.BytesIO(pem.encode()))
-
-
 def _set_modes(tree: Tree, definition: Definition) -> None:
     for row in definition.directories:
-        tree.add(Node(row.path, "dir", row.mode, row.owner, row.group))
+        tree.add(Node(row.path, "dir", row.mode, user=row.owner, group=row.group))
     for row in definition.modes:
         node = tree.nodes.get(row.path)
         if node is None:
             raise _nothing(definition, "modes", row.path)
-        tree.nodes[row.path] = Node(node.path, node.kind, row.mode, row.owner, row.group, node.target)
+        tree.nodes[row.path] = Node(node.path, node.kind, row.mode, 0, 0, node.target, row.owner, row.group)

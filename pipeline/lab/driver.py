@@ -18,7 +18,7 @@ from pipeline.lab.apt import Apt, Suite
 from pipeline.lab.assemble import claimed, select
 from pipeline.lab.catalog import Catalog, Definition, read_catalog
 from pipeline.lab.code import code_digest
-from pipeline.lab.mirror import SETTING, find_mirror
+from pipeline.lab.debian import SETTING, find_mirror
 from pipeline.paths import Paths
 from pipeline.signing import CheckoutKey, checkout_key
 from pipeline.vault import Vault

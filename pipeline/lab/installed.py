@@ -21,7 +21,7 @@ from typing import BinaryIO, Final
 
 from pipeline.apk.gzipstream import GzipMember, RawSource
 from pipeline.apk.installed import InstalledFile, InstalledPackage, parse_installed
-from pipeline.apk.package import Source, TarEntry, write_package
+from pipeline.apk.package import TarEntry, write_package
 from pipeline.apk.pkginfo import SCRIPTS, PkgInfo
 from pipeline.apk.tarstream import read_tar
 from pipeline.elf.ext4 import Ext4, Inode
@@ -145,6 +145,12 @@ class InstalledSystem:
             )
         return found
 
+    @property
+    def applets(self) -> tuple[str, ...]:
+        """The links to busybox that its script laid when it was installed."""
+        links = (path for path, inode in self._inodes.items() if stat.S_ISLNK(inode.mode))
+        return tuple(sorted(path for path in links if self._ext4.read(self._inodes[path]) == b"/bin/busybox"))
+
     def check(self) -> int:
         """Hold every file of every package against the database; their number.
 
@@ -196,11 +202,23 @@ class InstalledSystem:
             replaces=entry.replaces,
             replaces_priority=entry.replaces_priority,
             provider_priority=entry.provider_priority,
-            triggers=self._triggers.get(entry.checksum, ()),
+            triggers=self.triggers_of(package),
         )
-        return write_package(out, info, self._scripts.get(entry.checksum, {}), self._entries(package), epoch=epoch)
+        return write_package(out, info, self.scripts_of(package), self.entries(package), epoch=epoch)
 
-    def _entries(self, package: InstalledPackage) -> Iterator[tuple[TarEntry, Source]]:
+    def scripts_of(self, package: InstalledPackage) -> Mapping[str, bytes]:
+        """The scripts of `package` by name (`.post-install`)."""
+        return self._scripts.get(package.entry.checksum, {})
+
+    def triggers_of(self, package: InstalledPackage) -> tuple[str, ...]:
+        """The folders that the trigger of `package` watches."""
+        return self._triggers.get(package.entry.checksum, ())
+
+    def entries(self, package: InstalledPackage) -> Iterator[tuple[TarEntry, bytes | None]]:
+        """Folders, files and links of `package`, each held against the database, with the content of files.
+
+        Raises VerifyError for what differs.
+        """
         users, groups = self._names
 
         def entry(path: str, kind: str, owner: tuple[int, int, int], target: str = "") -> TarEntry:

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.lab.catalog import Kernel
 from pipeline.lab.tree import Node, Tree, matcher
 
-_MODULES = "usr/lib/modules/"
+_MODULES = "lib/modules/"
 _DEPMOD_SECONDS = 300
 _HINT = "apt-get install kmod"
 
@@ -38,8 +38,12 @@ def lay_kernel(tree: Tree, kernel: Kernel) -> None:
     tree.remove(f"boot/System.map-{release}")
     _lay_device_trees(tree, release, kernel.device_trees)
     _index_modules(tree, release)
-    text = io.BytesIO(f"{release}\n".encode())
-    tree.add_file(Node(f"usr/share/kernel/{kernel.flavor}/kernel.release", "file", 0o644), text)
+    for place, text in (
+        (f"usr/share/kernel/{kernel.flavor}/kernel.release", f"{release}\n"),
+        # Where mkinitfs's trigger reads the flavor; else it would take the end of Debian's release for it.
+        (f"{_MODULES}{release}/kernel-suffix", f"-{kernel.flavor}\n"),
+    ):
+        tree.add_file(Node(place, "file", 0o644), io.BytesIO(text.encode()))
 
 
 def _lay_device_trees(tree: Tree, release: str, pattern: str) -> None:
@@ -53,13 +57,7 @@ def _lay_device_trees(tree: Tree, release: str, pattern: str) -> None:
 
 
 def _index_modules(tree: Tree, release: str) -> None:
-    # depmod looks below lib/, the tree has merged folders; the link is for depmod alone.
-    link = tree.folder / "lib"
-    link.symlink_to("usr/lib")
-    try:
-        proc.run(("depmod", "-b", tree.folder, release), timeout=_DEPMOD_SECONDS, hint=_HINT)
-    finally:
-        link.unlink()
+    proc.run(("depmod", "-b", tree.folder, release), timeout=_DEPMOD_SECONDS, hint=_HINT)
     modules = f"{_MODULES}{release}"
     for path in sorted(tree.content(modules).glob("modules.*")):
         name = f"{modules}/{path.name}"

@@ -1,119 +1,333 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Debian mirror the lab takes: a setting, or the one that this machine's own apt uses.
+"""The lab's mirror: a folder in the shape of Alpine's own mirrors, made on the spot, which any channel's driver can read.
 
-Reads apt's two source formats (one line, and deb822). A source counts as Debian when it is a binary source of
-one of Debian's suites with component `main`, and neither its key nor its address says that it is someone else's.
-No host name stands in the factory: a machine without a Debian source must be told by the setting.
+    <branch>/main/<arch>/APKINDEX.tar.gz, *.apk         packages and their index, signed by the lab's key
+    <branch>/releases/<arch>/latest-releases.yaml       and the mini root that it names
+    aports/<commit>/aports-<commit>.tar.gz              an archive with scripts/mkimage.sh
+
+Packages come from three places: Alpine's own out of the pinned wheels (`repack`), Debian's, converted (`repository`), and
+the few of the tables that are neither. All is made from a lock of its own, of Debian's packages; equal locks, tables and
+keys give equal bytes, and a mirror that is there whole is not made again.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import os
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+import tarfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Final
 
-from pipeline.errors import ConfigError
+from pipeline.apk.index import IndexEntry, package_entry, write_index
+from pipeline.apk.package import read_package, sign_package
+from pipeline.apk.signature import Signer
+from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json, digest_tree
+from pipeline.channel import Channel, LockedFile, Progress
+from pipeline.errors import FetchError, LockError, StoreError
+from pipeline.fetch import Source, fetch
+from pipeline.files import write_file
+from pipeline.lab.apt import Apt, Suite
+from pipeline.lab.assemble import claimed
+from pipeline.lab.base import LOCK, base_wheels, not_there
+from pipeline.lab.catalog import Catalog, Definition, read_catalog
+from pipeline.lab.code import code_digest
+from pipeline.lab.conversions import Workshop, check_needs, convert_all, plan_jobs
+from pipeline.lab.debian import SETTING, find_mirror
+from pipeline.lab.repack import Repacked, Repacker
+from pipeline.locks import locked
+from pipeline.paths import Paths
+from pipeline.scratch import temporary_folder
+from pipeline.signing import CheckoutKey
+from pipeline.vault import Vault
+from pipeline.wheels import WheelShop
 
-SETTING = "TOWER_DEBIAN_MIRROR"
-_SUITES = frozenset(
-    "oldoldstable oldstable stable testing unstable sid buster bullseye bookworm trixie forky duke".split()  # noqa: SIM905
-)
-_SCHEMES = frozenset({"http", "https"})
-_HINT = f"set {SETTING} to the address of a Debian mirror (the folder that holds dists/ and pool/)"
+REPOSITORY: Final = "main"
+_ROUNDS: Final = 10
+_SCHEMA: Final = 1
+_RECORD: Final = "mirror.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One address of one entry of apt's sources."""
+class MirrorSettings:
+    """The table `[settings.mirror]` of the lab's channel: where Debian's packages come from."""
 
-    uri: str
-    suites: tuple[str, ...]
+    suite: str
     components: tuple[str, ...]
-    signed_by: str = ""
+    debian: str
+    """Address of a Debian mirror; empty for the one that this machine's apt uses."""
 
 
-def parse_one_line(text: str) -> Iterator[Source]:
-    """The binary sources of a `.list` file; comments and other lines are passed over, as apt does."""
-    for raw in text.splitlines():
-        line = raw.split("#", 1)[0].strip()
-        match = re.fullmatch(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<rest>\S.*)", line)
-        if match is None:
-            continue
-        options = dict(item.partition("=")[::2] for item in (match["options"] or "").split())
-        suite, *components = match["rest"].split()
-        yield Source(match["uri"], (suite,), tuple(components), options.get("signed-by", ""))
+@dataclass(frozen=True, slots=True)
+class DebianLock:
+    """The Debian packages behind the mirror, by Alpine's name of the architecture, each tuple sorted."""
+
+    made_from: Digest
+    packages: Mapping[str, tuple[LockedFile, ...]]
+
+    @property
+    def digest(self) -> Digest:
+        """Names the packages."""
+        return digest_json({arch: [[deb.name, deb.sha256] for deb in debs] for arch, debs in self.packages.items()})
 
 
-def parse_deb822(text: str) -> Iterator[Source]:
-    """The enabled binary sources of a `.sources` file."""
-    for paragraph in re.split(r"\n(?:[ \t]*\n)+", "\n".join(line for line in text.splitlines() if not line.startswith("#"))):
-        fields: dict[str, str] = {}
-        last = ""
-        for line in paragraph.splitlines():
-            if line[:1] in (" ", "\t") and last:
-                fields[last] += "\n" + line.strip()
-            elif ":" in line:
-                last, _, value = line.partition(":")
-                last = last.strip().lower()
-                fields[last] = value.strip()
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false", "0"):
-            continue
-        suites, components = (tuple(fields.get(key, "").split()) for key in ("suites", "components"))
-        for uri in fields.get("uris", "").split():
-            yield Source(uri, suites, components, fields.get("signed-by", ""))
+class LabMirror:
+    """Makes the mirror for `worlds`: by architecture, all names that roots of the channel may ask for."""
 
+    def __init__(
+        self, channel: Channel, settings: MirrorSettings, worlds: Mapping[str, frozenset[str]], *, paths: Paths, key: CheckoutKey
+    ) -> None:
+        self.channel = channel
+        self.settings = settings
+        self.worlds = worlds
+        self.paths = paths
+        self._key = key
+        self._vault = Vault(paths.cache / "vault")
 
-def read_sources(etc: Path) -> Iterator[Source]:
-    """All sources below apt's folder `etc`, in the order in which apt reads them; unreadable files are passed over."""
-    parts = etc / "sources.list.d"
-    files = [etc / "sources.list", *(sorted(parts.iterdir()) if parts.is_dir() else [])]
-    for path in files:
-        if path.suffix not in (".list", ".sources") or not path.is_file():
-            continue
+    @property
+    def home(self) -> Path:
+        """What the channel generates in this checkout."""
+        return self.paths.channel(self.channel.name)
+
+    @property
+    def folder(self) -> Path:
+        """Where the mirror is."""
+        return self.home / "mirror"
+
+    @cached_property
+    def _tables(self) -> Catalog:
+        return read_catalog()
+
+    # --- what it is made from -------------------------------------------------------------------------------
+
+    def asked(self) -> Digest:
+        """Digest of all that decides which Debian packages are needed: cheap, and without a network."""
+        tables = self._tables
+        return digest_json(
+            {
+                "worlds": {arch: list[JsonValue](sorted(names)) for arch, names in self.worlds.items()},
+                "folders": {name: _asked(item) for name, item in tables.folders.items()},
+                "names": {name: list(debs) for name, debs in tables.names.items()},
+                "ignored": list(tables.ignored),
+                "suite": [self.settings.suite, *self.settings.components],
+                "base": digest_file(LOCK),
+            }
+        )
+
+    def inputs(self) -> Digest:
+        """Digest of all that the mirror is made from, but for the versions of Debian's packages."""
+        sources = sorted({source for item in self._tables.folders.values() for source in item.sources.values()})
+        return digest_json(
+            {
+                "asked": self.asked(),
+                "code": code_digest("pipeline.lab.mirror"),
+                "tables": self._tables.digest,
+                "sources": {source: digest_tree(self.paths.checkout / source) for source in sources},
+                "aports": digest_tree(self._aports),
+                "branch": self.channel.branch,
+                "epoch": self.channel.epoch,
+                "key": digest_bytes(self._key.public_pem()),
+            }
+        )
+
+    @property
+    def _aports(self) -> Path:
+        return Path(__file__).parent / "aports"
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.home / "debian.lock.json"
+
+    def _read_lock(self) -> DebianLock | None:
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        yield from parse_deb822(text) if path.suffix == ".sources" else parse_one_line(text)
+            data = json.loads(self._lock_path.read_bytes())
+            packages = {arch: tuple(LockedFile(**row) for row in rows) for arch, rows in data["packages"].items()}
+            found = DebianLock(Digest(data["made_from"]), packages)
+            return found if data["schema"] == _SCHEMA and found.made_from == self.asked() else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
+    # --- making it ------------------------------------------------------------------------------------------
 
-def is_debian(source: Source) -> bool:
-    """Is this the archive of Debian itself (not its security archive, not somebody's own repository)?"""
-    if "main" not in source.components or not any(suite in _SUITES for suite in source.suites):
-        return False
-    if source.signed_by and "debian" not in Path(source.signed_by.split()[0]).name:
-        return False
-    parts = urlsplit(source.uri.partition("+")[2] or source.uri)
-    return "debian" in (parts.hostname or "") or parts.path.rstrip("/").endswith("debian") or "debian" in Path(parts.path).name
+    def make(self, progress: Progress, *, renew: bool = False) -> Path:
+        """The mirror's folder, made if it is not there whole; with `renew` Debian's present packages are taken.
 
+        Needs a network for Debian's indexes and for what is not in the vault yet. Raises LockError, FetchError, VerifyError,
+        ConfigError or StoreError.
+        """
+        with locked(self.home / "mirror.guard", on_wait=lambda: progress.say("lab: another build is making the mirror; waiting")):
+            base = self._base(progress)
+            catalog = replace(self._tables, base=base[self.channel.builder_arch].names)
+            debian = None if renew else self._read_lock()
+            if debian is None:
+                debian = self._resolve(catalog, progress)
+            key = digest_json({"inputs": self.inputs(), "debian": debian.digest})
+            if not self._is_whole(key):
+                self._fetch(debian, progress)
+                self._lay(key, base, catalog, debian, progress)
+        return self.folder
 
-def resolve(uri: str) -> str:
-    """The plain address behind apt's `mirror+file:` and `mirror:file` forms; ConfigError for what cannot be fetched."""
-    scheme, _, rest = uri.partition(":")
-    if scheme in ("mirror+file", "mirror"):
-        listed = Path(rest.removeprefix("file:").replace("//", "/", 1))
+    def _base(self, progress: Progress) -> dict[str, Repacked]:
+        shop = WheelShop(self._vault, self.paths.cache / "wheel-sets")
+        repacker = Repacker(self._vault, self.home / "base", self.channel.epoch)
+
+        def one(arch: str) -> Repacked:
+            try:
+                (wheel,) = shop.resolve(base_wheels(arch), progress)
+            except FetchError as error:
+                raise not_there(error) from error
+            return repacker.packages(wheel, arch)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return dict(zip(self.channel.architectures, pool.map(one, self.channel.architectures), strict=True))
+
+    def _resolve(self, catalog: Catalog, progress: Progress) -> DebianLock:
+        """Let apt find all Debian packages behind the worlds (network for the indexes; earlier ones serve without it)."""
+        suite = Suite(find_mirror(self.settings.debian), self.settings.suite, self.settings.components)
+        packages = {}
+        for arch in self.channel.architectures:
+            apt = Apt(self.paths.cache / "apt", suite, arch)
+            progress.say(f"lab: indexes of {suite.name} for {arch} from {suite.mirror}")
+            apt.update(progress)
+            packages[arch] = _closure(catalog, apt, self.worlds[arch])
+        made = DebianLock(self.asked(), packages)
+        rows = {
+            "schema": _SCHEMA,
+            "made_from": made.made_from,
+            "packages": {a: [asdict(d) for d in p] for a, p in packages.items()},
+        }
+        write_file(self._lock_path, json.dumps(rows, indent=1).encode())
+        return made
+
+    def _fetch(self, debian: DebianLock, progress: Progress) -> None:
+        wanted = [deb for debs in debian.packages.values() for deb in debs]
+        if self._vault.missing(wanted):
+            unreachable = f"look at the network; what is fetched already is kept (another mirror: {SETTING})"
+            source = Source((find_mirror(self.settings.debian),), unreachable=unreachable)
+            fetch(wanted, self._vault, source, progress, title="Debian packages")
+
+    def _is_whole(self, key: Digest) -> bool:
+        """Whether the mirror is the one that `key` names, with all its files."""
         try:
-            lines = listed.read_text(encoding="utf-8").splitlines()
+            record = json.loads((self.folder / _RECORD).read_bytes())
+            return bool(record["key"] == key) and all(
+                (self.folder / name).stat().st_size == size for name, size in record["files"].items()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def _lay(self, key: Digest, base: Mapping[str, Repacked], catalog: Catalog, debian: DebianLock, progress: Progress) -> None:
+        shop = Workshop(self.paths.checkout, self._vault, self.home / "apk", self.channel.epoch)
+        description = f"v{base[self.channel.builder_arch].version}-0-g{self._commit}"
+        try:
+            with temporary_folder("mirror", self.home) as scratch:
+                new = scratch / "new"
+                jobs = {
+                    arch: plan_jobs(shop, catalog, debian.packages[arch], self.worlds[arch], arch)
+                    for arch in self.channel.architectures
+                }
+                unsigned = convert_all(shop, [job for some in jobs.values() for job in some], progress)
+                for arch, system in base.items():
+                    packages = {f"{info.name}-{info.version}.apk": system.path(info) for info in system.infos}
+                    packages |= {f"{job.product.name}-{job.version}.apk": unsigned[job.product.name, arch] for job in jobs[arch]}
+                    folder = new / self.channel.branch / REPOSITORY / arch
+                    write_repository(
+                        packages, folder, arch, signer=self._key.signer(), epoch=self.channel.epoch, title=description
+                    )
+                    _lay_release(new / self.channel.branch / "releases" / arch, self.channel.branch, arch, system)
+                _lay_aports(new / "aports" / self._commit, self._aports, self._commit, self.channel.epoch)
+                files = {str(path.relative_to(new)): path.stat().st_size for path in sorted(new.rglob("*")) if path.is_file()}
+                write_file(new / _RECORD, json.dumps({"key": key, "files": files}, indent=1).encode())
+                if self.folder.exists():
+                    self.folder.rename(scratch / "old")
+                new.rename(self.folder)
         except OSError as error:
-            raise ConfigError(f"{listed}: list of mirrors cannot be read: {error.strerror}", hint=_HINT) from error
-        uri = next((line.split()[0] for line in lines if line.strip() and not line.startswith("#")), "")
-    if urlsplit(uri).scheme not in _SCHEMES or not urlsplit(uri).hostname:
-        raise ConfigError(f"Debian mirror {uri!r}: not an http or https address", hint=_HINT)
-    return uri.rstrip("/")
+            raise StoreError(
+                f"{self.home}: {error.strerror or error}", hint="make room on the disk, then run it again"
+            ) from error
+
+    @cached_property
+    def _commit(self) -> str:
+        """What stands for the commit of aports: 40 digits that name the scripts' content."""
+        return digest_tree(self._aports)[:40]
 
 
-def find_mirror(setting: str = "", etc: Path = Path("/etc/apt"), environ: Mapping[str, str] = os.environ) -> str:
-    """The address of the Debian mirror, without a slash at its end.
+def _asked(definition: Definition) -> JsonValue:
+    """What of a folder decides which Debian packages are needed."""
+    return [list(definition.debs), list(definition.arch), list(definition.depends), list(definition.stands_for)]
 
-    The environment goes before the channel's setting, and that before the machine's sources.
+
+def _closure(catalog: Catalog, apt: Apt, wanted: frozenset[str]) -> tuple[LockedFile, ...]:
+    """All Debian packages behind a world, also those behind folders whose files came in as dependencies."""
+    world = wanted
+    for _ in range(_ROUNDS):
+        found = apt.closure(catalog.expand(world, apt.arch)[1], catalog.standing)
+        more = world | claimed(catalog, {deb.name: deb for deb in found}, world, apt.arch)
+        if more == world:
+            return found
+        world = more
+    raise LockError(f"lab ({apt.arch}): the tables bring in more packages without end", hint="look at pipeline/lab/packages")
+
+
+def write_repository(packages: Mapping[str, Path], folder: Path, arch: str, *, signer: Signer, epoch: int, title: str) -> None:
+    """Sign `packages` (file name -> unsigned file) into `folder` and write the signed index, described by `title`.
+
+    Raises ConfigError if a package needs what none provides.
     """
-    named = environ.get(SETTING, "") or setting
-    if named:
-        return resolve(named)
-    for source in read_sources(etc):
-        if is_debian(source):
-            return resolve(source.uri)
-    raise ConfigError(f"{etc}: apt has no source of Debian's own archive", hint=_HINT)
+    folder.mkdir(parents=True)
+
+    def one(name: str) -> IndexEntry:
+        target = folder / name
+        with packages[name].open("rb") as source, target.open("wb") as out:
+            sign_package(source, out, signer)
+        # Its data was verified while it was signed: only the head is read again.
+        with target.open("rb") as stream:
+            package = read_package(stream, None, name=name)
+        return package_entry(package, target.stat().st_size, arch=arch)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        entries = list(pool.map(one, packages))
+    check_needs(entries)
+    with (folder / "APKINDEX.tar.gz").open("wb") as out:
+        write_index(out, title, entries, signer, epoch)
+
+
+def _lay_release(folder: Path, branch: str, arch: str, system: Repacked) -> None:
+    """The mini root, and the list that names it."""
+    folder.mkdir(parents=True)
+    name = f"alpine-minirootfs-{system.version}-{arch}.tar.gz"
+    shutil.copyfile(system.minirootfs, folder / name)
+    row = {
+        "title": "Mini root filesystem",
+        "branch": branch,
+        "arch": arch,
+        "version": system.version,
+        "flavor": "alpine-minirootfs",
+        "file": name,
+        "sha256": digest_file(folder / name),
+        "size": str((folder / name).stat().st_size),
+    }
+    lines = [f"  {key}: {json.dumps(value)}" if " " in value else f"  {key}: {value}" for key, value in row.items()]
+    (folder / "latest-releases.yaml").write_text("---\n-\n" + "".join(f"{line}\n" for line in lines))
+
+
+def _lay_aports(folder: Path, scripts: Path, commit: str, epoch: int) -> None:
+    """The archive as aports' server packs it: one top folder, and the commit in a pax header."""
+    folder.mkdir(parents=True)
+    top = f"aports-{commit}-scripts"
+    with (
+        (folder / f"aports-{commit}.tar.gz").open("wb") as out,
+        gzip.GzipFile(filename="", fileobj=out, mode="wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": commit}) as target,
+    ):
+        for path in sorted((scripts / "scripts").iterdir()):
+            info = tarfile.TarInfo(f"{top}/scripts/{path.name}")
+            data = path.read_bytes()
+            info.size, info.mtime, info.mode = len(data), epoch, 0o755 if path.stat().st_mode & 0o100 else 0o644
+            target.addfile(info, io.BytesIO(data))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a package gives and needs, read from its own files as abuild does: `so:`, `cmd:` and `pc:`.
+"""What a package gives and needs, read from its own files as abuild does: libraries, `cmd:` and `pc:`.
 
-A library provides `so:<soname>=<version in its file name>`; a program or library needs the sonames it was linked with.
+A library provides `gnu:<soname>=<version in its file name>`; a program or library needs the sonames it was linked with.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 from pipeline.errors import FormatError
+from pipeline.lab.beside import SONAME
 from pipeline.lab.tree import Tree
 
 _ELF_MAGIC = b"\x7fELF"
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
-_COMMANDS = frozenset({"usr/bin", "usr/sbin"})
+_COMMANDS = frozenset({"usr/bin", "usr/sbin", "bin", "sbin"})
 _LIBRARY = re.compile(r"lib[^/]*\.so(\.[^/]*)?|ld-[^/]*\.so(\.[^/]*)?")
 _PC_FOLDERS = re.compile(r"usr/(lib|share)/(.*/)?pkgconfig/[^/]+\.pc")
 _MAX_PC = 1 << 20
@@ -42,15 +43,18 @@ class _Elf:
 
 
 def scan(tree: Tree, arch: str, version: str) -> Scan:
-    """Look at every file of `tree`; files of another architecture than `arch` count as data."""
+    """Look at every file of `tree`; files of another architecture than `arch` count as data.
+
+    Libraries are `gnu:<soname>`, since `so:<soname>` is the library of that name in Alpine's own packages.
+    """
     provides: dict[str, str] = {}
     needs: set[str] = set()
     for node in tree.files():
         elf = _read_elf(tree.content(node.path), arch)
         if elf is not None:
-            needs.update(f"so:{name}" for name in elf.needed)
+            needs.update(f"{SONAME}{name}" for name in elf.needed)
             if elf.soname and _LIBRARY.fullmatch(elf.soname):
-                provides[f"so:{elf.soname}"] = _library_version(PurePosixPath(node.path).name)
+                provides[f"{SONAME}{elf.soname}"] = _library_version(PurePosixPath(node.path).name)
         elif _PC_FOLDERS.fullmatch(node.path):
             provided, wanted = _read_pc(tree.content(node.path))
             provides[f"pc:{PurePosixPath(node.path).stem}"] = provided

@@ -33,6 +33,9 @@ class Node:
     uid: int = 0
     gid: int = 0
     target: str = ""
+    user: str = "root"
+    group: str = "root"
+    """Owners by name, which apk goes by; the numbers count where a name is unknown."""
 
 
 def clean_path(name: str, where: str) -> str:

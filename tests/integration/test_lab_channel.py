@@ -19,7 +19,7 @@ from pipeline.channel import Channel, Lock
 from pipeline.config import Problems
 from pipeline.errors import FetchError, LockError, VerifyError
 from pipeline.lab.driver import LabDriver
-from pipeline.lab.mirror import SETTING
+from pipeline.lab.debian import SETTING
 from pipeline.paths import Paths
 from pipeline.planner import load_channel
 

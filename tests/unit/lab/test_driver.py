@@ -54,7 +54,7 @@ def test_code_digests_follow_imports() -> None:
         if name not in seen:
             seen.add(name)
             todo += imported_by(name)
-    assert "pipeline.lab.mirror" not in seen
+    assert "pipeline.lab.debian" not in seen
     assert "pipeline.lab.driver" not in seen
     assert "pipeline.lab.tree" in seen
 
