@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from pipeline.canonical import Digest, JsonValue, digest_json
 from pipeline.errors import ConfigError, LockError
@@ -20,6 +20,8 @@ from pipeline.paths import Paths
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
+    from pipeline.signing import CheckoutKey
+    from pipeline.vault import Vault
 
 LOCK_SCHEMA = 1
 _OPTIONAL = ("indexes", "media", "native_builders")
@@ -140,6 +142,21 @@ class Lock:
             raise LockError(f"{where}: not a lock: {error!r}", hint="run: ./ci/doit lock") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Worlds:
+    """What roots of a channel are made of, by architecture: the packages that each of its stages installs together."""
+
+    stages: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
+
+    def of(self, arch: str) -> tuple[frozenset[str], ...]:
+        """The worlds of an architecture, each to be solved for itself."""
+        return self.stages.get(arch, ())
+
+    def union(self, arch: str) -> frozenset[str]:
+        """All names that they hold."""
+        return frozenset().union(*self.of(arch))
+
+
 class Bar(Protocol):
     """A progress bar that is moved forward."""
 
@@ -165,12 +182,20 @@ class ChannelDriver(Protocol):
 
     report: Callable[[str], None]
     """Takes a line for the user: what was changed in a cache and is made again. Whoever opens a driver may set it."""
+    vault: Vault
+    """Where the files are that its locks name."""
+    mirror: LocalMirror | None
+    """The mirror that the channel makes itself, if it is one of these."""
 
     def lock_key(self) -> Digest:
         """Digest of all that a lock depends on (worlds, tables, suite, settings): cheap, asked in every run."""
 
-    def lock(self, progress: Progress) -> Lock:
-        """Resolve the worlds against the channel's signed indexes (network)."""
+    def lock(self, progress: Progress, *, renew: bool = False, accept_older: bool = False) -> Lock:
+        """Resolve the worlds against the channel's signed indexes (network).
+
+        `renew` asks a mirror that the channel makes itself for what its sources have now; `accept_older` takes an index
+        although a later one was accepted before.
+        """
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
         """Bring all that the lock names into the user's cache, verified; touches no network when it is there."""
@@ -210,35 +235,44 @@ def report_nothing(_line: str) -> None:
     """The `report` of a driver that nobody gave one."""
 
 
-@runtime_checkable
-class SolvesWorlds(Protocol):
-    """A driver that solves each stage's world for itself, over signed indexes of which it takes none older than before."""
+class LocalMirror(Protocol):
+    """A mirror that a channel makes on this machine, in the shape of Alpine's: how its driver sees it."""
 
-    stage_worlds: Mapping[str, tuple[frozenset[str], ...]]
-    """By architecture: what is installed together."""
-    accept_older: bool
-    """Take an index although a later one was accepted before."""
+    folder: Path
+    """Where it is, once it is made."""
+    key: CheckoutKey
+    """Signs its packages and indexes."""
 
+    def inputs(self) -> Digest:
+        """Digest of what it is made from, as far as a checkout says: cheap, asked in every run."""
 
-@runtime_checkable
-class KeepsConversions(Protocol):
-    """A driver that makes its packages, and keeps what it made."""
+    def make(self, progress: Progress, *, renew: bool = False) -> Path:
+        """The folder, made if it is not there whole; with `renew` from what its own sources have now (network)."""
+
+    def find(self, digest: Digest) -> Path | None:
+        """The file of the mirror whose content has this SHA-256."""
 
     def remove_superseded(self) -> tuple[int, int]:
         """Remove packages that were made anew since; how many, and their bytes on the disk."""
 
 
-def open_driver(channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> ChannelDriver:
-    """The driver of `channel`; `worlds` is the union of all recipes' wanted packages, by architecture.
+def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver:
+    """The driver of `channel`, with a mirror of its own where the channel's file says so. Imported only when asked for.
 
-    Every driver's class takes exactly these three arguments. Imported only when asked for.
+    Raises ConfigError for a driver that does not exist, or settings that are wrong.
     """
-    if channel.driver == "lab":
-        from pipeline.lab.driver import LabDriver
+    if channel.driver != "alpine":
+        raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: alpine")
+    from pipeline.alpine.driver import AlpineDriver
+    from pipeline.alpine.settings import builder_worlds, read_settings
 
-        return LabDriver(channel, worlds, paths)
-    if channel.driver == "alpine":
-        from pipeline.alpine.driver import AlpineDriver
+    settings = read_settings(channel)
+    mirror: LocalMirror | None = None
+    if settings.mirror is not None:
+        from pipeline.lab.mirror import LabMirror
 
-        return AlpineDriver(channel, worlds, paths)
-    raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: alpine, lab")
+        wanted = {
+            arch: worlds.union(arch) | builder_worlds(channel, settings).get(arch, frozenset()) for arch in channel.architectures
+        }
+        mirror = LabMirror(channel, settings.mirror, wanted, paths)
+    return AlpineDriver(channel, settings, worlds, paths, mirror)

@@ -17,7 +17,6 @@ from pathlib import Path
 from pipeline import explain, supply
 from pipeline.boot_record import BOOTS, recorded
 from pipeline.canonical import JsonValue
-from pipeline.channel import KeepsConversions
 from pipeline.command_line import number, variables
 from pipeline.errors import ConfigError, FactoryError, LockError, SandboxError
 from pipeline.factory import Factory
@@ -177,9 +176,9 @@ def collect(factory: Factory) -> None:
 
 def _collect_packages(factory: Factory) -> int:
     """Remove packages of the channel that were made anew since; how many."""
-    if not isinstance(factory.driver, KeepsConversions):
+    if factory.driver.mirror is None:
         return 0
-    removed, freed = factory.driver.remove_superseded()
+    removed, freed = factory.driver.mirror.remove_superseded()
     if removed:
         factory.progress.say(f"channel {factory.plan.channel.name}: {removed} packages removed, {freed / _GIB:.2f} GiB freed")
     return removed

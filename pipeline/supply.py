@@ -10,13 +10,12 @@ from tower.regular import read_regular
 
 from pipeline import lockfile
 from pipeline.canonical import JsonValue
-from pipeline.channel import Lock, SolvesWorlds
+from pipeline.channel import Lock
 from pipeline.command_line import number, variables
 from pipeline.errors import ConfigError, FactoryError, LockError
 from pipeline.factory import Factory
 from pipeline.report import Row
 from pipeline.tasks import Task, task
-from pipeline.vault import Vault
 
 _DAYS = 30.0
 
@@ -44,12 +43,11 @@ def lock(factory: Factory) -> None:
     if older:
         if older != "accept":
             raise ConfigError(f"older-index={older}: unknown", hint="older-index=accept takes indexes older than those before")
-        if not isinstance(factory.driver, SolvesWorlds):
+        if factory.driver.mirror is not None:
             raise ConfigError(f"older-index: channel {factory.plan.channel.name} has no indexes that could be played back")
         factory.progress.say("older-index=accept: indexes may be older than before; their packages may lack later repairs")
-        factory.driver.accept_older = True
     before = present(factory)
-    made = factory.make_lock(again=True)
+    made = factory.make_lock(again=True, accept_older=bool(older))
     lines = lockfile.differences(before, made)
     data: dict[str, JsonValue] = {
         "lock": made.digest,
@@ -77,10 +75,6 @@ def fetch(factory: Factory) -> None:
     factory.fetch()
 
 
-def _vault(factory: Factory) -> Vault:
-    return Vault(factory.paths.cache / "vault")
-
-
 def _file(what: str) -> Path:
     named = variables().get("file", "")
     if not named:
@@ -93,7 +87,7 @@ def export(factory: Factory) -> None:
     target = _file("vault:export")
     factory.make_lock(again=False)
     factory.fetch()
-    count = _vault(factory).export(factory.lock().files, target, factory.progress)
+    count = factory.driver.vault.export(factory.lock().files, target, factory.progress)
     size = target.stat().st_size
     factory.progress.say(f"{target}: {count} files, {size / 2**20:.1f} MiB")
     factory.progress.result("vault:export", {"file": str(target), "files": count, "size": size})
@@ -102,7 +96,7 @@ def export(factory: Factory) -> None:
 def load(factory: Factory) -> None:
     """`doit vault:import file=PATH`."""
     source = _file("vault:import")
-    count = _vault(factory).load(source, factory.progress)
+    count = factory.driver.vault.load(source, factory.progress)
     factory.progress.say(f"{source}: {count} files taken in")
     factory.progress.result("vault:import", {"file": str(source), "files": count})
 
@@ -110,7 +104,7 @@ def load(factory: Factory) -> None:
 def collect(factory: Factory) -> None:
     """`doit vault:gc [days=N]`: keep what any lock of this checkout names, and what was used lately."""
     days = number("days", _DAYS)
-    swept = _vault(factory).gc({file.sha256 for lock in all_locks(factory) for file in lock.files}, days)
+    swept = factory.driver.vault.gc({file.sha256 for lock in all_locks(factory) for file in lock.files}, days)
     sizes = f"{swept.freed / 2**20:.1f} MiB freed, {swept.left / 2**20:.1f} MiB left"
     factory.progress.say(f"vault: {swept.removed} files removed, {sizes}")
     factory.progress.result("vault:gc", {"removed": swept.removed, "freed": swept.freed, "left": swept.left})

@@ -78,6 +78,22 @@ def load_trust(folder: Path) -> Trust:
     return Trust(tuple(_checked(folder, row) for row in rows))
 
 
+def own_trust(name: str, pem: bytes, architectures: Iterable[str]) -> Trust:
+    """A key that this checkout made for itself, as the only one that may sign for `architectures`."""
+    spki, bits = fingerprint(pem, name)
+    key = TrustedKey(
+        file=name,
+        file_sha256=digest_bytes(pem),
+        spki_sha256=spki,
+        bits=bits,
+        architectures=tuple(architectures),
+        origin="made by this checkout",
+        second_source="",
+        pem=pem,
+    )
+    return Trust((key,))
+
+
 def _row(row: Table) -> dict[str, object]:
     texts = ("file", "file_sha256", "spki_sha256", "origin", "second_source")
     return {

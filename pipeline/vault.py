@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -53,8 +53,10 @@ class Swept:
 class Vault:
     """A folder of files by content. Safe for several processes: names appear by renaming alone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, elsewhere: Callable[[Digest], Path | None] | None = None) -> None:
         self.folder = folder
+        self._elsewhere = elsewhere
+        """Says where a file is that this machine keeps in another place: in a mirror of its own, in another vault."""
 
     def path(self, file: LockedFile) -> Path:
         """Where a file is kept, whether it is there yet or not."""
@@ -62,7 +64,7 @@ class Vault:
 
     def place(self, digest: Digest) -> Path:
         """The same, by content."""
-        return self.folder / "sha256" / digest[:2] / digest
+        return (self._elsewhere(digest) if self._elsewhere else None) or self.folder / "sha256" / digest[:2] / digest
 
     def untrusted(self, file: LockedFile) -> Path:
         """Where what has come so far of a download lies; nothing but `accept` may take it from there."""

@@ -16,7 +16,7 @@ from tower.regular import read_regular
 
 from pipeline import lockfile
 from pipeline.canonical import canonical_json
-from pipeline.channel import ChannelDriver, Lock, SolvesWorlds, open_driver
+from pipeline.channel import ChannelDriver, Lock, Worlds, open_driver
 from pipeline.errors import LockError
 from pipeline.files import write_file
 from pipeline.keys import Keys
@@ -48,10 +48,8 @@ class Workplace:
     @cached_property
     def driver(self) -> ChannelDriver:
         """The channel's driver."""
-        driver = open_driver(self.plan.channel, self.plan.worlds, self.paths)
+        driver = open_driver(self.plan.channel, Worlds(self.plan.stage_worlds), self.paths)
         driver.report = self.progress.say
-        if isinstance(driver, SolvesWorlds):
-            driver.stage_worlds = self.plan.stage_worlds
         return driver
 
     @cached_property
@@ -119,7 +117,7 @@ class Workplace:
     def _read_lock(self) -> Lock:
         return lockfile.read(self.lock_path, self.plan.channel)
 
-    def make_lock(self, *, again: bool) -> Lock:
+    def make_lock(self, *, again: bool, accept_older: bool = False) -> Lock:
         """Resolve the channel's lock and keep it; with `again` even if the present one fits.
 
         A committed lock is never made by the way: only `doit lock` does it.
@@ -128,7 +126,8 @@ class Workplace:
             if not again and self.plan.channel.releasable:
                 return self.lock()
             if again or not self._lock_usable():
-                write_file(self.lock_path, lockfile.render(self.driver.lock(self.progress)).encode())
+                made = self.driver.lock(self.progress, renew=again, accept_older=accept_older)
+                write_file(self.lock_path, lockfile.render(made).encode())
             self._lock = None
             self.keys.reset()
             return self.lock()

@@ -14,17 +14,17 @@ from pipeline.alpine.indexes import FILE, Freshness, SignedIndex, age_in_days, d
 from pipeline.alpine.media import LIST, find_medium, read_list
 from pipeline.alpine.packages import Wanted, lock_packages
 from pipeline.alpine.repository import lay_repository, locked_indexes
-from pipeline.alpine.settings import AlpineSettings, read_settings, vanished_hint
+from pipeline.alpine.settings import AlpineSettings, builder_worlds, vanished_hint
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json
-from pipeline.channel import Channel, Lock, LockedFile, Progress, report_nothing
+from pipeline.channel import Channel, LocalMirror, Lock, LockedFile, Progress, Worlds, report_nothing
 from pipeline.errors import LockError
-from pipeline.fetch import VanishedError, fetch, get
+from pipeline.fetch import Source, VanishedError, fetch, get
 from pipeline.lab.code import code_digest
 from pipeline.paths import Paths
 from pipeline.signing import CheckoutKey, checkout_key
-from pipeline.trust import Trust, load_trust
+from pipeline.trust import Trust, load_trust, own_trust
 from pipeline.vault import Vault
-from pipeline.wheels import MUSL, WheelSet, WheelShop
+from pipeline.wheels import WheelSet, WheelShop
 
 if TYPE_CHECKING:
     from pipeline.alpine.builder import BuilderPlan
@@ -36,31 +36,46 @@ _LIST_LIMIT = 1 << 20
 
 
 class AlpineDriver:
-    """Implements `pipeline.channel.ChannelDriver` and `SolvesWorlds`."""
+    """Implements `pipeline.channel.ChannelDriver`; `mirror` is the channel's own, or None where it has addresses."""
 
-    def __init__(self, channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
+    def __init__(
+        self, channel: Channel, settings: AlpineSettings, worlds: Worlds, paths: Paths, mirror: LocalMirror | None = None
+    ) -> None:
         self.channel = channel
+        self.settings = settings
+        self.worlds = worlds
         self.paths = paths
+        self.mirror = mirror
         self.report: Callable[[str], None] = report_nothing
-        self.settings: AlpineSettings = read_settings(channel)
-        self.worlds = {arch: worlds.get(arch, frozenset()) for arch in channel.architectures}
-        self.stage_worlds: Mapping[str, tuple[frozenset[str], ...]] = {}
-        self.accept_older = False
 
     @cached_property
     def trust(self) -> Trust:
-        """Alpine's keys."""
-        return load_trust(self.paths.checkout / "keys" / "alpine")
+        """Who may sign packages: Alpine; or, of a mirror made here, the key that it was made with."""
+        if self.mirror is None:
+            return load_trust(self.paths.checkout / "keys" / "alpine")
+        return own_trust(self.mirror.key.name, self.mirror.key.public_pem(), self.channel.architectures)
+
+    @cached_property
+    def _downloads(self) -> Vault:
+        return Vault(self.paths.cache / "vault")
 
     @cached_property
     def vault(self) -> Vault:
-        """All downloads."""
-        return Vault(self.paths.cache / "vault")
+        """All files that locks name. What is in a mirror made here stays there: it is signed by this checkout's key."""
+        if self.mirror is None:
+            return self._downloads
+        mirror, downloads = self.mirror, self._downloads
+
+        def elsewhere(digest: Digest) -> Path | None:
+            place = downloads.place(digest)
+            return mirror.find(digest) or (place if place.is_file() else None)
+
+        return Vault(self.home / "vault", elsewhere)
 
     @cached_property
     def key(self) -> CheckoutKey:
         """The key that signs our own packages and the medium's repository, made once for this checkout."""
-        return checkout_key(self.home / "keys", "tower")
+        return self.mirror.key if self.mirror else checkout_key(self.home / "keys", "tower")
 
     @property
     def home(self) -> Path:
@@ -68,20 +83,32 @@ class AlpineDriver:
         return self.paths.channel(self.channel.name)
 
     def _worlds(self, arch: str) -> tuple[frozenset[str], ...]:
-        """The worlds that roots of an architecture are made of: each stage's own where they are known."""
-        return self.stage_worlds.get(arch, ()) or (self.worlds[arch],)
+        """The worlds that roots of an architecture are made of: each stage's own."""
+        return self.worlds.of(arch)
+
+    @property
+    def _source(self) -> Source:
+        return self.settings.source(self.channel, self.mirror.folder if self.mirror else None)
+
+    @property
+    def _aports_source(self) -> Source:
+        return self.settings.aports_source(self.channel, self.mirror.folder if self.mirror else None)
 
     # --- lock -----------------------------------------------------------------------------------------------
 
     def lock_key(self) -> Digest:
-        """Digest of worlds, settings and trusted keys; not of mirrors, which decide nothing."""
+        """Digest of worlds, settings and trusted keys, and of what a mirror made here is made from.
+
+        Mirrors of others do not count: they decide nothing.
+        """
         settings = self.settings
         return digest_json(
             {
                 "worlds": {
                     arch: sorted([list[JsonValue](sorted(world)) for world in self._worlds(arch)], key=str)
-                    for arch in self.worlds
+                    for arch in self.channel.architectures
                 },
+                **({"mirror": self.mirror.inputs()} if self.mirror else {}),
                 "branch": self.channel.branch,
                 "repositories": list(settings.repositories),
                 "builders": {arch: [settings.minirootfs, *self._builder_world(arch)] for arch in self._builder_archs},
@@ -91,11 +118,15 @@ class AlpineDriver:
             }
         )
 
-    def lock(self, progress: Progress) -> Lock:
+    def lock(self, progress: Progress, *, renew: bool = False, accept_older: bool = False) -> Lock:
         """Read the signed indexes, solve all worlds, verify what they name and write down its digests (network)."""
+        if self.mirror is not None:
+            self.mirror.make(progress, renew=renew)
         before = self._previous()
         indexes = {arch: self._indexes(arch, progress) for arch in self.channel.architectures}
-        self._check_fresh([index for found in indexes.values() for index in found], before, progress)
+        if self.mirror is None:
+            every = [index for found in indexes.values() for index in found]
+            self._check_fresh(every, before, progress, accept_older=accept_older)
         solutions = {arch: self._solve(arch, found, self._worlds(arch)) for arch, found in indexes.items()}
         builder_arch = self.channel.builder_arch
         builders = {
@@ -123,7 +154,8 @@ class AlpineDriver:
         for found in indexes.values():
             for index in found:
                 self.vault.put(index.data)
-        self._freshness(before).accept([index for found in indexes.values() for index in found], older=self.accept_older)
+        if self.mirror is None:
+            self._freshness(before).accept([index for found in indexes.values() for index in found], older=accept_older)
         return made
 
     def _previous(self) -> Lock | None:
@@ -135,7 +167,7 @@ class AlpineDriver:
             return None
 
     def _indexes(self, arch: str, progress: Progress) -> tuple[SignedIndex, ...]:
-        ring, source = self.trust.ring(arch), self.settings.source(self.channel)
+        ring, source = self.trust.ring(arch), self._source
         found = []
         for repository in self.settings.repositories:
             progress.say(f"{self.channel.name}: index of {repository} for {arch}")
@@ -147,14 +179,16 @@ class AlpineDriver:
         note = self.paths.cache / "accepted" / f"{self.channel.name}.json"
         return Freshness(note, before.indexes if before else {})
 
-    def _check_fresh(self, indexes: Iterable[SignedIndex], before: Lock | None, progress: Progress) -> None:
+    def _check_fresh(
+        self, indexes: Iterable[SignedIndex], before: Lock | None, progress: Progress, *, accept_older: bool
+    ) -> None:
         freshness = self._freshness(before)
         hint = (
             "name another mirror; or, if you know why it is older, take it, and with it packages that lack later repairs: "
             f"{lockfile.lock_command(self.channel)} older-index=accept"
         )
         for index in indexes:
-            freshness.check(index, hint=hint, accept_older=self.accept_older)
+            freshness.check(index, hint=hint, accept_older=accept_older)
             if age_in_days(index) > self.settings.warn_after_days:
                 progress.say(
                     f"{index.title}: made {day(index.file.made)}, {age_in_days(index)} days ago; does the mirror still follow?"
@@ -185,12 +219,12 @@ class AlpineDriver:
     def _lock_packages(
         self, arch: str, wanted: Iterable[Wanted], known: list[LockedFile], progress: Progress
     ) -> tuple[LockedFile, ...]:
-        source = self.settings.source(self.channel)
+        source = self._source
         return lock_packages(wanted, known, vault=self.vault, ring=self.trust.ring(arch), source=source, progress=progress)
 
     def _media(self, main: SignedIndex, progress: Progress) -> tuple[LockedFile, ...]:
         """The mini root, further media, and the scripts of aports."""
-        source = self.settings.source(self.channel)
+        source = self._source
         found = []
         for arch in self.channel.architectures:
             flavors = [*self.settings.media.get(arch, ())]
@@ -200,25 +234,32 @@ class AlpineDriver:
             found += [find_medium(rows, flavor, arch, self.channel.branch, where) for flavor in flavors]
         ref = aports.ref_of(main.file.version)
         progress.say(f"{self.channel.name}: scripts of aports at {ref}")
-        found.append(aports.lock_scripts(ref, self.vault, self.settings.aports_source(self.channel)))
+        found.append(aports.lock_scripts(ref, self.vault, self._aports_source))
         return tuple(sorted(found))
 
     # --- downloads ------------------------------------------------------------------------------------------
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
         """Bring everything that the lock names into the vault."""
+        if self.mirror is not None and self._mirrored(lock):
+            self.mirror.make(progress)
         for index in self.vault.missing(file for files in lock.indexes.values() for file in files):
             self._fetch_index(index)
         plain = [file for table in (*lock.packages.values(), *lock.builders) for file in table]
         plain += [file for file in lock.media if not aports.is_scripts(file)]
-        fetch(plain, self.vault, self.settings.source(self.channel), progress, title=f"files of {self.channel.name}")
-        aports.fetch_scripts(aports.find_scripts(lock.media), self.vault, self.settings.aports_source(self.channel))
+        fetch(plain, self.vault, self._source, progress, title=f"files of {self.channel.name}")
+        aports.fetch_scripts(aports.find_scripts(lock.media), self.vault, self._aports_source)
         for arch, wheels in lock.wheels.items():
             if self.vault.missing(wheels) and self._resolve_wheels(arch, lock.packages[arch], progress) != wheels:
                 raise LockError(f"wheels for {arch}: not those of the lock", hint=f"run: {lockfile.lock_command(self.channel)}")
 
+    def _mirrored(self, lock: Lock) -> list[LockedFile]:
+        """What of a lock comes from the channel's mirror and is not there."""
+        tables = (*lock.indexes.values(), *lock.packages.values(), *lock.builders, lock.media)
+        return self.vault.missing(file for table in tables for file in table)
+
     def _fetch_index(self, file: LockedFile) -> None:
-        data = get(self.settings.source(self.channel), file.location, limit=_INDEX_LIMIT)
+        data = get(self._source, file.location, limit=_INDEX_LIMIT)
         if digest_bytes(data) != file.sha256:
             raise VanishedError(
                 f"{file.location}: the mirror has another index than the one of {day(file.made)} that the lock names",
@@ -251,7 +292,7 @@ class AlpineDriver:
         return (self.channel.builder_arch, *self.channel.native_builders)
 
     def _builder_world(self, arch: str) -> tuple[str, ...]:
-        return tuple(sorted({*self.settings.builder, *self.settings.builder_only.get(arch, ())}))
+        return tuple(sorted(builder_worlds(self.channel, self.settings).get(arch, frozenset())))
 
     def builder_key(self, lock: Lock, arch: str) -> Digest:
         """Names the builder: mini root, packages, world."""
@@ -299,7 +340,7 @@ class AlpineDriver:
 
     @cached_property
     def _shop(self) -> WheelShop:
-        return WheelShop(self.vault, self.paths.cache / "wheel-sets")
+        return WheelShop(self._downloads, self.paths.cache / "wheel-sets")
 
     def _resolve_wheels(self, arch: str, packages: Iterable[LockedFile], progress: Progress) -> tuple[LockedFile, ...]:
         """Wheels for the Python that the architecture's packages bring; none where there is no Python."""
@@ -307,7 +348,7 @@ class AlpineDriver:
         if not version:
             return ()
         python = ".".join(version.split(".")[:2])
-        return self._shop.resolve(WheelSet(self.requirements, python, arch, MUSL), progress)
+        return self._shop.resolve(WheelSet(self.requirements, python, arch, self.settings.wheels), progress)
 
     def wheels_key(self, lock: Lock, arch: str) -> JsonValue:
         """The locked wheels."""
@@ -320,11 +361,11 @@ class AlpineDriver:
     # --- keys, aports ---------------------------------------------------------------------------------------
 
     def keys(self) -> Mapping[str, bytes]:
-        """Alpine's keys for our architectures, and the one that signs our own packages."""
+        """The keys that may sign packages for our architectures, and the one that signs our own."""
         return {**self.trust.files(self.channel.architectures), self.key.name: self.key.public_pem()}
 
     def signing_key(self) -> tuple[str, bytes, bytes]:
-        """The checkout's key: never Alpine's."""
+        """The checkout's key."""
         return self.key.name, self.key.private.read_bytes(), self.key.public_pem()
 
     def aports(self) -> Path:

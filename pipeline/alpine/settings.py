@@ -6,14 +6,29 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.channel import Channel
-from pipeline.config import Problems, table_of
+from pipeline.config import Problems, Table, table_of
 from pipeline.fetch import Source, check_mirrors
 from pipeline.lockfile import lock_command
+from pipeline.wheels import GLIBC, MUSL
 
 MIRROR = "TOWER_ALPINE_MIRROR"
 """Environment: mirrors, parted by spaces, that go before those of the channel's file."""
+
+
+_PLATFORMS: Mapping[str, tuple[str, ...]] = {"musl": MUSL, "glibc": GLIBC}
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """The table `[settings.mirror]` of a channel that makes its mirror: where Debian's packages come from."""
+
+    suite: str
+    components: tuple[str, ...]
+    debian: str
+    """Address of a Debian mirror; empty for the one that this machine's apt uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +48,25 @@ class AlpineSettings:
     builder_only: Mapping[str, tuple[str, ...]]
     """What a builder of that architecture has beside it."""
     warn_after_days: int
+    wheels: tuple[str, ...]
+    """Platforms of Python wheels for the device, without the architecture, best first."""
+    mirror: MirrorSettings | None
+    """What the channel's own mirror is made from; None where mirrors are somebody else's."""
 
-    def source(self, channel: Channel) -> Source:
-        """The mirrors, with what to say when they fail."""
-        return Source(self.mirrors, vanished_hint(channel), f"look at the network, or name another mirror ({MIRROR})")
+    def source(self, channel: Channel, folder: Path | None = None) -> Source:
+        """The mirrors, or the channel's own in `folder`, with what to say when they fail."""
+        unreachable = f"look at the network, or name another mirror ({MIRROR})"
+        return Source(self.mirrors, vanished_hint(channel), unreachable, folder=folder)
 
-    def aports_source(self, channel: Channel) -> Source:
-        """The same for aports."""
-        return Source(self.aports, vanished_hint(channel), "look at the network")
+    def aports_source(self, channel: Channel, folder: Path | None = None) -> Source:
+        """The same for aports, which the channel's own mirror has in a folder `aports`."""
+        return Source(self.aports, vanished_hint(channel), "look at the network", folder=folder / "aports" if folder else None)
 
 
 def vanished_hint(channel: Channel) -> str:
     """What to do about locked files that upstream has deleted."""
+    if not channel.releasable:
+        return f"take the present versions: {lock_command(channel)}"
     return (
         "Alpine deletes what it supersedes. Import a vault that has it: ./ci/doit vault:import file=PATH; "
         f"or take the present versions: {lock_command(channel)}"
@@ -57,19 +79,39 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
     where = f"pipeline/channels/{channel.path.name}"
     table = table_of(dict(channel.settings), where, "settings", problems)
     media, only = table.table("media"), table.table("builder_only")
-    named = table.strings("mirrors")
+    own = _read_mirror(table.table("mirror")) if "mirror" in table else None
+    # A channel that makes its mirror has no other.
+    addresses = () if own else (*environ.get(MIRROR, "").split(), *table.strings("mirrors"))
+    libc = table.text("libc")
+    if libc not in _PLATFORMS:
+        table.problem("libc", f"must be one of {', '.join(_PLATFORMS)}, not {libc!r}")
     found = AlpineSettings(
-        mirrors=(*environ.get(MIRROR, "").split(), *named),
+        mirrors=addresses,
         repositories=table.strings("repositories"),
-        aports=table.strings("aports"),
+        aports=() if own else table.strings("aports"),
         minirootfs=table.text("minirootfs"),
         media={arch: media.strings(arch, ()) for arch in channel.architectures},
         builder=table.strings("builder"),
         builder_only={arch: only.strings(arch, ()) for arch in channel.architectures},
-        warn_after_days=table.integer("warn_after_days"),
+        warn_after_days=0 if own else table.integer("warn_after_days"),
+        wheels=_PLATFORMS.get(libc, ()),
+        mirror=own,
     )
     table.close()
     problems.check(f"channel {channel.name}")
-    check_mirrors(found.mirrors, f"{where}: settings.mirrors")
-    check_mirrors(found.aports, f"{where}: settings.aports")
+    if own is None:
+        check_mirrors(found.mirrors, f"{where}: settings.mirrors")
+        check_mirrors(found.aports, f"{where}: settings.aports")
     return found
+
+
+def _read_mirror(table: Table) -> MirrorSettings:
+    return MirrorSettings(table.text("suite"), table.strings("components"), table.text("debian", ""))
+
+
+def builder_worlds(channel: Channel, settings: AlpineSettings) -> Mapping[str, frozenset[str]]:
+    """The worlds of all builders that the channel can make, by architecture."""
+    return {
+        arch: frozenset({*settings.builder, *settings.builder_only.get(arch, ())})
+        for arch in (channel.builder_arch, *channel.native_builders)
+    }

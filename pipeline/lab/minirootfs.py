@@ -32,7 +32,7 @@ def write_minirootfs(system: InstalledSystem, packages: Path, output: Path, arch
     """
     chosen = [_as_repacked(package, packages) for package in closure(system.packages, WORLD, system.where)]
     files: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
-    for package, before in chosen:
+    for _package, before in chosen:
         for entry, content in system.entries(before):
             info = tarfile.TarInfo(entry.name)
             info.type, info.mode, info.uid, info.gid, info.linkname = (

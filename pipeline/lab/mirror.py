@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from pipeline.alpine.settings import MirrorSettings
 from pipeline.apk.index import IndexEntry, package_entry, write_index
 from pipeline.apk.package import read_package, sign_package
 from pipeline.apk.signature import Signer
@@ -41,10 +42,11 @@ from pipeline.lab.code import code_digest
 from pipeline.lab.conversions import Workshop, check_needs, convert_all, plan_jobs
 from pipeline.lab.debian import SETTING, find_mirror
 from pipeline.lab.repack import Repacked, Repacker
+from pipeline.lab.superseded import remove_superseded
 from pipeline.locks import locked
 from pipeline.paths import Paths
 from pipeline.scratch import temporary_folder
-from pipeline.signing import CheckoutKey
+from pipeline.signing import CheckoutKey, checkout_key
 from pipeline.vault import Vault
 from pipeline.wheels import WheelShop
 
@@ -52,16 +54,6 @@ REPOSITORY: Final = "main"
 _ROUNDS: Final = 10
 _SCHEMA: Final = 1
 _RECORD: Final = "mirror.json"
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorSettings:
-    """The table `[settings.mirror]` of the lab's channel: where Debian's packages come from."""
-
-    suite: str
-    components: tuple[str, ...]
-    debian: str
-    """Address of a Debian mirror; empty for the one that this machine's apt uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +72,17 @@ class DebianLock:
 class LabMirror:
     """Makes the mirror for `worlds`: by architecture, all names that roots of the channel may ask for."""
 
-    def __init__(
-        self, channel: Channel, settings: MirrorSettings, worlds: Mapping[str, frozenset[str]], *, paths: Paths, key: CheckoutKey
-    ) -> None:
+    def __init__(self, channel: Channel, settings: MirrorSettings, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
         self.channel = channel
         self.settings = settings
         self.worlds = worlds
         self.paths = paths
-        self._key = key
         self._vault = Vault(paths.cache / "vault")
+
+    @cached_property
+    def key(self) -> CheckoutKey:
+        """Made once for this checkout; trusted by what its lab makes, and by nothing else."""
+        return checkout_key(self.home / "keys", "lab")
 
     @property
     def home(self) -> Path:
@@ -132,7 +126,7 @@ class LabMirror:
                 "aports": digest_tree(self._aports),
                 "branch": self.channel.branch,
                 "epoch": self.channel.epoch,
-                "key": digest_bytes(self._key.public_pem()),
+                "key": digest_bytes(self.key.public_pem()),
             }
         )
 
@@ -217,7 +211,7 @@ class LabMirror:
         try:
             record = json.loads((self.folder / _RECORD).read_bytes())
             return bool(record["key"] == key) and all(
-                (self.folder / name).stat().st_size == size for name, size in record["files"].items()
+                (self.folder / name).stat().st_size == size for name, (size, _) in record["files"].items()
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
@@ -238,19 +232,43 @@ class LabMirror:
                     packages |= {f"{job.product.name}-{job.version}.apk": unsigned[job.product.name, arch] for job in jobs[arch]}
                     folder = new / self.channel.branch / REPOSITORY / arch
                     write_repository(
-                        packages, folder, arch, signer=self._key.signer(), epoch=self.channel.epoch, title=description
+                        packages, folder, arch, signer=self.key.signer(), epoch=self.channel.epoch, title=description
                     )
                     _lay_release(new / self.channel.branch / "releases" / arch, self.channel.branch, arch, system)
                 _lay_aports(new / "aports" / self._commit, self._aports, self._commit, self.channel.epoch)
-                files = {str(path.relative_to(new)): path.stat().st_size for path in sorted(new.rglob("*")) if path.is_file()}
+                made = [path for path in sorted(new.rglob("*")) if path.is_file()]
+                with ThreadPoolExecutor(os.cpu_count()) as pool:
+                    sums = pool.map(digest_file, made)
+                    files = {
+                        str(path.relative_to(new)): [path.stat().st_size, sha256] for path, sha256 in zip(made, sums, strict=True)
+                    }
                 write_file(new / _RECORD, json.dumps({"key": key, "files": files}, indent=1).encode())
                 if self.folder.exists():
                     self.folder.rename(scratch / "old")
                 new.rename(self.folder)
+                self.__dict__.pop("_names", None)
         except OSError as error:
             raise StoreError(
                 f"{self.home}: {error.strerror or error}", hint="make room on the disk, then run it again"
             ) from error
+
+    def find(self, digest: Digest) -> Path | None:
+        """The file whose content has this SHA-256, as the mirror noted it when it was made."""
+        name = self._names.get(digest)
+        path = self.folder / name if name else None
+        return path if path is not None and path.is_file() else None
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        try:
+            record = json.loads((self.folder / _RECORD).read_bytes())
+            return {sha256: name for name, (_, sha256) in record["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def remove_superseded(self) -> tuple[int, int]:
+        """For gc: conversions that were made anew since; how many went, and their bytes on the disk."""
+        return remove_superseded(self.home / "apk")
 
     @cached_property
     def _commit(self) -> str:

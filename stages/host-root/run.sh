@@ -26,6 +26,9 @@ else
 	done
 fi
 
+# The channel's keys, of which one signs our own packages: the package alpine-keys has Alpine's alone.
+mkdir -p "$root/etc/apk/keys"
+cp /in/keys/*.pub "$root/etc/apk/keys/"
 # Where the device finds packages is known when it is provisioned.
 : >"$root/etc/apk/repositories"
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
