@@ -83,7 +83,7 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
     # A channel that makes its mirror has no other.
     addresses = () if own else (*environ.get(MIRROR, "").split(), *table.strings("mirrors"))
     libc = table.text("libc")
-    if libc not in _PLATFORMS:
+    if libc and libc not in _PLATFORMS:
         table.problem("libc", f"must be one of {', '.join(_PLATFORMS)}, not {libc!r}")
     found = AlpineSettings(
         mirrors=addresses,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pipeline.lab.driver import LabDriver
 
 from pipeline.apk.index import read_index
 from pipeline.apk.package import read_package
@@ -18,7 +19,6 @@ from pipeline.apk.signature import KeyRing
 from pipeline.channel import Channel, Lock
 from pipeline.config import Problems
 from pipeline.errors import FetchError, LockError, VerifyError
-from pipeline.lab.driver import LabDriver
 from pipeline.lab.debian import SETTING
 from pipeline.paths import Paths
 from pipeline.planner import load_channel

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.canonical import Digest
-from pipeline.channel import Lock, LockedFile, open_driver
+from pipeline.channel import Lock, LockedFile, Worlds, open_driver
 from pipeline.config import Problems
 from pipeline.errors import ConfigError, LockError
 from pipeline.planner import load_channel
@@ -40,4 +40,4 @@ def test_an_unknown_driver(tmp_path: Path) -> None:
     paths = make_checkout(tmp_path)
     channel = replace(load_channel(paths, "lab", Problems()), driver="slackware")
     with pytest.raises(ConfigError, match="no driver is called 'slackware'"):
-        open_driver(channel, {}, paths)
+        open_driver(channel, Worlds(), paths)

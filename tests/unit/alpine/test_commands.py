@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from doit import doit_cmd
@@ -47,6 +48,7 @@ def factory(upstream: Upstream, checkout_path: Path, given: Callable[..., None])
     (paths.channels / "small.toml").write_text(
         f'driver = "alpine"\nsummary = "in small"\nbranch = "{BRANCH}"\nepoch = 1000\narchitectures = ["x86_64", "aarch64"]\n'
         'builder_arch = "x86_64"\nreleasable = true\n[settings]\nrepositories = ["main", "community"]\n'
+        'libc = "musl"\n'
         f'mirrors = ["{upstream.mirror.address}"]\naports = ["{upstream.mirror.address}/aports"]\n'
         'minirootfs = "alpine-minirootfs"\nbuilder = ["tool"]\nwarn_after_days = 100000\n'
     )
@@ -161,7 +163,7 @@ def test_the_audit_names_what_no_lock_covers(factory: Callable[[], Factory], tmp
 def test_the_same_command_on_a_channel_without_indexes(factory: Callable[[], Factory], given: Callable[..., None]) -> None:
     paths = Paths(factory().paths.checkout)
     lab = Factory(load_plan(paths, Settings()), paths, Screen(quiet=True))
-    lab.__dict__["driver"] = object()
+    lab.__dict__["driver"] = SimpleNamespace(mirror=object())
     given(older_index="accept")
-    with pytest.raises(ConfigError, match="no indexes that could be played back"):
+    with pytest.raises(ConfigError, match="it has no indexes of others"):
         supply.lock(lab)

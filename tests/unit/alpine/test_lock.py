@@ -14,9 +14,10 @@ import pytest
 
 from pipeline import lockfile
 from pipeline.alpine.driver import AlpineDriver
+from pipeline.alpine.settings import read_settings
 from pipeline.apk.signature import Signer
 from pipeline.canonical import digest_bytes, digest_json
-from pipeline.channel import Lock, LockedFile, SolvesWorlds
+from pipeline.channel import Lock, LockedFile, Worlds
 from pipeline.errors import ConfigError, FactoryError, FetchError, LockError, VerifyError
 from pipeline.fetch import VanishedError
 from pipeline.vault import VERIFIED_NS
@@ -24,9 +25,9 @@ from tests.unit.alpine.upstream import ARCHES, BRANCH, COMMIT, MADE, MKIMAGE, Up
 from tests.unit.mirror import Quiet, serving
 
 
-def kept(driver: AlpineDriver) -> Lock:
+def kept(driver: AlpineDriver, *, accept_older: bool = False) -> Lock:
     """Lock, and keep the lock as the factory does."""
-    made = driver.lock(Quiet())
+    made = driver.lock(Quiet(), accept_older=accept_older)
     path = lockfile.lock_path(driver.paths, driver.channel)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(lockfile.render(made))
@@ -47,7 +48,6 @@ def laid(driver: AlpineDriver, lock: Lock, output: Path, arch: str = "x86_64") -
 def test_a_lock_names_all_that_a_build_takes(upstream: Upstream, checkout_path: Path) -> None:
     driver = upstream.driver(checkout_path)
     lock = kept(driver)
-    assert isinstance(driver, SolvesWorlds)
     assert {arch: names(files) for arch, files in lock.packages.items()} == {
         arch: ["app-1.0-r0", "lib-1.0-r0"] for arch in ARCHES
     }
@@ -70,7 +70,7 @@ def test_a_builder_for_a_second_architecture(upstream: Upstream, checkout_path: 
     before = kept(plain)
     settings = {**plain.channel.settings, "builder_only": {"aarch64": ["app"]}}
     channel = replace(plain.channel, native_builders=("aarch64",), settings=settings)
-    driver = AlpineDriver(channel, plain.worlds, plain.paths)
+    driver = AlpineDriver(channel, read_settings(channel), plain.worlds, plain.paths)
     assert driver.lock_key() != plain.lock_key()
     lock = kept(driver)
     assert names(lock.builder) == ["lib-1.0-r0", "tool-1.0-r0"]
@@ -129,7 +129,7 @@ def test_each_stages_world_is_solved_for_itself(upstream: Upstream, checkout_pat
     with pytest.raises(FactoryError, match="a world for x86_64 cannot be had") as caught:
         driver.lock(Quiet())
     assert "rival" in caught.value.message
-    driver.stage_worlds = dict.fromkeys(ARCHES, (frozenset({"app"}), frozenset({"rival"})))
+    driver.worlds = Worlds(dict.fromkeys(ARCHES, (frozenset({"app"}), frozenset({"rival"}))))
     assert names(driver.lock(Quiet()).packages["x86_64"]) == ["app-1.0-r0", "lib-1.0-r0", "rival-1.0-r0"]
 
 
@@ -181,8 +181,7 @@ def test_an_old_index_played_back(upstream: Upstream, checkout_path: Path) -> No
         assert "older-index=accept" in caught.value.hint, remember
         lockfile.lock_path(driver.paths, driver.channel).unlink(missing_ok=True)
     driver = upstream.driver(checkout_path)
-    driver.accept_older = True
-    assert names(kept(driver).packages["x86_64"])[0] == "app-1.0-r0"
+    assert names(kept(driver, accept_older=True).packages["x86_64"])[0] == "app-1.0-r0"
     upstream.driver(checkout_path).lock(Quiet())  # the older one is the one accepted now
 
 

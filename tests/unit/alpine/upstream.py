@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.alpine.driver import AlpineDriver
+from pipeline.alpine.settings import read_settings
 from pipeline.apk.index import IndexEntry, package_entry, write_index
 from pipeline.apk.package import read_package
 from pipeline.apk.signature import Signer, generate_key
 from pipeline.canonical import digest_bytes
-from pipeline.channel import Channel
+from pipeline.channel import Channel, Worlds
 from pipeline.paths import Paths
 from pipeline.trust import fingerprint
 from tests.unit.apk.forge import item, package
@@ -134,6 +135,8 @@ def make_driver(checkout: Path, mirrors: tuple[str, ...], aports: str, world: st
         "media": {"aarch64": ["alpine-rpi"]},
         "builder": ["tool"],
         "warn_after_days": 100_000,
+        "libc": "musl",
     }
     channel = Channel("small", "alpine", "a test", BRANCH, 1000, ARCHES, "x86_64", True, settings, checkout / "small.toml")
-    return AlpineDriver(channel, dict.fromkeys(ARCHES, frozenset(world.split())), Paths(checkout))
+    worlds = Worlds(dict.fromkeys(ARCHES, (frozenset(world.split()),)))
+    return AlpineDriver(channel, read_settings(channel), worlds, Paths(checkout))

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.alpine import builder
+from pipeline.alpine.settings import read_settings
 from pipeline.channel import Channel
 from pipeline.errors import ConfigError, LockError
-from pipeline.lab import builder
 from pipeline.lab.apt import parse_records
 from pipeline.lab.code import code_digest, imported_by
-from pipeline.lab.driver import read_settings
-from pipeline.lab.repository import check_needs
+from pipeline.lab.conversions import check_needs
 from pipeline.rootform import one_form
 from pipeline.signing import checkout_key
 
@@ -47,25 +47,27 @@ def test_the_key_is_made_once_and_only_ours_to_read(tmp_path: Path) -> None:
 def test_code_digests_follow_imports() -> None:
     assert "pipeline.lab.deb" in imported_by("pipeline.lab.convert")
     assert code_digest("pipeline.lab.convert") != code_digest("pipeline.lab.version")
-    # A builder must not change because a mirror is looked for in another way.
-    seen, todo = set(), ["pipeline.lab.builder"]
+    # A conversion must not change because a mirror is looked for in another way.
+    seen, todo = set(), ["pipeline.lab.convert"]
     while todo:
         name = todo.pop()
         if name not in seen:
             seen.add(name)
             todo += imported_by(name)
     assert "pipeline.lab.debian" not in seen
-    assert "pipeline.lab.driver" not in seen
+    assert "pipeline.lab.mirror" not in seen
     assert "pipeline.lab.tree" in seen
 
 
 def test_channel_settings_are_checked() -> None:
     path = Path("lab.toml")
-    channel = Channel("lab", "lab", "s", "lab", 0, ("x86_64",), "x86_64", False, {"suite": "trixie", "mirrror": "x"}, path)
+    settings = {"libc": "newlib", "mirror": {"suite": "trixie", "debain": "x"}}
+    channel = Channel("lab", "alpine", "s", "lab", 0, ("x86_64",), "x86_64", False, settings, path)
     with pytest.raises(ConfigError) as caught:
         read_settings(channel)
-    assert "mirrror: unknown key; do you mean 'mirror'?" in caught.value.message
-    assert "settings.components: missing" in caught.value.message
+    assert "debain: unknown key; do you mean 'debian'?" in caught.value.message
+    assert "components: missing" in caught.value.message
+    assert "libc: must be one of musl, glibc, not 'newlib'" in caught.value.message
 
 
 def test_needs_without_an_answer_are_listed() -> None:
@@ -91,12 +93,12 @@ def test_the_builders_tar_holds_no_trace_of_this_machine(tmp_path: Path) -> None
                 "./usr/bin",
                 "./var",
                 "./var/log",
-                "./var/log/dpkg.log",
-                "./etc/hostname",
+                "./var/log/apk.log",
+                "./etc/resolv.conf",
                 "./usr/bin/apk",
             ):
                 info = tarfile.TarInfo(entry)
-                info.type = tarfile.REGTYPE if entry.count("/") > 2 or entry == "./etc/hostname" else tarfile.DIRTYPE
+                info.type = tarfile.REGTYPE if entry.count("/") > 2 or entry == "./etc/resolv.conf" else tarfile.DIRTYPE
                 info.mtime, info.uname = times, f"user{times}"
                 archive.addfile(info, io.BytesIO())
         return path
@@ -108,5 +110,5 @@ def test_the_builders_tar_holds_no_trace_of_this_machine(tmp_path: Path) -> None
     with tarfile.open(made[0]) as archive:
         found = {info.name: info for info in archive}
     assert {"dev", "tmp", "var/log", "usr/bin/apk"} <= set(found)
-    assert not {"etc/hostname", "var/log/dpkg.log"} & set(found)
+    assert not {"etc/resolv.conf", "var/log/apk.log"} & set(found)
     assert found["usr/bin/apk"].mtime == 50
