@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from pipeline.canonical import Digest, JsonValue, digest_json
-from pipeline.errors import ConfigError, LockError
-from pipeline.paths import Paths
+from pipeline.errors import LockError
 
 if TYPE_CHECKING:
     from pipeline.engine import Engine
@@ -175,17 +174,21 @@ class Progress(Protocol):
 
 
 class ChannelDriver(Protocol):
-    """What the factory asks of a channel. Made by `open_driver`; methods may be called from several threads.
+    """What the factory asks of a channel. Made by `registry.open_driver`; methods may be called from several threads.
 
     All methods but `lock` and `fetch` work without a network.
     """
 
     report: Callable[[str], None]
     """Takes a line for the user: what was changed in a cache and is made again. Whoever opens a driver may set it."""
-    vault: Vault
-    """Where the files are that its locks name."""
-    mirror: LocalMirror | None
-    """The mirror that the channel makes itself, if it is one of these."""
+
+    @property
+    def vault(self) -> Vault:
+        """Where the files are that its locks name."""
+
+    @property
+    def mirror(self) -> LocalMirror | None:
+        """The mirror that the channel makes itself, if it is one of these."""
 
     def lock_key(self) -> Digest:
         """Digest of all that a lock depends on (worlds, tables, suite, settings): cheap, asked in every run."""
@@ -238,10 +241,13 @@ def report_nothing(_line: str) -> None:
 class LocalMirror(Protocol):
     """A mirror that a channel makes on this machine, in the shape of Alpine's: how its driver sees it."""
 
-    folder: Path
-    """Where it is, once it is made."""
-    key: CheckoutKey
-    """Signs its packages and indexes."""
+    @property
+    def folder(self) -> Path:
+        """Where it is, once it is made."""
+
+    @property
+    def key(self) -> CheckoutKey:
+        """Signs its packages and indexes."""
 
     def inputs(self) -> Digest:
         """Digest of what it is made from, as far as a checkout says: cheap, asked in every run."""
@@ -254,25 +260,3 @@ class LocalMirror(Protocol):
 
     def remove_superseded(self) -> tuple[int, int]:
         """Remove packages that were made anew since; how many, and their bytes on the disk."""
-
-
-def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver:
-    """The driver of `channel`, with a mirror of its own where the channel's file says so. Imported only when asked for.
-
-    Raises ConfigError for a driver that does not exist, or settings that are wrong.
-    """
-    if channel.driver != "alpine":
-        raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: alpine")
-    from pipeline.alpine.driver import AlpineDriver
-    from pipeline.alpine.settings import builder_worlds, read_settings
-
-    settings = read_settings(channel)
-    mirror: LocalMirror | None = None
-    if settings.mirror is not None:
-        from pipeline.lab.mirror import LabMirror
-
-        wanted = {
-            arch: worlds.union(arch) | builder_worlds(channel, settings).get(arch, frozenset()) for arch in channel.architectures
-        }
-        mirror = LabMirror(channel, settings.mirror, wanted, paths)
-    return AlpineDriver(channel, settings, worlds, paths, mirror)

@@ -44,7 +44,9 @@ def lock(factory: Factory) -> None:
         if older != "accept":
             raise ConfigError(f"older-index={older}: unknown", hint="older-index=accept takes indexes older than those before")
         if factory.driver.mirror is not None:
-            raise ConfigError(f"older-index: channel {factory.plan.channel.name} makes its mirror; it has no indexes of others that could be older")
+            raise ConfigError(
+                f"older-index: channel {factory.plan.channel.name} makes its own mirror: no index is older"
+            )
         factory.progress.say("older-index=accept: indexes may be older than before; their packages may lack later repairs")
     before = present(factory)
     made = factory.make_lock(again=True, accept_older=bool(older))
@@ -113,7 +115,7 @@ def collect(factory: Factory) -> None:
 def all_locks(factory: Factory) -> Iterator[Lock]:
     """Every lock of this checkout. Raises LockError for one that cannot be read: what it names is not known."""
     committed = factory.paths.checkout / "pipeline" / "locks"
-    for path in [*sorted(committed.glob("*.lock.json")), *sorted(factory.paths.build.glob("*/lock.json"))]:
+    for path in [*sorted(committed.glob("*.lock.json")), *sorted(factory.paths.build.glob("*/*lock.json"))]:
         name = path.name.removesuffix(".lock.json") if path.parent == committed else path.parent.name
         yield lockfile.parse(read_regular(path), str(path), channel=name)
 

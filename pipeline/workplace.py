@@ -16,7 +16,7 @@ from tower.regular import read_regular
 
 from pipeline import lockfile
 from pipeline.canonical import canonical_json
-from pipeline.channel import ChannelDriver, Lock, Worlds, open_driver
+from pipeline.channel import ChannelDriver, Lock, Worlds
 from pipeline.errors import LockError
 from pipeline.files import write_file
 from pipeline.keys import Keys
@@ -48,6 +48,9 @@ class Workplace:
     @cached_property
     def driver(self) -> ChannelDriver:
         """The channel's driver."""
+        # Loaded when first asked for: a run that only lists tasks needs none of it.
+        from pipeline.registry import open_driver
+
         driver = open_driver(self.plan.channel, Worlds(self.plan.stage_worlds), self.paths)
         driver.report = self.progress.say
         return driver

@@ -20,17 +20,18 @@ import shutil
 import tarfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from pipeline import lockfile
 from pipeline.alpine.settings import MirrorSettings
 from pipeline.apk.index import IndexEntry, package_entry, write_index
 from pipeline.apk.package import read_package, sign_package
 from pipeline.apk.signature import Signer
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json, digest_tree
-from pipeline.channel import Channel, LockedFile, Progress
+from pipeline.channel import Channel, Lock, LockedFile, Progress
 from pipeline.errors import FetchError, LockError, StoreError
 from pipeline.fetch import Source, fetch
 from pipeline.files import write_file
@@ -43,6 +44,7 @@ from pipeline.lab.conversions import Workshop, check_needs, convert_all, plan_jo
 from pipeline.lab.debian import SETTING, find_mirror
 from pipeline.lab.repack import Repacked, Repacker
 from pipeline.lab.superseded import remove_superseded
+from pipeline.lockfile import lock_command
 from pipeline.locks import locked
 from pipeline.paths import Paths
 from pipeline.scratch import temporary_folder
@@ -52,21 +54,7 @@ from pipeline.wheels import WheelShop
 
 REPOSITORY: Final = "main"
 _ROUNDS: Final = 10
-_SCHEMA: Final = 1
 _RECORD: Final = "mirror.json"
-
-
-@dataclass(frozen=True, slots=True)
-class DebianLock:
-    """The Debian packages behind the mirror, by Alpine's name of the architecture, each tuple sorted."""
-
-    made_from: Digest
-    packages: Mapping[str, tuple[LockedFile, ...]]
-
-    @property
-    def digest(self) -> Digest:
-        """Names the packages."""
-        return digest_json({arch: [[deb.name, deb.sha256] for deb in debs] for arch, debs in self.packages.items()})
 
 
 class LabMirror:
@@ -136,16 +124,17 @@ class LabMirror:
 
     @property
     def _lock_path(self) -> Path:
-        return self.home / "debian.lock.json"
+        return self.home / "supply.lock.json"
 
-    def _read_lock(self) -> DebianLock | None:
-        try:
-            data = json.loads(self._lock_path.read_bytes())
-            packages = {arch: tuple(LockedFile(**row) for row in rows) for arch, rows in data["packages"].items()}
-            found = DebianLock(Digest(data["made_from"]), packages)
-            return found if data["schema"] == _SCHEMA and found.made_from == self.asked() else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+    def debian(self) -> Lock:
+        """The lock that the mirror was made from: Debian's packages, and the wheels of the base.
+
+        Raises LockError if there is none that fits what is asked for now.
+        """
+        found = lockfile.read(self._lock_path, self.channel)
+        if found.made_from != self.asked():
+            raise LockError(f"{self._lock_path.name}: made for other worlds or tables", hint=f"run: {lock_command(self.channel)}")
+        return found
 
     # --- making it ------------------------------------------------------------------------------------------
 
@@ -156,32 +145,34 @@ class LabMirror:
         ConfigError or StoreError.
         """
         with locked(self.home / "mirror.guard", on_wait=lambda: progress.say("lab: another build is making the mirror; waiting")):
-            base = self._base(progress)
+            wheels, base = self._base(progress)
             catalog = replace(self._tables, base=base[self.channel.builder_arch].names)
-            debian = None if renew else self._read_lock()
-            if debian is None:
-                debian = self._resolve(catalog, progress)
-            key = digest_json({"inputs": self.inputs(), "debian": debian.digest})
+            try:
+                supply = self._resolve(catalog, wheels, progress) if renew else self.debian()
+            except LockError:
+                if renew:
+                    raise
+                supply = self._resolve(catalog, wheels, progress)
+            key = digest_json({"inputs": self.inputs(), "supply": supply.digest})
             if not self._is_whole(key):
-                self._fetch(debian, progress)
-                self._lay(key, base, catalog, debian, progress)
+                self._fetch(supply, progress)
+                self._lay(key, base, catalog, supply, progress)
         return self.folder
 
-    def _base(self, progress: Progress) -> dict[str, Repacked]:
+    def _base(self, progress: Progress) -> tuple[dict[str, tuple[LockedFile, ...]], dict[str, Repacked]]:
+        """The wheels and the packages made of them, by architecture."""
         shop = WheelShop(self._vault, self.paths.cache / "wheel-sets")
         repacker = Repacker(self._vault, self.home / "base", self.channel.epoch)
 
-        def one(arch: str) -> Repacked:
-            try:
-                (wheel,) = shop.resolve(base_wheels(arch), progress)
-            except FetchError as error:
-                raise not_there(error) from error
-            return repacker.packages(wheel, arch)
-
+        try:
+            wheels = {arch: shop.resolve(base_wheels(arch), progress) for arch in self.channel.architectures}
+        except FetchError as error:
+            raise not_there(error) from error
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return dict(zip(self.channel.architectures, pool.map(one, self.channel.architectures), strict=True))
+            made = pool.map(lambda arch: repacker.packages(wheels[arch][0], arch), wheels)
+            return wheels, dict(zip(wheels, made, strict=True))
 
-    def _resolve(self, catalog: Catalog, progress: Progress) -> DebianLock:
+    def _resolve(self, catalog: Catalog, wheels: Mapping[str, tuple[LockedFile, ...]], progress: Progress) -> Lock:
         """Let apt find all Debian packages behind the worlds (network for the indexes; earlier ones serve without it)."""
         suite = Suite(find_mirror(self.settings.debian), self.settings.suite, self.settings.components)
         packages = {}
@@ -190,17 +181,12 @@ class LabMirror:
             progress.say(f"lab: indexes of {suite.name} for {arch} from {suite.mirror}")
             apt.update(progress)
             packages[arch] = _closure(catalog, apt, self.worlds[arch])
-        made = DebianLock(self.asked(), packages)
-        rows = {
-            "schema": _SCHEMA,
-            "made_from": made.made_from,
-            "packages": {a: [asdict(d) for d in p] for a, p in packages.items()},
-        }
-        write_file(self._lock_path, json.dumps(rows, indent=1).encode())
+        made = Lock(self.channel.name, self.asked(), packages, builder=(), wheels=wheels, notes={"suite": suite.name})
+        write_file(self._lock_path, lockfile.render(made).encode())
         return made
 
-    def _fetch(self, debian: DebianLock, progress: Progress) -> None:
-        wanted = [deb for debs in debian.packages.values() for deb in debs]
+    def _fetch(self, supply: Lock, progress: Progress) -> None:
+        wanted = [deb for debs in supply.packages.values() for deb in debs]
         if self._vault.missing(wanted):
             unreachable = f"look at the network; what is fetched already is kept (another mirror: {SETTING})"
             source = Source((find_mirror(self.settings.debian),), unreachable=unreachable)
@@ -216,14 +202,14 @@ class LabMirror:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
 
-    def _lay(self, key: Digest, base: Mapping[str, Repacked], catalog: Catalog, debian: DebianLock, progress: Progress) -> None:
+    def _lay(self, key: Digest, base: Mapping[str, Repacked], catalog: Catalog, supply: Lock, progress: Progress) -> None:
         shop = Workshop(self.paths.checkout, self._vault, self.home / "apk", self.channel.epoch)
         description = f"v{base[self.channel.builder_arch].version}-0-g{self._commit}"
         try:
             with temporary_folder("mirror", self.home) as scratch:
                 new = scratch / "new"
                 jobs = {
-                    arch: plan_jobs(shop, catalog, debian.packages[arch], self.worlds[arch], arch)
+                    arch: plan_jobs(shop, catalog, supply.packages[arch], self.worlds[arch], arch)
                     for arch in self.channel.architectures
                 }
                 unsigned = convert_all(shop, [job for some in jobs.values() for job in some], progress)

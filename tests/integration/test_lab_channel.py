@@ -1,30 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab channel against a real Debian mirror: locked, fetched, converted, signed, and what happens when things fail."""
+"""The lab channel with a real Debian mirror and the pinned wheel: mirrored, locked, signed, and what happens when it fails."""
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipeline.lab.driver import LabDriver
 
+from pipeline import lockfile
+from pipeline.alpine.driver import AlpineDriver
 from pipeline.apk.index import read_index
 from pipeline.apk.package import read_package
 from pipeline.apk.signature import KeyRing
-from pipeline.channel import Channel, Lock
+from pipeline.channel import Channel, Lock, Worlds
 from pipeline.config import Problems
 from pipeline.errors import FetchError, LockError, VerifyError
 from pipeline.lab.debian import SETTING
+from pipeline.lab.mirror import LabMirror
 from pipeline.paths import Paths
 from pipeline.planner import load_channel
+from pipeline.registry import open_driver
+from pipeline.vault import Vault
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-WORLD = frozenset({"doas", "zstd", "iptables"})
+WORLD = frozenset({"alpine-baselayout", "apk-tools", "busybox", "doas", "iptables", "zstd"})
 NOWHERE = "http://127.0.0.1:9/debian"
 
 
@@ -47,7 +52,7 @@ class Progress:
 
 
 class Lab:
-    """A checkout of its own with a world of three packages, and the user's real cache of downloads."""
+    """A checkout of its own with a small world, and the user's real cache of downloads."""
 
     def __init__(self, folder: Path) -> None:
         for name in ("pipeline", "pyproject.toml"):
@@ -55,13 +60,23 @@ class Lab:
         (folder / "runtime").mkdir()
         (folder / "runtime" / "requirements.lock").symlink_to(CHECKOUT / "runtime" / "requirements.lock")
         channel = load_channel(Paths(CHECKOUT), "lab", Problems())
-        settings = {**channel.settings, "builder": ["zstd"], "builder_packages": []}
+        settings = {**channel.settings, "builder": ["apk-tools", "busybox", "zstd"]}
         self.channel: Channel = replace(channel, architectures=("x86_64",), settings=settings)
         self.folder = folder
         self.progress = Progress()
 
-    def driver(self, world: frozenset[str] = WORLD) -> LabDriver:
-        return LabDriver(self.channel, {"x86_64": world}, Paths(self.folder))
+    def driver(self, world: frozenset[str] = WORLD) -> AlpineDriver:
+        """A new driver, as the next run of the factory makes one."""
+        made = open_driver(self.channel, Worlds({"x86_64": (world,)}), Paths(self.folder))
+        assert isinstance(made, AlpineDriver)
+        return made
+
+    def keep(self, lock: Lock) -> Lock:
+        """Keep the lock as the factory does."""
+        path = lockfile.lock_path(Paths(self.folder), self.channel)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(lockfile.render(lock))
+        return lock
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +87,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 @pytest.fixture(scope="module")
 def lock(lab: Lab) -> Lock:
     driver = lab.driver()
-    lock = driver.lock(lab.progress)
+    lock = lab.keep(driver.lock(lab.progress))
     driver.fetch(lock, lab.progress)
     return lock
 
@@ -80,14 +95,26 @@ def lock(lab: Lab) -> Lock:
 def repository(lab: Lab, lock: Lock, name: str) -> Path:
     output = lab.folder / name
     lab.driver().repository(lock, "x86_64", output, io.BytesIO())
-    return output / "lab" / "main" / "x86_64"
+    return output / "v3.23" / "main" / "x86_64"
+
+
+def mirror_of(driver: AlpineDriver) -> LabMirror:
+    assert isinstance(driver.mirror, LabMirror)
+    return driver.mirror
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_a_lock_names_every_package(lab: Lab, lock: Lock) -> None:
-    names = {deb.name for deb in lock.packages["x86_64"]}
-    assert {"opendoas", "zstd", "iptables", "libc6"} <= names
-    assert not names & {"dpkg", "debconf", "systemd", "perl-base"}
-    assert {"dpkg", "zstd", "libc6"} <= {deb.name for deb in lock.builder}
+    versions = {file.name: file.version for file in lock.packages["x86_64"]}
+    assert {"doas", "zstd", "iptables", "libc6", "busybox", "musl", "apk-tools"} <= set(versions)
+    assert not set(versions) & {"dpkg", "debconf", "systemd", "perl-base"}
+    assert versions["apk-tools"].startswith("3."), "Alpine's own"
+    assert {"zstd", "libc6", "apk-tools"} <= {file.name for file in lock.builder}
+    assert {file.signer for file in lock.packages["x86_64"]} == {lab.driver().key.name}
+    assert [file.name for file in lock.media] == ["alpine-minirootfs-x86_64", "aports-scripts"]
     assert Lock.from_json(lock.to_json(), "here") == lock
     assert lock.made_from == lab.driver().lock_key()
     assert lab.driver(WORLD | {"less"}).lock_key() != lock.made_from
@@ -99,50 +126,83 @@ def test_the_repository_is_signed_and_complete(lab: Lab, lock: Lock) -> None:
     with (folder / "APKINDEX.tar.gz").open("rb") as stream:
         index = read_index(stream, keys)
     found = {entry.name: entry for entry in index.entries}
-    assert {entry.file_name for entry in index.entries} == {path.name for path in folder.glob("*.apk")}
-    for entry in index.entries:
-        with (folder / entry.file_name).open("rb") as stream:
+    assert {path.name for path in folder.glob("*.apk")} <= {entry.file_name for entry in index.entries}
+    assert {path.name for path in folder.glob("*.apk")} == {f"{file.name}-{file.version}.apk" for file in lock.packages["x86_64"]}
+    for path in folder.glob("*.apk"):
+        with path.open("rb") as stream:
             package = read_package(stream, keys)
+            entry = found[package.info.name]
             assert (package.verify_data(), package.checksum) == (entry.size, entry.checksum)
-    assert any(item.startswith("so:libc.so.6=") for item in found["libc6"].provides)
-    assert "so:libc.so.6" in found["zstd"].depends
+    assert any(item.startswith("gnu:libc.so.6=") for item in found["libc6"].provides)
+    assert "gnu:libc.so.6" in found["zstd"].depends
+    assert "so:libc.musl-x86_64.so.1" in found["busybox"].depends
     assert f"cmd:doas={found['doas'].version}" in found["doas"].provides
     assert "ip6tables" in found["iptables"].provides
 
 
 def test_the_same_again_gives_the_same_bytes(lab: Lab, lock: Lock) -> None:
-    first = {path.name: path.read_bytes() for path in repository(lab, lock, "second").iterdir()}
-    for path in (lab.folder / "build" / "lab" / "apk").glob("*.apk"):
-        path.unlink()
-    second = {path.name: path.read_bytes() for path in repository(lab, lock, "third").iterdir()}
-    assert first == second
+    mirror = mirror_of(lab.driver())
+    first = contents(mirror.folder)
+    for name in ("apk", "base", "mirror"):
+        shutil.rmtree(mirror.home / name)
+    mirror_of(lab.driver()).make(lab.progress)
+    second = contents(mirror.folder)
+    assert first.keys() == second.keys()
+    assert not [name for name in first if first[name] != second[name]]
+    assert mirror_of(lab.driver()).make(lab.progress) == mirror.folder
+
+
+def test_a_file_changed_in_the_mirror_is_not_taken(lab: Lab, lock: Lock) -> None:
+    """Whoever may write there could change what is signed: the lock names every byte."""
+    driver = lab.driver()
+    path = next((mirror_of(driver).folder / "v3.23/main/x86_64").glob("doas-*.apk"))
+    data = path.read_bytes()
+    path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    with pytest.raises(VerifyError, match="is not what the lock says"):
+        repository(lab, lock, "changed")
+    lab.driver().fetch(lock, lab.progress)
+    assert path.read_bytes() == data
+    assert repository(lab, lock, "mended").is_dir()
 
 
 def test_a_flipped_bit_in_a_download_is_refused_and_mended(lab: Lab, lock: Lock) -> None:
-    driver = lab.driver()
-    deb = next(deb for deb in lock.packages["x86_64"] if deb.name == "opendoas")
-    path = driver.vault.path(deb)
-    data = path.read_bytes()
-    info = path.stat()
+    mirror = mirror_of(lab.driver())
+    (deb,) = (deb for deb in mirror.debian().packages["x86_64"] if deb.name == "opendoas")
+    path = Vault(Paths(lab.folder).cache / "vault").path(deb)
+    data, info = path.read_bytes(), path.stat()
     path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
     # As a disk does it: without a trace in the time stamp.
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    shutil.rmtree(mirror.home / "apk")
+    shutil.rmtree(mirror.folder)
     with pytest.raises(VerifyError, match="sha256"):
-        repository(lab, lock, "damaged")
-    driver.fetch(lock, lab.progress)
+        mirror.make(lab.progress)
+    mirror_of(lab.driver()).make(lab.progress)
     assert path.read_bytes() == data
 
 
 def test_a_filled_cache_needs_no_mirror(lab: Lab, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SETTING, NOWHERE)
+    shutil.rmtree(mirror_of(lab.driver()).folder)
     lab.driver().fetch(lock, lab.progress)
     assert repository(lab, lock, "offline").is_dir()
 
 
 def test_an_unreachable_mirror_and_an_empty_cache(lab: Lab, lock: Lock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "tower"
+    cache.mkdir()
+    # The wheels are there: it is Debian that cannot be reached.
+    shutil.copytree(Paths(lab.folder).cache / "wheel-sets", cache / "wheel-sets")
+    mirror = mirror_of(lab.driver())
+    vault = Vault(Paths(lab.folder).cache / "vault")
+    for wheel in (*mirror.debian().wheels["x86_64"], *lock.wheels.get("x86_64", ())):
+        target = cache / vault.path(wheel).relative_to(Paths(lab.folder).cache)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(vault.path(wheel), target)
     monkeypatch.setenv(SETTING, NOWHERE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for act in (lambda: lab.driver().lock(lab.progress), lambda: lab.driver().fetch(lock, lab.progress)):
+    shutil.rmtree(mirror.folder)
+    for act in (lambda: lab.driver().lock(lab.progress, renew=True), lambda: lab.driver().fetch(lock, lab.progress)):
         with pytest.raises(FetchError, match=r"127\.0\.0\.1:9/debian") as caught:
             act()
         assert SETTING in caught.value.hint

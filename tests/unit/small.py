@@ -122,7 +122,7 @@ class Driver:
     def lock_key(self) -> Digest:
         return digest_json(self.wanted)
 
-    def lock(self, progress: Progress) -> Lock:
+    def lock(self, progress: Progress, *, renew: bool = False, accept_older: bool = False) -> Lock:
         self.calls.append("lock")
         return Lock("lab", self.lock_key(), {"x86_64": self.locked, "aarch64": self.locked}, self.locked)
 

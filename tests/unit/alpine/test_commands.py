@@ -165,5 +165,5 @@ def test_the_same_command_on_a_channel_without_indexes(factory: Callable[[], Fac
     lab = Factory(load_plan(paths, Settings()), paths, Screen(quiet=True))
     lab.__dict__["driver"] = SimpleNamespace(mirror=object())
     given(older_index="accept")
-    with pytest.raises(ConfigError, match="it has no indexes of others"):
+    with pytest.raises(ConfigError, match="makes its own mirror"):
         supply.lock(lab)

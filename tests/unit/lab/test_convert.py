@@ -119,7 +119,11 @@ mode = "0640"
     lab.convert()
     found = lab.entries()
     assert found["etc/all.conf"][1] == b"a\nb\n"
-    assert (found["etc/a.conf"][0].mode, found["etc/a.conf"][0].uname, found["etc/a.conf"][0].gname) == (0o640, "daemon", "shadow")
+    assert (found["etc/a.conf"][0].mode, found["etc/a.conf"][0].uname, found["etc/a.conf"][0].gname) == (
+        0o640,
+        "daemon",
+        "shadow",
+    )
     assert (found["var/empty"][0].mode, found["var/empty"][0].uname, found["var/empty"][0].gname) == (0o555, "root", "mail")
     assert found["usr/bin/alternative"][0].target == "hello2"
     assert found["lib/own"][0].mode == 0o755 if "lib/own" in found else found["usr/lib/own"][0].mode == 0o755

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the place of the lab's driver: a channel without packages, whose builder is busybox alone."""
+"""Takes the place of the registry of drivers: a channel without packages, whose builder is busybox alone."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json
-from pipeline.channel import Channel, Lock, Progress
+from pipeline.channel import Channel, ChannelDriver, Lock, Progress, Worlds
 from pipeline.engine import LOCAL_IMAGES, Engine
 from pipeline.paths import Paths
+from pipeline.vault import Vault
 
 _BUSYBOX = Path("/bin/busybox")
 _APPLETS = ("cat", "cp", "dd", "kill", "ln", "ls", "mkdir", "mkfifo", "sh", "sleep", "sync", "touch", "true")
 
 
-class LabDriver:
+class TinyDriver:
     """What pipeline.channel.ChannelDriver asks for, with nothing in it."""
 
-    def __init__(self, channel: Channel, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
+    mirror = None
+
+    def __init__(self, channel: Channel, paths: Paths) -> None:
         self.channel = channel
         self.paths = paths
+        self.vault = Vault(paths.cache / "vault")
 
     def lock_key(self) -> Digest:
         return digest_json({"channel": self.channel.name})
 
-    def lock(self, progress: Progress) -> Lock:
+    def lock(self, progress: Progress, *, renew: bool = False, accept_older: bool = False) -> Lock:
         return Lock(channel=self.channel.name, made_from=self.lock_key(), packages={}, builder=())
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
@@ -62,6 +66,10 @@ class LabDriver:
 
     def aports(self) -> Path:
         return self.paths.checkout / "text"
+
+
+def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver:
+    return TinyDriver(channel, paths)
 
 
 def _root() -> bytes:
