@@ -233,6 +233,11 @@ class LabMirror:
                     self.folder.rename(scratch / "old")
                 new.rename(self.folder)
                 self.__dict__.pop("_names", None)
+        except VerifyError:
+            # A download that was damaged after it was verified must not stay: the next run fetches it again.
+            for deb in (deb for debs in supply.packages.values() for deb in debs):
+                self._vault.recheck(deb)
+            raise
         except OSError as error:
             raise StoreError(
                 f"{self.home}: {error.strerror or error}", hint="make room on the disk, then run it again"
