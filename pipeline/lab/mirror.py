@@ -32,7 +32,7 @@ from pipeline.apk.package import read_package, sign_package
 from pipeline.apk.signature import Signer
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json, digest_tree
 from pipeline.channel import Channel, Lock, LockedFile, Progress
-from pipeline.errors import FetchError, LockError, StoreError
+from pipeline.errors import FetchError, LockError, StoreError, VerifyError
 from pipeline.fetch import Source, fetch
 from pipeline.files import write_file
 from pipeline.lab.apt import Apt, Suite
