@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules of the audit, over the tree of one image, and what is compared with the reviewed list.
 
-Every linked ELF file must be of the image's architecture, and find its interpreter and its libraries as the dynamic
-linker of the device would: by DT_RPATH, DT_RUNPATH, the linker's own list, and its default folders.
+Every linked ELF file must be of the image's architecture, and find its interpreter and its libraries as its dynamic linker
+would: by DT_RPATH, DT_RUNPATH, the linker's own list, and its default folders. Which linker that is, musl's or glibc's, is
+decided for each file; a file that would be given a library of the other C library is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pipeline.elf.tree import Entry, Tree, paths_below
 _MODULE: Final = re.compile(r"(?:usr/)?lib/modules/[^/]+/(?P<folder>.+)/[^/]+\.ko(\.gz|\.xz|\.zst)?")
 _DEFAULT: Final = ("/lib", "/usr/lib")
 _SETUID: Final = 0o6000
+_MUSL: Final = "musl"
+_GLIBC: Final = "glibc"
 _DEPTH: Final = 3
 """Kernel modules are reviewed by folder, so deep: kernel/drivers/net."""
 
@@ -74,7 +77,9 @@ def _shortened(folder: str) -> str:
 
 def findings(tree: Tree, arch: str) -> Iterator[Finding]:
     """All that is wrong with the ELF files of a tree."""
-    folders = _linker_folders(tree, arch)
+    folders = {libc: _linker_folders(tree, arch, libc) for libc in (_MUSL, _GLIBC)}
+    marks = (f"ld-musl-{arch}.so.1", f"ld-musl-{arch}.path")
+    usual = _MUSL if any(path.rpartition("/")[2] in marks for path in tree.entries) else _GLIBC
     machine = MACHINES[arch]
     for path, entry in sorted(tree.entries.items()):
         elf = entry.elf
@@ -85,9 +90,25 @@ def findings(tree: Tree, arch: str) -> Iterator[Finding]:
             continue
         if elf.interpreter and not _is_elf(tree.resolve(elf.interpreter), machine):
             yield Finding(path, f"its interpreter {elf.interpreter} is not there", elf.interpreter)
+        libc = libc_of(path, elf)
         for name in elf.needed:
-            if not any(_is_elf(tree.resolve(place), machine) for place in _places(name, entry, elf, folders)):
+            places = (tree.resolve(place) for place in _places(name, entry, elf, folders[libc or usual]))
+            found = next((place for place in places if place is not None and _is_elf(place, machine)), None)
+            if found is None:
                 yield Finding(path, f"needs {name}, which is not where it looks", name)
+            elif found.elf is not None and libc and libc_of(found.path, found.elf) not in ("", libc):
+                yield Finding(path, f"needs {name} for {libc}, and finds {found.path}, which is not", name)
+
+
+def libc_of(path: str, elf: Elf) -> str:
+    """The C library that a file is for, `musl` or `glibc`; empty if it does not say."""
+    if elf.interpreter:
+        return _MUSL if "/ld-musl-" in elf.interpreter else _GLIBC
+    if any(name.startswith("libc.musl-") for name in (elf.soname, *elf.needed)):
+        return _MUSL
+    if "libc.so.6" in (elf.soname, *elf.needed) or "-linux-gnu/" in path:
+        return _GLIBC
+    return ""
 
 
 def _is_elf(entry: Entry | None, machine: str) -> bool:
@@ -105,13 +126,11 @@ def _places(name: str, entry: Entry, elf: Elf, folders: Sequence[str]) -> Iterat
         yield f"{folder}/{name}"
 
 
-def _linker_folders(tree: Tree, arch: str) -> list[str]:
-    """Where the dynamic linker of the tree looks: musl's path file, or glibc's configuration and default folders."""
-    musl = tree.entries.get(f"etc/ld-musl-{arch}.path")
-    if musl is not None:
-        return re.split(r"[:\n]+", musl.text.strip())
-    if any(path.rpartition("/")[2] == f"ld-musl-{arch}.so.1" for path in tree.entries):
-        return ["/lib", "/usr/local/lib", "/usr/lib"]
+def _linker_folders(tree: Tree, arch: str, libc: str) -> list[str]:
+    """Where a dynamic linker of the tree looks: musl's path file, or glibc's configuration and default folders."""
+    if libc == _MUSL:
+        musl = tree.entries.get(f"etc/ld-musl-{arch}.path")
+        return re.split(r"[:\n]+", musl.text.strip()) if musl is not None else ["/lib", "/usr/local/lib", "/usr/lib"]
     found: list[str] = []
     for path, entry in sorted(tree.entries.items()):
         if path == "etc/ld.so.conf" or fnmatchcase(path, "etc/ld.so.conf.d/*.conf"):

@@ -134,6 +134,27 @@ def test_places(where: Files) -> None:
     assert faults({path: content for path, content in where.items() if not path.endswith("libx.so")}) != []
 
 
+MUSL = "/lib/ld-musl-x86_64.so.1"
+BOTH: Files = {
+    **LIBC,
+    "usr/lib/ld-musl-x86_64.so.1": elf(soname="libc.musl-x86_64.so.1"),
+    "usr/lib/libc.musl-x86_64.so.1": "ld-musl-x86_64.so.1",
+    "usr/lib/libz.so.1": elf("libc.musl-x86_64.so.1", soname="libz.so.1"),
+    "usr/bin/alpine": elf("libz.so.1", "libc.musl-x86_64.so.1", interpreter=MUSL),
+}
+
+
+def test_each_file_looks_as_its_own_c_library_does() -> None:
+    """Two C libraries in one root: glibc's linker falls back to /usr/lib, where musl's libraries lie."""
+    debian = elf("libz.so.1", "libc.so.6", interpreter=LINKER)
+    whole = {**BOTH, "usr/bin/debian": debian, "usr/lib/x86_64-linux-gnu/libz.so.1": elf("libc.so.6", soname="libz.so.1")}
+    assert faults(whole) == []
+    (fault,) = faults({**BOTH, "usr/bin/debian": debian})
+    assert fault == "usr/bin/debian: needs libz.so.1 for glibc, and finds usr/lib/libz.so.1, which is not"
+    alone = {path: content for path, content in whole.items() if path != "usr/lib/libz.so.1"}
+    assert faults(alone) == ["usr/bin/alpine: needs libz.so.1, which is not where it looks"]
+
+
 # --- what is reviewed -----------------------------------------------------------------------------------------
 
 SYSTEM: Files = {
