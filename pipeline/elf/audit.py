@@ -79,7 +79,7 @@ def findings(tree: Tree, arch: str) -> Iterator[Finding]:
     """All that is wrong with the ELF files of a tree."""
     folders = {libc: _linker_folders(tree, arch, libc) for libc in (_MUSL, _GLIBC)}
     marks = (f"ld-musl-{arch}.so.1", f"ld-musl-{arch}.path")
-    usual = _MUSL if any(path.rpartition("/")[2] in marks for path in tree.entries) else _GLIBC
+    usual = (_MUSL, _GLIBC) if any(path.rpartition("/")[2] in marks for path in tree.entries) else (_GLIBC, _MUSL)
     machine = MACHINES[arch]
     for path, entry in sorted(tree.entries.items()):
         elf = entry.elf
@@ -91,13 +91,20 @@ def findings(tree: Tree, arch: str) -> Iterator[Finding]:
         if elf.interpreter and not _is_elf(tree.resolve(elf.interpreter), machine):
             yield Finding(path, f"its interpreter {elf.interpreter} is not there", elf.interpreter)
         libc = libc_of(path, elf)
-        for name in elf.needed:
-            places = (tree.resolve(place) for place in _places(name, entry, elf, folders[libc or usual]))
-            found = next((place for place in places if place is not None and _is_elf(place, machine)), None)
-            if found is None:
-                yield Finding(path, f"needs {name}, which is not where it looks", name)
-            elif found.elf is not None and libc and libc_of(found.path, found.elf) not in ("", libc):
-                yield Finding(path, f"needs {name} for {libc}, and finds {found.path}, which is not", name)
+        # A library that names no C library is loaded by programs of the one for which it finds all that it needs.
+        tried = [list(_unmet(tree, entry, elf, one, folders[one])) for one in ((libc,) if libc else usual)]
+        yield from min(tried, key=len)
+
+
+def _unmet(tree: Tree, entry: Entry, elf: Elf, libc: str, folders: Sequence[str]) -> Iterator[Finding]:
+    """Libraries that the dynamic linker of `libc` does not find for a file, or finds as the other C library's."""
+    for name in elf.needed:
+        places = (tree.resolve(place) for place in _places(name, entry, elf, folders))
+        found = next((place for place in places if place is not None and _is_elf(place, elf.machine)), None)
+        if found is None or found.elf is None:
+            yield Finding(entry.path, f"needs {name}, which is not where it looks", name)
+        elif libc_of(found.path, found.elf) not in ("", libc):
+            yield Finding(entry.path, f"needs {name} for {libc}, and finds {found.path}, which is not", name)
 
 
 def libc_of(path: str, elf: Elf) -> str:

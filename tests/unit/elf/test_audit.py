@@ -151,6 +151,10 @@ def test_each_file_looks_as_its_own_c_library_does() -> None:
     assert faults(whole) == []
     (fault,) = faults({**BOTH, "usr/bin/debian": debian})
     assert fault == "usr/bin/debian: needs libz.so.1 for glibc, and finds usr/lib/libz.so.1, which is not"
+    # A module of a program names no C library: it finds all that it needs with one of them.
+    module = elf("libz.so.1", "libpanel.so.6")
+    assert faults({**whole, "opt/m.so": module, "usr/lib/x86_64-linux-gnu/libpanel.so.6": elf("libc.so.6")}) == []
+    assert faults({**whole, "opt/m.so": module}) == ["opt/m.so: needs libpanel.so.6, which is not where it looks"]
     alone = {path: content for path, content in whole.items() if path != "usr/lib/libz.so.1"}
     assert faults(alone) == ["usr/bin/alpine: needs libz.so.1, which is not where it looks"]
 
