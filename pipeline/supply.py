@@ -44,9 +44,7 @@ def lock(factory: Factory) -> None:
         if older != "accept":
             raise ConfigError(f"older-index={older}: unknown", hint="older-index=accept takes indexes older than those before")
         if factory.driver.mirror is not None:
-            raise ConfigError(
-                f"older-index: channel {factory.plan.channel.name} makes its own mirror: no index is older"
-            )
+            raise ConfigError(f"older-index: channel {factory.plan.channel.name} makes its own mirror: no index is older")
         factory.progress.say("older-index=accept: indexes may be older than before; their packages may lack later repairs")
     before = present(factory)
     made = factory.make_lock(again=True, accept_older=bool(older))
