@@ -25,6 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from tower.jsontext import parse_json
+
 from pipeline import lockfile
 from pipeline.alpine.settings import MirrorSettings
 from pipeline.apk.index import IndexEntry, package_entry, write_index
@@ -195,7 +197,7 @@ class LabMirror:
     def _is_whole(self, key: Digest) -> bool:
         """Whether the mirror is the one that `key` names, with all its files."""
         try:
-            record = json.loads((self.folder / _RECORD).read_bytes())
+            record = parse_json((self.folder / _RECORD).read_bytes())
             return bool(record["key"] == key) and all(
                 (self.folder / name).stat().st_size == size for name, (size, _) in record["files"].items()
             )
@@ -252,7 +254,7 @@ class LabMirror:
     @cached_property
     def _names(self) -> dict[str, str]:
         try:
-            record = json.loads((self.folder / _RECORD).read_bytes())
+            record = parse_json((self.folder / _RECORD).read_bytes())
             return {sha256: name for name, (_, sha256) in record["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}

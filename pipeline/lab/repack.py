@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from tower.jsontext import parse_json
+
 from pipeline.apk.package import read_package
 from pipeline.apk.pkginfo import PkgInfo, parse_dependency
 from pipeline.canonical import Digest, digest_file, digest_json
@@ -107,7 +109,7 @@ class Repacker:
 def _holds(folder: Path) -> bool:
     """Whether every file is there that the record names, and is what it was."""
     try:
-        record = json.loads((folder / _RECORD).read_bytes())
+        record = parse_json((folder / _RECORD).read_bytes())
         return bool(record) and all(digest_file(folder / name) == digest for name, digest in record.items())
     except (OSError, ValueError, AttributeError):
         return False

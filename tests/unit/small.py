@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.canonical import Digest, JsonValue, digest_json
-from pipeline.channel import Lock, LockedFile, Progress, report_nothing
+from pipeline.channel import LocalMirror, Lock, LockedFile, Progress, report_nothing
 from pipeline.engine import Engine
 from pipeline.factory import Factory
-from pipeline.paths import Paths
+from pipeline.paths import Paths, cache_home
 from pipeline.plan import Settings
 from pipeline.planner import load_plan
 from pipeline.progress import Screen
+from pipeline.vault import Vault
 
 CHANNEL = """
 driver = "lab"
@@ -118,6 +119,11 @@ class Driver:
     repository_text: str = "index\n"
     calls: list[str] = field(default_factory=list)
     report: Callable[[str], None] = report_nothing
+    mirror: LocalMirror | None = None
+
+    @property
+    def vault(self) -> Vault:
+        return Vault(cache_home() / "tower" / "vault")
 
     def lock_key(self) -> Digest:
         return digest_json(self.wanted)
