@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def _control(shop: Workshop, deb: LockedFile) -> Control:
 
 
 def convert_all(shop: Workshop, jobs: list[Job], progress: Progress) -> dict[tuple[str, str], Recorded]:
-    """The unsigned package of every job, by name and architecture; what is not there as it was made is made, several at a time."""
+    """The unsigned package of every job, by name and architecture; what is not there as it was made is made anew."""
     shop.converted.mkdir(parents=True, exist_ok=True)
     cache = RecordedCache(shop.converted, shop.report)
     names = {(job.product.name, job.product.arch): _file_name(shop, job) for job in jobs}

@@ -49,6 +49,7 @@ from pipeline.lab.superseded import remove_superseded
 from pipeline.lockfile import lock_command
 from pipeline.locks import locked
 from pipeline.paths import Paths
+from pipeline.recorded import Recorded
 from pipeline.scratch import temporary_folder
 from pipeline.signing import CheckoutKey, checkout_key
 from pipeline.vault import Vault
@@ -164,7 +165,7 @@ class LabMirror:
     def _base(self, progress: Progress) -> tuple[dict[str, tuple[LockedFile, ...]], dict[str, Repacked]]:
         """The wheels and the packages made of them, by architecture."""
         shop = WheelShop(self._vault, self.paths.cache / "wheel-sets")
-        repacker = Repacker(self._vault, self.home / "base", self.channel.epoch)
+        repacker = Repacker(self._vault, self.home / "base", self.channel.epoch, progress.say)
 
         try:
             wheels = {arch: shop.resolve(base_wheels(arch), progress) for arch in self.channel.architectures}
@@ -205,7 +206,7 @@ class LabMirror:
             return False
 
     def _lay(self, key: Digest, base: Mapping[str, Repacked], catalog: Catalog, supply: Lock, progress: Progress) -> None:
-        shop = Workshop(self.paths.checkout, self._vault, self.home / "apk", self.channel.epoch)
+        shop = Workshop(self.paths.checkout, self._vault, self.home / "apk", self.channel.epoch, progress.say)
         description = f"v{base[self.channel.builder_arch].version}-0-g{self._commit}"
         try:
             with temporary_folder("mirror", self.home) as scratch:
@@ -216,7 +217,7 @@ class LabMirror:
                 }
                 unsigned = convert_all(shop, [job for some in jobs.values() for job in some], progress)
                 for arch, system in base.items():
-                    packages = {f"{info.name}-{info.version}.apk": system.path(info) for info in system.infos}
+                    packages = dict(system.packages)
                     packages |= {f"{job.product.name}-{job.version}.apk": unsigned[job.product.name, arch] for job in jobs[arch]}
                     folder = new / self.channel.branch / REPOSITORY / arch
                     write_repository(
@@ -286,7 +287,9 @@ def _closure(catalog: Catalog, apt: Apt, wanted: frozenset[str]) -> tuple[Locked
     raise LockError(f"lab ({apt.arch}): the tables bring in more packages without end", hint="look at pipeline/lab/packages")
 
 
-def write_repository(packages: Mapping[str, Path], folder: Path, arch: str, *, signer: Signer, epoch: int, title: str) -> None:
+def write_repository(
+    packages: Mapping[str, Recorded], folder: Path, arch: str, *, signer: Signer, epoch: int, title: str
+) -> None:
     """Sign `packages` (file name -> unsigned file) into `folder` and write the signed index, described by `title`.
 
     Raises ConfigError if a package needs what none provides.
@@ -295,7 +298,7 @@ def write_repository(packages: Mapping[str, Path], folder: Path, arch: str, *, s
 
     def one(name: str) -> IndexEntry:
         target = folder / name
-        with packages[name].open("rb") as source, target.open("wb") as out:
+        with packages[name].opened() as source, target.open("wb") as out:
             sign_package(source, out, signer)
         # Its data was verified while it was signed: only the head is read again.
         with target.open("rb") as stream:
@@ -313,7 +316,8 @@ def _lay_release(folder: Path, branch: str, arch: str, system: Repacked) -> None
     """The mini root, and the list that names it."""
     folder.mkdir(parents=True)
     name = f"alpine-minirootfs-{system.version}-{arch}.tar.gz"
-    shutil.copyfile(system.minirootfs, folder / name)
+    with system.minirootfs.opened() as source, (folder / name).open("wb") as out:
+        shutil.copyfileobj(source, out)
     row = {
         "title": "Mini root filesystem",
         "branch": branch,

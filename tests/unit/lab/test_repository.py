@@ -15,7 +15,9 @@ import pytest
 from pipeline.apk.package import TarEntry, read_package, write_package
 from pipeline.apk.signature import KeyRing
 from pipeline.lab.assemble import Job
-from pipeline.lab.repository import Workshop, convert_all, write_repository
+from pipeline.lab.conversions import Workshop, convert_all
+from pipeline.lab.mirror import write_repository
+from pipeline.progress import Screen
 from pipeline.signing import checkout_key
 from tests.unit.lab.test_convert import EPOCH, Lab
 
@@ -37,7 +39,7 @@ class Shop:
         self.lab = Lab(folder)
         self.key = checkout_key(folder / "keys", "lab")
         self.said: list[str] = []
-        self.shop = Workshop(folder, cast(Any, Downloads(self.lab.deb)), folder / "apk", EPOCH, {}, self.said.append)
+        self.shop = Workshop(folder, cast(Any, Downloads(self.lab.deb)), folder / "apk", EPOCH, self.said.append)
         self.job: Job = self.lab.job()
         self.made = 0
 
@@ -45,8 +47,9 @@ class Shop:
         """The signed package."""
         self.made += 1
         folder = self.lab.folder / f"repository-{self.made}"
-        unsigned = convert_all(self.shop, [self.job], lambda _: None)
-        write_repository([self.job], unsigned, folder, signer=self.key.signer(), epoch=EPOCH, description="test")
+        unsigned = convert_all(self.shop, [self.job], Screen(quiet=True))
+        packages = {f"{name}-{self.job.version}.apk": file for (name, _), file in unsigned.items()}
+        write_repository(packages, folder, "x86_64", signer=self.key.signer(), epoch=EPOCH, title="test")
         (package,) = folder.glob("*.apk")
         return package.read_bytes()
 

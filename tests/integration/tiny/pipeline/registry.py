@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +23,7 @@ class TinyDriver:
     """What pipeline.channel.ChannelDriver asks for, with nothing in it."""
 
     mirror = None
+    report: Callable[[str], None]
 
     def __init__(self, channel: Channel, paths: Paths) -> None:
         self.channel = channel
