@@ -18,7 +18,7 @@ _REAL = (
     "bash", "cat", "cp", "dirname", "env", "flock", "grep", "id", "kill", "mkdir", "mount", "mv", "rm", "sed",
     "setsid", "sha256sum", "sleep", "tail", "touch", "true", "xargs",
 )  # fmt: skip
-_NEEDED = ("apt-get", "depmod", "dockerd", "dpkg-deb", "gpgv", "loadkeys", "mmdebstrap", "newuidmap", "xz", "zstd")
+_NEEDED = ("apt-get", "depmod", "dockerd", "dpkg-deb", "gpgv", "loadkeys", "qemu-img", "xz", "zstd")
 _NOBODY = 65534
 
 # Stands for the machine's Python, and in a "virtual environment" for that one's: notes what it is asked to do.
