@@ -18,8 +18,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from tower import streams
-from tower.errors import StateError, StoppedError, TowerError, ValueRefusedError, printable
-from tower.refused import refused
+from tower.errors import StoppedError, TowerError, printable
+from tower.refused import OURS, ours, refused
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -103,13 +103,9 @@ def _run(words: Sequence[str]) -> int:
         return _show(shown, error)
     except BrokenPipeError as error:
         return _unwritten(error)
-    except OSError as error:
+    except OURS as error:
         problem = streams.finish()
-        return _show(shown, refused(error)) if problem is None else _unwritten(problem)
-    except UnicodeError as error:
-        return _show(shown, ValueRefusedError(f"what was given is not text: {error}", hint="give it in UTF-8"))
-    except MemoryError:
-        return _show(shown, StateError("this machine has no memory left", hint="see what uses it: free, top"))
+        return _show(shown, ours(error)) if problem is None else _unwritten(problem)
     except KeyboardInterrupt:
         return _show(shown, StoppedError(signal.SIGINT))
 
@@ -156,4 +152,4 @@ def _unwritten(problem: OSError) -> int:
     """What is shown when the output took no more; to a reader that has gone, nothing, as other programs do."""
     if isinstance(problem, BrokenPipeError):
         return 128 + signal.SIGPIPE
-    return _show("tower", refused(problem, streams.OUTPUT, hint="is it open for writing?"))
+    return _show("tower", refused(problem, streams.OUTPUT))

@@ -187,13 +187,12 @@ def make_folder(folder: Path) -> None:
 
 def make_folders(folder: Path, mode: int = 0o777) -> None:
     """A folder with its parents, each of whom it belongs to there; what is there stays as it is. Raises OSError."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folders(folder.parent)
     try:
         folder.mkdir(mode=mode)
-    except FileNotFoundError:
-        if folder.parent == folder:  # the folder that we are in is gone
-            raise
-        make_folders(folder.parent)
-        make_folders(folder, mode)
     except FileExistsError:
         if not folder.is_dir():
             raise

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tower.errors import StateError, TowerError
+from tower.errors import StateError, ToolError, TowerError, ValueRefusedError
 
 _HINTS: Final = {
     errno.ENOSPC: "make room: df -h",
@@ -33,12 +33,37 @@ _HINTS: Final = {
     errno.EISDIR: "it is a folder, and no file",
     errno.ETXTBSY: "it is a program that is running",
     errno.EBUSY: "something else uses it",
+    errno.EBADF: "it is closed, or not open for writing",
 }
+
+
+def ours(error: Exception) -> TowerError:
+    """What an error that no module knew of is shown as: what the system refused, what is no text, what is not installed whole."""
+    match error:
+        case TowerError():
+            return error
+        case BrokenPipeError():
+            raise error  # that nobody reads what we write is for `tower.cli`
+        case OSError():
+            return refused(error)
+        case UnicodeError():
+            return ValueRefusedError(f"what was given is not text: {error}", hint="give it in UTF-8")
+        case MemoryError():
+            return StateError("there is no memory left", hint="see what uses it: free; and `ulimit -v`")
+        case ImportError():
+            return ToolError(f"a part of tower cannot be loaded: {error}", hint="install it again, whole")
+    raise error
+
+
+OURS: Final = (OSError, UnicodeError, MemoryError, ImportError)
+"""Errors that `ours` has words for."""
 
 
 def refused(error: OSError, path: Path | str | None = None, *, kind: type[TowerError] = StateError, hint: str = "") -> TowerError:
     """The error of `kind` about `path`, or about the file that the system names; `hint` where errno tells nothing better."""
     where = os.fspath(path) if path is not None else _named(error)
+    if not where and error.errno == errno.ENOENT:
+        where = "the current folder"  # the one thing that is looked for and has no name; it was removed
     what = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
     if error.errno in (errno.EACCES, errno.EPERM):
         hint = (_barrier(Path(where)) if where else "") or hint
@@ -54,6 +79,14 @@ def in_our_words(path: Path | str | None = None, *, kind: type[TowerError] = Sta
         raise
     except OSError as error:
         raise refused(error, path, kind=kind, hint=hint) from error
+
+
+def asked_by() -> str:
+    """Who became root to run this, by doas or sudo; empty if nobody did."""
+    if os.geteuid() != 0:
+        return ""
+    found = os.environ.get("DOAS_USER") or os.environ.get("SUDO_USER") or ""
+    return "" if found == "root" else found
 
 
 def home_folder() -> Path:

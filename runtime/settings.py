@@ -16,6 +16,7 @@ from pathlib import Path
 from tower import known
 from tower.errors import ValueRefusedError
 from tower.names import UserName, parse_lang, parse_user_name
+from tower.refused import asked_by
 from tower.regular import read_regular
 
 _MOST = 64 << 10
@@ -42,8 +43,7 @@ def current_user() -> UserName:
     """Who runs this; behind doas or sudo, who typed it. Raises ValueRefusedError if a host cannot have such a user: root."""
     import pwd
 
-    asked = [os.environ.get(name, "") for name in ("DOAS_USER", "SUDO_USER")] if os.geteuid() == 0 else []
-    name = next(filter(None, asked), "")
+    name = asked_by()
     if not name:
         try:
             name = pwd.getpwuid(os.geteuid()).pw_name

@@ -22,10 +22,10 @@ from typing import Final
 from tower import env
 from tower.env import TowerEnv
 from tower.errors import HostError, StateError, ValueRefusedError
-from tower.files import is_folder, locked, make_folder, read_file, remove_folder, write_file, write_folder
+from tower.files import is_folder, locked, look, make_folder, read_file, remove_folder, write_file, write_folder
 from tower.names import HostName, parse_host_name, parse_public_key
 from tower.networks import ROUTER_ADDRESS, network_of, next_address, next_color
-from tower.refused import home_folder, in_our_words, refused
+from tower.refused import asked_by, home_folder, in_our_words, refused
 from tower.stanza import include, include_line, quoted, stanza, why_not_included
 
 ENV: Final = "tower.env"
@@ -107,8 +107,15 @@ class Tower:
         """One host. Raises HostError if there is none of this name."""
         if not self.has(name):
             known = ", ".join(host.name for host in self.hosts()) or "none"
-            raise HostError(f"{name}: there is no such host (known: {known})", hint=f"make one: tower provision {name}")
+            hint = f"make one: tower provision {name}"
+            if asked_by() and not self._is_of_a_user():
+                hint = f"these are the hosts of root; for those of {asked_by()}, do not run tower as root"
+            raise HostError(f"{name}: there is no such host (known: {known})", hint=hint)
         return self._host(name)
+
+    def _is_of_a_user(self) -> bool:
+        home = look(self.folder.parents[1])
+        return home is not None and home.st_uid != 0
 
     def named(self, names: Iterable[str]) -> tuple[Host, ...]:
         """The hosts of these names, all if there are none; the router first. Raises HostError if there is none of a name."""
@@ -205,9 +212,10 @@ class Tower:
             self._write_config()
             self._include()
 
-    def notice(self) -> str:
-        """What the user has to do for `ssh` alone to know the hosts; empty if it does, or will when the next one is made."""
+    def notice(self, *, made: bool = False) -> str:
+        """What the user has to do for `ssh` alone to know the hosts; empty if it does, or will when a host is `made`."""
         why = why_not_included(self.ssh_config, self.config)
+        why = why or (why_not_included(self.ssh_config, self.config, tried=True) if made else "")
         if not why:
             return ""
         return (
@@ -217,7 +225,7 @@ class Tower:
 
     def ssh_to(self, name: str) -> str:
         """What to type for a session on a host."""
-        included = not why_not_included(self.ssh_config, self.config)
+        included = not why_not_included(self.ssh_config, self.config, tried=True)
         return f"ssh {name}" if included else f"ssh -F {shlex.quote(os.fspath(self.config))} {name}"
 
     def _write_config(self) -> None:

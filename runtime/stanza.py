@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 from typing import Final
@@ -118,10 +119,12 @@ def include(ssh_config: Path, config: Path) -> None:
         write_file(real, after, mode=stat.S_IMODE(real.stat().st_mode))
 
 
-def why_not_included(ssh_config: Path, config: Path) -> str:
-    """Why the line is not there and cannot be put there; empty if it is or can. Nothing is changed."""
+def why_not_included(ssh_config: Path, config: Path, *, tried: bool = False) -> str:
+    """Why the line is not there and cannot be put there; empty if it is, or can and was not `tried` yet. Changes nothing."""
     try:
         real, before = _read(ssh_config)
+        if tried and (before is None or _with_line(before, config) != before):
+            return "it could not be written"
         if before is None:
             there = next(folder for folder in real.parents if look(folder) is not None)
             if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
@@ -156,16 +159,29 @@ def _check_writable(real: Path) -> None:
 
 
 def _with_line(data: bytes, config: Path) -> bytes:
-    """A configuration in which our line is the first that means something."""
+    """A configuration in which a line of ours is the first that means something."""
     line = f"{include_line(config)}\n".encode()
     rows = re.findall(rb"[^\n]*\n|[^\n]+", data)
     leading = 0
     for row in rows:
-        text = row.decode(errors="replace")
-        if text.strip() and not text.lstrip().startswith("#") and not _INCLUDE.match(text):
+        text = row.decode(errors="replace").strip()
+        if text and not text.startswith("#") and not _INCLUDE.match(text):
             break
         leading += 1
     words = [row for row in rows[:leading] if _INCLUDE.match(row.decode(errors="replace"))]
-    if words and words[0].rstrip(b"\r\n") == line.rstrip(b"\n"):
+    if words and _is_ours(words[0], config):
         return data
-    return line + b"".join(row for row in rows[:leading] if row.rstrip(b"\r\n") != line.rstrip(b"\n")) + b"".join(rows[leading:])
+    kept = [row for row in rows[:leading] if row.strip() != line.strip()]
+    return line + b"".join([*kept, *rows[leading:]])
+
+
+def _is_ours(row: bytes, config: Path) -> bool:
+    """Whether an Include begins with our configuration, however it was written: `~/.local/tower/config` by hand, say."""
+    line = row.decode(errors="surrogateescape").strip()
+    if line == include_line(config):
+        return True
+    try:
+        first = shlex.split(_INCLUDE.sub("", line).lstrip(" \t="))[0]
+        return Path(first).expanduser() == config
+    except (ValueError, IndexError, RuntimeError):
+        return False

@@ -101,7 +101,10 @@ def read_secret(question: str, *, env_hint: str) -> str:
         return line.removesuffix("\n").removesuffix("\r")
     import getpass
 
-    first = getpass.getpass(f"{question}: ", sys.stderr)
-    if getpass.getpass(f"{question}, again: ", sys.stderr) != first:
-        raise ValueRefusedError("the two are not the same", hint="try again")
+    try:
+        first = getpass.getpass(f"{question}: ", sys.stderr)
+        if getpass.getpass(f"{question}, again: ", sys.stderr) != first:
+            raise ValueRefusedError("the two are not the same", hint="try again")
+    except EOFError:
+        raise TowerError("not done", hint="nothing was changed") from None
     return first

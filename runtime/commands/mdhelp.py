@@ -49,7 +49,10 @@ def _date() -> str:
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given and not given.isdecimal():
         raise ValueRefusedError(f"SOURCE_DATE_EPOCH is {given!r}, expected seconds since 1970")
-    return time.strftime("%Y-%m-%d", time.gmtime(int(given) if given else time.time()))
+    try:
+        return time.strftime("%Y-%m-%d", time.gmtime(int(given) if given else time.time()))
+    except (OverflowError, ValueError, OSError):
+        raise ValueRefusedError(f"SOURCE_DATE_EPOCH is {given}, which no calendar has") from None
 
 
 def _write(path: Path, text: str) -> None:

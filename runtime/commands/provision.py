@@ -25,6 +25,7 @@ from tower.names import (
 from tower.networks import parse_address
 from tower.provision import Wish
 from tower.receipt import Receipt, Stage, Target
+from tower.refused import OURS, ours
 from tower.settings import Settings, current_user, read_settings
 from tower.source import Source
 from tower.sshconf import RECEIPT_ON_BOOT, Host, Place, Tower, tower_of_user
@@ -98,7 +99,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.resume:
         tower.host(name)
         tower.refresh()
-        _tell(tower, view)
+        _tell(tower, view, made=True)
         return _finish(args, tower, tower.host(name), view, resume=True)
     wish, origin, target = _decide(args, tower, view)
     place = tower.place(name, online=wish.online)
@@ -113,13 +114,13 @@ def execute(args: argparse.Namespace) -> int:
     view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
     host = provision.prepare(tower, wish, origin, target)
     if not told:
-        _tell(tower, view)
+        _tell(tower, view, made=True)
     return _finish(args, tower, host, view, resume=False)
 
 
-def _tell(tower: Tower, view: View) -> bool:
+def _tell(tower: Tower, view: View, *, made: bool = False) -> bool:
     """Say it if `ssh` alone will not know the host; whether it was said. Nothing else needs the user's configuration."""
-    text = tower.notice()
+    text = tower.notice(made=made)
     if text:
         view.say(text)
     return bool(text)
@@ -192,10 +193,11 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
     except (KeyboardInterrupt, StoppedError) as stop:
         number = stop.exit_status - 128 if isinstance(stop, StoppedError) else 2
         raise StoppedError(number, hint=f"go on with: tower provision --resume {host.name}") from None
-    except TowerError as error:
+    except (TowerError, *OURS) as caught:
+        error = ours(caught)
         if found.stage is Stage.PREPARED:
             error.hint = "; ".join([*filter(None, [error.hint]), f"then go on with: tower provision --resume {host.name}"])
-        raise
+        raise error from None
     view.show(_result(tower, host, found))
     return 0
 

@@ -12,6 +12,7 @@ from tower import inplace, provision, source, thinclient, upgrade
 from tower.errors import StoppedError, TowerError, ValueRefusedError
 from tower.names import THIN_CLIENT, parse_host_name, seconds
 from tower.receipt import Receipt, Stage, Target
+from tower.refused import OURS, ours
 from tower.source import Source
 from tower.ssh import connect
 from tower.sshconf import Host, Tower, tower_of_user
@@ -129,9 +130,10 @@ def _finish(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *,
     except (KeyboardInterrupt, StoppedError) as stop:
         number = stop.exit_status - 128 if isinstance(stop, StoppedError) else 2
         raise StoppedError(number, hint=f"go on with: {again}") from None
-    except TowerError as error:
+    except (TowerError, *OURS) as caught:
+        error = ours(caught)
         error.hint = "; ".join([*filter(None, [error.hint]), f"then go on with: {again}"])
-        raise
+        raise error from None
     view.show(_result(one.host, one.receipt))
     return 0
 

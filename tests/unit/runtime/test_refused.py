@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tower import cli, files, refused
+from tower import cli, files, provision, refused
 from tower.env import TowerEnv
 from tower.errors import DeviceError, StateError
 from tower.sshconf import Tower
@@ -262,3 +262,55 @@ def test_a_folder_of_which_something_stays_is_not_gone(home: Path, monkeypatch: 
         files.remove_folder(folder)
     files.remove_folder(folder)
     files.remove_folder(folder)
+
+
+def test_hosts_of_root_are_not_those_of_who_became_root(
+    tower: Tower, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("SUDO_USER", "alice")
+    for owner, said in ((0, "for those of alice, do not run tower as root"), (1000, "make one: tower provision web")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Tower, "_is_of_a_user", lambda _, owner=owner: owner != 0)
+            assert cli.main(["run", "web", "true"]) == 11
+        assert said in capsys.readouterr().err
+
+
+# --- what is no error of the system ----------------------------------------------------------------------------
+
+OTHERS = {
+    "no text": (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), 10, "is not text"),
+    "no memory": (MemoryError(), 12, "no memory left"),
+    "not whole": (ModuleNotFoundError("No module named 'tqdm'"), 16, "No module named 'tqdm'"),
+    "no room": (OSError(errno.ENOSPC, "No space left on device", "/x"), 12, "/x: No space left on device"),
+    "no folder": (FileNotFoundError(errno.ENOENT, "No such file or directory"), 12, "the current folder: "),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_others_are_ours_too(
+    home: Path, small_image: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, status, said = OTHERS[kind]
+    with monkeypatch.context() as patch:
+        patch.setattr(cli._load("version"), "execute", lambda _: _raise(error))
+        assert cli.main(["version"]) == status
+    assert said in capsys.readouterr().err
+    # In the middle of a provisioning it is also said how to go on.
+    monkeypatch.setattr(provision, "write_disk", lambda *_, **__: _raise(error))
+    wish = ("--offline", "--username", "al", "--target", "pc", "--unsigned", "--image", str(small_image), "--device-file", "o")
+    assert cli.main(["provision", "vault", *wish, "--no-wait", "--yes"]) == status
+    told = capsys.readouterr().err
+    assert said in told
+    assert "go on with: tower provision --resume vault" in told
+
+
+def test_in_a_folder_that_is_gone(home: Path) -> None:
+    for argv, status in ((("mdhelp", "--man", "x"), 12), (("status",), 0), (("verify-image", "x", "--key", "k"), 13)):
+        line = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", line, "sh", sys.executable, "-P", "-m", "tower", *argv],
+            capture_output=True, text=True, cwd=home, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr

@@ -315,6 +315,40 @@ def test_a_configuration_that_cannot_be_changed_stops_nobody(
     }
 
 
+@pytest.mark.parametrize("written", ['"{}"', "{}", "~/.local/tower/config", "={}", ' = "{}" other', "\t{} ~/other"])
+def test_a_line_written_by_hand_counts(tower: Tower, settings: TowerEnv, written: str) -> None:
+    tower.ssh_config.parent.mkdir(mode=0o700)
+    text = f"# mine\ninclude {written.format(tower.config)}\nHost x\n"
+    tower.ssh_config.write_text(text)
+    add(tower, settings, "vault")
+    assert tower.ssh_config.read_text() == text
+    assert tower.ssh_to("vault") == "ssh vault"
+
+
+@pytest.mark.parametrize("written", ["~/other {}", "other", '"{}', ""])
+def test_another_line_does_not(tower: Tower, settings: TowerEnv, written: str) -> None:
+    tower.ssh_config.parent.mkdir(mode=0o700)
+    text = f"include {written.format(tower.config)}\nHost x\n"
+    tower.ssh_config.write_text(text)
+    add(tower, settings, "vault")
+    assert tower.ssh_config.read_text() == f'Include "{tower.config}"\n{text}'
+
+
+def test_a_failure_that_nobody_could_foresee_is_told(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that may not be replaced, whoever asks: it is mounted there, or immutable."""
+    tower.ssh_config.parent.mkdir(mode=0o700)
+    tower.ssh_config.write_text("Host x\n")
+    assert tower.notice() == ""
+    monkeypatch.setattr(stanza, "write_file", lambda *_, **__: raise_(StateError("Device or resource busy")))
+    add(tower, settings, "vault")
+    assert "it could not be written" in tower.notice(made=True)
+    assert tower.ssh_to("vault") == f"ssh -F {tower.config} vault"
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
 def test_who_has_the_line_is_told_nothing(tower: Tower, settings: TowerEnv) -> None:
     assert tower.notice() == ""
     add(tower, settings, "vault")
