@@ -60,7 +60,7 @@ def test_sudo_tower_leaves_nothing_of_roots(checkout: Path, image: Path) -> None
         image,
         f"""
         export SUDO_USER=nobody
-        common="--offline --device-file disk --image /mnt/builds/{image.name} --unsigned --no-wait --yes"
+        common="--offline --username alice --device-file disk --image /mnt/builds/{image.name} --unsigned --no-wait --yes"
         umask 077
         python -P -m tower provision vault $common >&2
         python -P -m tower provision other $common --device-file other >&2
@@ -79,7 +79,9 @@ def test_every_command_says_how_to_get_roots_files_back(checkout: Path, image: P
     commands = {name: list(argv) for name, argv in COMMANDS.items() if name not in (*ALOOF, "mdhelp", "verify-image")}
     commands["resume"] = ["provision", "--resume", "vault"]
     lines = "".join(f"user python -P -m tower {' '.join(argv)} 2>&1 || echo status $?\necho ---\n" for argv in commands.values())
-    new = f"user python -P -m tower provision vault --offline --device-file disk --image /mnt/builds/{image.name}"
+    new = (
+        f"user python -P -m tower provision vault --offline --username alice --device-file disk --image /mnt/builds/{image.name}"
+    )
     said = play(
         checkout,
         image,
