@@ -67,7 +67,9 @@ def refused(error: OSError, path: Path | str | None = None, *, kind: type[TowerE
     what = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
     if error.errno in (errno.EACCES, errno.EPERM):
         hint = (_barrier(Path(where)) if where else "") or hint
-    return kind(f"{where}: {what}" if where else what, hint=_HINTS.get(error.errno or 0, hint))
+    elif what == os.strerror(error.errno or 0):  # the system's own words: ours say what they mean
+        hint = _HINTS.get(error.errno or 0, hint)
+    return kind(f"{where}: {what}" if where else what, hint=hint)
 
 
 @contextmanager

@@ -240,6 +240,7 @@ def test_kinds_and_hints() -> None:
     assert isinstance(error, DeviceError)
     assert error.hint == "make room: df -h"
     assert str(refused.refused(OSError("odd"), "/x")) == "/x: odd"
+    assert refused.refused(OSError(errno.EFBIG, "has more than 3 bytes", "/x"), hint="mend it").hint == "mend it"
     with pytest.raises(StateError, match="/x: Input/output error"), refused.in_our_words("/x"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
