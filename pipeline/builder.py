@@ -10,13 +10,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tower.regular import open_regular
+from tower.jsontext import parse_json
+from tower.regular import open_regular, read_regular
 
-from pipeline.canonical import Digest
+from pipeline.canonical import Digest, JsonValue, canonical_json
 from pipeline.engine import LOCAL_IMAGES
+from pipeline.files import write_file
+from pipeline.locks import locked
 from pipeline.scratch import remove_tree
 
 if TYPE_CHECKING:
@@ -24,21 +28,60 @@ if TYPE_CHECKING:
     from pipeline.factory import Factory
 
 _CHUNK = 1 << 20
+_ENGINES = 8
+"""Ids that are noted for one key: engines give different ones."""
 
 
-def ensure_image(engine: Engine, kind: str, key: Digest, *, channel: str, arch: str, make: Callable[[], Path]) -> str:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What this user's builds have put into engines: notes in `folder`, shared by all checkouts of the user.
+
+    An image's tag and labels can be given to any other; its id is the digest of what it holds.
+    """
+
+    folder: Path
+    report: Callable[[str], None]
+
+    def _note(self, kind: str, key: Digest) -> Path:
+        return self.folder / f"{kind}-{key}.json"
+
+    def ids(self, kind: str, key: Digest) -> list[str]:
+        """The ids that the image of a key got in the engines where it was imported, the last one first."""
+        try:
+            found = parse_json(read_regular(self._note(kind, key)))["images"]
+            return [str(image) for image in found]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def add(self, kind: str, key: Digest, image: str) -> None:
+        """Note one that was imported. Raises StoreError."""
+        note = self._note(kind, key)
+        with locked(self.folder / "guard"):
+            ids: list[JsonValue] = [image, *(one for one in self.ids(kind, key) if one != image)]
+            write_file(note, canonical_json({"images": ids[:_ENGINES]}))
+
+
+def ensure_image(
+    engine: Engine, kind: str, key: Digest, *, channel: str, arch: str, known: Known, make: Callable[[], Path]
+) -> str:
     """The id of the image of this `kind` (`builder`) and `key`; `make` gives its root as a tar if the engine lacks it.
 
+    One that bears the name, but was not imported for this key by builds of this user, is not used.
     Older images of the same kind, channel and architecture are removed.
     """
     label, place = f"tower.{kind}", f"tower.{kind}-of"
     tag = image_tag(kind, channel, key)
     found = engine.find_image(tag)
     if found is not None and (found.get("Config", {}).get("Labels") or {}).get(label) == key:
-        return str(found["Id"])
+        ids = known.ids(kind, key)
+        if found["Id"] in ids:
+            return str(found["Id"])
+        if ids:
+            known.report(f"image {tag}: is {found['Id']}, not the one that was made; it is not used, and made again")
     of = f"{channel}/{arch}"
     with open_regular(make()) as stream:
         image = engine.import_image(_pieces(stream), tag, labels={label: key, place: of}, architecture=arch)
+    known.add(kind, key, image)
     engine.remove_images(f"{place}={of}", keep=[tag])
     return image
 
@@ -49,7 +92,7 @@ def image_tag(kind: str, channel: str, key: Digest) -> str:
 
 
 def ensure_builder(
-    engine: Engine, key: Digest, *, channel: str, arch: str, scratch: Path, make: Callable[[Path, Path], None]
+    engine: Engine, key: Digest, *, channel: str, arch: str, known: Known, scratch: Path, make: Callable[[Path, Path], None]
 ) -> str:
     """The id of the builder's image, made if the engine does not have it.
 
@@ -65,7 +108,7 @@ def ensure_builder(
             make(folder / "builder.tar", folder)
             return folder / "builder.tar"
 
-        return ensure_image(engine, "builder", key, channel=channel, arch=arch, make=root)
+        return ensure_image(engine, "builder", key, channel=channel, arch=arch, known=known, make=root)
 
 
 def remove_old_builders(factory: Factory) -> int:

@@ -17,7 +17,7 @@ from pipeline.alpine.indexes import SignedIndex
 from pipeline.alpine.repository import lay_repository
 from pipeline.alpine.vouched import check_root
 from pipeline.apk.signature import KeyRing
-from pipeline.builder import ensure_image
+from pipeline.builder import Known, ensure_image
 from pipeline.canonical import Digest, digest_bytes, digest_json
 from pipeline.channel import LockedFile
 from pipeline.lab.code import code_digest
@@ -92,6 +92,7 @@ def make_root(
     vault: Vault,
     ring: KeyRing,
     engine: Engine,
+    known: Known,
     scratch: Path,
     log: IO[bytes],
 ) -> None:
@@ -103,7 +104,7 @@ def make_root(
     made.mkdir()
     sandbox = Sandbox(
         name=f"builder of channel {plan.channel}",
-        image=base_image(plan, vault=vault, engine=engine, scratch=scratch),
+        image=base_image(plan, vault=vault, engine=engine, known=known, scratch=scratch),
         argv=("/bin/sh", "/stage/root.sh"),
         epoch=plan.epoch,
         inputs=(
@@ -127,7 +128,7 @@ def make_root(
     one_form(made / "root.tar", output, plan.epoch, left_out=is_left_out, folders=_FOLDERS)
 
 
-def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, scratch: Path) -> str:
+def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, known: Known, scratch: Path) -> str:
     """The locked mini root as an image, imported if the engine does not have it."""
 
     def archive() -> Path:
@@ -135,4 +136,6 @@ def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, scratch: Path
         vault.copy(plan.minirootfs, copied)
         return copied
 
-    return ensure_image(engine, "minirootfs", plan.minirootfs.sha256, channel=plan.channel, arch=plan.arch, make=archive)
+    return ensure_image(
+        engine, "minirootfs", plan.minirootfs.sha256, channel=plan.channel, arch=plan.arch, known=known, make=archive
+    )

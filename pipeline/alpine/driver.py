@@ -301,16 +301,17 @@ class AlpineDriver:
     def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
         """The image's id; made by the mini root's apk if the engine does not have it."""
         from pipeline.alpine.builder import make_root
-        from pipeline.builder import ensure_builder
+        from pipeline.builder import Known, ensure_builder
 
         plan = self._builder_plan(lock, arch)
 
         def make(tar: Path, folder: Path) -> None:
             ring = self.trust.ring(arch)
             indexes = locked_indexes(lock.indexes[arch], arch, self.vault, ring)
-            make_root(plan, indexes, tar, vault=self.vault, ring=ring, engine=engine, scratch=folder, log=log)
+            make_root(plan, indexes, tar, vault=self.vault, ring=ring, engine=engine, known=known, scratch=folder, log=log)
 
-        return ensure_builder(engine, plan.key(), channel=plan.channel, arch=arch, scratch=self.home / "tmp", make=make)
+        known, scratch = Known(self.paths.cache / "engine-images", self.report), self.home / "tmp"
+        return ensure_builder(engine, plan.key(), channel=plan.channel, arch=arch, known=known, scratch=scratch, make=make)
 
     def _builder_plan(self, lock: Lock, arch: str) -> BuilderPlan:
         from pipeline.alpine.builder import BuilderPlan

@@ -44,8 +44,8 @@ def left_in(engine: Engine) -> list[str]:
     return rows + [str(row["Name"]) for row in engine.api.volumes(filters=mine)["Volumes"] or ()]
 
 
-def busybox_tar() -> bytes:
-    """A root file system of one program."""
+def busybox_tar(content: bytes = b"") -> bytes:
+    """A root file system of one program, and a file of this content if it is not empty."""
     program = shutil.which("busybox")
     if program is None:
         pytest.skip("no busybox: apt install busybox-static")
@@ -61,6 +61,10 @@ def busybox_tar() -> bytes:
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             if name != "busybox":
                 tar.addfile(link)
+        if content:
+            info = tarfile.TarInfo("content")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     return raw.getvalue()
 
 

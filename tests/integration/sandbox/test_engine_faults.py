@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.canonical import digest_json
+from pipeline.builder import Known, ensure_builder, image_tag
+from pipeline.canonical import digest_bytes, digest_json
 from pipeline.engine import LOCAL_IMAGES, Engine, image_architecture, process_start
 from pipeline.errors import FactoryError, SandboxError, StageError, StoreError
 from pipeline.sandbox import Input, run_stage
@@ -252,6 +253,45 @@ def test_images_by_label(engine: Engine) -> None:
     assert engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:old") is None
     assert engine.remove_images("tower.builder") == 1
     assert engine.find_image(f"{LOCAL_IMAGES}tower-test-gc:new") is None
+
+
+def test_an_image_that_somebody_gave_the_builders_name(engine: Engine, tmp_path: Path) -> None:
+    """Tag and labels are right, and it is another image: it is not used. Nor is one that nobody here imported."""
+    said: list[str] = []
+    known, key = Known(tmp_path / "cache" / "engine-images", said.append), digest_bytes(b"key")
+    made: list[str] = []
+
+    def build() -> str:
+        def make(tar: Path, folder: Path) -> None:
+            made.append(folder.name)
+            tar.write_bytes(busybox_tar(b"right"))
+
+        return ensure_builder(engine, key, channel="test", arch="x86_64", known=known, scratch=tmp_path / "tmp", make=make)
+
+    def content_of(image: str) -> str:
+        return str(engine.api.inspect_image(image)["RootFS"]["Layers"])  # type: ignore[no-untyped-call]
+
+    try:
+        first = build()
+        right = content_of(first)
+        assert build() == first
+        assert len(made) == 1
+        labels = {"tower.builder": key, "tower.builder-of": "test/x86_64"}
+        foreign = engine.import_image([busybox_tar(b"foreign")], image_tag("builder", "test", key), labels=labels)
+        assert build() != foreign
+        assert content_of(build()) == right
+        assert len(made) == 2
+        assert len(said) == 1
+        assert foreign in said[0]
+        assert "made again" in said[0]
+
+        for note in known.folder.glob("*.json"):
+            note.write_text("[")
+        assert content_of(build()) == right
+        assert len(made) == 3
+        assert len(said) == 1
+    finally:
+        engine.remove_images("tower.builder-of=test/x86_64")
 
 
 def test_images_of_checkouts_that_are_gone(engine: Engine, tmp_path: Path) -> None:
