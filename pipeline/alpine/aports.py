@@ -8,16 +8,20 @@ fixed form, so that its digest does not hang on how the server compresses.
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
+from pipeline.canonical import digest_bytes, tree_entries
 from pipeline.channel import LockedFile
 from pipeline.errors import FormatError, LockError, VerifyError
 from pipeline.fetch import Source, get
+from pipeline.locks import locked
 from pipeline.packed import Unpacked
 from pipeline.tarstream import read_tar
 from pipeline.vault import Vault
@@ -96,25 +100,44 @@ def _packed_anew(files: Mapping[str, tuple[int, bytes]], where: str) -> bytes:
     return out.getvalue()
 
 
-def unpack(file: LockedFile, vault: Vault, folder: Path) -> Path:
-    """A folder below `folder` with the locked scripts; made if it is not there."""
+def unpack(file: LockedFile, vault: Vault, folder: Path, report: Callable[[str], None]) -> Path:
+    """A folder below `folder` that holds the locked scripts and nothing else; made if it does not. Raises VerifyError.
+
+    What was changed in it is said by `report`, and does not come into a build.
+    """
+    files = {entry.name: (entry.mode, content.read()) for entry, content in read_tar(io.BytesIO(vault.read(file)), NAME)}
     place = folder / f"{NAME}-{file.sha256[:16]}"
-    if place.is_dir():
+    if _holds(place, files):
         return place
-    data = vault.read(file)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        new = Path(scratch) / "new"
-        for entry, content in read_tar(io.BytesIO(data), NAME):
-            path = new / entry.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.read())
-            path.chmod(entry.mode)
-        try:
+    with locked(folder / f"{place.name}.guard"):
+        if os.path.lexists(place):
+            if _holds(place, files):  # another process was quicker
+                return place
+            report(f"{place}: was changed since it was unpacked; it is not used, and made again")
+            shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            new = Path(scratch) / "new"
+            for name, (mode, data) in files.items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                (new / name).write_bytes(data)
+                (new / name).chmod(mode)
             new.rename(place)
-        except OSError:  # another process was quicker
-            shutil.rmtree(new)
     return place
+
+
+def _holds(place: Path, files: Mapping[str, tuple[int, bytes]]) -> bool:
+    """Whether a folder holds these files, by path, mode and content, and no others."""
+    if not place.is_dir() or place.is_symlink():
+        return False
+    wanted = {name: (bool(mode & stat.S_IXUSR), digest_bytes(data)) for name, (mode, data) in files.items()}
+    try:
+        rows = tree_entries(place)
+    except (OSError, ValueError):  # something that is no file
+        return False
+    if any(kind == "link" for _, kind, _, _ in rows):
+        return False
+    return {path: (executable, content) for path, kind, executable, content in rows if kind == "file"} == wanted
 
 
 def find_scripts(media: tuple[LockedFile, ...]) -> LockedFile:

@@ -372,4 +372,4 @@ class AlpineDriver:
     def aports(self) -> Path:
         """The locked scripts, unpacked."""
         lock = lockfile.read(lockfile.lock_path(self.paths, self.channel), self.channel)
-        return aports.unpack(aports.find_scripts(lock.media), self.vault, self.home)
+        return aports.unpack(aports.find_scripts(lock.media), self.vault, self.home, self.report)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pipeline import lockfile
 from pipeline.alpine.driver import AlpineDriver
 from pipeline.alpine.settings import read_settings
 from pipeline.apk.signature import Signer
-from pipeline.canonical import digest_bytes, digest_json
+from pipeline.canonical import digest_bytes, digest_json, tree_entries
 from pipeline.channel import Lock, LockedFile, Worlds
 from pipeline.errors import ConfigError, FactoryError, FetchError, LockError, VerifyError
 from pipeline.fetch import VanishedError
@@ -109,6 +111,44 @@ def test_the_repository_is_alpines_own_bytes(upstream: Upstream, checkout_path: 
     assert os.access(driver.aports() / "scripts/mkimage.sh", os.X_OK)
     assert sorted(driver.keys()) == ["one.rsa.pub", "three.rsa.pub", driver.signing_key()[0], "two.rsa.pub"]
     assert not upstream.mirror.asked
+
+
+def as_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda scripts: (scripts / "mkimage.sh").write_bytes(MKIMAGE + b"# more\n"),
+        lambda scripts: (scripts / "mkimage.sh").chmod(0o644),
+        lambda scripts: (scripts / "mkimage.sh").unlink(),
+        lambda scripts: (scripts / "mkimg.zz.sh").write_text("more"),
+        lambda scripts: os.mkfifo(scripts / "pipe"),
+        lambda scripts: as_link(scripts / "mkimage.sh"),
+        lambda scripts: as_link(scripts.parent),
+        shutil.rmtree,
+    ],
+)
+def test_unpacked_scripts_that_somebody_changed(
+    upstream: Upstream, checkout_path: Path, change: Callable[[Path], object]
+) -> None:
+    """mkimage.sh runs in the build: what is unpacked is held against the locked archive whenever it is used."""
+    driver, said = upstream.driver(checkout_path), list[str]()
+    driver.report = said.append
+    kept(driver)
+    scripts = driver.aports() / "scripts"
+    before = tree_entries(scripts.parent)
+    assert driver.aports() == scripts.parent
+    assert not said
+    change(scripts)
+    assert driver.aports() == scripts.parent
+    assert tree_entries(scripts.parent) == before
+    assert len(said) == 1
+    assert "was changed since it was unpacked" in said[0]
+    driver.aports()
+    assert len(said) == 1
 
 
 def test_locking_again_brings_nothing_that_is_known(upstream: Upstream, checkout_path: Path) -> None:
