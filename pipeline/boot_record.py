@@ -33,9 +33,15 @@ def record_path(paths: Paths, digest: Digest) -> Path:
 
 
 def read(paths: Paths, digest: Digest) -> dict[str, bool]:
-    """Boot test -> whether the image came up; empty if it was never started. A damaged record says nothing."""
+    """Boot test -> whether the image came up; empty if it was never started.
+
+    A damaged record says nothing, nor does one of another image that was given this one's name.
+    """
     try:
-        rows = parse_json(read_regular(record_path(paths, digest)))["boots"]
+        record = parse_json(read_regular(record_path(paths, digest)))
+        if record["sha256"] != digest:
+            return {}
+        rows = record["boots"]
         return {str(name): passed is True for name, passed in rows.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -61,4 +67,4 @@ def _note(paths: Paths, digest: Digest, name: str, image: Path, *, passed: bool)
     from pipeline.files import write_file
 
     rows = {**read(paths, digest), name: passed}
-    write_file(record_path(paths, digest), canonical_json({"image": image.name, "boots": {**rows}}))
+    write_file(record_path(paths, digest), canonical_json({"image": image.name, "sha256": digest, "boots": {**rows}}))

@@ -88,15 +88,16 @@ def parse(text: str | bytes, where: str, *, channel: Channel | str = "lab", stri
     if not isinstance(data, dict):
         raise LockError(f"{where}: not a lock", hint=hint)
     stated = data.pop("digest", None)
+    lock = Lock.from_json(data, where)
     if (strict or stated is not None) and stated != digest_json(data):
         raise LockError(f"{where}: was changed by hand, or damaged: it is not what its digest says", hint=hint)
-    return Lock.from_json(data, where)
+    return lock
 
 
 def read(path: Path, channel: Channel) -> Lock:
     """The lock in a file. Raises LockError."""
     try:
-        return parse(read_regular(path), str(path), channel=channel, strict=channel.releasable)
+        return parse(read_regular(path), str(path), channel=channel, strict=True)
     except OSError as error:
         raise LockError(f"{path}: cannot be read: {error.strerror}", hint=f"run: {lock_command(channel)}") from error
 

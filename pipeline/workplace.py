@@ -149,7 +149,8 @@ class Workplace:
     def _lock_usable(self) -> bool:
         try:
             return self.lock_fits()
-        except LockError:
+        except LockError as error:
+            self.progress.say(f"{error.message}; it is made again")
             return False
 
     def fetch(self) -> None:

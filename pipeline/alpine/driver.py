@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _INDEX_LIMIT = 64 << 20
 _LIST_LIMIT = 1 << 20
+_NOWHERE = "/dev/null"
+"""A lock is made from the signed indexes themselves: whoever may write to the user's cache of parsed ones has no part in it."""
 
 
 class AlpineDriver:
@@ -197,11 +199,14 @@ class AlpineDriver:
     def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> dict[str, Wanted]:
         """The packages of all worlds, each solved for itself, by checksum. Raises FactoryError that says why it cannot be."""
         from pipeline.apk.solver import Solver
+        from pipeline.apk.solver_cache import Cache
         from pipeline.apk.solver_errors import UnsolvableError
         from pipeline.apk.solver_pool import IndexFile
 
         keys = self.trust.files([arch])
-        solver = Solver.load([IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes], keys, arch)
+        solver = Solver.load(
+            [IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes], keys, arch, Cache(_NOWHERE)
+        )
         solutions: list[Solution] = []
         for world in worlds:
             try:

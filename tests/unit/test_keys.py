@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pipeline.factory import Factory
 from pipeline.keys import NotBuiltError, environment_of
 from pipeline.paths import Paths
 from pipeline.plan import Settings
+from pipeline.progress import Screen
 from pipeline.stage import OptionValue
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 
@@ -34,6 +36,27 @@ def key(factory: Factory, name: str = ROOT) -> Digest:
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     return make_checkout(tmp_path)
+
+
+@pytest.mark.parametrize("with_digest", [True, False])
+def test_a_generated_lock_that_somebody_changed(paths: Paths, monkeypatch: pytest.MonkeyPatch, with_digest: bool) -> None:
+    """It names what a build takes in; one that is not as it was written is made again, and said."""
+    opened(paths)
+    path = paths.channel("lab") / "lock.json"
+    before = path.read_bytes()
+    edited = json.loads(before)
+    edited["packages"]["x86_64"][0]["sha256"] = "b" * 64
+    if not with_digest:
+        del edited["digest"]
+    path.write_text(json.dumps(edited))
+    said: list[str] = []
+    monkeypatch.setattr(Screen, "say", lambda _, text: said.append(text))
+    factory = make_factory(paths, Driver())
+    assert path.read_bytes() == before
+    assert factory.lock().packages["x86_64"][0].sha256 == "a" * 64
+    assert len(said) == 1
+    assert "was changed by hand" in said[0]
+    assert "it is made again" in said[0]
 
 
 def test_a_key_is_the_digest_of_its_document(paths: Paths) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,6 +19,8 @@ from pipeline import lockfile
 from pipeline.alpine.driver import AlpineDriver
 from pipeline.alpine.settings import read_settings
 from pipeline.apk.signature import Signer
+from pipeline.apk.solver import Solver
+from pipeline.apk.solver_pool import IndexFile
 from pipeline.canonical import digest_bytes, digest_json, tree_entries
 from pipeline.channel import Lock, LockedFile, Worlds
 from pipeline.errors import ConfigError, FactoryError, FetchError, LockError, VerifyError
@@ -111,6 +114,18 @@ def test_the_repository_is_alpines_own_bytes(upstream: Upstream, checkout_path: 
     assert os.access(driver.aports() / "scripts/mkimage.sh", os.X_OK)
     assert sorted(driver.keys()) == ["one.rsa.pub", "three.rsa.pub", driver.signing_key()[0], "two.rsa.pub"]
     assert not upstream.mirror.asked
+
+
+def test_a_lock_is_made_without_the_cache_of_parsed_indexes(upstream: Upstream, checkout_path: Path, tmp_path: Path) -> None:
+    """Its files hold what they were made with, or what somebody made fit: a lock does not ask them."""
+    keys = upstream.driver(checkout_path).trust.files(["x86_64"])
+    files = [IndexFile(f"{name}/x86_64", upstream.index(name, "x86_64")) for name in ("main", "community")]
+    right = kept(upstream.driver(checkout_path))
+    assert not (tmp_path / "cache" / "tower" / "solv").exists()
+    Solver.load(files, keys, "x86_64")
+    for path in (tmp_path / "cache" / "tower" / "solv").iterdir():
+        path.write_bytes(b"foreign" + hashlib.sha256(b"foreign").digest())
+    assert kept(upstream.driver(checkout_path)) == right
 
 
 def as_link(path: Path) -> None:

@@ -101,8 +101,11 @@ def test_boot_tests(built: Factory, original: Path) -> None:
     boot_all(built, passed=False)
     assert reasons(built).count("did not come up in its last boot test; run: ./ci/doit boot:host-") == 2
     path = boot_record.record_path(built.paths, digest_file(original / IMAGE))
-    path.write_text("damaged")
-    assert f"{IMAGE}: was not started yet; run: ./ci/doit boot:host-pc" in reasons(built)
+    other = boot_record.record_path(built.paths, digest_file(original / OTHER))
+    other.write_text(other.read_text().replace("host-rpi", "host-pc").replace("false", "true"))
+    for damaged in (b"damaged", other.read_bytes()):
+        path.write_bytes(damaged)
+        assert f"{IMAGE}: was not started yet; run: ./ci/doit boot:host-pc" in reasons(built)
     boot_all(built)
     check_release(built, "1.2")
 
