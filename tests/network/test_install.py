@@ -22,6 +22,7 @@ NAMES = ("router", "online1", "offline1", "offline2")
 ALL = ("thinclient", "online1", "offline1", "offline2")
 PROGRAM = "usr/libexec/tower/packages"
 JOURNAL = "var/lib/tower/packages"
+LEFT, OWN = f"usr/lib/.apk.{'0123456789ab' * 4}", "usr/lib/.apk.notes"
 PACKAGES = {
     "editor": Made(depends=("library",), size=200_000),
     "library": Made(size=100_000),
@@ -336,6 +337,9 @@ def test_a_host_that_is_killed(machines: Tower, user: User, mirror: Mirror, what
     host, before = machines["offline1"], state_of(machines["offline1"])
     mirror.pace = 0.05
     words = {"program": "^/bin/sh /usr/libexec/tower/packages", "apk": "/sbin/apk", "all": "tower/packages add|/sbin/apk"}
+    # As apk 3 leaves them; and a file that only looks like one of them.
+    for name in (LEFT, OWN):
+        host.write(name, "x")
     with installing(user, "offline1", "big") as running:
         wait_for(running, "(2/2) Installing big")
         wait_for(running, "(2/2) Installing big")
@@ -352,6 +356,8 @@ def test_a_host_that_is_killed(machines: Tower, user: User, mirror: Mirror, what
         else:
             assert "undone: big" in user.tower("run", "offline1", "true").stderr
     untouched(host, before, files=False)
+    assert not (host.root / LEFT).exists()
+    assert (host.root / OWN).exists()
     assert user.tower("install", "--tunnel", "offline1", "big", "--yes").returncode == 0
     assert has(host, "big", "library")
 

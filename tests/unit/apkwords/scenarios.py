@@ -28,9 +28,11 @@ from pipeline.apk.pkginfo import PkgInfo
 from pipeline.apk.signature import Signer, generate_key
 from pipeline.apk.tarstream import TarEntry
 from pipeline.apk.writer import write_package
+from tests.conftest import CHECKOUT
 from tests.unit.apkwords.words import WORDS
 
 EPOCH = 1_700_000_000
+LIBRARY = CHECKOUT / "overlays" / "common" / "usr" / "share" / "tower" / "apkwords.sh"
 _ARCH = "x86_64"
 _SCRIPT = b"#!/bin/sh\necho hello from a script\n(1/1) 2>/dev/null\necho '(1/1) Installing nothing (1.0-r0)'\n"
 
@@ -279,6 +281,24 @@ def _quiet(place: Place) -> list[str]:
 def _verbose(place: Place) -> list[str]:
     place.use([Stock("", [info("foo", "1.0-r0", "library"), info("library")])])
     return place.run("add", "--simulate", "--no-progress", "--verbose", "--verbose", "--interactive", "foo")
+
+
+def _undone(place: Place) -> list[str]:
+    """What `packages` does to undo, where the list of what is wanted has a tag: without and with a repository of that tag."""
+    stock = [info("library"), info("new", "1.0-r0", "more"), info("more")]
+    place.use([Stock("", stock), Stock("@edge", [info("foo", "1.0-r0", "library")])])
+    place.do("foo@edge")
+    files = [place.root / name for name in ("etc/apk/world", "lib/apk/db/installed")]
+    before = [file.read_text() for file in files]
+    place.do("new")
+    files[0].write_text(before[0])
+    undo = ("add", "--no-network", "--no-progress", "--repositories-file")
+    said = place.run(*undo, "/dev/null")
+    nowhere = place.folder / "nowhere"
+    code = f'. {LIBRARY}; lay_nowhere "$@" >"$1.list"'
+    subprocess.run(["sh", "-euc", code, "sh", nowhere, _ARCH, files[0]], check=True, timeout=20)
+    said += place.run(*undo, f"{nowhere}.list", "--allow-untrusted")
+    return [*said, "as before" if [file.read_text() for file in files] == before else "not as before"]
 
 
 def _file_of_that_name(place: Place) -> list[str]:

@@ -53,6 +53,7 @@ PLANS: dict[str, Sequence[str]] = {
 }
 NO_PLANS = {"unknown_tag", "refused", "no_package", "read", "read_in_part", "cached", "scripts", "quiet"} | {
     "file_of_that_name",
+    "undone",
     "words",
 }
 # apk 2 does not know versions with a hash as such, only as some package's.
@@ -119,6 +120,16 @@ def test_progress(version: str) -> None:
     assert amounts[-1][0] == amounts[-1][1]
     # Neither steps nor what scripts say is taken for it.
     assert sum("/" in line for line in lines) > len(amounts)
+
+
+@pytest.mark.parametrize("version", SAID)
+def test_packages_are_undone_where_a_tag_is_wanted(version: str) -> None:
+    """By an empty list of repositories nothing would be; by one that has the tag, all is as it was."""
+    *said, after = SAID[version]["undone"]
+    assert "missing repository tags" in "".join(said)
+    start = next(number for number, line in enumerate(said) if line.startswith("(1/2)"))
+    assert [step.text for step in read_plan(said[start:]).steps] == ["Purging new (1.0-r0)", "Purging more (1.0-r0)"]
+    assert after == "as before"
 
 
 def test_what_verify_says() -> None:

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,11 @@ from tower.errors import ValueRefusedError
 from pipeline.apk.index import read_index
 from pipeline.apk.pkginfo import is_name
 from tests.conftest import CHECKOUT
-from tests.unit.apkwords.scenarios import read
+from tests.unit.apkwords.scenarios import LIBRARY, read
 from tests.unit.apkwords.words import KEPT_FROM_APK, REFUSED, TAKEN, WORDS
 
 HERE = Path(__file__).parent
 SAID = ("2.14.4", "3.0.8")
-LIBRARY = CHECKOUT / "overlays" / "common" / "usr" / "share" / "tower" / "apkwords.sh"
 
 
 def verdicts(version: str) -> dict[str, str]:
@@ -173,6 +173,17 @@ def test_all_names_of_a_release_of_alpine(shared_dir: Path) -> None:
                     # What must not be there, and what is named by a checksum, nobody installs.
                     assert apkwords.is_wanted(apkwords.name_of(word.removeprefix("!"))), word
                     assert word.startswith("!") or apkwords.is_wanted(word) or "><" in word, word
+
+
+def test_a_repository_that_holds_nothing_for_each_tag_that_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "world").write_text("nano\nfoo@edge\nbar@edge>=1\nbaz@v3.19~2 !x\tso:y@a:b=1\n")
+    code = f'. {LIBRARY}\nlay_nowhere "$1/nowhere" x86_64 "$1/world"'
+    done = subprocess.run(["/bin/sh", "-euc", code, "sh", tmp_path], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout.splitlines() == [f"@{tag} {tmp_path}/nowhere" for tag in ("a:b", "edge", "v3.19")]
+    with tarfile.open(tmp_path / "nowhere/x86_64/APKINDEX.tar.gz") as index:
+        assert [(member.name, member.size) for member in index] == [("APKINDEX", 0)]
+    (tmp_path / "world").write_text("nano\nfoo>=1\n")
+    assert not subprocess.run(["/bin/sh", "-euc", code, "sh", tmp_path], capture_output=True, check=True, timeout=20).stdout
 
 
 def test_a_shell_without_its_grep_takes_nothing(tmp_path: Path) -> None:

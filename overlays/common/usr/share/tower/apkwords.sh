@@ -20,3 +20,14 @@ is_wanted() {
 	esac
 	printf '%s\n' "$1" | grep -Exq -e "$apk_wanted"
 }
+
+# lay_nowhere FOLDER ARCH WORLD: a repository that holds nothing, under each tag that the words of WORLD have; prints the
+# list of them. Without a tag that is wanted apk does not even remove a package, and apk 3 wants its index, too.
+lay_nowhere() {
+	mkdir -p "$1/$2"
+	: >"$1/$2/APKINDEX"
+	tar -czf "$1/$2/APKINDEX.tar.gz" -C "$1/$2" APKINDEX
+	tr -s ' \t' '\n\n' <"$3" | sed -n 's/^[^@]*\(@[^<>=~]*\).*/\1/p' | sort -u | while IFS= read -r apk_one; do
+		printf '%s %s\n' "$apk_one" "$1"
+	done
+}
