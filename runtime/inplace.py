@@ -40,6 +40,8 @@ from tower.view import View
 
 FOLDER: Final = "/var/lib/tower/upgrade"
 SCRIPT: Final = f"{FOLDER}/upgrade.sh"
+# `mkdir -p -m` gives the mode to the last folder alone: those above it get what the caller's umask says.
+_MAKE: Final = 'umask 022; mkdir -p -- "${1%/*}"; umask 077; mkdir -p -- "$1"'
 PIECE_UNITS: Final = 64
 """A piece has 4 MiB at most."""
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,200}")
@@ -168,7 +170,7 @@ def plan_of(rows: Iterable[Piece]) -> bytes:
 def send(session: Session, found: Found, path: Path, rows: tuple[Piece, ...], view: View) -> str:
     """Bring all pieces that the host has not yet; the digest of the plan. Raises DeviceError, LostError or RemoteError."""
     name = session.host.name
-    session.root(("mkdir", "-p", "-m", "0700", FOLDER), timeout=_SHORT)
+    session.root(("sh", "-c", _MAKE, "sh", FOLDER), timeout=_SHORT)
     session.put(script(), SCRIPT, root=True)
     there = set(session.root(("sh", SCRIPT, "have"), timeout=_SHORT).stdout.decode(errors="replace").split())
     missing = {row.sha256: row for row in rows if row.sha256 not in there}

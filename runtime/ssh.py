@@ -48,14 +48,17 @@ _GUARD: Final = f"[ ! -d /var/lib/tower/packages ] || more=-unfinished; echo {_R
 _PUT: Final = """\
 set -eu
 umask 077
-new=$(mktemp -- "$1.XXXXXX")
-trap 'rm -f -- "$new"' EXIT
+folder=$(mktemp -d -- "$1.XXXXXX")
+trap 'rm -rf -- "$folder"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
+# In a folder that nobody else may enter: no other file can get in the place of this one while it is written.
+new=$folder/new
 cat >"$new"
 [ "$(wc -c <"$new")" -eq "$3" ] || { echo "the file came incomplete" >&2; exit 1; }
 chmod -- "$2" "$new"
 sync "$new"
 mv -f -- "$new" "$1"
+rmdir -- "$folder"
 trap - EXIT
 sync "$(dirname -- "$1")"
 """

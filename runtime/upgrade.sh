@@ -73,7 +73,7 @@ receipt() {
 	[ "$(boot_device 2>/dev/null)" = "$1" ] || return 0
 	part=$(findfs LABEL=TOWER-BOOT)
 	point=$(mktemp -d /run/tower-boot.XXXXXX)
-	if mount -t vfat -o ro,nodev,nosuid,noexec "$part" "$point" 2>/dev/null; then
+	if mount -t vfat -o ro,nodev,nosuid,noexec,umask=0077 "$part" "$point" 2>/dev/null; then
 		head -c 65536 "$point/tower-receipt.json" 2>/dev/null | base64 | tr -d '\n' || true
 		umount "$point"
 	fi
@@ -121,9 +121,17 @@ give_up() {
 	exit 1
 }
 
-# process NUMBER: what tells it from a process of the same number before the host was started anew
+# started NUMBER: field 22 of /proc/NUMBER/stat, when a process started
+started() {
+	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+	# shellcheck disable=SC2086 # fields
+	set -- ${stat##*) }
+	echo "${20}"
+}
+
+# process NUMBER: what tells it from another process that has, or had before a new start of the host, the same number
 process() {
-	echo "$1 $(cat /proc/sys/kernel/random/boot_id)"
+	echo "$1 $(started "$1" || echo gone) $(cat /proc/sys/kernel/random/boot_id)"
 }
 
 # keep_process NUMBER: remember who writes; never half of it
@@ -135,7 +143,7 @@ keep_process() {
 running() {
 	[ -f "$folder/pid" ] || return 1
 	read -r number _ <"$folder/pid"
-	[ "$(process "$number")" = "$(cat "$folder/pid")" ] && kill -0 "$number" 2>/dev/null
+	[ -d "/proc/$number" ] && [ "$(process "$number")" = "$(cat "$folder/pid")" ]
 }
 
 # state: nothing, checking, writing UNITS OF, stopped, failed WHY, done
