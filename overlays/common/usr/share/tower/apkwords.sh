@@ -27,7 +27,8 @@ lay_nowhere() {
 	mkdir -p "$1/$2"
 	: >"$1/$2/APKINDEX"
 	tar -czf "$1/$2/APKINDEX.tar.gz" -C "$1/$2" APKINDEX
-	tr -s ' \t' '\n\n' <"$3" | sed -n 's/^[^@]*\(@[^<>=~]*\).*/\1/p' | sort -u | while IFS= read -r apk_one; do
+	awk '{ for (i = 1; i <= NF; i++) if (sub(/^[^@]*@/, "@", $i)) { sub(/[<>=~].*/, "", $i); print $i } }' "$3" |
+		sort -u | while IFS= read -r apk_one; do
 		printf '%s %s\n' "$apk_one" "$1"
 	done
 }
