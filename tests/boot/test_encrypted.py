@@ -131,15 +131,18 @@ def check(guest: Guest, name: str) -> None:
 @pytest.mark.qa("H02")
 def test_starts_with_the_key_alone(filled: Parts, checkout: Path) -> None:
     by_device = f"cryptroot=UUID={filled.luks} cryptdm=tower-crypt cryptkey=PARTUUID={KEY_GUID.lower()}:{KEY_OFFSET}:{KEY_SIZE}"
-    within = f"cryptroot=PARTUUID={DISK_ID}-01 cryptkey=yes"
+    within = f"cryptroot=PARTUUID={DISK_ID}-01 cryptdm=tower-crypt cryptkey=yes"
     with ExitStack() as stack:
-        # It waits for its key for half a minute, in which the others start.
+        # It looks for its key for a while, in which the others start.
         without = stack.enter_context(started(filled, "encrypted-without-key", checkout, "starter", by_device))
         with started(filled, "encrypted-key-device", checkout, "starter", by_device, ("key.img", ",readonly=on")) as guest:
             check(guest, "tower-crypt")
         with started(filled, "encrypted-key-within", checkout, "keyed", within) as guest:
-            check(guest, "crypt-root")
-        without.wait(rf"Waited \d+ seconds for the key PARTUUID={KEY_GUID.lower()} of /dev/vda1", LIMIT)
-        without.wait("Attempted to kill init", LIMIT, failures=("shell of the initramfs", "passphrase"))
+            check(guest, "tower-crypt")
+        # Without its key it can only ask for a passphrase, and there is none that would do.
+        for _ in range(3):
+            without.wait("Enter passphrase for /dev/vda1: ", LIMIT, failures=("login:", "recovery shell"))
+            without.type("no passphrase\n")
+        without.wait("Attempted to kill init", LIMIT, failures=("login:", "recovery shell"))
         assert without.ended(60)
         assert "login:" not in without.text

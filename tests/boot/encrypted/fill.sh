@@ -4,8 +4,9 @@
 # file systems of /dev/vdc and /dev/vdd copied into its volumes. The kernel under the tests may have no dm-crypt: this one does.
 set -eu
 
-/bin/busybox --install -s 2>/dev/null || true
 export PATH=/usr/bin:/bin:/usr/sbin:/sbin
+/bin/busybox mkdir -p /usr/bin /usr/sbin /sbin /proc /sys /dev /run
+/bin/busybox --install -s
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

@@ -6,7 +6,7 @@ set -eu
 
 root=/work/root
 small=/work/small
-printf '%s\n' /in/repository/lab/* >/work/repositories
+printf '%s\n' /in/repository/*/* >/work/repositories
 
 in_root() {
 	folder=$1
@@ -26,7 +26,19 @@ mkdir "$root" "$small"
 in_root "$root" alpine-base cryptsetup linux-lts lvm2 mkinitfs
 release=$(cat "$root/usr/share/kernel/lts/kernel.release")
 cp "$root/boot/vmlinuz-lts" /out/
-sed -i 's/^complevel_zstd=.*/complevel_zstd="-1"/' "$root/etc/mkinitfs/mkinitfs.conf"
+# LVM waits for udev, which an initramfs of mdev's does not have, unless it is told not to.
+mkdir -p "$root/etc/lvm"
+cat >"$root/etc/lvm/lvm.conf" <<'END'
+activation {
+	udev_sync = 0
+	udev_rules = 0
+	verify_udev_operations = 0
+}
+devices {
+	obtain_device_list_from_udev = 0
+}
+END
+printf 'complevel_zstd="-1"\ncustom_files="/etc/lvm/lvm.conf"\n' >>"$root/etc/mkinitfs/mkinitfs.conf"
 initramfs starter -F "base cryptsetup ext4 lvm virtio"
 initramfs maker -F "base cryptsetup ext4 lvm virtio" -i /src/fill.sh
 cp /src/key "$root/crypto_keyfile.bin"
