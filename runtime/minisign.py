@@ -14,9 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import BinaryIO, Final
 
 from tower.errors import ImageProblemError
 from tower.refused import refused
+from tower.regular import open_regular
 
 COMMENT: Final = "signature from minisign secret key"
 SUFFIX: Final = ".minisig"
@@ -142,10 +141,7 @@ def read_small(path: Path) -> bytes:
 def _head(path: Path) -> bytes:
     """The first bytes of a regular file, one more than it may have. Raises SignatureError."""
     try:
-        # Opening a FIFO to read it would wait for a writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise SignatureError(f"{path}: is no regular file")
+        with open_regular(path) as stream:
             return stream.read(_MOST + 1)
     except OSError as error:
         raise refused(error, path, kind=SignatureError) from error

@@ -312,10 +312,10 @@ def test_unsigned_and_oversized(tmp_path: Path) -> None:
     (tmp_path / "file.minisig").write_bytes(SIGNED + b"x" * 20_000)
     with pytest.raises(SignatureError, match="more than"):
         verify_file(path, [KEY.public_key])
-    with pytest.raises(SignatureError, match="Is a directory"):
+    with pytest.raises(SignatureError, match="a folder, not a regular file"):
         read_small(tmp_path)
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(SignatureError, match="no regular file"):
+    with pytest.raises(SignatureError, match="a pipe, not a regular file"):
         read_small(tmp_path / "fifo")
 
 
