@@ -45,6 +45,7 @@ _MAKE: Final = 'umask 022; mkdir -p -- "${1%/*}"; umask 077; mkdir -p -- "$1"'
 PIECE_UNITS: Final = 64
 """A piece has 4 MiB at most."""
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,200}")
+_IDENTITY: Final = re.compile(r"[0-9a-z:/-]{1,200}")
 _LARGEST: Final = 2 << 40
 """Bytes of a boot device: more than that no table of partitions of ours can say."""
 _WRITING: Final = re.compile(r"writing ([0-9]{1,9}) ([0-9]{1,9})")
@@ -68,6 +69,8 @@ class Found:
     receipt: bytes
     """What is on its boot partition; empty if that could not be read."""
     state: str
+    identity: str = ""
+    """What tells it from any other until the host is started anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,13 @@ def look(session: Session, device: str | None) -> Found:
         rows = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
         table, receipt = (base64.b64decode(rows[key], validate=True) for key in ("table", "receipt"))
         found = rows["device"], int(rows["size"]), int(rows["free"]) * 1024
+        identity = rows["identity"]
     except (ValueError, KeyError, binascii.Error):
         raise odd from None
-    if _PATH.fullmatch(found[0]) is None or not 0 < found[1] <= _LARGEST or found[2] < 0:
+    if _PATH.fullmatch(found[0]) is None or _IDENTITY.fullmatch(identity) is None or not 0 < found[1] <= _LARGEST or found[2] < 0:
         raise odd
     try:
-        return Found(*found, partitions(table, f"{name}: {found[0]}"), receipt, rows.get("state", ""))
+        return Found(*found, partitions(table, f"{name}: {found[0]}"), receipt, rows.get("state", ""), identity)
     except ImageProblemError as error:
         raise DeviceError(error.message, hint="name the right one: --boot-device DEVICE") from None
 
@@ -235,9 +239,9 @@ def _feed(out: IO[bytes], path: Path, rows: list[Piece]) -> None:
         out.close()
 
 
-def start(session: Session, device: str, digest: str) -> None:
-    """Have the host write its boot device. It goes on by itself from here."""
-    session.root(("sh", SCRIPT, "start", device, digest), timeout=_SHORT)
+def start(session: Session, found: Found, digest: str) -> None:
+    """Have the host write its boot device, if it is still the one that was looked at. It goes on by itself from here."""
+    session.root(("sh", SCRIPT, "start", found.device, digest, found.identity), timeout=_SHORT)
 
 
 def watch(tower: Tower, host: Host, view: View, *, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -23,6 +23,7 @@ from tower.env import InstallationType
 from tower.errors import AnswerError, DeviceError, HostError, ImageProblemError, LostError
 from tower.files import is_file, is_folder, make_folder, read_file, remove_folder, write_file, write_folder
 from tower.jsontext import parse_json
+from tower.medium import ALIGN
 from tower.provision import BOOT_FILES
 from tower.receipt import Receipt, Stage, Target
 from tower.refused import home_folder, in_our_words
@@ -203,7 +204,7 @@ def look(session: Session, before: Receipt, new: Source, *, named: str | None) -
     """The host's boot device, which must be large enough, and the one that tower wrote unless it is named. DeviceError."""
     host = session.host
     found = inplace.look(session, named)
-    if found.size < new.block_map.size:
+    if found.size - found.size % ALIGN < new.block_map.size:
         raise DeviceError(
             f"{host.name}: {found.device} has {device.human_size(found.size)}, the image needs"
             f" {device.human_size(new.block_map.size)}",
@@ -219,18 +220,43 @@ def look(session: Session, before: Receipt, new: Source, *, named: str | None) -
     return found
 
 
-def write_in_place(one: Upgrade, new: Source, tower: Tower, view: View) -> Upgrade:
-    """Have the host write its boot device, or go on with that. Raises a TowerError; then, or after a signal, again."""
-    named = one.receipt.target.path
+def write_in_place(one: Upgrade, new: Source, tower: Tower, view: View, *, named: str | None = None) -> Upgrade:
+    """Have the host write its boot device, or go on with that; `named` is another one than before.
+
+    Raises a TowerError; then, or after a signal, again.
+    """
     with connect(tower, one.host) as session:
         if inplace.state_of(session) not in ("done", "checking", "writing"):
-            there = inplace.look(session, named)
+            there = inplace.look(session, named or one.receipt.target.path)
+            if named is None:
+                _check_still(one, there)
+            one = one.keep(replace(one.receipt, target=target_in_place(there)))
             job = job_of(one, new)
             with inplace.made(job, there, job.scratch, view) as (path, rows):
                 digest = inplace.send(session, there, path, rows, view)
-            inplace.start(session, there.device, digest)
+            inplace.start(session, there, digest)
     inplace.watch(tower, one.host, view)
     return one.keep(one.receipt.at(Stage.WRITTEN))
+
+
+def target_in_place(found: inplace.Found) -> Target:
+    """The boot device of a host, as the host sees it."""
+    return Target(found.device, found.size, "", "", IN_PLACE, found.identity)
+
+
+def _check_still(one: Upgrade, there: inplace.Found) -> None:
+    """DeviceError unless it is the device that was chosen, or one that shows that it is the host's boot device.
+
+    Names of devices change when a host is started anew, and disks are swapped.
+    """
+    if there.identity == one.receipt.target.identity:
+        return
+    rows, own = _receipt_rows(there.receipt), {provision.read_receipt(one.host).id, one.receipt.id}
+    if rows.get("host") != one.host.name or rows.get("id") not in own:
+        raise DeviceError(
+            f"{one.host.name}: {there.device} is not the device that was there before, and has not the receipt of this host",
+            hint="if it is the boot device all the same, name it: --boot-device DEVICE",
+        )
 
 
 def restart(one: Upgrade, tower: Tower, view: View) -> None:

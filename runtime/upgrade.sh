@@ -32,19 +32,40 @@ boot_device() {
 	echo "/dev/${place##*/}"
 }
 
+# number_of DEVICE: its number, as the kernel writes it; whatever it is called
+number_of() {
+	echo "$((0x$(stat -L -c %t "$1"))):$((0x$(stat -L -c %T "$1")))"
+}
+
+# place_of DEVICE: where the kernel describes it
+place_of() {
+	readlink -f "/sys/dev/block/$(number_of "$1")"
+}
+
 size_of() {
 	if [ -b "$1" ]; then
-		blocks=$(cat "/sys/class/block/${1##*/}/size")
+		blocks=$(cat "$(place_of "$1")/size")
 		echo $((blocks * 512))
 	else
-		stat -c %s "$1"
+		stat -L -c %s "$1"
 	fi
+}
+
+# identity DEVICE: what tells it from any other until this host is started anew; the kernel counts the disks that it sees
+identity() {
+	if [ -b "$1" ]; then
+		which=$(number_of "$1")-$(cat "$(place_of "$1")/diskseq" 2>/dev/null || true)
+	else
+		which=$(stat -L -c %d-%i "$1")
+	fi
+	echo "$(cat /proc/sys/kernel/random/boot_id)/$which/$(size_of "$1")"
 }
 
 # users DEVICE: who uses it or a part of it: where it is mounted, devices made of it, swap
 users() {
 	[ -b "$1" ] || return 0
-	for part in "/sys/class/block/${1##*/}" "/sys/class/block/${1##*/}/${1##*/}"*; do
+	place=$(place_of "$1")
+	for part in "$place" "$place/${place##*/}"*; do
 		[ -e "$part/dev" ] || continue
 		for holder in "$part"/holders/*; do
 			[ ! -e "$holder" ] || echo "${holder##*/}"
@@ -54,14 +75,24 @@ users() {
 			[ "$device" != "$number" ] || echo "$point"
 		done </proc/self/mountinfo
 		while read -r swap _; do
-			[ "$swap" != "/dev/${part##*/}" ] || echo swap
+			[ ! -b "$swap" ] || [ "$(number_of "$swap")" != "$number" ] || echo swap
 		done </proc/swaps
 	done
 }
 
+# check_device NAME [PATH]: may it be written? PATH is where it is open, if it is
 check_device() {
-	[ -b "$1" ] || [ -f "$1" ] || fail "$1: no such device in this host"
-	found=$(users "$1" | sort -u)
+	at=${2:-$1}
+	[ -b "$at" ] || [ -f "$at" ] || fail "$1: no such device in this host"
+	if [ -b "$at" ]; then
+		place=$(place_of "$at")
+		[ ! -e "$place/partition" ] || fail "$1: is a partition, and no disk"
+		if [ -e "$place/dm" ] || [ -e "$place/md" ]; then fail "$1: is made of other disks"; fi
+		sector=$(cat "$place/queue/logical_block_size")
+		[ "$sector" = 512 ] || fail "$1: has sectors of $sector bytes; images are made for 512, and no host could start from it"
+		[ "$(cat "$place/ro")" = 0 ] || fail "$1: is write-protected"
+	fi
+	found=$(users "$at" | sort -u)
 	! echo "$found" | grep -qx / || fail "$1: this host runs from its boot device, which cannot be written under it"
 	# Nothing needs the boot partition while the host runs: it is unmounted before it is written.
 	found=$(echo "$found" | grep -vx /boot | tr '\n' ' ')
@@ -83,7 +114,13 @@ receipt() {
 look() {
 	device=${1:-$(boot_device)}
 	check_device "$device"
+	# By the name that the kernel gives it: of links there may be many.
+	if [ -b "$device" ]; then
+		device=$(place_of "$device")
+		device=/dev/${device##*/}
+	fi
 	echo "device=$device"
+	echo "identity=$(identity "$device")"
 	echo "size=$(size_of "$device")"
 	echo "free=$(df -Pk /var/lib | awk 'NR == 2 { print $4 }')"
 	echo "table=$(dd if="$device" bs=512 count=1 2>/dev/null | base64 | tr -d '\n')"
@@ -162,11 +199,12 @@ state() {
 	esac
 }
 
-# start DEVICE DIGEST: write the pieces as the plan with this digest says; goes on whatever becomes of who started it
+# start DEVICE DIGEST IDENTITY: write the pieces as the plan with this digest says, onto the device that was looked at;
+# goes on whatever becomes of who started it
 start() {
 	running && fail "the boot device is being written already"
 	say checking
-	setsid sh "$folder/upgrade.sh" write "$1" "$2" </dev/null >"$folder/log" 2>&1 &
+	setsid sh "$folder/upgrade.sh" write "$1" "$2" "$3" </dev/null >"$folder/log" 2>&1 &
 	keep_process $!
 }
 
@@ -190,15 +228,21 @@ write() {
 		}
 		total=$((total + units))
 	done <plan
-	said=$( (check_device "$1") 2>&1) || give_up "$said"
-	! users "$1" | grep -qx /boot || umount /boot || give_up "/boot is in use"
+	# Disks are swapped while people wait: what is open is looked at, and all goes through that.
+	[ -b "$1" ] || [ -f "$1" ] || give_up "$1: no such device in this host"
+	(exec 3<>"$1") 2>/dev/null || give_up "$1: cannot be opened"
+	exec 3<>"$1"
+	disk=/proc/self/fd/3
+	[ "$(identity $disk)" = "$3" ] || give_up "$1: is not the device that was there before, or was taken out meanwhile"
+	said=$( (check_device "$1" $disk) 2>&1) || give_up "$said"
+	! users $disk | grep -qx /boot || umount /boot || give_up "/boot is in use"
 	number=0
 	while read -r place units digest; do
 		say "writing $number $total"
 		number=$((number + units))
-		holds "$1" "$place" "$units" "$digest" && continue
-		dd if="$digest" of="$1" bs=$unit seek="$place" conv=notrunc,fsync || give_up "$1: cannot be written"
-		holds "$1" "$place" "$units" "$digest" ||
+		holds $disk "$place" "$units" "$digest" && continue
+		dd if="$digest" of=$disk bs=$unit seek="$place" conv=notrunc,fsync || give_up "$1: cannot be written"
+		holds $disk "$place" "$units" "$digest" ||
 			give_up "$1: what was read back at unit $place is not what was written: it is worn out, or smaller than it says"
 	done <plan
 	sync
@@ -212,5 +256,5 @@ clean() {
 
 case ${1:-} in
 look | keep | have | state | start | write | clean) "$@" ;;
-*) fail "usage: look [DEVICE] | keep | have | start DEVICE DIGEST | state | clean" ;;
+*) fail "usage: look [DEVICE] | keep | have | start DEVICE DIGEST IDENTITY | state | clean" ;;
 esac

@@ -104,7 +104,7 @@ def _target(args: argparse.Namespace, tower: Tower, before: Receipt, new: Source
         return target
     with connect(tower, host) as session:
         found = upgrade.look(session, before, new, named=args.boot_device)
-    return Target(found.device, found.size, "", "", IN_PLACE)
+    return upgrade.target_in_place(found)
 
 
 def _disk(args: argparse.Namespace, new: Source, view: View) -> Target:
@@ -152,7 +152,7 @@ def _write(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *, 
         elif not one.in_place:
             one = one.keep(replace(one.receipt, target=still(one.receipt.target, view, yes=args.yes)))
     if one.in_place:
-        return upgrade.write_in_place(one, new, tower, view)
+        return upgrade.write_in_place(one, new, tower, view, named=args.boot_device if resume else None)
     return upgrade.write_here(one, new, resume=resume, view=view)
 
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower upgrade` with the boot device in this machine, the medium of the thin client, and which devices a host may write.
+"""`tower upgrade` with the boot device in this machine, and the medium of the thin client.
 
-Over the network: tests/network/test_upgrade.py.
+Over the network: tests/network/test_upgrade.py; what a host writes by itself: test_boot_devices.py.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,7 @@ from tower import receipt
 from tower.receipt import Stage
 
 from tests.integration.disks import AGAIN, make_builds, newer, provisioned, run
-from tests.unit.runtime.disks import BOOT, MIB, check_disk, garbage, tool, write_manifest
-
-SCRIPT = Path(__file__).resolve().parents[2] / "runtime" / "upgrade.sh"
+from tests.unit.runtime.disks import BOOT, MIB, check_disk, garbage, write_manifest
 
 
 @pytest.fixture(scope="session")
@@ -150,85 +146,3 @@ def test_a_medium_for_the_thin_client(home: Path, builds: Path, tmp_path: Path) 
     data[-1] ^= 1
     iso.write_bytes(data)
     assert "sha256" in run(home, *argv, "--unsigned", status=13)
-
-
-# --- what a host says about its boot device ---------------------------------------------------------------------------
-
-
-def look(device: Path, *, status: int = 0, shell: tuple[str, ...] = ("sh",)) -> str:
-    done = subprocess.run([*shell, SCRIPT, "look", device], capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == status, done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.fixture
-def loop(tmp_path: Path, builds: Path) -> Iterator[Path]:
-    """A block device with the partitions of a host."""
-    (image,) = builds.glob("*.img.zst")
-    backing = tmp_path / "backing"
-    with backing.open("wb") as out:
-        subprocess.run(["zstd", "-dcq", image], stdout=out, check=True, timeout=30)
-    try:
-        device = Path(tool("losetup", "--find", "--show", backing).strip())
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        pytest.skip("this machine gives no loop devices")
-    yield device
-    tool("losetup", "--detach", device)
-
-
-@pytest.mark.parametrize("shell", [("sh",), ("busybox", "ash")])
-def test_a_host_describes_its_boot_device(loop: Path, shell: tuple[str, ...]) -> None:
-    rows = dict(line.split("=", 1) for line in look(loop, shell=shell).splitlines())
-    assert (rows["device"], rows["size"]) == (str(loop), str(68 * MIB))
-    assert base64.b64decode(rows["table"]) == loop.read_bytes()[:512]
-    assert rows["state"] == "nothing"
-
-
-def test_a_host_writes_no_device_in_use(loop: Path, tmp_path: Path) -> None:
-    tool("mke2fs", "-q", "-F", "-t", "ext4", loop)
-    point = tmp_path / "point"
-    point.mkdir()
-    try:
-        tool("mount", loop, point)
-    except subprocess.CalledProcessError:
-        pytest.skip("this machine mounts nothing")
-    try:
-        assert f"in use: {point}" in look(loop, status=1)
-    finally:
-        tool("umount", point)
-    assert "no such device" in look(tmp_path / "none", status=1)
-
-
-def test_a_host_never_writes_what_it_runs_from() -> None:
-    name = tool("findmnt", "--noheadings", "--output", "SOURCE", "/").strip()
-    if not Path(name).is_block_device():
-        pytest.skip("the root of this machine is no block device")
-    assert "runs from" in look(Path(name), status=1)
-
-
-def test_a_device_is_written_past_the_cache(loop: Path, tmp_path: Path) -> None:
-    """The whole of the host's side on a block device, in a folder of its own."""
-    import hashlib
-
-    folder = tmp_path / "host"
-    folder.mkdir()
-    text = SCRIPT.read_text()
-    assert text.count("folder=/var/lib/tower/upgrade\n") == 1
-    script = folder / "upgrade.sh"
-    script.write_text(text.replace("folder=/var/lib/tower/upgrade\n", f"folder={folder}\n"))
-    pieces = [(32, garbage(64 * MIB // 1024, seed=5)), (0, garbage(2 * 65536, seed=6))]
-    sums = [hashlib.sha256(data).hexdigest() for _, data in pieces]
-    stream = b"".join(f"{one} {len(data) // 65536}\n".encode() + data for one, (_, data) in zip(sums, pieces, strict=True))
-    kept = subprocess.run(["sh", script, "keep"], input=stream, capture_output=True, check=True, timeout=30)
-    assert kept.stdout.decode().split() == sums
-    bad = subprocess.run(["sh", script, "keep"], input=stream[:70000], capture_output=True, check=False, timeout=30)
-    assert b"damaged or incomplete" in bad.stderr
-    plan = "".join(f"{place} {len(data) // 65536} {one}\n" for one, (place, data) in zip(sums, pieces, strict=True)).encode()
-    (folder / "plan").write_bytes(plan)
-    digest = hashlib.sha256(plan).hexdigest()
-    for wanted, said in (("0" * 64, "failed the plan"), (digest, "done")):
-        subprocess.run(["sh", script, "write", str(loop), wanted], check=False, timeout=60)
-        assert (folder / "state").read_text().startswith(said)
-    data = loop.read_bytes()
-    for place, piece in pieces:
-        assert data[place * 65536 : place * 65536 + len(piece)] == piece

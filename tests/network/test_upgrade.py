@@ -281,7 +281,9 @@ def test_a_piece_that_came_to_harm_is_not_written(host: Host, tmp_path: Path) ->
     piece.write_bytes(data)
     plan = (host.machine.root / PIECES.lstrip("/") / "plan").read_bytes()
     digest = hashlib.sha256(plan).hexdigest()
-    host.machine.run("sh", f"{PIECES}/upgrade.sh", "start", DEVICE, digest)
+    said = host.machine.run("sh", f"{PIECES}/upgrade.sh", "look", DEVICE).stdout
+    identity = next(line for line in said.splitlines() if line.startswith("identity=")).partition("=")[2]
+    host.machine.run("sh", f"{PIECES}/upgrade.sh", "start", DEVICE, digest, identity)
     until(lambda: state(host).startswith("failed"))
     assert host.digest() == before
     host.upgrade(resume=True)

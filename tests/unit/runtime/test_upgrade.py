@@ -171,13 +171,16 @@ class Session:
         return Done(0, self.said, b"")
 
 
+HERE = "7d0c0e3e-0000/8:0-3/100663296"
+
+
 def said(**rows: object) -> bytes:
     sector = bytearray(512)
     sector[446 + 4], sector[462 + 4], sector[510:] = 0x0C, 0x83, b"\x55\xaa"
     for place, row in ((446, NEW[0]), (462, NEW[1])):
         sector[place + 8 : place + 16] = (row.start // 512).to_bytes(4, "little") + (row.size // 512).to_bytes(4, "little")
     assert partitions(bytes(sector), "x") == NEW
-    whole = {"device": "/dev/sda", "size": 96 * MIB, "free": 1 << 20, "state": "nothing", "receipt": ""}
+    whole = {"device": "/dev/sda", "size": 96 * MIB, "free": 1 << 20, "state": "nothing", "receipt": "", "identity": HERE}
     whole |= {"table": base64.b64encode(sector).decode()} | rows
     return "".join(f"{name}={value}\n" for name, value in whole.items()).encode()
 
@@ -200,7 +203,7 @@ def on_boot(identifier: str, name: str = "web") -> str:
 
 def test_the_boot_device_that_tower_wrote(host: Host) -> None:
     found = upgrade.look(Session(host, said(receipt=on_boot("1" * 32))), FIRST, IMAGE, named=None)  # type: ignore[arg-type]
-    assert found == Found("/dev/sda", 96 * MIB, 1 << 30, NEW, base64.b64decode(on_boot("1" * 32)), "nothing")
+    assert found == Found("/dev/sda", 96 * MIB, 1 << 30, NEW, base64.b64decode(on_boot("1" * 32)), "nothing", HERE)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +216,10 @@ def test_the_boot_device_that_tower_wrote(host: Host) -> None:
         ({"receipt": "*"}, GarbageError, "makes sense"),
         ({"size": "much"}, GarbageError, "makes sense"),
         ({"device": "/dev/sda\x1b[31m"}, GarbageError, "makes sense"),
+        ({"identity": "x; reboot"}, GarbageError, "makes sense"),
+        ({"identity": ""}, GarbageError, "makes sense"),
         ({"size": 67 * MIB}, DeviceError, "the image needs"),
+        ({"size": 68 * MIB - 1}, DeviceError, "the image needs"),
         ({"size": 1 << 62}, GarbageError, "makes sense"),
         ({"size": 1 << 70}, GarbageError, "makes sense"),
         ({"size": -4096}, GarbageError, "makes sense"),
@@ -224,6 +230,32 @@ def test_the_boot_device_that_tower_wrote(host: Host) -> None:
 def test_a_boot_device_that_is_not(host: Host, rows: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         upgrade.look(Session(host, said(**rows)), FIRST, IMAGE, named=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("identity", "receipt_there", "taken"),
+    [
+        (HERE, "", True),
+        ("other/8:0-4/1", on_boot("1" * 32), True),
+        ("other/8:0-4/1", on_boot("3" * 32), True),
+        ("other/8:0-4/1", on_boot("2" * 32), False),
+        ("other/8:0-4/1", on_boot("1" * 32, "db"), False),
+        ("other/8:0-4/1", "", False),
+        ("", "", False),
+    ],
+)
+def test_the_device_of_an_upgrade_that_is_gone_on_with(host: Host, identity: str, receipt_there: str, taken: bool) -> None:
+    """The very device, or one that shows that it is the host's: names change when a host is started anew."""
+    receipt.write(host.file("receipt.json"), FIRST)
+    target = Target("/dev/sda", 96 * MIB, "", "", upgrade.IN_PLACE, identity)
+    one = upgrade.Upgrade(host, replace(FIRST, id="3" * 32, target=target))
+    there = inplace.look(Session(host, said(receipt=receipt_there)), "/dev/sda")  # type: ignore[arg-type]
+    if taken:
+        upgrade._check_still(one, there)
+        return
+    with pytest.raises(DeviceError, match="not the device that was there") as caught:
+        upgrade._check_still(one, there)
+    assert "--boot-device" in caught.value.hint
 
 
 @given(st.binary(max_size=300))
