@@ -77,7 +77,7 @@ def near_user_name(text: str) -> str:
     r"""A name that a user of a host may have, as near to another one as can be: `DOMAIN\José` gives Jose."""
     import unicodedata
 
-    name = unicodedata.normalize("NFKD", text.rpartition("\\")[2].partition("@")[0])
+    name = unicodedata.normalize("NFKD", re.split(r"[\\/+]", text)[-1].partition("@")[0])
     name = re.sub(r"[^a-z0-9_.-]", "", re.sub(r"\s+", ".", name.strip()), flags=re.IGNORECASE | re.ASCII).lstrip(".-")[:32]
     if name.isdecimal():
         name = f"u{name[:31]}"

@@ -132,7 +132,7 @@ def why_not_included(ssh_config: Path, config: Path, *, tried: bool = False) -> 
         elif _with_line(before, config) != before:
             _check_writable(real)
     except TowerError as error:
-        return error.message
+        return "; ".join(filter(None, (error.message, error.hint)))
     return ""
 
 
