@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.guard import GUARD
 from pipeline.proc import kill_group
 
 _POLL_SECONDS = 0.05
@@ -24,7 +25,8 @@ def running() -> Iterator[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, parent, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(parent) == os.getpid() and group == stat.parent.name and state != "Z":
+            ours = int(parent) == os.getpid() and int(group) != GUARD.pid
+            if ours and group == stat.parent.name and state != "Z":
                 yield int(group)
 
 

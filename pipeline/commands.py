@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -256,12 +255,13 @@ def boot(factory: Factory, name: str, image: Image) -> None:
 def run_tests(factory: Factory, words: Sequence[str]) -> None:
     """`doit test [arguments]`: run pytest with the arguments, its output on the terminal."""
     from pipeline import proc
+    from pipeline.scratch import temporary_folder
 
     sys.stdout.flush()
     # CI tells the tests that a missing tool is a failure (tests/conftest.py).
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
-    with tempfile.TemporaryDirectory(prefix="tower-test-") as folder:
-        report = Path(folder) / "report.xml"
+    with temporary_folder("test") as folder:
+        report = folder / "report.xml"
         argv = (sys.executable, "-m", "pytest", *([f"--junit-xml={report}"] if factory.progress.json else []), *words)
         done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=factory.progress.output, check=False)
         factory.progress.result("test", {"exit_status": done.status, **_counts(report)})

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place that starts programs (tests/lint checks that no other module of the pipeline does).
 
-Programs get an argv tuple, a rebuilt environment, a closed stdin and a time limit; never a shell.
+Programs get an argv tuple, a rebuilt environment, a closed stdin and a time limit; never a shell. They end with the
+process that started them, however it ends (`guard`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import ToolError
+from pipeline.guard import GUARD
 
 _KEPT = ("PATH", "HOME", "TERM", "TMPDIR", "DOCKER_HOST", "XDG_CACHE_HOME", "SSL_CERT_FILE",
          "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
@@ -73,6 +75,7 @@ def run(
         ) from error
     except OSError as error:
         raise ToolError(f"{args[0]}: could not be started: {error.strerror}", hint=hint) from error
+    GUARD.started(child.pid)
     try:
         out, err = child.communicate(feed, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -83,6 +86,8 @@ def run(
         kill_group(child.pid)
         child.wait()
         raise
+    finally:
+        GUARD.ended(child.pid)
     done = Done(child.returncode, out or b"", err or b"")
     if check and done.status != 0:
         last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-_TAIL:]
@@ -103,7 +108,7 @@ def spawn(
     args = tuple(os.fspath(arg) for arg in argv)
     null = subprocess.DEVNULL
     try:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             args,
             cwd=cwd,
             env=environment(env),
@@ -116,9 +121,12 @@ def spawn(
         raise ToolError(
             f"{args[0]}: could not be started: {error.strerror}", hint="run it through ./ci/doit, which installs what is missing"
         ) from error
+    GUARD.started(child.pid)
+    return child
 
 
 def kill_group(pid: int) -> None:
     """Kill the process group that `run` or `spawn` made for `pid`; one that is gone already is fine."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
+    GUARD.ended(pid)

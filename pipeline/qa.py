@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from tower.regular import read_regular
 from pipeline import proc
 from pipeline.errors import FactoryError
 from pipeline.paths import Paths
+from pipeline.scratch import temporary_folder
 
 LIST: Final = "docs/acceptance.md"
 RECORD: Final = "qa.json"
@@ -71,8 +71,8 @@ def read_rows(paths: Paths) -> list[Row]:
 
 def _tests(paths: Paths) -> dict[str, list[str]]:
     """Test -> the numbers that it carries."""
-    with tempfile.TemporaryDirectory(prefix="tower-qa-") as folder:
-        listed = Path(folder) / "tests.json"
+    with temporary_folder("qa") as folder:
+        listed = folder / "tests.json"
         argv: Sequence[str] = (sys.executable, "-m", "pytest", "--collect-only", "-q", f"--qa-list={listed}", "tests")
         done = proc.run(argv, cwd=paths.checkout, timeout=_COLLECT_SECONDS, check=False)
         if done.status or not listed.is_file():

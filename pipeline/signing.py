@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tower.regular import read_regular
 from pipeline.apk.signature import Signer, generate_key
 from pipeline.errors import StoreError
 from pipeline.locks import locked
+from pipeline.scratch import temporary_folder
 
 _BITS = 2048
 
@@ -56,8 +56,8 @@ def _find(folder: Path, prefix: str) -> CheckoutKey | None:
 
 
 def _make(folder: Path, prefix: str) -> CheckoutKey:
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        private, public = generate_key(Path(scratch), prefix, _BITS)
+    with temporary_folder("key", folder) as scratch:
+        private, public = generate_key(scratch, prefix, _BITS)
         name = f"{prefix}-{hashlib.sha256(public.read_bytes()).hexdigest()[:8]}.rsa"
         # The private key last: it is what `_find` looks for.
         public.replace(folder / f"{name}.pub")

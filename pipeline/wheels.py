@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +21,8 @@ from pipeline import proc
 from pipeline.canonical import Digest, digest_file, digest_json
 from pipeline.channel import LockedFile, Progress
 from pipeline.errors import FetchError, LockError, ToolError, VerifyError
-from pipeline.locks import locked
+from pipeline.locks import locked, try_lock
+from pipeline.scratch import remove_tree, sweep, temporary_folder
 from pipeline.vault import Vault
 
 GLIBC = ("manylinux_2_41", "manylinux_2_34", "manylinux_2_28", "manylinux_2_17")
@@ -30,6 +30,8 @@ MUSL = ("musllinux_1_2", "musllinux_1_1")
 """Platforms of wheels, without the architecture, best first."""
 
 _SECONDS = 900
+_KIND = "wheels"
+"""Of the temporary folders beside the notes."""
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\n\\]*(?:\\\n[^\n\\]*)*)", re.MULTILINE)
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.whl")
@@ -76,6 +78,15 @@ class WheelShop:
                 temporary.replace(note)
         return found
 
+    def tidy(self) -> None:
+        """Remove what killed runs left, of an older form, too."""
+        sweep(self.notes, _KIND)
+        guard = try_lock(self.notes / "guard") if self.notes.is_dir() else None
+        if guard is not None:
+            for folder in self.notes.glob("tmp*"):
+                remove_tree(folder)
+            guard.release()
+
     def copy(self, wheels: tuple[LockedFile, ...], output: Path) -> None:
         """Copy wheels into `output`, verified on the way. Raises VerifyError, LockError."""
         for wheel in wheels:
@@ -84,9 +95,10 @@ class WheelShop:
             self.vault.copy(wheel, output / wheel.location)
 
     def _download(self, wanted: WheelSet) -> tuple[LockedFile, ...]:
-        with tempfile.TemporaryDirectory(dir=self.notes) as scratch:
+        with temporary_folder(_KIND, self.notes) as folder:
+            scratch = folder / "wheels"
             argv = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "download"]
-            argv += ["--require-hashes", "--only-binary=:all:", "--no-deps", "--dest", scratch]
+            argv += ["--require-hashes", "--only-binary=:all:", "--no-deps", "--dest", str(scratch)]
             argv += ["--requirement", str(wanted.requirements), "--implementation=cp", f"--python-version={wanted.python}"]
             argv += [f"--platform={platform}_{wanted.arch}" for platform in wanted.platforms]
             env = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -96,7 +108,7 @@ class WheelShop:
                 kind = VerifyError if "HASHES" in error.message else FetchError
                 raise kind(f"wheels of {wanted.requirements.name} for {wanted.arch}: {error.message}", hint=_HINT) from error
             found = []
-            for path in sorted(Path(scratch).iterdir()):
+            for path in sorted(scratch.iterdir()):
                 name, version = path.name.split("-")[:2]
                 size = path.stat().st_size
                 found.append(LockedFile(name, version, self.vault.put_file(path), size, path.name))

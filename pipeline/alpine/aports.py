@@ -13,7 +13,6 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +22,7 @@ from pipeline.errors import FormatError, LockError, VerifyError
 from pipeline.fetch import Source, get
 from pipeline.locks import locked
 from pipeline.packed import Unpacked
+from pipeline.scratch import temporary_folder
 from pipeline.tarstream import read_tar
 from pipeline.vault import Vault
 
@@ -116,8 +116,8 @@ def unpack(file: LockedFile, vault: Vault, folder: Path, report: Callable[[str],
                 return place
             report(f"{place}: was changed since it was unpacked; it is not used, and made again")
             shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            new = Path(scratch) / "new"
+        with temporary_folder("aports", folder) as scratch:
+            new = scratch / "new"
             for name, (mode, data) in files.items():
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 (new / name).write_bytes(data)

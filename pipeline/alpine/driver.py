@@ -248,6 +248,7 @@ class AlpineDriver:
         """Bring everything that the lock names into the vault."""
         if self.mirror is not None and self._mirrored(lock):
             self.mirror.make(progress)
+        self._shop.tidy()
         for index in self.vault.missing(file for files in lock.indexes.values() for file in files):
             self._fetch_index(index)
         plain = [file for table in (*lock.packages.values(), *lock.builders) for file in table]

@@ -8,10 +8,9 @@ and done for every repository anew.
 from __future__ import annotations
 
 import glob
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from pipeline.lab.kernel import depmod_version
 from pipeline.lab.keymaps import loadkeys_version
 from pipeline.locks import locked
 from pipeline.recorded import Recorded, RecordedCache
+from pipeline.workers import workers
 
 if TYPE_CHECKING:
     from pipeline.vault import Vault
@@ -144,7 +144,7 @@ def _convert_in_parallel(shop: Workshop, jobs: list[Job], places: Mapping[tuple[
             yield convert(*arguments(job))
         return
     # Processes of their own: tar and ELF are read in Python, which threads would only take turns at.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    pool = workers(processes)
     try:
         running: set[Future[Converted]] = {pool.submit(convert, *arguments(job)) for job in jobs}
         while running:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +14,7 @@ import pytest
 
 from pipeline import children, proc
 from pipeline.errors import ToolError
+from pipeline.guard import GUARD
 
 TIDIES = """
 import pathlib, sys, time
@@ -76,3 +80,117 @@ def test_nothing_outlives_an_interrupted_run(tmp_path: Path, program: str, secon
     assert other.poll() is None, "what was there before is left alone"
     proc.kill_group(other.pid)
     other.wait()
+
+
+OWNER = """
+import sys, threading
+from pipeline import proc
+
+def begin(number):
+    proc.run(("sh", "-c", f"echo $$ >run{number}; sleep 300 & echo $! >below{number}; wait"), timeout=300)
+
+for number in range(2):
+    threading.Thread(target=begin, args=(number,), daemon=True).start()
+proc.run(("true",), timeout=20)
+proc.spawn(("sh", "-c", "echo $$ >spawned; exec sleep 300"))
+proc.run(("sh", "-c", "trap '' TERM HUP INT; echo $$ >deaf; while :; do sleep 1; done"), timeout=300)
+"""
+NAMES = ("run0", "run1", "below0", "below1", "spawned", "deaf")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_programs_end_with_who_started_them(tmp_path: Path, how: signal.Signals) -> None:
+    """Once `./ci/doit fetch`, killed, left pip and apt-get behind; nobody asks a process that is killed."""
+    owner = subprocess.Popen((sys.executable, "-c", OWNER), cwd=tmp_path, stderr=subprocess.DEVNULL, env=importable())
+    try:
+        wait_for(lambda: all((tmp_path / name).is_file() and (tmp_path / name).read_text().strip() for name in NAMES))
+        pids = [int((tmp_path / name).read_text()) for name in NAMES]
+        assert all(map(is_alive, pids))
+        owner.send_signal(how)
+        owner.wait(20)
+        wait_for(lambda: not any(map(is_alive, pids)))
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def importable() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(proc.__file__).parents[1])}
+
+
+def test_a_number_that_is_another_programs_by_now(tmp_path: Path) -> None:
+    """What ended without our knowing is not confused with what has its number now."""
+    innocent = subprocess.Popen(("sleep", "300"), start_new_session=True)
+    code = f"""
+from pipeline.guard import GUARD
+GUARD.started({innocent.pid})
+GUARD._tell("- {innocent.pid}\\n")
+GUARD._tell("+ {innocent.pid} 12345\\n")
+import os
+print(GUARD.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    try:
+        done = subprocess.run((sys.executable, "-c", code), capture_output=True, check=False, env=importable(), timeout=20)
+        assert done.returncode == -9
+        guard = int(done.stdout)
+        wait_for(lambda: not is_alive(guard))
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
+
+
+def test_a_guard_that_was_killed_is_replaced() -> None:
+    proc.run(("true",), timeout=20)
+    before = GUARD.pid
+    assert is_alive(before)
+    assert before not in set(children.running())
+    os.kill(before, signal.SIGKILL)
+    os.waitpid(before, 0)
+    for _ in range(3):
+        proc.run(("true",), timeout=20)
+    assert GUARD.pid != before
+    assert is_alive(GUARD.pid)
+
+
+WORKERS = """
+import os, sys, time
+from pathlib import Path
+from pipeline import proc
+from pipeline.workers import workers
+
+def work(number):
+    Path(f"worker{number}").write_text(str(os.getpid()))
+    proc.run(("sh", "-c", f"echo $$ >program{number}; exec sleep 300"), timeout=300)
+
+if __name__ == "__main__":
+    pool = workers(2)
+    for number in range(2):
+        pool.submit(work, number)
+    pool.submit(print, "waits")
+    time.sleep(300)
+"""
+
+
+def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
+    """Those that are at work and those that wait for some, and the programs of theirs."""
+    (tmp_path / "owner.py").write_text(WORKERS)
+    owner = subprocess.Popen((sys.executable, "owner.py"), cwd=tmp_path, stderr=subprocess.DEVNULL, env=importable())
+    names = ("worker0", "worker1", "program0", "program1")
+    try:
+        wait_for(lambda: all((tmp_path / name).is_file() and (tmp_path / name).read_text().strip() for name in names))
+        pids = [int((tmp_path / name).read_text()) for name in names]
+        owner.kill()
+        owner.wait(20)
+        wait_for(lambda: not any(map(is_alive, pids)))
+    finally:
+        owner.kill()
+        owner.wait()

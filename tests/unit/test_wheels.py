@@ -6,15 +6,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
 from pipeline.errors import FetchError, LockError, VerifyError
 from pipeline.vault import Vault
 from pipeline.wheels import GLIBC, MUSL, WheelSet, WheelShop
+from tests.conftest import CHECKOUT
 from tests.unit.mirror import Quiet
 
 
@@ -135,3 +140,44 @@ def test_a_lock_leads_no_wheel_elsewhere(wheels: WheelSet, tmp_path: Path) -> No
     with pytest.raises(LockError, match="not the name of a wheel"):
         shop.copy((replace(found[0], location="../elsewhere.whl"),), tmp_path / "out")
     assert not (tmp_path / "elsewhere.whl").exists()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pipeline.vault import Vault
+from pipeline.wheels import GLIBC, WheelSet, WheelShop
+from tests.unit.mirror import Quiet
+
+folder = Path(sys.argv[1])
+shop = WheelShop(Vault(folder / "vault"), folder / "sets")
+shop.resolve(WheelSet(folder / "requirements.lock", "3.13", "aarch64", GLIBC), Quiet())
+"""
+
+
+def test_a_run_that_was_killed(wheels: WheelSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip ends with it, and what it left goes with the next run."""
+    shop = WheelShop(Vault(tmp_path / "vault"), tmp_path / "sets")
+    with create_server(("127.0.0.1", 0)) as silent, monkeypatch.context() as patch:
+        patch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        patch.setenv("PIP_NO_INPUT", "1")
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        run = subprocess.Popen((sys.executable, "-c", KILLED, str(tmp_path)), env=env, cwd=tmp_path)
+        try:
+            silent.settimeout(60)
+            asked, _ = silent.accept()  # by pip, which waits for an answer
+            (left,) = [path for path in (tmp_path / "sets").iterdir() if path.is_dir()]
+            run.kill()
+            run.wait(20)
+            asked.settimeout(20)
+            while asked.recv(4096):  # until pip is gone, and its end of the connection
+                pass
+        finally:
+            run.kill()
+            run.wait()
+    (tmp_path / "sets" / "tmpolder").mkdir()
+    assert left.exists()
+    shop.tidy()
+    assert sorted(path.name for path in (tmp_path / "sets").iterdir()) == ["guard"]
+    assert len(shop.resolve(wheels, Quiet())) == 2
+    assert not [path for path in (tmp_path / "sets").iterdir() if path.is_dir()]

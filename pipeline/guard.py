@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ends the programs of a process that was killed: SIGKILL leaves nobody here who could.
+
+One small shell waits beside the process for the end of a pipe, which comes however the process ends. It is told which
+process groups run, and kills those that are still there. A number that another process has by now is left alone, by the
+time at which it started.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+_SCRIPT = """
+cd /
+trap '' INT TERM HUP QUIT
+running=
+while read -r sign group start; do
+    case $sign in
+        +) running="$running $group:$start" ;;
+        -)
+            kept=
+            for one in $running; do [ "${one%%:*}" = "$group" ] || kept="$kept $one"; done
+            running=$kept
+            ;;
+    esac
+done
+for one in $running; do
+    group=${one%%:*}
+    # A group keeps its number from being given to others, even when its leader is gone.
+    if read -r stat <"/proc/$group/stat"; then
+        set -- ${stat##*) }
+        [ "${20}" = "${one#*:}" ] || continue
+    fi
+    kill -s KILL -- "-$group"
+done
+"""
+
+
+class Guard:
+    """That of this process; a forked one gets another."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        """The shell's process; 0 until there is one."""
+        self._owner = 0
+        self._pipe = -1
+        self._lock = threading.Lock()
+
+    def started(self, group: int) -> None:
+        """A program leads a process group of its own: it ends with us."""
+        try:
+            start = Path(f"/proc/{group}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+        except OSError:  # it has ended already
+            return
+        self._tell(f"+ {group} {start}\n")
+
+    def ended(self, group: int) -> None:
+        """The program has ended, or was killed with its group."""
+        if self._owner == os.getpid():
+            self._tell(f"- {group}\n")
+
+    def _tell(self, line: str) -> None:
+        with self._lock:
+            if self._owner != os.getpid():
+                self._begin()
+            try:
+                os.write(self._pipe, line.encode())
+            except OSError:  # somebody has killed it: what it knew is not known any more
+                self._owner = 0
+
+    def _begin(self) -> None:
+        if self._pipe >= 0:
+            os.close(self._pipe)  # of the process that we were forked from, or of a guard that is gone
+        out, self._pipe = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.pid = os.posix_spawn(
+                "/bin/sh",
+                ("sh", "-c", _SCRIPT),
+                {"PATH": os.defpath},
+                file_actions=[(os.POSIX_SPAWN_DUP2, own, number) for own, number in ((out, 0), (null, 1), (null, 2))],
+                setsid=True,
+            )
+        finally:
+            os.close(out)
+            os.close(null)
+        self._owner = os.getpid()
+
+
+GUARD = Guard()
