@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from tower.jsontext import parse_json
+from tower.regular import read_regular
 
 from pipeline import lockfile
 from pipeline.alpine.settings import MirrorSettings
@@ -198,7 +199,7 @@ class LabMirror:
     def _is_whole(self, key: Digest) -> bool:
         """Whether the mirror is the one that `key` names, with all its files."""
         try:
-            record = parse_json((self.folder / _RECORD).read_bytes())
+            record = parse_json(read_regular(self.folder / _RECORD))
             return bool(record["key"] == key) and all(
                 (self.folder / name).stat().st_size == size for name, (size, _) in record["files"].items()
             )
@@ -255,7 +256,7 @@ class LabMirror:
     @cached_property
     def _names(self) -> dict[str, str]:
         try:
-            record = parse_json((self.folder / _RECORD).read_bytes())
+            record = parse_json(read_regular(self.folder / _RECORD))
             return {sha256: name for name, (_, sha256) in record["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
