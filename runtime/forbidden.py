@@ -143,18 +143,20 @@ def _inodes_of_tower() -> frozenset[Inode]:
     """All files and folders of tower's: hosts with their keys, ssh's configuration, the keys of the system, the program."""
     found: set[Inode] = set()
     for top in _own_folders():
-        for folder, _, _ in os.walk(top):
-            if (about := _stat_or_none(Path(folder))) is not None:
-                found.add(_inode(about))
-            found.update(inode for _, inode in _entries(Path(folder)))
-    # A link in there to a folder that much else lies in says nothing about the rest.
-    home = home_folder()
-    return frozenset(found - {_inode(about) for folder in (home, *home.parents) if (about := _stat_or_none(folder)) is not None})
+        # A link in there to a folder is not followed: much else may lie in that.
+        for folder, _, names in os.walk(top):
+            paths = (Path(folder), *(Path(folder, name) for name in names))
+            found.update(_inode(about) for path in paths if (about := _stat_or_none(path)) is not None)
+    return frozenset(found)
 
 
 def _own_folders() -> tuple[Path, ...]:
-    tower = tower_of_user()
-    return tower.folder, tower.ssh_config.parent, *_SYSTEMS_FOLDERS
+    """Where files of tower's and of ssh lie; a host's folder may be a link, on an encrypted disk for instance."""
+    tower, hosts = tower_of_user(), list[Path]()
+    with suppress(OSError):
+        folders = [path for path in (tower.folder / "hosts").iterdir() if path.is_symlink() and path.is_dir()]
+        hosts = [path for path in folders if not tower.folder.resolve().is_relative_to(path.resolve())]
+    return tower.folder, *hosts, tower.ssh_config.parent, *_SYSTEMS_FOLDERS
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Inode]]:

@@ -58,8 +58,8 @@ def _plain(image: Path) -> Iterator[IO[bytes]]:
             stream.seek(0)
             if packing := next((name for start, name in _PACKINGS if head.startswith(start)), ""):
                 raise ImageProblemError(
-                    f"{image}: is packed with {packing}, which its name does not say",
-                    hint="images are taken as .img or .iso, or packed as .zst or .xz: take it as its makers named it",
+                    f"{image}: is packed with {packing}; images are taken as they are, or as .zst or .xz",
+                    hint="take the image from its makers, with all files beside it, under the name that they gave it",
                 )
             yield stream
     except OSError as error:

@@ -192,6 +192,20 @@ def test_what_is_towers_own(refused: Refusals, home: Path, builds: Path, tmp_pat
     assert seen(home, place) == before
 
 
+def test_folders_that_tower_has_links_to(refused: Refusals, home: Path, builds: Path, tmp_path: Path) -> None:
+    """That of a host is the host's; in others lies much else."""
+    provisioned(home, builds, tmp_path, "vm", used=False)
+    elsewhere, sockets = tmp_path / "elsewhere", tmp_path / "sockets"
+    (home / ".local/tower/hosts/vm").rename(elsewhere)
+    sockets.mkdir()
+    _link(home / ".local/tower/hosts/vm", elsewhere)
+    _link(home / ".ssh/sockets", sockets)
+    argv = ("provision", "db", *COMMON, *newer(builds), "--device-file")
+    for name in ("id_ed25519", "new.img"):
+        assert "tower's own" in refused(*argv, elsewhere / name)
+    run(home, *argv, str(sockets / "vm.img"))
+
+
 KERNELS = (
     *("/dev/sdz", "/dev/disk/by-id/usb-stick", "/dev/mapper/none", "/dev/../dev/none", "/dev/null", "/dev/fd/9", "/dev/stdout"),
     *("/dev/shm/none.img", "/proc/none", "/proc/sys/none", "/proc/self/mem", "/sys/none", "/sys/kernel/none", "//dev//none"),
