@@ -28,7 +28,7 @@ from tower.sshconf import Tower
 from tower.view import View
 
 from tests.conftest import CHECKOUT
-from tests.unit.apkwords.scenarios import SCENARIOS, capture, read
+from tests.unit.apkwords.scenarios import SCENARIOS, read
 
 HERE = Path(__file__).parent
 SAID = {version: read((HERE / f"said-{version}.txt").read_text()) for version in ("2.14.4", "3.0.8")}
@@ -327,15 +327,3 @@ def test_the_factory_reads_the_order_of_installation(version: str) -> None:
         assert pending.in_order(packages, [text]) == [f"{step.name}-{step.version}" for step in steps]
     with pytest.raises(SystemExit, match="differ in: part12"):
         pending.in_order({f"part{number:02d}-1.0-r0": "" for number in range(1, 12)}, ["\n".join(SAID[version]["many"])])
-
-
-@pytest.mark.shared
-def test_another_apk_says_the_same(real_apk: list[str]) -> None:
-    """With TOWER_TEST_APK='COMMAND...', an apk 3: the transcripts beside this file are still true."""
-    for name, lines in SAID["3.0.8"].items():
-        assert _measured(capture(real_apk, name)) == _measured(lines), name
-
-
-def _measured(lines: Sequence[str]) -> list[str]:
-    """Without sizes: those of packages differ by the key that signs them."""
-    return [re.sub(r"[0-9.]+ (B|KiB)|[0-9]+/[0-9]+ install", "SIZE", line) for line in lines if line]
