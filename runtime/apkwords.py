@@ -140,6 +140,7 @@ class Plan:
     odd: list[str] = field(default_factory=list)
     """Lines that are none of those which we know."""
     _total: int = 0
+    _miscounted: str = ""
     _ended: bool = False
     _listing: bool = False
 
@@ -148,9 +149,10 @@ class Plan:
         listing, self._listing = self._listing and line.startswith("  "), False
         if _INDEXES_READ.fullmatch(line):
             # All before it was about repositories, which may be described by any words.
-            self.steps, self.odd, self._total, self._ended = [], [], 0, False
-        elif (step := parse_step(line)) is not None and self._counts(line):
+            self.steps, self.odd, self._total, self._miscounted, self._ended = [], [], 0, "", False
+        elif (step := parse_step(line)) is not None:
             self.steps.append(step)
+            self._count(line)
         elif _SUMMARY.fullmatch(line):
             self._ended = True
         elif listing or _HEADING.fullmatch(line):
@@ -158,13 +160,13 @@ class Plan:
         elif line and _TALK.fullmatch(line) is None:
             self.odd.append(line)
 
-    def _counts(self, line: str) -> bool:
-        """Whether a step is the next one, of as many as the others said."""
+    def _count(self, line: str) -> None:
+        """Note a step that is not the next one, or not of as many as the others said."""
         found = _COUNT.match(line)
-        if found is None or int(found[1]) != len(self.steps) + 1 or self._total not in (0, int(found[2])):
-            return False
-        self._total = int(found[2])
-        return True
+        number, total = (int(found[1]), int(found[2])) if found else (0, 0)
+        if number != len(self.steps) or self._total not in (0, total):
+            self._miscounted = self._miscounted or line
+        self._total = total
 
     @property
     def doubt(self) -> str:
@@ -172,6 +174,8 @@ class Plan:
         if self.odd:
             more = f" and {len(self.odd) - 1} more lines" if len(self.odd) > 1 else ""
             return f"says {self.odd[0][:200]!r}{more}"
+        if self._miscounted:
+            return f"counts its steps wrongly: {self._miscounted[:200]!r}"
         if len(self.steps) != self._total:
             return f"tells {len(self.steps)} of {self._total} steps"
         if not self.steps and not self._ended:
