@@ -23,6 +23,8 @@ class Policy:
     max_file: int = 64 << 30
     max_total: int = 256 << 30
     max_name: int = 4096
+    max_names: int = 64 << 20
+    """Characters of all paths together, those of folders that are only implied among them: they are held in memory."""
 
 
 DEFAULT_POLICY = Policy()
@@ -59,6 +61,7 @@ class Guard:
         self._policy = policy
         self._kinds: dict[str, str] = {}
         self._total = 0
+        self._names = 0
 
     def check(self, entry: TarEntry) -> None:
         """Hold `entry` against the policy and the entries before it."""
@@ -82,6 +85,13 @@ class Guard:
             self._check_symlink(entry)
         elif kind == "hardlink":
             self._check_hardlink(entry)
+        self._hold(name, kind)
+
+    def _hold(self, name: str, kind: str) -> None:
+        """Remember a path. Of a few deep ones the folders above take more room than any package has."""
+        self._names += len(name)
+        if self._names > self._policy.max_names or len(self._kinds) > self._policy.max_entries:
+            raise FormatError(f"{self._where}: more paths than are allowed ({self._policy.max_names} characters in all)")
         self._kinds[name] = kind
 
     def _check_parents(self, name: str) -> None:
@@ -89,7 +99,7 @@ class Guard:
         while parent and (kind := self._kinds.get(parent, "")) not in ("dir", _IMPLIED):
             if kind:
                 raise FormatError(f"{self._where}: {name}: its folder {parent} is a {kind} of the same archive")
-            self._kinds[parent] = _IMPLIED
+            self._hold(parent, _IMPLIED)
             parent = parent.rpartition("/")[0]
 
     def _check_symlink(self, entry: TarEntry) -> None:

@@ -128,6 +128,15 @@ def test_bounds_of_the_policy(policy: Policy, reason: str) -> None:
     refused(package(GOOD), reason, policy)
 
 
+def test_what_a_small_package_makes_us_hold() -> None:
+    """Of deep paths each folder above is a path of its own; of many heads all are read before their file."""
+    deep = [item("/".join([f"{number:04}", *"a" * 2000]), b"") for number in range(40)]
+    refused(package(deep), "more paths than are allowed", Policy(max_names=4 << 20))
+    assert len(read(package(deep[:2]), Policy(max_names=4 << 20))) == 2
+    heads = raw_tar([item("usr/a", b"", pax_headers={"comment": "x" * 100})])[:1024] * 9
+    refused(member(heads + ONE + END), "more than 8 extended headers")
+
+
 def member(raw: bytes) -> bytes:
     """A package with this tar as its data."""
     return package(data=gz(raw))
