@@ -132,7 +132,7 @@ def test_what_a_small_package_makes_us_hold() -> None:
     """Of deep paths each folder above is a path of its own; of many heads all are read before their file."""
     deep = [item("/".join([f"{number:04}", *"a" * 2000]), b"") for number in range(40)]
     refused(package(deep), "more paths than are allowed", Policy(max_names=4 << 20))
-    assert len(read(package(deep[:2]), Policy(max_names=4 << 20))) == 2
+    assert len(read(package(deep[:1]), Policy(max_names=4 << 20))) == 1
     heads = raw_tar([item("usr/a", b"", pax_headers={"comment": "x" * 100})])[:1024] * 9
     refused(member(heads + ONE + END), "more than 8 extended headers")
 
