@@ -46,7 +46,7 @@ def check_file(path: Path, image: Path) -> None:
     about = look(path, DeviceError)
     if about is not None and stat.S_ISBLK(about.st_mode):
         raise DeviceError(f"{path}: is a device", hint=f"give it with --device {path}")
-    real = Path(os.path.realpath(path))
+    real = _real(path)
     for step in (*_steps(path), real):
         _check_place(path, step)
     if about is not None and ((named := look(real, DeviceError)) is None or _inode(named) != _inode(about)):
@@ -88,7 +88,7 @@ def _steps(path: Path) -> Iterator[Path]:
         yield path
         if not path.is_symlink():
             return
-        path = path.parent.resolve() / path.readlink()
+        path = _real(path.parent) / path.readlink()
 
 
 def _check_place(path: Path, real: Path) -> None:
@@ -115,7 +115,7 @@ def _check_inode(path: Path, real: Path, inode: Inode | None, image: Path, *, bu
     if _is_of_images(real.name, inode, above, image):
         raise DeviceError(f"{path}: is the image that is to be written, another one, or belongs to one", hint=_HINT)
     own = _inodes_of_tower()
-    if inode in own or own.intersection(above) or real in {top.resolve() for top in _own_folders()}:
+    if inode in own or own.intersection(above) or real in {_real(top) for top in _own_folders()}:
         raise DeviceError(f"{path}: is a file of tower's own or of ssh, or in a folder of theirs", hint=_HINT)
     if user := next((user for user, one in _in_use(but) if one == inode), ""):
         raise DeviceError(f"{path}: is in use: {user}", hint="end that first, or name another file")
@@ -123,8 +123,8 @@ def _check_inode(path: Path, real: Path, inode: Inode | None, image: Path, *, bu
 
 def _is_of_images(name: str, inode: Inode | None, above: list[Inode], image: Path) -> bool:
     """Whether it is the image, another image, or something that belongs to one; or would pass for it."""
-    images = {image.name, image.resolve().name}
-    folders = {image.absolute().parent, image.resolve().parent, builds_folder(), home_folder() / ".cache/tower/builds"}
+    images = {image.name, _real(image).name}
+    folders = {image.absolute().parent, _real(image).parent, builds_folder(), home_folder() / ".cache/tower/builds"}
     for folder in folders:
         if inode is not None:
             if inode in {found for entry, found in _entries(folder) if _belongs(entry, images)}:
@@ -155,7 +155,7 @@ def _own_folders() -> tuple[Path, ...]:
     tower, hosts = tower_of_user(), list[Path]()
     with suppress(OSError):
         folders = [path for path in (tower.folder / "hosts").iterdir() if path.is_symlink() and path.is_dir()]
-        hosts = [path for path in folders if not tower.folder.resolve().is_relative_to(path.resolve())]
+        hosts = [path for path in folders if not _real(tower.folder).is_relative_to(_real(path))]
     return tower.folder, *hosts, tower.ssh_config.parent, *_SYSTEMS_FOLDERS
 
 
@@ -168,6 +168,11 @@ def _entries(folder: Path) -> Iterator[tuple[str, Inode]]:
 
 
 # --- what the kernel says ---------------------------------------------------------------------------------------------
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; a circle of links leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _inode(about: os.stat_result) -> Inode:

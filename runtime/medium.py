@@ -141,7 +141,7 @@ def opened_file(path: Path, check: Check = lambda _: None, *, size: int | None =
         except BaseException:
             if made:
                 with suppress(OSError):
-                    path.resolve().unlink()
+                    Path(os.path.realpath(path)).unlink()
             raise
         yield _medium(handle, path)
     finally:

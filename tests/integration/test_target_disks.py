@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,69 +43,89 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def refused(home: Path, capsys: pytest.CaptureFixture[str]) -> Refusals:
-    return Refusals(home, capsys)
-
-
 # --- the same rules for every command that writes -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def writers(home: Path, builds: Path, tmp_path: Path) -> dict[str, tuple[str, ...]]:
-    """Every command that writes a disk or a file, without the disk, by the image that it writes."""
+@dataclass(frozen=True)
+class Writers:
+    """A user whose every command that writes a disk or a file can be called, without the disk."""
+
+    place: Path
+    commands: dict[str, tuple[str, ...]]
+
+    @property
+    def home(self) -> Path:
+        return self.place / "home"
+
+
+@pytest.fixture(scope="module")
+def made_writers(builds: Path, tmp_path_factory: pytest.TempPathFactory) -> Writers:
+    place = tmp_path_factory.mktemp("writers")
+    home = place / "home"
+    home.mkdir()
     for name in ("vm", "db"):
-        provisioned(home, builds, tmp_path, name, used=False)
-    begun(home, "provision", "half", *COMMON, *newer(builds), "--device-file", str(tmp_path / "half.img"))
-    begun(home, "upgrade", "vm", *AGAIN, *newer(builds), "--device-file", str(tmp_path / "vm.img"))
+        provisioned(home, builds, place, name, used=False)
+    begun(home, "provision", "half", *COMMON, *newer(builds), "--device-file", str(place / "half.img"))
+    begun(home, "upgrade", "vm", *AGAIN, *newer(builds), "--device-file", str(place / "vm.img"))
     _, image = newer(builds)
-    iso = tmp_path / "media/toweros-thinclient-1.3.0-lab-x86_64.iso"
+    iso = place / "media/toweros-thinclient-1.3.0-lab-x86_64.iso"
     iso.parent.mkdir()
     tool("zstd", "-q", "-d", image, "-o", iso)
     shutil.copyfile(f"{image}.bmap", f"{iso}.bmap")
     write_manifest(iso)
-    return {
+    commands = {
         "provision": ("provision", "new", *COMMON, "--image", image),
         "provision --resume": ("provision", "--resume", "half", *AGAIN),
         "upgrade": ("upgrade", "db", *AGAIN, "--other-device", "--image", image),
         "upgrade --resume": ("upgrade", "--resume", "vm", *AGAIN, "--other-device"),
         "upgrade thinclient": ("upgrade", "thinclient", "--unsigned", "--yes", "--image", str(iso)),
     }
+    return Writers(place, commands)
 
 
-def test_files(
-    refused: Refusals, home: Path, builds: Path, writers: dict[str, tuple[str, ...]], tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+@pytest.fixture
+def writers(made_writers: Writers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writers]:
+    """What is tried must change nothing of theirs."""
+    monkeypatch.setenv("HOME", str(made_writers.home))
+    monkeypatch.chdir(made_writers.home)
+    before = seen(made_writers.place)
+    yield made_writers
+    assert seen(made_writers.place) == before
+
+
+@pytest.fixture
+def refusals(writers: Writers, capsys: pytest.CaptureFixture[str]) -> Refusals:
+    return Refusals(writers.home, capsys)
+
+
+def test_files(refusals: Refusals, builds: Path, writers: Writers, subtests: pytest.Subtests) -> None:
     _, other = newer(builds)
-    (tmp_path / "link").mkdir()
-    before = seen(home, tmp_path, builds)
-    for name, argv in writers.items():
+    link, before = writers.place / "vm-2.img", seen(builds)
+    for name, argv in writers.commands.items():
         image = Path(argv[-1] if "--image" in argv else other)
-        (tmp_path / "link/vm.img").hardlink_to(image)
+        link.hardlink_to(image)
         with subtests.test(name):
-            for target in (image, f"{image}.bmap", home / ".local/tower/hosts/db/tower.env", "/dev/none", "/proc/none"):
-                refused(*argv, "--device-file", target)
-            refused(*argv, "--device-file", tmp_path / "link/vm.img")
-        (tmp_path / "link/vm.img").unlink()
-    assert seen(home, tmp_path, builds) == before
+            for target in (image, f"{image}.bmap", writers.home / ".local/tower/hosts/db/tower.env", "/dev/none", "/proc/none"):
+                refusals(*argv, "--device-file", target)
+            refusals(*argv, "--device-file", link)
+        link.unlink()
+    assert seen(builds) == before
 
 
 def test_sectors_that_are_not_those_of_images(
-    refused: Refusals, home: Path, writers: dict[str, tuple[str, ...]], tmp_path: Path, subtests: pytest.Subtests
+    refusals: Refusals, writers: Writers, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     """The table of partitions would say other places, and the machine would not start."""
     for sector in (1024, 2048, 4096):
         with disk(tmp_path / "backing", 96 * MIB, "--sector-size", str(sector)) as device:
-            before = seen(home, tmp_path / "backing")
-            for name, argv in writers.items():
+            before = seen(tmp_path / "backing")
+            for name, argv in writers.commands.items():
                 with subtests.test(name, sector=sector):
-                    assert f"has sectors of {sector} bytes" in refused(*argv, "--device", device)
-            assert seen(home, tmp_path / "backing") == before
+                    assert f"has sectors of {sector} bytes" in refusals(*argv, "--device", device)
+            assert seen(tmp_path / "backing") == before
 
 
-def test_a_disk_in_use(
-    refused: Refusals, home: Path, writers: dict[str, tuple[str, ...]], tmp_path: Path, subtests: pytest.Subtests
-) -> None:
+def test_a_disk_in_use(refusals: Refusals, writers: Writers, tmp_path: Path, subtests: pytest.Subtests) -> None:
     (tmp_path / "point").mkdir()
     with disk(tmp_path / "backing") as device:
         tool("mke2fs", "-q", "-F", "-t", "ext4", device)
@@ -113,23 +134,25 @@ def test_a_disk_in_use(
         except subprocess.CalledProcessError:
             pytest.skip("this machine mounts nothing")
         try:
-            before = seen(home, tmp_path)
-            for name, argv in writers.items():
+            before = seen(tmp_path / "backing")
+            for name, argv in writers.commands.items():
                 with subtests.test(name):
-                    assert f"is in use: {tmp_path / 'point'}" in refused(*argv, "--device", device)
-            assert seen(home, tmp_path) == before
+                    assert f"is in use: {tmp_path / 'point'}" in refusals(*argv, "--device", device)
+            assert seen(tmp_path / "backing") == before
         finally:
             tool("umount", tmp_path / "point")
 
 
-def test_a_part_of_something_larger(refused: Refusals, home: Path, builds: Path, tmp_path: Path) -> None:
+def test_a_part_of_something_larger(refusals: Refusals, writers: Writers, tmp_path: Path, subtests: pytest.Subtests) -> None:
     """What LVM writes onto the disks that it is made of, even while nothing is made of them."""
     with disk(tmp_path / "backing") as device:
         with device.open("r+b") as stream:
             stream.write(bytes(512) + b"LABELONE".ljust(24, b"\0") + b"LVM2 001")
-        before = seen(home, tmp_path / "backing")
-        assert "is part of an LVM" in refused("provision", "new", *COMMON, *newer(builds), "--device", device)
-        assert seen(home, tmp_path / "backing") == before
+        before = seen(tmp_path / "backing")
+        for name, argv in writers.commands.items():
+            with subtests.test(name):
+                assert "is part of an LVM" in refusals(*argv, "--device", device)
+        assert seen(tmp_path / "backing") == before
 
 
 # --- swapped between the look and the writing ---------------------------------------------------------------------------
