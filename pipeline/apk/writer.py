@@ -268,8 +268,9 @@ def write_package(
     digest = hashlib.sha256()
     with tempfile.TemporaryFile() as data:
         _pack(data, prepared, end=True, hashes=(digest,), level=level)
-        # apk does not unpack a package whose size is 0; folders and links alone count as a block, as `du` has it.
-        size = info.size or sum(entry.size for entry, _source in prepared) or (_BLOCK_OF_DISK if prepared else 0)
+        # apk does not unpack a package whose size is 0, and then has no script of it either: folders, links and scripts
+        # alone count as a block, as `du` has it.
+        size = info.size or sum(entry.size for entry, _source in prepared) or (_BLOCK_OF_DISK if prepared or scripts else 0)
         builddate = info.builddate or epoch
         fields = {name: getattr(info, name) for name in type(info).__slots__}
         done = type(info)(**(fields | {"size": size, "builddate": builddate, "datahash": digest.hexdigest()}))
