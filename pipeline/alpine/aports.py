@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.canonical import digest_bytes, tree_entries
 from pipeline.channel import LockedFile
 from pipeline.errors import FormatError, LockError, VerifyError
-from pipeline.fetch import Source, get
+from pipeline.fetch import Source, get_checked
 from pipeline.locks import locked
 from pipeline.packed import Unpacked
 from pipeline.scratch import temporary_folder
@@ -47,7 +47,7 @@ def ref_of(description: str) -> str:
 def lock_scripts(ref: str, vault: Vault, source: Source) -> LockedFile:
     """Bring the scripts of `ref` and keep them in the vault."""
     location = f"{ref}/aports-{ref}.tar.gz?path={FOLDER}"
-    commit, data = repack(get(source, location, limit=_LIMIT), ref)
+    commit, data = get_checked(source, location, limit=_LIMIT, check=lambda archive: repack(archive, ref))
     return LockedFile(NAME, commit, vault.put(data), len(data), location)
 
 

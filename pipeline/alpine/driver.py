@@ -18,7 +18,7 @@ from pipeline.alpine.settings import AlpineSettings, builder_worlds, vanished_hi
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_file, digest_json
 from pipeline.channel import Channel, LocalMirror, Lock, LockedFile, Progress, Worlds, report_nothing
 from pipeline.errors import LockError
-from pipeline.fetch import Source, VanishedError, fetch, get
+from pipeline.fetch import Source, VanishedError, fetch, get_checked
 from pipeline.lab.code import code_digest
 from pipeline.paths import Paths
 from pipeline.signing import CheckoutKey, checkout_key
@@ -174,7 +174,11 @@ class AlpineDriver:
         for repository in self.settings.repositories:
             progress.say(f"{self.channel.name}: index of {repository} for {arch}")
             location = f"{self.channel.branch}/{repository}/{arch}/{FILE}"
-            found.append(read_signed(get(source, location, limit=_INDEX_LIMIT), ring, arch, repository, location))
+
+            def verified(data: bytes, repository: str = repository, location: str = location) -> SignedIndex:
+                return read_signed(data, ring, arch, repository, location)
+
+            found.append(get_checked(source, location, limit=_INDEX_LIMIT, check=verified))
         return tuple(found)
 
     def _freshness(self, before: Lock | None) -> Freshness:
@@ -235,12 +239,15 @@ class AlpineDriver:
             flavors = [*self.settings.media.get(arch, ())]
             flavors += [self.settings.minirootfs] if arch in self._builder_archs else []
             where = f"{self.channel.branch}/releases/{arch}/{LIST}"
-            rows = read_list(get(source, where, limit=_LIST_LIMIT).decode(errors="replace"), where) if flavors else ()
+            rows = self._releases(source, where) if flavors else ()
             found += [find_medium(rows, flavor, arch, self.channel.branch, where) for flavor in flavors]
         ref = aports.ref_of(main.file.version)
         progress.say(f"{self.channel.name}: scripts of aports at {ref}")
         found.append(aports.lock_scripts(ref, self.vault, self._aports_source))
         return tuple(sorted(found))
+
+    def _releases(self, source: Source, where: str) -> tuple[Mapping[str, str], ...]:
+        return get_checked(source, where, limit=_LIST_LIMIT, check=lambda data: read_list(data.decode(errors="replace"), where))
 
     # --- downloads ------------------------------------------------------------------------------------------
 
@@ -265,13 +272,15 @@ class AlpineDriver:
         return self.vault.missing(file for table in tables for file in table)
 
     def _fetch_index(self, file: LockedFile) -> None:
-        data = get(self._source, file.location, limit=_INDEX_LIMIT)
-        if digest_bytes(data) != file.sha256:
-            raise VanishedError(
-                f"{file.location}: the mirror has another index than the one of {day(file.made)} that the lock names",
-                hint=vanished_hint(self.channel),
-            )
-        self.vault.put(data)
+        def same(data: bytes) -> bytes:
+            if digest_bytes(data) != file.sha256:
+                raise VanishedError(
+                    f"{file.location}: the mirror has another index than the one of {day(file.made)} that the lock names",
+                    hint=vanished_hint(self.channel),
+                )
+            return data
+
+        self.vault.put(get_checked(self._source, file.location, limit=_INDEX_LIMIT, check=same))
 
     # --- repository -----------------------------------------------------------------------------------------
 
