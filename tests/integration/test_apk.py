@@ -6,23 +6,36 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tower import proc, secret
+from tower.bundle import PROGRAM as BUNDLE
+from tower.bundle import Bundle, read_state, send, sign
+from tower.bundle_install import Job, _bundle, _install
+from tower.choose import copy_of
+from tower.env import InstallationType, TowerEnv
 from tower.errors import PackageError
+from tower.files import make_folder, write_file
 from tower.install import Installation
-from tower.sshconf import Tower
+from tower.names import HostName, UserName
+from tower.proc import Done
+from tower.ssh import as_root
+from tower.sshconf import USER_KEY, WORLD, Host, Tower
 from tower.view import View
 
 from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.signature import Signer, generate_key
+from pipeline.apk.signature import Signer
 from pipeline.apk.tarstream import TarEntry
 from pipeline.apk.writer import write_package
 from pipeline.lab.base import base_wheels, open_base
@@ -31,7 +44,8 @@ from pipeline.vault import Vault
 from pipeline.wheels import WheelShop
 from tests.conftest import CHECKOUT
 from tests.integration.test_lab_channel import Progress
-from tests.unit.apkwords.scenarios import EPOCH, capture, info, parts, read
+from tests.unit.apkwords.scenarios import EPOCH, capture, info, key_pair, parts, read
+from tests.unit.apkwords.words import KEPT_FROM_APK, REFUSED
 
 ARCH = platform.machine()
 PROGRAM = "/usr/libexec/tower/packages"
@@ -39,8 +53,8 @@ _NEEDED = ("musl", "busybox", "busybox-binsh", "apk-tools", "libapk", "libcrypto
 _MANY = 4000
 # What the program finds in a machine; the end of its process namespace is a power cut.
 _START = """
-mount -t proc proc "$0/proc" && mount -t tmpfs run "$0/run" && mount -t tmpfs dev "$0/dev" &&
-mknod -m 666 "$0/dev/null" c 1 3 && mknod -m 666 "$0/dev/zero" c 1 5 && exec chroot "$0" "$@"
+mount --bind "$0" "$0" && hostname web && mount -t proc proc "$0/proc" && mount -t tmpfs run "$0/run" &&
+mount -t tmpfs dev "$0/dev" && mknod -m 666 "$0/dev/null" c 1 3 && mknod -m 666 "$0/dev/zero" c 1 5 && exec chroot "$0" "$@"
 """
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may chroot")
@@ -62,9 +76,21 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _lay(root / applet, TarEntry(applet, "symlink", target="/bin/busybox"), None)
     for name in ("dev", "proc", "run", "srv", "tmp", "etc/apk/keys", "var/lib"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    for name in ("usr/libexec/tower", "usr/share/tower"):
-        shutil.copytree(CHECKOUT / "overlays" / "common" / name, root / name, dirs_exist_ok=True)
+    for overlay, name in (("common", "usr/libexec/tower"), ("common", "usr/share/tower"), ("host", "usr/libexec/tower")):
+        shutil.copytree(CHECKOUT / "overlays" / overlay / name, root / name, dirs_exist_ok=True)
+    # What the base lacks; it keeps to folders of its own.
+    _lay_program(root, "ssh-keygen")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nal:x:1000:1000::/home/al:/bin/sh\n")
     return root
+
+
+def _lay_program(root: Path, name: str) -> None:
+    """A program of this machine, with its libraries."""
+    program = shutil.which(name) or ""
+    libraries = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for path in (program, *re.findall(r"(/\S+)", libraries)):
+        (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(path).resolve(), root / path[1:])
 
 
 def _lay(path: Path, entry: TarEntry, content: bytes | None) -> None:
@@ -78,10 +104,15 @@ def _lay(path: Path, entry: TarEntry, content: bytes | None) -> None:
         path.symlink_to(entry.target)
 
 
+def apk_of(system: Path) -> list[str]:
+    """The words that start its apk on a machine of another libc."""
+    library = system / "lib"
+    return [str(next(library.glob("ld-musl-*.so.1"))), "--library-path", f"{library}:{system}/usr/lib", str(system / "sbin/apk")]
+
+
 def test_it_says_what_the_transcripts_say(system: Path) -> None:
     """If another version says something else: make the transcript anew, and see that the grammar reads it."""
-    library = system / "lib"
-    apk = [str(next(library.glob("ld-musl-*.so.1"))), "--library-path", f"{library}:{system}/usr/lib", str(system / "sbin/apk")]
+    apk = apk_of(system)
     said = read((CHECKOUT / "tests/unit/apkwords/said-3.0.8.txt").read_text())
     for name, lines in said.items():
         assert _measured(capture(apk, name)) == _measured(lines), name
@@ -113,7 +144,7 @@ class Device:
         yield port
 
     def argv(self, *words: str) -> list[str]:
-        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", _START, str(self.root), *words]
+        return ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "sh", "-euc", _START, str(self.root), *words]
 
     @contextmanager
     def start(self, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
@@ -141,12 +172,12 @@ def device(system: Path, tmp_path: Path) -> Iterator[Device]:
         shutil.rmtree(system / name, ignore_errors=True)
     (system / "etc/apk/keys").mkdir(parents=True)
     (system / "etc/apk/arch").write_text(f"{ARCH}\n")
-    generate_key(tmp_path, "test", 2048)
-    shutil.copy(tmp_path / "test.rsa.pub", system / "etc/apk/keys")
+    for place, content in zip((tmp_path / "test.rsa", system / "etc/apk/keys/test.rsa.pub"), key_pair(), strict=True):
+        place.write_bytes(content)
     signer = Signer(tmp_path / "test.rsa", "test.rsa.pub")
     stocks = {
         "main": [*parts(12), info("sedutil", "2022.12.27~7a0cda7f-r2"), info("many"), info("odd", provides=["cmd:[=1"])],
-        "edge": [info("foo", "2.0-r0")],
+        "edge": [info("foo", "2.0-r0"), info("new", "1.0_p1~0f-r0")],
     }
     for name, stock in stocks.items():
         folder = system / "srv" / name / ARCH
@@ -214,3 +245,126 @@ def test_a_power_cut_is_undone_to_the_last_file_and_pin(device: Device, tower: T
     assert (device.database, (device.root / "etc/apk/world").read_text()) == (before, world)
     assert "\ns:edge\n" in before
     assert len(install(device, tower, "many")) == 1
+
+
+@dataclass
+class Line:
+    """A connection to a device, as far as bundles need one: `Session` of tower.ssh."""
+
+    device: Device
+    host: Host
+
+    def run(self, argv: Sequence[str], *, timeout: float, check: bool = True, most: int = 0) -> Done:
+        return proc.run(self.device.argv(*argv), timeout=timeout, check=check)
+
+    @contextmanager
+    def popen(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        words = [*argv[argv.index(BUNDLE) :]]
+        with proc.running(self.device.argv("/usr/bin/env", "DOAS_USER=al", *words), stdin=proc.PIPE, stderr=proc.PIPE) as child:
+            yield child
+
+    def alive(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def line(device: Device, tmp_path: Path) -> Line:
+    """The device knows the user's key, and finds its packages on servers."""
+    pair = secret.new_key_pair("al@web")
+    make_folder(tmp_path / "host")
+    write_file(tmp_path / "host" / USER_KEY, pair.private)
+    keys = device.root / "home/al/.ssh/authorized_keys"
+    keys.parent.mkdir(parents=True, exist_ok=True)
+    keys.write_text(f"{pair.public}\n")
+    (device.root / "etc/apk/repositories").write_text("http://a.test/main\n@edge http://a.test/edge\n")
+    shutil.rmtree(device.root / "var/lib/tower", ignore_errors=True)
+    settings = TowerEnv(
+        hostname=HostName("web"),
+        username=UserName("al"),
+        public_key=pair.public,
+        password_hash=f"$6$salt${'a' * 86}",
+        keyboard_layout="fr",
+        keyboard_variant="fr-bepo",
+        timezone="Europe/Paris",
+        lang="fr_FR.UTF-8",
+        online=False,
+        wlan=None,
+        address=IPv4Address("192.168.3.200"),
+        installation_type=InstallationType.INSTALL,
+        color="#4363d8",
+        alpine_branch="v3.24",
+    )
+    return Line(device, Host(tmp_path / "host", settings))
+
+
+def choose(line: Line, stack: ExitStack, *words: str) -> Job:
+    """Read and choose, by the lab's apk in place of the thin client's."""
+    any_line: Any = line
+    state = read_state(any_line, lambda _: None)
+    copy = stack.enter_context(copy_of(state, "web"))
+    places = [line.device.root / "srv" / name / ARCH / "APKINDEX.tar.gz" for name in ("main", "edge")]
+    indexes = [copy.check_index(number, place, {}) for number, place in enumerate(places)]
+    return Job(any_line, copy, copy.choose(words, indexes))
+
+
+def fetched(line: Line, job: Job) -> dict[str, Path]:
+    names = ("main", "edge")
+    found = {one.checksum: line.device.root / "srv" / names[number] / ARCH / one.file_name for number, one in job.choice.packages}
+    job.copy.check_packages(sorted(found.values()))
+    return found
+
+
+@pytest.fixture
+def thin_apk(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thin client's apk is that of the base, too."""
+    program = tmp_path / "bin" / "apk"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(apk_of(system))} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_a_bundle_of_all_kinds_of_words(line: Line, thin_apk: None, tmp_path: Path) -> None:
+    words = ("part12", "sedutil=2022.12.27~7a0cda7f-r2", "cmd:[", "new@edge>=1")
+    with ExitStack() as stack:
+        job = choose(line, stack, *words)
+        assert len(job.choice.packages) == 15
+        assert "Installing new@edge (1.0_p1~0f-r0)" in job.choice.steps
+        any_line: Any = line
+        assert send(any_line, _bundle(job, words, fetched(line, job), {}), lambda _: None) > 0
+        _install(job, words, View())
+    assert sorted((tmp_path / "host" / WORLD).read_text().split()) == sorted(words)
+    assert (line.device.root / "usr/share/many/new0").is_file()
+    with ExitStack() as stack:
+        assert choose(line, stack, *words).choice.steps == ()
+
+
+def test_a_bundle_with_a_line_that_is_none(line: Line) -> None:
+    """Though it is signed by the user's own key."""
+    any_line: Any = line
+    good = Bundle(line.host, read_state(any_line, lambda _: None), ("nano",), 1, ()).manifest
+    digest = "0" * 64
+    rows = [
+        # Some of each kind: the expressions themselves are held against all of them elsewhere.
+        *(f"add {word}" for word in (*REFUSED, *KEPT_FROM_APK)[::4] if not set(word) & {"\n", "\r"}),
+        *("add ../x.apk", "add --allow-untrusted", "add a.apk", "add a b", "add $(id)", f"add {'a' * 251}"),
+        *(f"file {digest} 1 0 {name}" for name in ("../x.apk", ".x.apk", "a b.apk", "a/b.apk", "-x.apk", "x" * 251, "")),
+        *(f"repository 2 {tag}" for tag in ("@", "@a b", "@a/b", "edge", "@a;b", "")),
+        *(f"file {digest} {'1' * 13} 0 x.apk", "run id", "host web2 x", "", " "),
+    ]
+    for row in rows:
+        said = offer(line, good + f"{row}\n".encode())
+        assert "lines that this host does not know" in said, (row, said)
+        assert row.strip()[:100] in said
+    # What is right is only missing then.
+    for row in ("add nano@edge>=8~0f-r1", "add cmd:[", "repository 1 @v3.19"):
+        assert "does not know" not in offer(line, good + f"{row}\n".encode())
+    assert "ends in the middle" in offer(line, good + f"file {digest} 1 0 a-1~0f-r0.apk\n".encode())
+
+
+def offer(line: Line, manifest: bytes) -> str:
+    """What the device says to a manifest that the user has signed; empty if it takes it."""
+    signed = manifest + sign(manifest, line.host)
+    with line.popen(as_root([BUNDLE, "receive"])) as child:
+        _, errors = child.communicate(b"%d\n%s" % (len(signed), signed), timeout=30)
+    return errors.decode(errors="replace").strip()

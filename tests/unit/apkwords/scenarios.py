@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -58,6 +58,14 @@ def parts(count: int) -> list[PkgInfo]:
     return [info(f"part{number:02d}", "1.0-r0", *([f"part{number - 1:02d}"] * (number > 1))) for number in range(1, count + 1)]
 
 
+@cache
+def key_pair() -> tuple[bytes, bytes]:
+    """A private and a public key, made once: that takes longer than all else."""
+    with tempfile.TemporaryDirectory() as folder:
+        private, public = generate_key(Path(folder), "test", 2048)
+        return private.read_bytes(), public.read_bytes()
+
+
 @dataclass
 class Place:
     """An apk, a root for it, and repositories that it may be led to."""
@@ -72,8 +80,8 @@ class Place:
         keys = self.root / "etc" / "apk" / "keys"
         keys.mkdir(parents=True)
         (self.root / "etc" / "apk" / "arch").write_text(f"{_ARCH}\n")
-        generate_key(keys, "test", 2048)
-        (keys / "test.rsa").rename(self.folder / "test.rsa")
+        for place, content in zip((self.folder / "test.rsa", keys / "test.rsa.pub"), key_pair(), strict=True):
+            place.write_bytes(content)
         (self.folder / "work").mkdir()
         self._signer = Signer(self.folder / "test.rsa", "test.rsa.pub")
         for program in ("/bin", "/etc"):
