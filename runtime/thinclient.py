@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A medium with a new version for this thin client: checked, and written to a removable disk.
 
-The thin client cannot be written under itself: its medium is started, and installs the new version beside what is kept.
+The medium starts a live system of the new version, which runs from memory. It does not install itself on a disk yet.
 """
 
 from __future__ import annotations
-
-from typing import Final
 
 from tower.commands.version import OS_RELEASE, read_os_release
 from tower.flash import flash
@@ -14,9 +12,6 @@ from tower.receipt import Target
 from tower.source import Source
 from tower.target import open_target
 from tower.view import View
-
-ENTRY: Final = "Install TowerOS"
-"""The medium's menu has it; it starts the live system with `tower.mode=install` on the kernel's command line."""
 
 
 def installed_version() -> str:
@@ -33,7 +28,4 @@ def write(new: Source, target: Target, view: View) -> None:
 
 def next_steps(target: Target) -> str:
     """What the owner does with the medium."""
-    return (
-        f"leave {target.path} in, restart, start from it, and choose `{ENTRY}`;"
-        " have the boot device of this thin client at hand: its key opens your files"
-    )
+    return f"restart, and start from {target.path}; the new version runs from memory: it does not install itself on a disk yet"

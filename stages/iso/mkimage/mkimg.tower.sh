@@ -7,7 +7,7 @@ build_date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%y%m%d)
 
 profile_tower() {
 	title="TowerOS thin client"
-	desc="Live system and installer of the thin client"
+	desc="Live system of the thin client"
 	arch="x86_64"
 	image_ext="iso"
 	output_format="iso"
@@ -31,8 +31,8 @@ section_tower() {
 	build_section tower "$TOWER_ARCH"
 }
 
-# What an installation takes from the medium lies on it as files. In the apkovl it would be unpacked into
-# memory at every start.
+# Images, wheels and manual lie on the medium as files. In the apkovl they would be unpacked into memory at
+# every start.
 build_tower() {
 	mkdir -p "$DESTDIR/toweros/images" || return 1
 	cp /in/apkovl/*.apkovl.tar.gz "$DESTDIR/" &&
@@ -53,7 +53,6 @@ build_tower() {
 # One entry: <label of syslinux> <title> <more words for the kernel>
 tower_entries() {
 	"$1" tower "TowerOS" ""
-	"$1" install "Install TowerOS" "tower.mode=install"
 }
 
 tower_syslinux_entry() {
