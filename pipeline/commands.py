@@ -282,12 +282,21 @@ def _counts(report: Path) -> dict[str, JsonValue]:
 
 def acceptance(factory: Factory) -> None:
     """`doit qa`: the rows of docs/acceptance.md with the state of their tests. Raises FactoryError if one failed."""
-    from pipeline.qa import read_rows
+    from pipeline.qa import count_states, read_rows
 
     rows = read_rows(factory.paths)
     for row in rows:
-        data: dict[str, JsonValue] = {"row": row.number, "what": row.what, "state": row.state, "tests": dict(row.outcomes)}
-        factory.progress.result("qa", data, [f"{row.number}  {row.state:<13}  {row.what}"])
+        data: dict[str, JsonValue] = {
+            "row": row.number,
+            "what": row.what,
+            "state": row.state,
+            "tests": dict(row.outcomes),
+            "simulated": dict(row.simulated),
+        }
+        factory.progress.result("qa", data, row.lines)
+    counts = count_states(rows)
+    text = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    factory.progress.result("qa-summary", {"rows": len(rows), "counts": dict(counts)}, [f"{len(rows)} rows: {text}"])
     failed = [row.number for row in rows if row.state == "failed"]
     if failed:
         raise FactoryError(f"qa: {', '.join(failed)} failed", hint="./ci/doit test runs the tests again")

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """`doit qa`: the rows of the acceptance list (docs/acceptance.md), and what the last runs of their tests found.
 
-Tests carry the number of a row as a mark; tests/conftest.py lists them (`--qa-list=FILE`) and notes how each ended, in
-`build/qa.json`: {test: {"outcome": "passed" | "failed" | "skipped", "when": "2026-01-31T12:00:00Z"}}.
+Tests carry the number of a row as a mark. tests/conftest.py lists them (`--qa-list=FILE`) as {test: {row: reason}}, where
+the reason says why the test only simulates the row; it is empty if the test uses the product's own images and scripts. How
+each test ended is kept in `build/qa.json`: {test: {"outcome": "passed" | "failed" | "skipped", "when": "2026-01-31T12:00:00Z"}}.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,7 @@ from pipeline.scratch import temporary_folder
 
 LIST: Final = "docs/acceptance.md"
 RECORD: Final = "qa.json"
+STATES: Final = ("passed", "simulated", "failed", "skipped", "not run", "not automated")
 _ROW: Final = re.compile(r"^\| ([A-Z]\d{2}) \| (.+?) \|$")
 _COLLECT_SECONDS: Final = 300
 
@@ -36,14 +39,31 @@ class Row:
     what: str
     outcomes: Mapping[str, str]
     """Test -> passed, failed, skipped; or "not run"."""
+    simulated: Mapping[str, str] = field(default_factory=dict)
+    """Test -> why it proves nothing about the product's own images; tests that use these are not in it."""
 
     @property
     def state(self) -> str:
-        """One word for all its tests: the worst that is known."""
+        """One of STATES: the worst outcome of the row's tests; `passed` needs a test that uses the product's own images."""
         if not self.outcomes:
             return "not automated"
         found = set(self.outcomes.values())
-        return next((word for word in ("failed", "not run", "skipped") if word in found), "passed")
+        if worst := next((word for word in ("failed", "not run", "skipped") if word in found), None):
+            return worst
+        return "passed" if self.outcomes.keys() - self.simulated.keys() else "simulated"
+
+    @property
+    def lines(self) -> list[str]:
+        """The row as it is printed: its state, and below a simulated row the reasons."""
+        first = f"{self.number}  {self.state:<13}  {self.what}"
+        reasons = sorted(set(self.simulated.values())) if self.state == "simulated" else []
+        return [first, *(f"{'':20}because {reason}" for reason in reasons)]
+
+
+def count_states(rows: Iterable[Row]) -> dict[str, int]:
+    """How many rows have each of STATES, in that order; 0 for a state that no row has."""
+    found = Counter(row.state for row in rows)
+    return {state: found[state] for state in STATES}
 
 
 def rows_of(text: str) -> Iterator[tuple[str, str]]:
@@ -63,14 +83,17 @@ def read_rows(paths: Paths) -> list[Row]:
     tests = _tests(paths)
     ended = _record(paths.build / RECORD)
     known = list(rows_of((paths.checkout / LIST).read_text(encoding="utf-8")))
-    return [
-        Row(number, what, {test: ended.get(test, "not run") for test, numbers in tests.items() if number in numbers})
-        for number, what in known
-    ]
+    return [_row(number, what, tests, ended) for number, what in known]
 
 
-def _tests(paths: Paths) -> dict[str, list[str]]:
-    """Test -> the numbers that it carries."""
+def _row(number: str, what: str, tests: Mapping[str, Mapping[str, str]], ended: Mapping[str, str]) -> Row:
+    own = {test: rows[number] for test, rows in tests.items() if number in rows}
+    simulated = {test: reason for test, reason in own.items() if reason}
+    return Row(number, what, {test: ended.get(test, "not run") for test in own}, simulated)
+
+
+def _tests(paths: Paths) -> dict[str, dict[str, str]]:
+    """Test -> the numbers that it carries, each with the reason why it is only simulated, or an empty string."""
     with temporary_folder("qa") as folder:
         listed = folder / "tests.json"
         argv: Sequence[str] = (sys.executable, "-m", "pytest", "--collect-only", "-q", f"--qa-list={listed}", "tests")
@@ -78,7 +101,7 @@ def _tests(paths: Paths) -> dict[str, list[str]]:
         if done.status or not listed.is_file():
             last = done.stdout.decode(errors="replace").splitlines()[-10:]
             raise FactoryError("\n  ".join(["qa: pytest cannot list the tests", *last]), hint="./ci/doit test --collect-only")
-        found: dict[str, list[str]] = parse_json(read_regular(listed))
+        found: dict[str, dict[str, str]] = parse_json(read_regular(listed))
     return found
 
 

@@ -20,6 +20,15 @@ IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 # Folder (and marker) of each ring, in the order they run, with the seconds one of its tests may take.
 RINGS = {"lint": 300, "unit": 60, "integration": 600, "network": 300, "boot": 1200}
 
+# Why a row of docs/acceptance.md is only simulated by tests of a ring. The ring `boot` starts the product's own images. A mark
+# says it for one test: `qa("T01", simulated="why")`, or `simulated=None` if the test does use the product's own images.
+SIMULATED = {
+    "lint": "no system is started",
+    "unit": "it runs on the machine that runs the tests",
+    "integration": "it runs on the machine that runs the tests",
+    "network": "the test lays the machines: their users, firewall settings and services are not those of an image",
+}
+
 
 def ring_of(item: pytest.Item) -> str:
     """The folder below tests/ that a test lies in."""
@@ -68,9 +77,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--qa-list", type=Path, metavar="FILE", help="write the tests of the acceptance list, as JSON")
 
 
-def rows_of(item: pytest.Item) -> list[str]:
-    """The rows of docs/acceptance.md that a test stands for."""
-    return sorted(str(mark.args[0]) for mark in item.iter_markers("qa"))
+def rows_of(item: pytest.Item) -> dict[str, str]:
+    """Row of docs/acceptance.md that a test checks -> why it only simulates the row; empty if it uses the product's images."""
+    rows = {}
+    for mark in item.iter_markers("qa"):
+        reason = mark.kwargs.get("simulated", SIMULATED.get(ring_of(item)))
+        if (
+            len(mark.args) != 1
+            or mark.kwargs.keys() - {"simulated"}
+            or not (reason is None or (isinstance(reason, str) and reason))
+        ):
+            raise pytest.UsageError(f'{item.nodeid}: {mark}: a mark is qa("T01") or qa("T01", simulated="why")')
+        rows[str(mark.args[0])] = reason or ""
+    return dict(sorted(rows.items()))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

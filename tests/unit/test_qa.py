@@ -6,17 +6,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from pipeline import qa
+from pipeline.commands import acceptance
 from pipeline.errors import FactoryError
 from pipeline.paths import Paths
+from pipeline.progress import Screen
 from tests.unit.small import write
+
+if TYPE_CHECKING:
+    from pipeline.factory import Factory
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TESTS = {
-    "unit/test_one.py": """
+    "boot/test_images.py": """
 import pytest
 
 @pytest.mark.qa("T01")
@@ -29,7 +36,21 @@ def test_bad(): assert False
 @pytest.mark.qa("H03")
 def test_later(): pass
 
+@pytest.mark.qa("I01", simulated="its disk is laid by the test")
+def test_laid(): pass
+
 def test_other(): pass
+""",
+    "network/test_ring.py": """
+import pytest
+
+@pytest.mark.qa("T01")
+@pytest.mark.qa("H05")
+@pytest.mark.qa("H06", simulated=None)
+def test_good_ring(): pass
+
+@pytest.mark.qa("H07")
+def test_bad_ring(): assert False
 """,
 }
 LIST = """
@@ -39,38 +60,90 @@ LIST = """
 | H02 | refuses |
 | H03 | waits |
 | H04 | sings |
+| H05 | answers |
+| H06 | is an image |
+| H07 | breaks |
+| I01 | is alone |
 """
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Paths:
-    """A checkout with a list of four rows, three tests, and the real conftest."""
+    """A checkout with a list of rows, tests of two rings, and the real conftest."""
     write(tmp_path, {"docs/acceptance.md": LIST, **{f"tests/{name}": text for name, text in TESTS.items()}})
     shutil.copy(CHECKOUT / "tests/conftest.py", tmp_path / "tests/conftest.py")
-    write(tmp_path, {"pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["qa(id): row", "unit", "timeout"]\n'})
+    write(
+        tmp_path,
+        {"pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["qa(id): row", "boot", "network", "unit", "timeout"]\n'},
+    )
     return Paths(tmp_path)
 
 
-def test_rows_and_how_their_tests_ended(small: Paths) -> None:
-    argv = (sys.executable, "-m", "pytest", "-q", "-k", "good or bad", "tests")
+def run_tests(small: Paths) -> None:
+    argv = (sys.executable, "-m", "pytest", "-q", "-k", "good or bad or laid", "tests")
     run = subprocess.run(argv, cwd=small.checkout, capture_output=True, text=True, timeout=50, check=False)
-    assert "1 failed, 1 passed, 2 deselected" in run.stdout
+    assert "2 failed, 3 passed, 2 deselected" in run.stdout
+
+
+def test_rows_and_how_their_tests_ended(small: Paths) -> None:
+    run_tests(small)
     kept = json.loads((small.build / "qa.json").read_bytes())
     outcomes = {test.partition("::")[2]: row["outcome"] for test, row in kept.items()}
-    assert outcomes == {"test_good": "passed", "test_bad": "failed"}
+    assert outcomes == {
+        "test_good": "passed",
+        "test_bad": "failed",
+        "test_laid": "passed",
+        "test_good_ring": "passed",
+        "test_bad_ring": "failed",
+    }
     rows = {row.number: row for row in qa.read_rows(small)}
     assert {number: row.state for number, row in rows.items()} == {
-        "T01": "passed",
+        "T01": "passed",  # by a test of an image; a simulation beside it changes nothing
         "H02": "failed",
         "H03": "not run",
         "H04": "not automated",
+        "H05": "simulated",  # the ring's tests are, whether or not they say so
+        "H06": "passed",
+        "H07": "failed",  # also a simulation
+        "I01": "simulated",
     }
     assert rows["H02"].what == "refuses"
     assert sorted(rows["H02"].outcomes.values()) == ["failed", "passed"]
+    assert dict(rows["I01"].simulated) == {"tests/boot/test_images.py::test_laid": "its disk is laid by the test"}
+    assert rows["I01"].lines[1].strip() == "because its disk is laid by the test"
+    assert len(rows["T01"].lines) == 1
+
+
+def test_the_command_counts_each_state(small: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tests(small)
+    for json_lines in (True, False):
+        factory = cast("Factory", SimpleNamespace(paths=small, progress=Screen(json=json_lines)))
+        with pytest.raises(FactoryError, match="H02, H07 failed"):
+            acceptance(factory)
+        said = capsys.readouterr().out.splitlines()
+        if json_lines:
+            *rows, summary = map(json.loads, said)
+            (alone,) = (row for row in rows if row["row"] == "I01")
+            assert alone["state"] == "simulated"
+            assert set(alone["simulated"].values()) == {"its disk is laid by the test"}
+            counts = {"passed": 2, "simulated": 2, "failed": 2, "skipped": 0, "not run": 1, "not automated": 1}
+            assert (summary["rows"], summary["counts"]) == (8, counts)
+        else:
+            assert said[-1] == "8 rows: 2 passed, 2 simulated, 2 failed, 1 not run, 1 not automated"
+            assert "I01  simulated      is alone" in said
+
+
+@pytest.mark.parametrize(
+    "mark", ['qa("T01", simulated="")', 'qa("T01", simulated=True)', 'qa("T01", why="x")', 'qa("T01", "T02")']
+)
+def test_a_mark_that_gives_no_reason(small: Paths, mark: str) -> None:
+    write(small.checkout, {"tests/boot/test_two.py": f"import pytest\n\n@pytest.mark.{mark}\ndef test_it(): pass\n"})
+    with pytest.raises(FactoryError, match="test_it"):
+        qa.read_rows(small)
 
 
 def test_tests_that_cannot_be_listed(small: Paths) -> None:
-    write(small.checkout, {"tests/unit/test_two.py": "import nothing_of_that_name\n"})
+    write(small.checkout, {"tests/boot/test_two.py": "import nothing_of_that_name\n"})
     with pytest.raises(FactoryError, match="nothing_of_that_name"):
         qa.read_rows(small)
 
@@ -80,8 +153,12 @@ def test_a_row_that_is_there_twice() -> None:
         list(qa.rows_of("| T01 | one |\n| T01 | two |\n"))
 
 
+@pytest.mark.timeout(180)
 def test_every_mark_is_a_row_of_the_list() -> None:
     known = {number for number, _ in qa.rows_of((CHECKOUT / qa.LIST).read_text(encoding="utf-8"))}
-    found = {number for numbers in qa._tests(Paths(CHECKOUT)).values() for number in numbers}
-    assert found
-    assert found <= known
+    tests = qa._tests(Paths(CHECKOUT))
+    marked = {number for numbers in tests.values() for number in numbers}
+    assert marked
+    assert marked <= known
+    # No image encrypts a disk yet: no test may say that one does.
+    assert not [test for test, rows in tests.items() for number in ("T01", "H02") if rows.get(number) == ""]
