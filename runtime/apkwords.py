@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 # Extended regular expressions as POSIX has them, so that grep reads them like Python does.
-PACKAGE: Final = "[A-Za-z0-9_][A-Za-z0-9_.+-]*"
-"""The name of a package."""
 NAME: Final = "([A-Za-z0-9_][]A-Za-z0-9_.+,![-]*(:[]A-Za-z0-9_.+:,/![-]*)?|/[A-Za-z0-9_][]A-Za-z0-9_+:,/![-]*)"
 """A name that some package provides: so:libz.so.1, cmd:[, /bin/sh. A path with a dot could be a file for apk 3."""
 TAG: Final = "[]A-Za-z0-9_.+:,[-]+"

