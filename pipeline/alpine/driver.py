@@ -202,15 +202,14 @@ class AlpineDriver:
 
     def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> dict[str, Wanted]:
         """The packages of all worlds, each solved for itself, by checksum. Raises FactoryError that says why it cannot be."""
-        from pipeline.apk.solver import Solver
+        from pipeline.apk.solver import Solver, generation_of
         from pipeline.apk.solver_cache import Cache
         from pipeline.apk.solver_errors import UnsolvableError
         from pipeline.apk.solver_pool import IndexFile
 
         keys = self.trust.files([arch])
-        solver = Solver.load(
-            [IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes], keys, arch, Cache(_NOWHERE)
-        )
+        files = [IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes]
+        solver = Solver.load(files, keys, arch, Cache(_NOWHERE), generation=generation_of(self.channel.branch))
         solutions: list[Solution] = []
         for world in worlds:
             try:

@@ -95,8 +95,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _solve(options: argparse.Namespace) -> int:
     from pipeline.apk.solver_command import Request, run
 
-    indexes = tuple(map(str, options.index))
-    return run(Request(str(options.keys), indexes, options.arch, tuple(options.package), str(options.cache or "")))
+    indexes, cache = tuple(map(str, options.index)), str(options.cache or "")
+    return run(Request(str(options.keys), indexes, options.arch, tuple(options.package), cache, options.apk))
 
 
 def _index(options: argparse.Namespace) -> int:
@@ -199,6 +199,9 @@ def _parser() -> argparse.ArgumentParser:
         "--index", type=Path, required=True, action="append", metavar="FILE", help="APKINDEX.tar.gz; may be repeated"
     )
     solve.add_argument("--arch", required=True, help="architecture to solve for")
+    solve.add_argument(
+        "--apk", type=int, choices=(2, 3), default=3, help="answer as apk 2 (Alpine before 3.23) or apk 3 (default: 3)"
+    )
     solve.add_argument("--cache", type=Path, metavar="DIR", help="parsed indexes (default: ~/.cache/tower/solv)")
     solve.add_argument("package", nargs="+", metavar="PKG", help="a dependency of the world")
     pack = add("pack", _pack, "make a package of a folder", files=False)

@@ -12,7 +12,7 @@ from hashlib import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 _TRAILER = 32
 
@@ -38,24 +38,23 @@ class Cache:
     def __init__(self, folder: str = "") -> None:
         self.folder = folder or default_folder()
 
-    def find(self, name: str) -> str:
-        """The path of the whole and undamaged file `name`, or "" if there is none."""
-        path = f"{self.folder}/{name}"
+    def read(self, name: str) -> memoryview | None:
+        """What was stored as `name`, if it is there and undamaged."""
         try:
-            with open(path, "rb") as stream:  # noqa: PTH123
-                data = stream.read()
+            with open(f"{self.folder}/{name}", "rb", buffering=0) as stream:  # noqa: PTH123
+                data = memoryview(stream.read())
         except OSError:
-            return ""
-        return path if sha256(data[:-_TRAILER]).digest() == data[-_TRAILER:] else ""
+            return None
+        return data[:-_TRAILER] if sha256(data[:-_TRAILER]).digest() == data[-_TRAILER:] else None
 
-    def store(self, name: str, write: Callable[[str], None]) -> None:
-        """Let `write` fill a file, and keep it as `name`; a reader never sees a part of it."""
+    def store(self, name: str, data: bytes) -> None:
+        """Keep `data` as `name`; a reader never sees a part of it."""
         temporary = f"{self.folder}/.{name}.{os.getpid()}"
         try:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)  # noqa: PTH103
-            write(temporary)
-            with open(temporary, "r+b") as stream:  # noqa: PTH123
-                stream.write(sha256(stream.read()).digest())
+            with open(temporary, "wb") as stream:  # noqa: PTH123
+                stream.write(data)
+                stream.write(sha256(data).digest())
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, f"{self.folder}/{name}")  # noqa: PTH105

@@ -13,19 +13,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OPTIONS = ("--keys", "--index", "--arch", "--cache")
+_OPTIONS = ("--keys", "--index", "--arch", "--cache", "--apk")
 _USAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks for; `cache` is "" for the usual folder."""
+    """What the command line asks for; `cache` is "" for the usual folder, `generation` that of apk."""
 
     keys: str
     indexes: tuple[str, ...]
     arch: str
     world: tuple[str, ...]
     cache: str = ""
+    generation: int = 3
 
 
 def plain_request(arguments: Sequence[str]) -> Request | None:
@@ -43,10 +44,12 @@ def plain_request(arguments: Sequence[str]) -> Request | None:
             return None
         else:
             world.append(argument)
-    once = [given[name] for name in ("--keys", "--arch", "--cache")]
-    if not (world and given["--index"] and all(len(values) == 1 for values in once[:2]) and len(once[2]) < 2):
+    keys, arch, cache, generation = (given[name] for name in ("--keys", "--arch", "--cache", "--apk"))
+    if not (world and given["--index"] and len(keys) == len(arch) == 1 and len(cache) < 2):
         return None
-    return Request(once[0][0], tuple(given["--index"]), once[1][0], tuple(world), "".join(once[2]))
+    if generation not in ([], ["2"], ["3"]):
+        return None
+    return Request(keys[0], tuple(given["--index"]), arch[0], tuple(world), "".join(cache), int("".join(generation) or 3))
 
 
 def run(request: Request) -> int:
@@ -68,7 +71,8 @@ def run(request: Request) -> int:
     for path in request.indexes:
         with open(path, "rb") as stream:  # noqa: PTH123 (pathlib is slow to import)
             files.append(IndexFile(path, stream.read()))
-    solver = Solver.load(files, read_keys(request.keys), request.arch, Cache(request.cache))
+    keys, cache = read_keys(request.keys), Cache(request.cache)
+    solver = Solver.load(files, keys, request.arch, cache, generation=request.generation)
     solution = solver.solve(request.world)
     sys.stdout.write("".join(f"{line}\n" for line in sorted(map(str, solution.packages))))
     return 0

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a world has no solution, in the words of a person: who wants what, who is in whose way, what was meant perhaps."""
+"""Why a world has no solution, in the words of a person: who wants what, who is in whose way, what was meant perhaps.
+
+The search went on after it had failed, so what it found holds all that the world leads to: whatever does not hold
+among these packages is a reason.
+"""
 
 from __future__ import annotations
 
-import difflib
-
-import solv
-
-from pipeline.apk.pkginfo import parse_dependency
-from pipeline.apk.solver_pool import TWICE
+from pipeline.apk.pkginfo import Dependency
+from pipeline.apk.solver_state import NONE
+from pipeline.apk.solver_tables import USABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
-    from pipeline.apk.pkginfo import Dependency
-    from pipeline.apk.solver import Solver
+    from pipeline.apk.solver_pool import Universe
+    from pipeline.apk.solver_search import Search
+    from pipeline.apk.solver_state import Condition, Package
 
 _WORLD = "the world"
 _SHOWN = 12
@@ -29,112 +30,177 @@ def _listed(texts: Iterable[str]) -> str:
     return ", ".join(every[:_SHOWN]) + more
 
 
-def _stem(name: str) -> str:
-    """`name=version` as people write it."""
-    return "-".join(name.split("=", 1))
-
-
-def _providers(solver: Solver, name: str) -> list[int]:
-    return [package.id for package in solver.pool.whatprovides(solver.pool.str2id(name))]
-
-
-def _offers(solver: Solver, name: str) -> list[str]:
+def _offers(universe: Universe, name: int) -> list[str]:
     """What there is of a name: the packages that provide it, and as which version if this is not their own."""
+    tables = universe.tables
     found = []
-    for number in _providers(solver, name):
-        stem = _stem(solver.pool.id2solvable(number).name)
-        if solver.name_of(number) != name:
-            version = dict(solver.provided(number)).get(name, "")
-            stem += f" (as {name}={version})" if version else f" (as {name}, without a version)"
+    row = iter(tables.offers[name])
+    for package, version in zip(row, row, strict=True):
+        stem = _stem(universe, package)
+        if tables.package_name[package] != name:
+            text = tables.names.text(name)
+            stem += f" (as {text}={tables.texts.text(version)})" if version >= 0 else f" (as {text}, without a version)"
         found.append(stem)
     return found
 
 
-def _similar(solver: Solver, name: str) -> list[str]:
+def _stem(universe: Universe, package: int) -> str:
+    tables = universe.tables
+    return f"{tables.names.text(tables.package_name[package])}-{tables.texts.text(tables.package_version[package])}"
+
+
+def _similar(universe: Universe, name: str) -> list[str]:
     """Names that are spelt almost like `name`, or that contain it."""
-    names = {package.name.partition("=")[0] for package in solver.pool.solvables if package.id < solver.universe.ends[-2]}
+    import difflib
+
+    tables = universe.tables
+    names = {tables.names.text(number) for number in set(tables.package_name)}
     close = difflib.get_close_matches(name, names, n=4, cutoff=0.75)
     if name.partition(":")[0] in ("so", "cmd", "pc"):
         close += {name.partition(":")[2]} & names
-    return close or sorted((other for other in names if len(name) > 2 and name in other), key=len)[:4]
+    return close or sorted((other for other in names if len(name) > 2 and name in other), key=lambda text: (len(text), text))[:4]
 
 
-def missing(solver: Solver, wanted: Dependency, by: str = _WORLD) -> str:
+def missing(universe: Universe, wanted: Dependency, by: str) -> str:
     """That nothing fulfils a dependency, and what there is instead."""
-    if offers := _offers(solver, wanted.name):
+    number = universe.tables.find(wanted.name)
+    if number >= 0 and (offers := _offers(universe, number)):
         return f"{by} wants {wanted}, but there is only {_listed(offers)}"
-    similar = _similar(solver, wanted.name)
+    similar = _similar(universe, wanted.name)
     meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
-    where = " or ".join(solver.universe.file_names)
-    return f"{by} wants {wanted}: not found for {solver.universe.arch} in {where}{meant}"
+    where = " or ".join(universe.file_names)
+    return f"{by} wants {wanted}: not found for {universe.arch} in {where}{meant}"
 
 
-def unselected(solver: Solver, name: str, chosen: Sequence[int], world: Sequence[Dependency]) -> str:
-    """That a name has to be chosen for by a person."""
-    asking = [_WORLD] if any(item.name == name for item in world) else []
-    asking += [_stem(solver.pool.id2solvable(number).name) for number in chosen if name in solver.requires(number)]
-    offers = _listed(_stem(solver.pool.id2solvable(number).name) for number in _providers(solver, name))
-    return f"{_listed(asking)} wants {name}, which no package provides by itself: add one of {offers} to the world"
+class _Reasons:
+    """What does not hold among the packages that a failed search came to."""
 
-
-def _is_condition(solver: Solver, package: Any) -> bool:
-    """Whether a package of the pool is one of ours that stands for a condition on a version."""
-    return package is not None and package.id >= solver.universe.ends[-2]
-
-
-def _obstacle(solver: Solver, first: Any, dep: str) -> str:
-    """Why a package cannot be installed together with another."""
-    name = dep.partition("=")[0]
-    if name == dep and dict(solver.provided(first.id)).get(name):
-        return f"both provide {name}"
-    return f"{_stem(first.name)} excludes {name}{dep[len(name) :]}"
-
-
-class _Problem:
-    """What the rules of one problem say, gathered."""
-
-    def __init__(self, solver: Solver) -> None:
-        self.solver = solver
-        self.wants: set[str] = set()
+    def __init__(self, universe: Universe, search: Search, found: Sequence[Package]) -> None:
+        self.universe, self.search, self.found = universe, search, found
+        self.wants: dict[str, None] = {}
         self.obstacles: dict[tuple[str, str], set[str]] = {}
-        self.involved: set[int] = set()
+        self.involved: dict[Package | None, None] = {}
+        for item in search.world:
+            self._look_at(None, item)
+        for package in found:
+            self._look_at_names(package)
+            for item in package.depends:
+                self._look_at(package, item)
 
-    def add(self, info: Any) -> None:
-        """Take in what one rule says."""
-        first, second, engine = info.solvable, info.othersolvable, solv.Solver
-        dep = str(info.dep) if info.dep_id else ""
-        self.involved.update(package.id for package in (first, second) if package is not None)
-        if dep.startswith(TWICE):
-            self.wants.add(f"{_stem(first.name)} is never installed: it provides {dep.removeprefix(TWICE)} twice")
-        elif info.type == engine.SOLVER_RULE_PKG_NOTHING_PROVIDES_DEP:
-            self.wants.add(missing(self.solver, parse_dependency(dep), _stem(first.name)))
-        elif info.type == engine.SOLVER_RULE_PKG_REQUIRES and not _is_condition(self.solver, first):
-            providers = _providers(self.solver, dep)
-            self.involved.update(providers)
-            offers = _listed(_stem(self.solver.pool.id2solvable(number).name) for number in providers)
-            plain = parse_dependency(dep.removeprefix("!")).op in ("", "=") and offers not in ("", _stem(dep), dep)
-            self.wants.add(f"{_stem(first.name)} wants {dep}{f', which is {offers}' if plain else ''}")
-        elif info.type == engine.SOLVER_RULE_PKG_CONFLICTS:
-            pair = sorted((_stem(first.name), _stem(second.name)))
-            self.obstacles.setdefault((pair[0], pair[1]), set()).add(_obstacle(self.solver, first, dep))
+    def stem(self, package: Package | None) -> str:
+        """`name-version`, or the world."""
+        return _WORLD if package is None else _stem(self.universe, package.number)
 
-    def lines(self, world: Sequence[Dependency]) -> list[str]:
-        """All of it, the world's part first."""
-        asked = [item for item in world if not self.involved.isdisjoint(self.solver.providers(item))]
-        lines = [f"{_WORLD} {f'excludes {str(item)[1:]}' if item.conflict else f'wants {item}'}" for item in asked]
-        lines += sorted(self.wants)
+    def text(self, item: Condition) -> Dependency:
+        """A condition as people write it."""
+        return Dependency(self.universe.tables.names.text(item.name), item.op, item.version, item.conflict)
+
+    def _block(self, package: Package, other: Package, reason: str) -> None:
+        pair = sorted((self.stem(package), self.stem(other)))
+        self.obstacles.setdefault((pair[0], pair[1]), set()).add(reason)
+        self.involved |= {package: None, other: None}
+
+    def _look_at_names(self, package: Package) -> None:
+        """A package's names that another has, or that it has twice."""
+        tables, chosen = self.universe.tables, self.search.chosen
+        offered: dict[int, str | None] = {}
+        for number, version in ((package.name, package.version), *package.provided):
+            name = tables.names.text(number)
+            if number in offered and (version, offered[number]) != (None, None):
+                self.wants[f"{self.stem(package)} is never installed: it provides {name} twice"] = None
+                self.involved[package] = None
+            offered[number] = version
+            other, other_version = chosen.get(number, NONE)
+            if other is not None and other is not package and (version, other_version) != (None, None):
+                self._block(package, other, f"both provide {name}")
+        if not tables.package_flags[package.number] & USABLE:
+            reason = f"it is not for {self.universe.arch}, or one of its dependencies is broken"
+            self.wants[f"{self.stem(package)} is never installed: {reason}"] = None
+            self.involved[package] = None
+
+    def _look_at(self, owner: Package | None, item: Condition) -> None:
+        """A condition that does not hold."""
+        taken = self.search.chosen.get(item.name, NONE)
+        if self.search.fulfils(owner, item, taken):
+            return
+        other, text = taken[0], self.text(item)
+        self.involved[owner] = None
+        if item.conflict and other is not None:
+            self.involved[other] = None
+            if owner is not None:
+                self._block(owner, other, f"{self.stem(owner)} excludes {str(text)[1:]}")
+            return
+        offers = self.search.offers(item.name)
+        fitting = [offer for offer in offers if self.search.fulfils(owner, item, offer)]
+        if not fitting:
+            self.wants[missing(self.universe, text, self.stem(owner))] = None
+        elif other is None and not any(map(self.search.is_selectable, fitting)):
+            choice = _listed(self.stem(package) for package, _version in offers)
+            wants = f"{self.stem(owner)} wants {text}, which no package provides by itself"
+            self.wants[f"{wants}: add one of {choice} to the world"] = None
+        else:
+            if owner is not None:
+                self.wants[self._want(owner, item)] = None
+            self._look_at_rivals([package for package, _version in fitting], other)
+
+    def _look_at_rivals(self, packages: Sequence[Package], taken: Package | None) -> None:
+        """Why none of the packages that would do was taken."""
+        name = self.universe.tables.names.text
+        for package in packages:
+            clashes = [
+                (number, self.search.chosen.get(number, NONE)[0])
+                for number, version in ((package.name, package.version), *package.provided)
+                if version is not None
+            ]
+            for number, other in clashes:
+                if other is not None and other is not package:
+                    self._block(package, other, f"both provide {name(number)}")
+            for item in package.depends:
+                given = self.search.chosen.get(item.name, NONE)[0]
+                if item.conflict and given is not None and not self.search.fulfils(package, item, (given, given.version)):
+                    self._block(package, given, f"{self.stem(package)} excludes {str(self.text(item))[1:]}")
+                elif not item.conflict and not any(self.search.fulfils(package, item, o) for o in self.search.offers(item.name)):
+                    self.wants[missing(self.universe, self.text(item), self.stem(package))] = None
+        if taken is not None:
+            self.involved[taken] = None
+
+    def _want(self, owner: Package | None, item: Condition) -> str:
+        text = str(self.text(item))
+        if owner is None:
+            return f"{_WORLD} {f'excludes {text[1:]}' if item.conflict else f'wants {text}'}"
+        offers = _listed(self.stem(package) for package, _version in self.search.offers(item.name))
+        plain = item.op in ("", "=") and offers not in ("", "-".join(text.split("=", 1)), text)
+        return f"{self.stem(owner)} wants {text}{f', which is {offers}' if plain else ''}"
+
+    def lines(self) -> list[str]:
+        """All of it, the world's part first, with how the world came to what is involved."""
+        asked: dict[str, None] = {}
+        came_by: dict[Package, tuple[Package | None, Condition]] = {}
+        rows: list[tuple[Package | None, Sequence[Condition]]] = [(None, self.search.world)]
+        for owner, items in rows:
+            for item in items:
+                package = None if item.conflict else self.search.chosen.get(item.name, NONE)[0]
+                if package is not None and package not in came_by:
+                    came_by[package] = (owner, item)
+                    rows.append((package, package.depends))
+        for item in self.search.world:
+            taken = self.search.chosen.get(item.name, NONE)[0]
+            if (item.conflict and taken in self.involved and taken is not None) or (not item.conflict and taken in self.involved):
+                asked[self._want(None, item)] = None
+        chains: dict[str, None] = {}
+        for package in self.involved:
+            at: Package | None = package
+            while at is not None and at in came_by:
+                owner, item = came_by[at]
+                (asked if owner is None else chains)[self._want(owner, item)] = None
+                at = owner
+        lines = [*asked, *sorted(self.wants | chains)]
         for (first, second), reasons in sorted(self.obstacles.items()):
             lines.append(f"{first} and {second} cannot be installed together: {_listed(reasons)}")
         return lines
 
 
-def explain(solver: Solver, world: Sequence[Dependency], problems: Sequence[Any]) -> str:
-    """The reasons behind libsolv's problems: what is wanted, then what is in the way."""
-    blocks = []
-    for problem in problems:
-        found = _Problem(solver)
-        for rule in problem.findallproblemrules():
-            for info in rule.allinfos():
-                found.add(info)
-        blocks.append("\n".join(f"  {line}" for line in found.lines(world)))
-    return "no packages fulfil the world:\n" + "\n".join(dict.fromkeys(blocks))
+def explain(universe: Universe, search: Search, found: Sequence[Package]) -> str:
+    """The reasons why a search failed: what is wanted, then what is in the way."""
+    lines = _Reasons(universe, search, found).lines()
+    return "no packages fulfil the world:\n" + "\n".join(f"  {line}" for line in lines)

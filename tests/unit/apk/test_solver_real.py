@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worlds over the whole indexes of Alpine 3.19: the real apk's answers."""
+"""Worlds over the whole indexes of Alpine 3.19: the real apks' answers."""
 
 from __future__ import annotations
 
@@ -22,25 +22,41 @@ def alpine_keys(alpine_ring: KeyRing) -> dict[str, bytes]:
     return {name: alpine_ring.key(name) for name in alpine_ring.names}
 
 
-@pytest.mark.shared
-def test_answers_of_apk(alpine: Path, alpine_keys: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """60 worlds with one solver, then one through the command over the cache."""
-    cache = tmp_path / "cache"
-    solver = Solver.load(
-        [IndexFile(name, (alpine / name).read_bytes()) for name in INDEXES], alpine_keys, "x86_64", Cache(str(cache))
-    )
-    cases = json.loads((alpine / "solve-cases.json").read_text())
-    for case in cases:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def load(alpine: Path, keys: dict[str, bytes], cache: str, generation: int) -> Solver:
+    files = [IndexFile(name, (alpine / name).read_bytes()) for name in INDEXES]
+    return Solver.load(files, keys, "x86_64", Cache(cache), generation=generation)
+
+
+def test_answers_of_apk_2(alpine: Path, alpine_keys: dict[str, bytes], cache: str) -> None:
+    """60 worlds that were recorded with apk 2.14."""
+    solver = load(alpine, alpine_keys, cache, 2)
+    for case in json.loads((alpine / "solve-cases.json").read_text()):
         assert sorted(map(str, solver.solve(case["world"]).packages)) == sorted(case["install"]), case["world"]
-    keys = tmp_path / "keys"
-    keys.mkdir()
+
+
+def test_command(
+    alpine: Path, alpine_keys: dict[str, bytes], cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command answers as apk 3 unless it is told otherwise."""
     for name, data in alpine_keys.items():
-        (keys / name).write_bytes(data)
-    options = ["--keys", str(keys), "--arch", "x86_64", "--cache", str(cache)]
+        (tmp_path / name).write_bytes(data)
+    options = ["--keys", str(tmp_path), "--arch", "x86_64", "--cache", cache]
     options += [part for name in INDEXES for part in ("--index", str(alpine / name))]
-    assert main(["solve", *options, *cases[0]["world"]]) == 0
-    assert capsys.readouterr().out.split() == sorted(cases[0]["install"])
+    case = json.loads((alpine / "solve-cases.json").read_text())[0]
+    assert main(["solve", "--apk", "2", *options, *case["world"]]) == 0
+    assert capsys.readouterr().out.split() == sorted(case["install"])
+    counted = []
+    for chosen in ([], ["--apk", "3"], ["--apk=2"]):
+        assert main(["solve", *options, *chosen, "libcanberra-gtk3", "alsa-lib"]) == 0
+        counted.append("libcanberra-alsa-0.30-r9" in capsys.readouterr().out.split())
+    assert counted == [True, True, False]
     assert main(["solve", *options, "alpine-bas"]) == 1
     assert "did you mean alpine-base" in capsys.readouterr().err
     assert main(["solve", *options, "a>>"]) == 2
-    assert main(["solve", *options]) == 2
+    for wrong in ([], ["--apk", "4", "a"], ["--apk", "2", "--apk"]):
+        assert main(["solve", *options, *wrong]) == 2
