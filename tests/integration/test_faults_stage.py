@@ -40,6 +40,17 @@ def log_of(tiny: Tiny, stage: str) -> str:
     return "".join(path.read_text() for path in (tiny.folder / "build" / "log").glob(f"{stage}.*.log"))
 
 
+# Lines of a stage's script: it says that it has begun, and goes on when `release` lets it.
+HOLD = ("echo begun", "while [ ! -e /out/go ]; do sleep 0.1; done", "rm /out/go", "echo released")
+
+
+def release(tiny: Tiny) -> None:
+    """Let the one stage of this checkout go on that HOLD holds."""
+    engine = docker.from_env()
+    results = [engine.containers.get(one).exec_run(["touch", "/out/go"]) for one in containers(tiny)]
+    assert [result.exit_code for result in results] == [0], results
+
+
 def test_a_build_and_a_second_one(tiny: Tiny) -> None:
     said = tiny.doit()
     assert tiny.image == "one\ntwo\n"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Tiny, make_tiny
+from tests.integration.test_faults_stage import HOLD, log_of, release, wait_for
 
 STORE_ERROR = 16
 
@@ -104,10 +104,22 @@ def test_a_finished_image_that_somebody_changed(tiny: Tiny) -> None:
 
 def test_two_builds_at_once(tiny: Tiny) -> None:
     """They share the store: each stage is built by one of them, and both end well."""
-    tiny.script("second", "sleep 2", "cat /in/first/first /src/text/second > /out/second")
-    builds = [tiny.start(), tiny.start()]
-    said = [build.communicate(timeout=90)[0] for build in builds]
-    assert [build.returncode for build in builds] == [0, 0], "\n".join(said)
+    tiny.script("second", *HOLD, "cat /in/first/first /src/text/second > /out/second")
+    builder = tiny.start()
+    wait_for(lambda: "begun" in log_of(tiny, "second"))
+    waiter = tiny.start()
+    assert waiter.stdout is not None
+    # An iterator, not communicate(), which would lose what the lines before it took along.
+    lines = []
+    for line in waiter.stdout:
+        lines.append(line)
+        if "is being built by another process" in line:
+            break
+    else:
+        pytest.fail("the second build did not wait for the first\n" + "".join(lines))
+    release(tiny)
+    said = [builder.communicate(timeout=90)[0], "".join([*lines, *waiter.stdout])]
+    assert [builder.returncode, waiter.wait(30)] == [0, 0], "\n".join(said)
     for stage in ("first", "second", "third"):
         assert sum(len(re.findall(rf"^{stage} .*\bbuilt\b", text, re.MULTILINE)) for text in said) == 1, "\n".join(said)
     assert tiny.image == "one\ntwo\n"
@@ -146,10 +158,13 @@ def test_two_checkouts_with_one_folder_of_images(tiny: Tiny, tmp_path: Path, che
 
 def test_an_edit_while_it_builds(tiny: Tiny) -> None:
     """What comes out carries the key of what went in, whenever it was edited."""
-    tiny.script("first", "sleep 2", "cp /src/text/first /out/first")
+    tiny.script("first", *HOLD, "cp /src/text/first /out/first")
     build = tiny.start()
-    time.sleep(1.5)
+    wait_for(lambda: "begun" in log_of(tiny, "first"))
     tiny.write("text/second", "late\n")
-    build.communicate(timeout=60)
-    tiny.doit()
+    assert "released" not in log_of(tiny, "first"), "it is edited while the first stage runs"
+    release(tiny)
+    said, _ = build.communicate(timeout=60)
+    assert build.returncode == 0, said
+    assert re.search(r"^first .*\bcached\b", tiny.doit(), re.MULTILINE)
     assert tiny.image == "one\nlate\n"

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,12 +332,25 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("seconds", [0.8, 3.5])
-def test_an_interrupted_audit_ends_at_once_and_leaves_nothing(machines: Tower, user: User, seconds: float) -> None:
+def asked(machines: Tower) -> str:
+    """What runs on a host while it is asked about itself."""
+    return "busybox sh -s"
+
+
+def trying(machines: Tower) -> str:
+    """What runs on a host while it tries to reach another one."""
+    return f" {machines['online2'].address()}"
+
+
+@pytest.mark.parametrize("phase", [asked, trying])
+def test_an_interrupted_audit_ends_at_once_and_leaves_nothing(machines: Tower, user: User, phase: Callable[[Tower], str]) -> None:
     before = left_behind(machines)
     argv = user.argv("audit", "--internet", f"{INTERNET_ADDRESS}:443")
     with subprocess.Popen(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        time.sleep(seconds)
+        ends = time.monotonic() + 60
+        while phase(machines) not in machines["online1"].run("ps", "-eo", "args").stdout:
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() < ends, f"{phase.__name__}: online1 does not run {phase(machines)!r}"
         os.kill(child_of(child), signal.SIGINT)
         start = time.monotonic()
         _, said = child.communicate(timeout=30)
@@ -348,4 +361,3 @@ def test_an_interrupted_audit_ends_at_once_and_leaves_nothing(machines: Tower, u
     ends = time.monotonic() + 30
     while (found := left_behind(machines)) != before:
         assert time.monotonic() < ends, [one for one in found if one not in before]
-        time.sleep(0.5)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def test_many_readers(tmp_path: Path) -> None:
 def _hold(path: Path, ready: Any) -> None:
     with locked(path):
         ready.set()
-        time.sleep(60)
+        signal.pause()
 
 
 def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
@@ -61,15 +60,16 @@ def test_a_removed_lock_is_locked_anew(tmp_path: Path) -> None:
     first = try_lock(tmp_path / "a")
     assert first is not None
     got: list[bool] = []
+    waits = threading.Event()
 
     def wait() -> None:
-        lock = wait_lock(tmp_path / "a")
+        lock = wait_lock(tmp_path / "a", on_wait=waits.set)
         got.append(try_lock(tmp_path / "a") is None)
         lock.release()
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    time.sleep(0.3)
+    assert waits.wait(10)
     first.remove()
     waiter.join(10)
     assert got == [True]
