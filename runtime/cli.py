@@ -50,7 +50,7 @@ examples:
   tower provision web --dry-run
   tower COMMAND --help
 
-The manual is in the folder docs of the medium, and in ~/docs once installed.
+The manual is on the medium, in toweros/docs.
 """
 
 

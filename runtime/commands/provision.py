@@ -40,6 +40,8 @@ examples:
   tower provision web --dry-run                    show all that would be done, and do nothing
   tower provision --resume web                     go on after an interruption
   tower provision vm --offline --device-file vm.img --size 4G --target pc --no-wait --yes
+
+Hosts do not set themselves up yet, so the first answer does not come: use --no-wait.
 """
 _UNITS: Final = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -74,7 +76,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--unencrypted",
         action="store_true",
-        help="let it run from its boot device, readable for whoever has that, if it has no second disk (default: it refuses)",
+        help="record that it may run from its boot device without encryption (hosts do not encrypt their disk yet)",
     )
     wlan = own.add_mutually_exclusive_group()
     wlan.add_argument("--wlan-ssid", metavar="SSID", help="the router's Wi-Fi; its password is asked for, or read from stdin")
