@@ -26,11 +26,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tower.apkindex import INDEX, Index, Package
+from tower.apkindex import INDEX, Index
 from tower.bundle import Bundle, File, installing, read_state, send
+from tower.bundle_fetch import fetch_all
 from tower.choose import Choice, Copy, check_names, copy_of
 from tower.errors import PackageError, StateError, StoppedError, TowerError
-from tower.fetch import Downloads, Way
+from tower.fetch import Downloads
 from tower.files import locked, look, make_folder, read_file, write_file
 from tower.install import Report
 from tower.jsontext import parse_json
@@ -43,6 +44,7 @@ from tower.ssh import connect
 from tower.sshconf import WORLD, Host, Tower
 from tower.view import View
 from tower.wanted import record_wanted
+from tower.way import Way
 
 if TYPE_CHECKING:
     from tower.ssh import Session
@@ -98,7 +100,7 @@ def install_by_bundle(
         jobs = _led_only_to_known_servers(jobs, report, tower, view, allowed=servers, yes=yes or dry_run)
         way = Way(session)
         stack.callback(way.close)
-        downloads = Downloads(_cache(), way)
+        downloads = Downloads(_cache(), way, report=view.say)
         with view.step("choosing packages"), locked(_cache() / ".lock"):
             jobs = _choose(jobs, report, downloads, tower)
         _tell(jobs, downloads, view)
@@ -106,7 +108,7 @@ def install_by_bundle(
         if needed and not dry_run:
             view.confirm("Install them?", yes=yes)
             with locked(_cache() / ".lock"):
-                files = _fetch(needed, downloads, view)
+                files = fetch_all(needed, downloads, view)
                 downloads.tidy()
             way.close()
             _install_all(needed, files, report, view)
@@ -175,7 +177,7 @@ def _choose(jobs: Sequence[Job], report: Report, downloads: Downloads, tower: To
                 if place not in fetched:
                     fetched[place] = downloads.index(repository, job.state.arch)
                 try:
-                    indexes.append(job.copy.check_index(number, fetched[place], read))
+                    indexes.append(_checked(job, number, fetched[place], downloads, read))
                     _check_age(tower, f"{repository.address} {job.state.arch}", indexes[-1].made)
                 except PackageError:
                     downloads.forget_index(fetched.pop(place))
@@ -187,6 +189,21 @@ def _choose(jobs: Sequence[Job], report: Report, downloads: Downloads, tower: To
         except TowerError as error:
             report.problems[job.host.name] = error
     return good
+
+
+def _checked(job: Job, number: int, path: Path, downloads: Downloads, read: dict[str, Index]) -> Index:
+    """An index that the host's keys have signed. Raises PackageError.
+
+    If one of an earlier run does not hold, it may have been changed here since: then it is fetched anew, once.
+    """
+    try:
+        return job.copy.check_index(number, path, read)
+    except PackageError:
+        if path not in downloads.unchanged:
+            raise
+        downloads.report(f"{path}: does not hold any more, it was changed since it was fetched; it is fetched anew")
+        downloads.forget_index(path)
+        return job.copy.check_index(number, downloads.index(job.state.repositories[number], job.state.arch), read)
 
 
 def _check_age(tower: Tower, name: str, made: int) -> None:
@@ -228,40 +245,6 @@ def _tell(jobs: Sequence[Job], downloads: Downloads, view: View) -> None:
 
 def _mib(size: int) -> str:
     return f"{size / (1 << 20):.1f} MiB"
-
-
-def _fetch(jobs: Sequence[Job], downloads: Downloads, view: View) -> dict[str, Path]:
-    """Every package that some host needs, once; by checksum. All are verified with the keys of each host they are for."""
-    wanted: dict[str, tuple[Repository, str, Package]] = {}
-    for job in jobs:
-        for number, package in job.choice.packages:
-            wanted.setdefault(package.checksum, (job.state.repositories[number], job.state.arch, package))
-    todo = [one for one in wanted.values() if not downloads.has(one[2])]
-    total = sum(package.size - downloads.started(package) for _, _, package in todo)
-    files: dict[str, Path] = {}
-    with view.bar(f"downloading {len(todo)} packages", total) as progress:
-        for checksum, (repository, arch, package) in wanted.items():
-            files[checksum] = downloads.package(repository, arch, package, progress)
-    with view.step("verifying"):
-        _verify(jobs, files)
-    return files
-
-
-def _verify(jobs: Sequence[Job], files: dict[str, Path]) -> None:
-    """Signature and content, by the keys of each host; hosts with equal keys share the work."""
-    good: dict[str, set[Path]] = {}
-    for job in jobs:
-        keys = hashlib.sha256(repr(sorted(job.state.keys.items())).encode()).hexdigest()
-        known = good.setdefault(keys, set())
-        new = {files[package.checksum] for _, package in job.choice.packages} - known
-        try:
-            job.copy.check_packages(sorted(new))
-        except PackageError:
-            # Which of them it was is in the message; none is used again unseen.
-            for path in new:
-                path.unlink(missing_ok=True)
-            raise
-        known |= new
 
 
 def _install_all(jobs: Sequence[Job], files: dict[str, Path], report: Report, view: View) -> None:

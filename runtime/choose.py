@@ -70,7 +70,7 @@ class Copy:
         `known` keeps what was read, by the file's digest: to read a large one takes half a second.
         """
         place = self.index_place(number)
-        place.parent.mkdir(parents=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(index, place)
         self._verify([place], f"{self.state.repositories[number].address}: its index")
         digest = hashlib.sha256(read_regular(place, most=MOST_INDEX)).hexdigest()

@@ -14,33 +14,32 @@ import hashlib
 import http.client
 import json
 import os
-import socket
-import ssl
 import stat
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from tower.apkindex import INDEX, MOST_INDEX, Package, control_checksum
 from tower.errors import AnswerError, PackageError, RemoteError
 from tower.files import give, is_file, look, make_folder, sync_folder, write_file
 from tower.jsontext import parse_json
+from tower.patience import Patience, Watch
 from tower.refused import refused
 from tower.regular import open_regular, read_regular
 from tower.repository import Repository
-
-if TYPE_CHECKING:
-    from tower.ssh import Session
+from tower.way import Way
 
 _TRIES: Final = 3
-_SILENCE: Final = 30.0
-"""Seconds after which a server that says nothing is given up."""
 _CHUNK: Final = 256 << 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+_PAGE: Final = "a page for people"
+_GZIP: Final = b"\x1f\x8b"
+_LOGIN: Final = "does the router's network want a login first (a hotel's)? Else try later, or with another mirror"
+_ELSE: Final = "the server has another file, or somebody changed it on the way; try later, or with another mirror"
 _MOST_KEPT: Final = 4 << 30
 """Bytes of packages that are kept; those unused for longest go first."""
 
@@ -49,58 +48,41 @@ class _BrokenError(Exception):
     """The way or the server failed; another try may do."""
 
 
-@dataclass(slots=True)
-class Way:
-    """Connections to servers through a host, each made when it is first needed."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A file to be brought to `part`, of `most` bytes at most."""
 
-    session: Session
-    _stack: ExitStack = field(default_factory=ExitStack)
-    _ports: dict[tuple[str, int], int] = field(default_factory=dict)
-    _open: dict[tuple[str, str, int], http.client.HTTPConnection] = field(default_factory=dict)
-
-    def connection(self, scheme: str, server: str, port: int) -> http.client.HTTPConnection:
-        """A connection that speaks to `server`, which sees the router. Raises OSError, AnswerError or RemoteError."""
-        known = self._open.get((scheme, server, port))
-        if known is not None and known.sock is not None:
-            return known
-        if (server, port) not in self._ports:
-            self._ports[server, port] = self._stack.enter_context(self.session.forward(server, port))
-        local = socket.create_connection(("127.0.0.1", self._ports[server, port]), timeout=_SILENCE)
-        # Named as the server, so that the request is what the server expects; its socket is the tunnel's.
-        made = http.client.HTTPConnection(server, port if port != {"http": 80, "https": 443}[scheme] else None)
-        made.auto_open = 0
-        try:
-            made.sock = ssl.create_default_context().wrap_socket(local, server_hostname=server) if scheme == "https" else local
-        except BaseException:
-            local.close()
-            raise
-        self._open[scheme, server, port] = made
-        return made
-
-    def reset(self) -> None:
-        """Forget connections that may be broken; the next ones are made anew, the tunnel too."""
-        self.close()
-        self._stack = ExitStack()
-
-    def close(self) -> None:
-        """End all that was opened."""
-        for connection in self._open.values():
-            connection.close()
-        self._open.clear()
-        self._ports.clear()
-        with suppress(AnswerError, RemoteError):
-            self._stack.close()
+    url: str
+    part: Path
+    most: int
+    headers: dict[str, str]
+    progress: Callable[[int], object]
 
 
 class Downloads:
     """The cache of a user, filled through a way."""
 
-    def __init__(self, folder: Path, way: Way, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        way: Way,
+        pause: Callable[[float], None] = time.sleep,
+        *,
+        patience: Patience | None = None,
+        report: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._folder = folder
+        self.report = report
+        """Takes a line for the user."""
         self._way = way
         self._pause = pause
+        self._patience = patience or Patience()
+        self._last = ""
+        """What came last, in words."""
         self.received = 0
         """Bytes that came over the network in this run."""
+        self.unchanged: set[Path] = set()
+        """Indexes that are those of an earlier run: the server has no news of them."""
         make_folder(folder / "indexes")
 
     def index(self, repository: Repository, arch: str) -> Path:
@@ -110,12 +92,25 @@ class Downloads:
         asked = _read_notes(notes) if is_file(kept) else {}
         part = kept.with_suffix(".part")
         part.unlink(missing_ok=True)
-        response = self._fetch(repository, f"{arch}/{INDEX}", part, most=MOST_INDEX, headers=asked, progress=lambda _: None)
-        if response is not None:
+        url = f"{repository.address}/{arch}/{INDEX}"
+        response = self._fetch(_Wanted(url, part, MOST_INDEX, asked, lambda _: None))
+        if response is None:
+            self.unchanged.add(kept)
+        else:
+            self._check_index(part, url)
+            self.unchanged.discard(kept)
             notes.unlink(missing_ok=True)  # it is not of the new one
             _keep(part, kept)
             write_file(notes, json.dumps(response).encode())
         return kept
+
+    def _check_index(self, part: Path, url: str) -> None:
+        """PackageError for what is no index at first sight: it does not take the place of one that was good."""
+        with open_regular(part) as stream:
+            good = stream.read(len(_GZIP)) == _GZIP
+        if not good:
+            part.unlink()
+            raise PackageError(f"{url}: the server sends {self._last}, and no index", hint=_hint(self._last))
 
     def forget_index(self, path: Path) -> None:
         """One that turned out bad is not asked news of."""
@@ -141,13 +136,13 @@ class Downloads:
         if self.has(package):
             os.utime(place)
             return place
-        part = place.with_suffix(".part")
+        part, url = place.with_suffix(".part"), f"{repository.address}/{arch}/{package.file_name}"
         for _ in range(2):
             if _size(part) >= package.size and not _is(part, package):
                 part.unlink()
             resumed = is_file(part)
             if _size(part) < package.size:
-                self._fetch(repository, f"{arch}/{package.file_name}", part, most=package.size, headers={}, progress=progress)
+                self._fetch(_Wanted(url, part, package.size, {}, progress))
             if _is(part, package):
                 _keep(part, place)
                 return place
@@ -155,8 +150,8 @@ class Downloads:
             if not resumed:  # what was added to may have been another file; once from its start
                 break
         raise PackageError(
-            f"{repository.address}/{arch}/{package.file_name}: is not what the signed index names; it was thrown away",
-            hint="the server has another file, or somebody changed it on the way; try later, or with another mirror",
+            f"{url}: is not what the signed index names, {package.size} bytes; the server sends {self._last}; it was thrown away",
+            hint=_hint(self._last),
         )
 
     def tidy(self) -> None:
@@ -169,58 +164,58 @@ class Downloads:
             path.unlink(missing_ok=True)
             total -= size
 
-    def _fetch(
-        self,
-        repository: Repository,
-        name: str,
-        part: Path,
-        *,
-        most: int,
-        headers: dict[str, str],
-        progress: Callable[[int], object],
-    ) -> dict[str, str] | None:
-        """Bring a file to `part`, going on where that ends; what to ask news of it with, or None if there are none."""
-        url = f"{repository.address}/{name}"
+    def _fetch(self, wanted: _Wanted) -> dict[str, str] | None:
+        """Bring a file to its part, going on where that ends; what to ask news of it with, or None if there are none."""
         for attempt in range(_TRIES):
             try:
-                return self._try(url, part, most, headers, progress)
+                return self._try(wanted)
             except (_BrokenError, OSError, http.client.HTTPException, AnswerError, RemoteError) as error:
                 problem = error
             self._way.reset()
             if attempt + 1 < _TRIES:
                 self._pause(1.0 + attempt)
         raise PackageError(
-            f"{url}: cannot be had through {self._way.session.host.name}: {_text(problem)}",
+            f"{wanted.url}: cannot be had through {self._way.session.host.name}: {_text(problem)}",
             hint="what has come is kept; type the same command again to go on",
         )
 
-    def _try(
-        self, url: str, part: Path, most: int, headers: dict[str, str], progress: Callable[[int], object]
-    ) -> dict[str, str] | None:
-        have = _size(part)
-        response = self._ask(url, {**headers, **({"Range": f"bytes={have}-"} if have else {})})
+    def _try(self, wanted: _Wanted) -> dict[str, str] | None:
+        with Watch(self._patience) as watch:
+            slow = _BrokenError(f"too slow: {watch.patience}")
+            try:
+                found = self._receive(wanted, watch)
+            except (OSError, http.client.HTTPException, _BrokenError) as error:
+                if watch.late:
+                    raise slow from error
+                raise
+            if watch.late:  # to the reader it may have looked like the end
+                raise slow
+            return found
+
+    def _receive(self, wanted: _Wanted, watch: Watch) -> dict[str, str] | None:
+        have = _size(wanted.part)
+        response = self._ask(wanted.url, {**wanted.headers, **({"Range": f"bytes={have}-"} if have else {})}, watch)
         if response.status == 304:
             response.read()
             return None
-        if response.status == 416:
-            part.unlink(missing_ok=True)
-            raise _BrokenError("the server has less than we")
+        if response.status == 416 or (response.status == 206 and not _goes_on(response, have)):
+            # Here it would be the same with every try: the next one begins at the start.
+            wanted.part.unlink(missing_ok=True)
+            response.close()
+            raise _BrokenError("the server sends another part than asked for")
         if response.status not in (200, 206):
             response.close()
             raise PackageError(
-                f"{url}: the server says {response.status} {response.reason[:80]}",
+                f"{wanted.url}: the server says {response.status} {response.reason[:80]}",
                 hint="its index and its packages may be of different days; try again later",
             )
-        if response.status == 206 and not response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
-            raise _BrokenError("the server sends another part than asked for")
-        self._store(response, part, have if response.status == 206 else 0, most, progress)
+        self._store(wanted, response, have if response.status == 206 else 0, watch)
         names = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
         return {asked: response.getheader(name, "") for name, asked in names.items() if response.getheader(name)}
 
-    def _store(
-        self, response: http.client.HTTPResponse, part: Path, have: int, most: int, progress: Callable[[int], object]
-    ) -> None:
+    def _store(self, wanted: _Wanted, response: http.client.HTTPResponse, have: int, watch: Watch) -> None:
         """Write what comes; on any failure what has come stays."""
+        part = wanted.part
         try:
             out = part.open("r+b" if have else "wb")
             give(out.fileno(), part)
@@ -231,32 +226,56 @@ class Downloads:
             while data := response.read1(_CHUNK):
                 have += len(data)
                 self.received += len(data)
-                if have > most:
+                watch.came(len(data))
+                if have > wanted.most:
                     part.unlink(missing_ok=True)
-                    raise PackageError(f"{part.stem}: the server sends more than the {most} bytes that it can have")
+                    raise PackageError(
+                        f"{wanted.url}: the server sends {_shown(response)}, more than the {wanted.most} bytes that it can have",
+                        hint=_hint(_shown(response)),
+                    )
                 try:
                     out.write(data)
                 except OSError as error:
                     raise refused(error, part) from error
-                progress(len(data))
+                wanted.progress(len(data))
         if response.length:
             raise _BrokenError(f"{response.length} bytes did not come")
         response.read()  # nothing; but only now the connection is free for the next request
+        self._last = f"{_shown(response)} of {have} bytes"
 
-    def _ask(self, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    def _ask(self, url: str, headers: dict[str, str], watch: Watch) -> http.client.HTTPResponse:
+        place = url
         for _ in range(5):
-            parts = urlsplit(url)
+            parts = urlsplit(place)
             port = parts.port or (443 if parts.scheme == "https" else 80)
             connection = self._way.connection(parts.scheme, parts.hostname or "", port)
-            wanted = f"{parts.path}?{parts.query}" if parts.query else parts.path
-            connection.request("GET", wanted, headers={"User-Agent": "tower", **headers})
+            watch.attach(connection.sock)
+            path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            connection.request("GET", path, headers={"User-Agent": "tower", **headers})
             response = connection.getresponse()
+            watch.answered()
             if response.status not in _REDIRECTS:
                 return response
-            response.read(1 << 20)
+            response.close()
             connection.close()
-            url = _redirected(url, response.getheader("Location", ""))
-        raise PackageError(f"{url}: the server sends us around in circles")
+            place = _redirected(place, response.getheader("Location", ""))
+        raise PackageError(f"{url}: the server sends us around in circles, at last to {place}")
+
+
+def _goes_on(response: http.client.HTTPResponse, have: int) -> bool:
+    """Whether a part of a file begins where the part ends that we have; one that is wrong all the same is found out later."""
+    where = response.getheader("Content-Range")
+    return where is None or where.strip().startswith(f"bytes {have}-")
+
+
+def _shown(response: http.client.HTTPResponse) -> str:
+    """What came, in words, where it is not the file that was asked for."""
+    kind = response.headers.get_content_type()
+    return f"{_PAGE} ({kind})" if kind in _PAGES else "another file"
+
+
+def _hint(shown: str) -> str:
+    return _LOGIN if shown.startswith(_PAGE) else _ELSE
 
 
 def _redirected(url: str, place: str) -> str:

@@ -185,6 +185,21 @@ def test_a_flipped_bit_of_an_index_is_refused(machines: Tower, user: User, mirro
     assert install(user, "offline1", "editor").returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["packages/editor-*.apk", "packages/indexes/*.tar.gz"])
+def test_what_was_changed_in_the_cache_is_fetched_anew(machines: Tower, user: User, mirror: Mirror, kind: str) -> None:
+    """The server has no news of the index, and the package is there already: both are looked at all the same."""
+    assert install(user, "offline1", "editor").returncode == 0
+    (kept,) = (user.machine.root / HOME.lstrip("/") / ".cache/tower").glob(kind)
+    data = bytearray(kept.read_bytes())
+    data[-500] ^= 1
+    kept.write_bytes(data)
+    done = install(user, "offline2", "editor")
+    assert done.returncode == 0, done.stderr
+    assert "it is fetched anew" in done.stdout + done.stderr
+    assert has(machines["offline2"], "editor")
+    assert kept.read_bytes() != data
+
+
 def test_an_index_that_is_older_than_one_seen_is_refused(machines: Tower, user: User, mirror: Mirror) -> None:
     assert install(user, "offline1", "editor", "--dry-run").returncode == 0
     mirror.publish({"editor": Made(version="0.9-r0")}, made=MADE - 86400)

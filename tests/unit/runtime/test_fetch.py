@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from tower.apkindex import Package, read_index
 from tower.errors import DownError, PackageError
-from tower.fetch import Downloads, Way, _redirected
+from tower.fetch import Downloads, _redirected
 from tower.repository import Repository
+from tower.way import Way
 
 from tests.network.mirror import ARCH, Made, Mirror
 
