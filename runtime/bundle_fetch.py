@@ -24,15 +24,15 @@ def fetch_all(jobs: Sequence[Job], downloads: Downloads, view: View) -> dict[str
     for job in jobs:
         for number, package in job.choice.packages:
             wanted.setdefault(package.checksum, (job.state.repositories[number], job.state.arch, package))
-    kept = [downloads.place(package) for _, _, package in wanted.values() if downloads.has(package)]
     files = _bring(wanted, downloads, view)
     try:
         with view.step("verifying"):
             _verify(jobs, files)
     except PackageError as error:
-        if all(path.exists() for path in kept):  # those that do not hold are removed
+        if all(path.exists() for path in downloads.doubtful):  # those that do not hold are removed
             raise
-        view.say(f"{error.message}: it may have been changed since an earlier run fetched it; it is fetched anew")
+        view.say(f"{error.message}: it was kept by an earlier run, or came in pieces; it is fetched anew")
+        downloads.doubtful.clear()
         files = _bring(wanted, downloads, view)
         with view.step("verifying"):
             _verify(jobs, files)

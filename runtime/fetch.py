@@ -81,6 +81,10 @@ class Downloads:
         """What came last, in words."""
         self.received = 0
         """Bytes that came over the network in this run."""
+        self._pieces = 0
+        """Answers that the last package was put together of."""
+        self.doubtful: set[Path] = set()
+        """Packages that did not come in one piece in this run: if one does not hold, another try may help."""
         self.unchanged: set[Path] = set()
         """Indexes that are those of an earlier run: the server has no news of them."""
         make_folder(folder / "indexes")
@@ -135,16 +139,25 @@ class Downloads:
         place = self.place(package)
         if self.has(package):
             os.utime(place)
+            self.doubtful.add(place)
             return place
         part, url = place.with_suffix(".part"), f"{repository.address}/{arch}/{package.file_name}"
+        self._pieces = 0
         for _ in range(2):
             if _size(part) >= package.size and not _is(part, package):
                 part.unlink()
             resumed = is_file(part)
             if _size(part) < package.size:
-                self._fetch(_Wanted(url, part, package.size, {}, progress))
+                try:
+                    self._fetch(_Wanted(url, part, package.size, {}, progress))
+                except PackageError:
+                    if resumed and not is_file(part):
+                        continue
+                    raise
             if _is(part, package):
                 _keep(part, place)
+                if resumed or self._pieces > 1:
+                    self.doubtful.add(place)
                 return place
             part.unlink(missing_ok=True)
             if not resumed:  # what was added to may have been another file; once from its start
@@ -216,6 +229,7 @@ class Downloads:
     def _store(self, wanted: _Wanted, response: http.client.HTTPResponse, have: int, watch: Watch) -> None:
         """Write what comes; on any failure what has come stays."""
         part = wanted.part
+        self._pieces = self._pieces + 1 if have else 1
         try:
             out = part.open("r+b" if have else "wb")
             give(out.fileno(), part)

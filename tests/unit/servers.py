@@ -261,7 +261,7 @@ def wrong(content: bytes) -> dict[str, tuple[Act, str]]:
         "status 401": (says(head("401 Unauthorized", Content_Length=0)), "status 401"),
         "status 204": (says(head("204 No Content")), "status 204"),
         "status 304": (says(head("304 Not Modified")), "status 304"),
-        "a circle": (says(head("302 Found", Location="/again", Content_Length=0)), "around in circles"),
+        "a circle": (says(head("302 Found", Location="?again", Content_Length=0)), "around in circles"),
         "a redirect to nowhere": (says(head("302 Found", Content_Length=0)), "leads to ''"),
         "a redirect to a file": (says(head("302 Found", Location="file:///etc/passwd")), "leads to 'file:///etc/passwd'"),
         "a redirect to nonsense": (says(head("301 Moved", Location="http://[::1/")), r"leads to 'http://\[::1/'"),
