@@ -108,7 +108,25 @@ def left_behind(machines: Tower) -> list[str]:
         here = names(Path("/tmp"))
         inside = names(machine.root / "tmp")
         found.append(" ".join(sorted(inside - here - names(Path("/tmp")))))
-        found.append(machine.run("find", "/run", "/home", "/root/.local", "-type", "f").stdout)
+        found.append(
+            machine.run(
+                "find",
+                "/run",
+                "/home",
+                "/root",
+                "-type",
+                "f",
+                "(",
+                "-not",
+                "-path",
+                "/root/*",
+                "-o",
+                "-path",
+                "/root/.local/*",
+                ")",
+                "-print",
+            ).stdout
+        )
         for command in ("iptables-save", "ip6tables-save"):
             rules = machine.run(command).stdout.splitlines()
             found.append("\n".join(line.partition(" [")[0] for line in rules if not line.startswith("#")))
