@@ -49,7 +49,7 @@ def test_an_unknown_state(tmp_path: Path, state: str) -> None:
     assert "ACCEPT" not in done.stdout
 
 
-@pytest.mark.parametrize("interface", ["eth0", "-", "eth0>eth1>eth2"])
+@pytest.mark.parametrize("interface", ["eth0", "uplink", "eth0>eth1>eth2"])
 def test_forward_without_a_direction(tmp_path: Path, interface: str) -> None:
     done = rendered(tmp_path, f"forward {interface} - - - - accept\n")
     assert done.returncode == 1
@@ -79,3 +79,14 @@ def test_settings_that_make_no_sense_replace_nothing(tmp_path: Path, line: str, 
     assert str(bad) in done.stderr, "the file that is to be edited is named"
     assert (tmp_path / "etc/firewall.env").read_bytes() == before
     assert [path.name for path in (tmp_path / "etc").iterdir()] == ["firewall.env"], "nothing is left behind"
+
+
+@pytest.mark.parametrize("role", ["thinclient", "router", "online", "offline"])
+def test_the_tables_of_all_roles(tmp_path: Path, role: str) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/firewall.env").write_text(f"ROLE={role}\n")
+    (tmp_path / "tables").symlink_to(CHECKOUT / "overlays/common/usr/share/tower/firewall")
+    for family in ("ipv4", "ipv6"):
+        done = firewall(tmp_path, "render", family)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("COMMIT\n")
