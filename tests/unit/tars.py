@@ -141,7 +141,7 @@ def headers(data: bytes) -> Iterator[int]:
     at = 0
     while data[at : at + BLOCK].strip(b"\0"):
         yield at
-        at += BLOCK + len(padded(bytes(int(data[at + 124 : at + 135].strip(b" \0") or b"0", 8))))
+        at += BLOCK + len(padded(bytes(int(data[at + 124 : at + 136].strip(b" \0") or b"0", 8))))
 
 
 def flipped(data: bytes, places: Iterator[int]) -> Iterator[bytes]:
