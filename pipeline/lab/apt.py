@@ -8,19 +8,25 @@ configuration) is neither read nor changed. Signatures are checked against the i
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tower.jsontext import parse_json
+from tower.regular import read_regular
+
 from pipeline import proc
-from pipeline.canonical import Digest
+from pipeline.canonical import Digest, JsonValue, canonical_json, digest_file
 from pipeline.channel import LockedFile, Progress
 from pipeline.errors import FetchError, LockError, ToolError
+from pipeline.files import write_file
 from pipeline.lab.deb import DEB_ARCH
 from pipeline.locks import Lock, locked
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_NO_LISTS = ("auxfiles", "lock", "partial")
 _UPDATE_SECONDS = 600
 _SOLVE_SECONDS = 120
 _NO_NETWORK_HINT = "look at the network, or name another mirror with TOWER_DEBIAN_MIRROR"
@@ -59,6 +65,7 @@ class Apt:
             )
         with self._locked():
             self._configure(())
+            self._forget_changed(progress)
             try:
                 self._apt_get("update", "-o", "APT::Update::Error-Mode=any", timeout=_UPDATE_SECONDS)
             except ToolError as error:
@@ -74,6 +81,34 @@ class Apt:
                     f"lab: {self.suite.mirror} cannot be reached, or its index does not hold; "
                     f"locking from the indexes fetched earlier\n  {why}".rstrip()
                 )
+            else:
+                write_file(self._record, canonical_json(_digests(self._lists)))
+
+    @property
+    def _lists(self) -> Path:
+        return self.root / "lists"
+
+    @property
+    def _record(self) -> Path:
+        """What the indexes held when apt had verified them: it does not do so again when it uses them."""
+        return self.root / "lists.json"
+
+    def _forget_changed(self, progress: Progress) -> None:
+        """Remove indexes that are not as apt verified them, and what apt keeps of them; they are fetched anew."""
+        for name in ("pkgcache.bin", "srcpkgcache.bin", "extended_states"):
+            (self.root / name).unlink(missing_ok=True)
+        found = _digests(self._lists)
+        try:
+            recorded = parse_json(read_regular(self._record))
+        except (OSError, ValueError):
+            recorded = None
+        if not found or found == recorded:
+            return
+        if isinstance(recorded, dict):
+            odd = next(name for name in sorted({*found, *recorded}) if found.get(name) != recorded.get(name))
+            progress.say(f"{self._lists / odd}: was changed since apt verified it; the indexes are fetched anew")
+        shutil.rmtree(self._lists)
+        (self._lists / "partial").mkdir(parents=True)
 
     def closure(self, wanted: Iterable[str], standing: Iterable[str] = (), *, essential: bool = False) -> tuple[LockedFile, ...]:
         """Everything that must be installed for `wanted`, on a system on which only `standing` is there.
@@ -110,6 +145,7 @@ class Apt:
         return all((self.root / "lists" / name).is_file() for name in names)
 
     def _configure(self, standing: Sequence[str]) -> None:
+        shutil.rmtree(self.root / "empty", ignore_errors=True)  # what lies there would be settings of apt's
         for name in ("lists/partial", "archives/partial", "empty"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         arch = DEB_ARCH[self.arch]
@@ -147,6 +183,15 @@ class Apt:
     def _run(self, *argv: str, timeout: float = _SOLVE_SECONDS) -> str:
         env = {"APT_CONFIG": str(self.root / "apt.conf")}
         return proc.run(argv, env=env, timeout=timeout, hint="this needs a Debian machine with apt").stdout.decode()
+
+
+def _digests(lists: Path) -> dict[str, JsonValue]:
+    """SHA-256 of each of apt's indexes, by name; what is no plain file has none."""
+    return {
+        path.name: digest_file(path) if path.is_file() and not path.is_symlink() else ""
+        for path in sorted(lists.iterdir())
+        if path.name not in _NO_LISTS
+    }
 
 
 def parse_records(text: str) -> tuple[LockedFile, ...]:

@@ -10,6 +10,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import os
 import shutil
 import subprocess
 import threading
@@ -178,3 +179,60 @@ def test_a_bad_index_is_not_taken_in_place_of_a_good_one(mirror: Mirror, apt: Ap
     apt.update(progress)
     assert "its index does not hold; locking from the indexes fetched earlier\n  E: " in "\n".join(progress.said)
     assert version(apt) == OLD
+
+
+def changed(lists: Path) -> None:
+    (path,) = lists.glob("*_Packages")
+    path.write_text(path.read_text().replace(OLD, "9.9-1"))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "an index": changed,
+    "an index without a trace": lambda lists: as_before(lists, changed),
+    "one more": lambda lists: (lists / "other_dists_trixie_main_binary-amd64_Packages").write_text("Package: more\n"),
+    "what is signed": lambda lists: next(lists.glob("*_InRelease")).write_text("Suite: trixie\n"),
+    "its record": lambda lists: (lists.parent / "lists.json").write_text("["),
+    "its record, for another index": lambda lists: (lists.parent / "lists.json").write_text("{}"),
+}
+
+
+def as_before(lists: Path, change: Callable[[Path], object]) -> None:
+    """With the times of before."""
+    times = {path: path.stat() for path in lists.iterdir()}
+    change(lists)
+    for path, info in times.items():
+        os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("there", [True, False])
+def test_an_index_that_was_changed_here(mirror: Mirror, apt: Apt, change: str, there: bool) -> None:
+    """What apt verified yesterday is not believed today: it is fetched anew, or there is none."""
+    apt.update(Quiet())
+    assert version(apt) == OLD
+    CHANGES[change](apt.root / "lists")
+    progress = Quiet()
+    if not there:
+        mirror.suite.rename(mirror.suite.with_name("gone"))
+        with pytest.raises(FetchError, match="no verified index of trixie"):
+            apt.update(progress)
+    else:
+        apt.update(progress)
+        assert version(apt) == OLD
+        apt.update(Quiet())
+    assert ("was changed since apt verified it" in "\n".join(progress.said)) == (change != "its record")
+
+
+def test_what_apt_keeps_of_its_indexes_is_not_believed(mirror: Mirror, apt: Apt) -> None:
+    """Nor settings that lie where there should be none."""
+    apt.update(Quiet())
+    assert version(apt) == OLD
+    (apt.root / "empty" / "evil.conf").write_text('APT::Get::List-Cleanup "false"; Dir::State::status "/nowhere";\n')
+    (apt.root / "empty" / "evil.list").write_text("deb [trusted=yes] http://127.0.0.1:9/ ./\n")
+    for name in ("pkgcache.bin", "srcpkgcache.bin", "extended_states"):
+        (apt.root / name).write_bytes(b"changed")
+    progress = Quiet()
+    apt.update(progress)
+    assert not progress.said
+    assert version(apt) == OLD
+    assert not list((apt.root / "empty").iterdir())
