@@ -13,6 +13,7 @@ keys give equal bytes, and a mirror that is there whole is not made again.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from tower.jsontext import parse_json
-from tower.regular import read_regular
+from tower.regular import open_regular, read_regular
 
 from pipeline import lockfile
 from pipeline.alpine.settings import MirrorSettings
@@ -158,7 +159,7 @@ class LabMirror:
                     raise
                 supply = self._resolve(catalog, wheels, progress)
             key = digest_json({"inputs": self.inputs(), "supply": supply.digest})
-            if not self._is_whole(key):
+            if not self._is_whole(key, progress):
                 self._fetch(supply, progress)
                 self._lay(key, base, catalog, supply, progress)
         return self.folder
@@ -196,15 +197,21 @@ class LabMirror:
             source = Source((find_mirror(self.settings.debian),), unreachable=unreachable)
             fetch(wanted, self._vault, source, progress, title="Debian packages")
 
-    def _is_whole(self, key: Digest) -> bool:
-        """Whether the mirror is the one that `key` names, with all its files."""
+    def _is_whole(self, key: Digest, progress: Progress) -> bool:
+        """Whether the mirror is the one that `key` names, each file as it was made; what was changed is said."""
         try:
             record = parse_json(read_regular(self.folder / _RECORD))
-            return bool(record["key"] == key) and all(
-                (self.folder / name).stat().st_size == size for name, (size, _) in record["files"].items()
-            )
+            if record["key"] != key:
+                return False
+            files = {str(name): (int(size), str(sha256)) for name, (size, sha256) in record["files"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            held = pool.map(lambda name: _holds(self.folder / name, *files[name]), files)
+            odd = next((name for name, holds in zip(files, held, strict=True) if not holds), "")
+        if odd:
+            progress.say(f"{self.folder / odd}: was changed since it was made; the mirror is made again")
+        return not odd
 
     def _lay(self, key: Digest, base: Mapping[str, Repacked], catalog: Catalog, supply: Lock, progress: Progress) -> None:
         shop = Workshop(self.paths.checkout, self._vault, self.home / "apk", self.channel.epoch, progress.say)
@@ -269,6 +276,14 @@ class LabMirror:
     def _commit(self) -> str:
         """What stands for the commit of aports: 40 digits that name the scripts' content."""
         return digest_tree(self._aports)[:40]
+
+
+def _holds(path: Path, size: int, sha256: str) -> bool:
+    try:
+        with open_regular(path, follow=False) as stream:
+            return os.fstat(stream.fileno()).st_size == size and hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def _asked(definition: Definition) -> JsonValue:

@@ -165,6 +165,45 @@ def test_a_file_changed_in_the_mirror_is_not_taken(lab: Lab, lock: Lock) -> None
     assert repository(lab, lock, "mended").is_dir()
 
 
+def flip(path: Path) -> None:
+    """Change a file without a trace in its times."""
+    data, info = bytearray(path.read_bytes()), path.stat()
+    data[len(data) // 2] ^= 1
+    path.unlink()  # the vault may have the same file by another name
+    path.write_bytes(data)
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["v3.23/main/x86_64/doas-*.apk", "v3.23/main/x86_64/APKINDEX.tar.gz", "v3.23/releases/x86_64/*.tar.gz", "aports/*/*.gz"],
+)
+def test_locking_from_a_mirror_that_was_changed(lab: Lab, lock: Lock, name: str) -> None:
+    """It is not refused for ever: what was changed is named, and the mirror made again."""
+    mirror = mirror_of(lab.driver())
+    before = contents(mirror.folder)
+    (path,) = mirror.folder.glob(name)
+    flip(path)
+    lab.progress.said.clear()
+    assert lab.driver().lock(lab.progress) == lock
+    assert f"{path}: was changed since it was made; the mirror is made again" in lab.progress.said
+    assert contents(mirror.folder) == before
+
+
+@pytest.mark.parametrize("name", ["apk/doas.*.apk", "base/*/busybox-*.apk"])
+def test_a_mirror_is_not_made_of_what_was_changed(lab: Lab, lock: Lock, name: str) -> None:
+    """Neither of converted packages nor of those out of the wheel: each is recorded, and made again."""
+    mirror = mirror_of(lab.driver())
+    before = contents(mirror.folder)
+    path = min(mirror.home.glob(name))
+    flip(path)
+    shutil.rmtree(mirror.folder)
+    lab.progress.said.clear()
+    mirror_of(lab.driver()).make(lab.progress)
+    assert any(line.startswith(f"{path}: was changed since it was made") for line in lab.progress.said), lab.progress.said
+    assert contents(mirror.folder) == before
+
+
 def test_a_flipped_bit_in_a_download_is_refused_and_mended(lab: Lab, lock: Lock) -> None:
     mirror = mirror_of(lab.driver())
     (deb,) = (deb for deb in mirror.debian().packages["x86_64"] if deb.name == "opendoas")
