@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from tower.regular import open_regular
+
 from pipeline import proc
 from pipeline.errors import FormatError, ToolError
 
@@ -32,7 +34,7 @@ class Partition:
 
 def partitions(image: Path) -> tuple[Partition, ...]:
     """The partitions of an image with an MBR; FormatError if it has none."""
-    with image.open("rb") as stream:
+    with open_regular(image) as stream:
         sector = stream.read(SECTOR)
     if len(sector) < SECTOR or sector[510:512] != b"\x55\xaa":
         raise FormatError(f"{image.name}: no partition table in its first sector")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tower.jsontext import parse_json
-from tower.regular import open_regular
+from tower.regular import open_regular, read_regular
 
 from pipeline.artifact import FileRecord
 from pipeline.canonical import Digest, JsonValue, canonical_json
@@ -134,7 +134,7 @@ def _is_signed(spot: Spot) -> bool:
 
     sums = spot.folder / SUMS
     try:
-        listed = (spot.folder / f"{SUMS}{SUFFIX}").exists() and f"  {spot.image}\n".encode() in sums.read_bytes()
+        listed = (spot.folder / f"{SUMS}{SUFFIX}").exists() and f"  {spot.image}\n".encode() in read_regular(sums)
     except OSError:
         listed = False
     return spot.path.exists() and (listed or (spot.folder / f"{spot.image}{SUFFIX}").exists())
@@ -292,7 +292,7 @@ def _fill(data: bytes, out: BinaryIO) -> str:
 
 def _copy(source: Path, out: BufferedRandom) -> str:
     """Copy a file: by sharing its blocks where the file system can, else leaving holes where it holds nothing."""
-    with source.open("rb", buffering=0) as stream:
+    with open_regular(source) as stream:
         with suppress(OSError):
             fcntl.ioctl(out.fileno(), _FICLONE, stream.fileno())
             return hashlib.file_digest(out, "sha256").hexdigest()

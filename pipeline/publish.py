@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tower.regular import read_regular
+
 from pipeline.artifact import Artifact, FileRecord
 from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json
 from pipeline.errors import StageError, StoreError
@@ -65,7 +67,7 @@ def block_map_of(artifact: Artifact, image: str) -> bytes:
     """The block map that the stage made, or one of the image as it is (a compressed one needs the stage's)."""
     for name in artifact.outputs:
         if name.endswith(".bmap"):
-            return artifact.file(name).read_bytes()
+            return read_regular(artifact.file(name))
     from pipeline import blockmap
 
     return blockmap.dump(blockmap.read_image(artifact.file(image)))

@@ -209,7 +209,7 @@ def signer_of(
     beside = signature or path.with_name(path.name + SUFFIX)
     found = parse_signature(read_small(beside), str(beside))
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return verify(stream, found, keys, str(path), plain=plain), found
     except OSError as error:
         raise refused(error, path, kind=SignatureError) from error

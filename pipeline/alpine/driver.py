@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from tower.regular import read_regular
+
 from pipeline import lockfile
 from pipeline.alpine import aports
 from pipeline.alpine.indexes import FILE, Freshness, SignedIndex, age_in_days, day, read_signed
@@ -381,7 +383,7 @@ class AlpineDriver:
 
     def signing_key(self) -> tuple[str, bytes, bytes]:
         """The checkout's key."""
-        return self.key.name, self.key.private.read_bytes(), self.key.public_pem()
+        return self.key.name, read_regular(self.key.private), self.key.public_pem()
 
     def aports(self) -> Path:
         """The locked scripts, unpacked."""

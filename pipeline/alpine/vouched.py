@@ -91,7 +91,7 @@ def _digest(stream: Content) -> str:
 def _package_files(path: Path) -> Iterable[tuple[str, str]]:
     """Path and content of every file and link in a package."""
     seen: dict[str, str] = {}
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         for entry, content in read_package(stream, None, name=path.name).iter_data():
             if entry.kind == "file":
                 digest = hashlib.sha256()

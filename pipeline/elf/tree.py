@@ -14,6 +14,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from tower.regular import open_regular
+
 from pipeline import iso9660
 from pipeline.apk.package import read_package
 from pipeline.disk import partitions
@@ -103,7 +105,7 @@ class Tree:
 
 def tree_of(image: Path) -> Tree:
     """The tree of an unpacked image: an ISO, a disk whose last partition is ext4, or an ext4 file system."""
-    with image.open("rb") as stream:
+    with open_regular(image) as stream:
         if image.suffix == ".iso":
             return iso_tree(stream, image)
         start = partitions(image)[-1].start if _is_disk(stream) else 0

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from tower.regular import open_regular
+
 from pipeline.apk.installed import InstalledPackage, dump_installed
 from pipeline.apk.package import read_package
 from pipeline.apk.pkginfo import parse_dependency
@@ -78,7 +80,7 @@ def closure(packages: Iterable[InstalledPackage], world: Iterable[str], where: s
 
 def _as_repacked(package: InstalledPackage, folder: Path) -> tuple[InstalledPackage, InstalledPackage]:
     """The package with the checksum of its repacked file, and as it was."""
-    with (folder / package.entry.file_name).open("rb") as stream:
+    with open_regular(folder / package.entry.file_name) as stream:
         checksum = read_package(stream, None, name=package.entry.file_name).checksum
     return replace(package, entry=replace(package.entry, checksum=checksum)), package
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tower.errors import TowerError
+from tower.regular import open_regular
 from tower.unpack import unpacked
 
 from pipeline import proc
@@ -47,7 +48,7 @@ def canonical_digest(image: Path) -> Digest:
     """The digest; the same for every rebuild, whoever signs. Raises FormatError if the image cannot be read."""
     try:
         if image.suffix == ".iso":
-            with image.open("rb") as stream:
+            with open_regular(image) as stream:
                 return digest_json([*_boot_code(stream), *_rows(stream, image)])
         with unpacked(image) as plain:
             digest = hashlib.sha256()

@@ -111,6 +111,25 @@ def test_layers(checkout: Path, texts: dict[Path, str]) -> None:
     complain(faults)
 
 
+def test_sources_of_stages_are_whole(checkout: Path, texts: dict[Path, str]) -> None:
+    """What a module imports that runs in a sandbox is among the sources of its stage, too; and nothing of the device's."""
+    faults = []
+    for declaration in sorted((checkout / "stages").glob("*/stage.toml")):
+        declared = tomllib.loads(declaration.read_text()).get("sources", [])
+        for source in declared:
+            for node in (
+                ast.parse(texts[checkout / source]).body if source.endswith(".py") and source.startswith("pipeline/") else []
+            ):
+                names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+                for name in names:
+                    place = name.replace(".", "/")
+                    there = {f"{place}.py", f"{place}/__init__.py"} & set(declared)
+                    if name.split(".")[0] == "tower" or (name.split(".")[0] == "pipeline" and not there):
+                        faults.append(f"{relative(declaration, checkout)}: {source} imports {name}, which is not there")
+    complain(faults)
+
+
 def test_apk_format_stands_alone(checkout: Path, texts: dict[Path, str]) -> None:
     """pipeline/apk also becomes part of stages: of the pipeline it uses itself, the reader of tars and the errors alone.
 
