@@ -25,10 +25,6 @@ _SEED = 5381
 _WORD = 0xFFFFFFFF
 
 
-def _turned(value: int, by: int) -> int:
-    return (value << by | value >> (32 - by)) & _WORD
-
-
 def bucket(name: str) -> int:
     """Where apk's table keeps a name: by MurmurHash3 of 32 bits."""
     data = name.encode()
@@ -36,9 +32,9 @@ def bucket(name: str) -> int:
     value = _SEED
     for at in range(0, len(data), 4):
         part = int.from_bytes(data[at : at + 4], "little") * 0xCC9E2D51 & _WORD
-        value ^= _turned(part, 15) * 0x1B873593 & _WORD
+        value ^= (part << 15 | part >> 17) * 0x1B873593 & _WORD
         if at < whole:
-            value = (_turned(value, 13) * 5 + 0xE6546B64) & _WORD
+            value = ((value << 13 | value >> 19) * 5 + 0xE6546B64) & _WORD
     value ^= len(data)
     value = (value ^ value >> 16) * 0x85EBCA6B & _WORD
     value = (value ^ value >> 13) * 0xC2B2AE35 & _WORD
@@ -62,35 +58,47 @@ class Member:
         return tuple(dict.fromkeys((self.entry.name, *(item.name for item in self.provides))))
 
 
-def _read(texts: Iterable[str], generation: int) -> tuple[tuple[Dependency, ...], bool]:
-    """What apk takes from a list of conditions, and whether it found one of them broken."""
-    taken: list[Dependency] = []
-    broken = False
-    is_valid = (Versions3 if generation > 2 else Versions2).is_valid
-    for text in texts:
+class _Reader:
+    """Reads lists of conditions as apk of a generation does; most conditions are in many lists."""
+
+    def __init__(self, generation: int) -> None:
+        self._newer = generation > 2
+        self._is_valid = (Versions3 if self._newer else Versions2).is_valid
+        self._known: dict[str, tuple[Dependency | None, bool]] = {}
+
+    def _item(self, text: str) -> tuple[Dependency | None, bool]:
         try:
             item = parse_dependency(text)
         except FormatError:
-            return tuple(taken), True
-        if item.op not in ("", "><") and not is_valid(item.version):
-            if generation < 3:
-                return tuple(taken), True
-            broken = True
-        taken.append(item)
-    return tuple(taken), broken
+            return None, True
+        broken = item.op not in ("", "><") and not self._is_valid(item.version)
+        return (item if self._newer or not broken else None), broken
+
+    def read(self, texts: Iterable[str]) -> tuple[tuple[Dependency, ...], bool]:
+        """What apk takes from a list of conditions, and whether it found one of them broken."""
+        taken: list[Dependency] = []
+        broken = False
+        for text in texts:
+            known = self._known.get(text) or self._known.setdefault(text, self._item(text))
+            broken |= known[1]
+            if known[0] is None:
+                break
+            taken.append(known[0])
+        return tuple(taken), broken
 
 
 def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation: int) -> list[Member]:
     """The packages of all indexes; a package that is in several counts once."""
     members: dict[str, Member] = {}
+    read = _Reader(generation).read
     for number, entries in enumerate(indexes):
         for entry in entries:
             fits = entry.arch in (arch, "noarch", "")
             if entry.checksum in members or not (fits or generation > 2):
                 continue
-            depends, broken = _read(entry.depends, generation)
-            provides, _ = _read(entry.provides, generation)
-            install_if, partial = _read(entry.install_if, generation)
+            depends, broken = read(entry.depends)
+            provides, _ = read(entry.provides)
+            install_if, partial = read(entry.install_if)
             usable = fits and not (broken and generation > 2)
             members[entry.checksum] = Member(
                 entry, number, usable, depends, provides, () if partial and generation > 2 else install_if
