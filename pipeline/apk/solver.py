@@ -86,7 +86,9 @@ def in_order(universe: Universe, world: Iterable[str]) -> list[Chosen]:
     # The last of a name counts, and apk goes by the names, whatever their case.
     wanted = {item.name: item for item in map(parse_dependency, world)}
     items = [wanted[name] for name in sorted(wanted, key=lambda name: (name.lower(), name))]
-    search = Search(universe.tables, universe.generation, _conditions(universe, items))
+    conditions = _conditions(universe, items)
+    numbers = universe.numbers([item.name for item in conditions])
+    search = Search(universe.tables, universe.generation, conditions, numbers)
     found = search.run()
     if search.failures:
         from pipeline.apk import solver_explain

@@ -64,3 +64,12 @@ class Cache:
                 os.unlink(temporary)  # noqa: PTH108
             except OSError:
                 pass
+
+    def keep_newest(self, prefix: str, count: int) -> None:
+        """Remove all but the `count` newest of the files whose names begin with `prefix`."""
+        try:
+            paths = [f"{self.folder}/{name}" for name in os.listdir(self.folder) if name.startswith(prefix)]  # noqa: PTH208
+            for path in sorted(paths, key=lambda path: os.stat(path).st_mtime_ns)[:-count]:  # noqa: PTH116
+                os.unlink(path)  # noqa: PTH108
+        except OSError:
+            pass  # somebody else tidies up as well

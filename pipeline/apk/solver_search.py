@@ -16,7 +16,6 @@ from collections import deque
 from pipeline.apk.solver_queue import Queue2, Queue3
 from pipeline.apk.solver_state import NONE, Name, Package, State
 from pipeline.apk.solver_tables import HIDDEN
-from pipeline.apk.solver_walk import walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
 class Search(State):
     """The search for one world's packages; `run` once."""
 
-    def __init__(self, tables: Tables, generation: int, world: Sequence[Condition]) -> None:
+    def __init__(self, tables: Tables, generation: int, world: Sequence[Condition], numbers: Sequence[int]) -> None:
         super().__init__(tables, generation)
         self.world = world
         self.failures = False
-        self._numbers = walk(tables, [item.name for item in world], generation)
+        self._numbers = numbers
         self._queue = Queue3() if generation > 2 else Queue2()
         self._dirty: deque[Name] = deque()
         self._dependents: dict[int, list[Name]] = {}
@@ -104,7 +103,7 @@ class Search(State):
         package.usable = False
         for number in package.names:
             self._touch(number)
-        for number in package.names:
+        for number in package.watched:
             self._wake(number)
 
     def _require(self, number: int) -> None:
@@ -203,15 +202,15 @@ class Search(State):
                 else:
                     self._require(item.name)
         for number in dict.fromkeys(first.names):
-            if number != name.number and all(number in package.name_set for package, _version in candidates):
+            rivals = self.rivals(number) if number != name.number else ()
+            if rivals and all(number in package.name_set for package, _version in candidates):
                 bare = any(
                     version is None if number == package.name else package.gives_bare(number) for package, version in candidates
                 )
-                self._exclude(number, name.number, among_bare=bare)
+                self._exclude(rivals, name.number, among_bare=bare)
 
-    def _exclude(self, number: int, needed: int, *, among_bare: bool) -> None:
+    def _exclude(self, offers: Sequence[Offer], needed: int, *, among_bare: bool) -> None:
         """Who provides a name must provide `needed` as well, since what will be taken for this provides both."""
-        offers = self.names[number].offers if number in self.names else self.rivals(number)
         for package, version in offers:
             spared = among_bare and (version is None or package.has_bare)
             if package.usable and needed not in package.name_set and not spared:
@@ -281,7 +280,7 @@ class Search(State):
             if other is not package and (version is not None or other_version is not None):
                 self._drop(other)
         self._touch(number)
-        for woken in package.names if package else (number,):
+        for woken in package.watched if package else (number,):
             self._wake(woken)
 
     def _collect(self) -> list[Package]:
@@ -295,7 +294,7 @@ class Search(State):
                 self.failures |= not self.fulfils(package, item, self.chosen.get(item.name, NONE))
                 yield item.name
             found[package] = None
-            for number in package.names:
+            for number in package.watched:
                 yield from (waiting for waiting in self.tables.waiting[number][::2] if self._comes_in(waiting, done))
 
         above: list[Iterator[int]] = [iter([item.name for item in self.world])]

@@ -34,7 +34,7 @@ class Package:
 
     __slots__ = (
         "considered", "depends", "fails_install_if", "has_bare", "index", "install_if", "name", "name_set", "names", "number",
-        "priority", "provided", "triggered", "usable", "version",
+        "priority", "provided", "triggered", "usable", "version", "watched",
     )  # fmt: skip
 
     def __init__(self, number: int, state: State) -> None:
@@ -51,6 +51,8 @@ class Package:
         self.has_bare = any(version is None for _name, version in self.provided)
         self.names = (self.name, *(name for name, _version in self.provided))
         self.name_set = frozenset(self.names)
+        waiting = tables.waiting.begins
+        self.watched = [name for name in self.names if waiting[name] != waiting[name + 1]]
         self.usable = bool(tables.package_flags[number] & USABLE)
         self.considered = self.triggered = False
         self.fails_install_if = not self.install_if

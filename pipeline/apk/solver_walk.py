@@ -13,6 +13,8 @@ on where another stopped. Names that nothing but their one package leads to are 
 
 from __future__ import annotations
 
+from pipeline.apk.solver_tables import WORD
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -72,20 +74,38 @@ def _hidden_row(tables: Tables, name: int) -> Iterator[int]:
         yield from tables.provides[package][::2]
 
 
-def walk3(tables: Tables, roots: Iterable[int]) -> list[int]:
-    """The numbers of apk 3 for all names, from 1; 0 where the walk does not come."""
-    begins, values, shared = tables.walk.begins, tables.walk.values, tables.walk_shared[0]
-    numbers = [0] * len(tables.names)
-    numbers += [0] * (len(tables.walk) - len(numbers))
-    seen = bytearray(len(numbers))
-    under_way: dict[int, Iterator[int]] = {}
-    number = 0
-    for root in roots:
-        if seen[root]:
-            continue
+class Walk:
+    """How far apk 3's walk has come: the numbers of all names, 0 where it has not been, and how many have one."""
+
+    def __init__(self, tables: Tables, numbers: Sequence[int] = (), seen: bytes = b"", length: int = 0) -> None:
+        self._tables, self.length = tables, length
+        self.numbers = numbers or [0] * len(tables.names)
+        self._seen = bytearray(seen or len(tables.names)) + bytes(len(tables.walk) - len(tables.names))
+
+    @classmethod
+    def load(cls, tables: Tables, data: memoryview) -> Walk:
+        """A walk that `dump` wrote."""
+        end = len(tables.names) * WORD
+        return cls(tables, data[:end].cast("i"), data[end:-WORD].tobytes(), data[-WORD:].cast("i")[0])
+
+    def dump(self) -> bytes:
+        """The walk as bytes; what follows from a name is known as a whole then, or not at all."""
+        from array import array
+
+        numbers, seen = array("i", self.numbers), self._seen[: len(self.numbers)]
+        return numbers.tobytes() + seen + array("i", [self.length]).tobytes()
+
+    def go(self, root: int) -> None:
+        """Walk on from a name."""
+        if self._seen[root]:
+            return
+        numbers = self.numbers = list(self.numbers)
+        seen, begins, values = self._seen, self._tables.walk.begins, self._tables.walk.values
+        names, shared, number = len(numbers), self._tables.walk_shared[0], self.length
+        under_way: dict[int, Iterator[int]] = {}
         seen[root] = 1
         above: list[tuple[int, Iterator[int]]] = []
-        here, rest = root, iter(values[begins[root] : begins[root + 1]] or _hidden_row(tables, root))
+        here, rest = root, iter(values[begins[root] : begins[root + 1]] or _hidden_row(self._tables, root))
         while True:
             for item in rest:
                 if item < 0:
@@ -103,17 +123,17 @@ def walk3(tables: Tables, roots: Iterable[int]) -> list[int]:
                     rest = under_way.get(item) or under_way.setdefault(item, iter(values[begins[item] : begins[item + 1]]))
                 break
             else:
-                if not numbers[here]:
+                if here < names and not numbers[here]:
                     number += 1
                     numbers[here] = number
                 if not above:
                     break
                 here, rest = above.pop()
-    return numbers
+        self.length = number
 
 
 def walk2(tables: Tables, roots: Iterable[int]) -> list[int]:
-    """The numbers of apk 2 for all names, from 1; 0 where the walk does not come."""
+    """The numbers that apk 2 gives to all names, from 1; 0 where the walk does not come."""
     numbers = [0] * len(tables.names)
     seen: set[int] = set()
     packages: set[int] = set()
@@ -149,8 +169,3 @@ def walk2(tables: Tables, roots: Iterable[int]) -> list[int]:
                 number += 1
                 numbers[here] = number
     return numbers
-
-
-def walk(tables: Tables, roots: Sequence[int], generation: int) -> list[int]:
-    """The numbers that apk of a `generation` gives to names for a world of `roots`."""
-    return walk3(tables, roots) if generation > 2 else walk2(tables, roots)

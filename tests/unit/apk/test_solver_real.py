@@ -10,11 +10,12 @@ import pytest
 
 from pipeline.apk.__main__ import main
 from pipeline.apk.signature import KeyRing
-from pipeline.apk.solver import Solver
+from pipeline.apk.solver import Solver, UnsolvableError
 from pipeline.apk.solver_cache import Cache
 from pipeline.apk.solver_pool import IndexFile
 
 INDEXES = ("main/x86_64/APKINDEX.tar.gz", "community/x86_64/APKINDEX.tar.gz")
+TABLE = Path(__file__).with_name("solve-cases-3.json")
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +28,32 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("cache"))
 
 
-def load(alpine: Path, keys: dict[str, bytes], cache: str, generation: int) -> Solver:
+@pytest.fixture(scope="module")
+def solvers(alpine: Path, alpine_keys: dict[str, bytes], cache: str) -> dict[int, Solver]:
     files = [IndexFile(name, (alpine / name).read_bytes()) for name in INDEXES]
-    return Solver.load(files, keys, "x86_64", Cache(cache), generation=generation)
+    return {number: Solver.load(files, alpine_keys, "x86_64", Cache(cache), generation=number) for number in (2, 3)}
 
 
-def test_answers_of_apk_2(alpine: Path, alpine_keys: dict[str, bytes], cache: str) -> None:
+def test_answers_of_apk_2(alpine: Path, solvers: dict[int, Solver]) -> None:
     """60 worlds that were recorded with apk 2.14."""
-    solver = load(alpine, alpine_keys, cache, 2)
     for case in json.loads((alpine / "solve-cases.json").read_text()):
-        assert sorted(map(str, solver.solve(case["world"]).packages)) == sorted(case["install"]), case["world"]
+        assert sorted(map(str, solvers[2].solve(case["world"]).packages)) == sorted(case["install"]), case["world"]
 
 
+def test_answers_of_apk_3(solvers: dict[int, Solver]) -> None:
+    """300 worlds that `ci/bench/solve.py worlds --seed table` recorded with apk 3.0.8; some have no solution."""
+    cases = json.loads(TABLE.read_text())
+    assert len(cases) == 300
+    for case in cases:
+        try:
+            found: list[str] | None = sorted(item.name for item in solvers[3].solve(case["world"]).packages)
+        except UnsolvableError as error:
+            assert error.message.count("\n") or "not found" in error.message
+            found = None
+        assert found == case["install"], case["world"]
+
+
+@pytest.mark.usefixtures("solvers")
 def test_command(
     alpine: Path, alpine_keys: dict[str, bytes], cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
