@@ -158,11 +158,13 @@ give_up() {
 	exit 1
 }
 
-# started NUMBER: field 22 of /proc/NUMBER/stat, when a process started
+# started NUMBER: field 22 of /proc/NUMBER/stat, when a process started. One that has ended keeps its number until init takes
+# note of it, which busybox' does once a second.
 started() {
 	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
 	# shellcheck disable=SC2086 # fields
 	set -- ${stat##*) }
+	[ "$1" != Z ] || return 1
 	echo "${20}"
 }
 
@@ -250,7 +252,14 @@ write() {
 }
 
 clean() {
-	running && fail "the boot device is being written"
+	left=50
+	while running; do
+		# Who has said how it ended is about to end.
+		case $(cat "$folder/state") in 'done' | failed*) ;; *) fail "the boot device is being written" ;; esac
+		[ "$left" -gt 0 ] || fail "who wrote the boot device does not end"
+		left=$((left - 1))
+		sleep 0.1
+	done
 	rm -rf "$folder"
 }
 

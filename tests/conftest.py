@@ -26,7 +26,7 @@ SIMULATED = {
     "lint": "no system is started",
     "unit": "it runs on the machine that runs the tests",
     "integration": "it runs on the machine that runs the tests",
-    "network": "the test lays the machines: their users, firewall settings and services are not those of an image",
+    "network": "roots and services are the product's; what its first start will do (users, keys, addresses) is the test's",
 }
 
 

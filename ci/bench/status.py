@@ -3,8 +3,8 @@
 
     python ci/bench/status.py [--hosts 20] [--slow 2] [--rounds 5]
 
-Needs root: the hosts are servers in network namespaces of this machine, with the product's firewalls, and the last one is
-slow by so many seconds. Medians of the rounds, in seconds, and their ratios are printed as one JSON object. The ratio to
+Needs root: the hosts are servers of one light machine (tests/light), with the product's firewalls, and the last one is slow
+by so many seconds. Medians of the rounds, in seconds, and their ratios are printed as one JSON object. The ratio to
 the slowest is the one that a user meets: `one` has all processors for itself, where real hosts bring their own.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.network.machines import missing_tools, tower
+from tests.network.machines import missing_tools, roots, tower
 from tests.network.many import many_hosts, names, seconds_for
 
 
@@ -33,7 +33,7 @@ def main() -> int:
         sys.stderr.write(f"not on this machine: {', '.join(missing)}\n")
         return 19
     found: dict[str, list[float]] = {"one": [], "equal": [], "slowest": [], "all": []}
-    with tower() as machines, many_hosts(machines, args.hosts, slow=args.slow) as user:
+    with roots() as shelf, tower(shelf) as machines, many_hosts(machines, args.hosts, slow=args.slow) as user:
         every = names(args.hosts)
         for _ in range(args.rounds):
             for name, hosts in (("one", every[:1]), ("equal", every[:-1]), ("slowest", every[-1:]), ("all", every)):

@@ -9,14 +9,14 @@ counts is what a program inside receives and what leaves by a wire.
 from __future__ import annotations
 
 import socket
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.network.machines import Machine, Tower, in_network_of
+from tests.light.switches import in_network_of, ip
+from tests.network.machines import Machine, Tower
 from tests.network.packets import ICMP, ICMPV6, TCP, UDP, Packet, content, drain, parsed
 
 ASKED, PASSED, BEFORE, OTHERS = 254, 252, 251, range(143, 151)
@@ -125,8 +125,7 @@ class Bench:
 
     def ip(self, *lines: str) -> None:
         """Change addresses or routes."""
-        command = ["nsenter", f"--target={self.machine.pid}", "--net", "ip", "-batch", "-"]
-        subprocess.run(command, input="\n".join(lines), text=True, check=True, timeout=30, stdout=subprocess.DEVNULL)
+        ip(self.machine.pid, lines)
 
     @contextmanager
     def routed(self, leg: str, *networks: str) -> Iterator[None]:
@@ -140,15 +139,18 @@ class Bench:
 
 @contextmanager
 def bench(tower: Tower, name: str) -> Iterator[Bench]:
-    """Take a machine's cables out of the switches, and hold their ends."""
+    """Take a machine's cables out of the switches, and hold their ends. Its own ssh server is stopped: it would answer."""
     machine = tower[name]
     made = Bench(machine, tower.wires)
     legs = {leg.name: leg.switch for leg in machine.plan.legs}
     with ExitStack() as stack:
+        if machine.serves(22, socket.SOCK_STREAM):
+            machine.service("sshd", "stop")
+            stack.callback(machine.service, "sshd", "start")
         for leg, switch in legs.items():
             far = f"{name}-{leg}"
-            _switch(tower.wires, f"link set {far} nomaster")
-            stack.callback(_switch, tower.wires, f"link set {far} master {switch}")
+            ip(tower.wires, [f"link set {far} nomaster"])
+            stack.callback(ip, tower.wires, [f"link set {far} master {switch}"])
             with in_network_of(tower.wires):
                 wire = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -161,10 +163,6 @@ def bench(tower: Tower, name: str) -> Iterator[Bench]:
         _open_sockets(made, stack)
         _teach(made, legs)
         yield made
-
-
-def _switch(wires: int, line: str) -> None:
-    subprocess.run(["nsenter", f"--target={wires}", "--net", "ip", *line.split()], check=True, timeout=10)
 
 
 def _open_sockets(made: Bench, stack: ExitStack) -> None:
@@ -185,8 +183,6 @@ def _open_sockets(made: Bench, stack: ExitStack) -> None:
         made.senders[version] = sender
     for port in SERVICES:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            if machine.serves(port, kind):
-                continue
             service = stack.enter_context(machine.socket(socket.AF_INET6, kind))
             service.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,7 +9,6 @@ import os
 import pty
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,10 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.network.machines import CHECKOUT, Machine, Tower
+from tests.light.services import let_in
+from tests.network.machines import USER, Machine, Tower
 
 HOME = "/root"
 FOLDER = f"{HOME}/.local/tower"
+PYTHON = "/usr/bin/python3"
+ENVIRONMENT = {
+    "HOME": HOME,
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "PYTHONPATH": "/usr/lib/tower",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+"""What `tower` starts with on the thin client: what its own script sets, and a shell's least."""
 _ADD = r"""
 import json, sys
 from dataclasses import replace
@@ -61,9 +70,9 @@ class User:
 
     def python(self, code: str, *, data: str = "", timeout: float = 60) -> str:
         """Run Python there, with the module `tower`; what it prints."""
-        return self.machine.run(sys.executable, "-c", code, data=data, env={"HOME": HOME}, timeout=timeout).stdout
+        return self.machine.run(*self._words(PYTHON, "-c", code), data=data, timeout=timeout).stdout
 
-    def knows(self, *hosts: tuple[str, str, str], user: str = "user") -> list[str]:
+    def knows(self, *hosts: tuple[str, str, str], user: str = USER) -> list[str]:
         """Make hosts known by name, address and host key, as if they had been provisioned; the public keys they must let in."""
         rows = [(*host, user) for host in hosts]
         keys: list[str] = json.loads(self.python(_ADD, data=json.dumps(rows)))
@@ -71,20 +80,22 @@ class User:
 
     def argv(self, *words: str, env: Mapping[str, str] | None = None) -> list[str]:
         """The command that runs `tower` there."""
-        more = [f"{name}={value}" for name, value in (env or {}).items()]
-        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return self.machine.argv(
-            "env", "-i", f"HOME={HOME}", path, "LC_ALL=C.UTF-8", *more, sys.executable, "-m", "tower", *words
-        )
+        return self.machine.argv(*self._words("tower", *words, env=env))
+
+    def python_argv(self, *words: str) -> list[str]:
+        """The command that runs Python there, with the module `tower`."""
+        return self.machine.argv(*self._words(PYTHON, *words))
+
+    def _words(self, *words: str, env: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        more = {**ENVIRONMENT, **(env or {})}
+        return ("env", "-i", *(f"{name}={value}" for name, value in more.items()), *words)
 
     def tower(
         self, *words: str, data: str | bytes = "", timeout: float = 60, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `tower` there; whatever its exit status."""
         given = data.encode() if isinstance(data, str) else data
-        done = subprocess.run(
-            self.argv(*words, env=env), input=given, capture_output=True, timeout=timeout, check=False, cwd=CHECKOUT
-        )
+        done = subprocess.run(self.argv(*words, env=env), input=given, capture_output=True, timeout=timeout, check=False)
         return subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
@@ -98,26 +109,14 @@ class User:
         return json.loads(done.stdout)
 
 
-def let_in(host: Machine, keys: Sequence[str], user: str = "user") -> None:
-    """The keys that the host's ssh server takes."""
-    host.write(f"home/{user}/.ssh/authorized_keys", "".join(f"{key}\n" for key in keys), 0o600)
-    host.run("chown", "-R", f"{user}:{user}", f"/home/{user}/.ssh")
-
-
 def make_hosts(tower: Tower, names: Sequence[str]) -> User:
-    """Make these machines of the ring, and no others, hosts of the thin client; firewalls, ssh and doas are the product's."""
+    """Make these machines of the ring, and no others, hosts of the thin client, with the rules of their roles."""
     tower.set_firewalls()
     user = User(tower["thinclient"])
     user.machine.run("rm", "-rf", FOLDER)
-    servers = [(name, tower[name].address(), tower[name].sshd("").host_key) for name in names]
-    doas = (CHECKOUT / "overlays" / "common" / "etc" / "doas.conf").read_text()
+    servers = [(name, tower[name].address(), tower[name].sshd().host_key) for name in names]
     for name, key in zip(names, user.knows(*servers), strict=True):
-        host = tower[name]
-        let_in(host, [key])
-        host.write("etc/doas.conf", doas, 0o400)
-        host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/keep_addr_on_down")
-        host.run("groupadd", "--force", "wheel")
-        host.run("usermod", "--append", "--groups", "wheel", "user")
+        let_in(tower[name], [key], USER)
     return user
 
 

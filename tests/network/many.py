@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.network.home import FOLDER, User, let_in
-from tests.network.machines import Machine, Tower
+from tests.light.services import add_user, let_in, start_ssh_server
+from tests.network.home import FOLDER, User
+from tests.network.machines import USER, Machine, Tower
 
 _FIRST = 210
 _SLOW = "slow"
@@ -28,20 +29,20 @@ def many_hosts(tower: Tower, count: int, *, slow: float) -> Iterator[User]:
     tower.set_firewalls()
     machine, user = tower["offline1"], User(tower["thinclient"])
     user.machine.run("rm", "-rf", FOLDER)
-    machine.sshd("")  # makes the user, and takes the port of all addresses: it pauses meanwhile
-    machine.run("sh", "-c", 'kill "$(cat /run/sshd.pid)"; while [ -e /run/sshd.pid ]; do sleep 0.05; done')
+    # Its own server has the port of all addresses.
+    machine.service("sshd", "stop")
     machine.write("usr/local/bin/slow-shell", f'#!/bin/sh\nsleep {slow}\nexec /bin/sh "$@"\n', 0o755)
-    machine.run("sh", "-c", f"id {_SLOW} || useradd --create-home --password '*' --shell /usr/local/bin/slow-shell {_SLOW}")
+    add_user(machine, _SLOW, shell="/usr/local/bin/slow-shell")
     addresses = [f"192.168.3.{_FIRST + number}" for number in range(count)]
     try:
         rows = [(name, address, _serve(machine, address)) for name, address in zip(names(count), addresses, strict=True)]
-        let_in(machine, user.knows(*rows[:-1]))
+        let_in(machine, user.knows(*rows[:-1]), USER)
         let_in(machine, user.knows(rows[-1], user=_SLOW), _SLOW)
         yield user
     finally:
         for address in addresses:
             machine.run("sh", "-c", f"kill $(cat /run/{address}.pid); ip addr del {address}/24 dev eth0", check=False)
-        machine.run("/usr/sbin/sshd")
+        start_ssh_server(machine)
         user.machine.run("rm", "-rf", FOLDER)
 
 

@@ -7,13 +7,11 @@ import functools
 import hashlib
 import http.server
 import re
-import shutil
 import socket
 import ssl
 import tempfile
 import threading
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ from pipeline.apk.pkginfo import PkgInfo
 from pipeline.apk.signature import Signer, generate_key
 from pipeline.apk.tarstream import TarEntry
 from pipeline.apk.writer import write_package
-from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
+from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
 
 SERVER = "packages.test"
 ARCH = "x86_64"
@@ -197,41 +195,42 @@ class Mirror:
         self.requests.append(Request(handler.path, asked, status, sent, handler.client_address[0]))
 
 
-def give_apk(machine: Machine) -> None:
-    """The lab's apk, as its package has it."""
-    package = CHECKOUT / "pipeline" / "lab" / "packages" / "apk-tools"
-    if (machine.root / "usr/lib/lab-apk").is_dir():
-        return
-    shutil.copytree(package / "root", machine.root, dirs_exist_ok=True)
-    for target, source in tomllib.loads((package / "package.toml").read_text())["sources"].items():
-        place = machine.root / target
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if (CHECKOUT / source).is_dir():
-            shutil.copytree(CHECKOUT / source, place, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(CHECKOUT / source, place)
+_APK = ("etc/apk", "lib/apk", "usr/lib/apk", "var/cache/apk", "opt", "var/lib/tower")
+"""What a package manager knows and does, and all that the packages of a mirror and `tower install` leave."""
 
 
-_CLEAR = """
-rm -rf /etc/apk /usr/lib/apk /lib/apk /opt /var/lib/tower /run/tower-bundle.lock /run/tower-packages.lock
-mkdir -p /usr/lib/apk/db /var/cache/apk
-touch /usr/lib/apk/db/installed /usr/lib/apk/db/triggers
-"""
+def restore(machine: Machine) -> None:
+    """As if nothing had ever been installed on the machine beside what its root has."""
+    machine.restore(*_APK)
+    machine.run("sh", "-c", "rm -rf /run/tower-bundle.lock /run/tower-packages*")
+
+
+def world(machine: Machine) -> list[str]:
+    """What the machine's world wants beside what its root has, sorted."""
+    before = machine.original("etc/apk/world").read_text().splitlines()
+    return sorted(set(machine.read("etc/apk/world").splitlines()) - set(before))
+
+
+def packages(machine: Machine) -> set[str]:
+    """The packages that are installed beside those of its root, and those of its root that are not, as `-name`."""
+    found, before = (_names(path) for path in (machine.path(_database(machine)), machine.original(_database(machine))))
+    return (found - before) | {f"-{name}" for name in before - found}
+
+
+def _database(machine: Machine) -> str:
+    return next(name for name in ("lib/apk/db/installed", "usr/lib/apk/db/installed") if machine.path(name).is_file())
+
+
+def _names(database: Path) -> set[str]:
+    return {line[2:] for line in database.read_text().splitlines() if line.startswith("P:")}
 
 
 def use_mirror(tower: Tower, mirror: Mirror, hosts: Sequence[str], scheme: str = "http") -> None:
-    """Give the thin client and hosts an apk; hosts have an empty world, the mirror as repository, and trust its key."""
+    """Machines as they were made, but that they have the mirror as repository, and trust its key."""
     tower["router"].write("etc/hosts", f"127.0.0.1 localhost\n{INTERNET_ADDRESS} {SERVER}\n")
-    give_apk(tower["thinclient"])
     tower["thinclient"].write("etc/apk/repositories", f"{scheme}://{SERVER}/main\n")
     for name in hosts:
         host = tower[name]
-        give_apk(host)
-        host.run("sh", "-c", _CLEAR)
-        host.write("etc/apk/world", "")
-        host.write("etc/apk/arch", f"{ARCH}\n")
+        restore(host)
         host.write(f"etc/apk/keys/{KEY}", mirror.public_key)
         host.write("etc/apk/repositories", f"{scheme}://{SERVER}/main\n")
-        for overlay, script in (("host", "bundle"), ("common", "packages")):
-            place = f"usr/libexec/tower/{script}"
-            host.write(place, (CHECKOUT / "overlays" / overlay / place).read_text(), 0o755)

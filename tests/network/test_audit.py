@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.network.home import FOLDER, User, child_of, let_in
-from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
+from tests.light.services import NO_PASSWORD, add_user, remove_user
+from tests.network.home import FOLDER, PYTHON, User, child_of, make_hosts
+from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
 
 OPEN_KEY = f"{FOLDER}/hosts/online1/id_ed25519"
 HOSTS = ("router", "online1", "online2", "offline1", "offline2")
@@ -45,11 +46,8 @@ class Audited:
 @pytest.fixture(scope="module")
 def user(machines: Tower) -> User:
     """Who knows all hosts, each with its ssh server, and may become root on each."""
-    made = User(machines["thinclient"])
-    servers = [(name, machines[name].address(), machines[name].sshd("none").host_key) for name in HOSTS]
-    for name, key in zip(HOSTS, made.knows(*servers), strict=True):
-        let_in(machines[name], [key])
-        machines[name].write("etc/doas.conf", "permit nopass user\n", 0o400)
+    made = make_hosts(machines, HOSTS)
+    for name in HOSTS:
         # A resolver that nobody is: offline hosts have none.
         machines[name].write("etc/resolv.conf", "nameserver 192.168.2.1\n" if name.startswith("online") else "")
     return made
@@ -102,31 +100,9 @@ def left_behind(machines: Tower) -> list[str]:
     """What an audit might leave on the machines: programs, rules, sockets, files."""
     found = []
     for machine in machines:
-        programs = machine.run("ps", "-eo", "args").stdout.splitlines()
-        found.append("\n".join(sorted(line for line in programs if not line.startswith(("ps ", "[", "sshd", "nsenter")))))
-        # Below the machine's own /tmp lies that of this one, where others write, too.
-        here = names(Path("/tmp"))
-        inside = names(machine.root / "tmp")
-        found.append(" ".join(sorted(inside - here - names(Path("/tmp")))))
-        found.append(
-            machine.run(
-                "find",
-                "/run",
-                "/home",
-                "/root",
-                "-type",
-                "f",
-                "(",
-                "-not",
-                "-path",
-                "/root/*",
-                "-o",
-                "-path",
-                "/root/.local/*",
-                ")",
-                "-print",
-            ).stdout
-        )
+        programs = machine.processes().values()
+        found.append("\n".join(sorted(line for line in programs if not line.startswith("sshd"))))
+        found.append(machine.run("find", "/tmp", "/run", "/home", "/root", "!", "-type", "d").stdout)
         for command in ("iptables-save", "ip6tables-save"):
             rules = machine.run(command).stdout.splitlines()
             found.append("\n".join(line.partition(" [")[0] for line in rules if not line.startswith("#")))
@@ -136,22 +112,21 @@ def left_behind(machines: Tower) -> list[str]:
 def test_root_opens_the_wires_for_a_user_and_no_more(machines: Tower) -> None:
     """The thin client's user is not root: doas opens the sockets, and the rules are read by it."""
     client = machines["thinclient"]
-    client.run("useradd", "--create-home", "walt")
-    client.run("ln", "-s", f"{CHECKOUT}/runtime", "/opt/tower")
-    client.write("etc/doas.conf", "permit nopass walt\n", 0o400)
+    add_user(client, "walt", administrator=True)
+    rules = client.read("etc/doas.conf")
     code = (
         "import os\nfrom tower.audit import local\nfrom tower.audit.wire import wires\n"
         "with wires(['eth0', 'eth1']) as found:\n    print(os.geteuid() > 0, *found)\nprint(local.firewall().outcome)\n"
     )
     try:
-        done = client.run("env", "PYTHONPATH=/opt", "/usr/bin/python3", "-B", "-c", code, user="walt")
+        done = client.run("env", "PYTHONPATH=/usr/lib/tower", PYTHON, "-B", "-c", code, user="walt")
         assert done.stdout == "True eth0 eth1\nheld\n"
         client.write("etc/doas.conf", "deny walt\n", 0o400)
-        done = client.run("env", "PYTHONPATH=/opt", "/usr/bin/python3", "-B", "-c", code, user="walt", check=False)
+        done = client.run("env", "PYTHONPATH=/usr/lib/tower", PYTHON, "-B", "-c", code, user="walt", check=False)
         assert "root did not open them" in done.stderr
     finally:
-        client.run("rm", "/opt/tower")
-        client.run("userdel", "--remove", "walt")
+        client.write("etc/doas.conf", rules, 0o400)
+        remove_user(client, "walt")
 
 
 def rule(machine: Machine, *words: str, six: bool = False) -> None:
@@ -231,6 +206,9 @@ def wrong_there(machines: Tower, stack: ExitStack) -> None:
     """On hosts: passwords and root let in; a router that takes everybody along; a leak of names; another way out."""
     online, offline, router = machines["online2"], machines["offline1"], machines["router"]
     stack.enter_context(sshd_with(online, "PasswordAuthentication yes", "PermitRootLogin yes"))
+    shadow = online.read("etc/shadow")
+    online.write("etc/shadow", re.sub("(?m)^root:[^:]*:", f"root:{NO_PASSWORD}:", shadow), 0o640)
+    stack.callback(online.write, "etc/shadow", shadow, 0o640)
     online.write("root/.ssh/authorized_keys", machines["thinclient"].read(f"{FOLDER}/hosts/online2/id_ed25519.pub"), 0o600)
     stack.callback(online.run, "rm", "-r", "/root/.ssh")
     rule(router, "FORWARD", "-j", "ACCEPT")
@@ -290,12 +268,14 @@ def sshd_with(machine: Machine, *lines: str) -> Iterator[None]:
     """Other settings for a while, in front of the product's: sshd takes the first."""
     name = "etc/ssh/sshd_config.d/00-test.conf"
     machine.write(name, "".join(f"{line}\n" for line in lines), 0o600)
-    machine.run("pkill", "-HUP", "-o", "-x", "sshd")
+    machine.service("sshd", "restart")
+    machine.wait_for_listener(22)
     try:
         yield
     finally:
-        (machine.root / name).unlink()
-        machine.run("pkill", "-HUP", "-o", "-x", "sshd")
+        machine.path(name).unlink()
+        machine.service("sshd", "restart")
+        machine.wait_for_listener(22)
 
 
 def test_what_cannot_be_tried_is_said(machines: Tower, user: User) -> None:
@@ -304,10 +284,11 @@ def test_what_cannot_be_tried_is_said(machines: Tower, user: User) -> None:
         for name in ("offline2", "internet"):
             machines[name].run("ip", "link", "set", "eth0", "down")
             stack.callback(machines[name].run, "ip", "link", "set", "eth0", "up")
-        stack.enter_context(replaced(machines["online1"], "iptables-save"))
-        stack.enter_context(replaced(machines["offline1"], "busybox"))
+        stack.enter_context(replaced(machines["online1"], "usr/sbin/iptables-save"))
+        stack.enter_context(replaced(machines["offline1"], "bin/busybox"))
+        rules = machines["online2"].read("etc/doas.conf")
         machines["online2"].write("etc/doas.conf", "deny user\n", 0o400)
-        stack.callback(machines["online2"].write, "etc/doas.conf", "permit nopass user\n", 0o400)
+        stack.callback(machines["online2"].write, "etc/doas.conf", rules, 0o400)
         found = audit(user)
     assert found.status == 15
     assert not found.broken(), {key: found.details[key] for key in found.broken()}
@@ -325,29 +306,16 @@ def test_what_cannot_be_tried_is_said(machines: Tower, user: User) -> None:
 
 
 @contextmanager
-def replaced(machine: Machine, program: str) -> Iterator[None]:
-    """A program in front of the real one that only fails."""
-    path = f"/usr/sbin/{program}"
-    saved = f"{path}.real" if (machine.root / path.lstrip("/")).exists() else ""
-    if saved:
-        machine.run("mv", path, saved)
-    machine.write(path, "#!/bin/sh\nexit 1\n", 0o755)
-    hidden = f"/usr/bin/{program}"
-    also = (machine.root / hidden.lstrip("/")).exists()
-    if also:
-        machine.run("mv", hidden, f"{hidden}.real")
+def replaced(machine: Machine, name: str) -> Iterator[None]:
+    """A program that only fails in place of a real one, which may be what the machine's shell is."""
+    program = machine.path(name)
+    kept = program.with_name(f"{program.name}.real")
+    program.rename(kept)
+    machine.write(name, "#!/bin/sh\nexit 1\n", 0o755)
     try:
         yield
     finally:
-        machine.run("rm", path)
-        if saved:
-            machine.run("mv", saved, path)
-        if also:
-            machine.run("mv", f"{hidden}.real", hidden)
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+        kept.rename(program)
 
 
 def asked(machines: Tower) -> str:
@@ -364,9 +332,9 @@ def trying(machines: Tower) -> str:
 def test_an_interrupted_audit_ends_at_once_and_leaves_nothing(machines: Tower, user: User, phase: Callable[[Tower], str]) -> None:
     before = left_behind(machines)
     argv = user.argv("audit", "--internet", f"{INTERNET_ADDRESS}:443")
-    with subprocess.Popen(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         ends = time.monotonic() + 60
-        while phase(machines) not in machines["online1"].run("ps", "-eo", "args").stdout:
+        while not any(phase(machines) in line for line in machines["online1"].processes().values()):
             assert child.poll() is None, child.communicate()
             assert time.monotonic() < ends, f"{phase.__name__}: online1 does not run {phase(machines)!r}"
         os.kill(child_of(child), signal.SIGINT)

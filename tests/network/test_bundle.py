@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower install --bundle` on the ring: real ssh, firewalls, downloads through the router, and the lab's apk."""
+"""`tower install --bundle` on the ring: real ssh, firewalls, downloads through the router, and the host's own apk."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.light.services import start_ssh_server
 from tests.network.home import FOLDER, HOME, User, child_of, make_hosts
-from tests.network.machines import CHECKOUT, Machine, Tower
-from tests.network.mirror import SERVER, Made, Mirror, use_mirror
+from tests.network.machines import Machine, Tower
+from tests.network.mirror import SERVER, Made, Mirror, packages, use_mirror, world
 
 NAMES = ("router", "online1", "offline1", "offline2")
 PACKAGES = {
@@ -51,25 +52,25 @@ def argv(user: User, *words: str, env: Mapping[str, str] | None = None) -> list[
 
 
 def install(user: User, *words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv(user, *words, env=env), capture_output=True, text=True, timeout=120, cwd=CHECKOUT, check=False)
+    return subprocess.run(argv(user, *words, env=env), capture_output=True, text=True, timeout=120, check=False)
 
 
 def network_of(host: Machine) -> dict[str, str]:
     """All that decides whom the host asks for what, and who may reach it."""
     files = ("etc/resolv.conf", "etc/hosts", "etc/nsswitch.conf", "etc/apk/repositories", "etc/network/interfaces")
-    found = {name: host.read(name) for name in files if (host.root / name).is_file()}
-    commands = ("iptables-save", "ip6tables-save", "ip addr", "ip route show table all", "ss -Hltn")
+    found = {name: host.read(name) for name in files if host.path(name).is_file()}
+    commands = ("iptables-save", "ip6tables-save", "ip addr", "ip route show table all", "netstat -ltn")
     told = {command: host.run(*command.split()).stdout for command in commands}
     # Not when they were asked, nor how many packets there were.
     return found | {command: re.sub(r"(?m)^#.*\n|\[\d+:\d+\]", "", text) for command, text in told.items()}
 
 
 def has(host: Machine, *names: str) -> bool:
-    return all((host.root / "opt" / name).is_file() for name in names)
+    return all(host.path(f"opt/{name}").is_file() for name in names)
 
 
 def world_of(user: User, host: Machine) -> str:
-    return (user.machine.root / FOLDER.lstrip("/") / "hosts" / host.name / "world").read_text()
+    return user.machine.read(f"{FOLDER}/hosts/{host.name}/world")
 
 
 @pytest.mark.qa("I06")
@@ -81,8 +82,9 @@ def test_three_hosts_from_one_download(machines: Tower, user: User, mirror: Mirr
     assert [network_of(host) for host in hosts] == before
     for host in hosts:
         assert has(host, "editor", "library")
-        assert host.read("etc/apk/world") == world_of(user, host) == "editor\n"
-        assert not list((host.root / "var/lib/tower/bundle").glob("repository*"))
+        assert (world(host), world_of(user, host)) == (["editor"], "editor\n")
+        assert packages(host) == {"editor", "library"}
+        assert not list(host.path("var/lib/tower/bundle").glob("repository*"))
     files = ("APKINDEX.tar.gz", "editor-1.0-r0.apk", "library-1.0-r0.apk")
     assert json.loads(done.stdout)["downloaded_bytes"] == mirror.size(*files)
     assert sorted(one.path.rpartition("/")[2] for one in mirror.requests) == sorted(files)
@@ -128,7 +130,7 @@ def test_dry_run_shows_and_does_nothing(machines: Tower, user: User, mirror: Mir
     steps = ["Installing editor (1.0-r0)", "Installing library (1.0-r0)"]
     assert json.loads(done.stdout)["hosts"] == {"offline1": {"done": False, "steps": steps}}
     assert not has(host, "editor")
-    assert not (host.root / "var/lib/tower").exists()
+    assert not host.path("var/lib/tower").exists()
     assert len(mirror.requests) == 1
 
 
@@ -136,15 +138,14 @@ def test_the_router_down_in_the_middle_of_a_download(machines: Tower, user: User
     router, host = machines["router"], machines["offline1"]
     mirror.pace = 0.1
     process = subprocess.Popen(argv(user, "offline1", "big"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    part = user.machine.root / HOME.lstrip("/") / ".cache/tower/packages"
+    part = user.machine.path(f"{HOME}/.cache/tower/packages")
     wait_for(lambda: any(path.stat().st_size > 600_000 for path in part.glob("big*.part")))
     # Its ssh server and what it serves: all is closed at once, and nobody is there any more.
-    router.run("kill", "-KILL", *router.run("ps", "-C", "sshd", "-o", "pid=").stdout.split())
+    router.kill(signal.SIGKILL, "^sshd")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 18, errors
     assert "type the same command again" in errors
-    router.run("/usr/sbin/sshd")
-    router._wait_for_listener(22)
+    start_ssh_server(router)
     come = next(part.glob("big*.part")).stat().st_size
     mirror.pace = 0.0
     done = install(user, "offline1", "big", "--json")
@@ -170,7 +171,7 @@ def test_a_flipped_bit_of_a_package_is_refused(machines: Tower, user: User, mirr
     done = install(user, "offline1", "editor")
     assert done.returncode == 18
     assert "was changed" in done.stderr
-    assert not (host.root / "var/lib/tower").exists(), "nothing was sent"
+    assert not host.path("var/lib/tower").exists(), "nothing was sent"
     mirror.flip.clear()
     assert install(user, "offline1", "editor").returncode == 0
     assert has(host, "editor")
@@ -252,7 +253,7 @@ def bundle(host: Machine, *words: str, data: str = "") -> subprocess.CompletedPr
 def test_a_bundle_that_was_altered_is_refused(machines: Tower, user: User, mirror: Mirror) -> None:
     host = machines["offline1"]
     text = offered(user, host, mirror)
-    spool = host.root / "var/lib/tower/bundle"
+    spool = host.path("var/lib/tower/bundle")
     # On the way: any byte of what was signed, and the signature.
     manifest, mark, signature = text.partition("-----BEGIN SSH SIGNATURE-----")
     changed = [
@@ -276,7 +277,7 @@ def test_a_bundle_that_was_altered_is_refused(machines: Tower, user: User, mirro
     assert not largest.exists(), "it is sent anew"
     (spool / "manifest").write_text(manifest.replace("add editor", "add other"))
     assert bundle(host, "install", data=".\ngo\nkept\n").returncode == 65
-    assert host.read("etc/apk/world") == ""
+    assert world(host) == []
     done = install(user, "offline1", "editor")
     assert done.returncode == 0, done.stderr
 
@@ -305,7 +306,7 @@ def test_a_bundle_for_another_host_or_one_that_was_used_is_refused(machines: Tow
 def test_a_host_that_changed_since_is_refused(machines: Tower, user: User, mirror: Mirror) -> None:
     host = machines["offline1"]
     text = offered(user, host, mirror)
-    host.write("etc/apk/world", "other\n")
+    host.write("etc/apk/world", f"{host.read('etc/apk/world')}other\n")
     assert bundle(host, "install", data=".\ngo\nkept\n").returncode == 76
     assert receive(host, text).returncode == 76
     done = install(user, "offline1", "editor")
@@ -357,7 +358,7 @@ def test_a_full_disk(machines: Tower, user: User, mirror: Mirror) -> None:
         done = install(user, "offline1", "big")
         filler.wait(20)
         assert (done.returncode, "no space on the disk" in done.stderr) == (18, True), done.stderr
-        assert host.read("etc/apk/world") == ""
+        assert world(host) == []
         host.run("rm", "/var/lib/tower/fill")
         done = install(user, "offline1", "big")
         assert done.returncode == 0, done.stderr
@@ -386,13 +387,14 @@ def test_a_tower_that_is_killed_again_and_again_is_gone_on_with(machines: Tower,
     assert "an earlier installation was finished without us: big slow" in again.stderr
     assert json.loads(again.stdout)["hosts"]["offline1"]["steps"] == []
     assert has(host, "big", "slow")
-    assert host.read("etc/apk/world") == world_of(user, host) == "big\nslow\n"
+    assert (world(host), world_of(user, host)) == (["big", "slow"], "big\nslow\n")
     assert network_of(host) == before
     assert sum(one.sent for one in mirror.asked("big-1.0-r0.apk")) < 1.3 * mirror.size("big-1.0-r0.apk"), "downloaded once"
     # What killed ones left here is swept away when it is some seconds old.
-    user.machine.run("sh", "-c", "touch -d '1 hour ago' /tmp/tower-????????")
+    for left in user.machine.path("tmp").glob("tower-????????"):
+        os.utime(left, (0, 0))
     assert install(user, "offline1", "big", "--dry-run").returncode == 0
-    assert not list((user.machine.root / "tmp").glob("tower-????????/mirror"))
+    assert not list(user.machine.path("tmp").glob("tower-????????/mirror"))
 
 
 def test_a_tower_killed_at_any_time_is_gone_on_with(machines: Tower, user: User, mirror: Mirror) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower install` on the ring: real ssh, the product's firewalls, packages by HTTP through real tunnels, the lab's apk."""
+"""`tower install` on the ring: real ssh and firewalls, packages by HTTP through real tunnels, the machines' own apk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.network.home import FOLDER, User, child_of, make_hosts, unplugged
-from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
-from tests.network.mirror import SERVER, Made, Mirror, use_mirror
+from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
+from tests.network.mirror import SERVER, Made, Mirror, packages, use_mirror, world
 
 NAMES = ("router", "online1", "offline1", "offline2")
 ALL = ("thinclient", "online1", "offline1", "offline2")
@@ -47,8 +47,6 @@ def served(machines: Tower, user: User, tmp_path_factory: pytest.TempPathFactory
     made = Mirror(tmp_path_factory.mktemp("mirror"))
     made.publish(PACKAGES, made=1_700_000_000)
     use_mirror(machines, made, ALL)
-    for name in ALL:
-        lay(machines[name])
     machines["online1"].write("etc/hosts", f"127.0.0.1 localhost\n{INTERNET_ADDRESS} {SERVER}\n")
     with made.served(machines["internet"]):
         yield made
@@ -68,37 +66,36 @@ def mirror(machines: Tower, user: User, served: Mirror) -> Mirror:
     return served
 
 
-def lay(machine: Machine) -> None:
-    """The program under test, where the product has it."""
-    machine.write(PROGRAM, (CHECKOUT / "overlays" / "common" / PROGRAM).read_text(), 0o755)
-
-
 def has(machine: Machine, *names: str) -> bool:
-    return all((machine.root / "opt" / name).is_file() for name in names)
+    return all(machine.path(f"opt/{name}").is_file() for name in names)
 
 
 _STATE = """
 for file in resolv.conf hosts nsswitch.conf apk/repositories apk/arch; do echo "==== $file"; cat "/etc/$file" 2>&1; done
 for family in iptables ip6tables; do echo "==== $family"; $family-save; done
 echo "==== addresses"; ip addr; ip route show table all
-echo "==== listeners"; ss -Hltn
+echo "==== listeners"; netstat -ltn
 echo "==== mounts"; cat /proc/mounts
 echo "==== etc"; ls -AR /etc
 echo "==== left"; ls -d /var/lib/tower/* /run/tower-packages* /tmp/tower-???????? 2>/dev/null
-ps -eo args | grep -E '^/bin/sh /usr/libexec/tower/packages|^ssh |^doas|^[^ ]*python[^ ]* -IS /usr/sbin/apk '
 true
 """
+APK = "(^|/)apk "
+_OURS = f"^/bin/sh /usr/libexec/tower/packages|^ssh |^doas|{APK}"
 
 
 def state_of(machine: Machine) -> dict[str, str]:
     """All that decides whom the machine asks for what, who may reach it, what apk is told; and what must not be left."""
     parts = machine.run("sh", "-c", _STATE).stdout.split("==== ")[1:]
     found = dict(part.split("\n", 1) for part in parts)
-    # A leg that was pulled and plugged in again has its routes in another order.
-    found["addresses"] = "\n".join(sorted(found["addresses"].splitlines()))
+    # A leg that was pulled and plugged in again has its routes in another order, and the other end another number.
+    found["addresses"] = "\n".join(sorted(re.sub("@if[0-9]+", "", found["addresses"]).splitlines()))
+    # Said of a disk that was new when it was mounted.
+    found["mounts"] = found["mounts"].replace(",uuid=on", "")
     for family in ("iptables", "ip6tables"):
         # Without the time, and what the policies have counted.
         found[family] = re.sub(r"^#.*\n|\[[0-9]+:[0-9]+\]$", "", found[family], flags=re.MULTILINE)
+    found["left"] += "".join(f"{line}\n" for line in machine.processes().values() if re.search(_OURS, line))
     return found
 
 
@@ -111,7 +108,7 @@ def same(before: dict[str, str], machine: Machine) -> None:
 def wait_until_idle(machine: Machine, seconds: float = 30) -> None:
     """No installation runs there any more."""
     ends = time.monotonic() + seconds
-    while "packages add" in (left := state_of(machine)["left"]) or "/sbin/apk" in left:
+    while left := machine.running(f"packages add|{APK}"):
         assert time.monotonic() < ends, left
         time.sleep(0.1)
 
@@ -120,16 +117,15 @@ def untouched(machine: Machine, before: dict[str, str], *, files: bool = True) -
     """And no package has come or gone; a killed apk may have left files that it has not noted."""
     wait_until_idle(machine)
     same(before, machine)
-    assert machine.read("etc/apk/world") == ""
-    assert machine.run("apk", "info").stdout == ""
-    assert not (files and list((machine.root / "opt").glob("*")))
+    assert (world(machine), packages(machine)) == ([], set())
+    assert not (files and list(machine.path("opt").glob("*")))
 
 
 @contextmanager
 def installing(user: User, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A `tower install` that runs; its steps are lines of stderr."""
     argv = user.argv("install", "--tunnel", *words, "--yes", env={"PYTHONUNBUFFERED": "1"})
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as running:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             yield running
         finally:
@@ -147,10 +143,9 @@ def wait_for(running: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(f"{text!r} was not said: {''.join(said)}")
 
 
-def world(user: User, name: str) -> str:
-    file = user.machine.root / f"{FOLDER}/{name}.world".lstrip("/")
-    if name != "thinclient":
-        file = user.machine.root / f"{FOLDER}/hosts/{name}/world".lstrip("/")
+def noted(user: User, name: str) -> str:
+    """What the thin client has noted that a machine has."""
+    file = user.machine.path(f"{FOLDER}/{name}.world" if name == "thinclient" else f"{FOLDER}/hosts/{name}/world")
     return file.read_text() if file.exists() else ""
 
 
@@ -166,9 +161,9 @@ def test_a_package_and_what_it_needs(machines: Tower, user: User, mirror: Mirror
         name: {"done": True, "steps": ["Installing library (1.0-r0)", "Installing editor (1.0-r0)"]}
     }
     assert has(machine, "editor", "library")
-    assert world(user, name) == "editor\n"
+    assert noted(user, name) == "editor\n"
     same(before, machine)
-    assert machine.read("etc/apk/world") == "editor\n"
+    assert (world(machine), packages(machine)) == (["editor"], {"editor", "library"})
     for other, was in others.items():
         same(was, machines[other])
     assert {one.peer for one in mirror.requests} == {machines["router"].address("wlan0")}
@@ -188,7 +183,7 @@ def test_only_apk_sees_the_tunnel(machines: Tower, user: User, mirror: Mirror) -
     seen = host.read("run/seen")
     assert f"127.0.0.1\t{SERVER}\n" in seen
     assert "APKINDEX" in seen
-    assert not list((host.root / "var/cache/apk").glob("APKINDEX*"))
+    assert not list(host.path("var/cache/apk").glob("APKINDEX*"))
     same(before, host)
 
 
@@ -208,7 +203,7 @@ def test_what_would_be_installed(machines: Tower, user: User, mirror: Mirror) ->
     assert missing.returncode == 18, missing.stderr
     assert "nothing (no such package)" in missing.stderr
     untouched(host, before)
-    assert world(user, "offline1") == ""
+    assert noted(user, "offline1") == ""
 
 
 def test_the_program_of_the_host_takes_no_options_for_apk(machines: Tower, mirror: Mirror) -> None:
@@ -238,14 +233,14 @@ def test_several_machines_of_which_one_is_off(machines: Tower, user: User, mirro
     assert [hosts[name]["done"] for name in ("offline1", "offline2", "thinclient")] == [False, True, True]
     assert has(machines["offline2"], "editor", "library")
     assert has(user.machine, "editor", "library")
-    assert (world(user, "offline1"), world(user, "offline2"), world(user, "thinclient")) == ("", "editor\n", "editor\n")
+    assert (noted(user, "offline1"), noted(user, "offline2"), noted(user, "thinclient")) == ("", "editor\n", "editor\n")
 
 
 def test_what_was_installed_comes_again(machines: Tower, user: User, mirror: Mirror) -> None:
     """By the way that it would come if the user asked for it: a bundle, for an offline host."""
     assert user.tower("install", "--tunnel", "offline1", "other>=1", "editor", "--yes").returncode == 0
     assert user.tower("install", "--tunnel", "offline1", "other", "--yes").returncode == 0
-    assert world(user, "offline1") == "editor\nother\n"
+    assert noted(user, "offline1") == "editor\nother\n"
     use_mirror(machines, mirror, ["offline1"])
     code = "from tower.install import reinstall; from tower.sshconf import tower_of_user; from tower.view import View\n"
     code += "report = reinstall(tower_of_user(), 'offline1', View())\n"
@@ -282,7 +277,7 @@ def test_an_installation_that_fails_is_undone(machines: Tower, user: User, mirro
     host.run("sh", "-c", "rmdir /opt /var/lib/tower 2>/dev/null || true")
     host.run("mkdir", "-p", "/opt")
     untouched(host, before)
-    assert world(user, "offline1") == ""
+    assert noted(user, "offline1") == ""
     mirror.flip.clear()
     if how in ("cut", "disk"):
         assert user.tower("install", "--tunnel", "offline1", "big", "--yes").returncode == 0
@@ -320,44 +315,49 @@ def test_a_tower_that_is_killed(machines: Tower, user: User, mirror: Mirror, ste
     if package == "slow":
         assert "finished without us: slow" in done.stderr
         assert has(host, "slow", "library")
-        assert world(user, "offline1") == "slow\n"
+        assert noted(user, "offline1") == "slow\n"
         same(before, host)
     else:
         untouched(host, before)
-        assert world(user, "offline1") == ""
+        assert noted(user, "offline1") == ""
     left = {**own, "left": re.sub(r"/tmp/tower-\S+\n", "", own["left"])}
     now = state_of(user.machine)
     now["left"] = re.sub(r"/tmp/tower-\S+\n", "", now["left"])
     assert now == left
 
 
-@pytest.mark.parametrize("what", ["program", "apk", "all"])
+@pytest.mark.parametrize("what", ["program", "apk", "power"])
 def test_a_host_that_is_killed(machines: Tower, user: User, mirror: Mirror, what: str) -> None:
-    """Its program, its apk, or all at once as in a power cut, while apk lays a package down."""
+    """Its program, its apk, or all at once by a power cut, while apk lays a package down."""
     host, before = machines["offline1"], state_of(machines["offline1"])
     mirror.pace = 0.05
-    words = {"program": "^/bin/sh /usr/libexec/tower/packages", "apk": "/sbin/apk", "all": "tower/packages add|/sbin/apk"}
+    words = {"program": "^/bin/sh /usr/libexec/tower/packages", "apk": APK}
     # As apk 3 leaves them; and a file that only looks like one of them.
     for name in (LEFT, OWN):
         host.write(name, "x")
     with installing(user, "offline1", "big") as running:
         wait_for(running, "(2/2) Installing big")
         wait_for(running, "(2/2) Installing big")
-        host.run("pkill", "-KILL", "-f", words[what])
-        assert running.wait(30) == 18
+        if what == "power":
+            host.pull_the_plug()
+            machines.turn_on(host)
+        else:
+            host.kill(signal.SIGKILL, words[what])
+        assert running.wait(60) == (15 if what == "power" else 18)
     mirror.pace = 0
     if what != "apk":
         assert JOURNAL in state_of(host)["left"]
         wait_until_idle(host)
-        if what == "all":
-            # The machine starts anew: what was in memory is gone, and its service runs.
-            host.run("sh", "-c", "rm -rf /run/tower-packages*")
-            assert "undone big" in host.run(f"/{PROGRAM}", "repair").stdout
+        if what == "power":
+            # Of the default runlevel; a machine of the ring leaves it out.
+            host.service("tower-packages", "start")
+            assert JOURNAL not in state_of(host)["left"]
+            machines.set_firewalls()
         else:
             assert "undone: big" in user.tower("run", "offline1", "true").stderr
     untouched(host, before, files=False)
-    assert not (host.root / LEFT).exists()
-    assert (host.root / OWN).exists()
+    assert not host.path(LEFT).exists()
+    assert host.path(OWN).exists()
     assert user.tower("install", "--tunnel", "offline1", "big", "--yes").returncode == 0
     assert has(host, "big", "library")
 
@@ -374,7 +374,7 @@ def test_a_cable_that_is_pulled(machines: Tower, user: User, mirror: Mirror) -> 
             assert "the connection broke" in running.stderr.read()
     mirror.pace = 0
     # The host's own end of the connection takes longer to notice, or the next command tells it.
-    host.run("pkill", "-f", "^sshd: user", check=False)
+    host.kill(signal.SIGTERM, "^sshd(-session)?: user")
     wait_until_idle(host)
     assert user.tower("install", "--tunnel", "offline1", "big", "--yes").returncode == 0
     assert has(host, "big", "library")
@@ -390,5 +390,5 @@ def test_two_at_once(machines: Tower, user: User, mirror: Mirror) -> None:
         second = user.tower("install", "--tunnel", "offline1", "other", "--yes")
         assert first.wait(30) == 0
     assert second.returncode == 0, second.stderr
-    assert world(user, "offline1") == "other\nslow\n"
+    assert noted(user, "offline1") == "other\nslow\n"
     same(before, machines["offline1"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.network.machines import CHECKOUT, Machine, Tower, missing_tools
+from tests.network.machines import CHECKOUT, USER, Machine, Tower, missing_tools
 
 KEY = "/root/.ssh/id_ed25519"
 
@@ -49,7 +49,6 @@ def test_tunnels_pass_the_firewall_of_an_offline_host(machines: Tower, key: str)
     client, host = machines["thinclient"], machines["offline2"]
     server = host.sshd(key)
     client.write("root/.ssh/known_hosts", f"{host.address()} {server.host_key}\n")
-    host.write("home/user/ask", "import socket\nprint(socket.create_connection(('127.0.0.1', 8443), 10).recv(9).decode())\n")
     options = [
         f"-oIdentityFile={KEY}",
         "-oUserKnownHostsFile=/root/.ssh/known_hosts",
@@ -61,12 +60,79 @@ def test_tunnels_pass_the_firewall_of_an_offline_host(machines: Tower, key: str)
     with listener:
         listener.settimeout(20)
         forward = f"127.0.0.1:8443:127.0.0.1:{listener.getsockname()[1]}"
-        argv = client.argv("ssh", "-n", "-F", "none", *options, "-R", forward, f"user@{host.address()}", "python3", "ask")
+        argv = client.argv("ssh", "-n", "-F", "none", *options, "-R", forward, f"user@{host.address()}", "nc 127.0.0.1 8443")
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as asking:
             connection, _ = listener.accept()
             with connection:
-                connection.sendall(b"hello")
+                connection.sendall(b"hello\n")
             assert asking.communicate(timeout=20)[0] == "hello\n"
+
+
+def test_a_machine_has_nothing_of_this_one_but_the_kernel(machines: Tower, tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("here")
+    for machine in machines:
+        rows = [row.split() for row in machine.run("cat", "/proc/mounts").stdout.splitlines()]
+        assert {row[2] for row in rows} == {"devpts", "overlay", "proc", "sysfs", "tmpfs"}
+        for path in (CHECKOUT, tmp_path, Path(sys.prefix)):
+            assert not machine.path(str(path)).exists(), f"{machine.name} has {path}"
+        assert list(machine.path("home").iterdir()) == [machine.path(f"home/{USER}")] * machine.plan.is_host
+        assert [file for file in machine.path("tmp").iterdir() if not file.name.startswith(".")] == []
+        assert {file.name for file in machine.path("dev").iterdir()} - {"log"} == DEVICES
+
+
+DEVICES = {"fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"}
+
+
+def test_what_a_machine_does_to_itself_does_not_happen_to_this_one(machines: Tower) -> None:
+    """Its root has devices of its own, and sets nothing of the kernel that both have."""
+    host = machines["online1"]
+    before = [Path(file).stat().st_mode for file in ("/dev/null", "/dev/tty", "/tmp")]
+    host.run("chmod", "0600", "/dev/null", "/dev/tty", "/tmp")
+    assert [Path(file).stat().st_mode for file in ("/dev/null", "/dev/tty", "/tmp")] == before
+    host.run("chmod", "0666", "/dev/null", "/dev/tty")
+    host.run("chmod", "1777", "/tmp")
+    for refused in (
+        ("mknod", "/root/disk", "b", "8", "0"),
+        ("sh", "-c", "echo elsewhere >/proc/sys/kernel/domainname"),
+        ("insmod", "/root/none.ko"),
+    ):
+        done = host.run(*refused, check=False)
+        assert done.returncode != 0, refused
+    # This one says so, and ends with 0 all the same.
+    assert "not permitted" in host.run("date", "-s", "2020-01-01", check=False).stderr
+    settings = host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward && cat /proc/sys/net/ipv4/ip_forward")
+    assert settings.stdout == "1\n"
+
+
+def test_the_roots_are_those_of_the_images(machines: Tower) -> None:
+    """With the bits of modes that one unpacker or another forgets, and as the product has them."""
+    host, client = machines["offline1"], machines["thinclient"]
+    for machine, variant in ((host, "host"), (client, "thinclient")):
+        assert f"VARIANT_ID={variant}\n" in machine.read("etc/os-release")
+        assert f"toweros-{variant}\n" in machine.read("etc/apk/world")
+        assert machine.path("usr/bin/doas").stat().st_mode & 0o7777 == 0o4755
+        assert machine.path("etc/doas.conf").stat().st_mode & 0o7777 == 0o400
+        assert machine.path("var/tmp").stat().st_mode & 0o7777 == 0o1777
+    assert host.run("id", "-un", user=USER).stdout == f"{USER}\n"
+    assert host.run("doas", "-n", "id", "-un", user=USER).stdout == "root\n"
+
+
+def test_a_machine_keeps_its_disk_when_it_starts_again(machines: Tower) -> None:
+    host = machines["offline2"]
+    before = host.sshd().host_key
+    for name in ("root/kept", "run/lost", "tmp/lost"):
+        host.write(name, "x")
+    for power in (True, False):
+        if power:
+            host.pull_the_plug()
+        else:
+            host.run("reboot")
+            assert host.wait_until_off()
+        machines.turn_on(host)
+        assert host.read("root/kept") == "x"
+        assert not host.path("run/lost").exists()
+        assert not host.path("tmp/lost").exists()
+        assert host.sshd().host_key == before
 
 
 def namespaces() -> set[str]:
@@ -84,8 +150,8 @@ def test_nothing_outlives_whoever_started_the_machines(how: signal.Signals) -> N
     if missing := missing_tools():
         pytest.skip(f"not on this machine: {', '.join(missing)}")
     program = (
-        "import time\nfrom tests.network.machines import tower\n"
-        "with tower() as made:\n    made['router'].sshd('x')\n"
+        "import time\nfrom tests.network.machines import roots, tower\n"
+        "with roots() as shelf, tower(shelf) as made:\n"
         "    print(' '.join(str(one.pid) for one in made), flush=True)\n    time.sleep(60)\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", program], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.network.home import HOME, User, child_of, let_in, make_hosts, unplugged
-from tests.network.machines import CHECKOUT, INTERNET_ADDRESS, Machine, Tower
+from tests.light.services import let_in
+from tests.network.home import HOME, User, child_of, make_hosts, unplugged
+from tests.network.machines import INTERNET_ADDRESS, USER, Machine, Tower
 from tests.network.test_status import login_shell, sshd_stopped
 from tests.unit.runtime.test_stanza import LINES
 
@@ -40,8 +40,8 @@ def told(action):
     except TowerError as error:
         return [type(error).__name__, error.message, error.hint]
 def listening(port):
-    code = f"import socket; print(socket.create_connection(('127.0.0.1', {port}), 9).recv(8).decode())"
-    return ["/usr/bin/python3", "-c", code]
+    hear = "set -o pipefail; nc -w 9 127.0.0.1 $0 </dev/null | { head -c 8; cat >/dev/null; }"
+    return ["sh", "-c", hear, str(port)]
 def heard(port):
     with socket.create_connection(("127.0.0.1", port), 10) as one:
         one.settimeout(10)
@@ -76,14 +76,14 @@ def sockets(user: User) -> list[Path]:
     return list((user.machine.root / "tmp").glob("tower-????????"))
 
 
-def listeners(machine: Machine) -> list[str]:
+def listeners(machine: Machine) -> list[int]:
     """Ports of its 127.0.0.1 that something listens on."""
-    return sorted(line.split()[3] for line in machine.run("ss", "-Hltn").stdout.splitlines() if "127.0.0.1" in line)
+    return [port for address, port in machine.listeners() if address == "127.0.0.1"]
 
 
 def sshs(machine: Machine) -> list[str]:
     """The ssh that run there, and what runs for them."""
-    return [line for line in machine.run("ps", "-eo", "args").stdout.splitlines() if line.startswith(("ssh ", "sshd: user"))]
+    return [line for line in machine.processes().values() if line.startswith(("ssh ", f"sshd-session: {USER}", f"sshd: {USER}"))]
 
 
 def until(is_so: Callable[[], bool], seconds: float = 20) -> None:
@@ -129,12 +129,13 @@ def test_what_the_user_says_of_all_machines_does_not_reach_hosts(user: User) -> 
     before = user.machine.read(config)
     user.machine.write(config, f"{before}Host *\n{LINES}", 0o600)
     try:
-        done = user.machine.run("ssh", "-n", "offline1", "hostname; ss -Hltn")
+        done = user.machine.run("ssh", "-n", "offline1", "hostname; netstat -ltn | sed 1,2d")
     finally:
         user.machine.write(config, before, 0o600)
     name, *listening = done.stdout.splitlines()
     assert name == "offline1"
     assert [line.split()[3] for line in listening if not line.split()[3].endswith(":22")] == []
+    assert len(listening) == 2
 
 
 def test_words_files_and_limits(machines: Tower, user: User) -> None:
@@ -152,7 +153,7 @@ with connect(tower, host("offline1")) as session:
     found["hangs"] = told(lambda: session.run(["sleep", "60"], timeout=0.5))
     found["floods"] = told(lambda: session.run(["yes"], timeout=20, most=100_000))
     session.put(b"one", "/home/user/f", 0o640)
-    session.put(Path(sys.executable), "/home/user/a b", 0o600)
+    session.put(Path("/usr/bin/ssh"), "/home/user/a b", 0o600)
     look = "cat f; stat -c %a f; sha256sum <'a b'; stat -c %U 'a b'"
     found["put"] = session.run(["sh", "-c", look], timeout=20).stdout.decode()
     session.put(b"two", "/home/user/f", root=True)
@@ -162,8 +163,7 @@ with connect(tower, host("offline1")) as session:
     found["left"] = session.root(["ls", "-A", "/mnt/small"], timeout=20).stdout.decode()
     print(json.dumps(found))
 """
-    small = machines["offline1"].root / "mnt" / "small"
-    small.mkdir(exist_ok=True)
+    machines["offline1"].run("mkdir", "-p", "/mnt/small")
     machines["offline1"].run("mount", "-t", "tmpfs", "-o", "size=64k", "small", "/mnt/small")
     found = ask(user, body, words=words)
     machines["offline1"].run("umount", "/mnt/small")
@@ -173,7 +173,7 @@ with connect(tower, host("offline1")) as session:
     assert found["fails"][:2] == ["RemoteError", "offline1: sh: exit status 3\n  n?[31mo"]
     assert found["hangs"][0] == "HangsError"
     assert found["floods"][0] == "GarbageError"
-    digest = hashlib.sha256(Path(sys.executable).read_bytes()).hexdigest()
+    digest = hashlib.sha256(user.machine.path("usr/bin/ssh").read_bytes()).hexdigest()
     assert found["put"] == f"one640\n{digest}  -\nuser\n"
     assert found["root put"].startswith("tworoot:600\n")
     assert "f." not in found["root put"]
@@ -220,15 +220,15 @@ def test_something_else_on_the_port_of_ssh(machines: Tower, user: User, words: b
 
 def test_a_host_that_refuses_the_key(machines: Tower, user: User) -> None:
     keys = machines["offline1"].read("home/user/.ssh/authorized_keys")
-    let_in(machines["offline1"], [])
+    let_in(machines["offline1"], [], USER)
     assert connecting(user, "offline1")[0] == "KeyRefusedError"
-    let_in(machines["offline1"], keys.splitlines())
+    let_in(machines["offline1"], keys.splitlines(), USER)
 
 
 def test_a_host_with_another_key(machines: Tower, user: User) -> None:
     host = machines["offline1"]
     old = host.read("etc/ssh/ssh_host_ed25519_key")
-    (host.root / "etc/ssh/ssh_host_ed25519_key").unlink()
+    host.run("rm", "/etc/ssh/ssh_host_ed25519_key")
     host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/ssh_host_ed25519_key")
     with sshd_stopped(host, signal.SIGTERM):
         pass
@@ -260,7 +260,7 @@ with connect(tower, host("offline1")) as session, connect(tower, host("router"))
         found["here"], found["there"] = here, there
         words = listening(there)
         found["heard"] = [heard(here), session.run(words, timeout=20).stdout.decode().strip()]
-        found["ports"] = session.run(["ss", "-Hltn"], timeout=20).stdout.decode()
+        found["ports"] = session.run(["netstat", "-ltn"], timeout=20).stdout.decode()
         found["same"] = told(lambda: session.reverse(here, host_port=there).__enter__())
         found["taken there"] = told(lambda: session.reverse(here, host_port=22).__enter__())
         found["taken here"] = told(lambda: router.forward("198.51.100.7", 80, local_port=here).__enter__())
@@ -337,11 +337,11 @@ with connect(tower, host("offline1")) as session, session.forward("127.0.0.1", 2
     session.run(["sleep", "90"], timeout=80)
 """
     host, before = machines["offline1"], sockets(user)
-    argv = user.machine.argv("env", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", sys.executable, "-c", _HEAD + body)
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=CHECKOUT) as running:
+    argv = user.python_argv("-c", _HEAD + body)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stderr is not None
         running.stderr.readline()
-        until(lambda: "sleep 90" in host.run("ps", "-eo", "args").stdout)
+        until(lambda: bool(host.running("sleep 90")))
         assert len(listeners(user.machine)) == len(listeners(host)) == 1
         os.kill(child_of(running), how)
         running.wait(20)

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.light.services import set_shell, start_ssh_server
 from tests.network.home import User, child_of, make_hosts, talk, unplugged
-from tests.network.machines import Machine, Tower
+from tests.network.machines import USER, Machine, Tower
 
 NAMES = ("router", "online1", "offline1")
 
@@ -32,13 +33,13 @@ def rows(user: User, *words: str, status: int = 0) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.qa("H03")
-def test_all_hosts_are_up(user: User) -> None:
+def test_all_hosts_are_up(machines: Tower, user: User) -> None:
     found = user.json("status")
     assert found["all_up"] is True
     assert [row["host"] for row in found["hosts"]] == ["router", "offline1", "online1"]
     for row in found["hosts"]:
         assert (row["state"], row["reason"]) == ("up", "")
-        assert row["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert row["boot"] == machines[row["host"]].read("proc/sys/kernel/random/boot_id").strip()
         assert abs(row["uptime"] - float(Path("/proc/uptime").read_text().split()[0])) < 30
         assert 0 < row["memory_used"] < row["memory"]
         assert 0 < row["disk_used"] < row["disk"]
@@ -66,13 +67,19 @@ def test_the_table_for_people(user: User) -> None:
 @contextmanager
 def sshd_stopped(host: Machine, how: signal.Signals) -> Iterator[None]:
     """The server that takes connections, ended or kept from running."""
-    number = int(host.run("sh", "-c", "cat /run/sshd.pid").stdout)
-    host.run("kill", "-s", how.name.removeprefix("SIG"), str(number))
+    number = host.read("run/sshd.pid").strip()
+    host.run("kill", "-s", how.name.removeprefix("SIG"), number)
+    ends = time.monotonic() + 20
+    while how is not signal.SIGSTOP and 22 in {port for _, port in host.listeners()}:
+        assert time.monotonic() < ends, f"{host.name}: its ssh server is still there"
+        time.sleep(0.02)
     try:
         yield
     finally:
-        host.run(*(("kill", "-s", "CONT", str(number)) if how is signal.SIGSTOP else ("/usr/sbin/sshd",)))
-        host._wait_for_listener(22)
+        if how is signal.SIGSTOP:
+            host.run("kill", "-s", "CONT", number)
+        else:
+            start_ssh_server(host)
 
 
 def test_the_table_on_a_terminal_is_filled_as_hosts_answer(machines: Tower, user: User) -> None:
@@ -139,11 +146,11 @@ def test_another_machine_at_the_hosts_address(machines: Tower, user: User) -> No
 @contextmanager
 def login_shell(host: Machine, program: str) -> Iterator[None]:
     host.write("usr/local/bin/odd-shell", program, 0o755)
-    host.run("usermod", "--shell", "/usr/local/bin/odd-shell", "user")
+    set_shell(host, USER, "/usr/local/bin/odd-shell")
     try:
         yield
     finally:
-        host.run("usermod", "--shell", "/bin/sh", "user")
+        set_shell(host, USER, "/bin/sh")
 
 
 @pytest.mark.parametrize(

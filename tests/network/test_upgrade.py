@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tower upgrade` on the ring: a host writes its own boot device over the network, cut off and killed in every way.
 
-The boot device is a file of the host, since machines of the ring have no disks; all else is as in the product, but that a
-machine of the ring cannot be started anew: its `reboot` does what the first start of an upgraded host does to be known,
-taking the receipt from the boot partition.
+The boot device is a file of the host, since machines of the ring have no disks; and what the first start of an upgraded
+host does to be known is done from here (`first_start`), until the product does it. All else is as in the product.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.network.home import FOLDER, HOME, User, child_of, make_hosts, plug_in, unplugged
+from tests.network.home import FOLDER, HOME, User, child_of, make_hosts, unplugged
 from tests.network.machines import Machine, Tower
 from tests.unit.runtime.disks import BOOT, MIB, ROOT, check_disk, garbage, make_image
 
@@ -29,10 +30,24 @@ NAME = "offline1"
 DEVICE = "/srv/boot.img"
 IMAGES = f"{HOME}/images"
 PIECES = "/var/lib/tower/upgrade"
-_REBOOT = f"""\
+# Asks for a new start, and leaves it at that; how it is called is in the words of `env`.
+_REBOOT = """\
 #!/bin/sh
-mkdir -p /etc/tower
-MTOOLS_SKIP_CHECK=1 mcopy -n -o -i {DEVICE}@@{BOOT[0]} ::tower-receipt.json /etc/tower/tower-receipt.json
+case " $* " in *" reboot ") exec touch /run/reboot-asked ;; esac
+exec /bin/busybox env "$@"
+"""
+# Lets who writes go on for moments, until it has written something.
+_FREEZE = f"""
+until read -r pid _ <{PIECES}/pid && kill -STOP -$pid; do usleep 1000; done 2>/dev/null
+while read -r word number _ <{PIECES}/state; do
+	case "$word $number" in
+	"writing "[1-9]*) exit 0 ;;
+	done* | failed*) exit 1 ;;
+	esac
+	kill -CONT -$pid
+	usleep 3000
+	kill -STOP -$pid
+done
 """
 _RECEIPT = """
 import sys
@@ -59,12 +74,12 @@ class Host:
 
     @property
     def device(self) -> Path:
-        return self.machine.root / DEVICE.lstrip("/")
+        return self.machine.path(DEVICE)
 
     @property
     def folder(self) -> Path:
         """What the thin client keeps about it."""
-        return self.user.machine.root / FOLDER.lstrip("/") / "hosts" / NAME
+        return self.user.machine.path(f"{FOLDER}/hosts/{NAME}")
 
     def upgrade(self, *words: str, status: int = 0, resume: bool = False) -> str:
         done = self.user.tower("upgrade", NAME, *self.words(*words, resume=resume), timeout=120)
@@ -84,10 +99,9 @@ class Host:
             "    setattr(module, name, lambda *a, **k: (call(), whole(*a, **k))[1])\n"
         )
         program = f"{before}{code}\nsys.exit(cli.main(sys.argv[1:]))"
-        argv = [sys.executable, "-c", program, "upgrade", NAME, *self.words(*words, resume=resume)]
-        env = ("env", "-i", f"HOME={HOME}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8")
+        argv = self.user.python_argv("-c", program, "upgrade", NAME, *self.words(*words, resume=resume))
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
-        return subprocess.Popen(self.user.machine.argv(*env, *argv), stdin=null, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(argv, stdin=null, stdout=pipe, stderr=pipe, text=True)
 
     def digest(self) -> str:
         return hashlib.sha256(self.device.read_bytes()).hexdigest()
@@ -106,8 +120,8 @@ class Host:
         receipt = json.loads((self.folder / "receipt.json").read_text())
         assert (receipt["stage"], receipt["version"]) == ("answered", "1.2.0")
         assert not (self.folder / "upgrade").exists()
-        assert not (self.machine.root / PIECES.lstrip("/")).exists()
-        assert not list((self.user.machine.root / f"{HOME}/.cache/tower".lstrip("/")).glob(".*"))
+        assert not self.machine.path(PIECES).exists()
+        assert not list(self.user.machine.path(f"{HOME}/.cache/tower").glob(".*"))
 
 
 @pytest.fixture(scope="module")
@@ -119,26 +133,24 @@ def known(machines: Tower) -> User:
 def host(known: User, machines: Tower) -> Iterator[Host]:
     """A host of version 1.1.0, whose boot device was used before."""
     machine = machines[NAME]
-    images = known.machine.root / IMAGES.lstrip("/")
+    images = known.machine.path(IMAGES)
     if not images.is_dir():
         images.mkdir()
         make_image(images, compress="zstd")
     (image,) = images.glob("*.img.zst")
     for old in ("upgrade", ".upgrade.gone"):
-        shutil.rmtree(known.machine.root / f"{FOLDER}/hosts/{NAME}/{old}".lstrip("/"), ignore_errors=True)
-    known.machine.run(sys.executable, "-c", _RECEIPT, NAME, env={"HOME": HOME})
+        shutil.rmtree(known.machine.path(f"{FOLDER}/hosts/{NAME}/{old}"), ignore_errors=True)
+    known.python(_RECEIPT.replace("sys.argv[1]", repr(NAME)))
     known.machine.write(f"{FOLDER}/hosts/{NAME}/world", "")
     machine.run("rm", "-rf", PIECES, "/etc/tower/tower-receipt.json")
-    machine.write("usr/local/bin/reboot", _REBOOT, 0o755)
     found = Host(known, machine, f"{IMAGES}/{image.name}")
     used = bytearray(garbage(96 * MIB, seed=3))
     raw = subprocess.run(("zstd", "-dcq", image), check=True, capture_output=True, timeout=30).stdout
     used[: BOOT[0]] = raw[: BOOT[0]]
     found.device.parent.mkdir(exist_ok=True)
     found.device.write_bytes(used)
-    yield found
-    plug_in(machine)
-    machine.run("sh", "-c", "[ ! -e /usr/bin/dd.fast ] || mv /usr/bin/dd.fast /usr/bin/dd")
+    with quick_starts(machine):
+        yield found
 
 
 def until(what: Callable[[], bool], seconds: float = 30) -> None:
@@ -155,22 +167,61 @@ def state(host: Host) -> str:
         return ""
 
 
-def slow(host: Host) -> None:
-    """A host whose disk is slow."""
-    host.machine.run("cp", "/usr/bin/dd", "/usr/bin/dd.fast")
-    host.machine.write("usr/bin/dd.slow", '#!/bin/sh\ncase "$*" in *notrunc*) sleep 0.3 ;; esac\nexec dd.fast "$@"\n', 0o755)
-    host.machine.run("mv", "/usr/bin/dd.slow", "/usr/bin/dd")
+@contextmanager
+def frozen_while_it_writes(host: Host, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """An upgrade whose host has begun to write and stopped, for as long as the context lasts."""
+    freezer = subprocess.Popen(host.machine.argv("sh", "-c", _FREEZE))
+    child = host.start("", *words)
+    assert freezer.wait(60) == 0, "it was over before it was seen"
+    assert state(host).startswith("writing")
+    try:
+        yield child
+    finally:
+        host.machine.run("sh", "-c", f"read -r pid _ <{PIECES}/pid; kill -CONT -$pid", check=False)
 
 
-def test_in_place(host: Host, tmp_path: Path) -> None:
+@contextmanager
+def quick_starts(machine: Machine) -> Iterator[None]:
+    """A host that asks for a new start gets what its first start makes of it, without the wait."""
+    machine.write("usr/bin/env", _REBOOT, 0o755)
+    over = threading.Event()
+    machine.run("rm", "-f", "/run/reboot-asked")
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            # Its place is another one after each start.
+            if (asked := machine.path("run/reboot-asked")).exists():
+                first_start(machine)
+                asked.unlink()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        machine.restore("usr/bin/env")
+
+
+def first_start(machine: Machine) -> None:
+    """What an upgraded host will do to be known: it takes the receipt from its boot partition."""
+    receipt = machine.path("etc/tower/tower-receipt.json")
+    argv = ("mcopy", "-n", "-o", "-i", f"{machine.path(DEVICE)}@@{BOOT[0]}", "::tower-receipt.json", receipt)
+    subprocess.run(argv, check=True, timeout=30, env={**os.environ, "MTOOLS_SKIP_CHECK": "1"})
+
+
+def test_in_place(host: Host, machines: Tower, tmp_path: Path) -> None:
     before = host.digest()
     found = json.loads(host.upgrade("--dry-run"))
     assert found["version"] == "1.1.0 becomes 1.2.0"
     assert DEVICE in found["overwrites"]
     assert host.digest() == before
     assert not (host.folder / "upgrade").exists()
-    assert not (host.machine.root / PIECES.lstrip("/")).exists()
-    found = json.loads(host.upgrade())
+    assert not host.machine.path(PIECES).exists()
+    host.machine.restore("usr/bin/env")
+    with machines.firmware(NAME, before=first_start):
+        found = json.loads(host.upgrade("--timeout", "60"))
     assert (found["state"], found["version"]) == ("answered", "1.2.0")
     host.check_done(tmp_path)
     assert "very image" in json.loads(host.upgrade())["next"]
@@ -178,9 +229,9 @@ def test_in_place(host: Host, tmp_path: Path) -> None:
 
 def test_the_next_start_is_the_upgrade(host: Host, tmp_path: Path) -> None:
     assert json.loads(host.upgrade("--no-restart"))["state"] == "written"
-    assert not (host.machine.root / "etc/tower/tower-receipt.json").exists()
+    assert not host.machine.path("etc/tower/tower-receipt.json").exists()
     assert "begun already" in host.upgrade(status=11)
-    host.machine.run("/usr/local/bin/reboot")
+    first_start(host.machine)
     assert json.loads(host.upgrade(resume=True))["state"] == "answered"
     host.machine.run("rm", "-rf", PIECES)
     host.check_done(tmp_path)
@@ -202,7 +253,7 @@ def test_packages_that_cannot_be_installed_again(host: Host, tmp_path: Path) -> 
 def test_the_link_is_lost_while_the_image_is_sent(host: Host, tmp_path: Path) -> None:
     before = host.digest()
     child = host.start("at(inplace, 'read_piece', lambda: time.sleep(0.1))")
-    until(lambda: any(len(path.name) == 64 for path in (host.machine.root / PIECES.lstrip("/")).glob("*")))
+    until(lambda: any(len(path.name) == 64 for path in host.machine.path(PIECES).glob("*")))
     with unplugged(host.machine):
         _, said = child.communicate(timeout=60)
     assert child.returncode == 15, said
@@ -215,10 +266,9 @@ def test_the_link_is_lost_while_the_image_is_sent(host: Host, tmp_path: Path) ->
 
 def test_the_link_is_lost_while_the_host_writes(host: Host, tmp_path: Path) -> None:
     """The host goes on by itself; tower finds it again."""
-    slow(host)
-    child = host.start("")
-    until(lambda: state(host).startswith("writing"))
-    with unplugged(host.machine):
+    with ExitStack() as stack:
+        with frozen_while_it_writes(host) as child:
+            stack.enter_context(unplugged(host.machine))
         until(lambda: state(host) == "done")
     out, said = child.communicate(timeout=90)
     assert child.returncode == 0, said
@@ -226,15 +276,13 @@ def test_the_link_is_lost_while_the_host_writes(host: Host, tmp_path: Path) -> N
     host.check_done(tmp_path)
 
 
-def test_the_host_loses_its_power_while_it_writes(host: Host, tmp_path: Path) -> None:
+def test_the_host_loses_its_power_while_it_writes(host: Host, machines: Tower, tmp_path: Path) -> None:
     """The boot partition is written last, so it starts as before; the upgrade is then done again."""
-    slow(host)
     boot = slice(0, sum(BOOT))
     before = host.device.read_bytes()
-    child = host.start("")
-    until(lambda: state(host).startswith("writing"))
-    until(lambda: state(host).split()[1] != "0")
-    host.machine.run("sh", "-c", f"read -r pid _ <{PIECES}/pid; kill -9 -$pid || kill -9 $pid")
+    with frozen_while_it_writes(host) as child:
+        host.machine.pull_the_plug()
+        machines.turn_on(host.machine)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 14, said
     assert "stopped" in said
@@ -264,7 +312,7 @@ def test_stopped_at_every_step_and_gone_on_with(host: Host, tmp_path: Path, step
 
 def test_killed_while_it_sends(host: Host, tmp_path: Path) -> None:
     child = host.start("at(inplace, 'read_piece', lambda: time.sleep(0.1))")
-    until(lambda: any(len(path.name) == 64 for path in (host.machine.root / PIECES.lstrip("/")).glob("*")))
+    until(lambda: any(len(path.name) == 64 for path in host.machine.path(PIECES).glob("*")))
     subprocess.run(["kill", "-9", str(child_of(child))], check=True, timeout=10)
     child.communicate(timeout=30)
     host.upgrade(resume=True)
@@ -275,11 +323,11 @@ def test_a_piece_that_came_to_harm_is_not_written(host: Host, tmp_path: Path) ->
     before = host.digest()
     child = host.start("at(inplace, 'start', lambda: os.kill(os.getpid(), signal.SIGKILL))")
     child.communicate(timeout=60)
-    piece = max((host.machine.root / PIECES.lstrip("/")).glob("?" * 64), key=lambda path: path.stat().st_size)
+    piece = max(host.machine.path(PIECES).glob("?" * 64), key=lambda path: path.stat().st_size)
     data = bytearray(piece.read_bytes())
     data[100] ^= 1
     piece.write_bytes(data)
-    plan = (host.machine.root / PIECES.lstrip("/") / "plan").read_bytes()
+    plan = host.machine.path(f"{PIECES}/plan").read_bytes()
     digest = hashlib.sha256(plan).hexdigest()
     said = host.machine.run("sh", f"{PIECES}/upgrade.sh", "look", DEVICE).stdout
     identity = next(line for line in said.splitlines() if line.startswith("identity=")).partition("=")[2]
@@ -335,8 +383,12 @@ def test_older_versions_are_refused(host: Host) -> None:
 
 
 def test_an_image_that_is_not_signed(host: Host) -> None:
+    """A thin client of the same channel for development would take it."""
     before = host.digest()
+    release = host.user.machine.read("etc/os-release")
+    host.user.machine.write("etc/os-release", release.replace("TOWER_CHANNEL=lab", "TOWER_CHANNEL=alpine-v3.24"))
     done = host.user.tower("upgrade", NAME, "--image", host.image, "--boot-device", DEVICE, "--yes")
+    host.user.machine.write("etc/os-release", release)
     assert done.returncode == 13, done.stderr
     assert "not signed" in done.stderr
     assert host.digest() == before

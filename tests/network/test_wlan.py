@@ -2,26 +2,38 @@
 """`tower wlan-connect` on the ring: the router's network, its key, and the way back.
 
 There is no radio here. What is written is read by the real wpa_supplicant; whether a network is joined says a stand-in of
-`wpa_cli` that knows the access point's name and key. The program of the host, ssh, doas and tower are real.
+`wpa_cli` that knows the access point's name and key. All else is real: the host's program, ssh, doas, tower, and the
+server of the Internet's machine that gives the router its address.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.light.machine import bring
 from tests.network.home import FOLDER, User, make_hosts
-from tests.network.machines import CHECKOUT, Machine, Tower
+from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
 
 PROGRAM = "/usr/libexec/tower/wlan"
 CONFIG = "/etc/wpa_supplicant/wpa_supplicant.conf"
 PASSWORD = "correct horse"
+LEASES = f"""interface eth0
+start 10.20.0.2
+end 10.20.0.2
+option subnet 255.255.255.0
+option router 10.20.0.1
+option dns {INTERNET_ADDRESS}
+lease_file /run/udhcpd.leases
+"""
 RADIO = """#!/bin/sh
 # The name and the key of the access point are in /var/ap, whether it is joined in /var/joined.
 while [ $# -gt 0 ]; do case $1 in -p | -i) shift 2 ;; *) break ;; esac; done
@@ -43,26 +55,37 @@ esac
 def user(machines: Tower) -> User:
     made = make_hosts(machines, ("router",))
     router = machines["router"]
-    program = CHECKOUT / "overlays" / "host" / PROGRAM.lstrip("/")
-    router.write(PROGRAM, program.read_text(), 0o755)
-    router.write("usr/sbin/ifup", "#!/bin/sh\necho ifup >>/var/asked\nip addr replace 10.20.0.2/24 dev wlan0\n", 0o755)
-    router.write("usr/sbin/rc-service", '#!/bin/sh\necho "$@" >>/var/asked\n', 0o755)
+    router.write("usr/sbin/wpa_cli", RADIO, 0o755)
+    router.write("etc/network/interfaces", "auto wlan0\niface wlan0 inet dhcp\n")
+    if not any(router.path(f"{folder}/flock").is_symlink() for folder in ("bin", "usr/bin")):
+        # A busybox without it; Alpine's has it.
+        bring(router, "flock")
     return made
+
+
+@contextmanager
+def leases(machines: Tower) -> Iterator[None]:
+    """A server of addresses on the router's uplink; it has one."""
+    internet = machines["internet"]
+    internet.write("run/udhcpd.conf", LEASES)
+    internet.write("run/udhcpd.leases", "")
+    with subprocess.Popen(internet.argv("udhcpd", "-f", "/run/udhcpd.conf"), stderr=subprocess.DEVNULL) as server:
+        try:
+            yield
+        finally:
+            server.kill()
+            internet.kill(signal.SIGKILL, "udhcpd")
 
 
 @pytest.fixture
 def router(machines: Tower, user: User) -> Iterator[Machine]:
     """A router that is connected to `Home`, and has `Office` in reach."""
     made = machines["router"]
-    real = shutil.which("wpa_cli", path="/usr/sbin:/sbin:/usr/bin")
-    if real is None:
-        pytest.skip("wpa_supplicant is not installed")
-    made.write(real, RADIO, 0o755)
-    join(made, user, "Home")
-    access_point(made, user, "Office")
-    made.run("rm", "-f", "/var/asked", f"{CONFIG}.before")
-    yield made
-    made.run("ip", "addr", "replace", "10.20.0.2/24", "dev", "wlan0")
+    with leases(machines):
+        join(made, user, "Home")
+        access_point(made, user, "Office")
+        made.run("rm", "-f", "/var/asked", f"{CONFIG}.before")
+        yield made
 
 
 def key_of(name: str, password: str = PASSWORD) -> str:
@@ -97,10 +120,12 @@ def test_the_router_joins_another_network(router: Machine, user: User) -> None:
     assert f"\tssid={b'Office'.hex()}\n" in text
     assert f"\tpsk={key_of('Office')}\n" in text
     assert kept(user) == [b"Office".hex(), key_of("Office")]
-    assert oct((router.root / CONFIG.lstrip("/")).stat().st_mode & 0o777) == "0o600"
-    assert router.read("var/asked").split() == ["disconnect", "reconfigure", "ifup"]
+    assert oct(router.path(CONFIG).stat().st_mode & 0o777) == "0o600"
+    assert router.read("var/asked").split() == ["disconnect", "reconfigure"]
+    assert router.running("udhcpc.*wlan0")
+    assert "inet 10.20.0.2/24" in router.run("ip", "-4", "addr", "show", "wlan0").stdout
     assert PASSWORD not in text + done.stdout + done.stderr
-    assert list((router.root / "etc/wpa_supplicant").glob("*.conf.*")) == []
+    assert list(router.path("etc/wpa_supplicant").glob("*.conf.*")) == []
 
 
 def test_a_wrong_password_leaves_the_network_before(router: Machine, user: User) -> None:
@@ -121,21 +146,19 @@ def wait_for_check(router: Machine) -> None:
         time.sleep(0.2)
 
 
-def test_a_network_without_addresses_leaves_the_network_before(router: Machine, user: User) -> None:
-    before, ifup = router.read(CONFIG), router.read("usr/sbin/ifup")
-    router.write("usr/sbin/ifup", "#!/bin/sh\nexit 1\n", 0o755)
-    router.run("ip", "addr", "flush", "dev", "wlan0")
-    done = connect(user, "Office", PASSWORD, "--timeout", "2")
-    router.write("usr/sbin/ifup", ifup, 0o755)
+def test_a_network_without_addresses_leaves_the_network_before(machines: Tower, router: Machine, user: User) -> None:
+    before = router.read(CONFIG)
+    machines["internet"].kill(signal.SIGKILL, "udhcpd")
+    done = connect(user, "Office", PASSWORD, "--timeout", "4")
     assert done.returncode == 17
     assert router.read(CONFIG) == before
 
 
 def test_the_network_that_it_has_is_no_change(router: Machine, user: User) -> None:
     assert connect(user, "Office").returncode == 0
-    (router.root / "var/asked").unlink()
+    router.path("var/asked").unlink()
     assert connect(user, "Office").returncode == 0
-    assert not (router.root / "var/asked").exists()
+    assert not router.path("var/asked").exists()
 
 
 def test_a_tower_that_is_killed_leaves_no_half_change(router: Machine, user: User) -> None:
@@ -154,7 +177,7 @@ def test_a_tower_that_is_killed_leaves_no_half_change(router: Machine, user: Use
 
 def wait_until(router: Machine, *, changed: bool) -> None:
     ends = time.monotonic() + 20
-    while (router.root / f"{CONFIG}.before".lstrip("/")).exists() != changed:
+    while router.path(f"{CONFIG}.before").exists() != changed:
         assert time.monotonic() < ends
         time.sleep(0.05)
 
@@ -177,7 +200,7 @@ def test_the_next_start_undoes_what_was_cut_off(router: Machine) -> None:
     assert router.read(CONFIG) == before
     router.write(f"{CONFIG}.before", "", 0o600)
     router.run(PROGRAM, "recover")
-    assert [path.name for path in (router.root / "etc/wpa_supplicant").glob("*.conf*")] == []
+    assert [path.name for path in router.path("etc/wpa_supplicant").glob("*.conf*")] == []
 
 
 @pytest.mark.parametrize("name", ["x\udce9", "x\u200by", "Café"])
@@ -259,13 +282,14 @@ def test_names_mean_the_same_to_wpa_supplicant(machines: Tower, user: User, name
     )
     router = machines["router"]
     router.write("tmp/tower.env", user.python(code, data=f"{os.fsencode(name).hex()} {PASSWORD.replace(' ', '')}"))
-    router.run("env", "WLAN_CONFIG=/tmp/wpa.conf", "WLAN_SOCKETS=/tmp/wpa", PROGRAM, "configure", "/tmp/tower.env")
+    router.run("env", "WLAN_CONFIG=/tmp/wpa.conf", f"WLAN_SOCKETS={tmp_path}/wpa", PROGRAM, "configure", "/tmp/tower.env")
     text = router.read("tmp/wpa.conf")
     key = key_of(name, PASSWORD.replace(" ", ""))
     assert f"\tpsk={key}\n" in text
-    done = router.run(
-        "timeout", "20", "wpa_supplicant", "-dd", "-K", "-D", "nl80211", "-i", "none0", "-c", "/tmp/wpa.conf", check=False
-    )
+    (tmp_path / "wpa.conf").write_text(text)
+    # It reads, and finds no such interface.
+    words = ("wpa_supplicant", "-dd", "-K", "-D", "nl80211", "-i", "none0", "-c", tmp_path / "wpa.conf")
+    done = subprocess.run(("unshare", "--net", *words), capture_output=True, text=True, timeout=20, check=False)
     shown = done.stdout + done.stderr
     assert "Failed to read or parse" not in shown
     assert f"ssid - hexdump_ascii(len={len(os.fsencode(name))})" in shown

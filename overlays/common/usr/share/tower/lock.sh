@@ -9,6 +9,8 @@ started() {
 	lock_stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
 	# shellcheck disable=SC2086 # fields
 	set -- ${lock_stat##*) }
+	# One that has ended keeps its number until init takes note of it, which busybox' does once a second.
+	[ "$1" != Z ] || return 1
 	echo "${20}"
 }
 

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One light machine: a root from the shelf with changes in memory, in namespaces of its own, as seen and driven from here.
+
+It has what its root has, and nothing of this machine but the kernel: file systems, /dev, processes, network and name
+are its own; its root may neither set the clock nor load modules nor make devices. That keeps programs that expect a
+machine of their own from doing harm; it is no prison.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from tests.light.cage import Caged, caged
+from tests.light.shelf import PLACE, Shelf
+from tests.light.switches import in_network_of
+
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_START: Final = Path(__file__).with_name("start.sh")
+_TAKEN: Final = "-mac_admin,-mac_override,-mknod,-sys_module,-sys_rawio,-sys_time,-syslog,-wake_alarm"
+"""What would act on this machine's kernel."""
+_MOST_LINKS: Final = 40
+BROUGHT: Final = "/opt/brought"
+"""Where programs are that a test brings along."""
+
+
+@dataclass(slots=True)
+class Box:
+    """A machine: where its root and its disk are, and, while it is on, its processes."""
+
+    name: str
+    shelf: Shelf
+    tree: str
+    """The name of its root on the shelf."""
+    disk: str
+    """The folder on the shelf that keeps what it changes."""
+    services: tuple[str, ...]
+    """Those that are started beside its runlevels; `-` alone: nothing at all runs."""
+    stack: ExitStack
+    cage: Caged | None = field(default=None, init=False)
+    pid: int = field(default=0, init=False)
+    """Its first process, by the number that it has here."""
+
+    def turn_on(self) -> None:
+        """Begin to start; `connected` and `boot` come next."""
+        argv = ["sh", str(_START), f"{PLACE}/{self.tree}", self.disk, self.name, _TAKEN, *self.services]
+        self.cage = caged(self.stack, argv, ["--net", "--mount", "--pid", "--uts", "--ipc"], within=self.shelf.pid)
+
+    def wait_until_made(self) -> None:
+        """Until its file systems and its network are there, and nothing runs yet."""
+        assert self.cage is not None
+        self.pid = self.cage.first()
+
+    def boot(self) -> None:
+        """Let its init run."""
+        assert self.cage is not None
+        self.cage.input.write(b"\n")
+        self.cage.input.flush()
+
+    def wait_until_up(self, seconds: float = 60) -> None:
+        """Until its services have started."""
+        ends = time.monotonic() + seconds
+        while not (self.root / "run/light-started").exists():
+            assert self.is_on, f"{self.name}: ended while it started"
+            assert time.monotonic() < ends, f"{self.name}: not up after {seconds} s\n{self.read('run/light-console')}"
+            time.sleep(0.02)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it runs."""
+        return self.cage is not None and self.cage.outer.poll() is None
+
+    def wait_until_off(self, seconds: float = 60) -> bool:
+        """Until it has ended by itself; whether it asked to be started again."""
+        assert self.cage is not None
+        # As the kernel tells it for a namespace of processes: reboot(2).
+        return {signal.SIGHUP: True, signal.SIGINT: False}[signal.Signals(-self.cage.outer.wait(seconds))]
+
+    def pull_the_plug(self) -> None:
+        """No power: what was not on its disk is gone."""
+        assert self.cage is not None
+        self.cage.outer.kill()
+        self.cage.outer.wait(20)
+
+    @property
+    def root(self) -> Path:
+        """Its file system, seen from here. An absolute link in there leads elsewhere: see `path`."""
+        return Path(f"/proc/{self.pid}/root")
+
+    def path(self, name: str) -> Path:
+        """A file of the machine, seen from here; its folder is found as the machine would find it, by its own links."""
+        todo, place, links = [part for part in reversed(name.split("/")) if part], self.root, 0
+        while len(todo) > 1:
+            part = todo.pop()
+            link = place / part
+            if not link.is_symlink():
+                place = link
+                continue
+            links += 1
+            target = str(link.readlink())
+            assert links < _MOST_LINKS, f"{self.name}: {name}: too many links"
+            assert ".." not in target.split("/")[1:], f"{self.name}: {link}: leads to {target}"
+            if target.startswith("/"):
+                place = self.root
+            elif target.startswith("../"):
+                place, target = place.parent, target[3:]
+            todo += [one for one in reversed(target.split("/")) if one]
+        return place / todo[0] if todo else place
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+        """Write a file inside; it takes the place of a link."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            path.unlink()
+        path.write_text(text)
+        path.chmod(mode)
+
+    def read(self, name: str) -> str:
+        """Read a file inside, that is no link."""
+        path = self.path(name)
+        assert not path.is_symlink(), f"{self.name}: {name}: is a link to {path.readlink()}"
+        return path.read_text()
+
+    def original(self, name: str) -> Path:
+        """A file of the machine as its root has it, seen from here; it may not be there."""
+        return self.shelf.folder(self.tree) / self.path(name).relative_to(self.root)
+
+    def restore(self, *names: str) -> None:
+        """Make files and folders again what the root has, or nothing."""
+        for name in names:
+            place, original = self.path(name), self.original(name)
+            subprocess.run(["rm", "-rf", place], check=True, timeout=60)
+            if original.exists():
+                subprocess.run(["cp", "-a", original, place], check=True, timeout=60)
+
+    def argv(self, *argv: str) -> list[str]:
+        """The command that runs `argv` inside, as its root."""
+        return ["setpriv", f"--bounding-set={_TAKEN}", "nsenter", f"--target={self.pid}", "--all", "--root", "--wd", "--", *argv]
+
+    def run(
+        self,
+        *argv: str,
+        data: str | None = None,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program inside, as root or another user; what it prints is in the result and in the error."""
+        words = argv if user is None else ("su", "-s", "/bin/sh", "-c", 'cd; exec "$@"', "--", user, "sh", *argv)
+        done = subprocess.run(
+            self.argv(*words),
+            input=data or "",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})},
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{self.name}: {' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Sockets that this thread makes belong to the machine, for good."""
+        with in_network_of(self.pid):
+            yield
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket on the machine's network, which does not block."""
+        with self.inside():
+            made = socket.socket(family, kind, protocol)
+        made.setblocking(False)
+        return made
+
+    def processes(self) -> dict[int, str]:
+        """What runs inside, by its number there: the words of its command line."""
+        found = {}
+        for folder in (self.root / "proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if words:
+                found[int(folder.name)] = words.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+    def running(self, pattern: str) -> list[int]:
+        """Processes whose command line fits a regular expression somewhere, by their numbers there."""
+        return sorted(number for number, line in self.processes().items() if re.search(pattern, line))
+
+    def kill(self, number: signal.Signals, pattern: str) -> list[int]:
+        """Send a signal to processes whose command line fits; whom it went to."""
+        found = self.running(pattern)
+        if found:
+            self.run("kill", "-s", number.name.removeprefix("SIG"), *map(str, found), check=False)
+        return found
+
+    def listeners(self) -> list[tuple[str, int]]:
+        """Addresses and ports on which it takes connections, sorted."""
+        rows = [row.split() for kind in ("tcp", "tcp6") for row in _lines(Path(f"/proc/{self.pid}/net/{kind}"))[1:]]
+        # Columns of proc(5): local address, remote address, state; 0A is LISTEN.
+        places = [row[1].rpartition(":") for row in rows if row[3] == "0A"]
+        return sorted((_address(words), int(port, 16)) for words, _, port in places)
+
+    def wait_for_listener(self, port: int, seconds: float = 20) -> None:
+        """Wait until something takes connections on a port."""
+        ends = time.monotonic() + seconds
+        while port not in {one for _, one in self.listeners()}:
+            assert time.monotonic() < ends, f"{self.name}: nothing listens on port {port} after {seconds} s"
+            time.sleep(0.02)
+
+
+def bring(box: Box, program: str) -> None:
+    """Lay a program of this machine, with the libraries that it needs, where the machine finds it: what its root lacks.
+
+    In a folder of its own, so that it is seen; nothing in there stands for the product.
+    """
+    found = shutil.which(program, path=PATH)
+    assert found is not None, f"{program} is not on this machine"
+    said = subprocess.run(["ldd", found], capture_output=True, text=True, check=True, timeout=20).stdout
+    folder = f"{BROUGHT}/{program}"
+    libraries = [word for line in said.splitlines() for word in line.split() if word.startswith("/")]
+    loader = next(library for library in libraries if Path(library).name.startswith("ld-"))
+    for source in (found, *libraries):
+        target = box.path(f"{folder}/{Path(source).name}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    start = f'exec {folder}/{Path(loader).name} --library-path {folder} {folder}/{Path(found).name} "$@"'
+    box.write(f"usr/bin/{program}", f"#!/bin/sh\n{start}\n", 0o755)
+
+
+def _address(words: str) -> str:
+    """An address as the kernel writes it: in hexadecimal, each four bytes as a number of this machine's byte order."""
+    raw = b"".join(int(words[place : place + 8], 16).to_bytes(4, sys.byteorder) for place in range(0, len(words), 8))
+    return str(ip_address(raw))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()

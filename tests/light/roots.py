@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The roots of light machines: one file each, a file system or an archive, made of artifacts of the store.
+
+A host's root is what its image has. A thin client's root is made here of the medium's packages and settings, as the
+start of the medium would lay them; when an installer makes one, `root_of` is the only place to change.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from pipeline.artifact import Artifact
+from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json
+from pipeline.command_line import open_factory
+from pipeline.factory import Factory
+from pipeline.sandbox import CAPABILITIES, Sandbox, run_stage
+from pipeline.transfer import Input
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+_SCRIPT: Final = Path(__file__).with_name("thinclient.sh")
+_HOST: Final = "stage:host-system:pc"
+_THINCLIENT: Final = {
+    "/in/apkovl": "stage:apkovl",
+    "/in/keys": "channel:keys",
+    "/in/packages": "stage:repository-thinclient",
+    "/in/repository": "channel:repository:x86_64",
+    "/in/wheels": "stage:wheels",
+}
+"""Where the script finds what it makes the thin client's root of."""
+_BUILD_SECONDS: Final = 3600
+_SCRIPT_SECONDS: Final = 300
+
+
+class RootName(StrEnum):
+    """The roots that there are."""
+
+    HOST = "host"
+    THINCLIENT = "thinclient"
+
+
+def root_of(name: RootName, factory: Factory | None = None) -> Path:
+    """The file that holds a root: `*.ext4` or `*.tar`. Built first if the store does not have it.
+
+    Raises RuntimeError with the words of ./ci/doit if the build fails, and errors of pipeline.errors.
+    """
+    factory = factory or open_factory(CHECKOUT)
+    if name is RootName.HOST:
+        return _found(factory, _HOST)[_HOST].path / "root.ext4"
+    return _thinclient(factory).path / "root.tar"
+
+
+def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
+    """The artifacts of nodes of the plan, after a build by the real command if one is missing."""
+    for attempt in range(2):
+        found = {name: factory.find(factory.plan.nodes[name]) for name in names}
+        there = {name: artifact for name, artifact in found.items() if artifact is not None}
+        if len(there) == len(names):
+            return there
+        if attempt == 0:
+            _build(names)
+            factory.keys.reset()
+    raise RuntimeError(f"doit built these, and the store does not have them: {sorted(set(names) - set(there))}")
+
+
+def _build(names: tuple[str, ...]) -> None:
+    argv = [sys.executable, "-m", "doit", *names]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+
+
+def _thinclient(factory: Factory) -> Artifact:
+    """The artifact of the thin client's root: kept in the store by all that it is made of, like a stage's."""
+    inputs = _found(factory, *_THINCLIENT.values())
+    script = _SCRIPT.read_bytes()
+    document: JsonValue = {
+        "what": "root of a light thin client",
+        "builder": factory.driver.builder_key(factory.lock(), factory.plan.channel.builder_arch),
+        "inputs": {name: artifact.key for name, artifact in inputs.items()},
+        "script": digest_bytes(script),
+    }
+    key = digest_json(document)
+    artifact = factory.store.lookup(key)
+    return artifact or _made(factory, key, document, inputs, script)
+
+
+def _made(factory: Factory, key: Digest, document: JsonValue, inputs: Mapping[str, Artifact], script: bytes) -> Artifact:
+    sandbox = Sandbox(
+        name="light-thinclient",
+        image=factory.builder(),
+        argv=("sh", "/src/thinclient.sh"),
+        epoch=factory.plan.channel.epoch,
+        inputs=(
+            Input("/src", {_SCRIPT.name: script}),
+            *(Input(place, inputs[name]) for place, name in _THINCLIENT.items()),
+        ),
+        env={"TOWER_BRANCH": factory.plan.channel.branch},
+        capabilities=tuple(sorted(CAPABILITIES)),
+        timeout=_SCRIPT_SECONDS,
+    )
+    with factory.store.building(key, document) as work:
+        if work.existing is not None:
+            return work.existing
+        started = time.monotonic()
+        with factory.log(f"light-thinclient.{key[:12]}") as log:
+            outputs = run_stage(factory.engine, sandbox, outputs=work.path, declared=("root.tar",), log=log)
+        return work.commit(time.monotonic() - started, outputs)

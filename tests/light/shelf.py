@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shelf: a mount namespace that holds the unpacked roots in memory, read-only, for all machines of a run.
+
+It is gone with its process, and so are the trees: nothing to clean, nothing that a later run could find changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.light.cage import caged
+
+PLACE: Final = "/mnt"
+_MOUNT_POINT: Final = f"{PLACE}/machine"
+"""Where each machine, in file systems of its own, puts together what it has: see start.sh."""
+_numbers: Final = itertools.count(1)
+_SECONDS: Final = 120
+_SPECIAL: Final = 0o7000
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where the roots are: in the file systems that process `pid` sees, below `PLACE`."""
+
+    pid: int
+
+    def folder(self, root: str) -> Path:
+        """An unpacked root, seen from here; not to be written."""
+        return Path(f"/proc/{self.pid}/root{PLACE}/{root}")
+
+    def disk(self, stack: ExitStack) -> str:
+        """An empty disk, in memory, for a machine to start from more than once; its path there. It goes with the stack."""
+        place = f"{PLACE}/disk{next(_numbers)}"
+        _within(self, "mkdir", place)
+        _within(self, "mount", "-t", "tmpfs", "-o", "mode=0755", "disk", place)
+        stack.callback(_within, self, "umount", "--lazy", place)
+        return place
+
+
+@contextmanager
+def shelf(roots: Mapping[str, Path]) -> Iterator[Shelf]:
+    """Unpack roots by name (`*.ext4`, `*.tar`)."""
+    with ExitStack() as stack:
+        script = f"mount -t tmpfs -o mode=0755 shelf {PLACE}; mkdir {_MOUNT_POINT}; echo ready; exec sleep infinity"
+        made = Shelf(caged(stack, ["sh", "-ec", script], ["--mount"]).first())
+        for name, file in roots.items():
+            _within(made, "mkdir", f"{PLACE}/{name}")
+            _within(made, "mount", "-t", "tmpfs", "-o", "mode=0755", name, f"{PLACE}/{name}")
+            (_unpack_tar if file.suffix == ".tar" else _unpack_ext4)(made, file, name)
+            _within(made, "mount", "-o", "remount,ro", f"{PLACE}/{name}")
+        yield made
+
+
+def _within(made: Shelf, *argv: str, data: str = "") -> str:
+    """Run a program of this machine where the roots are; what it prints."""
+    inside = ("nsenter", f"--target={made.pid}", "--mount", "--", *argv)
+    done = subprocess.run(inside, input=data, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _unpack_tar(made: Shelf, file: Path, name: str) -> None:
+    _within(made, "tar", "-C", f"{PLACE}/{name}", "--numeric-owner", "-xpf", str(file))
+
+
+def _unpack_ext4(made: Shelf, file: Path, name: str) -> None:
+    """By debugfs, which mounts nothing; it forgets the bits of modes beyond rwx, so these are set from its listing."""
+    _within(made, "debugfs", "-R", f"rdump / {PLACE}/{name}", str(file))
+    base = made.folder(name)
+    folders = [f"/{Path(place).relative_to(base)}".removesuffix("/.") for place, _, _ in os.walk(base)]
+    listing = _within(made, "debugfs", "-f", "-", str(file), data="".join(f'ls -p "{folder or "/"}"\n' for folder in folders))
+    folder, found = "", set()
+    for line in listing.splitlines():
+        if line.startswith("debugfs: ls -p "):
+            folder = line.removeprefix("debugfs: ls -p ").strip('"').strip("/")
+        elif line.startswith("/"):
+            mode, entry = _entry(line)
+            if entry not in {".", ".."}:
+                found.add(base / folder / entry)
+                if mode & _SPECIAL:
+                    (base / folder / entry).chmod(mode & 0o7777)
+    unpacked = {Path(place) / name for place, names, files in os.walk(base) for name in (*names, *files)}
+    if differ := unpacked ^ found:
+        raise AssertionError(f"{file}: not unpacked as it is: {sorted(map(str, differ))[:10]}")
+
+
+def _entry(line: str) -> tuple[int, str]:
+    """Mode and name in a line of `ls -p`: /inode/mode/uid/gid/name/size/, without a size if it is a folder."""
+    fields = line.split("/")
+    return int(fields[2], 8), fields[5]

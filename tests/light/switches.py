@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Switches and cables: bridges in a network namespace that belongs to no machine, and pairs of interfaces."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.light.cage import caged
+
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """An interface of a machine: the switch that it is plugged into, and its addresses."""
+
+    name: str
+    switch: str
+    ipv4: str | None = None
+    ipv6: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What of a machine the cables need: its name, its first process, its interfaces, and the way to everywhere else."""
+
+    name: str
+    pid: int
+    legs: tuple[Leg, ...]
+    gateway: str | None = None
+    more: tuple[str, ...] = ()
+    """Further lines for `ip -batch` inside."""
+
+
+@contextmanager
+def in_network_of(pid: int) -> Iterator[None]:
+    """Put this thread into the network namespace of a process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(descriptor: int) -> None:
+        if libc.setns(descriptor, _NEW_NETWORK) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "setns")
+
+    with Path("/proc/thread-self/ns/net").open("rb") as here, Path(f"/proc/{pid}/ns/net").open("rb") as there:
+        enter(there.fileno())
+        try:
+            yield
+        finally:
+            enter(here.fileno())
+
+
+def ip(pid: int, lines: Iterable[str]) -> None:
+    """Run lines of `ip -batch` in the network of a process."""
+    command = ["nsenter", f"--target={pid}", "--net", "ip", "-batch", "-"]
+    subprocess.run(command, input="\n".join(lines), text=True, check=True, timeout=30, stdout=subprocess.DEVNULL)
+
+
+def switches(stack: ExitStack, names: Iterable[str]) -> int:
+    """Make switches; a process in the network that they are in."""
+    wires = caged(stack, ["sh", "-c", "echo ready; exec sleep infinity"], ["--net"]).first()
+    ip(wires, [f"link add {switch} type bridge\nlink set {switch} up" for switch in sorted(names)])
+    for setting in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
+        _set(wires, setting, "0")
+    return wires
+
+
+def hardware_address(far: str) -> str:
+    """The address of an adapter: the same at every start of its machine, as neighbours remember it."""
+    return ":".join(f"{octet:02x}" for octet in (2, *hashlib.sha256(far.encode()).digest()[:5]))
+
+
+def plug_in(wires: int, machines: Sequence[Wiring]) -> None:
+    """Connect machines with the switches, give them addresses and routes.
+
+    The far end of leg `eth0` of machine `web` is `web-eth0` where the switches are; it goes with the machine.
+    """
+    lines = []
+    for machine in machines:
+        for leg in machine.legs:
+            far = f"{machine.name}-{leg.name}"
+            lines.append(f"link add {far} type veth peer name {leg.name} address {hardware_address(far)} netns {machine.pid}")
+            lines.append(f"link set {far} master {leg.switch} up")
+    ip(wires, lines)
+    for machine in machines:
+        _address(machine)
+
+
+def _address(machine: Wiring) -> None:
+    # Link-local addresses that are usable at once; the others are known by heart: no waiting for a second owner of one.
+    for setting in ("all", "default", *(leg.name for leg in machine.legs)):
+        _set(machine.pid, Path(f"/proc/sys/net/ipv6/conf/{setting}/accept_dad"), "0")
+    # A cable that is pulled takes no address along.
+    for leg in machine.legs:
+        _set(machine.pid, Path(f"/proc/sys/net/ipv6/conf/{leg.name}/keep_addr_on_down"), "1")
+    lines = ["link set lo up"]
+    for leg in machine.legs:
+        lines.append(f"link set {leg.name} up")
+        lines += [f"addr add {leg.ipv4}/24 dev {leg.name}"] * (leg.ipv4 is not None)
+        lines += [f"addr add {leg.ipv6}/64 dev {leg.name} nodad"] * (leg.ipv6 is not None)
+    if machine.gateway:
+        lines.append(f"route add default via {machine.gateway}")
+    ip(machine.pid, [*lines, *machine.more])
+
+
+def _set(pid: int, setting: Path, value: str) -> None:
+    """A setting of the network of a process: /proc/sys/net shows that of the thread which opens it."""
+    with in_network_of(pid):
+        setting.write_text(value)

@@ -1,0 +1,24 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The root of a thin client, until an installer makes one: what the start of the medium lays into memory (its packages,
+# its apkovl), and `tower` where an installed system has it. Runs in the builder, with the product's own apk.
+set -eu
+
+root=/work/root
+mkdir -p "$root"
+printf '%s\n' "/in/repository/$TOWER_BRANCH"/* /in/packages >/work/repositories
+tar -xzf /in/apkovl/thinclient.apkovl.tar.gz -C "$root"
+# shellcheck disable=SC2046 # a list of words
+apk --root "$root" --arch x86_64 --keys-dir /in/keys --repositories-file /work/repositories --no-cache --no-network \
+	add --initdb $(cat "$root/etc/apk/world")
+# The settings of the medium are laid over what the packages brought.
+tar -xzf /in/apkovl/thinclient.apkovl.tar.gz -C "$root"
+
+mkdir -p "$root/usr/lib/tower"
+for wheel in /in/wheels/*.whl; do
+	python3 -m zipfile -e "$wheel" "$root/usr/lib/tower"
+done
+find "$root/usr/lib/tower" -type d -exec chmod 0755 {} + -o -exec chmod 0644 {} +
+chroot "$root" python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/tower
+rm -rf "$root"/var/cache/apk/*
+tar -C "$root" -cf /out/root.tar --sort=name --numeric-owner --exclude='./dev/*' .
