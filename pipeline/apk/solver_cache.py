@@ -8,6 +8,7 @@ the signature held. A file ends with the SHA-256 of what is before it; one that 
 from __future__ import annotations
 
 import os
+import stat
 from hashlib import sha256
 
 TYPE_CHECKING = False
@@ -32,6 +33,11 @@ def key_of(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
+def _waiting_for_nobody(path: str, flags: int) -> int:
+    """Open so that a pipe in a file's place hangs nobody."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 class Cache:
     """Files by key in one folder; a folder that cannot be written to is a cache that remembers nothing."""
 
@@ -41,7 +47,9 @@ class Cache:
     def read(self, name: str) -> memoryview | None:
         """What was stored as `name`, if it is there and undamaged."""
         try:
-            with open(f"{self.folder}/{name}", "rb", buffering=0) as stream:  # noqa: PTH123
+            with open(f"{self.folder}/{name}", "rb", buffering=0, opener=_waiting_for_nobody) as stream:  # noqa: PTH123
+                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    return None
                 data = memoryview(stream.read())
         except OSError:
             return None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,10 @@ def test_damaged_cache_is_made_again(signer: Signer, keys: dict[str, bytes], tmp
             path.write_bytes(damaged)
             assert names() == ["a-1-r0"]
             assert {path: path.read_bytes() for path in tmp_path.iterdir()} == whole
+        path.unlink()
+        os.mkfifo(path)
+        assert names() == ["a-1-r0"]
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == whole
 
 
 def test_cache_does_not_outlive_trust(signer: Signer, keys: dict[str, bytes], tmp_path: Path) -> None:
