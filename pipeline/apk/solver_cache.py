@@ -47,7 +47,7 @@ class Cache:
     def read(self, name: str) -> memoryview | None:
         """What was stored as `name`, if it is there and undamaged."""
         try:
-            with open(f"{self.folder}/{name}", "rb", buffering=0, opener=_waiting_for_nobody) as stream:  # noqa: PTH123
+            with open(f"{self.folder}/{name}", "rb", buffering=0, opener=_waiting_for_nobody) as stream:
                 if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                     return None
                 data = memoryview(stream.read())
