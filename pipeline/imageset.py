@@ -177,6 +177,16 @@ def _held(path: Path, row: Row, stack: ExitStack) -> BufferedReader | None:
         return None
 
 
+def _there(path: Path, record: FileRecord, known: Row | None, stack: ExitStack) -> BufferedReader | None:
+    """The file in its place, opened, if it holds what `record` says; `known` is what the note says of it."""
+    if known is None or known.sha256 == record.sha256:
+        return _held(path, Row(record.sha256, record.size, known.stat if known else []), stack)
+    with ExitStack() as own:
+        if _held(path, known, own) is not None:  # something else, for certain: it is not hashed to find that out
+            return None
+    return _held(path, Row(record.sha256, record.size, []), stack)
+
+
 def _fingerprint(stream: BinaryIO) -> list[JsonValue]:
     """What any change of a file also changes, of the very file that is open."""
     info = os.fstat(stream.fileno())
@@ -211,9 +221,7 @@ def lay(spot: Spot, contents: Mapping[str, Content], *, checkout: Path, key: Dig
         new: list[str] = []
         for name in names:
             record = contents[name].record
-            known = before.files.get(name) if before is not None else None
-            stat = known.stat if known is not None and known.sha256 == record.sha256 else []
-            there = _held(spot.folder / name, Row(record.sha256, record.size, stat), stack)
+            there = _there(spot.folder / name, record, before.files.get(name) if before is not None else None, stack)
             if there is None:
                 new.append(name)
             files[name] = there or stack.enter_context(_write(_made(spot.work) / name, contents[name]))
