@@ -17,7 +17,7 @@ from typing import Any, Final
 from tower import blockmap
 from tower.blockmap import BlockMap
 from tower.commands.version import OS_RELEASE, read_os_release
-from tower.errors import ImageProblemError, TowerError, ValueRefusedError
+from tower.errors import ImageProblemError, StateError, TowerError, ValueRefusedError
 from tower.files import is_file, is_folder, look, read_file
 from tower.jsontext import parse_json
 from tower.names import parse_branch
@@ -117,11 +117,11 @@ def read_source(path: Path) -> Source:
     for file in beside.values():
         if not is_file(file, ImageProblemError):
             raise ImageProblemError(f"{path}: there is no {file.name} beside it", hint="take the image with all files beside it")
-    mapped = read_file(beside[".bmap"], most=blockmap.MOST)
+    mapped = _read(beside[".bmap"], most=blockmap.MOST)
     block_map = blockmap.parse(mapped, str(beside[".bmap"]))
     where = beside[".manifest.json"]
     try:
-        manifest = parse_json(read_file(where, most=16 << 20))
+        manifest = parse_json(_read(where, most=16 << 20))
         channel = manifest["channel"]
         name, branch, releasable = str(channel["name"]), parse_branch(channel["branch"]), channel["releasable"] is not False
         version, sha256 = str(manifest["version"]), str(manifest["files"][path.name]["sha256"])
@@ -136,6 +136,14 @@ def read_source(path: Path) -> Source:
             hint="take the image with its own files, or build it again: ./ci/doit",
         )
     return Source(path, version, name, branch, releasable, sha256, block_map)
+
+
+def _read(path: Path, *, most: int) -> bytes:
+    """A file beside an image: it may go at any moment, if a build puts another image there."""
+    try:
+        return read_file(path, most=most)
+    except StateError as error:
+        raise ImageProblemError(error.message, hint="take the image with all files beside it") from error
 
 
 def check_source(source: Source, *, unsigned: bool) -> str:

@@ -35,6 +35,7 @@ SIZE = 200_000
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 PAIRS = int(os.environ.get("TOWER_TEST_PAIRS", "12"))
 """How many pairs of processes; more of them for a campaign."""
+LIMIT = pytest.mark.timeout(60 + PAIRS)
 
 
 def image_of(factory: Factory) -> Image:
@@ -142,6 +143,7 @@ def taken(path: Path, sets: Sets) -> str:
     return name
 
 
+@LIMIT
 def test_two_checkouts_at_once(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both end well, one in a folder of its own; neither ever takes the other's set for its own."""
     both = {name: checkout(tmp_path / name, name) for name in ("one", "two")}
@@ -164,6 +166,7 @@ def test_two_checkouts_at_once(tmp_path: Path, builds: Path, monkeypatch: pytest
     assert first <= set(both)
 
 
+@LIMIT
 def test_one_checkout_that_builds_different_things_at_once(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit between two runs: they write to the same place, and a reader sees one of the two sets, or none."""
     one = checkout(tmp_path / "one", "one")
@@ -225,6 +228,7 @@ def test_killed_at_every_step(tmp_path: Path, builds: Path, monkeypatch: pytest.
     assert torn >= 3, "killed between the files of a set"
 
 
+@LIMIT
 def test_pairs_that_are_killed(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = {name: checkout(tmp_path / name, name) for name in ("one", "two")}
     sets = {name: taken_alone(factory, tmp_path, monkeypatch) for name, factory in both.items()}
