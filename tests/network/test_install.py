@@ -77,7 +77,7 @@ echo "==== addresses"; ip addr; ip route show table all
 echo "==== listeners"; netstat -ltn
 echo "==== mounts"; cat /proc/mounts
 echo "==== etc"; ls -AR /etc
-echo "==== left"; ls -d /var/lib/tower/* /run/tower-packages* /tmp/tower-???????? 2>/dev/null
+echo "==== left"; ls -d /var/lib/tower/* /run/tower-packages.?????? /tmp/tower-???????? 2>/dev/null
 true
 """
 APK = "(^|/)apk "
