@@ -357,7 +357,7 @@ def test_a_full_disk(machines: Tower, user: User, mirror: Mirror) -> None:
         filler = subprocess.Popen(host.argv("sh", "-c", fill), stderr=subprocess.DEVNULL)
         done = install(user, "offline1", "big")
         filler.wait(20)
-        assert (done.returncode, "no space on the disk" in done.stderr) == (18, True), done.stderr
+        assert (done.returncode, "no space" in done.stderr) == (18, True), done.stderr
         assert world(host) == []
         host.run("rm", "/var/lib/tower/fill")
         done = install(user, "offline1", "big")
