@@ -18,10 +18,11 @@ import pytest
 from tower.errors import ImageProblemError
 from tower.source import check_source, read_source
 
-from pipeline import imageset, publish
+from pipeline import commands, imageset, publish
 from pipeline.artifact import FileRecord
+from pipeline.boot import BootResult
 from pipeline.canonical import digest_bytes
-from pipeline.errors import StoreError
+from pipeline.errors import StageError, StoreError
 from pipeline.factory import Factory
 from pipeline.imageset import ENDINGS, Content
 from pipeline.paths import Paths
@@ -268,6 +269,31 @@ def test_what_another_checkout_published_stays(tmp_path: Path, builds: Path) -> 
     shutil.rmtree(tmp_path / "one")
     assert publish.publish(two, image_of(two)) == builds / NAME
     assert not there.parent.exists()
+
+
+def test_what_is_started_and_audited_is_ours(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image in front is another checkout's, and ours not built: it is not started in its place."""
+    one, two = checkout(tmp_path / "one", "one"), checkout(tmp_path / "two", "two")
+    publish.publish(one, image_of(one))
+    started: list[Path] = []
+    result = BootResult("host-pc", 1.0, None, tmp_path / "log")
+
+    def start(_machine: str, path: Path) -> BootResult:
+        started.append(path)
+        return result
+
+    monkeypatch.setattr("pipeline.boot.main_task", start)
+    with pytest.raises(StageError, match="is not built from what is now in the checkout"):
+        commands.boot(two, "host-pc", image_of(two))
+    ours = publish.publish(two, image_of(two))
+    commands.boot(two, "host-pc", image_of(two))
+    commands.boot(one, "host-pc", image_of(one))
+    assert started == [ours, builds / NAME]
+    assert publish.place_of(two, image_of(two)) == ours
+    # Neither is a set that somebody has torn.
+    (ours.parent / MANIFEST).unlink()
+    with pytest.raises(StageError, match="is not built from what is now in the checkout"):
+        commands.boot(two, "host-pc", image_of(two))
 
 
 def test_the_same_set_of_another_checkout_will_do(tmp_path: Path, builds: Path) -> None:

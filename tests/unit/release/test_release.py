@@ -25,9 +25,10 @@ from pipeline.errors import BootError, ConfigError, ReleaseError, VerifyError
 from pipeline.factory import Factory
 from pipeline.plan import Settings
 from pipeline.release import commands
+from pipeline.release import folder as folder_module
 from pipeline.release.attest import attest, own_statement
 from pipeline.release.checks import check_rebuild, check_release
-from pipeline.release.folder import write_release
+from pipeline.release.folder import folder_of, write_release
 from pipeline.release.inspection import inspect_release
 from pipeline.release.secret import SecretKey
 from tests.unit.release.keys import boot_all, git, opened, released
@@ -129,6 +130,24 @@ def test_a_file_that_is_replaced_after_the_check(tmp_path: Path, ending: str) ->
     with pytest.raises(ReleaseError, match="was replaced while the release was made"):
         write_release(factory, ready, KEY)
     assert not [name for name in path.parent.iterdir() if name.is_dir()]
+
+
+def test_two_releases_of_a_version_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one was quicker: what it made stays, and nothing of ours is left."""
+    factory = opened(tmp_path)
+    boot_all(factory)
+    ready, fill = check_release(factory, "1.2"), folder_module._fill
+
+    def slower(work: Path, *rest: Any) -> None:
+        fill(work, *rest)
+        folder_of(factory, "1.2").mkdir()
+        (folder_of(factory, "1.2") / "theirs").touch()
+
+    monkeypatch.setattr(folder_module, "_fill", slower)
+    with pytest.raises(ReleaseError, match="was made by another process meanwhile"):
+        write_release(factory, ready, KEY)
+    assert [path.name for path in folder_of(factory, "1.2").iterdir()] == ["theirs"]
+    assert not list(folder_of(factory, "1.2").parent.glob(".toweros-*"))
 
 
 def test_what_was_pulled_is_not_released(tmp_path: Path) -> None:
