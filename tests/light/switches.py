@@ -29,12 +29,13 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What of a machine the cables need: its name, its first process, its interfaces, and the way to everywhere else."""
+    """What of a machine the cables need: its name, its first process, its interfaces."""
 
     name: str
     pid: int
     legs: tuple[Leg, ...]
-    gateway: str | None = None
+    own_addresses: bool
+    """Whether it gives itself the addresses of IPv4."""
     more: tuple[str, ...] = ()
     """Further lines for `ip -batch` inside."""
 
@@ -77,7 +78,7 @@ def hardware_address(far: str) -> str:
 
 
 def plug_in(wires: int, machines: Sequence[Wiring]) -> None:
-    """Connect machines with the switches, give them addresses and routes.
+    """Connect machines with the switches, and give them the addresses that they do not give themselves.
 
     The far end of leg `eth0` of machine `web` is `web-eth0` where the switches are; it goes with the machine.
     """
@@ -102,10 +103,8 @@ def _address(machine: Wiring) -> None:
     lines = ["link set lo up"]
     for leg in machine.legs:
         lines.append(f"link set {leg.name} up")
-        lines += [f"addr add {leg.ipv4}/24 dev {leg.name}"] * (leg.ipv4 is not None)
+        lines += [f"addr add {leg.ipv4}/24 dev {leg.name}"] * (leg.ipv4 is not None and not machine.own_addresses)
         lines += [f"addr add {leg.ipv6}/64 dev {leg.name} nodad"] * (leg.ipv6 is not None)
-    if machine.gateway:
-        lines.append(f"route add default via {machine.gateway}")
     ip(machine.pid, [*lines, *machine.more])
 
 

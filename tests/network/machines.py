@@ -53,7 +53,7 @@ COMMIT
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a machine is: its role in the firewall's words, its legs and the way to everywhere else."""
+    """What a machine is: its role in the firewall's words (None: no machine of a Tower), its legs, its way elsewhere."""
 
     name: str
     role: str | None
@@ -112,7 +112,7 @@ class Machine(Box):
     @property
     def wiring(self) -> Wiring:
         """Its cables and addresses."""
-        return Wiring(self.name, self.pid, self.plan.legs, self.plan.gateway, self.plan.more)
+        return Wiring(self.name, self.pid, self.plan.legs, self.plan.role is not None, self.plan.more)
 
     def address(self, leg: str = "eth0") -> str:
         """The IPv4 address of a leg."""
@@ -245,11 +245,22 @@ def _first_start(machine: Machine) -> None:
     }
     machine.write("run/tower.env", "".join(f"{name}='{value}'\n" for name, value in lines.items()))
     machine.firewall("configure", "/run/tower.env")
+    machine.write("etc/network/interfaces", _interfaces(machine.plan))
     machine.write("etc/hostname", f"{machine.name}\n")
     machine.write("etc/hosts", f"127.0.0.1\t{machine.name} localhost\n::1\t{machine.name} localhost\n")
-    # Its address is planned: the image's way, which asks a server for one, takes away those that there are.
-    machine.write("etc/network/interfaces", "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet manual\n")
     add_user(machine, USER, administrator=True)
+
+
+def _interfaces(plan: Plan) -> str:
+    """Fixed addresses, and the way to everywhere else by the leg that has the gateway's network."""
+    lines = ["auto lo", "iface lo inet loopback"]
+    for leg in plan.legs:
+        if leg.ipv4 is None:
+            continue
+        lines += ["", f"auto {leg.name}", f"iface {leg.name} inet static", f"\taddress {leg.ipv4}", "\tnetmask 255.255.255.0"]
+        if plan.gateway is not None and plan.gateway.rpartition(".")[0] == leg.ipv4.rpartition(".")[0]:
+            lines.append(f"\tgateway {plan.gateway}")
+    return "\n".join([*lines, ""])
 
 
 def missing_tools() -> list[str]:
