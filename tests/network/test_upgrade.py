@@ -288,7 +288,9 @@ def test_the_host_loses_its_power_while_it_writes(host: Host, machines: Tower, t
     assert "stopped" in said
     assert host.device.read_bytes()[boot] == before[boot]
     assert host.device.read_bytes() != before
-    host.upgrade(resume=True)
+    # A disk would be the one that it was; a file is another one after a new start.
+    assert "name it: --boot-device" in host.upgrade(resume=True, status=14)
+    host.upgrade("--boot-device", DEVICE, resume=True)
     host.check_done(tmp_path)
 
 

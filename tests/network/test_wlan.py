@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.light.machine import bring
 from tests.network.home import FOLDER, User, make_hosts
 from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
 
@@ -32,7 +29,6 @@ end 10.20.0.2
 option subnet 255.255.255.0
 option router 10.20.0.1
 option dns {INTERNET_ADDRESS}
-lease_file /run/udhcpd.leases
 """
 RADIO = """#!/bin/sh
 # The name and the key of the access point are in /var/ap, whether it is joined in /var/joined.
@@ -56,36 +52,33 @@ def user(machines: Tower) -> User:
     made = make_hosts(machines, ("router",))
     router = machines["router"]
     router.write("usr/sbin/wpa_cli", RADIO, 0o755)
-    router.write("etc/network/interfaces", "auto wlan0\niface wlan0 inet dhcp\n")
-    if not any(router.path(f"{folder}/flock").is_symlink() for folder in ("bin", "usr/bin")):
-        # A busybox without it; Alpine's has it.
-        bring(router, "flock")
+    router.run("ifdown", "wlan0")
+    fixed = router.read("etc/network/interfaces").partition("\nauto wlan0\n")[0]
+    router.write("etc/network/interfaces", f"{fixed}\nauto wlan0\niface wlan0 inet dhcp\n")
     return made
 
 
-@contextmanager
-def leases(machines: Tower) -> Iterator[None]:
-    """A server of addresses on the router's uplink; it has one."""
-    internet = machines["internet"]
-    internet.write("run/udhcpd.conf", LEASES)
-    internet.write("run/udhcpd.leases", "")
-    with subprocess.Popen(internet.argv("udhcpd", "-f", "/run/udhcpd.conf"), stderr=subprocess.DEVNULL) as server:
+@pytest.fixture
+def leases(machines: Tower, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server of addresses on the router's uplink, of this machine's programs; it has one address."""
+    (tmp_path / "udhcpd.conf").write_text(f"{LEASES}lease_file {tmp_path}/udhcpd.leases\npidfile {tmp_path}/udhcpd.pid\n")
+    (tmp_path / "udhcpd.leases").touch()
+    words = ("busybox", "udhcpd", "-f", "-S", str(tmp_path / "udhcpd.conf"))
+    with subprocess.Popen(["nsenter", f"--target={machines['internet'].pid}", "--net", *words]) as server:
         try:
-            yield
+            yield server
         finally:
             server.kill()
-            internet.kill(signal.SIGKILL, "udhcpd")
 
 
 @pytest.fixture
-def router(machines: Tower, user: User) -> Iterator[Machine]:
+def router(machines: Tower, user: User, leases: object) -> Machine:
     """A router that is connected to `Home`, and has `Office` in reach."""
     made = machines["router"]
-    with leases(machines):
-        join(made, user, "Home")
-        access_point(made, user, "Office")
-        made.run("rm", "-f", "/var/asked", f"{CONFIG}.before")
-        yield made
+    join(made, user, "Home")
+    access_point(made, user, "Office")
+    made.run("rm", "-f", "/var/asked", f"{CONFIG}.before")
+    return made
 
 
 def key_of(name: str, password: str = PASSWORD) -> str:
@@ -146,9 +139,12 @@ def wait_for_check(router: Machine) -> None:
         time.sleep(0.2)
 
 
-def test_a_network_without_addresses_leaves_the_network_before(machines: Tower, router: Machine, user: User) -> None:
+def test_a_network_without_addresses_leaves_the_network_before(
+    router: Machine, user: User, leases: subprocess.Popen[bytes]
+) -> None:
     before = router.read(CONFIG)
-    machines["internet"].kill(signal.SIGKILL, "udhcpd")
+    leases.kill()
+    leases.wait()
     done = connect(user, "Office", PASSWORD, "--timeout", "4")
     assert done.returncode == 17
     assert router.read(CONFIG) == before
