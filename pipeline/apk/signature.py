@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
-    Algorithm = Literal["RSA", "RSA256"]
+    Algorithm = Literal["RSA", "RSA256", "RSA512"]
 else:
     Protocol, Algorithm = object, str  # `typing` is slow to import
 
-ALGORITHMS: tuple[Algorithm, ...] = ("RSA", "RSA256")
+ALGORITHMS: tuple[Algorithm, ...] = ("RSA", "RSA256", "RSA512")
 PREFIX = ".SIGN."
 MAX_KEY_FILE = 1 << 16
 
@@ -141,7 +141,9 @@ def _hash(algorithm: Algorithm) -> HashAlgorithm:
     from cryptography.hazmat.primitives import hashes
 
     # SHA-1 is what the format's `.SIGN.RSA.` means; nobody here chooses it.
-    return hashes.SHA1() if algorithm == "RSA" else hashes.SHA256()  # noqa: S303
+    if algorithm == "RSA":
+        return hashes.SHA1()  # noqa: S303
+    return hashes.SHA512() if algorithm == "RSA512" else hashes.SHA256()
 
 
 class Signer:
@@ -153,7 +155,7 @@ class Signer:
 
         check_key_name(key_name)
         if algorithm not in ALGORITHMS:
-            raise FormatError(f"{algorithm!r} is not a signature algorithm", hint="RSA or RSA256")
+            raise FormatError(f"{algorithm!r} is not a signature algorithm", hint=f"one of {' '.join(ALGORITHMS)}")
         try:
             key = load_pem_private_key(private_key_path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
