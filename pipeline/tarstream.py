@@ -10,6 +10,7 @@ is held but one entry's head, which is bounded. Where files may go is for the ca
 from __future__ import annotations
 
 import hashlib
+from zlib import adler32
 
 from pipeline.apk.record import dataclass
 from pipeline.errors import FormatError
@@ -182,7 +183,8 @@ def _padding(stream: Readable, size: int, where: str) -> None:
 def _check_header(header: bytes, where: str) -> int:
     """The size field of a header whose check sum is right, in one of the forms that tars have it in."""
     field = header[148:156]
-    total = sum(header) - sum(field) + 256
+    # Of so few bytes the low half of Adler-32 is their sum and one; `sum` takes ten times as long.
+    total = (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2 - sum(field) + 256
     # One form for one number, so that no bit of it can change unseen.
     if field not in (b"%06o\0 " % total, b"%07o\0" % total, b"%06o \0" % total):
         number(field, "checksum", where)

@@ -82,7 +82,8 @@ class Guard:
         if kind in ("char", "block", "fifo") and not policy.devices:
             raise FormatError(f"{where}: {shown(name)}: a device node or pipe ({kind}) is not allowed")
         for text in (entry.uname, entry.gname):
-            _check_characters(text, where, f"owner of {shown(name)}")
+            if not text.isprintable():
+                _check_characters(text, where, f"owner of {shown(name)}")
         self._check_parents(name)
         if kind == "symlink":
             self._check_symlink(entry)
