@@ -163,13 +163,23 @@ def _check_field(name: str, value: bytes, where: str) -> None:
         raise FormatError(f"{where}: pax field {name!a} of tar entry is not allowed")
 
 
-def text(data: bytes, what: str, where: str) -> str:
-    """A text in UTF-8. Raises EncodingError."""
+def text(data: bytes, what: str, where: str, *, any_bytes: bool = False) -> str:
+    """A text in UTF-8; with `any_bytes` others with surrogates for their bytes. Raises EncodingError."""
     try:
-        return data.decode()
+        return data.decode("utf-8", "surrogateescape" if any_bytes else "strict")
     except UnicodeDecodeError:
         shown = printable(data)
         raise EncodingError(f"{where}: {what} is not UTF-8: {shown}", shown.strip("'\"")) from None
+
+
+def name_bytes(name: str) -> bytes:
+    """The bytes of a name that was read, in whatever encoding it was."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def shown(name: str) -> str:
+    """A name for messages and lists; what is not UTF-8 in it as numbers."""
+    return name_bytes(name).decode("utf-8", "backslashreplace")
 
 
 def printable(data: bytes) -> str:

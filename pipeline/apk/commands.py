@@ -15,12 +15,15 @@ from pipeline.apk.index import entry_of, read_index, write_index
 from pipeline.apk.package import read_package, sign_package, tree_entries, write_package
 from pipeline.apk.pkginfo import SCRIPTS
 from pipeline.apk.signature import ALGORITHMS, KeyRing, Signer
+from pipeline.apk.tarstream import shown
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from _typeshed import SupportsWrite
+
+    from pipeline.apk.package import Package
 
 _EXAMPLES = """\
 examples:
@@ -60,32 +63,48 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _describe(path: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
-    """What there is to say of a package, and of each of its files."""
-    with path.open("rb") as stream:
-        package = read_package(stream, None, name=str(path))
-        files: list[dict[str, object]] = [
-            {"path": entry.name, "kind": entry.kind, "mode": f"{entry.mode:04o}", "size": entry.size}
-            for entry, _content in package.iter_data()
-        ]
+def _row(path: Path, package: Package) -> dict[str, object]:
+    """What there is to say of a package."""
     row: dict[str, object] = {name: getattr(package.info, name) for name in type(package.info).__slots__}
     row |= {"file": str(path), "file_size": package.size, "checksum": package.checksum, "scripts": sorted(package.scripts)}
     row["signatures"] = [f"{item.algorithm}:{item.key_name}" for item in package.signatures]
-    return row, files
+    return row
 
 
 def _info(options: argparse.Namespace) -> int:
-    described = [_describe(path) for path in options.file]
+    """A package may have a million files: they are shown as they come, once all packages have been found whole."""
+    for path in options.file:
+        with path.open("rb") as stream:
+            read_package(stream, None, name=str(path)).verify_data()
+    for number, path in enumerate(options.file):
+        with path.open("rb") as stream:
+            package = read_package(stream, None, name=str(path))
+            package.verify_data()
+            if options.json:
+                print(",\n" if number else "[", json.dumps(_row(path, package))[:-1], ', "files": [', sep="", end="")
+            else:
+                _show(_row(path, package))
+            comma = "\n  "
+            for entry, _content in package.iter_data():
+                mode = f"{entry.mode:04o}"
+                if options.json:
+                    item = {"path": entry.name, "kind": entry.kind, "mode": mode, "size": entry.size}
+                    print(comma, json.dumps(item), sep="", end="")
+                    comma = ",\n  "
+                else:
+                    print(f"  {mode} {entry.size:>9} {shown(entry.name)}")
+            if options.json:
+                print("]}", end="")
     if options.json:
-        json.dump([row | {"files": files} for row, files in described], sys.stdout, indent=1)
-        print()
-        return 0
-    for row, files in described:
-        for key, value in row.items():
-            if value not in ("", (), [], None):
-                print(f"{key}: {' '.join(value) if isinstance(value, (list, tuple)) else value}")
-        print("files:", *(f"  {item['mode']} {item['size']:>9} {item['path']}" for item in files), sep="\n")
+        print("]")
     return 0
+
+
+def _show(row: dict[str, object]) -> None:
+    for key, value in row.items():
+        if value not in ("", (), [], None):
+            print(f"{key}: {' '.join(value) if isinstance(value, (list, tuple)) else value}")
+    print("files:")
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -131,7 +150,7 @@ def _sign(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    info = pkginfo.parse(options.info.read_bytes(), str(options.info))
+    info = pkginfo.parse(options.info.read_bytes(), str(options.info), strict=True)
     unknown = [path.name for path in options.script if path.name not in SCRIPTS]
     if unknown:
         raise ConfigError(f"pack: no script is called {', '.join(unknown)}", hint=f"one of {' '.join(SCRIPTS)}")
@@ -150,7 +169,9 @@ def _pack(options: argparse.Namespace) -> int:
 def _add_signing(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     parser.add_argument("--key", type=Path, required=required, metavar="FILE", help="private RSA key in PEM form")
     parser.add_argument("--key-name", metavar="NAME", help="file name of the public key on the device (default: KEY.pub)")
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="RSA", help="RSA is over SHA-1, RSA256 over SHA-256")
+    parser.add_argument(
+        "--algorithm", choices=ALGORITHMS, default="RSA", help="RSA is over SHA-1, RSA256 over SHA-256, RSA512 over SHA-512"
+    )
     _add_epoch(parser)
 
 

@@ -7,6 +7,7 @@ The guard sees the archive alone. Whoever installs must still not follow links t
 from __future__ import annotations
 
 from pipeline.apk.record import dataclass
+from pipeline.apk.tarstream import name_bytes, shown
 from pipeline.errors import FormatError
 
 TYPE_CHECKING = False
@@ -24,18 +25,19 @@ class Policy:
     max_total: int = 256 << 30
     max_name: int = 4096
     max_names: int = 64 << 20
-    """Characters of all paths together, those of folders that are only implied among them: they are held in memory."""
+    """Bytes of memory for all paths together, those of folders that are only implied among them."""
 
 
 DEFAULT_POLICY = Policy()
 _IMPLIED = "implied"  # a folder that is there because of what is below it
+_HELD = 100  # bytes that a path takes beside its text
 
 
 def check_path(name: str, where: str, what: str = "name", max_length: int = 4096) -> None:
     """Raise FormatError unless `name` is a plain path below the root: relative, no `.` or `..`, no control characters."""
     if not name:
         raise FormatError(f"{where}: empty {what}")
-    size = len(name.encode())
+    size = len(name_bytes(name))
     if size > max_length:
         raise FormatError(f"{where}: {what} of {size} bytes, {max_length} are allowed: {name[:60]!r}...")
     _check_characters(name, where, what)
@@ -44,7 +46,7 @@ def check_path(name: str, where: str, what: str = "name", max_length: int = 4096
     for part in name.split("/"):
         if part in ("", ".", ".."):
             raise FormatError(f"{where}: {what} {name!r} has an empty, '.' or '..' component")
-        if len(part.encode()) > 255:
+        if len(name_bytes(part)) > 255:
             raise FormatError(f"{where}: {what} has a component of more than 255 bytes: {part[:60]!r}...")
 
 
@@ -68,18 +70,20 @@ class Guard:
         name, kind, where, policy = entry.name, entry.kind, self._where, self._policy
         check_path(name, where, max_length=policy.max_name)
         earlier = self._kinds.get(name)
-        if earlier and (earlier, kind) != (_IMPLIED, "dir"):
-            raise FormatError(f"{where}: {name} is there twice")
+        # Folders may be named again, as nfpm does for each file below them.
+        if earlier and (kind != "dir" or earlier not in (_IMPLIED, "dir")):
+            raise FormatError(f"{where}: {shown(name)} is there twice")
         if len(self._kinds) >= policy.max_entries:
             raise FormatError(f"{where}: more than the {policy.max_entries} entries allowed")
         self._total += entry.size
         if entry.size > policy.max_file or self._total > policy.max_total:
             bounds = f"{policy.max_file} of a file and {policy.max_total} of all are allowed"
-            raise FormatError(f"{where}: {name}: {entry.size} bytes, {self._total} with those before it; {bounds}")
+            raise FormatError(f"{where}: {shown(name)}: {entry.size} bytes, {self._total} with those before it; {bounds}")
         if kind in ("char", "block", "fifo") and not policy.devices:
-            raise FormatError(f"{where}: {name}: a device node or pipe ({kind}) is not allowed")
+            raise FormatError(f"{where}: {shown(name)}: a device node or pipe ({kind}) is not allowed")
         for text in (entry.uname, entry.gname):
-            _check_characters(text, where, f"owner of {name}")
+            if not text.isprintable():
+                _check_characters(text, where, f"owner of {shown(name)}")
         self._check_parents(name)
         if kind == "symlink":
             self._check_symlink(entry)
@@ -89,26 +93,29 @@ class Guard:
 
     def _hold(self, name: str, kind: str) -> None:
         """Remember a path. Of a few deep ones the folders above take more room than any package has."""
-        self._names += len(name)
+        if name not in self._kinds:
+            self._names += name.__sizeof__() + _HELD
         if self._names > self._policy.max_names or len(self._kinds) > self._policy.max_entries:
-            raise FormatError(f"{self._where}: more paths than are allowed ({self._policy.max_names} characters in all)")
+            raise FormatError(f"{self._where}: more paths than are allowed ({self._policy.max_names >> 20} MiB of them)")
         self._kinds[name] = kind
 
     def _check_parents(self, name: str) -> None:
         parent = name.rpartition("/")[0]
         while parent and (kind := self._kinds.get(parent, "")) not in ("dir", _IMPLIED):
             if kind:
-                raise FormatError(f"{self._where}: {name}: its folder {parent} is a {kind} of the same archive")
+                raise FormatError(f"{self._where}: {shown(name)}: its folder {shown(parent)} is a {kind} of the same archive")
             self._hold(parent, _IMPLIED)
             parent = parent.rpartition("/")[0]
 
     def _check_symlink(self, entry: TarEntry) -> None:
-        if not entry.target or len(entry.target.encode()) > self._policy.max_name:
+        if not entry.target or len(name_bytes(entry.target)) > self._policy.max_name:
             bound = f"1 to {self._policy.max_name} bytes are allowed"
-            raise FormatError(f"{self._where}: {entry.name}: symbolic link with an empty or overlong target; {bound}")
-        _check_characters(entry.target, self._where, f"target of {entry.name}")
+            raise FormatError(f"{self._where}: {shown(entry.name)}: symbolic link with an empty or overlong target; {bound}")
+        _check_characters(entry.target, self._where, f"target of {shown(entry.name)}")
 
     def _check_hardlink(self, entry: TarEntry) -> None:
-        check_path(entry.target, self._where, f"target of {entry.name}", self._policy.max_name)
+        check_path(entry.target, self._where, f"target of {shown(entry.name)}", self._policy.max_name)
         if self._kinds.get(entry.target) != "file":
-            raise FormatError(f"{self._where}: {entry.name}: hard link to {entry.target}, which is no file before it")
+            raise FormatError(
+                f"{self._where}: {shown(entry.name)}: hard link to {shown(entry.target)}, which is no file before it"
+            )

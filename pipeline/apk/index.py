@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import io
 
-from pipeline.apk import version as versions
 from pipeline.apk.gzipstream import RawSource
 from pipeline.apk.head import DEFAULT_LIMITS, read_head
 from pipeline.apk.hostile import DEFAULT_POLICY
 from pipeline.apk.package import read_package
-from pipeline.apk.pkginfo import is_name
+from pipeline.apk.pkginfo import is_name, is_safe_version
 from pipeline.apk.record import dataclass
 from pipeline.apk.tarstream import read_tar
 from pipeline.apk.writer import memory_member, signature_member
@@ -32,7 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One package of an index; `size` is its file's, `installed_size` what it takes on disk."""
+    """One package of an index; `size` is its file's, `installed_size` what it takes on disk.
+
+    One that is not `installable` has a field of a newer apk; ours must not choose it.
+    """
 
     checksum: str
     name: str
@@ -53,6 +55,7 @@ class IndexEntry:
     replaces: tuple[str, ...] = ()
     replaces_priority: int | None = None
     provider_priority: int | None = None
+    installable: bool = True
 
     @property
     def file_name(self) -> str:
@@ -77,6 +80,8 @@ LETTERS = {
 }  # fmt: skip
 _LISTS = frozenset("Dpir")
 _NUMBERS = frozenset("SItkq")
+_OF_DATABASE = frozenset("FMRZ")
+_FOR_PEOPLE = (b"T", b"U", b"L", b"m")
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
 
 
@@ -86,8 +91,8 @@ def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
     for letter, value in fields.items():
         name = LETTERS.get(letter)
         if name is None:
-            if letter.isupper():
-                raise FormatError(f"{where}: unknown field {letter}:")
+            if letter.isupper() and letter not in _OF_DATABASE:
+                values["installable"] = False
         elif letter in _LISTS:
             values[name] = tuple(value.split())
         elif letter in _NUMBERS:
@@ -110,8 +115,8 @@ def _check_names(entry: IndexEntry, where: str) -> None:
     """What becomes part of file names and addresses must be well formed."""
     if not is_name(entry.name):
         raise FormatError(f"{where}: P: is not a package name: {entry.name!r}")
-    if not versions.is_valid(entry.version):
-        raise FormatError(f"{where}: V: is not an Alpine version: {entry.version!r}")
+    if not is_safe_version(entry.version):
+        raise FormatError(f"{where}: V: cannot be a version in a file's name: {entry.version!r}")
     if entry.arch and not is_name(entry.arch):
         raise FormatError(f"{where}: A: is not an architecture: {entry.arch!r}")
 
@@ -134,9 +139,9 @@ def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
 
 def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ...]:
     """The entries of an APKINDEX. Raises FormatError naming line and reason."""
-    entries = []
+    entries: list[IndexEntry] = []
     fields: dict[str, str] = {}
-    seen: set[tuple[str, str]] = set()
+    seen: dict[tuple[str, str], str] = {}
     lines = text.split("\n")
     if lines.pop():
         raise FormatError(f"{where}: truncated in its last line")
@@ -151,14 +156,32 @@ def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ..
             start = f"{where}:{number - len(fields)}"
             entry = entry_from(fields, start)
             _check_names(entry, start)
-            if (entry.name, entry.version) in seen:
-                raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} is there twice")
-            seen.add((entry.name, entry.version))
-            entries.append(entry)
+            known = seen.setdefault((entry.name, entry.version), entry.checksum)
+            if known != entry.checksum:
+                raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} is there twice, as two packages")
+            if len(seen) > len(entries):
+                entries.append(entry)
             fields = {}
     if fields:
         raise FormatError(f"{where}: truncated, the last block does not end with an empty line")
     return tuple(entries)
+
+
+def _decoded(data: bytes, where: str) -> str:
+    """The text of an index; what is for people alone may be in another encoding. Raises FormatError."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        lines = data.split(b"\n")
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.decode())
+        except UnicodeDecodeError:
+            if line[:1] not in _FOR_PEOPLE:
+                raise FormatError(f"{where}:{number}: not UTF-8: {line[:80]!r}") from None
+            texts.append(line.decode("cp1252", "replace"))
+    return "\n".join(texts)
 
 
 def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Index:
@@ -171,10 +194,7 @@ def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -
     for entry, content in read_tar(io.BytesIO(head.plain), source.name):
         if entry.name in files or entry.kind != "file":
             raise FormatError(f"{source.name}: {entry.name!r} ({entry.kind}) is there twice, or no file")
-        try:
-            files[entry.name] = content.read().decode()
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{source.name}: {entry.name}: not UTF-8 at byte {error.start}") from None
+        files[entry.name] = _decoded(content.read(), f"{source.name}: {entry.name}")
     if "APKINDEX" not in files:
         raise FormatError(f"{source.name}: no APKINDEX in it")
     entries = parse_index_text(files["APKINDEX"], f"{source.name}: APKINDEX")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public RSA keys in PEM form, as `openssl rsa -pubout` writes them.
+"""Public RSA keys in PEM form, as `openssl rsa -pubout` writes them, and whether a signature is one of theirs.
 
-A key file has one form for each modulus; any other is refused, not interpreted. The library's own reader would do, but
-importing it takes longer than verifying twenty packages.
+A key file has one form for each modulus, a signed digest one for each algorithm and length of key; what is not this form
+is refused, not interpreted. The library would do as well, but importing it takes longer than verifying fifty packages.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ EXPONENT = 65537
 _BEGIN, _END = b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----"
 _RSA = bytes.fromhex("300d06092a864886f70d0101010500")  # SEQUENCE { rsaEncryption, NULL }
 _MODULUS = slice(32, -5)  # of a size that gives all lengths around it two bytes
+# How PKCS #1 v1.5 names the hash before a digest.
+_DIGEST_INFO = {
+    "sha1": bytes.fromhex("3021300906052b0e03021a05000414"),
+    "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
+    "sha512": bytes.fromhex("3051300d060960864801650304020305000440"),
+}
 
 
 def read_modulus(pem: bytes, where: str) -> int:
@@ -45,3 +51,14 @@ def _field(tag: int, content: bytes) -> bytes:
     size = len(content)
     length = bytes((size,)) if size < 128 else b"\x82" + size.to_bytes(2, "big")
     return bytes((tag,)) + length + content
+
+
+def has_signed(modulus: int, algorithm: str, digest: bytes, signature: bytes) -> bool:
+    """Whether `signature` is that of a key over a `digest` of the hash `algorithm` (sha1, sha256, sha512; PKCS #1 v1.5)."""
+    size = (modulus.bit_length() + 7) // 8
+    value = int.from_bytes(signature, "big")
+    if len(signature) != size or value >= modulus:
+        return False
+    named = _DIGEST_INFO[algorithm] + digest
+    signed = b"\0\1" + b"\xff" * (size - 3 - len(named)) + b"\0" + named
+    return pow(value, EXPONENT, modulus).to_bytes(size, "big") == signed

@@ -7,6 +7,10 @@ from pipeline.apk import version as versions
 from pipeline.apk.record import dataclass
 from pipeline.errors import FormatError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SCRIPTS = (
     ".pre-install", ".post-install", ".pre-upgrade", ".post-upgrade", ".pre-deinstall", ".post-deinstall", ".trigger",
 )  # fmt: skip
@@ -95,7 +99,11 @@ _FIELDS = {
 }  # fmt: skip
 _NEEDED = ("pkgname", "pkgver", "arch")
 _LISTS = ("replaces", "depend", "provides", "install_if", "triggers")
+_SAID = frozenset(("pkgdesc", "url", "license", "origin", "maintainer", "commit"))
+"""For people alone: of several lines the last counts, as apk has it, and they may be in another encoding."""
 _NUMBERS = ("builddate", "size", "replaces_priority", "provider_priority")
+MAX_SIZE = 2 << 20
+"""Bytes of a `.PKGINFO`; a list of dependencies takes twenty times its size in memory. Real ones have up to 80 KiB."""
 _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_+")
 
 
@@ -109,18 +117,28 @@ def is_name(text: str) -> bool:
     return bool(text) and text[0] not in ".-+" and _NAME_CHARS.issuperset(text)
 
 
-def check_info(info: PkgInfo, where: str) -> None:
-    """Raise FormatError unless name, version, arch, dependencies and texts are well formed."""
+def is_safe_version(text: str) -> bool:
+    """Whether `text` can be a version in a file name; others than apk's own tools write what is no Alpine version, too."""
+    return text[:1].isalnum() and _NAME_CHARS.issuperset(text.replace("~", "").replace(":", ""))
+
+
+def check_info(info: PkgInfo, where: str, *, foreign: bool = False) -> None:
+    """Raise FormatError unless name, version, arch, dependencies and texts are well formed.
+
+    `foreign` is for what others made: apk installs it whatever its version is.
+    """
     if not is_name(info.name):
         raise FormatError(f"{where}: pkgname {info.name!r} is not a package name")
-    if not versions.is_valid(info.version):
+    if not (is_safe_version(info.version) if foreign else versions.is_valid(info.version)):
         raise FormatError(f"{where}: pkgver {info.version!r} is not an Alpine version")
     if not is_name(info.arch):
         raise FormatError(f"{where}: arch {info.arch!r} is not an architecture")
     for key, field in _FIELDS.items():
         value = getattr(info, field)
         for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str) and (not _is_plain(text) or text != text.strip()):
+            if isinstance(text, str) and (
+                not _is_plain(text.replace("\t", " ") if key in _SAID else text) or text != text.strip()
+            ):
                 raise FormatError(f"{where}: {key} holds control characters or outer white space: {text!r}")
     for text in (*info.depends, *info.provides, *info.install_if, *info.replaces):
         parse_dependency(text)
@@ -137,32 +155,51 @@ def _number(text: str, key: str, where: str) -> int:
     return int(text)
 
 
-def parse(data: bytes, where: str = ".PKGINFO") -> PkgInfo:
-    """`.PKGINFO` as it is in a package; unknown fields are passed over, as apk does. Raises FormatError."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{where}: not UTF-8 at byte {error.start}") from None
-    single: dict[str, str | int] = {}
-    lists: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line or line[0] == "#":
+def _fields(data: bytes, where: str, *, strict: bool) -> Iterator[tuple[str, str, str]]:
+    """Place, key and value of each line that has them; apk passes over others, as a description's further lines."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line or line[:1] == b"#":
             continue
-        key, equals, value = line.partition(" = ")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            text = line.decode("cp1252", "replace")
+        key, equals, value = text.partition(" = ")
         if not equals:
-            key, equals, value = line.partition("=")
-            if not equals or value.strip():
-                raise FormatError(f"{where}:{number}: not 'field = value': {line[:80]!r}")
+            key, equals, value = text.partition("=")
         key, value = key.strip(), value.strip()
+        if not equals or (value and " = " not in text):
+            if strict:
+                raise FormatError(f"{where}:{number}: not 'field = value': {text[:80]!r}")
+            continue
+        if key not in _FIELDS:
+            continue
+        if not line.isascii() and key not in _SAID and text.encode() != line:
+            raise FormatError(f"{where}:{number}: {key} is not UTF-8")
+        yield f"{where}:{number}", key, value
+
+
+def parse(data: bytes, where: str = ".PKGINFO", *, strict: bool = False) -> PkgInfo:
+    """`.PKGINFO` as it is in a package; lines that are no field, or an unknown one, are passed over, as apk does.
+
+    What is to become a package is read `strict`. Raises FormatError.
+    """
+    if len(data) > MAX_SIZE:
+        raise FormatError(f"{where}: {len(data)} bytes, {MAX_SIZE} are allowed")
+    single: dict[str, str | int] = {}
+    lists: dict[str, list[str]] = {}
+    for place, key, value in _fields(data, where, strict=strict):
+        field = _FIELDS[key]
         if key in _LISTS:
-            lists[_FIELDS[key]] = lists.get(_FIELDS[key], ()) + tuple(value.split())
-        elif key in _FIELDS:
-            if _FIELDS[key] in single:
-                raise FormatError(f"{where}:{number}: field {key} is there twice")
-            single[_FIELDS[key]] = _number(value, key, where) if key in _NUMBERS else value
+            lists.setdefault(field, []).extend(value.split())
+            continue
+        found = _number(value, key, where) if key in _NUMBERS else value
+        if key not in _SAID and single.get(field, found) != found:
+            raise FormatError(f"{place}: field {key} is there twice, as {single[field]} and {found}")
+        single[field] = found
     missing = [key for key in _NEEDED if _FIELDS[key] not in single]
     if missing:
         raise FormatError(f"{where}: lacks {', '.join(missing)}")
-    info = PkgInfo(**single, **lists)  # type: ignore[arg-type]  # the tables above give each field its type
-    check_info(info, where)
+    info = PkgInfo(**single, **{field: tuple(items) for field, items in lists.items()})  # type: ignore[arg-type]
+    check_info(info, where, foreign=not strict)
     return info

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """RSA signatures of packages and indexes: keys, signing, verifying.
 
-Reading code asks a `Verifier`; `KeyRing` is the factory's. Only what computes RSA imports `cryptography`, so
-that the lab's `apk` can read packages without it and bring a verifier of its own.
+Reading code asks a `Verifier`; `KeyRing` is the factory's. Only what signs, or makes keys, imports `cryptography`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 from pipeline.apk.record import dataclass
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal, Protocol
 
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-    from cryptography.hazmat.primitives.hashes import HashAlgorithm
-
-    Algorithm = Literal["RSA", "RSA256"]
+    Algorithm = Literal["RSA", "RSA256", "RSA512"]
 else:
     Protocol, Algorithm = object, str  # `typing` is slow to import
 
-ALGORITHMS: tuple[Algorithm, ...] = ("RSA", "RSA256")
+# SHA-1 is what the format's `.SIGN.RSA.` means; nobody here chooses it.
+_HASHES: dict[Algorithm, str] = {"RSA": "sha1", "RSA256": "sha256", "RSA512": "sha512"}
+ALGORITHMS: tuple[Algorithm, ...] = tuple(_HASHES)
 PREFIX = ".SIGN."
 MAX_KEY_FILE = 1 << 16
 
@@ -78,7 +77,7 @@ class KeyRing:
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._keys = dict(keys)
-        self._loaded: dict[str, RSAPublicKey] = {}
+        self._loaded: dict[str, int] = {}
         for name in self._keys:
             check_key_name(name)
 
@@ -110,38 +109,13 @@ class KeyRing:
         """Whether the key called `key_name` is here and made `signature` over `data`."""
         if key_name not in self._keys:
             return False
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric import padding
+        from pipeline.apk.keyfile import has_signed, read_modulus
 
-        try:
-            self._load(key_name).verify(signature, data, padding.PKCS1v15(), _hash(algorithm))
-        except InvalidSignature:
-            return False
-        return True
-
-    def prepare(self) -> None:
-        """Import now what verifying needs, so that processes forked later share it."""
-        from cryptography.hazmat.primitives import hashes  # noqa: F401
-        from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: F401
-
-        from pipeline.apk import keyfile  # noqa: F401
-
-    def _load(self, key_name: str) -> RSAPublicKey:
         if key_name not in self._loaded:
-            from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
-
-            from pipeline.apk.keyfile import EXPONENT, read_modulus
-
-            modulus = read_modulus(self._keys[key_name], key_name)
-            self._loaded[key_name] = RSAPublicNumbers(EXPONENT, modulus).public_key()
-        return self._loaded[key_name]
-
-
-def _hash(algorithm: Algorithm) -> HashAlgorithm:
-    from cryptography.hazmat.primitives import hashes
-
-    # SHA-1 is what the format's `.SIGN.RSA.` means; nobody here chooses it.
-    return hashes.SHA1() if algorithm == "RSA" else hashes.SHA256()  # noqa: S303
+            self._loaded[key_name] = read_modulus(self._keys[key_name], key_name)
+        name = _HASHES[algorithm]
+        digest = hashlib.new(name, data, usedforsecurity=False).digest()
+        return has_signed(self._loaded[key_name], name, digest, signature)
 
 
 class Signer:
@@ -153,7 +127,7 @@ class Signer:
 
         check_key_name(key_name)
         if algorithm not in ALGORITHMS:
-            raise FormatError(f"{algorithm!r} is not a signature algorithm", hint="RSA or RSA256")
+            raise FormatError(f"{algorithm!r} is not a signature algorithm", hint=f"one of {' '.join(ALGORITHMS)}")
         try:
             key = load_pem_private_key(private_key_path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
@@ -171,9 +145,11 @@ class Signer:
 
     def sign(self, data: bytes) -> bytes:
         """The signature over `data` (PKCS #1 v1.5: equal data gives equal bytes)."""
+        from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import padding
 
-        return self._key.sign(data, padding.PKCS1v15(), _hash(self.algorithm))
+        algorithm = {"RSA": hashes.SHA1(), "RSA256": hashes.SHA256(), "RSA512": hashes.SHA512()}[self.algorithm]  # noqa: S303
+        return self._key.sign(data, padding.PKCS1v15(), algorithm)
 
 
 def generate_key(directory: Path, name: str, bits: int = 4096) -> tuple[Path, Path]:

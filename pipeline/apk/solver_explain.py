@@ -114,7 +114,7 @@ class _Reasons:
             if other is not None and other is not package and (version, other_version) != (None, None):
                 self._block(package, other, f"both provide {name}")
         if not tables.package_flags[package.number] & USABLE:
-            reason = f"it is not for {self.universe.arch}, or one of its dependencies is broken"
+            reason = f"it is not for {self.universe.arch}, or for a newer apk, or one of its dependencies is broken"
             self.wants[f"{self.stem(package)} is never installed: {reason}"] = None
             self.involved[package] = None
 

@@ -99,7 +99,7 @@ def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation:
             depends, broken = read(entry.depends)
             provides, _ = read(entry.provides)
             install_if, partial = read(entry.install_if)
-            usable = fits and not (broken and generation > 2)
+            usable = fits and entry.installable and not (broken and generation > 2)
             members[entry.checksum] = Member(
                 entry, number, usable, depends, provides, () if partial and generation > 2 else install_if
             )

@@ -6,7 +6,7 @@ What is cut off is noticed all the same: a member's bytes are signed, or have a 
 
 from __future__ import annotations
 
-from pipeline.tarstream import BLOCK, CHECKSUM, KINDS, XATTR, Content, TarEntry
+from pipeline.tarstream import BLOCK, CHECKSUM, KINDS, XATTR, Content, TarEntry, name_bytes, shown
 from pipeline.tarstream import read_tar as read_any
 
 TYPE_CHECKING = False
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from pipeline.tarfields import Readable
 
-__all__ = ["BLOCK", "CHECKSUM", "KINDS", "XATTR", "Content", "TarEntry", "read_tar"]
+__all__ = ["BLOCK", "CHECKSUM", "KINDS", "XATTR", "Content", "TarEntry", "name_bytes", "read_tar", "shown"]
 
 
 def read_tar(stream: Readable, where: str) -> Iterator[tuple[TarEntry, Content]]:
-    """Entries of a member of a package, as `pipeline.tarstream` reads them. Raises FormatError."""
-    return read_any(stream, where, end=False)
+    """Entries of a member of a package, as `pipeline.tarstream` reads them, with names of any bytes. Raises FormatError."""
+    return read_any(stream, where, end=False, any_names=True)

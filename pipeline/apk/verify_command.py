@@ -70,7 +70,8 @@ def run(request: Request) -> int:
     """Verify, and print a line for each file; returns the exit status. Raises FactoryError and OSError for the keys."""
     gc.disable()  # a short run, and the many small objects of it would be looked through again and again
     ring = KeyRing.load(request.keys)
-    ring.prepare()
+    from pipeline.apk import keyfile  # noqa: F401  (for the processes that are forked)
+
     rows = each(request.files, lambda path: _check(path, ring), tuple(map(_size, request.files)))
     failed = False
     shown = []

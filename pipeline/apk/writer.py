@@ -13,7 +13,7 @@ import zlib
 
 from pipeline.apk.hostile import Guard, Policy
 from pipeline.apk.pkginfo import SCRIPTS
-from pipeline.apk.tarstream import BLOCK, CHECKSUM, KINDS, XATTR, TarEntry
+from pipeline.apk.tarstream import BLOCK, CHECKSUM, KINDS, XATTR, TarEntry, name_bytes
 from pipeline.errors import FormatError
 
 TYPE_CHECKING = False
@@ -128,7 +128,7 @@ def _owner(owner: str, name: str) -> bytes:
 
 def dump_header(entry: TarEntry) -> bytes:
     """The header of `entry`: a ustar block, with a pax header before it for what does not fit or is apk's own."""
-    name, target = entry.name.encode() + (b"/" if entry.kind == "dir" else b""), entry.target.encode()
+    name, target = name_bytes(entry.name) + (b"/" if entry.kind == "dir" else b""), name_bytes(entry.target)
     records: list[bytes] = []
     if len(name) > 100:
         records.append(_record("path", name))
@@ -176,12 +176,12 @@ def _prepare(entries: Iterable[tuple[TarEntry, Source]], epoch: int) -> list[tup
         if entry.kind == "file":
             size, checksum = _measure(source)
         elif entry.kind == "symlink":
-            checksum = hashlib.sha1(entry.target.encode(), usedforsecurity=False).hexdigest()
+            checksum = hashlib.sha1(name_bytes(entry.target), usedforsecurity=False).hexdigest()
         found[entry.name] = (_replace(entry, size=size, checksum=checksum, mtime=epoch), source)
     for name in list(found):
         while (name := name.rpartition("/")[0]) and name not in found:
             found[name] = (TarEntry(name, "dir", 0o755, mtime=epoch), None)
-    return sorted(found.values(), key=lambda pair: (pair[0].kind == "hardlink", pair[0].name.encode().split(b"/")))
+    return sorted(found.values(), key=lambda pair: (pair[0].kind == "hardlink", name_bytes(pair[0].name).split(b"/")))
 
 
 def tree_entries(root: Path, owners: Mapping[str, tuple[str, str]] | None = None) -> Iterator[tuple[TarEntry, Source]]:

@@ -84,17 +84,16 @@ def test_unsigned(ring: KeyRing) -> None:
         (f"C:{SUM}\nV:1\n\n", "lacks P:"),
         (f"C:{SUM}\nP:foo\n\n", "lacks V:"),
         (ONE[:-1], "truncated"),
-        (ONE + ONE, "index:8: foo-1-r0 is there twice"),
+        (ONE + ONE.replace("Q1", "Q1x").replace("xA", "x"), "index:8: foo-1-r0 is there twice, as two packages"),
         ("P:foo\nP:bar\n\n", "index:2: field P: is there twice"),
         ("foo\n\n", "not 'letter:value'"),
-        (ONE.replace("P:", "X:"), "unknown field X:"),
         (ONE.replace("P:", "S:1x\nP:"), "S: is not a number"),
         (ONE.replace("P:", "t:-1\nP:"), "t: is not a number"),
         (ONE.replace("P:", "I:" + "9" * 25 + "\nP:"), "I: is not a number"),
         (ONE.replace("Q1", "Q2"), "not a checksum"),
         (ONE.replace("A=", "*="), "not a checksum"),
         (ONE.replace("foo", "../foo"), "P: is not a package name"),
-        (ONE.replace("V:1-r0", "V:1/../.."), "V: is not an Alpine version"),
+        (ONE.replace("V:1-r0", "V:1/../.."), "V: cannot be a version"),
         (ONE.replace("P:", "A:../x\nP:"), "A: is not an architecture"),
     ],
 )
@@ -114,7 +113,7 @@ def test_bad_files() -> None:
         (gz(raw_tar([item("DESCRIPTION", b"x")])), "no APKINDEX"),
         (gz(raw_tar([item("APKINDEX", b"")] * 2)), "'APKINDEX' .file. is there twice"),
         (gz(raw_tar([item("APKINDEX", type=tarfile.SYMTYPE, linkname="x")])), "is there twice, or no file"),
-        (gz(raw_tar([item("APKINDEX", b"P:\xff\n\n")])), "APKINDEX: not UTF-8 at byte 2"),
+        (gz(raw_tar([item("APKINDEX", b"P:\xff\n\n")])), "APKINDEX:1: not UTF-8"),
     ]:
         with pytest.raises(FormatError, match=reason):
             read_index(stream(data), None)

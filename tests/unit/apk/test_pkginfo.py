@@ -67,9 +67,9 @@ def test_as_abuild_writes_it() -> None:
     [
         (b"", "lacks pkgname, pkgver, arch"),
         (b"pkgname = foo\npkgver = 1\n", "lacks arch"),
-        (GOOD + b"pkgdesc = \xff\n", "not UTF-8"),
-        (GOOD + b"pkgname = bar\n", "twice"),
-        (GOOD + b"what is this\n", "not 'field = value'"),
+        (GOOD + b"depend = \xff\n", "depend is not UTF-8"),
+        (GOOD + b"pkgname = bar\n", "twice, as foo and bar"),
+        (GOOD + b"x" * (2 << 20), "2097152 are allowed"),
         (GOOD + b"size = -1\n", "not a number"),
         (GOOD + b"size = 1e3\n", "not a number"),
         (GOOD + b"size = " + b"9" * 30 + b"\n", "not a number"),
@@ -88,7 +88,7 @@ def test_as_abuild_writes_it() -> None:
         (GOOD.replace(b"foo", b"-foo"), "not a package name"),
         (GOOD.replace(b"foo", b"a b"), "not a package name"),
         (GOOD.replace(b"foo", b""), "not a package name"),
-        (GOOD.replace(b"1.0-r0", b"latest"), "not an Alpine version"),
+        (GOOD.replace(b"1.0-r0", b"1.0/x"), "not an Alpine version"),
         (GOOD.replace(b"noarch", b"x/y"), "not an architecture"),
     ],
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import binascii
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from pipeline.apk.keyfile import read_modulus
+from pipeline.apk.keyfile import has_signed, read_modulus
 from pipeline.apk.signature import Algorithm, KeyRing, Signer, check_key_name, check_signatures, generate_key, signature_from
 from pipeline.errors import FormatError, VerifyError
 
@@ -115,3 +116,40 @@ def test_a_key_file_has_one_form(bits: int) -> None:
     for text in (b"", pem[5:], pem[:-5], pem.replace(b"PUBLIC", b"RSA PUBLIC"), pem.replace(b"M", b"!", 1), pem + pem):
         with pytest.raises(VerifyError):
             read_modulus(text, "k")
+
+
+def numbers_of(folder: Path) -> rsa.RSAPrivateNumbers:
+    key = serialization.load_pem_private_key((folder / "test-1.rsa").read_bytes(), password=None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key.private_numbers()
+
+
+def test_one_form_of_a_signature_holds(key_folder: Path) -> None:
+    """Whoever has the key could sign these; a reader that looks for the digest inside would take some made without it."""
+    numbers = numbers_of(key_folder)
+    modulus, private, size = numbers.public_numbers.n, numbers.d, 256
+    digest = hashlib.sha256(b"data").digest()
+    info = bytes.fromhex("3031300d060960864801650304020105000420")
+
+    def signed(block: bytes) -> bytes:
+        return pow(int.from_bytes(block, "big"), private, modulus).to_bytes(size, "big")
+
+    right = b"\0\1" + b"\xff" * (size - 3 - 51) + b"\0" + info + digest
+    good = signed(right)
+    assert has_signed(modulus, "sha256", digest, good)
+    blocks = {
+        "short padding": b"\0\1" + b"\xff" * 8 + b"\0" + info + digest + bytes(size - 11 - 51),
+        "digest at the end of garbage": b"\0\1" + b"\xff" * 8 + b"\0" + bytes(size - 11 - 51) + info + digest,
+        "padding with other bytes": right.replace(b"\xff", b"\xfe", 1),
+        "type 2": b"\0\2" + right[2:],
+        "another hash's name": right.replace(info, bytes.fromhex("3031300d060960864801650304020305000420")),
+        "hash's name without parameters": b"\0\1" + b"\xff" * (size - 3 - 49) + b"\0"
+        + bytes.fromhex("302f300b06096086480165030402010420") + digest,
+        "another digest": right[:-1] + bytes([right[-1] ^ 1]),
+    }  # fmt: skip
+    for what, block in blocks.items():
+        assert not has_signed(modulus, "sha256", digest, signed(block)), what
+    for bad in (b"", good[:-1], good + b"\0", b"\0" + good, (int.from_bytes(good, "big") + modulus).to_bytes(size + 1, "big")):
+        assert not has_signed(modulus, "sha256", digest, bad)
+    assert not has_signed(modulus, "sha256", digest, modulus.to_bytes(size, "big"))
+    assert not has_signed(modulus, "sha1", hashlib.sha1(b"data").digest(), good)
