@@ -14,6 +14,8 @@ OURS: Final = "belongs to this system: it starts from it, or mounts it"
 """What is said of such a disk."""
 _FILES: Final = ("proc/cmdline", "etc/fstab", "etc/crypttab")
 _ID: Final = re.compile(r"[A-Za-z0-9-]{4,}")
+_ANY_DISK: Final = frozenset({"/dev/cdrom", "/dev/usbdisk"})
+"""What mdev calls the disk that was plugged in last: each Alpine has them in its fstab, and they tell of no disk in particular."""
 _LABEL: Final = re.compile(r"\b(?:PART)?LABEL=\"?([^\"\s]+)")
 
 
@@ -38,7 +40,7 @@ def names(root: Path = Path("/")) -> Names:
     text = text.replace("=", " ").replace('"', " ")
     words = {*text.split(), *text.replace(":", " ").split()}  # names in /dev/disk/by-path have colons
     ids = frozenset(word.lower() for word in words if _ID.fullmatch(word))
-    paths = [word for word in words if word.startswith("/dev/")]
+    paths = [word for word in words if word.startswith("/dev/") and word not in _ANY_DISK]
     # Links are followed: /dev/disk/by-id/... is a disk, too.
     return Names(ids, labels, frozenset([*paths, *map(os.path.realpath, paths)]))
 

@@ -94,6 +94,14 @@ def test_the_boot_device_of_this_system_is_no_choice_even_unmounted(tmp_path: Pa
         choose(disks(stick, root=tmp_path), GB)
 
 
+def test_alpines_names_for_whatever_is_plugged_in_name_no_disk(tmp_path: Path) -> None:
+    """Each Alpine has these lines; mdev makes /dev/usbdisk a link to the stick that came last."""
+    (tmp_path / "etc").mkdir()
+    fstab = "/dev/cdrom\t/media/cdrom\tiso9660\tnoauto,ro 0 0\n/dev/usbdisk\t/media/usb\tvfat\tnoauto\t0 0\n/dev/sda1 / ext4\n"
+    (tmp_path / "etc/fstab").write_text(fstab)
+    assert names(tmp_path).paths == {"/dev/sda1", os.path.realpath("/dev/sda1")}
+
+
 def test_names_of_disks_in_the_systems_files(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     link = tmp_path / "pci-0000:00:14.0-usb"
