@@ -41,6 +41,7 @@ from pipeline.canonical import Digest, JsonValue, canonical_json, digest_bytes
 from pipeline.errors import StoreError
 from pipeline.files import is_folder, remove, sync, sync_tree, write
 from pipeline.locks import Lock, locked, try_lock
+from pipeline.refused import refused
 
 __all__ = ["Artifact", "FileRecord", "Store", "Work"]
 
@@ -286,7 +287,8 @@ def _translated(root: Path) -> Iterator[None]:
             raise disk_full(root, error) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreError(f"{error.filename or root}: {error.strerror}", hint="the store must be writable for you") from error
-        raise StoreError(f"{error.filename or root}: {error.strerror or error}", hint=f"look at {root}") from error
+        hint = refused(error).hint or f"look at {root}"
+        raise StoreError(f"{error.filename or root}: {error.strerror or error}", hint=hint) from error
 
 
 def is_full(error: OSError) -> bool:
