@@ -260,7 +260,9 @@ def run_tests(factory: Factory, words: Sequence[str]) -> None:
     sys.stdout.flush()
     # CI tells the tests that a missing tool is a failure (tests/conftest.py).
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
-    with temporary_folder("test") as folder:
+    # Below the checkout: the tests do not see this machine's /tmp.
+    factory.paths.build.mkdir(parents=True, exist_ok=True)
+    with temporary_folder("test", factory.paths.build) as folder:
         report = folder / "report.xml"
         argv = (sys.executable, "-m", "pytest", *([f"--junit-xml={report}"] if factory.progress.json else []), *words)
         done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=factory.progress.output, check=False)

@@ -15,7 +15,7 @@ OURS: Final = "belongs to this system: it starts from it, or mounts it"
 _FILES: Final = ("proc/cmdline", "etc/fstab", "etc/crypttab")
 _ID: Final = re.compile(r"[A-Za-z0-9-]{4,}")
 _ANY_DISK: Final = frozenset({"/dev/cdrom", "/dev/usbdisk"})
-"""What mdev calls the disk that was plugged in last: each Alpine has them in its fstab, and they tell of no disk in particular."""
+"""What mdev calls the disk that was plugged in last: each Alpine has them in its fstab, and they name no disk in particular."""
 _LABEL: Final = re.compile(r"\b(?:PART)?LABEL=\"?([^\"\s]+)")
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import newmachine
+
+_HIDDEN = pytest.StashKey[str]()
 CHECKOUT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
@@ -28,6 +31,17 @@ SIMULATED = {
     "integration": "it runs on the machine that runs the tests",
     "network": "roots and services are the product's; what its first start will do (users, keys, addresses) is the test's",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make this process what it would be on a new machine, in the foreground."""
+    newmachine.default_signals()
+    config.stash[_HIDDEN] = "nothing is hidden from a listing" if config.option.collectonly else newmachine.hide(CHECKOUT)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what the tests do not see."""
+    return config.stash[_HIDDEN]
 
 
 def ring_of(item: pytest.Item) -> str:

@@ -29,7 +29,7 @@ case "$*" in
     "-m venv --prompt tower "*)
         mkdir -p "$5/bin"; cp "$0" "$5/bin/python"; touch "$5/pyvenv.cfg"; echo "#!$5/bin/python" > "$5/bin/tool" ;;
     "-m venv "*) exit 9 ;;
-    *" -e "*) mkdir -p "${0%/bin/*}/lib/python3.11/site-packages"; touch "${0%/bin/*}/lib/python3.11/site-packages/__editable__.pth" ;;
+    *" -e "*) cd "${0%/bin/*}"; mkdir -p lib/python3.11/site-packages; touch lib/python3.11/site-packages/__editable__.pth ;;
     *"install --require-hashes"*) sleep "${PIP_SECONDS:-0}"; exit "${PIP_STATUS:-0}" ;;
     "-m pipeline "* | "-m pipeline") echo "doit runs $PWD ${*:3}" ;;
     "-I -S -"*) exec REAL "$@" ;;

@@ -72,6 +72,7 @@ def small(tmp_path: Path) -> Paths:
     """A checkout with a list of rows, tests of two rings, and the real conftest."""
     write(tmp_path, {"docs/acceptance.md": LIST, **{f"tests/{name}": text for name, text in TESTS.items()}})
     shutil.copy(CHECKOUT / "tests/conftest.py", tmp_path / "tests/conftest.py")
+    shutil.copy(CHECKOUT / "tests/newmachine.py", tmp_path / "tests/newmachine.py")
     write(
         tmp_path,
         {"pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["qa(id): row", "boot", "network", "unit", "timeout"]\n'},
