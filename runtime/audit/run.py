@@ -44,13 +44,13 @@ def audit(tower: Tower, options: Options, view: View) -> Report:
     with ThreadPoolExecutor(max(1, min(len(one.hosts), _MOST_AT_ONCE))) as pool, ExitStack() as stack:
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         with view.step(f"asking {len(one.hosts)} hosts about themselves"):
-            sessions = _ask(one, pool, stack)
+            opened = _ask(one, pool, stack)
         try:
             one.attack_from(stack.enter_context(wires([network.interface for network in one.networks])))
         except TowerError as error:
             one.why_no_wires = error.message
         with view.step("hosts try to reach each other, this machine and the Internet"):
-            _try(one, pool, sessions)
+            _try(one, pool, opened)
         with view.step("this machine tries its hosts"):
             _attack(one)
     return Report((THINCLIENT, *(host.name for host in one.hosts), INTERNET), tuple(one.checks))
@@ -73,9 +73,9 @@ def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Se
         session = stack.enter_context(ssh.connect(one.tower, host, timeout=one.options.timeout))
         return session, hosts.ask(session), login(one.tower, host)
 
-    sessions = {}
+    opened = {}
     for name, (session, facts, logged) in _each(one, pool, ask).items():
-        sessions[name], one.facts[name] = session, facts
+        opened[name], one.facts[name] = session, facts
         one.checks.append(logged)
     for host in one.hosts:
         if host.name in one.facts:
@@ -83,7 +83,7 @@ def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Se
             one.checks += verdict.about_host(host, one.facts[host.name])
         else:
             one.checks.append(not_tried("answers", host.name, one.why[host.name]))
-    return sessions
+    return opened
 
 
 def login(tower: Tower, host: Host) -> Check:
@@ -102,7 +102,7 @@ def login(tower: Tower, host: Host) -> Check:
     return judged("login", host.name, faults, well="by key alone, and not as root")
 
 
-def _try(one: Audit, pool: ThreadPoolExecutor, sessions: dict[str, Session]) -> None:
+def _try(one: Audit, pool: ThreadPoolExecutor, opened: dict[str, Session]) -> None:
     # No name that anybody knows the answer to.
     label = f"{secrets.token_hex(8)}.example.com"
     with doors.opened() as open_doors:
@@ -118,7 +118,7 @@ def _try(one: Audit, pool: ThreadPoolExecutor, sessions: dict[str, Session]) -> 
         )
 
         def attempt(host: Host) -> tuple[Answered, ...]:
-            return hosts.attempt(sessions[host.name], [*plan.ways(host), *plan.names(host, label)])
+            return hosts.attempt(opened[host.name], [*plan.ways(host), *plan.names(host, label)])
 
         one.answers = _each(one, pool, attempt)
         time.sleep(0.2)
