@@ -12,7 +12,7 @@ from doit import doit_cmd
 
 from pipeline.errors import ConfigError
 from pipeline.factory import Factory
-from pipeline.paths import Paths
+from pipeline.paths import Paths, check_checkout
 from pipeline.plan import SUFFIXES, Settings
 from pipeline.planner import load_plan
 from pipeline.progress import Screen
@@ -71,6 +71,7 @@ def _open(checkout: Path) -> Factory:
         compress=given.get("compress", Settings().compress),
         engines={name.removeprefix(ENGINE): value for name, value in given.items() if name.startswith(ENGINE)},
     )
+    check_checkout(checkout)
     paths = Paths(checkout)
     plan = load_plan(paths, settings)
     if settings.target and settings.target not in {image.target for image in plan.images}:

@@ -7,8 +7,14 @@ The only module that knows these places; everything else is given a `Paths`.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.errors import ConfigError
+
+_IN_PROGRAMS = re.compile(r'[:"${}\x00-\x1f\x7f]')
+"""What venv, setuptools and apt take for something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +72,18 @@ def cache_home() -> Path:
     """The user's cache folder (XDG_CACHE_HOME, or ~/.cache)."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     return Path(named) if named.startswith("/") else Path.home() / ".cache"
+
+
+def check_checkout(checkout: Path) -> None:
+    """Raise ConfigError for a checkout where its programs would not find it; ci/doit has the same list."""
+    if _misread(checkout, _IN_PROGRAMS):
+        raise ConfigError(
+            f"{str(checkout)!r}: a checkout cannot be used there; its path may have no colon, double quote, dollar sign, brace, "
+            "line feed or other control character, and must be UTF-8",
+            hint="move it to another folder",
+        )
+
+
+def _misread(path: Path, characters: re.Pattern[str]) -> bool:
+    text = str(path)
+    return characters.search(text) is not None or any("\ud800" <= char <= "\udfff" for char in text)

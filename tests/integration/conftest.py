@@ -121,16 +121,21 @@ def _tidy_images() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_at(tmp_path: Path, checkout: Path, _tidy_images: None) -> Iterator[Callable[[], Tiny]]:
-    """Makes the tiny factory; what its builds left in the engine is removed at the end."""
-    folder = tmp_path / "tiny"
-    yield lambda: make_tiny(folder, checkout, tmp_path / "cache")
-    label = f"{LABEL_CHECKOUT}={checkout_id(folder)}"
+def tiny_at(tmp_path: Path, checkout: Path, _tidy_images: None) -> Iterator[Callable[..., Tiny]]:
+    """Makes the tiny factory, in a folder `name`; what its builds left in the engine is removed at the end."""
+    made: list[Tiny] = []
+
+    def make(name: str = "tiny") -> Tiny:
+        made.append(make_tiny(tmp_path / name, checkout, tmp_path / "cache"))
+        return made[-1]
+
+    yield make
     engine = docker.from_env()
-    for container in engine.containers.list(all=True, filters={"label": label}):
-        container.remove(force=True, v=True)
-    for volume in engine.volumes.list(filters={"label": label}):
-        volume.remove(force=True)
+    for label in (f"{LABEL_CHECKOUT}={checkout_id(one.folder)}" for one in made):
+        for container in engine.containers.list(all=True, filters={"label": label}):
+            container.remove(force=True, v=True)
+        for volume in engine.volumes.list(filters={"label": label}):
+            volume.remove(force=True)
 
 
 @pytest.fixture

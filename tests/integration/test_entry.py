@@ -4,80 +4,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import statistics
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-_REAL = (
-    "bash", "cat", "cp", "dirname", "env", "flock", "grep", "id", "kill", "ln", "mkdir", "mount", "mv", "rm", "sed",
-    "setsid", "sha256sum", "sleep", "tail", "touch", "true", "xargs",
-)  # fmt: skip
-_NEEDED = ("apt-get", "depmod", "dockerd", "dpkg-deb", "gpgv", "loadkeys", "qemu-img", "xz", "zstd")
+from tests.integration.entry import ENGINE, Machine, doit_without_engine, make_machine
+
 _NOBODY = 65534
-
-# Stands for the machine's Python, and in a "virtual environment" for that one's: notes what it is asked to do.
-_PYTHON = """#!/bin/bash
-echo "$*" >> "$NOTES/python"
-case "$*" in
-    -V) echo "Python 3.11.0" ;;
-    "-m venv --prompt tower "*)
-        mkdir -p "$5/bin"; cp "$0" "$5/bin/python"; touch "$5/pyvenv.cfg"; echo "#!$5/bin/python" > "$5/bin/tool" ;;
-    "-m venv "*) exit 9 ;;
-    *" -e "*) cd "${0%/bin/*}"; mkdir -p lib/python3.11/site-packages; touch lib/python3.11/site-packages/__editable__.pth ;;
-    *"install --require-hashes"*) sleep "${PIP_SECONDS:-0}"; exit "${PIP_STATUS:-0}" ;;
-    "-m pipeline "* | "-m pipeline") echo "doit runs $PWD ${*:3}" ;;
-    "-I -S -"*) exec REAL "$@" ;;
-esac
-"""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A checkout of the entry alone, and the programs that it finds."""
-
-    checkout: Path
-    path: Path
-    notes: Path
-
-    def program(self, name: str, text: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
-        (self.path / name).write_text(text)
-        (self.path / name).chmod(0o755)
-
-    def environment(self, **extra: str) -> dict[str, str]:
-        return {"PATH": str(self.path), "NOTES": str(self.notes), "DOCKER_HOST": "unix:///elsewhere", **extra}
-
-    def doit(self, *args: str, user: int | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["/bin/bash", self.checkout / "ci" / "doit", *args],
-            env=self.environment(**extra), user=user, group=user, extra_groups=None if user is None else [],
-            capture_output=True, text=True, timeout=120, check=False, cwd="/",
-        )  # fmt: skip
-
-    def noted(self, name: str, words: str) -> int:
-        note = self.notes / name
-        return note.read_text().count(words) if note.exists() else 0
 
 
 @pytest.fixture
 def machine(tmp_path: Path, checkout: Path) -> Machine:
-    made = Machine(tmp_path / "check out", tmp_path / "bin", tmp_path / "notes")
-    for folder in (made.checkout, made.path, made.notes):
-        folder.mkdir()
-    shutil.copytree(checkout / "ci", made.checkout / "ci")
-    (made.checkout / "pyproject.toml").write_text("[project]\n")
-    for name in _REAL:
-        (made.path / name).symlink_to(shutil.which(name) or pytest.fail(f"{name}: not on this machine"))
-    for name in _NEEDED:
-        made.program(name, "#!/bin/bash\n")
-    made.program("python3", _PYTHON.replace("REAL", shutil.which("python3", path="/usr/bin:/usr/local/bin") or "python3"))
-    return made
+    return make_machine(tmp_path, checkout)
 
 
 def test_makes_what_it_needs_once_and_is_quiet_then(machine: Machine) -> None:
@@ -88,7 +30,11 @@ def test_makes_what_it_needs_once_and_is_quiet_then(machine: Machine) -> None:
     assert (second.stdout, second.stderr, second.returncode) == (first.stdout, "", 0)
     assert machine.noted("python", "-m venv") == 1
     assert machine.noted("python", "--require-hashes") == 1
-    # Scripts of the environment name the place where it ended up.
+
+
+def test_scripts_name_the_place_where_the_environment_ended_up(tmp_path: Path, checkout: Path) -> None:
+    machine = make_machine(tmp_path, checkout, "checkout")
+    machine.doit("list")
     assert (machine.checkout / ".venv/bin/tool").read_text() == f"#!{machine.checkout}/.venv/bin/python\n"
 
 
@@ -206,10 +152,7 @@ def test_no_package_manager(machine: Machine) -> None:
 def test_not_root(machine: Machine) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root becomes another user")
-    for folder in (machine.checkout, machine.notes, *machine.checkout.rglob("*")):
-        os.chown(folder, _NOBODY, _NOBODY)
-    for folder in (machine.path.parent, machine.path.parent.parent, machine.path.parent.parent.parent):
-        folder.chmod(folder.stat().st_mode | 0o005)
+    machine.give(_NOBODY)
     (machine.path / "zstd").unlink()
     refused = machine.doit("list", user=_NOBODY)
     assert refused.returncode == 19
@@ -220,42 +163,6 @@ def test_not_root(machine: Machine) -> None:
     assert machine.noted("apt", "-y -o DPkg::Lock::Timeout=600 install") == 1
 
 
-# An engine that answers pings, or one that cannot start. /run is a place of the test's own.
-_ENGINE = """#!/bin/bash
-echo "level=info msg=starting"
-exec REAL -c '
-import os, pathlib, socket
-pathlib.Path(os.environ["NOTES"], "engine").write_text(str(os.getpid()))
-server = socket.socket(socket.AF_UNIX)
-server.bind("/var/run/docker.sock")
-server.listen()
-while True:
-    client = server.accept()[0]
-    client.recv(1000)
-    client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nOK")
-    client.close()
-'
-"""
-
-
-def doit_without_engine(
-    machine: Machine, *args: str, alone: bool = False, user: int | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run it where /run is empty; `alone` with the programs of `machine` only, without those that this machine has."""
-    path = str(machine.path) if alone else f"{machine.path}:/usr/bin:/bin"
-    # ci/doit looks where the system administrator's programs are whatever the path says.
-    hide = "; ".join(f"mount -t tmpfs tmpfs {folder}" for folder in ("/usr/sbin", "/usr/local/sbin"))
-    hide += "; [ /sbin -ef /usr/sbin ] || mount -t tmpfs tmpfs /sbin"
-    become = "" if user is None else f"/usr/bin/setpriv --reuid={user} --regid={user} --clear-groups"
-    script = f'mount -t tmpfs tmpfs /run && {{ {hide if alone else ":"}; }} && exec {become} /bin/bash "$@"'
-    argv = ["/usr/bin/unshare", "--mount", "--propagation", "private", "/bin/bash", "-c", script, "bash"]
-    return subprocess.run(
-        [*argv, machine.checkout / "ci" / "doit", *args],
-        env=machine.environment(DOCKER_HOST="", PATH=path),
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def _namespaces() -> None:
     if os.geteuid() != 0:
@@ -264,7 +171,7 @@ def _namespaces() -> None:
 
 @pytest.mark.usefixtures("_namespaces")
 def test_starts_the_engine_and_leaves_it(machine: Machine) -> None:
-    machine.program("dockerd", _ENGINE.replace("REAL", "/usr/bin/python3"))
+    machine.program("dockerd", ENGINE.replace("REAL", "/usr/bin/python3"))
     done = doit_without_engine(machine, "run")
     engine = int((machine.notes / "engine").read_text())
     try:
@@ -309,10 +216,7 @@ def test_an_engine_is_installed_for_what_needs_one(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("_namespaces")
 def test_no_engine_and_not_root(machine: Machine) -> None:
-    for folder in (machine.checkout, machine.notes, *machine.checkout.rglob("*")):
-        os.chown(folder, _NOBODY, _NOBODY)
-    for folder in (machine.path.parent, machine.path.parent.parent, machine.path.parent.parent.parent):
-        folder.chmod(folder.stat().st_mode | 0o005)
+    machine.give(_NOBODY)
     refused = doit_without_engine(machine, "host", alone=True, user=_NOBODY)
     assert refused.returncode == 14
     assert "no Docker engine answers at /var/run/docker.sock" in refused.stderr
