@@ -26,7 +26,7 @@ def test_made_listed_built_and_replayed(tiny_at: Callable[[str], Tiny], tmp_path
     tiny.write("ci/requirements.txt", "\n".join(row for row in rows if not _ONLY_TESTS.match(row)) + "\n")
     temporary = tmp_path / f"{ALL}:t"
     temporary.mkdir()
-    odd = {"TMPDIR": str(temporary), "CDPATH": "/usr"}
+    odd = {"TMPDIR": str(temporary), "CDPATH": "/usr", "PYTHONSAFEPATH": "1", "PYTHONHOME": "/nonexistent"}
 
     said = tiny.doit("list", env=odd)
     assert "making .venv" in said
