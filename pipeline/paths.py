@@ -13,8 +13,10 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 
+_IN_SETTINGS = re.compile(r'["\x00-\x1f\x7f]')
+"""What apt's settings cannot say in a path."""
 _IN_PROGRAMS = re.compile(r'[:"${}\x00-\x1f\x7f]')
-"""What venv, setuptools and apt take for something else."""
+"""What venv and setuptools take for something else as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,18 @@ class Paths:
 
 
 def cache_home() -> Path:
-    """The user's cache folder (XDG_CACHE_HOME, or ~/.cache)."""
+    """The user's cache folder (XDG_CACHE_HOME, or ~/.cache). Raises ConfigError if there is none that programs can use."""
     named = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(named) if named.startswith("/") else Path.home() / ".cache"
+    try:
+        found = Path(named) if named.startswith("/") else Path.home() / ".cache"
+    except RuntimeError:
+        raise ConfigError("whoever runs this has no home for downloads", hint="set HOME or XDG_CACHE_HOME to a folder") from None
+    if not found.is_absolute() or _misread(found, _IN_SETTINGS):
+        raise ConfigError(
+            f"{str(found)!r}: downloads cannot be kept there",
+            hint="set HOME or XDG_CACHE_HOME to a folder whose path begins with / and has no double quote or line feed",
+        )
+    return found
 
 
 def check_checkout(checkout: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ def _explained() -> Iterator[None]:
 
 def _fullest() -> Path:
     """Of the places that are written to, the one with the least room: who writes is not told which file it was."""
-    places = [place for place in (Path("build"), cache_home(), Path(tempfile.gettempdir())) if place.is_dir()]
-    return min(places, key=lambda place: shutil.disk_usage(place).free)
+    free = dict[Path, int]()
+    for find in (lambda: "build", cache_home, tempfile.gettempdir):
+        with suppress(FactoryError, OSError):  # there may be no home, and no room for anything temporary
+            free[Path(find())] = shutil.disk_usage(find()).free
+    return min(free, key=free.__getitem__, default=Path("build"))
 
 
 def _guarded(action: Callable[..., None], row: Row, arguments: bool) -> Callable[..., Any]:

@@ -19,8 +19,9 @@ _TRAILER = 32
 
 
 def default_folder() -> str:
-    """`$XDG_CACHE_HOME/tower/solv`, or `~/.cache/tower/solv`."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118 (pathlib is slow to import)
+    """`$XDG_CACHE_HOME/tower/solv`, or `~/.cache/tower/solv`; for a user without a home nowhere."""
+    home = os.path.expanduser("~")  # noqa: PTH111 (pathlib is slow to import)
+    base = os.environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if home.startswith("/") else os.devnull)
     return f"{base}/tower/solv"
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import tasks
+from pipeline.apk import solver_cache
 from pipeline.errors import ConfigError
-from pipeline.paths import check_checkout
+from pipeline.paths import cache_home, check_checkout
 
 REFUSED = [
     b":",
@@ -71,3 +73,41 @@ def test_the_entry_refuses_the_same(checkout: Path) -> None:
     assert done.stderr == b""
     judged = dict(zip(paths, done.stdout.decode().splitlines(), strict=True))
     assert judged == {path: "refused 10" if refused(path) else "fine" for path in paths}
+
+
+@pytest.mark.parametrize("home", ["relative", '/a "b"', "/a\nb", "/a\udcff"])
+def test_a_home_that_downloads_cannot_be_kept_in(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(ConfigError, match="downloads cannot be kept there") as raised:
+        cache_home()
+    assert "XDG_CACHE_HOME" in raised.value.hint
+
+
+def test_a_home_with_all_that_a_name_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/a b's/ü:,$~{x}")
+    assert cache_home() == Path("/a b's/ü:,$~{x}/.cache")
+
+
+@pytest.fixture
+def _no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows where the home is: as for a user that the system has no line of."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_nobody_knows_the_home() -> None:
+    with pytest.raises(ConfigError, match="has no home for downloads"):
+        cache_home()
+    # Nothing may be made in the folder where one happens to be.
+    assert solver_cache.default_folder().startswith("/dev/null/")
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_a_full_disk_is_named_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "build").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert tasks._fullest().is_dir()
