@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from pipeline import proc
 from pipeline.disk import boot_file, boot_files, take_boot_file, unpacked
 from pipeline.errors import BootError
-from pipeline.guest import Guest, free_port, running
+from pipeline.guest import Guest, free_port, quoted, running
 from pipeline.scratch import temporary_folder
 
 LOGIN: Final = r"login: ?$"
@@ -94,7 +94,7 @@ def started(
     with temporary_folder("boot") as folder:
         argv = _arguments(machine, image.resolve(), folder, ports)
         if stick is not None:
-            argv += ["-drive", f"if=none,id=stick,format=raw,file={stick}", "-device", "qemu-xhci"]
+            argv += ["-drive", f"if=none,id=stick,format=raw,file={quoted(stick)}", "-device", "qemu-xhci"]
             argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
         with running(machine.value, argv, log=log, limit=limit or machine.limit * 2, ports=ports) as guest:
             yield guest
@@ -171,11 +171,11 @@ def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, in
     if machine in (Machine.THINCLIENT_UEFI, Machine.HOST_PC_UEFI):
         argv += _uefi(scratch)
     if machine.is_host:
-        argv += ["-drive", f"file={_overlay(image, scratch)},format=qcow2,if=virtio"]
+        argv += ["-drive", f"file={quoted(_overlay(image, scratch))},format=qcow2,if=virtio"]
         return [*argv, "-nic", f"user,model=virtio-net-pci{forward}"]
     # The thin client has two networks and reaches nothing on them.
     two = ["-nic", "user,model=virtio-net-pci,restrict=on"] * 2
-    return [*argv, "-drive", f"file={image},format=raw,media=cdrom,readonly=on", *two]
+    return [*argv, "-drive", f"file={quoted(image)},format=raw,media=cdrom,readonly=on", *two]
 
 
 def _uefi(scratch: Path) -> list[str]:
@@ -184,7 +184,7 @@ def _uefi(scratch: Path) -> list[str]:
             own = shutil.copyfile(variables, scratch / "uefi-variables.fd")
             return [
                 *("-drive", f"if=pflash,format=raw,readonly=on,file={code}"),
-                *("-drive", f"if=pflash,format=raw,file={own}"),
+                *("-drive", f"if=pflash,format=raw,file={quoted(own)}"),
             ]
     raise BootError("UEFI firmware for QEMU is not installed", hint="apt-get install ovmf")
 
@@ -221,7 +221,7 @@ def _raspberry(image: Path, scratch: Path, forward: str) -> list[str]:
         *("-initrd", str(take_boot_file(raw, f"/{initramfs[1]}", scratch / "initramfs"))),
         *("-dtb", str(take_boot_file(raw, f"/{tree}", scratch / "tree.dtb"))),
         *("-append", line),
-        *("-drive", f"file={_overlay(raw, scratch, size)},format=qcow2,if=sd"),
+        *("-drive", f"file={quoted(_overlay(raw, scratch, size))},format=qcow2,if=sd"),
         *("-netdev", f"user,id=net0{forward}"),
         # Linux calls it eth0 only if its address is, as here, one that a maker was given.
         *("-device", "usb-net,netdev=net0,mac=b8:27:eb:00:00:01"),

@@ -239,7 +239,7 @@ def _iso(path: Path, folder: Path) -> list[Member]:
 def _ext(path: Path, folder: Path) -> list[Member]:
     root = folder / "root"
     root.mkdir()
-    proc.run(("debugfs", "-R", f"rdump / {root}", path), timeout=_SECONDS)
+    proc.run(("debugfs", "-R", "rdump / root", path.absolute()), cwd=folder, timeout=_SECONDS)
     header = folder / "superblock"
     header.write_bytes(proc.run(("dumpe2fs", "-h", path), timeout=_SECONDS).stdout)
     return [*_tree(root), Member("(superblock)", "", header)]
@@ -248,7 +248,7 @@ def _ext(path: Path, folder: Path) -> list[Member]:
 def _fat(path: Path, folder: Path) -> list[Member]:
     root = folder / "root"
     root.mkdir()
-    proc.run(("mcopy", "-s", "-m", "-n", "-i", path, "::/", root), timeout=_SECONDS)
+    proc.run(("mcopy", "-s", "-m", "-n", "-i", path.name, "::/", root.absolute()), cwd=path.parent, timeout=_SECONDS)
     return _tree(root)
 
 

@@ -6,6 +6,7 @@ For boot tests and checks; what makes images are the stages.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,24 +64,25 @@ def unpacked(image: Path, folder: Path) -> Path:
 
 def boot_files(image: Path) -> tuple[str, ...]:
     """Names of all files of the boot partition, with a leading slash."""
-    done = proc.run(("mdir", "-i", _fat(image), "-/", "-b", "::"), timeout=_SECONDS, hint=_HINT)
-    lines = (line.removeprefix("::") for line in done.stdout.decode().splitlines())
+    lines = (line.removeprefix("::") for line in _mtools(image, "mdir", "-/", "-b", "::").decode().splitlines())
     return tuple(sorted(line for line in lines if line and not line.endswith("/")))
 
 
 def boot_file(image: Path, name: str) -> bytes:
     """Content of a file of the boot partition."""
-    return proc.run(("mcopy", "-i", _fat(image), f"::{name}", "-"), timeout=_SECONDS, hint=_HINT).stdout
+    return _mtools(image, "mcopy", f"::{name}", "-")
 
 
 def take_boot_file(image: Path, name: str, target: Path) -> Path:
     """Copy a file of the boot partition to `target`."""
-    proc.run(("mcopy", "-n", "-i", _fat(image), f"::{name}", target), timeout=_SECONDS, hint=_HINT)
+    _mtools(image, "mcopy", "-n", f"::{name}", os.fspath(target.absolute()))
     return target
 
 
-def _fat(image: Path) -> str:
-    return f"{image}@@{partitions(image)[0].start}"
+def _mtools(image: Path, command: str, *words: str) -> bytes:
+    """What a program of mtools says about the boot partition; it takes the name of an image for more than a name."""
+    boot = f"{image.name}@@{partitions(image)[0].start}"
+    return proc.run((command, "-i", boot, *words), cwd=image.absolute().parent, timeout=_SECONDS, hint=_HINT).stdout
 
 
 def root_file(image: Path, name: str, folder: Path) -> bytes:

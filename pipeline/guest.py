@@ -174,6 +174,11 @@ class Guest:
         return BootError(f"{self.name}: {what}; its console showed last:{shown}", hint=f"the whole console: {self.log_path}")
 
 
+def quoted(path: Path) -> str:
+    """A path as a value in one of QEMU's options, where a comma begins the next."""
+    return str(path).replace(",", ",,")
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody uses now."""
     with socket.socket() as probe:
@@ -200,7 +205,7 @@ def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: d
             f"{limit:.0f}",
             *argv,
             "-chardev",
-            f"socket,id=console,path={place},server=on,wait=on",
+            f"socket,id=console,path={quoted(place)},server=on,wait=on",
         )
         process = proc.spawn(full, stdout=out, stderr=out)
         try:

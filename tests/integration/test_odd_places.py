@@ -6,10 +6,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from pipeline import boot
+from pipeline.boot import Machine
+from pipeline.disk import boot_file, boot_files, take_boot_file
 from tests.integration.conftest import Tiny
 
 ALL = "-R&D it's grün 漢, a;b #1 %41 [x] (y) ~ back\\slash a|b=c `id` *?! <^> @@1"
@@ -55,3 +62,59 @@ def test_plain_doit_refuses_what_the_entry_refuses(tiny_at: Callable[[str], Tiny
         assert "a checkout cannot be used there" in done.stderr
         assert "hint: move it to another folder" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+# As firmware of a PC runs it from a disk's first sector: the text behind it goes to the first serial line.
+_SAYS = bytes.fromhex("31c08ed8be157cbaf803ac84c07403eeebf8f4ebfd") + b"\r\nread from the disk\r\n\0"
+
+
+def bootable(folder: Path) -> Path:
+    """An image with a boot partition that has what a Raspberry Pi wants, and a first sector that says what it is."""
+    folder.mkdir()
+    fat = folder / "fat"
+    subprocess.run(["mkfs.vfat", "-C", fat.name, "4096"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    names = {
+        "config.txt": "kernel=kernel\ninitramfs initrd followkernel\n",
+        "cmdline.txt": "root=x\n",
+        "kernel": "k",
+        "initrd": "i",
+    }
+    for name, text in {**names, "bcm2710-rpi-3-b.dtb": "d"}.items():
+        subprocess.run(["mcopy", "-i", fat.name, "-", f"::{name}"], cwd=folder, input=text.encode(), check=True)
+    sector = bytearray(_SAYS.ljust(512, b"\0"))
+    sector[446:462] = struct.pack("<B3xB3xII", 0x80, 0x0C, 1, 4096 * 2)
+    sector[510:] = b"\x55\xaa"
+    image = folder / "disk.img"
+    image.write_bytes(bytes(sector) + fat.read_bytes())
+    fat.unlink()
+    return image
+
+
+def test_files_of_the_boot_partition(tmp_path: Path) -> None:
+    image = bootable(tmp_path / ALL)
+    assert "/cmdline.txt" in boot_files(image)
+    assert boot_file(image, "/cmdline.txt") == b"root=x\n"
+    assert take_boot_file(image, "/kernel", tmp_path / ALL / "kernel, taken").read_bytes() == b"k"
+
+
+@pytest.mark.parametrize("machine", [one for one in Machine if one.is_host])
+def test_files_that_a_machine_is_given(tmp_path: Path, machine: Machine) -> None:
+    """QEMU begins another option at a comma."""
+    scratch = tmp_path / f"{ALL},readonly=on"
+    scratch.mkdir()
+    arguments = boot._arguments(machine, bootable(tmp_path / ALL), scratch, {})
+    options = [re.split(r"(?<!,),(?!,)", word) for word in arguments if "file=" in word]
+    files = [Path(part.removeprefix("file=").replace(",,", ",")) for row in options for part in row if part.startswith("file=")]
+    assert files
+    assert [path for path in files if not path.is_file()] == []
+
+
+def test_a_machine_reads_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = bootable(tmp_path / ALL)
+    temporary = tmp_path / "t, 'x' #"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    stick = tmp_path / ALL / "stick"
+    stick.write_bytes(bytes(1 << 20))
+    with boot.started(Machine.HOST_PC_BIOS, image, log=tmp_path / ALL / "log", limit=60, stick=stick) as guest:
+        guest.wait("read from the disk", 50)

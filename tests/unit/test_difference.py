@@ -175,5 +175,7 @@ def fat(tmp_path: Path, files: dict[str, bytes]) -> bytes:
 
 @pytest.mark.parametrize("make", [ext4, squashfs, iso, fat])
 def test_file_systems(tmp_path: Path, make: Callable[[Path, dict[str, bytes]], bytes]) -> None:
-    lines = said(tmp_path, make(tmp_path, FILES), make(tmp_path, OTHER))
+    odd = tmp_path / 'it\'s "a", b @@1 [c] #%41'  # programs take a name for more than a name
+    odd.mkdir()
+    lines = said(odd, make(tmp_path, FILES), make(tmp_path, OTHER))
     assert any(line == "image: etc/motd: 5 bytes, the first difference is at 1" for line in lines), lines
