@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote_to_bytes
 
 from pipeline import docker_config
 from pipeline.engine_errors import refused, translated
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 LABEL_FOLDER = "tower.folder"
+"""The checkout's, with what is no plain character as in an address."""
 LABEL_CHECKOUT, LABEL_PID, LABEL_START = "tower.checkout", "tower.pid", "tower.start"
 LABEL_ARCHITECTURE = "tower.architecture"
 LOCAL_IMAGES = "localhost/"
@@ -202,16 +204,17 @@ class Engine:
     ) -> str:
         """Make an image of a root file system that comes as a tar stream; its id.
 
-        `tag` is `name:version`; `architecture` (x86_64, aarch64) is that of the programs in it, the engine's own if
-        empty. The image carries `labels` and those of the checkout.
+        `tag` is `name:version`, in `LOCAL_IMAGES`; `architecture` (x86_64, aarch64) is that of the programs in it, the
+        engine's own if empty. The image carries `labels` and those of the checkout.
         """
-        marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout, LABEL_FOLDER: str(self.folder)}
+        marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout, LABEL_FOLDER: quote(os.fsencode(self.folder))}
         # Podman passes over a `tag` beside the name; both engines take one that is in it.
         params: dict[str, Any] = {"fromSrc": "-", "repo": tag}
         if architecture:
             # Engines before 23.0 do not read the platform, so it is written into a label as well.
             params["platform"] = f"linux/{engine_architecture(architecture)}"
             marks[LABEL_ARCHITECTURE] = architecture
+        # As in a Dockerfile, where quotes, dollars and line feeds mean something: none of them may be in a label.
         params["changes"] = [f'LABEL "{name}"="{value}"' for name, value in marks.items()]
         api = self.api
         with self.translated(f"importing image {tag}"):
@@ -242,7 +245,7 @@ class Engine:
         removed = 0
         for row in self._images(LABEL_FOLDER, label):
             labels = row["Labels"]
-            folder = Path(labels[LABEL_FOLDER])
+            folder = Path(os.fsdecode(unquote_to_bytes(labels[LABEL_FOLDER])))
             # The id tells that it was this machine, and not another one that the engine serves too.
             ours = checkout_id(folder) == labels.get(LABEL_CHECKOUT)
             removed += ours and not folder.exists() and self._remove_image(row)
@@ -294,7 +297,7 @@ def checkout_id(checkout: Path) -> str:
         str(Path("/proc/self/ns/pid").readlink()),
         str(checkout.resolve()),
     ]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode("\n".join(words))).hexdigest()[:16]
 
 
 def process_start(pid: int) -> str | None:

@@ -295,9 +295,10 @@ def test_an_image_that_somebody_gave_the_builders_name(engine: Engine, tmp_path:
 
 
 def test_images_of_checkouts_that_are_gone(engine: Engine, tmp_path: Path) -> None:
-    folders = {name: tmp_path / name for name in ("there", "gone", "elsewhere")}
+    odd = os.fsdecode(b'R&D "q" $HOME `x` back\\slash\n%41 gr\xc3\xbcn \xff')
+    folders = {name: tmp_path / odd / name for name in ("there", "gone", "elsewhere")}
     for name, folder in folders.items():
-        folder.mkdir()
+        folder.mkdir(parents=True)
         # An engine may serve several machines: what another one's folder is called says nothing here.
         made = Engine(folder)
         if name == "elsewhere":
