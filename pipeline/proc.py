@@ -19,8 +19,8 @@ from typing import IO
 from pipeline.errors import ToolError
 from pipeline.guard import GUARD
 
-_KEPT = ("PATH", "HOME", "TERM", "TMPDIR", "DOCKER_HOST", "XDG_CACHE_HOME", "SSL_CERT_FILE",
-         "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
+_KEPT = ("PATH", "HOME", "TERM", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy",
+         "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")  # fmt: skip
 _TAIL = 20
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -194,3 +195,14 @@ def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
     finally:
         owner.kill()
         owner.wait()
+
+
+def test_where_the_engine_is_goes_on_to_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among them are the tests, which use the engine that the user named."""
+    named = {name: f"/of/{name}" for name in ("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "TMPDIR")}
+    for name, value in {**named, "LD_PRELOAD_NONE": "x"}.items():
+        monkeypatch.setenv(name, value)
+    done = proc.run((sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"), timeout=30)
+    seen = json.loads(done.stdout)
+    assert {name: seen.get(name) for name in named} == named
+    assert "LD_PRELOAD_NONE" not in seen
