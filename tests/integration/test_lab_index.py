@@ -110,7 +110,8 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
 
 @pytest.fixture
 def apt(mirror: Mirror, tmp_path: Path) -> Apt:
-    return Apt(tmp_path / "apt", Suite(mirror.address, "trixie", ("main",), tmp_path / "debian.gpg"), "x86_64")
+    home = tmp_path / "R&D it's grün, a;b #1 %41 [x] (y) ~ back\\slash a|b=c `id` *?! <^> //"
+    return Apt(home, Suite(mirror.address, "trixie", ("main",), tmp_path / "debian.gpg"), "x86_64")
 
 
 def version(apt: Apt) -> str:

@@ -41,6 +41,10 @@ def make_wheel(folder: Path, name: str, tag: str = "py3-none-any") -> Path:
     return path
 
 
+ODD = "-R&D it's grün, a;b #1 %41 [x] (y) ~ back\\slash a|b=c `id` *?! <^>"
+"""A folder's name; pip takes some of it in a path for something else."""
+
+
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelSet:
     """Requirements that are answered by a folder, without a network."""
@@ -52,7 +56,8 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelSet:
     sums = {path.name.split("-")[0]: "" for path in offered}
     for path in offered:
         sums[path.name.split("-")[0]] += f" --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    requirements = tmp_path / "requirements.lock"
+    requirements = tmp_path / ODD / "requirements.lock"
+    requirements.parent.mkdir()
     requirements.write_text("".join(f"{name}==1.0{rows}\n" for name, rows in sums.items()))
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "offered"))
     monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "none").as_uri())
@@ -62,7 +67,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelSet:
 
 def test_wheels_are_the_devices_and_need_no_network_twice(wheels: WheelSet, tmp_path: Path) -> None:
     vault = Vault(tmp_path / "vault")
-    shop = WheelShop(vault, tmp_path / "sets")
+    shop = WheelShop(vault, tmp_path / ODD / "sets")
     found = shop.resolve(wheels, Quiet())
     assert [wheel.location for wheel in found] == [
         "native-1.0-cp313-cp313-manylinux_2_28_aarch64.whl",
@@ -151,7 +156,7 @@ from tests.unit.mirror import Quiet
 
 folder = Path(sys.argv[1])
 shop = WheelShop(Vault(folder / "vault"), folder / "sets")
-shop.resolve(WheelSet(folder / "requirements.lock", "3.13", "aarch64", GLIBC), Quiet())
+shop.resolve(WheelSet(Path(sys.argv[2]), "3.13", "aarch64", GLIBC), Quiet())
 """
 
 
@@ -162,7 +167,7 @@ def test_a_run_that_was_killed(wheels: WheelSet, tmp_path: Path, monkeypatch: py
         patch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         patch.setenv("PIP_NO_INPUT", "1")
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-        run = subprocess.Popen((sys.executable, "-c", KILLED, str(tmp_path)), env=env, cwd=tmp_path)
+        run = subprocess.Popen((sys.executable, "-c", KILLED, str(tmp_path), str(wheels.requirements)), env=env, cwd=tmp_path)
         try:
             silent.settimeout(60)
             asked, _ = silent.accept()  # by pip, which waits for an answer
