@@ -29,6 +29,7 @@ VARIABLES = (
     "compress",
     "days",
     "dir",
+    "dry-run",
     "file",
     "json",
     "key",

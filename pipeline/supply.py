@@ -16,6 +16,8 @@ from pipeline.errors import ConfigError, FactoryError, LockError
 from pipeline.factory import Factory
 from pipeline.report import Row
 from pipeline.tasks import Task, task
+from pipeline.vault import Vault
+from pipeline.wheels import WheelShop
 
 _DAYS = 30.0
 
@@ -33,6 +35,9 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     yield task("vault:import", lambda: load(factory), doc="take in what vault:export wrote into file=PATH")
     yield task(
         "vault:gc", lambda: collect(factory), doc="remove downloads that no lock here names, unused for days=N (default 30)"
+    )
+    yield task(
+        "lab:base", lambda: base(factory), doc="pin the newest wheel of the lab's Alpine, and say what changes (dry-run=1)"
     )
     yield task("audit:lock", lambda: audit(factory), doc="prove that the images hold nothing that the lock does not cover")
 
@@ -57,6 +62,25 @@ def lock(factory: Factory) -> None:
     factory.progress.result("lock", {**data, "changes": list(lines)}, lines or ["nothing changed"])
     counts = ", ".join(f"{len(rows)} for {arch}" for arch, rows in sorted(made.packages.items()))
     factory.progress.say(f"lock {made.digest[:12]}: packages: {counts}; builder: {len(made.builder)}")
+
+
+def base(factory: Factory) -> None:
+    """`doit lab:base [dry-run=1]`: pin the newest wheel of the lab's Alpine, and say in words what differs."""
+    from pipeline.lab.renew import Renewal, as_json
+
+    asked = variables().get("dry-run", "")
+    if asked not in ("", "1"):
+        raise ConfigError(f"dry-run={asked}: unknown", hint="dry-run=1 says what would change, and writes nothing")
+    channel = factory.plan.channel
+    if factory.driver.mirror is None:
+        raise ConfigError(f"lab:base: channel {channel.name} makes no mirror of its own", hint="run: ./ci/doit lab:base")
+    shop = WheelShop(Vault(factory.paths.cache / "vault"), factory.paths.cache / "wheel-sets")
+    done = Renewal(channel, shop, factory.paths.channel(channel.name) / "tmp", factory.progress).renew(dry_run=bool(asked))
+    lines = [*done.changes] or ["nothing changed"]
+    factory.progress.result("lab:base", as_json(done, dry_run=bool(asked)), lines)
+    pinned = "pinned; the next build takes it" if done.differs else "pinned already"
+    after = "nothing was written (dry-run=1)" if asked else pinned
+    factory.progress.say(f"wheel {done.after} with Alpine {done.alpine}: {after}")
 
 
 def present(factory: Factory) -> Lock | None:

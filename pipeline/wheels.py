@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,7 +36,15 @@ _KIND = "wheels"
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\n\\]*(?:\\\n[^\n\\]*)*)", re.MULTILINE)
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.whl")
-_KEPT = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
+_KEPT = (
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "PIP_CERT",
+    "PIP_TRUSTED_HOST",
+    "PIP_DEFAULT_TIMEOUT",
+    "PIP_RETRIES",
+)
 _HINT = "look at the network; the wheels come from the Python package index, or from where pip's settings say"
 
 
@@ -73,10 +82,19 @@ class WheelShop:
             if not found or self.vault.missing(found):
                 progress.say(f"Python {wanted.python} wheels for {wanted.arch}")
                 found = self._download(wanted)
-                temporary = note.with_suffix(f".{os.getpid()}")
-                temporary.write_text(json.dumps([asdict(wheel) for wheel in found], indent=1))
-                temporary.replace(note)
+                self._note(note, found)
         return found
+
+    def remember(self, wanted: WheelSet, wheels: tuple[LockedFile, ...]) -> None:
+        """Note the answer to a question: wheels that the vault has already."""
+        self.notes.mkdir(parents=True, exist_ok=True)
+        with locked(self.notes / "guard"):
+            self._note(self.notes / f"{wanted.key}.json", wheels)
+
+    def _note(self, note: Path, wheels: tuple[LockedFile, ...]) -> None:
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps([asdict(wheel) for wheel in wheels], indent=1))
+        temporary.replace(note)
 
     def tidy(self) -> None:
         """Remove what killed runs left, of an older form, too."""
@@ -95,18 +113,24 @@ class WheelShop:
             self.vault.copy(wheel, output / wheel.location)
 
     def _download(self, wanted: WheelSet) -> tuple[LockedFile, ...]:
+        words = ("--require-hashes", "--requirement", str(wanted.requirements))
+        try:
+            return self.take(words, wanted.python, wanted.arch, wanted.platforms)
+        except ToolError as error:
+            kind = VerifyError if "HASHES" in error.message else FetchError
+            raise kind(f"wheels of {wanted.requirements.name} for {wanted.arch}: {error.message}", hint=_HINT) from error
+
+    def take(self, words: Iterable[str], python: str, arch: str, platforms: Iterable[str]) -> tuple[LockedFile, ...]:
+        """What pip downloads for `words`, without what it depends on, now in the vault. Raises ToolError with pip's reason."""
+        self.notes.mkdir(parents=True, exist_ok=True)
         with temporary_folder(_KIND, self.notes) as folder:
             scratch = folder / "wheels"
             argv = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "download"]
-            argv += ["--require-hashes", "--only-binary=:all:", "--no-deps", "--dest", str(scratch)]
-            argv += ["--requirement", str(wanted.requirements), "--implementation=cp", f"--python-version={wanted.python}"]
-            argv += [f"--platform={platform}_{wanted.arch}" for platform in wanted.platforms]
+            argv += ["--only-binary=:all:", "--no-deps", "--dest", str(scratch)]
+            argv += ["--implementation=cp", f"--python-version={python}"]
+            argv += [*(f"--platform={platform}_{arch}" for platform in platforms), *words]
             env = {name: os.environ[name] for name in _KEPT if name in os.environ}
-            try:
-                proc.run(argv, env=env, timeout=_SECONDS)
-            except ToolError as error:
-                kind = VerifyError if "HASHES" in error.message else FetchError
-                raise kind(f"wheels of {wanted.requirements.name} for {wanted.arch}: {error.message}", hint=_HINT) from error
+            proc.run(argv, env=env, timeout=_SECONDS)
             found = []
             for path in sorted(scratch.iterdir()):
                 name, version = path.name.split("-")[:2]

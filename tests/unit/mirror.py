@@ -62,6 +62,8 @@ class Mirror:
                 start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and mirror.resumes else 0
                 self.send_response(206 if start else 200)
                 self.send_header("Content-Length", str(len(data) - start))
+                if self.path.endswith("/"):  # a page of a package index
+                    self.send_header("Content-Type", "text/html")
                 self.end_headers()
                 if mirror.breaks:
                     mirror.breaks -= 1
