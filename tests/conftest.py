@@ -21,13 +21,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 # Folder (and marker) of each ring, in the order they run, with the seconds one of its tests may take.
-RINGS = {"lint": 300, "unit": 60, "integration": 600, "network": 300, "boot": 1200}
+RINGS = {"lint": 300, "unit": 60, "stages": 180, "integration": 600, "network": 300, "boot": 1200}
 
 # Why a row of docs/acceptance.md is only simulated by tests of a ring. The ring `boot` starts the product's own images. A mark
 # says it for one test: `qa("T01", simulated="why")`, or `simulated=None` if the test does use the product's own images.
 SIMULATED = {
     "lint": "no system is started",
     "unit": "it runs on the machine that runs the tests",
+    "stages": "scripts of stages run on tiny inputs, nothing is started",
     "integration": "it runs on the machine that runs the tests",
     "network": "roots and services are the product's; what its first start will do (users, keys, addresses) is the test's",
 }
@@ -87,8 +88,9 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--qa-list=FILE`: write which tests carry which rows of the acceptance list."""
+    """`--qa-list=FILE`: write which tests carry which rows of the acceptance list; `--renew-golden`: what stages make."""
     parser.addoption("--qa-list", type=Path, metavar="FILE", help="write the tests of the acceptance list, as JSON")
+    parser.addoption("--renew-golden", action="store_true", help="tests/stages: write the listings of what stages make anew")
 
 
 def rows_of(item: pytest.Item) -> dict[str, str]:

@@ -8,6 +8,12 @@ set -eu
 . /stage/rpi.sh
 # shellcheck source=grub.sh
 . /stage/grub.sh
+need_packages packages "$TOWER_PACKAGES"
+need_files /in/root/root.tar "/in/repository/$TOWER_BRANCH" /in/keys
+case $TOWER_LOADER in
+rpi | grub) ;;
+*) refuse "option loader: $TOWER_LOADER is none of rpi, grub" ;;
+esac
 
 root=/work/root
 boot=/work/boot
@@ -17,6 +23,7 @@ mkdir "$root" "$boot" "$parts"
 : >/out/core.bin
 
 tar -C "$root" -xpf /in/root/root.tar
+[ -f "$root/usr/share/kernel/$TOWER_FLAVOR/kernel.release" ] || refuse "option flavor: the root has no package linux-$TOWER_FLAVOR"
 release=$(cat "$root/usr/share/kernel/$TOWER_FLAVOR/kernel.release")
 cp "$root/boot/vmlinuz-$TOWER_FLAVOR" "$boot/"
 mkinitfs -q -b "$root" -c "$root/etc/mkinitfs/mkinitfs.conf" -P "$root/etc/mkinitfs/features.d" \

@@ -18,8 +18,9 @@ steps() {
 	echo $((count * step))
 }
 
-fsck.vfat -n "$boot"
-e2fsck -fn "$system"
+need_files "$boot" "$system"
+fsck.vfat -n "$boot" || refuse "input boot: boot.fat is no FAT file system, or a damaged one"
+e2fsck -fn "$system" || refuse "input system: root.ext4 is no ext4 file system, or a damaged one"
 
 boot_end=$((step + $(steps "$boot")))
 root_end=$((boot_end + $(steps "$system")))
@@ -38,7 +39,8 @@ put "$boot" $((step * 1048576))
 put "$system" $((boot_end * 1048576))
 
 if [ -s /in/boot/mbr.bin ]; then
-	[ "$(stat -c %s /in/boot/core.bin)" -le $((step * 1048576 - 512)) ]
+	[ "$(stat -c %s /in/boot/core.bin)" -le $((step * 1048576 - 512)) ] ||
+		refuse "input boot: core.bin is larger than the room before the first partition"
 	put /in/boot/mbr.bin 0
 	put /in/boot/core.bin 512
 fi

@@ -6,6 +6,9 @@
 set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
+need_packages world "$TOWER_WORLD"
+[ -z "$TOWER_KERNEL" ] || need_packages kernel "$TOWER_KERNEL"
+need_files "/in/repository/$TOWER_BRANCH" /in/keys
 
 root=/work/root
 mkdir "$root"

@@ -4,6 +4,8 @@
 set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
+need_packages world "$TOWER_WORLD"
+need_files /in/root/root.tar /in/packages "/in/repository/$TOWER_BRANCH" /in/keys
 
 root=/work/root
 mkdir "$root"

@@ -5,6 +5,35 @@
 SOURCE_DATE_EPOCH=$TOWER_EPOCH
 export SOURCE_DATE_EPOCH
 
+# refuse TEXT...: end the stage, for what it was given is wrong.
+refuse() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+# need_files FILE...: end the stage unless all are there, as files or folders with something in them.
+need_files() {
+	for tower_file; do
+		case $tower_file in
+		/in/*) tower_input="input ${tower_file#/in/}" ;;
+		*) tower_input="source ${tower_file#/src/}" ;;
+		esac
+		[ -s "$tower_file" ] || refuse "${tower_input%%/*}: $tower_file is not there, or empty"
+		[ ! -d "$tower_file" ] || [ -n "$(ls -A "$tower_file")" ] || refuse "${tower_input%%/*}: $tower_file is an empty folder"
+	done
+}
+
+# need_packages OPTION WORDS: end the stage unless an option names packages, as apk's world does, and nothing else.
+need_packages() (
+	set -f
+	[ -n "$(printf '%s' "$2" | tr -d ' \t\n')" ] || refuse "option $1: names no package"
+	for tower_word in $2; do
+		case $tower_word in
+		[!A-Za-z0-9_.!]* | *[!A-Za-z0-9_.!+:~\<\>=@/-]*) refuse "option $1: $tower_word: not the name of a package" ;;
+		esac
+	done
+)
+
 # repositories FILE: write the channel's repositories, one a line; our own as well where a stage has them.
 repositories() {
 	printf '%s\n' "/in/repository/$TOWER_BRANCH"/* >"$1"

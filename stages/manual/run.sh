@@ -4,6 +4,7 @@
 set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
+need_files /in/wheels
 
 # Wheels are zip files, which Python reads as they are; nothing compiled is needed to say what the commands are.
 PYTHONPATH=$(printf '%s:' /in/wheels/*.whl)

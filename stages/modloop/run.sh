@@ -7,6 +7,7 @@ set -eu
 . /stagelib/stage.sh
 # shellcheck source=../lib/mkimage.sh
 . /stagelib/mkimage.sh
+need_files "/in/repository/$TOWER_BRANCH" /in/keys /in/aports/scripts/mkimage.sh
 
 mkimage towerkernel /work/images
 mkdir /out/sections

@@ -12,17 +12,21 @@ sys.path.insert(0, "/src")
 from pipeline.apk.index import entry_of, write_index
 from pipeline.apk.package import sign_package
 from pipeline.apk.signature import Signer
+from pipeline.errors import FactoryError
 
 
 def main() -> None:
     """Write /out/<arch>/{APKINDEX.tar.gz,*.apk}: the shape that apk asks a repository to have."""
+    packages = sorted(Path("/in/packages").glob("*.apk"))
+    if not packages:
+        sys.exit("error: input packages: there is no package")
     options = json.loads(Path("/stage-options/options.json").read_text())
     signer = Signer(Path("/run/secrets/signing-key"), options["signing_key_name"])
     for arch in options["architectures"]:
         folder = Path("/out") / arch
         folder.mkdir()
         entries = []
-        for package in sorted(Path("/in/packages").glob("*.apk")):
+        for package in packages:
             signed = folder / package.name
             with package.open("rb") as stream, signed.open("wb") as out:
                 sign_package(stream, out, signer, name=package.name)
@@ -32,4 +36,7 @@ def main() -> None:
             write_index(out, f"TowerOS {options['version']}", entries, signer, options["epoch"])
 
 
-main()
+try:
+    main()
+except FactoryError as error:
+    sys.exit(f"error: {error}")

@@ -4,6 +4,7 @@
 set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
+need_files /src/pyproject.toml /src/runtime
 
 cp -R /src /work/tree
 cd /work/tree

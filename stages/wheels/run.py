@@ -16,7 +16,7 @@ def requirement(wheel: Path) -> str:
     """The line of the requirements file for one wheel."""
     found = NAME.fullmatch(wheel.name)
     if found is None:
-        sys.exit(f"{wheel.name}: not the name of a wheel")
+        sys.exit(f"error: {wheel.name}: not the name of a wheel")
     name = re.sub(r"[-_.]+", "-", found["name"]).lower()
     return f"{name}=={found['version']} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
 
@@ -30,9 +30,12 @@ def main() -> None:
             line = requirement(wheel)
             name = line.partition("==")[0]
             if name in lines:
-                sys.exit(f"{wheel.name}: there is another wheel of {name}: {lines[name]}")
+                sys.exit(f"error: {wheel.name}: there is another wheel of {name}: {lines[name]}")
             lines[name] = line
             shutil.copyfile(wheel, output / wheel.name)
+    missing = [folder for folder in ("device", "tower") if not any(Path("/in", folder).glob("*.whl"))]
+    if missing:
+        sys.exit(f"error: input {' and '.join(missing)}: there is no wheel")
     head = "# Everything that `tower` needs, to be installed from this folder alone:\n"
     head += "# pip install --no-index --find-links . --require-hashes -r requirements.txt\n"
     (output / "requirements.txt").write_text(head + "".join(f"{lines[name]}\n" for name in sorted(lines)))
