@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Booting finished images in QEMU until they are up: a login prompt on the console, sshd answering on hosts.
 
+A host answers once its first start has made it ready with what `tower provision` lays on its boot partition; so does
+`boot_image`, for a Tower that is gone with the machine.
+
 Images are never changed: the machines write to an overlay that is thrown away. A Raspberry Pi is started as
 its firmware would: kernel, device tree, initramfs and command line come from the image's own boot partition.
 """
@@ -10,7 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,9 +21,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pipeline import proc
-from pipeline.disk import boot_file, boot_files, take_boot_file, unpacked
+from pipeline.disk import boot_file, boot_files, put_boot_file, take_boot_file, unpacked
 from pipeline.errors import BootError
 from pipeline.guest import Guest, free_port, quoted, running
+from pipeline.new_host import ADDRESS, NETWORK, THIN_CLIENT, new_host
 from pipeline.scratch import temporary_folder
 
 LOGIN: Final = r"login: ?$"
@@ -82,17 +86,25 @@ class Says(Protocol):
 
 @contextmanager
 def started(
-    machine: Machine, image: Path, *, log: Path, limit: float | None = None, stick: Path | None = None
+    machine: Machine,
+    image: Path,
+    *,
+    log: Path,
+    limit: float | None = None,
+    stick: Path | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Iterator[Guest]:
     """Start `image` on `machine`; it is gone at the end of the context, and after `limit` seconds in any case.
 
-    `stick` is a file that a PC has as a USB stick besides; it is written to.
+    `stick` is a file that a PC has as a USB stick besides; it is written to. `files` are laid on the boot partition of a
+    host before, by name; the image stays as it is. Hosts are in the offline network, and its first host is forwarded.
     """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
     ports = {SSH: free_port()} if machine.is_host else {}
     with temporary_folder("boot") as folder:
-        argv = _arguments(machine, image.resolve(), folder, ports)
+        disk = image.resolve() if files is None else _with_files(image.resolve(), files, folder)
+        argv = _arguments(machine, disk, folder, ports)
         if stick is not None:
             argv += ["-drive", f"if=none,id=stick,format=raw,file={quoted(stick)}", "-device", "qemu-xhci"]
             argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
@@ -136,7 +148,7 @@ class _NoNetworkError(Exception):
 
 
 def _boot(machine: Machine, image: Path, log: Path) -> BootResult:
-    with started(machine, image, log=log) as guest:
+    with started(machine, image, log=log, files=new_host() if machine.is_host else None) as guest:
         guest.wait(LOGIN, machine.limit)
         login = guest.seconds
         ssh: float | None = None
@@ -162,7 +174,9 @@ def check_banner(guest: Guest, banner: str) -> None:
 
 def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, int]) -> list[str]:
     common = ["-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-serial", "chardev:console", "-no-reboot"]
-    forward = "".join(f",hostfwd=tcp:127.0.0.1:{ours}-:{theirs}" for theirs, ours in ports.items())
+    # Who connects to the forwarded port is the thin client, for the host's firewall.
+    forward = f",net={NETWORK},host={THIN_CLIENT}"
+    forward += "".join(f",hostfwd=tcp:127.0.0.1:{ours}-{ADDRESS}:{theirs}" for theirs, ours in ports.items())
     if machine is Machine.HOST_RPI:
         return ["qemu-system-aarch64", *common, *_raspberry(image, scratch, forward)]
     # What kills Linux 6.12 at random in an emulated PC: cmpxchg16b, which it can do without, and a second processor, which
@@ -187,6 +201,17 @@ def _uefi(scratch: Path) -> list[str]:
                 *("-drive", f"if=pflash,format=raw,file={quoted(own)}"),
             ]
     raise BootError("UEFI firmware for QEMU is not installed", hint="apt-get install ovmf")
+
+
+def _with_files(image: Path, files: Mapping[str, bytes], scratch: Path) -> Path:
+    """A copy of the image, unpacked, with files on its boot partition."""
+    disk = unpacked(image, scratch)
+    if disk == image:
+        disk = scratch / f"own-{image.name}"
+        proc.run(("cp", "--sparse=always", image, disk), timeout=120)
+    for name, data in files.items():
+        put_boot_file(disk, f"/{name}", data, scratch)
+    return disk
 
 
 def _overlay(image: Path, scratch: Path, size: int = 0) -> Path:

@@ -79,6 +79,16 @@ def take_boot_file(image: Path, name: str, target: Path) -> Path:
     return target
 
 
+def put_boot_file(image: Path, name: str, data: bytes, folder: Path) -> None:
+    """Write a file of the boot partition; `folder` is for scratch."""
+    source = folder / "boot-file"
+    source.write_bytes(data)
+    try:
+        _mtools(image, "mcopy", "-o", str(source.absolute()), f"::{name}")
+    finally:
+        source.unlink()
+
+
 def _mtools(image: Path, command: str, *words: str) -> bytes:
     """What a program of mtools says about the boot partition; it takes the name of an image for more than a name."""
     boot = f"{image.name}@@{partitions(image)[0].start}"

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.boot import LOGIN, SSH, Machine, check_banner, started
 from pipeline.disk import boot_file, boot_files, partitions, root_file, root_stat, unpacked
+from pipeline.new_host import new_host
 
 MIB = 1 << 20
 PROMPT = r"\[root@thinclient [^\]]*\][#$] $"
@@ -172,7 +173,7 @@ def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
 def test_a_host_starts_and_answers(machine: Machine, images: Path, log: Path) -> None:
     target = "rpi" if machine is Machine.HOST_RPI else "pc"
     for last in (False, True):
-        with started(machine, image(images, f"toweros-host-*-lab-{target}.img.zst"), log=log) as guest:
+        with started(machine, image(images, f"toweros-host-*-lab-{target}.img.zst"), log=log, files=new_host()) as guest:
             guest.wait(LOGIN, machine.limit)
             if machine is Machine.HOST_RPI and "cdc_ether" not in guest.text and not last:
                 continue  # QEMU's USB did not come up: once more

@@ -12,8 +12,10 @@ root=/mnt/machine
 mount -t tmpfs -o mode=0755 machine "$root"
 work=$root/made root=$root/root
 mkdir "$work" "$root"
-mkdir -p "$disk/upper" "$disk/work"
+mkdir -p "$disk/upper" "$disk/work" "$disk/boot"
 mount -t overlay -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/work" "$name" "$root"
+# Its boot device is in it, and mounted already: there is no device to mount. The live system has none.
+[ ! -d "$root/boot" ] || mount --bind "$disk/boot" "$root/boot"
 
 mount -t tmpfs -o mode=0755,nosuid,nodev run "$root/run"
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp "$root/tmp"

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Tower of light machines: six machines of the product's own roots, two switches, and an Internet behind the router.
 
-Each runs the product's services. What a host's first start will do stands in `_first_start`, until the product does it.
+Each runs the product's services. Hosts make themselves ready with what they find on their boot partition.
 Nothing is made in the namespaces of the tests, and all ends with the processes that hold it: also when the tests
 themselves are killed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -17,10 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from tower import env, secret
+from tower.env import Encryption, InstallationType, TowerEnv, Wlan
+from tower.names import parse_host_name, parse_user_name
+from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
 
 from tests.light.machine import Box
 from tests.light.roots import CHECKOUT, RootName, root_of
-from tests.light.services import SshServer, add_user, let_in, service, ssh_server
+from tests.light.services import NO_PASSWORD, SshServer, add_user, let_in, service, ssh_server
 from tests.light.shelf import Shelf, shelf
 from tests.light.switches import Leg, Wiring, in_network_of, plug_in, switches
 
@@ -229,38 +236,48 @@ def tower(on: Shelf) -> Iterator[Tower]:
 
 
 def _first_start(machine: Machine) -> None:
-    """What a host does at its first start with what `tower provision` gave it; the keys come with its thin client."""
-    if not machine.plan.is_host:
-        return
-    online = machine.plan.role != "offline"
-    network = machine.address().rpartition(".")[0]
-    lines = {
-        "HOSTNAME": machine.name,
-        "ONLINE": str(online).lower(),
-        "STATIC_HOST_IP": machine.address(),
-        "THIN_CLIENT_IP": f"{network}.100",
-        "TOWER_NETWORK": f"{network}.0/24",
-        **({"ROUTER_IP": "192.168.2.1"} if online else {}),
-        **({"WLAN_SSID": "Home"} if machine.plan.role == "router" else {}),
+    """What `tower provision` lays on a host's boot partition; the product does the rest. A user's key comes with the thin client.
+
+    The router's second leg has a fixed address here: there is no Wi-Fi in a namespace.
+    """
+    if machine.plan.is_host:
+        for name, data in boot_files(machine.plan).items():
+            machine.path(f"boot/{name}").write_bytes(data)
+    if machine.plan.role == "router":
+        leg, gateway = machine.plan.legs[1], machine.plan.gateway
+        lines = (f"auto {leg.name}", f"iface {leg.name} inet static", f"\taddress {leg.ipv4}", "\tnetmask 255.255.255.0")
+        machine.write("etc/network/interfaces.d/uplink", "\n".join([*lines, f"\tgateway {gateway}", ""]))
+
+
+def boot_files(plan: Plan) -> dict[str, bytes]:
+    """The files that a host of the Tower finds on its boot partition, by name, made by the product's own modules."""
+    online = plan.role != "offline"
+    key = secret.new_key_pair(plan.name)
+    found = TowerEnv(
+        hostname=parse_host_name(plan.name),
+        username=parse_user_name(USER),
+        public_key=secret.new_key_pair(f"{USER}@{plan.name}").public,
+        password_hash=NO_PASSWORD,
+        keyboard_layout="fr",
+        keyboard_variant="fr",
+        timezone="Europe/Paris",
+        lang="fr_FR.UTF-8",
+        online=online,
+        wlan=Wlan("Home", "0" * 64) if plan.role == "router" else None,
+        address=IPv4Address(str(plan.legs[0].ipv4)),
+        installation_type=InstallationType.INSTALL,
+        color="#4363d8",
+        alpine_branch="lab",
+        encryption=Encryption.NONE,
+    )
+    receipt = {"schema": 1, "id": "0" * 32, "host": plan.name, "version": "0", "channel": "lab", "image_sha256": "0" * 64}
+    return {
+        ENV: env.dump(found),
+        HOST_KEY: key.private,
+        f"{HOST_KEY}.pub": key.public.encode() + b"\n",
+        KEY_FILE: secret.new_key_file(),
+        RECEIPT_ON_BOOT: json.dumps(receipt, indent=1, sort_keys=True).encode() + b"\n",
     }
-    machine.write("run/tower.env", "".join(f"{name}='{value}'\n" for name, value in lines.items()))
-    machine.firewall("configure", "/run/tower.env")
-    machine.write("etc/network/interfaces", _interfaces(machine.plan))
-    machine.write("etc/hostname", f"{machine.name}\n")
-    machine.write("etc/hosts", f"127.0.0.1\t{machine.name} localhost\n::1\t{machine.name} localhost\n")
-    add_user(machine, USER, administrator=True)
-
-
-def _interfaces(plan: Plan) -> str:
-    """Fixed addresses, and the way to everywhere else by the leg that has the gateway's network."""
-    lines = ["auto lo", "iface lo inet loopback"]
-    for leg in plan.legs:
-        if leg.ipv4 is None:
-            continue
-        lines += ["", f"auto {leg.name}", f"iface {leg.name} inet static", f"\taddress {leg.ipv4}", "\tnetmask 255.255.255.0"]
-        if plan.gateway is not None and plan.gateway.rpartition(".")[0] == leg.ipv4.rpartition(".")[0]:
-            lines.append(f"\tgateway {plan.gateway}")
-    return "\n".join([*lines, ""])
 
 
 def missing_tools() -> list[str]:

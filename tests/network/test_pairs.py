@@ -29,6 +29,10 @@ Try = tuple[str, str, str, int, str]
 @pytest.fixture(scope="module")
 def services(machines: Tower) -> Iterator[dict[tuple[str, int], socket.socket]]:
     """A program on every port of every machine; those of UDP answer through the test."""
+    for machine in machines:
+        if machine.plan.is_host:
+            # It listens on one address alone; what is tried here are the rules, on all of them.
+            machine.service("sshd", "stop")
     with ExitStack() as stack:
         datagrams = {}
         # Of its two addresses the server answers datagrams from the one that was asked.

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host's first start, by the product alone: ready and answering, after any cut, or closed with its reason on the console."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.light.shelf import Shelf
+from tests.light.switches import Leg, plug_in
+from tests.network.home import FOLDER, User
+from tests.network.machines import USER, Machine, Plan, Tower, boot_files
+
+LOG = "var/log/tower-setup.log"
+STEPS = (
+    "name user ssh_server keyboard clock language prompt network firewall wlan time_source receipt secrets ready".split()  # noqa: SIM905
+)
+_PREPARE = r"""
+from dataclasses import replace
+from pathlib import Path
+from tower import provision
+from tower.blockmap import BlockMap
+from tower.env import Encryption
+from tower.names import HostName, UserName
+from tower.provision import Wish
+from tower.receipt import Stage, Target
+from tower.settings import Settings
+from tower.source import Source
+from tower.sshconf import tower_of_user
+tower = tower_of_user()
+type(tower).check_new = lambda *_, **__: None  # the router of the ring is no host of this user
+settings = Settings("fr", "fr", "Europe/Paris", "fr_FR.UTF-8")
+wish = Wish(HostName(NAME), False, UserName("al"), settings, None, None, Encryption.NONE)
+source = Source(Path("/none.img"), "1.0", "lab", "lab", False, "0" * 64, None)
+host = provision.prepare(tower, wish, source, Target("/none", 1, "", "", "file"))
+provision.keep_receipt(host, provision.read_receipt(host).at(Stage.WRITTEN))
+print(host.env.address)
+"""
+
+
+def plan_of(name: str, number: int = 220) -> Plan:
+    return Plan(name, "offline", (Leg("eth0", "offline", f"192.168.3.{number}"),))
+
+
+@contextmanager
+def new_host(on: Shelf, plan: Plan) -> Iterator[Machine]:
+    """A host that was never started."""
+    with ExitStack() as stack:
+        yield Machine(plan.name, on, plan.root, on.disk(stack), ("firewall",), stack, plan)
+
+
+def lay(files: dict[str, bytes]) -> Callable[[Machine], None]:
+    def before(machine: Machine) -> None:
+        for name, data in files.items():
+            machine.path(f"boot/{name}").write_bytes(data)
+
+    return before
+
+
+def boot_partition(machine: Machine) -> set[str]:
+    return {path.name for path in machine.path("boot").iterdir()}
+
+
+def all_that_is_set(machine: Machine) -> dict[str, str]:
+    """What the steps leave, but for what differs between any two hosts."""
+    files = (
+        "etc/hostname", "etc/hosts", "etc/passwd", "etc/group", "etc/shadow", "etc/ssh/sshd_config.d/host.conf", "etc/conf.d/loadkmap",
+        "etc/locale.conf", "etc/profile.d/10tower-lang.sh", "etc/profile.d/tower_host.sh", "etc/motd", "etc/network/interfaces",
+        "etc/tower/firewall.env", "etc/chrony/chrony.conf", "etc/tower/tower-receipt.json", f"home/{USER}/.ssh/authorized_keys",
+        "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub",
+    )  # fmt: skip
+    modes = {name: oct(machine.path(name).stat().st_mode) for name in files}
+    owners = {name: str(machine.path(name).stat().st_uid) for name in files}
+    return {name: f"{modes[name]} {owners[name]}\n{machine.read(name)}" for name in files}
+
+
+@pytest.mark.qa("H04", simulated=None)
+@pytest.mark.qa("H05", simulated=None)
+@pytest.mark.qa("H06", simulated=None)
+@pytest.mark.qa("H09", simulated=None)
+@pytest.mark.qa("H12", simulated=None)
+@pytest.mark.qa("H14", simulated=None)
+@pytest.mark.qa("H18", simulated=None)
+def test_a_host_makes_itself_ready_and_answers(machines: Tower, on_shelf: Shelf) -> None:
+    """From the folder that `tower provision` makes, to the answer that it waits for."""
+    client = User(machines["thinclient"])
+    client.machine.run("rm", "-rf", FOLDER)
+    machines.set_firewalls()
+    address = client.python(f"NAME = 'vault'\n{_PREPARE}").strip()
+    folder = client.machine.path(f"{FOLDER}/hosts/vault")
+    names = ("tower.env", "crypto_keyfile.bin", "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", "tower-receipt.json")
+    files = {name: (folder / name).read_bytes() for name in names}
+    # The ring has machines with the first addresses already.
+    machines["offline1"].pull_the_plug()
+    with new_host(on_shelf, plan_of("vault", int(address.rpartition(".")[2]))) as host:
+        machines.turn_on(host, before=lay(files))
+        done = client.tower("provision", "--resume", "vault", "--timeout", "60", "--json", timeout=120)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["state"], found["next"]) == ("answered", "ssh vault")
+        ssh = ("ssh", "-n", "-oBatchMode=yes", "vault")
+        assert client.machine.run(*ssh, "hostname; id -un; doas -n id -un; date +%Z").stdout.split()[:3] == ["vault", "al", "root"]
+        assert client.machine.run(*ssh, "date +%z").stdout.strip() in {"+0100", "+0200"}
+        shown = client.machine.run(*ssh, '. /etc/profile; printf %s "$LANG"; echo; printf %s "$PS1"').stdout
+        color = next(line[7:-1] for line in files["tower.env"].decode().splitlines() if line.startswith("COLOR="))
+        red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+        assert shown == f"fr_FR.UTF-8\n\\[\\033[38;2;{red};{green};{blue}m\\][\\u@\\h \\W]\\$\\[\\033[0m\\] "
+        assert host.listeners() == [(address, 22)]
+        assert host.read("etc/conf.d/loadkmap") == "KEYMAP=/etc/keymap/fr.bmap.gz\n"
+        assert host.firewall("check").returncode == 0
+        assert host.read("etc/motd") == ""
+        # Secrets are gone from the boot partition, and the log and the system's own log never had one.
+        assert boot_partition(host) == {"tower-receipt.json"}
+        said = "".join(host.read(name) for name in (LOG, "var/log/messages", "run/light-console"))
+        for secret in (files["ssh_host_ed25519_key"].decode().splitlines()[1], "$6$", "PASSWORD_HASH"):
+            assert secret not in said
+        # Another start changes nothing, and needs no boot partition.
+        before = host.read("etc/shadow")
+        host.pull_the_plug()
+        machines.turn_on(host)
+        host.wait_for_listener(22)
+        assert host.read("etc/shadow") == before
+        assert client.machine.run(*ssh, "echo again").stdout == "again\n"
+    machines.turn_on(machines["offline1"])
+
+
+def until(machine: Machine, lines: int) -> list[str]:
+    """Read the host's log of steps, which waits for its reader, until it has said so many; the steps."""
+    said: list[str] = []
+    while len(said) < lines and "ready" not in said:
+        said += [line.split()[1] for line in machine.path(LOG).read_text().splitlines()]
+    return said
+
+
+def test_a_power_cut_at_each_step_changes_nothing(machines: Tower, on_shelf: Shelf) -> None:
+    """Cut off again and again, each time one step further: the host is the same in the end, and was never open before."""
+    plan = plan_of("cut")
+    files = boot_files(plan)
+
+    def begin(machine: Machine) -> None:
+        machine.turn_on()
+        machine.wait_until_made()
+        plug_in(machines.wires, [machine.wiring])
+        if not machine.path(LOG).exists():
+            lay(files)(machine)
+            os.mkfifo(machine.path(LOG))
+        machine.boot()
+
+    with new_host(on_shelf, plan) as whole, new_host(on_shelf, plan) as cut:
+        machines.turn_on(whole, before=lay(files))
+        expected = all_that_is_set(whole)
+        assert [line.split()[1] for line in whole.read(LOG).splitlines()] == STEPS
+        whole.pull_the_plug()
+        seen: list[str] = []
+        # The first step is cut off before it has begun, each other one as soon as it has.
+        for _ in range(2 * len(STEPS)):
+            machines.starter.submit(begin, cut).result()
+            said = until(cut, 2 if seen else 1)
+            # Nothing listens before all is done, and no network is up but loopback.
+            assert cut.listeners() == [] or "ready" in said, said
+            cut.pull_the_plug()
+            assert not seen or said[0] in (seen[-1], STEPS[(STEPS.index(seen[-1]) + 1) % len(STEPS)]), (seen, said)
+            seen += said
+            if "ready" in said:
+                break
+        assert set(seen) == set(STEPS)
+
+        def log_again(machine: Machine) -> None:
+            assert stat.S_ISFIFO(machine.path(LOG).stat().st_mode)
+            machine.path(LOG).unlink()
+
+        machines.turn_on(cut, before=log_again)
+        cut.wait_for_listener(22)
+        assert all_that_is_set(cut) == expected
+        assert boot_partition(cut) == {"tower-receipt.json"}
+
+
+def _changed(name: str, old: bytes, new: bytes) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        assert old in files[name]
+        files[name] = files[name].replace(old, new)
+
+    return change
+
+
+def _others_key(files: dict[str, bytes]) -> None:
+    files.update({name: data for name, data in boot_files(plan_of("other")).items() if name.startswith("ssh_host")})
+
+
+def _half_of_others_key(files: dict[str, bytes]) -> None:
+    files["ssh_host_ed25519_key"] = boot_files(plan_of("odd"))["ssh_host_ed25519_key"]
+
+
+BAD: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
+    "no settings": (lambda files: files.pop("tower.env"), "/boot/tower.env: is not there: write the boot device with"),
+    "CRLF": (_changed("tower.env", b"\n", b"\r\n"), "/boot/tower.env: has the line ends of another system (CRLF)"),
+    "a system's user": (_changed("tower.env", b"USERNAME='user'", b"USERNAME='sshd'"), "the system has 'sshd' for itself"),
+    "encryption": (_changed("tower.env", b"'none'", b"'required'"), "ENCRYPTION asks for an encrypted disk"),
+    "no key": (lambda files: files.pop("ssh_host_ed25519_key"), "/boot/ssh_host_ed25519_key: is missing"),
+    "the key of another host": (_others_key, "is the key of host 'other', this one is odd"),
+    "half a key of another": (_half_of_others_key, "does not belong to /boot/ssh_host_ed25519_key.pub"),
+    "the receipt of another": (_changed("tower-receipt.json", b'"odd"', b'"web"'), "is of host 'web', this one is odd"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_makes_no_sense_changes_nothing_and_opens_nothing(machines: Tower, on_shelf: Shelf, case: str) -> None:
+    change, said = BAD[case]
+    files = boot_files(plan_of("odd"))
+    change(files)
+    with new_host(on_shelf, plan_of("odd")) as host:
+        machines.turn_on(host, before=lay(files))
+        console = host.read("run/light-console")
+        assert said in console, console
+        assert "This host is not ready" in console
+        assert host.listeners() == []
+        assert boot_partition(host) == set(files)
+        for name in ("etc/passwd", "etc/shadow", "etc/hostname", "etc/network/interfaces"):
+            assert host.path(name).read_bytes() == host.original(name).read_bytes(), name
+        assert host.firewall("check").returncode == 0
+        # Written again, it goes on.
+        host.pull_the_plug()
+        machines.turn_on(host, before=lay(boot_files(plan_of("odd"))))
+        host.wait_for_listener(22)
