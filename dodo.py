@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task graph, for doit. `./ci/doit list` shows what there is; pipeline/tasks.py makes every task.
+"""The task graph, for doit. `./ci/doit list` shows what there is; pipeline/cli/tasks.py makes every task.
 
 Variables: channel=lab, target=rpi|pc, compress=zstd|xz|none, engine.ARCH=CONTEXT|ADDRESS, cache=HOST/REPOSITORY,
 cache-key=KEY, json=1.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from pipeline import command_line, commands, tasks, typo
+from pipeline.cli import command_line, commands, tasks, typo
 
 FACTORY = command_line.open_factory(Path(__file__).resolve().parent)
 DOIT_CONFIG = command_line.config(FACTORY)

@@ -12,7 +12,7 @@ pack_overlay() {
 	pack_more=
 	[ ! -d /in/manual/tree ] || pack_more=/in/manual/tree
 	# shellcheck disable=SC2086 # lists of words
-	PYTHONPATH=/src python3 -m pipeline.overlay \
+	PYTHONPATH=/src python3 -m pipeline.apk.overlay \
 		--owners /src/overlays/owners.toml \
 		--name "toweros-$1" --version "$TOWER_VERSION-r0" \
 		--description "Configuration of a TowerOS $2" \

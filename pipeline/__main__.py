@@ -6,8 +6,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipeline.errors import ConfigError
-from pipeline.streams import ended
+from pipeline.base.errors import ConfigError
+from pipeline.base.streams import ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     # After the streams were made usable: doit keeps the output that it finds when it is imported.
-    from pipeline.front import Doit, Passed
+    from pipeline.cli.front import Doit, Passed
 
     if "" in words:
         raise ConfigError("the command line has an empty word, which names no task", hint="./ci/doit list shows those there are")

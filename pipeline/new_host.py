@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from tower import env, secret
-from tower.env import Encryption, InstallationType, TowerEnv
-from tower.names import HostName, UserName
-from tower.networks import OFFLINE
-from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
+from tower.base.names import HostName, UserName
+from tower.base.networks import OFFLINE
+from tower.hosts import env, secret
+from tower.hosts.env import Encryption, InstallationType, TowerEnv
+from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
 
 ADDRESS: Final = OFFLINE.hosts[0]
 THIN_CLIENT: Final = OFFLINE.thin_client

@@ -3,6 +3,6 @@
 
 import sys
 
-from tower.cli import main
+from tower.cli.main import main
 
 sys.exit(main())

@@ -163,12 +163,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = subprocess.run([sys.executable, "-m", "doit"], cwd=CHECKOUT, capture_output=True, text=True, timeout=7200, check=False)
     if run.returncode != 0:
         pytest.fail(f"doit: exit status {run.returncode}\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}", pytrace=False)
-    from pipeline.factory import Factory
-    from pipeline.paths import Paths
-    from pipeline.plan import Settings
-    from pipeline.planner import load_plan
-    from pipeline.progress import Screen
-    from pipeline.publish import need_published
+    from pipeline.base.paths import Paths
+    from pipeline.base.progress import Screen
+    from pipeline.build.factory import Factory
+    from pipeline.images.publish import need_published
+    from pipeline.plan.nodes import Settings
+    from pipeline.plan.planner import load_plan
 
     # Where another checkout has its images, those of this one lie in a folder of their own.
     paths = Paths(CHECKOUT)

@@ -27,7 +27,8 @@ _MIB = 1 << 20
 _TOWER = """
 import sys
 from pathlib import Path
-from tower import blockmap, flash, medium
+from tower.image import blockmap
+from tower.disk import flash, medium
 image, target = Path(sys.argv[1]), Path(sys.argv[2])
 found = blockmap.parse(Path(f"{image}.bmap").read_bytes(), "map")
 with medium.opened(target, size=found.size) as disk:
@@ -50,7 +51,9 @@ def make_image(path: Path, mib: int, empty: int, checkout: Path) -> None:
                 out.write(number.to_bytes(8, "big") + block[8:])
             full -= length
             place = min(place + length + gap, mib - full)
-    subprocess.run([sys.executable, checkout / "pipeline" / "blockmap.py", path, f"{path}.bmap"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, checkout / "pipeline" / "images" / "blockmap.py", path, f"{path}.bmap"], check=True, capture_output=True
+    )
 
 
 def forget(path: Path) -> None:

@@ -29,10 +29,10 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
-from pipeline.apk.index import IndexEntry, dump_entry, read_index  # noqa: E402
-from pipeline.apk.pkginfo import parse_dependency  # noqa: E402
-from pipeline.apk.solver import UnsolvableError, in_order  # noqa: E402
-from pipeline.apk.solver_pool import Universe  # noqa: E402
+from pipeline.apk.format.index import IndexEntry, dump_entry, read_index  # noqa: E402
+from pipeline.apk.format.pkginfo import parse_dependency  # noqa: E402
+from pipeline.apk.solver.pool import Universe  # noqa: E402
+from pipeline.apk.solver.solve import UnsolvableError, in_order  # noqa: E402
 from tests.unit.apk.test_solver_rules import CASES  # noqa: E402
 from tests.unit.apk.worlds import package  # noqa: E402
 

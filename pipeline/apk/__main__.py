@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pipeline.streams import ended
+from pipeline.base.streams import ended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: Sequence[str]) -> int:
     if given[:1] == ["solve"]:
-        from pipeline.apk import solver_command
+        from pipeline.apk.cli import solve
 
-        if wanted := solver_command.plain_request(given[1:]):
-            return solver_command.run(wanted)
+        if wanted := solve.plain_request(given[1:]):
+            return solve.run(wanted)
     if given[:1] == ["verify"]:
-        from pipeline.apk import verify_command
+        from pipeline.apk.cli import verify
 
-        if request := verify_command.plain_request(given[1:]):
-            return verify_command.run(request)
-    from pipeline.apk import commands
+        if request := verify.plain_request(given[1:]):
+            return verify.run(request)
+    from pipeline.apk.cli import commands
 
     return commands.run(given)
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tower.jsontext import parse_json
-from tower.minisign import SUFFIX
-from tower.regular import read_regular
+from tower.base.jsontext import parse_json
+from tower.base.regular import read_regular
+from tower.image.minisign import SUFFIX
 
-from pipeline.errors import ReleaseError, VerifyError
+from pipeline.base.errors import ReleaseError, VerifyError
 from pipeline.release.canonical import canonical_digest
 from pipeline.release.checks import Ready
 from pipeline.release.folder import ATTESTATIONS, REBUILD
 from pipeline.release.provenance import rebuild_statement, subjects_of
-from pipeline.release.secret import SecretKey
+from pipeline.supply.minisign import SecretKey
 
 if TYPE_CHECKING:
-    from pipeline.factory import Factory
+    from pipeline.build.factory import Factory
 
 
 def own_statement(factory: Factory, ready: Ready) -> bytes:
@@ -45,7 +45,7 @@ def attest(folder: Path, own: bytes, secret: SecretKey) -> Path:
         raise VerifyError(f"{path}: {_difference(theirs, own)}", hint="nothing was signed")
     target = folder / ATTESTATIONS / f"{secret.public_key.name}{SUFFIX}"
     target.parent.mkdir(exist_ok=True)
-    from pipeline.files import write_file
+    from pipeline.base.files import write_file
 
     write_file(target, secret.sign_bytes(own, f"rebuilt:{parse_json(own)['predicate']['commit']}"))
     return target

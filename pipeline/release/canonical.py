@@ -20,15 +20,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tower.errors import TowerError
-from tower.regular import open_regular
-from tower.unpack import unpacked
+from tower.base.errors import TowerError
+from tower.base.regular import open_regular
+from tower.image.unpack import unpacked
 
-from pipeline import proc
-from pipeline.apk.tarstream import read_tar
-from pipeline.canonical import Digest, JsonValue, digest_json
-from pipeline.errors import FormatError, ToolError
-from pipeline.iso9660 import IsoFile, files
+from pipeline.apk.format.tarstream import read_tar
+from pipeline.base import proc
+from pipeline.base.canonical import Digest, JsonValue, digest_json
+from pipeline.base.errors import FormatError, ToolError
+from pipeline.formats.iso9660 import IsoFile, files
 
 _CHUNK: Final = 1 << 20
 _BOOT_CODE: Final = 432

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import boot_record, proc, publish
-from pipeline.boot_record import BOOTS
-from pipeline.canonical import Digest, digest_file
-from pipeline.errors import ReleaseError, ToolError
-from pipeline.paths import Paths
-from pipeline.plan import Image, StageNode
+from pipeline.base import proc
+from pipeline.base.canonical import Digest, digest_file
+from pipeline.base.errors import ReleaseError, ToolError
+from pipeline.base.paths import Paths
+from pipeline.images import boot_record, publish
+from pipeline.images.boot_record import BOOTS
+from pipeline.plan.nodes import Image, StageNode
 
 if TYPE_CHECKING:
-    from pipeline.factory import Factory
+    from pipeline.build.factory import Factory
 
 _GIT_SECONDS = 60
 _SHOWN = 5

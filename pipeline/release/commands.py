@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pipeline.canonical import JsonValue
-from pipeline.errors import ConfigError
+from pipeline.base.canonical import JsonValue
+from pipeline.base.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tower.minisign import PublicKey
+    from tower.image.minisign import PublicKey
 
-    from pipeline.factory import Factory
-    from pipeline.release.secret import SecretKey
+    from pipeline.build.factory import Factory
+    from pipeline.supply.minisign import SecretKey
 
 TRUSTED: Final = Path("keys/release")
 REBUILDERS: Final = Path("keys/rebuilders")
@@ -76,8 +76,8 @@ def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
 
 def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]:
     """The keys that a variable names (files, folders or keys, with commas between), or those in `folder`."""
-    from tower.errors import TowerError
-    from tower.image import key_of, trusted_keys
+    from tower.base.errors import TowerError
+    from tower.image.verify import key_of, trusted_keys
 
     try:
         if not text:
@@ -102,7 +102,7 @@ def _wanted(given: Mapping[str, str], name: str, command: str, hint: str) -> str
 
 def secret_key(given: Mapping[str, str]) -> SecretKey:
     """The key of the file that `key=` names; asks for its passphrase. Raises ConfigError or ReleaseError."""
-    from pipeline.release.secret import ask_passphrase, load_secret_key
+    from pipeline.supply.minisign import ask_passphrase, load_secret_key
 
     path = Path(given["key"])
     return load_secret_key(path, partial(ask_passphrase, str(path), given.get("passphrase", "")))

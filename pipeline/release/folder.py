@@ -13,23 +13,23 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tower.image import SUMS, comment_of, dump_sums
-from tower.jsontext import parse_json
-from tower.minisign import SUFFIX
-from tower.regular import read_regular
+from tower.base.jsontext import parse_json
+from tower.base.regular import read_regular
+from tower.image.minisign import SUFFIX
+from tower.image.verify import SUMS, comment_of, dump_sums
 
-from pipeline import publish
-from pipeline.canonical import digest_file
-from pipeline.errors import ReleaseError, StoreError
+from pipeline.base.canonical import digest_file
+from pipeline.base.errors import ReleaseError, StoreError
+from pipeline.images import publish
 from pipeline.release.canonical import canonical_digest
 from pipeline.release.checks import Finished, Ready
 from pipeline.release.provenance import provenance_of, rebuild_statement
 from pipeline.release.sbom import sbom_of
-from pipeline.release.secret import SecretKey
+from pipeline.supply.minisign import SecretKey
 
 if TYPE_CHECKING:
-    from pipeline.channel import Lock
-    from pipeline.factory import Factory
+    from pipeline.build.factory import Factory
+    from pipeline.config.channel import Lock
 
 REBUILD: Final = "rebuild.json"
 """The statement about canonical digests, which rebuilders sign as well."""

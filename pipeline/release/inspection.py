@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tower.errors import TowerError
-from tower.image import (
+from tower.base.errors import TowerError
+from tower.base.jsontext import parse_json
+from tower.base.regular import read_regular
+from tower.image.minisign import SUFFIX, PublicKey, parse_signature, read_small, signer_of, verify_file
+from tower.image.verify import (
     SUMS,
     ImageError,
     check_block_map,
@@ -18,11 +21,8 @@ from tower.image import (
     parse_sums,
     read_comment,
 )
-from tower.jsontext import parse_json
-from tower.minisign import SUFFIX, PublicKey, parse_signature, read_small, signer_of, verify_file
-from tower.regular import read_regular
 
-from pipeline.errors import VerifyError
+from pipeline.base.errors import VerifyError
 from pipeline.release.canonical import canonical_digest
 from pipeline.release.folder import ATTESTATIONS, BLOCK_MAP, MANIFEST, PROVENANCE, REBUILD, SBOM
 from pipeline.release.provenance import subjects_of

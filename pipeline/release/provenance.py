@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.canonical import JsonValue, canonical_json
-from pipeline.channel import Lock, LockedFile
+from pipeline.base.canonical import JsonValue, canonical_json
+from pipeline.config.channel import Lock, LockedFile
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 PROVENANCE: Final = "https://slsa.dev/provenance/v1"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tower.errors import ToolError
+from tower.base.errors import ToolError
 
 
 @dataclass(frozen=True, slots=True)

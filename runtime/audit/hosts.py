@@ -16,8 +16,8 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from tower.audit.sockets import Listener, listeners
-from tower.errors import GarbageError
-from tower.ssh import Session
+from tower.base.errors import GarbageError
+from tower.ssh.sessions import Session
 
 TRY_SECONDS: Final = 9.0
 """The longest that one heap of tries takes on a host; some hundred are one heap."""

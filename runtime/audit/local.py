@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tower import proc
 from tower.audit import rules, sockets
 from tower.audit.checks import THINCLIENT, Check, judged, not_tried
-from tower.errors import TowerError
-from tower.sshconf import USER_KEY, Host, Tower
-from tower.stanza import SETTINGS
+from tower.base import proc
+from tower.base.errors import TowerError
+from tower.hosts.registry import USER_KEY, Host, Tower
+from tower.hosts.stanza import SETTINGS
 
 _FORWARDS: Final = ("localforward", "remoteforward", "dynamicforward")
 _SAVE: Final = ("sh", "-c", 'for table in raw mangle nat filter; do "$0" -t "$table" || exit; done')

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tower import proc
-from tower.errors import TowerError
-from tower.sshconf import Host
+from tower.base import proc
+from tower.base.errors import TowerError
+from tower.hosts.registry import Host
 
 FIREWALL: Final = Path("/usr/libexec/tower/firewall")
 _FAMILIES: Final = ("ipv4", "ipv6")

@@ -15,18 +15,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, TypeVar
 
-from tower import proc, ssh
 from tower.audit import doors, hosts, local, tries, verdict, ways
 from tower.audit.attack import Victim
 from tower.audit.checks import INTERNET, THINCLIENT, Check, Report, judged, not_tried
 from tower.audit.hosts import Answered, Facts
 from tower.audit.state import Audit, Options
 from tower.audit.wire import wires
-from tower.errors import TowerError
-from tower.networks import ONLINE
-from tower.ssh import Session
-from tower.sshconf import Host, Tower
-from tower.view import View
+from tower.base import proc
+from tower.base.errors import TowerError
+from tower.base.networks import ONLINE
+from tower.base.view import View
+from tower.hosts.registry import Host, Tower
+from tower.ssh import sessions
+from tower.ssh.sessions import Session
 
 _MOST_AT_ONCE: Final = 32
 _SETTLE: Final = 1.5
@@ -70,7 +71,7 @@ def _each(one: Audit, pool: ThreadPoolExecutor, what: Callable[[Host], _Given]) 
 
 def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Session]:
     def ask(host: Host) -> tuple[Session, Facts, Check]:
-        session = stack.enter_context(ssh.connect(one.tower, host, timeout=one.options.timeout))
+        session = stack.enter_context(sessions.connect(one.tower, host, timeout=one.options.timeout))
         return session, hosts.ask(session), login(one.tower, host)
 
     opened = {}

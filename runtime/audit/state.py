@@ -13,8 +13,8 @@ from tower.audit.frames import Seen
 from tower.audit.hosts import Answered, Facts, Result
 from tower.audit.tries import LEG
 from tower.audit.wire import Wire
-from tower.networks import OFFLINE, ONLINE, ROUTER_ADDRESS, Network
-from tower.sshconf import Host, Tower
+from tower.base.networks import OFFLINE, ONLINE, ROUTER_ADDRESS, Network
+from tower.hosts.registry import Host, Tower
 
 
 @dataclass(frozen=True, slots=True)

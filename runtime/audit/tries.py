@@ -11,8 +11,8 @@ from typing import Final
 
 from tower.audit.checks import INTERNET, THINCLIENT
 from tower.audit.hosts import Facts, Try
-from tower.networks import OFFLINE, ONLINE, ROUTER_ADDRESS
-from tower.sshconf import Host
+from tower.base.networks import OFFLINE, ONLINE, ROUTER_ADDRESS
+from tower.hosts.registry import Host
 
 LEG: Final = "eth0"
 """The leg of every host that leads into its network."""

@@ -11,7 +11,7 @@ from tower.audit.checks import INTERNET, THINCLIENT, Check, Outcome, judged, not
 from tower.audit.doors import Doors
 from tower.audit.hosts import Answered, Result
 from tower.audit.state import Audit
-from tower.sshconf import Host
+from tower.hosts.registry import Host
 
 _MOST: Final = 5
 _THROUGH: Final = (Result.REACHED, Result.LEFT)

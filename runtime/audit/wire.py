@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tower import proc
 from tower.audit import frames
 from tower.audit.frames import Seen
-from tower.errors import ToolError
+from tower.base import proc
+from tower.base.errors import ToolError
 
 MARKS: Final = range(20000, 28000)
 """Ports that the audit sends from; nothing else here does: the kernel takes those above 32768."""

@@ -10,7 +10,7 @@ zstd | xz | none) ;;
 *) refuse "option compress: $TOWER_COMPRESS is none of zstd, xz, none" ;;
 esac
 image=/in/image/image.img
-python3 /src/pipeline/blockmap.py "$image" /out/image.bmap
+python3 /src/pipeline/images/blockmap.py "$image" /out/image.bmap
 # Both write the same bytes for any number of threads above one.
 case $TOWER_COMPRESS in
 zstd) zstd -q -T2 -6 -o /out/image.img.zst "$image" ;;

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from runtime.apkwords import parse_step
+from runtime.install.apkwords import parse_step
 
 PLACE = "var/lib/tower/scripts"
 # Their triggers make what another stage has made already: host-boot makes the initramfs.

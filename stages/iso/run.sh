@@ -19,6 +19,6 @@ mkimage tower /work/images
 mdir -b -i "$(find "$MKIMAGE_WORK" -path '*/boot/grub/efi.img' | head -n 1)" ::/efi/boot/bootx64.efi >/dev/null
 
 mv /work/images/tower.iso /out/image.iso
-python3 /src/pipeline/blockmap.py /out/image.iso /out/image.bmap
+python3 /src/pipeline/images/blockmap.py /out/image.iso /out/image.bmap
 tar -xzOf "$MKIMAGE_WORK"/apks_*/apks/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/APKINDEX
 python3 /stagelib/packages.py /work/APKINDEX >/out/packages.json

@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, "/src")
 
-from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.package import sign_package
-from pipeline.apk.signature import Signer
-from pipeline.errors import FactoryError
+from pipeline.apk.format.index import entry_of, write_index
+from pipeline.apk.format.package import sign_package
+from pipeline.apk.format.signature import Signer
+from pipeline.base.errors import FactoryError
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.mark.usefixtures("images")
 def test_audit_of_the_images(checkout: Path) -> None:
-    """What is privileged, listens or is loaded in an image was reviewed; a new service goes into pipeline/elf/lab.toml."""
+    """What is privileged, listens or is loaded in an image was reviewed; a new service goes into pipeline/images/elf/lab.toml."""
     run = subprocess.run(
         [sys.executable, "-m", "doit", "audit:elf"], cwd=checkout, capture_output=True, text=True, timeout=900, check=False
     )

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.boot import LOGIN
-from pipeline.command_line import open_factory
-from pipeline.guest import Guest, running
-from pipeline.sandbox import CAPABILITIES, Sandbox, run_stage
-from pipeline.transfer import Input
+from pipeline.cli.command_line import open_factory
+from pipeline.images.boot import LOGIN
+from pipeline.images.guest import Guest, running
+from pipeline.sandbox.stage_run import CAPABILITIES, Sandbox, run_stage
+from pipeline.sandbox.transfer import Input
 
 MIB = 1 << 20
 SCRIPTS = Path(__file__).parent / "encrypted"

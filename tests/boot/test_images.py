@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.boot import LOGIN, SSH, Machine, check_banner, started
-from pipeline.disk import boot_file, boot_files, partitions, root_file, root_stat, unpacked
+from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
+from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_stat, unpacked
 from pipeline.new_host import new_host
 
 MIB = 1 << 20

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.boot import LOGIN, Machine, started
-from pipeline.disk import boot_file, partitions, root_filesystem
+from pipeline.images.boot import LOGIN, Machine, started
+from pipeline.images.disk import boot_file, partitions, root_filesystem
 
 GIB = 1 << 30
 PROMPT = r"\[root@thinclient [^\]]*\][#$] $"

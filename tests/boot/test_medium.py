@@ -10,10 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tower import source
-from tower.image import check_block_map, check_sum, parse_sums
+from tower.image import source
+from tower.image.verify import check_block_map, check_sum, parse_sums
 
-from pipeline.apk.index import IndexEntry, read_index
+from pipeline.apk.format.index import IndexEntry, read_index
 from tests.unit.runtime.programs import Source
 
 HOSTS = ("pc", "rpi")

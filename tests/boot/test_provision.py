@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.boot import LOGIN, SSH, Machine, check_banner, started
-from pipeline.disk import boot_file, partitions, root_file, root_filesystem
+from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
+from pipeline.images.disk import boot_file, partitions, root_file, root_filesystem
 
 GIB = 1 << 30
 
@@ -70,7 +70,17 @@ def test_the_host_makes_itself_ready_and_answers(machine: Machine, provisioned: 
         check_banner(guest, guest.banner(SSH, machine.limit / 2))
         assert "vm login:" in guest.text
         config, port = folder.parents[1] / "config", guest.ports[SSH]
-        ssh = ("ssh", "-F", config, "-oBatchMode=yes", "-oHostName=127.0.0.1", f"-oPort={port}", "-oConnectTimeout=60", "-n", "vm")
+        ssh = (
+            "ssh",
+            "-F",
+            config,
+            "-oBatchMode=yes",
+            "-oHostName=127.0.0.1",
+            f"-oPort={port}",
+            "-oConnectTimeout=60",
+            "-n",
+            "vm",
+        )
 
         def on_host(line: str) -> str:
             done = subprocess.run([*ssh, line], capture_output=True, text=True, check=False, timeout=300)
@@ -80,7 +90,10 @@ def test_the_host_makes_itself_ready_and_answers(machine: Machine, provisioned: 
         assert on_host("hostname; id -un; doas id -un").split() == ["vm", "al", "root"]
         assert on_host("cat /etc/tower/tower-receipt.json") == (folder / "tower-receipt.json").read_text()
         on_host("doas /usr/libexec/tower/firewall check && doas rc-service -q firewall status")
-        assert on_host("doas rc-service -q tower-radio status; cat /sys/class/rfkill/*/soft 2>/dev/null | grep -c 0 || true").strip() == "0"
+        assert (
+            on_host("doas rc-service -q tower-radio status; cat /sys/class/rfkill/*/soft 2>/dev/null | grep -c 0 || true").strip()
+            == "0"
+        )
         left = on_host("doas mount /boot && doas ls /boot; doas umount /boot").split()
         assert "tower-receipt.json" in left
         assert not {"tower.env", "crypto_keyfile.bin", "ssh_host_ed25519_key"} & set(left)

@@ -17,7 +17,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from pipeline.engine import LABEL_CHECKOUT, LOCAL_IMAGES, checkout_id
+from pipeline.sandbox.engine import LABEL_CHECKOUT, LOCAL_IMAGES, checkout_id
 
 _TINY = Path(__file__).parent / "tiny"
 _TAKEN = ("ci", "dodo.py", "pipeline", "pyproject.toml")

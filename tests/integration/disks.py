@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tower import cli, receipt
-from tower.receipt import Stage
+from tower.cli import main
+from tower.disk import receipt
+from tower.disk.receipt import Stage
 
 from tests.unit.runtime.disks import MIB, garbage, make_image, tool, write_manifest
 
@@ -42,7 +43,7 @@ def renamed(image: Path, folder: Path, name: str, version: str) -> Path:
     return folder / name
 
 
-def run(home: Path, *argv: str, status: int = 0, code: str = "from tower import cli") -> str:
+def run(home: Path, *argv: str, status: int = 0, code: str = "from tower.cli import main as cli") -> str:
     """What the command says: on stdout, or on stderr if it is to fail; `code` runs before it."""
     env = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
     program = f"{code}\nimport sys\nsys.exit(cli.main(sys.argv[1:]))"
@@ -74,7 +75,12 @@ def newer(builds: Path) -> tuple[str, str]:
 
 def begun(home: Path, *argv: str) -> None:
     """A command that writes a disk, killed when most of it is written."""
-    run(home, *argv, status=7, code="import os\nfrom tower import cli, disk\ndisk._grow = lambda *_: os._exit(7)")
+    run(
+        home,
+        *argv,
+        status=7,
+        code="import os\nfrom tower.cli import main as cli\nfrom tower.disk import make\nmake._grow = lambda *_: os._exit(7)",
+    )
 
 
 class Refusals:
@@ -85,7 +91,7 @@ class Refusals:
 
     def __call__(self, *argv: str | Path, status: int = 14) -> str:
         """What it said."""
-        assert cli.main([str(word) for word in argv]) == status
+        assert main.main([str(word) for word in argv]) == status
         said = self._capsys.readouterr()
         assert "Traceback" not in said.err
         assert said.out == ""

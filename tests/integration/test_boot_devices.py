@@ -15,7 +15,7 @@ import pytest
 from tests.integration.disks import disk, looped, make_builds
 from tests.unit.runtime.disks import MIB, garbage, tool
 
-SCRIPT = Path(__file__).resolve().parents[2] / "runtime" / "upgrade.sh"
+SCRIPT = Path(__file__).resolve().parents[2] / "runtime" / "upgrade" / "upgrade.sh"
 SHELLS = (("sh",), ("busybox", "ash"))
 
 

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.artifact import RECORD, Artifact
-from pipeline.cache.record import comment_of, manifest_of, sign, tag_of
-from pipeline.cache.registry import Place, Registry, UnavailableError
-from pipeline.cache.shared import Cache, push
-from pipeline.canonical import Digest, digest_bytes, digest_json
-from pipeline.release.secret import SecretKey
-from pipeline.store import Store
+from pipeline.base.canonical import Digest, digest_bytes, digest_json
+from pipeline.store.artifact import RECORD, Artifact
+from pipeline.store.cache.record import comment_of, manifest_of, sign, tag_of
+from pipeline.store.cache.registry import Place, Registry, UnavailableError
+from pipeline.store.cache.shared import Cache, push
+from pipeline.store.store import Store
+from pipeline.supply.minisign import SecretKey
 from tests.integration.conftest import Tiny
 
 _UP_SECONDS = 20

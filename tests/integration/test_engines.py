@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 
-from pipeline.engine import LABEL_CHECKOUT, checkout_id
+from pipeline.sandbox.engine import LABEL_CHECKOUT, checkout_id
 from tests.integration.conftest import Tiny
 from tests.integration.engines import DOCKER, OwnEngine
 

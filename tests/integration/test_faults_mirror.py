@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.paths import cache_home
+from pipeline.base.paths import cache_home
 from tests.integration.conftest import Tiny
 
 FETCH_ERROR = 12
@@ -36,8 +36,8 @@ def link(source: str, target: str) -> str:
 def lab(tiny_at: Callable[[], Tiny], checkout: Path) -> Tiny:
     """The tiny recipe on the real lab channel, with a cache of its own that starts as the user's."""
     tiny = tiny_at()
-    shutil.copy2(checkout / "pipeline/registry.py", tiny.folder / "pipeline/registry.py")
-    for name in ("pipeline/lab", "pipeline/channels"):
+    shutil.copy2(checkout / "pipeline/channels/registry.py", tiny.folder / "pipeline/channels/registry.py")
+    for name in ("pipeline/channels/lab", "pipeline/channels"):
         shutil.rmtree(tiny.folder / name, ignore_errors=True)
         shutil.copytree(checkout / name, tiny.folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     channel = tiny.folder / "pipeline/channels/lab.toml"

@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 def containers(tiny: Tiny) -> list[str]:
     """Containers that the builds of this checkout have in the engine."""
-    from pipeline.engine import LABEL_CHECKOUT, checkout_id
+    from pipeline.sandbox.engine import LABEL_CHECKOUT, checkout_id
 
     found = docker.from_env().containers.list(all=True, filters={"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"})
     return [str(one.id) for one in found]

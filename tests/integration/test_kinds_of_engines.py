@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.canonical import digest_bytes
-from pipeline.engine import Engine
-from pipeline.engine_place import find_place
-from pipeline.errors import StageError
-from pipeline.sandbox import Input, Sandbox, run_stage
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import StageError
+from pipeline.sandbox.engine import Engine
+from pipeline.sandbox.place import find_place
+from pipeline.sandbox.stage_run import Input, Sandbox, run_stage
 from tests.integration.conftest import Tiny
 from tests.integration.engines import DOCKER_ROOTLESS, PODMAN, PODMAN_ROOTLESS, OwnEngine
 from tests.integration.sandbox.conftest import busybox_tar, left_in

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lockfile
-from pipeline.alpine.driver import AlpineDriver
-from pipeline.apk.index import read_index
-from pipeline.apk.package import read_package
-from pipeline.apk.signature import KeyRing
-from pipeline.channel import Channel, Lock, Worlds
-from pipeline.config import Problems
-from pipeline.errors import FetchError, LockError, VerifyError
-from pipeline.lab.debian import SETTING
-from pipeline.lab.mirror import LabMirror
-from pipeline.paths import Paths
-from pipeline.planner import load_channel
-from pipeline.registry import open_driver
-from pipeline.vault import Vault
+from pipeline.apk.format.index import read_index
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.signature import KeyRing
+from pipeline.base.errors import FetchError, LockError, VerifyError
+from pipeline.base.paths import Paths
+from pipeline.channels.alpine.driver import AlpineDriver
+from pipeline.channels.lab.debian import SETTING
+from pipeline.channels.lab.mirror import LabMirror
+from pipeline.channels.registry import open_driver
+from pipeline.config.channel import Channel, Lock, Worlds
+from pipeline.config.toml import Problems
+from pipeline.plan.planner import load_channel
+from pipeline.supply import lockfile
+from pipeline.supply.vault import Vault
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 WORLD = frozenset({"alpine-baselayout", "apk-tools", "busybox", "doas", "iptables", "zstd"})

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FetchError
-from pipeline.lab.apt import Apt, Suite
+from pipeline.base.errors import FetchError
+from pipeline.channels.lab.apt import Apt, Suite
 from tests.unit.mirror import Quiet
 
 PLACE = "main/binary-amd64/Packages"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import boot
-from pipeline.boot import Machine
-from pipeline.disk import boot_file, boot_files, take_boot_file
+from pipeline.images import boot
+from pipeline.images.boot import Machine
+from pipeline.images.disk import boot_file, boot_files, take_boot_file
 from tests.integration.conftest import Tiny
 
 ALL = "-R&D it's grün 漢, a;b #1 %41 [x] (y) ~ back\\slash a|b=c `id` *?! <^> @@1"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.apk.__main__ import main as apk
-from pipeline.apk.signature import generate_key
+from pipeline.apk.format.signature import generate_key
 from tests.integration.conftest import Tiny
 
 READER_GONE = 128 + signal.SIGPIPE

@@ -94,7 +94,7 @@ def test_into_a_file(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("asked", "said"), [((), "required"), (("--unencrypted",), "none")])
 def test_a_host_stays_unencrypted_only_when_asked_for(home: Path, tmp_path: Path, asked: tuple[str, ...], said: str) -> None:
     target = tmp_path / "vm.img"
-    argv = ("provision", "vm", *COMMON, *asked, "--device-file", str(target))
+    argv = ("provision.provision", "vm", *COMMON, *asked, "--device-file", str(target))
     assert json.loads(run(home, *argv, "--dry-run"))["encryption"] == said
     run(home, *argv)
     argv = ("mcopy", "-i", f"{target}@@{BOOT[0]}", "::tower.env", "-")
@@ -210,8 +210,8 @@ def test_a_device_that_was_swapped_for_a_smaller_one(home: Path, loop: Path, tmp
 TRAP = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-from tower import cli, {module}
-whole = {module}.{name}
+from tower.cli import main as cli; import tower.{module} as module
+whole = module.{name}
 seen = 0
 def trapped(*args, **more):
     global seen
@@ -219,20 +219,20 @@ def trapped(*args, **more):
     if seen == {at}:
         os.kill(os.getpid(), signal.{signal})
     return whole(*args, **more)
-{module}.{name} = trapped
+module.{name} = trapped
 {also}
 sys.exit(cli.main(sys.argv[1:]))
 """
 STEPS = {
-    "keys": ("secret", "new_key_file", 1, ""),
-    "host's folder": ("files", "sync_folder", 3, ""),
-    "configuration": ("sshconf", "include", 1, ""),
-    "first block": ("flash", "_fill", 1, ""),
-    "later block": ("flash", "_fill", 9, ""),
-    "growing": ("disk", "_grow", 1, ""),
-    "putting back": ("partition", "write_checked", 1, ""),
-    "placing": ("disk", "_place", 1, ""),
-    "receipt": ("provision", "keep_receipt", 1, ""),
+    "keys": ("hosts.secret", "new_key_file", 1, ""),
+    "host's folder": ("base.files", "sync_folder", 3, ""),
+    "configuration": ("hosts.registry", "include", 1, ""),
+    "first block": ("disk.flash", "_fill", 1, ""),
+    "later block": ("disk.flash", "_fill", 9, ""),
+    "growing": ("disk.make", "_grow", 1, ""),
+    "putting back": ("disk.partition", "write_checked", 1, ""),
+    "placing": ("disk.make", "_place", 1, ""),
+    "receipt": ("provision.provision", "keep_receipt", 1, ""),
 }
 
 
@@ -253,7 +253,7 @@ def interrupted(home: Path, step: str, number: signal.Signals, *argv: str) -> in
 def test_stopped_at_every_step_and_gone_on_with(home: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
     target = tmp_path / "vm.img"
     target.write_bytes(garbage(128 * MIB))
-    argv = ("provision", "vm", *COMMON, "--device-file", str(target))
+    argv = ("provision.provision", "vm", *COMMON, "--device-file", str(target))
     status = interrupted(home, step, number, *argv)
     assert status == (-9 if number is signal.SIGKILL else 128 + number)
     if number is not signal.SIGKILL:
@@ -271,7 +271,7 @@ def test_stopped_at_every_step_and_gone_on_with(home: Path, tmp_path: Path, step
 
 
 def test_only_one_works_on_a_host(home: Path, tmp_path: Path) -> None:
-    argv = ("provision", "vm", *COMMON, "--device-file", str(tmp_path / "vm.img"))
+    argv = ("provision.provision", "vm", *COMMON, "--device-file", str(tmp_path / "vm.img"))
     interrupted(home, "first block", signal.SIGTERM, *argv)
     lock = home / ".local/tower/hosts/vm/.lock"
     with lock.open("r+b") as stream:

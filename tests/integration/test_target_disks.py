@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tower import receipt
-from tower.device import identity_of_open, list_disks
-from tower.errors import DeviceError
-from tower.receipt import Target
-from tower.target import open_target
+from tower.base.errors import DeviceError
+from tower.disk import receipt
+from tower.disk.device import identity_of_open, list_disks
+from tower.disk.receipt import Target
+from tower.disk.target import open_target
 
 from tests.integration.disks import AGAIN, COMMON, Refusals, begun, disk, make_builds, newer, provisioned, run, seen
 from tests.unit.runtime.disks import MIB, check_disk, tool, write_manifest
@@ -159,7 +159,7 @@ def test_a_part_of_something_larger(refusals: Refusals, writers: Writers, tmp_pa
 
 SWAP = """
 import subprocess
-from tower import cli, target
+from tower.cli import main as cli; from tower.disk import target
 whole = target.opened_disk
 def swapped(path, *args, **more):
     subprocess.run(["losetup", "--detach", {device!r}], check=True)

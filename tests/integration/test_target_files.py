@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tower import forbidden
+from tower.disk import forbidden
 
-from pipeline.blockmap import dump, read_image
+from pipeline.images.blockmap import dump, read_image
 from tests.integration.disks import COMMON, Refusals, bound, looped, make_builds, newer, provisioned, run, seen
 from tests.unit.runtime.disks import MIB, check_disk, tool, write_manifest
 
@@ -315,7 +315,7 @@ def test_an_image_of_any_size_fits_the_file_that_is_made_for_it(
 
 SWAP = """
 import os
-from tower import cli, target
+from tower.cli import main as cli; from tower.disk import target
 whole = target.opened_file
 def swapped(path, *args, **more):
     {swap}
@@ -351,24 +351,24 @@ def test_a_link_that_is_turned_to_the_image_is_not_followed(home: Path, plain: P
     assert not (home / ".local/tower/new.img").exists()
 
 
-@pytest.mark.parametrize("step", ["flash._fill", "disk._grow", "disk.grow_table", "disk._place"])
+@pytest.mark.parametrize("step", ["disk.flash._fill", "disk.make._grow", "disk.make.grow_table", "disk.make._place"])
 def test_all_that_is_written_goes_to_what_was_opened(home: Path, builds: Path, tmp_path: Path, step: str) -> None:
     """Another file takes the place of the one that is being written: it stays what it is."""
     target, moved, other = tmp_path / "vm.img", tmp_path / "moved.img", tmp_path / "other.img"
     for path in (target, other):
         path.write_text(path.name)
         os.truncate(path, 96 * MIB)
-    module, name = step.split(".")
+    module, _, name = step.rpartition(".")
     code = f"""
 import os
-from tower import cli, {module}
-whole = {module}.{name}
+from tower.cli import main as cli; import tower.{module} as module
+whole = module.{name}
 def swapped(*args, **more):
     if os.path.exists({str(other)!r}):
         os.rename({str(target)!r}, {str(moved)!r})
         os.rename({str(other)!r}, {str(target)!r})
     return whole(*args, **more)
-{module}.{name} = swapped
+module.{name} = swapped
 """
     run(home, "provision", "vm", *COMMON, *newer(builds), "--device-file", str(target), code=code)
     assert target.read_bytes().rstrip(b"\0") == b"other.img"

@@ -13,8 +13,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower import receipt
-from tower.receipt import Stage
+from tower.disk import receipt
+from tower.disk.receipt import Stage
 
 from tests.integration.disks import AGAIN, make_builds, newer, provisioned, run
 from tests.unit.runtime.disks import BOOT, MIB, check_disk, garbage, write_manifest
@@ -71,18 +71,18 @@ def test_a_boot_device_in_this_machine(home: Path, builds: Path, vm: Path, tmp_p
 @pytest.mark.parametrize(
     ("step", "number"),
     [
-        ("disk._grow", signal.SIGKILL),
-        ("flash._fill", signal.SIGINT),
-        ("upgrade.adopt", signal.SIGKILL),
-        ("upgrade.write_file", signal.SIGTERM),
+        ("disk.make._grow", signal.SIGKILL),
+        ("disk.flash._fill", signal.SIGINT),
+        ("upgrade.upgrade.adopt", signal.SIGKILL),
+        ("upgrade.upgrade.write_file", signal.SIGTERM),
     ],
 )
 def test_stopped_and_gone_on_with(home: Path, builds: Path, vm: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
-    module, name = step.split(".")
+    module, _, name = step.rpartition(".")
     code = (
-        f"import os, signal\nfrom tower import cli, {module}\nwhole = {module}.{name}\n"
+        f"import os, signal\nfrom tower.cli import main as cli; import tower.{module} as module\nwhole = module.{name}\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"def stop(*a, **k):\n    os.kill(os.getpid(), {int(number)})\n    return whole(*a, **k)\n{module}.{name} = stop"
+        f"def stop(*a, **k):\n    os.kill(os.getpid(), {int(number)})\n    return whole(*a, **k)\nmodule.{name} = stop"
     )
     argv = ("upgrade", "vm", *AGAIN, *newer(builds), "--device-file", str(vm))
     run(home, *argv, status=-9 if number is signal.SIGKILL else 128 + number, code=code)

@@ -15,12 +15,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from pipeline.artifact import Artifact
-from pipeline.canonical import Digest, JsonValue, digest_bytes, digest_json
-from pipeline.command_line import open_factory
-from pipeline.factory import Factory
-from pipeline.sandbox import CAPABILITIES, Sandbox, run_stage
-from pipeline.transfer import Input
+from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json
+from pipeline.build.factory import Factory
+from pipeline.cli.command_line import open_factory
+from pipeline.sandbox.stage_run import CAPABILITIES, Sandbox, run_stage
+from pipeline.sandbox.transfer import Input
+from pipeline.store.artifact import Artifact
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _SCRIPT: Final = Path(__file__).with_name("thinclient.sh")
@@ -47,7 +47,7 @@ class RootName(StrEnum):
 def root_of(name: RootName, factory: Factory | None = None) -> Path:
     """The file that holds a root: `*.ext4` or `*.tar`. Built first if the store does not have it.
 
-    Raises RuntimeError with the words of ./ci/doit if the build fails, and errors of pipeline.errors.
+    Raises RuntimeError with the words of ./ci/doit if the build fails, and errors of pipeline.base.errors.
     """
     factory = factory or open_factory(CHECKOUT)
     if name is RootName.HOST:

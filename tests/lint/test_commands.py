@@ -7,24 +7,24 @@ import importlib
 from pathlib import Path
 
 import pytest
-from tower import cli, manual
+from tower.cli import main, manual
 
 _GENERATED = {"acceptance.md"}
 
 
 def test_the_table_is_sorted() -> None:
-    assert list(cli.COMMANDS) == sorted(cli.COMMANDS)
+    assert list(main.COMMANDS) == sorted(main.COMMANDS)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", main.COMMANDS)
 def test_it_has_examples(name: str) -> None:
-    examples = getattr(importlib.import_module(f"tower.commands.{name.replace('-', '_')}"), "EXAMPLES", "")
+    examples = getattr(importlib.import_module(f"tower.cli.commands.{name.replace('-', '_')}"), "EXAMPLES", "")
     assert examples.startswith("examples:\n"), "its EXAMPLES begin with a line `examples:`"
     assert f"  tower {name}" in examples
     assert max(map(len, examples.splitlines())) <= 124, "a line is too long for a man page"
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", main.COMMANDS)
 def test_the_docs_tell_of_it(checkout: Path, name: str) -> None:
     pages = [path for path in (checkout / "docs").glob("*.md") if path.name not in _GENERATED]
     assert any(f"`tower {name}" in path.read_text() or f"    tower {name}" in path.read_text() for path in pages)
@@ -32,7 +32,7 @@ def test_the_docs_tell_of_it(checkout: Path, name: str) -> None:
 
 def test_it_has_a_manual_page() -> None:
     found = {page.words[1]: page for page in manual.pages() if len(page.words) > 1}
-    assert found.keys() == cli.COMMANDS.keys()
+    assert found.keys() == main.COMMANDS.keys()
     for page in found.values():
         assert page.usage.startswith(f"tower {page.words[1]} ")
         assert any(block.title == "examples" for block in page.blocks)

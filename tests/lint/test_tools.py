@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-_STAND_INS = ("pipeline", "lab", "packages")
+_STAND_INS = ("pipeline", "channels", "lab", "packages")
 
 
 def check(argv: Sequence[str | Path], checkout: Path, **extra: str) -> None:

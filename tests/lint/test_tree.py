@@ -71,13 +71,13 @@ def sources(texts: dict[Path, str], *folders: Path) -> Iterator[tuple[Path, str]
 
 
 def test_one_runner(checkout: Path, texts: dict[Path, str]) -> None:
-    """Only pipeline/proc.py starts programs."""
+    """Only pipeline/base/proc.py starts programs."""
     pipeline = checkout / "pipeline"
     complain(
         [
-            f"{relative(path, checkout)}: imports {name}; programs are started by pipeline/proc.py"
+            f"{relative(path, checkout)}: imports {name}; programs are started by pipeline/base/proc.py"
             for path, text in sources(texts, pipeline)
-            if path != pipeline / "proc.py"
+            if path != pipeline / "base" / "proc.py"
             for name in imports(text)
             if name.split(".")[0] in {"subprocess", "pty"}
         ]
@@ -135,7 +135,7 @@ def test_apk_format_stands_alone(checkout: Path, texts: dict[Path, str]) -> None
 
     Its command stands in the frame of all commands.
     """
-    shared = ("pipeline.errors", "pipeline.streams", "pipeline.tarfields", "pipeline.tarstream")
+    shared = ("pipeline.base.errors", "pipeline.base.record", "pipeline.base.streams", "pipeline.formats")
     complain(
         [
             f"{relative(path, checkout)}: imports {name}"
@@ -160,9 +160,9 @@ def test_one_reader_of_tars(checkout: Path, texts: dict[Path, str]) -> None:
 
 
 def test_one_reader_of_json(checkout: Path, texts: dict[Path, str]) -> None:
-    """The standard one raises what nobody expects where JSON is deep or odd: runtime/jsontext.py makes ValueErrors of it."""
+    """The standard one raises what nobody expects where JSON is deep or odd: runtime/base/jsontext.py makes ValueErrors of it."""
     calls = re.compile(r"\bjson\.(load|loads|JSONDecoder)\((?!json\.dumps\()")
-    own = checkout / "runtime" / "jsontext.py"
+    own = checkout / "runtime" / "base" / "jsontext.py"
     complain(
         [
             f"{relative(path, checkout)}: {match.group()}"

@@ -34,10 +34,10 @@ _ADD = r"""
 import json, sys
 from dataclasses import replace
 from ipaddress import IPv4Address
-from tower import env, secret
-from tower.env import InstallationType, TowerEnv, Wlan
-from tower.names import HostName, UserName
-from tower.sshconf import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, tower_of_user
+from tower.hosts import env, secret
+from tower.hosts.env import InstallationType, TowerEnv, Wlan
+from tower.base.names import HostName, UserName
+from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, tower_of_user
 tower, keys = tower_of_user(), []
 type(tower).check_new = lambda *_, **__: None  # machines come in any order here
 for name, address, host_key, user in json.loads(sys.stdin.read()):

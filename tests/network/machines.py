@@ -20,10 +20,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from tower import env, secret
-from tower.env import Encryption, InstallationType, TowerEnv, Wlan
-from tower.names import parse_host_name, parse_user_name
-from tower.sshconf import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
+from tower.base.names import parse_host_name, parse_user_name
+from tower.hosts import env, secret
+from tower.hosts.env import Encryption, InstallationType, TowerEnv, Wlan
+from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
 
 from tests.light.machine import Box
 from tests.light.roots import CHECKOUT, RootName, root_of

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.pkginfo import PkgInfo
-from pipeline.apk.signature import Signer, generate_key
-from pipeline.apk.tarstream import TarEntry
-from pipeline.apk.writer import write_package
+from pipeline.apk.format.index import entry_of, write_index
+from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.signature import Signer, generate_key
+from pipeline.apk.format.tarstream import TarEntry
+from pipeline.apk.format.writer import write_package
 from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
 
 SERVER = "packages.test"

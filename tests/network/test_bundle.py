@@ -223,9 +223,9 @@ def offered(user: User, host: Machine, mirror: Mirror) -> str:
     """A bundle that is whole and signed, as it goes over the wire, sent but not installed: the manifest with its signature."""
     code = """
 import sys
-from tower import bundle, bundle_install
-from tower.sshconf import tower_of_user
-from tower.view import View
+from tower.install import bundle, bundle_install
+from tower.hosts.registry import tower_of_user
+from tower.base.view import View
 def stop(*_):
     raise SystemExit(0)
 bundle_install._install = stop

@@ -23,15 +23,15 @@ STEPS = (
 _PREPARE = r"""
 from dataclasses import replace
 from pathlib import Path
-from tower import provision
-from tower.blockmap import BlockMap
-from tower.env import Encryption
-from tower.names import HostName, UserName
-from tower.provision import Wish
-from tower.receipt import Stage, Target
-from tower.settings import Settings
-from tower.source import Source
-from tower.sshconf import tower_of_user
+from tower.provision import provision
+from tower.image.blockmap import BlockMap
+from tower.hosts.env import Encryption
+from tower.base.names import HostName, UserName
+from tower.provision.provision import Wish
+from tower.disk.receipt import Stage, Target
+from tower.hosts.settings import Settings
+from tower.image.source import Source
+from tower.hosts.registry import tower_of_user
 tower = tower_of_user()
 type(tower).check_new = lambda *_, **__: None  # the router of the ring is no host of this user
 settings = Settings("fr", "fr", "Europe/Paris", "fr_FR.UTF-8")
@@ -104,7 +104,11 @@ def test_a_host_makes_itself_ready_and_answers(machines: Tower, on_shelf: Shelf)
         found = json.loads(done.stdout)
         assert (found["state"], found["next"]) == ("answered", "ssh vault")
         ssh = ("ssh", "-n", "-oBatchMode=yes", "vault")
-        assert client.machine.run(*ssh, "hostname; id -un; doas -n id -un; date +%Z").stdout.split()[:3] == ["vault", "al", "root"]
+        assert client.machine.run(*ssh, "hostname; id -un; doas -n id -un; date +%Z").stdout.split()[:3] == [
+            "vault",
+            "al",
+            "root",
+        ]
         assert client.machine.run(*ssh, "date +%z").stdout.strip() in {"+0100", "+0200"}
         shown = client.machine.run(*ssh, '. /etc/profile; printf %s "$LANG"; echo; printf %s "$PS1"').stdout
         color = next(line[7:-1] for line in files["tower.env"].decode().splitlines() if line.startswith("COLOR="))

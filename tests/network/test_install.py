@@ -242,7 +242,8 @@ def test_what_was_installed_comes_again(machines: Tower, user: User, mirror: Mir
     assert user.tower("install", "--tunnel", "offline1", "other", "--yes").returncode == 0
     assert noted(user, "offline1") == "editor\nother\n"
     use_mirror(machines, mirror, ["offline1"])
-    code = "from tower.install import reinstall; from tower.sshconf import tower_of_user; from tower.view import View\n"
+    code = "from tower.install.install import reinstall\n"
+    code += "from tower.hosts.registry import tower_of_user; from tower.base.view import View\n"
     code += "report = reinstall(tower_of_user(), 'offline1', View())\n"
     user.python(f"{code}assert report.sent > 0, report", timeout=60)
     assert has(machines["offline1"], "editor", "library", "other")

@@ -28,10 +28,10 @@ NAMES = ("router", "online1", "offline1")
 _HEAD = """
 import json, os, socket, sys, time
 from pathlib import Path
-from tower import errors
-from tower.errors import TowerError
-from tower.sshconf import tower_of_user
-from tower.ssh import connect
+from tower.base import errors
+from tower.base.errors import TowerError
+from tower.hosts.registry import tower_of_user
+from tower.ssh.sessions import connect
 tower = tower_of_user()
 def host(name): return tower.host(name)
 def told(action):
@@ -330,7 +330,7 @@ with connect(tower, host("offline1")) as session:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_tower_that_is_killed_takes_all_along(machines: Tower, user: User, how: signal.Signals) -> None:
     body = """
-from tower.cli import _stop_at_signals
+from tower.cli.main import _stop_at_signals
 _stop_at_signals()
 with connect(tower, host("offline1")) as session, session.forward("127.0.0.1", 22) as here, session.reverse(here) as there:
     print(there, file=sys.stderr, flush=True)

@@ -52,10 +52,10 @@ done
 _RECEIPT = """
 import sys
 from dataclasses import replace
-from tower import provision, receipt
-from tower.names import HostName
-from tower.receipt import Receipt, Stage, Target
-from tower.sshconf import RECEIPT, HOST_KEY, tower_of_user
+from tower.provision import provision; from tower.disk import receipt
+from tower.base.names import HostName
+from tower.disk.receipt import Receipt, Stage, Target
+from tower.hosts.registry import RECEIPT, HOST_KEY, tower_of_user
 host = tower_of_user().host(HostName(sys.argv[1]))
 first = Receipt("0" * 32, host.name, Stage.ANSWERED, "/x/toweros-host-1.1.0-lab-pc.img.zst", "0" * 64, "1.1.0", "lab",
     Target("/dev/sdb", 1 << 30, "S1", "Card", "usb"), receipt.now())
@@ -93,7 +93,7 @@ class Host:
     def start(self, code: str, *words: str, resume: bool = False) -> subprocess.Popen[str]:
         """`tower upgrade` with `code` run before; it knows `inplace`, `upgrade` and `at(module, name, call)`."""
         before = (
-            "import os, signal, sys, time\nfrom tower import cli, inplace, upgrade\n"
+            "import os, signal, sys, time\nfrom tower.cli import main as cli\nfrom tower.upgrade import inplace, upgrade\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def at(module, name, call):\n    whole = getattr(module, name)\n"
             "    setattr(module, name, lambda *a, **k: (call(), whole(*a, **k))[1])\n"

@@ -270,8 +270,8 @@ def test_names_mean_the_same_to_wpa_supplicant(machines: Tower, user: User, name
     if shutil.which("wpa_supplicant", path="/usr/sbin:/sbin") is None:
         pytest.skip("wpa_supplicant is not installed")
     code = (
-        "import sys\nfrom dataclasses import replace\nfrom tower import env, secret\nfrom tower.env import Wlan\n"
-        "from tower.names import parse_ssid_hex\nfrom tower.sshconf import tower_of_user\n"
+        "import sys\nfrom dataclasses import replace\nfrom tower.hosts import env, secret\nfrom tower.hosts.env import Wlan\n"
+        "from tower.base.names import parse_ssid_hex\nfrom tower.hosts.registry import tower_of_user\n"
         "name, password = sys.stdin.read().split()\n"
         "router, name = tower_of_user().host('router').env, parse_ssid_hex(name)\n"
         "sys.stdout.write(env.dump(replace(router, wlan=Wlan(name, secret.wlan_key(name, password)))).decode())"

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Problems
-from pipeline.engine import Engine
-from pipeline.errors import StageError
-from pipeline.keys import environment_of, plain
-from pipeline.sandbox import Sandbox, run_stage
-from pipeline.stage import LIBRARY, OptionValue, StageSpec, load_stage
-from pipeline.transfer import Input
+from pipeline.base.errors import StageError
+from pipeline.config.stage import LIBRARY, OptionValue, StageSpec, load_stage
+from pipeline.config.toml import Problems
+from pipeline.plan.keys import environment_of, plain
+from pipeline.sandbox.engine import Engine
+from pipeline.sandbox.stage_run import Sandbox, run_stage
+from pipeline.sandbox.transfer import Input
 from tests.stages.listing import listing
 
 EPOCH = 1_700_000_000

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.signature import generate_key
-from pipeline.factory import Factory
-from pipeline.paths import Paths
-from pipeline.plan import Settings
-from pipeline.planner import load_plan
-from pipeline.progress import Screen
+from pipeline.apk.format.signature import generate_key
+from pipeline.base.paths import Paths
+from pipeline.base.progress import Screen
+from pipeline.build.factory import Factory
+from pipeline.plan.nodes import Settings
+from pipeline.plan.planner import load_plan
 from tests.stages.bench import KEY, RENEW, Bench
 from tests.stages.material import write_own_packages, write_repository
 

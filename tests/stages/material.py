@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.package import TarEntry, write_package
-from pipeline.apk.pkginfo import PkgInfo
-from pipeline.apk.signature import Signer
-from pipeline.apk.writer import tree_entries
+from pipeline.apk.format.index import entry_of, write_index
+from pipeline.apk.format.package import TarEntry, write_package
+from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.format.writer import tree_entries
 from tests.stages.bench import BRANCH, EPOCH, KEY
 
 ODD = "etc/an odd näme & 'quotes' $(x)"

@@ -60,7 +60,12 @@ def tiny_runtime(folder: Path) -> dict[str, Source]:
     """The sources of the stage wheel: a project of two modules."""
     write_tree(
         folder / "project",
-        {"pyproject.toml": _PROJECT, "runtime/__init__.py": "", "runtime/cli.py": "WORDS = 1\n", "runtime/words.txt": "words\n"},
+        {
+            "pyproject.toml": _PROJECT,
+            "runtime/__init__.py": "",
+            "runtime/cli/main.py": "WORDS = 1\n",
+            "runtime/words.txt": "words\n",
+        },
     )
     return {"pyproject.toml": folder / "project/pyproject.toml", "runtime": folder / "project/runtime"}
 

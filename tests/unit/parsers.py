@@ -20,27 +20,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tower import apkindex, clock, env, image, minisign, receipt, repository
-from tower import blockmap as tower_map
-from tower import report as host_report
-from tower.errors import TowerError
+from tower.base.errors import TowerError
+from tower.disk import receipt
+from tower.hosts import env
+from tower.image import blockmap as tower_map
+from tower.image import minisign, verify
+from tower.install import apkindex, repository
+from tower.status import clock
+from tower.status import report as host_report
 
-from pipeline import lockfile
-from pipeline.alpine import media
-from pipeline.apk import keyfile, pkginfo
-from pipeline.apk.index import parse_index_text, read_index
-from pipeline.apk.installed import parse_installed
-from pipeline.apk.package import read_package
-from pipeline.artifact import parse_record
-from pipeline.canonical import JsonValue, digest_json
-from pipeline.channel import LOCK_SCHEMA
-from pipeline.config import Problems
-from pipeline.errors import FactoryError
-from pipeline.iso9660 import files as iso_files
-from pipeline.recipe import load_recipe
-from pipeline.release.secret import SecretKey, parse_secret_key
-from pipeline.stage import load_stage, load_stages
-from pipeline.trust import load_trust
+from pipeline.apk.format import keyfile, pkginfo
+from pipeline.apk.format.index import parse_index_text, read_index
+from pipeline.apk.format.installed import parse_installed
+from pipeline.apk.format.package import read_package
+from pipeline.base.canonical import JsonValue, digest_json
+from pipeline.base.errors import FactoryError
+from pipeline.channels.alpine import media
+from pipeline.config.channel import LOCK_SCHEMA
+from pipeline.config.recipe import load_recipe
+from pipeline.config.stage import load_stage, load_stages
+from pipeline.config.toml import Problems
+from pipeline.formats.iso9660 import files as iso_files
+from pipeline.store.artifact import parse_record
+from pipeline.supply import lockfile
+from pipeline.supply.minisign import SecretKey, parse_secret_key
+from pipeline.supply.trust import load_trust
 from tests.unit.apk.forge import END, gz, item, package, raw_tar
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -126,7 +130,7 @@ def _iso() -> bytes:
 
 
 def _map() -> bytes:
-    from pipeline import blockmap
+    from pipeline.images import blockmap
 
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"x" * 5000 + bytes(8000) + b"y" * 4000)
@@ -253,7 +257,7 @@ PARSERS = (
     Parser("minisign: signature", _SIGNATURE, lambda data: minisign.parse_signature(data, "s")),
     Parser("minisign: key", _PUBLIC, lambda data: minisign.parse_public_key(data, "k")),
     Parser("minisign: secret key", _SECRET.dump(), lambda data: parse_secret_key(data, "k", lambda: "")),
-    Parser("sums", f"{SHA}  a.img\n{SHA}  b.iso\n".encode(), lambda data: image.parse_sums(data, "sums")),
+    Parser("sums", f"{SHA}  a.img\n{SHA}  b.iso\n".encode(), lambda data: verify.parse_sums(data, "sums")),
     Parser("tower.env", _ENV, lambda data: env.read_values(data, "tower.env")),
     Parser("receipt", _RECEIPT.dump(), lambda data: receipt.parse(data, "receipt")),
     Parser("status of a host", _STATUS, host_report.parse),

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.canonical import Digest, JsonValue, digest_json
-from pipeline.channel import LocalMirror, Lock, LockedFile, Progress, report_nothing
-from pipeline.engine import Engine
-from pipeline.factory import Factory
-from pipeline.paths import Paths, cache_home
-from pipeline.plan import Settings
-from pipeline.planner import load_plan
-from pipeline.progress import Screen
-from pipeline.vault import Vault
+from pipeline.base.canonical import Digest, JsonValue, digest_json
+from pipeline.base.paths import Paths, cache_home
+from pipeline.base.progress import Screen
+from pipeline.build.factory import Factory
+from pipeline.config.channel import LocalMirror, Lock, LockedFile, Progress, report_nothing
+from pipeline.plan.nodes import Settings
+from pipeline.plan.planner import load_plan
+from pipeline.sandbox.engine import Engine
+from pipeline.supply.vault import Vault
 
 CHANNEL = """
 driver = "lab"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blockmap import BLOCK, BlockRange, dump, main, read_image
+from pipeline.images.blockmap import BLOCK, BlockRange, dump, main, read_image
 
 
 def image(tmp_path: Path, *blocks: bytes) -> Path:

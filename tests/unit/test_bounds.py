@@ -12,20 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import iso9660, tarstream, vault
-from pipeline.apk import head, signature, solver_pool
-from pipeline.apk.hostile import Guard, Policy
-from pipeline.apk.signature import KeyRing, generate_key
-from pipeline.apk.tarstream import TarEntry
-from pipeline.apk.writer import dump_header, memory_member
-from pipeline.elf import ext4, tree
-from pipeline.elf.tree import Tree
-from pipeline.errors import FormatError, VerifyError
-from pipeline.lab import scan
-from pipeline.lab.version import alpine_version
+from pipeline.apk.format import head, signature
+from pipeline.apk.format.hostile import Guard, Policy
+from pipeline.apk.format.signature import KeyRing, generate_key
+from pipeline.apk.format.tarstream import TarEntry
+from pipeline.apk.format.writer import dump_header, memory_member
+from pipeline.apk.solver import pool
+from pipeline.base.errors import FormatError, VerifyError
+from pipeline.channels.lab import scan
+from pipeline.channels.lab.version import alpine_version
+from pipeline.formats import ext4, iso9660, tarstream
+from pipeline.images.elf import tree
+from pipeline.images.elf.tree import Tree
+from pipeline.supply import vault
 
 
-@pytest.mark.parametrize("load", [KeyRing.load, solver_pool.read_keys], ids=["KeyRing", "solver"])
+@pytest.mark.parametrize("load", [KeyRing.load, pool.read_keys], ids=["KeyRing", "solver"])
 def test_a_key_is_not_shortened(tmp_path: Path, load: Callable[[str], object]) -> None:
     _, public = generate_key(tmp_path, "k", 2048)
     load(str(tmp_path))

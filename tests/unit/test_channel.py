@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.canonical import Digest
-from pipeline.channel import Lock, LockedFile, Worlds
-from pipeline.config import Problems
-from pipeline.errors import ConfigError, LockError
-from pipeline.planner import load_channel
-from pipeline.registry import open_driver
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import ConfigError, LockError
+from pipeline.channels.registry import open_driver
+from pipeline.config.channel import Lock, LockedFile, Worlds
+from pipeline.config.toml import Problems
+from pipeline.plan.planner import load_channel
 from tests.unit.small import make_checkout
 
 FILE = LockedFile("busybox", "1-r0", Digest("a" * 64), 10, "pool/b")

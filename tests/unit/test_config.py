@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Problems, Table, read_toml
-from pipeline.errors import ConfigError
+from pipeline.base.errors import ConfigError
+from pipeline.config.toml import Problems, Table, read_toml
 
 
 def table(tmp_path: Path, text: str) -> tuple[Table, Problems]:

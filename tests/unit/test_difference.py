@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.difference import differences
+from pipeline.release.difference import differences
 
 Pack = Callable[[dict[str, bytes]], bytes]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.docker_config import folder, headers, login
-from pipeline.engine_place import client_settings
-from pipeline.errors import SandboxError
+from pipeline.base.docker_config import folder, headers, login
+from pipeline.base.errors import SandboxError
+from pipeline.sandbox.place import client_settings
 
 
 def word(text: str) -> str:

@@ -10,8 +10,8 @@ import pytest
 import requests
 import urllib3
 
-from pipeline.engine_errors import translated
-from pipeline.errors import SandboxError, StoreError
+from pipeline.base.errors import SandboxError, StoreError
+from pipeline.sandbox.engine_errors import translated
 
 
 def wrapped(cause: BaseException) -> docker.errors.DockerException:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine_place import Place, client_settings, find_place
-from pipeline.errors import SandboxError
+from pipeline.base.errors import SandboxError
+from pipeline.sandbox.place import Place, client_settings, find_place
 
 NUMBER = hashlib.sha256(b"box").hexdigest()
 

@@ -18,11 +18,11 @@ from typing import Any, NoReturn
 import pytest
 from doit import doit_cmd
 
-from pipeline import command_line, commands, tasks
 from pipeline.__main__ import main as doit
 from pipeline.apk.__main__ import main as apk
-from pipeline.errors import FactoryError
-from pipeline.streams import READER_GONE, ended
+from pipeline.base.errors import FactoryError
+from pipeline.base.streams import READER_GONE, ended
+from pipeline.cli import command_line, commands, tasks
 from tests.unit.small import Driver, make_checkout, make_factory
 
 NUMBERS = sorted(errno.errorcode)

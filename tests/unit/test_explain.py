@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import commands
-from pipeline.errors import ConfigError
-from pipeline.explain import Snapshot, differences
-from pipeline.factory import Factory
-from pipeline.paths import Paths
+from pipeline.base.errors import ConfigError
+from pipeline.base.paths import Paths
+from pipeline.build.factory import Factory
+from pipeline.cli import commands
+from pipeline.plan.explain import Snapshot, differences
 from tests.unit.small import HOST, Driver, make_checkout, make_factory, put, write
 
 ROOT = "stage:root:pc"

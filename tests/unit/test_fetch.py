@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import fetch as module
-from pipeline.canonical import digest_bytes
-from pipeline.channel import LockedFile
-from pipeline.errors import ConfigError, FetchError, VerifyError
-from pipeline.fetch import Source, VanishedError, check_mirrors, fetch, get
-from pipeline.vault import Vault
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import ConfigError, FetchError, VerifyError
+from pipeline.config.channel import LockedFile
+from pipeline.supply import fetch as module
+from pipeline.supply.fetch import Source, VanishedError, check_mirrors, fetch, get
+from pipeline.supply.vault import Vault
 from tests.unit.mirror import Mirror, Quiet, serving
 
 CONTENT = bytes(range(256)) * 5000

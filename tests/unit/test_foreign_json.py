@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tower import answer, bundle_install, device, fetch, receipt, source, upgrade
-from tower.errors import TowerError
-from tower.sshconf import Tower
+from tower.base.errors import TowerError
+from tower.disk import device, receipt
+from tower.hosts.registry import Tower
+from tower.image import source
+from tower.install import bundle_install, fetch
+from tower.provision import answer
+from tower.upgrade import upgrade
 
-from pipeline import artifact, boot_record, engine_place, imageset, lockfile, manifest, qa, wheels
-from pipeline.alpine.indexes import Freshness
-from pipeline.cache import record
-from pipeline.canonical import Digest
-from pipeline.errors import FactoryError
-from pipeline.paths import Paths
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import FactoryError
+from pipeline.base.paths import Paths
+from pipeline.channels.alpine.indexes import Freshness
+from pipeline.cli import qa
+from pipeline.images import boot_record, imageset, manifest
 from pipeline.release import attest, inspection
+from pipeline.sandbox import place
+from pipeline.store import artifact
+from pipeline.store.cache import record
+from pipeline.supply import lockfile, wheels
 from tests.unit.runtime.test_jsontext import ODD
 
 KEY = Digest("0" * 64)
@@ -41,7 +49,7 @@ def in_file(read: Callable[[Path], Any], name: str = "x.json") -> Read:
 def context(path: Path) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCKER_CONFIG", str(path.parents[3]))
-        return engine_place.find_place("far", "engine.aarch64")
+        return place.find_place("far", "engine.aarch64")
 
 
 def image(path: Path) -> object:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.alpine.aports import repack
-from pipeline.alpine.vouched import read_root
-from pipeline.elf.tree import Tree, add_tar
-from pipeline.errors import FactoryError
-from pipeline.lab import deb, tree
-from pipeline.rootform import one_form
+from pipeline.base.errors import FactoryError
+from pipeline.channels.alpine.aports import repack
+from pipeline.channels.alpine.vouched import read_root
+from pipeline.channels.lab import deb, tree
+from pipeline.images.elf.tree import Tree, add_tar
+from pipeline.sandbox.rootform import one_form
 from tests.unit.lab import debs
 from tests.unit.tars import END, HOSTILE, flipped, header, headers, padded, record
 

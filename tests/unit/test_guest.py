@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BootError
-from pipeline.guest import Guest, free_port, running
+from pipeline.base.errors import BootError
+from pipeline.images.guest import Guest, free_port, running
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def test_ports_are_free() -> None:
 OWNER = """
 import sys
 from pathlib import Path
-from pipeline.guest import running
+from pipeline.images.guest import running
 note = Path(sys.argv[1])
 # In the place of QEMU; it never opens the console that the owner waits for.
 with running("machine", ["sh", "-c", f"echo $$ > {note}; exec sleep 60"], log=note.with_name("log"), limit=60, ports={}):

@@ -15,18 +15,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tower.errors import ImageProblemError
-from tower.source import check_source, read_source
+from tower.base.errors import ImageProblemError
+from tower.image.source import check_source, read_source
 
-from pipeline import commands, imageset, publish
-from pipeline.artifact import FileRecord
-from pipeline.boot import BootResult
-from pipeline.canonical import digest_bytes
-from pipeline.errors import StageError, StoreError
-from pipeline.factory import Factory
-from pipeline.imageset import ENDINGS, Content
-from pipeline.paths import Paths
-from pipeline.plan import Image
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import StageError, StoreError
+from pipeline.base.paths import Paths
+from pipeline.build.factory import Factory
+from pipeline.cli import commands
+from pipeline.images import imageset, publish
+from pipeline.images.boot import BootResult
+from pipeline.images.imageset import ENDINGS, Content
+from pipeline.plan.nodes import Image
+from pipeline.store.artifact import FileRecord
 from tests.unit.small import Driver, make_checkout, make_factory, put
 
 PACKAGES = json.dumps([{"name": "a", "version": "1", "arch": "x", "checksum": "Q1a"}])
@@ -282,7 +283,7 @@ def test_what_is_started_and_audited_is_ours(tmp_path: Path, builds: Path, monke
         started.append(path)
         return result
 
-    monkeypatch.setattr("pipeline.boot.main_task", start)
+    monkeypatch.setattr("pipeline.images.boot.main_task", start)
     with pytest.raises(StageError, match="is not built from what is now in the checkout"):
         commands.boot(two, "host-pc", image_of(two))
     ours = publish.publish(two, image_of(two))

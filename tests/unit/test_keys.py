@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.canonical import Digest, digest_json
-from pipeline.errors import LockError
-from pipeline.factory import Factory
-from pipeline.keys import NotBuiltError, environment_of
-from pipeline.paths import Paths
-from pipeline.plan import Settings
-from pipeline.progress import Screen
-from pipeline.stage import OptionValue
+from pipeline.base.canonical import Digest, digest_json
+from pipeline.base.errors import LockError
+from pipeline.base.paths import Paths
+from pipeline.base.progress import Screen
+from pipeline.build.factory import Factory
+from pipeline.config.stage import OptionValue
+from pipeline.plan.keys import NotBuiltError, environment_of
+from pipeline.plan.nodes import Settings
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 
 ROOT = "stage:root:pc"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.locks import locked, try_lock, wait_lock
+from pipeline.base.filelock import locked, try_lock, wait_lock
 
 FORK = multiprocessing.get_context("fork")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.package import read_package
-from pipeline.errors import ConfigError
-from pipeline.overlay import Rule, collect, entries, main, read_rules
+from pipeline.apk.format.package import read_package
+from pipeline.apk.overlay import Rule, collect, entries, main, read_rules
+from pipeline.base.errors import ConfigError
 
 OVERLAYS = Path(__file__).resolve().parents[2] / "overlays"
 IMAGES = ("thinclient", "host")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tasks
-from pipeline.apk import solver_cache
-from pipeline.errors import ConfigError
-from pipeline.paths import cache_home, check_checkout
+from pipeline.apk.solver import cache
+from pipeline.base.errors import ConfigError
+from pipeline.base.paths import cache_home, check_checkout
+from pipeline.cli import tasks
 
 REFUSED = [
     b":",
@@ -103,7 +103,7 @@ def test_nobody_knows_the_home() -> None:
     with pytest.raises(ConfigError, match="has no home for downloads"):
         cache_home()
     # Nothing may be made in the folder where one happens to be.
-    assert solver_cache.default_folder().startswith("/dev/null/")
+    assert cache.default_folder().startswith("/dev/null/")
 
 
 @pytest.mark.usefixtures("_no_home")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.plan import ChannelNode, Settings, StageNode
-from pipeline.planner import load_plan
+from pipeline.base.errors import ConfigError
+from pipeline.plan.nodes import ChannelNode, Settings, StageNode
+from pipeline.plan.planner import load_plan
 from tests.unit.small import CHANNEL, HOST, PACK, ROOT, make_checkout, write
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import children, proc
-from pipeline.errors import ToolError
-from pipeline.guard import GUARD
+from pipeline.base import children, proc
+from pipeline.base.errors import ToolError
+from pipeline.base.guard import GUARD
 
 TIDIES = """
 import pathlib, sys, time
@@ -85,7 +85,7 @@ def test_nothing_outlives_an_interrupted_run(tmp_path: Path, program: str, secon
 
 OWNER = """
 import sys, threading
-from pipeline import proc
+from pipeline.base import proc
 
 def begin(number):
     proc.run(("sh", "-c", f"echo $$ >run{number}; sleep 300 & echo $! >below{number}; wait"), timeout=300)
@@ -130,7 +130,7 @@ def test_a_number_that_is_another_programs_by_now(tmp_path: Path) -> None:
     """What ended without our knowing is not confused with what has its number now."""
     innocent = subprocess.Popen(("sleep", "300"), start_new_session=True)
     code = f"""
-from pipeline.guard import GUARD
+from pipeline.base.guard import GUARD
 GUARD.started({innocent.pid})
 GUARD._tell("- {innocent.pid}\\n")
 GUARD._tell("+ {innocent.pid} 12345\\n")
@@ -165,8 +165,8 @@ def test_a_guard_that_was_killed_is_replaced() -> None:
 WORKERS = """
 import os, sys, time
 from pathlib import Path
-from pipeline import proc
-from pipeline.workers import workers
+from pipeline.base import proc
+from pipeline.base.workers import workers
 
 def work(number):
     Path(f"worker{number}").write_text(str(os.getpid()))

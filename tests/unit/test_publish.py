@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import publish
-from pipeline.errors import StageError
-from pipeline.factory import Factory
-from pipeline.paths import Paths
-from pipeline.plan import Image
+from pipeline.base.errors import StageError
+from pipeline.base.paths import Paths
+from pipeline.build.factory import Factory
+from pipeline.images import publish
+from pipeline.plan.nodes import Image
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 
 PACKAGES = json.dumps([{"name": name, "version": "1", "arch": "x", "checksum": f"Q1{name}"} for name in ("b", "a")])

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pipeline import qa
-from pipeline.commands import acceptance
-from pipeline.errors import FactoryError
-from pipeline.paths import Paths
-from pipeline.progress import Screen
+from pipeline.base.errors import FactoryError
+from pipeline.base.paths import Paths
+from pipeline.base.progress import Screen
+from pipeline.cli import qa
+from pipeline.cli.commands import acceptance
 from tests.unit.small import write
 
 if TYPE_CHECKING:
-    from pipeline.factory import Factory
+    from pipeline.build.factory import Factory
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TESTS = {

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import FileRecord
-from pipeline.canonical import digest_bytes
-from pipeline.errors import StageError
-from pipeline.made import NAME
-from pipeline.receive import receive
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import StageError
+from pipeline.sandbox.made import NAME
+from pipeline.sandbox.receive import receive
+from pipeline.store.artifact import FileRecord
 from tests.unit.tars import END, HOSTILE, flipped, headers
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.canonical import digest_bytes
-from pipeline.errors import StoreError
-from pipeline.recorded import Recorded, RecordedCache
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import StoreError
+from pipeline.base.recorded import Recorded, RecordedCache
 
 DATA = bytes(range(256)) * 40
 NAME = "a.noarch.0123.apk"

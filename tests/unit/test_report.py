@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import StageError
-from pipeline.progress import Screen
-from pipeline.report import Events, Lines, Row
-from pipeline.tasks import FailedTask
+from pipeline.base.errors import StageError
+from pipeline.base.progress import Screen
+from pipeline.cli.report import Events, Lines, Row
+from pipeline.cli.tasks import FailedTask
 
 
 class UnmetDependency:

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import publish, reproducible
-from pipeline.errors import StageError
-from pipeline.factory import Factory
-from pipeline.paths import Paths
+from pipeline.base.errors import StageError
+from pipeline.base.paths import Paths
+from pipeline.build.factory import Factory
+from pipeline.images import publish
+from pipeline.release import reproducible
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 from tests.unit.test_publish import OUTPUTS
 
 
 def built(root: Path, monkeypatch: pytest.MonkeyPatch, packed: str = "packed") -> Factory:
     """A checkout in which all is built and published; `compare` gets the same driver."""
-    monkeypatch.setattr("pipeline.registry.open_driver", lambda channel, worlds, paths: Driver())
+    monkeypatch.setattr("pipeline.channels.registry.open_driver", lambda channel, worlds, paths: Driver())
     paths = make_checkout(root) if not root.exists() else Paths(root)
     factory = make_factory(paths, Driver())
     for target, arch in (("rpi", "aarch64"), ("pc", "x86_64")):

@@ -5,7 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from pipeline.rootform import one_form
+from pipeline.sandbox.rootform import one_form
 
 
 def test_a_link_that_sorts_before_its_file(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tower import cli
-from tower.commands import version
+from tower.cli import main
+from tower.cli.commands import version
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_version_for_people(system: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["version"]) == 0
+    assert main.main(["version"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("tower ")
     assert second == "TowerOS thin client 1 (lab)"
 
 
 def test_version_for_programs(system: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["version", "--json"]) == 0
+    assert main.main(["version", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["channel"] == "lab"
     assert found["variant"] == "thinclient"
@@ -43,21 +43,21 @@ def test_no_os_release_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("argv", [[], ["nothing"], ["version", "--odd"]])
 def test_a_wrong_command_line_has_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        cli.main(argv)
+        main.main(argv)
     assert raised.value.code == 2
     assert "usage: tower" in capsys.readouterr().err
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        cli.main(["--help"])
+        main.main(["--help"])
     assert raised.value.code == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in cli.COMMANDS)
+    assert all(name in out for name in main.COMMANDS)
 
 
 def test_a_command_is_imported_when_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tower.commands.version")
+    monkeypatch.delitem(sys.modules, "tower.cli.commands.version")
     with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    assert "tower.commands.version" not in sys.modules
+        main.main(["--help"])
+    assert "tower.cli.commands.version" not in sys.modules

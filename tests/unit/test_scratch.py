@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import scratch
-from pipeline.scratch import mounts_below, remove_tree, sweep, temporary_folder
+from pipeline.base import scratch
+from pipeline.base.scratch import mounts_below, remove_tree, sweep, temporary_folder
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from pipeline.scratch import temporary_folder
+from pipeline.base.scratch import temporary_folder
 with temporary_folder("vm", Path(sys.argv[1])) as folder:
     (folder / "disk").write_text("large")
     print(folder, flush=True)

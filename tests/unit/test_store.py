@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import gc
-from pipeline.artifact import Artifact
-from pipeline.canonical import Digest, digest_bytes, digest_json
-from pipeline.errors import SandboxError, StoreError
-from pipeline.store import Store
+from pipeline.base.canonical import Digest, digest_bytes, digest_json
+from pipeline.base.errors import SandboxError, StoreError
+from pipeline.store import gc
+from pipeline.store.artifact import Artifact
+from pipeline.store.store import Store
 
 FORK = multiprocessing.get_context("fork")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from socket import AF_UNIX, socket
 
 import pytest
-from tower.regular import open_regular, read_regular
+from tower.base.regular import open_regular, read_regular
 
-from pipeline.artifact import FILES, KEY, PULLED, RECORD, STAT
-from pipeline.errors import StoreError
-from pipeline.gc import collect
-from pipeline.store import Store
+from pipeline.base.errors import StoreError
+from pipeline.store.artifact import FILES, KEY, PULLED, RECORD, STAT
+from pipeline.store.gc import collect
+from pipeline.store.store import Store
 from tests.unit.test_store import build, key_of
 
 pytestmark = pytest.mark.timeout(60)  # a pipe that is opened waits for ever

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FormatError
-from pipeline.tarstream import read_tar
+from pipeline.base.errors import FormatError
+from pipeline.formats.tarstream import read_tar
 from tests.unit.tars import END, HOSTILE, NEGATIVE, by_program, flipped, header, headers, padded, pax, record, written
 
 FORMS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from doit import doit_cmd
 
-from pipeline import command_line, commands, tasks
-from pipeline.errors import ConfigError, LockError, StoreError
-from pipeline.factory import Factory
-from pipeline.plan import Settings
-from pipeline.report import Row
+from pipeline.base.errors import ConfigError, LockError, StoreError
+from pipeline.build.factory import Factory
+from pipeline.cli import command_line, commands, tasks
+from pipeline.cli.report import Row
+from pipeline.plan.nodes import Settings
 from tests.unit.small import Driver, make_checkout, make_factory, put
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import DamagedError
-from pipeline.canonical import digest_json, digest_tree, tree_entries
-from pipeline.errors import SandboxError, StoreError
-from pipeline.store import Artifact, Store
-from pipeline.transfer import Input, send
+from pipeline.base.canonical import digest_json, digest_tree, tree_entries
+from pipeline.base.errors import SandboxError, StoreError
+from pipeline.sandbox.transfer import Input, send
+from pipeline.store.artifact import DamagedError
+from pipeline.store.store import Artifact, Store
 
 
 def members(*inputs: Input, epoch: int = 0) -> dict[str, tarfile.TarInfo]:

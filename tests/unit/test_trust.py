@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.package import read_package
-from pipeline.apk.signature import generate_key
-from pipeline.canonical import digest_bytes
-from pipeline.errors import ConfigError, FactoryError, VerifyError
-from pipeline.trust import TABLE, load_trust
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.signature import generate_key
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import ConfigError, FactoryError, VerifyError
+from pipeline.supply.trust import TABLE, load_trust
 
 ALPINE = Path(__file__).parents[2] / "keys" / "alpine"
 NAME = "alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.typo import names_of, unknown
+from pipeline.cli.typo import names_of, unknown
 
 KNOWN = ("list", "host", "host:rpi", "stage:host-root", "stage:iso", "boot:host-pc", "test")
 

@@ -15,11 +15,11 @@ from socket import AF_UNIX, socket
 
 import pytest
 
-from pipeline.canonical import Digest, digest_bytes
-from pipeline.channel import LockedFile
-from pipeline.errors import StoreError, VerifyError
-from pipeline.vault import VERIFIED_NS, Vault
-from pipeline.vault_place import scratch
+from pipeline.base.canonical import Digest, digest_bytes
+from pipeline.base.errors import StoreError, VerifyError
+from pipeline.config.channel import LockedFile
+from pipeline.supply.vault import VERIFIED_NS, Vault
+from pipeline.supply.vault_place import scratch
 from tests.unit.mirror import Quiet
 from tests.unit.tars import END, HOSTILE, flipped, headers
 

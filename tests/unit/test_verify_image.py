@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tower import cli
-from tower.errors import TowerError
-from tower.image import comment_of, dump_sums, key_of, trusted_keys, verify_image
-from tower.minisign import SUFFIX
+from tower.base.errors import TowerError
+from tower.cli import main
+from tower.image.minisign import SUFFIX
+from tower.image.verify import comment_of, dump_sums, key_of, trusted_keys, verify_image
 
-from pipeline import blockmap
-from pipeline.release.secret import SecretKey
+from pipeline.images import blockmap
+from pipeline.supply.minisign import SecretKey
 
 KEY = SecretKey.generate()
 RAW = bytes(4096) * 3 + b"boot" * 2000 + bytes(4096) * 5 + b"root" * 3000 + bytes(5000)
@@ -71,14 +71,14 @@ def remove(image: Path, *names: str) -> None:
 def test_good(tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
     image = make(tmp_path, ending)
     assert verify_image(image, [KEY.public_key]).checks == ("signature", "SHA256SUMS", "block map")
-    assert cli.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 0
+    assert main.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 0
     said = f"{image}: good: signature, SHA256SUMS, block map; version 1.2 channel stable; signed by {KEY.public_key.name}\n"
     assert capsys.readouterr().out == said
 
 
 def test_for_programs(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["verify-image", str(image), str(tmp_path / "none.img"), "--key", KEY.public_key.text, "--json"]
-    assert cli.main(argv) == 13
+    assert main.main(argv) == 13
     found = json.loads(capsys.readouterr().out)
     good, bad = found["images"]
     assert not found["all_good"]
@@ -181,7 +181,7 @@ def test_bad(image: Path, spoil: Callable[[Path], None], said: str, capsys: pyte
     spoil(image)
     with pytest.raises(TowerError, match=said):
         verify_image(image, [KEY.public_key])
-    assert cli.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 13
+    assert main.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 13
     written = capsys.readouterr()
     assert said in written.err
     assert written.out == ""
@@ -211,14 +211,14 @@ def test_damaged_compressed_image(tmp_path: Path) -> None:
 
 def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image: Path) -> None:
     folders = (tmp_path / "system", tmp_path / "user")
-    monkeypatch.setattr("tower.image.KEY_FOLDERS", folders)
-    monkeypatch.setattr("tower.image.trusted_keys.__defaults__", (folders,))
-    assert cli.main(["verify-image", str(image)]) == 13
+    monkeypatch.setattr("tower.image.verify.KEY_FOLDERS", folders)
+    monkeypatch.setattr("tower.image.verify.trusted_keys.__defaults__", (folders,))
+    assert main.main(["verify-image", str(image)]) == 13
     assert "there is no public key to trust" in capsys.readouterr().err
     folders[1].mkdir()
     (folders[1] / "tower.pub").write_bytes(KEY.public_key.dump())
     assert trusted_keys() == (KEY.public_key,)
-    assert cli.main(["verify-image", str(image)]) == 0
+    assert main.main(["verify-image", str(image)]) == 0
     assert key_of(str(folders[1] / "tower.pub")) == key_of(KEY.public_key.text) == KEY.public_key
 
 
@@ -244,12 +244,12 @@ def test_an_odd_key_is_left_out_and_said(
 ) -> None:
     keys = tmp_path / "keys"
     keys.mkdir()
-    monkeypatch.setattr("tower.image.trusted_keys.__defaults__", ((keys,),))
+    monkeypatch.setattr("tower.image.verify.trusted_keys.__defaults__", ((keys,),))
     ODD[kind](keys / name)
-    assert cli.main(["verify-image", str(image)]) == 13
+    assert main.main(["verify-image", str(image)]) == 13
     assert "there is no public key to trust" in capsys.readouterr().err
     (keys / "tower.pub").write_bytes(KEY.public_key.dump())
-    assert cli.main(["verify-image", str(image), str(image)]) == 0
+    assert main.main(["verify-image", str(image), str(image)]) == 0
     said = capsys.readouterr().err
     assert said.count("warning: this key is left out") == 1
     assert str(keys / name).replace("\x1b", "?") in said

@@ -13,15 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tower.patience import Patience
+from tower.base.patience import Patience
 
-from pipeline import fetch as module
-from pipeline import web
-from pipeline.canonical import digest_bytes
-from pipeline.channel import LockedFile
-from pipeline.errors import FactoryError, FetchError, VerifyError
-from pipeline.fetch import Source, VanishedError, fetch, get, get_checked
-from pipeline.vault import Vault
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import FactoryError, FetchError, VerifyError
+from pipeline.config.channel import LockedFile
+from pipeline.supply import fetch as module
+from pipeline.supply import web
+from pipeline.supply.fetch import Source, VanishedError, fetch, get, get_checked
+from pipeline.supply.vault import Vault
 from tests.unit.mirror import Quiet
 from tests.unit.servers import (
     PAGE,
@@ -106,7 +106,7 @@ def test_the_next_mirror_is_asked(tmp_path: Path, good: Server, how: str) -> Non
 @pytest.mark.parametrize("how", WRONG)
 def test_with_no_other_mirror_the_address_is_named(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     act, words = WRONG[how]
-    monkeypatch.setattr("pipeline.download.TRIES", 2)
+    monkeypatch.setattr("pipeline.supply.download.TRIES", 2)
     monkeypatch.setattr(module, "TRIES", 2)
     vault = Vault(tmp_path)
     with served(act) as bad:

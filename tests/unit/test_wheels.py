@@ -16,9 +16,9 @@ from socket import create_server
 
 import pytest
 
-from pipeline.errors import FetchError, LockError, VerifyError
-from pipeline.vault import Vault
-from pipeline.wheels import GLIBC, MUSL, WheelSet, WheelShop
+from pipeline.base.errors import FetchError, LockError, VerifyError
+from pipeline.supply.vault import Vault
+from pipeline.supply.wheels import GLIBC, MUSL, WheelSet, WheelShop
 from tests.conftest import CHECKOUT
 from tests.unit.mirror import Quiet
 
@@ -150,8 +150,8 @@ def test_a_lock_leads_no_wheel_elsewhere(wheels: WheelSet, tmp_path: Path) -> No
 KILLED = """
 import sys
 from pathlib import Path
-from pipeline.vault import Vault
-from pipeline.wheels import GLIBC, WheelSet, WheelShop
+from pipeline.supply.vault import Vault
+from pipeline.supply.wheels import GLIBC, WheelSet, WheelShop
 from tests.unit.mirror import Quiet
 
 folder = Path(sys.argv[1])

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.installed import InstalledPackage, parse_installed
-from pipeline.apk.package import Source, TarEntry, write_package
-from pipeline.apk.pkginfo import PkgInfo
-from pipeline.apk.signature import Signer, generate_key
-from pipeline.lab.base import base_wheels
-from pipeline.lab.repack import Repacker
-from pipeline.paths import cache_home
-from pipeline.progress import Screen
-from pipeline.vault import Vault
-from pipeline.wheels import WheelShop
+from pipeline.apk.format.index import entry_of, write_index
+from pipeline.apk.format.installed import InstalledPackage, parse_installed
+from pipeline.apk.format.package import Source, TarEntry, write_package
+from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.signature import Signer, generate_key
+from pipeline.base.paths import cache_home
+from pipeline.base.progress import Screen
+from pipeline.channels.lab.base import base_wheels
+from pipeline.channels.lab.repack import Repacker
+from pipeline.supply.vault import Vault
+from pipeline.supply.wheels import WheelShop
 
 EPOCH = 1_700_000_000
 ARCH = "x86_64"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.package import TarEntry
+from pipeline.apk.format.package import TarEntry
 from tests.integration.apk.conftest import Shop
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may chroot")

@@ -19,25 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tower import proc, secret
-from tower.bundle import PROGRAM as BUNDLE
-from tower.bundle import Bundle, read_state, send, sign
-from tower.bundle_install import Job, _bundle, _install
-from tower.choose import copy_of
-from tower.env import InstallationType, TowerEnv
-from tower.errors import PackageError
-from tower.files import make_folder, write_file
-from tower.install import Installation
-from tower.names import HostName, UserName
-from tower.proc import Done
-from tower.ssh import as_root
-from tower.sshconf import USER_KEY, WORLD, Host, Tower
-from tower.view import View
+from tower.base import proc
+from tower.base.errors import PackageError
+from tower.base.files import make_folder, write_file
+from tower.base.names import HostName, UserName
+from tower.base.proc import Done
+from tower.base.view import View
+from tower.hosts import secret
+from tower.hosts.env import InstallationType, TowerEnv
+from tower.hosts.registry import USER_KEY, WORLD, Host, Tower
+from tower.install.bundle import PROGRAM as BUNDLE
+from tower.install.bundle import Bundle, read_state, send, sign
+from tower.install.bundle_install import Job, _bundle, _install
+from tower.install.choose import copy_of
+from tower.install.install import Installation
+from tower.ssh.sessions import as_root
 
-from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.signature import Signer
-from pipeline.apk.tarstream import TarEntry
-from pipeline.apk.writer import write_package
+from pipeline.apk.format.index import entry_of, write_index
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.format.tarstream import TarEntry
+from pipeline.apk.format.writer import write_package
 from tests.conftest import CHECKOUT
 from tests.unit.apkwords.scenarios import EPOCH, capture, info, key_pair, parts, read
 from tests.unit.apkwords.words import KEPT_FROM_APK, REFUSED
@@ -90,7 +91,7 @@ def _measured(lines: Sequence[str]) -> list[str]:
 
 @dataclass
 class Device:
-    """A machine of the device's kind as far as packages go: `Place` of tower.install."""
+    """A machine of the device's kind as far as packages go: `Place` of tower.install.install."""
 
     root: Path
     world: Path
@@ -214,7 +215,7 @@ def test_a_power_cut_is_undone_to_the_last_file_and_pin(device: Device, tower: T
 
 @dataclass
 class Line:
-    """A connection to a device, as far as bundles need one: `Session` of tower.ssh."""
+    """A connection to a device, as far as bundles need one: `Session` of tower.ssh.sessions."""
 
     device: Device
     host: Host

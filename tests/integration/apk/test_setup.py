@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.apk.conftest import Shop
 
-CONF = Path(__file__).resolve().parents[3] / "pipeline/lab/packages/alpine-conf/root"
+CONF = Path(__file__).resolve().parents[3] / "pipeline/channels/lab/packages/alpine-conf/root"
 
 
 class Device:

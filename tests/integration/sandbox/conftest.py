@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import FileRecord
-from pipeline.engine import LOCAL_IMAGES, Engine
-from pipeline.errors import SandboxError
-from pipeline.sandbox import Sandbox, run_stage
+from pipeline.base.errors import SandboxError
+from pipeline.sandbox.engine import LOCAL_IMAGES, Engine
+from pipeline.sandbox.stage_run import Sandbox, run_stage
+from pipeline.store.artifact import FileRecord
 
 IMAGE = f"{LOCAL_IMAGES}tower-test:busybox"
 

@@ -20,16 +20,16 @@ from typing import Any
 import docker.errors
 import pytest
 
-from pipeline import sandbox
-from pipeline.artifact import DamagedError
-from pipeline.canonical import digest_bytes, digest_json
-from pipeline.container import Container
-from pipeline.engine import Engine
-from pipeline.errors import FormatError, SandboxError, StageError
-from pipeline.receive import receive
-from pipeline.sandbox import CAPABILITIES, Input, Limits, Sandbox
-from pipeline.store import Artifact, Store
-from pipeline.tarstream import read_tar
+from pipeline.base.canonical import digest_bytes, digest_json
+from pipeline.base.errors import FormatError, SandboxError, StageError
+from pipeline.formats.tarstream import read_tar
+from pipeline.sandbox import stage_run
+from pipeline.sandbox.container import Container
+from pipeline.sandbox.engine import Engine
+from pipeline.sandbox.receive import receive
+from pipeline.sandbox.stage_run import CAPABILITIES, Input, Limits, Sandbox
+from pipeline.store.artifact import DamagedError
+from pipeline.store.store import Artifact, Store
 from tests.integration.sandbox.conftest import Run, left_in
 from tests.unit.tars import flipped, headers
 
@@ -195,7 +195,7 @@ def test_log_has_a_bound(run: Run) -> None:
 def test_command_that_is_not_there(run: Run) -> None:
     run.sandbox = Sandbox("test", run.sandbox.image, ("/stage/missing",), epoch=0)
     with pytest.raises(StageError, match=r"its command is not in the builder.*/stage/missing"):
-        from pipeline.sandbox import run_stage
+        from pipeline.sandbox.stage_run import run_stage
 
         run_stage(run.engine, run.sandbox, outputs=run.outputs, declared=(), log=run.log)
 
@@ -264,13 +264,13 @@ def test_a_socket_is_named(run: Run) -> None:
 def test_a_real_stream_that_is_damaged_on_its_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this engine sends, with each bit of each header changed, and cut at each block and around it."""
     sent: list[bytes] = []
-    send = sandbox.fetch_outputs
+    send = stage_run.fetch_outputs
 
     def record(engine: Engine, container: Container) -> Generator[bytes, None, None]:
         sent.extend(send(engine, container))
         yield from sent
 
-    monkeypatch.setattr(sandbox, "fetch_outputs", record)
+    monkeypatch.setattr(stage_run, "fetch_outputs", record)
     long = "n" * 120
     names = run(f"mkdir /out/d; cd /out/d; for name in a {long} c; do echo $name >$name; done", declared=("d/**",)).keys()
     assert names == {"d/a", f"d/{long}", "d/c"}

@@ -16,19 +16,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builder import Known, ensure_builder, image_tag
-from pipeline.canonical import digest_bytes, digest_json
-from pipeline.engine import LOCAL_IMAGES, Engine, image_architecture, process_start
-from pipeline.errors import FactoryError, SandboxError, StageError, StoreError
-from pipeline.sandbox import Input, run_stage
-from pipeline.store import Store
+from pipeline.base.canonical import digest_bytes, digest_json
+from pipeline.base.errors import FactoryError, SandboxError, StageError, StoreError
+from pipeline.sandbox.engine import LOCAL_IMAGES, Engine, image_architecture, process_start
+from pipeline.sandbox.images import Known, ensure_builder, image_tag
+from pipeline.sandbox.stage_run import Input, run_stage
+from pipeline.store.store import Store
 from tests.integration.sandbox.conftest import IMAGE, Passage, Run, busybox_tar, left_in
 
 CHILD = """
 import sys
 from pathlib import Path
-from pipeline.engine import Engine
-from pipeline.sandbox import Input, Sandbox, run_stage
+from pipeline.sandbox.engine import Engine
+from pipeline.sandbox.stage_run import Input, Sandbox, run_stage
 engine = Engine(Path(sys.argv[1]))
 engine.stop_on_signals()
 sandbox = Sandbox("child", sys.argv[2], ("sh", "-c", "echo started; sleep 300"), epoch=0, inputs=(Input("/in/a", {"x": b"1"}),))
@@ -73,7 +73,7 @@ def test_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 
 
 def test_engine_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.engine._PING_SECONDS", 1)
+    monkeypatch.setattr("pipeline.sandbox.engine._PING_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(SandboxError, match="cannot be reached"):
@@ -90,8 +90,9 @@ def test_engine_that_lets_us_not_in(tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
             folder.chmod(0o755)
         code = (
-            "import os, sys; from pathlib import Path; from pipeline.engine import Engine; import docker.errors, requests\n"
-            "from pipeline.errors import SandboxError\nos.setgid(65534); os.setuid(65534)\n"
+            "import os, sys; from pathlib import Path; import docker.errors, requests\n"
+            "from pipeline.sandbox.engine import Engine\n"
+            "from pipeline.base.errors import SandboxError\nos.setgid(65534); os.setuid(65534)\n"
             "try: Engine(Path('/')).ping()\nexcept SandboxError as error: print(error)"
         )
         env = {**os.environ, "DOCKER_HOST": f"unix://{path}"}
@@ -143,7 +144,7 @@ def test_engine_goes_in_the_middle(run: Run, passage: Passage, monkeypatch: pyte
     assert near.reap() == 0
     assert len(left_in(near)) == 3
     # ... until we are gone.
-    monkeypatch.setattr("pipeline.engine.process_start", lambda _: None)
+    monkeypatch.setattr("pipeline.sandbox.engine.process_start", lambda _: None)
     assert near.reap() == 3
 
 
@@ -160,7 +161,7 @@ def test_engine_goes_while_it_answers(run: Run, passage: Passage, monkeypatch: p
     threading.Thread(target=cut, daemon=True).start()
     with pytest.raises(SandboxError, match="went away while fetching"):
         run("dd if=/dev/urandom of=/out/x bs=1M count=100")
-    monkeypatch.setattr("pipeline.engine.process_start", lambda _: None)
+    monkeypatch.setattr("pipeline.sandbox.engine.process_start", lambda _: None)
     near.reap()
 
 

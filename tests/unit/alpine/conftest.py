@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import fetch
-from pipeline.apk.signature import Signer
+from pipeline.apk.format.signature import Signer
+from pipeline.supply import fetch
 from tests.unit.alpine.upstream import Upstream, make_keys
 from tests.unit.mirror import serving
 

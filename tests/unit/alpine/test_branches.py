@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lockfile
-from pipeline.alpine.driver import AlpineDriver
-from pipeline.channel import Worlds
-from pipeline.paths import Paths
-from pipeline.plan import Settings
-from pipeline.planner import load_plan
-from pipeline.registry import open_driver
+from pipeline.base.paths import Paths
+from pipeline.channels.alpine.driver import AlpineDriver
+from pipeline.channels.registry import open_driver
+from pipeline.config.channel import Worlds
+from pipeline.plan.nodes import Settings
+from pipeline.plan.planner import load_plan
+from pipeline.supply import lockfile
 
 BRANCHES = ("v3.23", "v3.24")
 

@@ -11,15 +11,16 @@ from types import SimpleNamespace
 import pytest
 from doit import doit_cmd
 
-from pipeline import audit, supply
-from pipeline.canonical import digest_json
-from pipeline.errors import ConfigError, LockError, VerifyError
-from pipeline.factory import Factory
-from pipeline.paths import Paths
-from pipeline.plan import Settings
-from pipeline.planner import load_plan
-from pipeline.progress import Screen
-from pipeline.vault import Vault
+from pipeline.base.canonical import digest_json
+from pipeline.base.errors import ConfigError, LockError, VerifyError
+from pipeline.base.paths import Paths
+from pipeline.base.progress import Screen
+from pipeline.build.factory import Factory
+from pipeline.cli import supply
+from pipeline.plan.nodes import Settings
+from pipeline.plan.planner import load_plan
+from pipeline.release import lock_audit
+from pipeline.supply.vault import Vault
 from tests.unit.alpine.upstream import ARCHES, BRANCH, Upstream
 from tests.unit.small import make_checkout
 
@@ -142,9 +143,9 @@ def test_the_audit_names_what_no_lock_covers(factory: Callable[[], Factory], tmp
     made = factory()
     made.fetch()
     artifact = made.need(made.plan.nodes["channel:repository:x86_64"]).artifact
-    assert list(audit._not_locked(made, artifact)) == []
+    assert list(lock_audit._not_locked(made, artifact)) == []
     keys = made.need(made.plan.nodes["channel:keys"]).artifact
-    assert list(audit._not_locked(made, keys)) == []
+    assert list(lock_audit._not_locked(made, keys)) == []
     app = made.lock().packages["x86_64"][0]
     rows = [
         {"name": "app", "version": "1.0-r0", "arch": "x86_64", "checksum": app.checksum},
@@ -156,8 +157,8 @@ def test_the_audit_names_what_no_lock_covers(factory: Callable[[], Factory], tmp
         work.commit(1.0)
     strange = made.store.lookup(digest_json({}))
     assert strange is not None
-    assert list(audit._strange(made, strange)) == ["packages.json: stranger-1.0-r0 Q1x"]
-    assert [line.partition(":")[0] for line in audit._not_locked(made, strange)] == ["extra.apk", "packages.json"]
+    assert list(lock_audit._strange(made, strange)) == ["packages.json: stranger-1.0-r0 Q1x"]
+    assert [line.partition(":")[0] for line in lock_audit._not_locked(made, strange)] == ["extra.apk", "packages.json"]
 
 
 def test_the_same_command_on_a_channel_without_indexes(factory: Callable[[], Factory], given: Callable[..., None]) -> None:

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lockfile
-from pipeline.alpine.driver import AlpineDriver
-from pipeline.alpine.settings import read_settings
-from pipeline.apk.signature import Signer
-from pipeline.apk.solver import Solver
-from pipeline.apk.solver_pool import IndexFile
-from pipeline.canonical import digest_bytes, digest_json, tree_entries
-from pipeline.channel import Lock, LockedFile, Worlds
-from pipeline.errors import ConfigError, FactoryError, FetchError, LockError, VerifyError
-from pipeline.fetch import VanishedError
-from pipeline.vault import VERIFIED_NS
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.solver.pool import IndexFile
+from pipeline.apk.solver.solve import Solver
+from pipeline.base.canonical import digest_bytes, digest_json, tree_entries
+from pipeline.base.errors import ConfigError, FactoryError, FetchError, LockError, VerifyError
+from pipeline.channels.alpine.driver import AlpineDriver
+from pipeline.channels.alpine.settings import read_settings
+from pipeline.config.channel import Lock, LockedFile, Worlds
+from pipeline.supply import lockfile
+from pipeline.supply.fetch import VanishedError
+from pipeline.supply.vault import VERIFIED_NS
 from tests.unit.alpine.upstream import ARCHES, BRANCH, COMMIT, MADE, MKIMAGE, Upstream
 from tests.unit.mirror import Quiet, serving
 

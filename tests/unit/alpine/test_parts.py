@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.alpine.aports import ref_of, repack
-from pipeline.alpine.builder import _FOLDERS, is_left_out
-from pipeline.alpine.media import find_medium, read_list
-from pipeline.errors import FormatError, LockError, VerifyError
-from pipeline.rootform import one_form
+from pipeline.base.errors import FormatError, LockError, VerifyError
+from pipeline.channels.alpine.aports import ref_of, repack
+from pipeline.channels.alpine.builder import _FOLDERS, is_left_out
+from pipeline.channels.alpine.media import find_medium, read_list
+from pipeline.sandbox.rootform import one_form
 from tests.unit.alpine.upstream import COMMIT, archive
 
 SHA = "9bf70a7f18ea44094cbb5f70c58f9af129c8214745743db0e68e5502cc2ce773"

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.alpine.aports import ref_of
-from pipeline.alpine.indexes import SignedIndex, day, read_signed
-from pipeline.alpine.packages import Wanted, lock_packages
-from pipeline.alpine.repository import lay_repository
-from pipeline.alpine.settings import read_settings
-from pipeline.apk.solver import Solver
-from pipeline.apk.solver_cache import Cache
-from pipeline.apk.solver_pool import IndexFile
-from pipeline.config import Problems
-from pipeline.errors import VerifyError
-from pipeline.fetch import Source
-from pipeline.paths import Paths
-from pipeline.plan import Settings
-from pipeline.planner import load_channel, load_plan
-from pipeline.trust import Trust, load_trust
-from pipeline.vault import Vault
+from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.pool import IndexFile
+from pipeline.apk.solver.solve import Solver
+from pipeline.base.errors import VerifyError
+from pipeline.base.paths import Paths
+from pipeline.channels.alpine.aports import ref_of
+from pipeline.channels.alpine.indexes import SignedIndex, day, read_signed
+from pipeline.channels.alpine.packages import Wanted, lock_packages
+from pipeline.channels.alpine.repository import lay_repository
+from pipeline.channels.alpine.settings import read_settings
+from pipeline.config.toml import Problems
+from pipeline.plan.nodes import Settings
+from pipeline.plan.planner import load_channel, load_plan
+from pipeline.supply.fetch import Source
+from pipeline.supply.trust import Trust, load_trust
+from pipeline.supply.vault import Vault
 from tests.unit.mirror import Quiet, serving
 
 NEWEST = "v3.19.1-643-gec825d20535"

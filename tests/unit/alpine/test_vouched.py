@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.alpine.vouched import check_root
-from pipeline.errors import VerifyError
+from pipeline.base.errors import VerifyError
+from pipeline.channels.alpine.vouched import check_root
 from tests.unit.apk.forge import item, package
 
 Entry = tuple[str, bytes | str, int]

@@ -10,15 +10,15 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.alpine.driver import AlpineDriver
-from pipeline.alpine.settings import read_settings
-from pipeline.apk.index import IndexEntry, package_entry, write_index
-from pipeline.apk.package import read_package
-from pipeline.apk.signature import Signer, generate_key
-from pipeline.canonical import digest_bytes
-from pipeline.channel import Channel, Worlds
-from pipeline.paths import Paths
-from pipeline.trust import fingerprint
+from pipeline.apk.format.index import IndexEntry, package_entry, write_index
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.signature import Signer, generate_key
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.paths import Paths
+from pipeline.channels.alpine.driver import AlpineDriver
+from pipeline.channels.alpine.settings import read_settings
+from pipeline.config.channel import Channel, Worlds
+from pipeline.supply.trust import fingerprint
 from tests.unit.apk.forge import item, package
 from tests.unit.mirror import Mirror
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pipeline.apk.package import read_package
-from pipeline.apk.signature import KeyRing, Signer, generate_key
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.signature import KeyRing, Signer, generate_key
 
 # A busy machine is no reason to fail.
 settings.register_profile("steady", deadline=None)

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pipeline.apk.signature import Signer
+from pipeline.apk.format.signature import Signer
 
 END = bytes(1024)
 Form = Literal[0, 1, 2]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.cores import each
-from pipeline.errors import FormatError
+from pipeline.apk.cli.cores import each
+from pipeline.base.errors import FormatError
 
 SOME = list(range(40))
 HERE = os.getpid()

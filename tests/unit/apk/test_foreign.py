@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.apk.__main__ import main
-from pipeline.apk.index import dump_index_text, entry_of, parse_index_text, read_index
-from pipeline.apk.package import read_package, write_package
-from pipeline.apk.pkginfo import PkgInfo, parse
-from pipeline.apk.signature import ALGORITHMS, Algorithm, KeyRing, Signer
-from pipeline.apk.solver import in_order
-from pipeline.apk.solver_pool import Universe
-from pipeline.errors import FormatError
+from pipeline.apk.format.index import dump_index_text, entry_of, parse_index_text, read_index
+from pipeline.apk.format.package import read_package, write_package
+from pipeline.apk.format.pkginfo import PkgInfo, parse
+from pipeline.apk.format.signature import ALGORITHMS, Algorithm, KeyRing, Signer
+from pipeline.apk.solver.pool import Universe
+from pipeline.apk.solver.solve import in_order
+from pipeline.base.errors import FormatError
 from tests.unit.apk.forge import END, Form, Item, gz, item, package, raw_tar, stream
 from tests.unit.apk.test_index import ONE, SUM
 

@@ -8,12 +8,12 @@ from contextlib import suppress
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.apk import pkginfo
-from pipeline.apk.index import parse_index_text, read_index
-from pipeline.apk.installed import parse_installed
-from pipeline.apk.package import read_package
-from pipeline.apk.version import compare, is_valid, satisfies
-from pipeline.errors import VerifyError
+from pipeline.apk.format import pkginfo
+from pipeline.apk.format.index import parse_index_text, read_index
+from pipeline.apk.format.installed import parse_installed
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.version import compare, is_valid, satisfies
+from pipeline.base.errors import VerifyError
 from tests.unit.apk.forge import END, Item, gz, item, package, raw_tar, stream
 
 PAX = {"APK-TOOLS.checksum.SHA1": "a94a8fe5ccb19ba61c4c0873d391e987982fbbd3", "mtime": "1.5", "SCHILY.xattr.user.x": "y"}

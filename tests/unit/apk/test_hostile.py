@@ -10,11 +10,11 @@ import zlib
 
 import pytest
 
-from pipeline.apk.hostile import Policy
-from pipeline.apk.index import read_index
-from pipeline.apk.package import read_package
-from pipeline.apk.signature import Signer
-from pipeline.errors import FactoryError, FormatError, VerifyError
+from pipeline.apk.format.hostile import Policy
+from pipeline.apk.format.index import read_index
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.signature import Signer
+from pipeline.base.errors import FactoryError, FormatError, VerifyError
 from tests.unit.apk.forge import END, Form, Item, gz, item, package, pkginfo, raw_tar, signature, stream
 
 GOOD = [item("usr", type=tarfile.DIRTYPE, mode=0o755), item("usr/a", b"text")]

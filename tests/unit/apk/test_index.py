@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.apk.index import IndexEntry, dump_index_text, entry_of, parse_index_text, read_index, write_index
-from pipeline.apk.package import TarEntry, write_package
-from pipeline.apk.pkginfo import PkgInfo, is_name
-from pipeline.apk.signature import KeyRing, Signer
-from pipeline.errors import FormatError, VerifyError
+from pipeline.apk.format.index import IndexEntry, dump_index_text, entry_of, parse_index_text, read_index, write_index
+from pipeline.apk.format.package import TarEntry, write_package
+from pipeline.apk.format.pkginfo import PkgInfo, is_name
+from pipeline.apk.format.signature import KeyRing, Signer
+from pipeline.base.errors import FormatError, VerifyError
 from tests.unit.apk.forge import END, gz, item, raw_tar, signature, stream
 
 SUM = "Q1" + "A" * 27 + "="

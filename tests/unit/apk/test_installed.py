@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.apk.installed import InstalledFile, InstalledFolder, dump_installed, parse_installed
-from pipeline.errors import FormatError
+from pipeline.apk.format.installed import InstalledFile, InstalledFolder, dump_installed, parse_installed
+from pipeline.base.errors import FormatError
 
 SUM = "Q1qvTGHdzF6KLavt4PO0gs2a6pQ00="
 HEAD = f"C:{SUM}\nP:hello\nV:1.0-r0\n"

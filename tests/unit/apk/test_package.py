@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.apk.package import Source, TarEntry, read_package, sign_package, tree_entries, write_package
-from pipeline.apk.pkginfo import PkgInfo
-from pipeline.apk.signature import KeyRing, Signer, generate_key
-from pipeline.apk.writer import memory_member
-from pipeline.errors import FormatError, VerifyError
+from pipeline.apk.format.package import Source, TarEntry, read_package, sign_package, tree_entries, write_package
+from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.signature import KeyRing, Signer, generate_key
+from pipeline.apk.format.writer import memory_member
+from pipeline.base.errors import FormatError, VerifyError
 
 INFO = PkgInfo("hello", "1.0-r0", "noarch", depends=("busybox",))
 EPOCH = 1_700_000_000

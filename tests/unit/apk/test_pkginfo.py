@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.apk.pkginfo import Dependency, PkgInfo, parse, parse_dependency
-from pipeline.errors import FormatError
+from pipeline.apk.format.pkginfo import Dependency, PkgInfo, parse, parse_dependency
+from pipeline.base.errors import FormatError
 
 GOOD = b"pkgname = foo\npkgver = 1.0-r0\narch = noarch\n"
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")), max_size=20).filter(lambda text: text == text.strip())

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.index import IndexEntry, dump_index_text, entry_of, parse_index_text, read_index
-from pipeline.apk.package import read_package
-from pipeline.apk.pkginfo import parse, parse_dependency
-from pipeline.apk.signature import KeyRing
-from pipeline.errors import VerifyError
+from pipeline.apk.format.index import IndexEntry, dump_index_text, entry_of, parse_index_text, read_index
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.pkginfo import parse, parse_dependency
+from pipeline.apk.format.signature import KeyRing
+from pipeline.base.errors import VerifyError
 
 FLIPS = 60
 

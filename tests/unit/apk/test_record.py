@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.apk.pkginfo import Dependency, PkgInfo
+from pipeline.apk.format.pkginfo import Dependency, PkgInfo
 
 INFO = PkgInfo("a", "1-r0", "noarch", depends=("b",))
 
@@ -58,7 +58,8 @@ def test_tools_of_the_standard_one() -> None:
 
 def test_reading_imports_little(checkout: Path) -> None:
     """What the lab's `apk` imports to read packages, indexes and its database; -S keeps this machine's own out of it."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import pipeline.apk.index, pipeline.apk.installed; print(*sys.modules)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import pipeline.apk.format.index, pipeline.apk.format.installed\n"
+    code += "print(*sys.modules)"
     run = subprocess.run([sys.executable, "-I", "-S", "-c", code, checkout], capture_output=True, text=True, check=True)
     slow = {"inspect", "dataclasses", "typing", "re", "pathlib", "tempfile", "shutil", "tarfile", "subprocess", "cryptography"}
     assert slow & set(run.stdout.split()) == set()

@@ -13,9 +13,17 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from pipeline.apk.keyfile import has_signed, read_modulus
-from pipeline.apk.signature import Algorithm, KeyRing, Signer, check_key_name, check_signatures, generate_key, signature_from
-from pipeline.errors import FormatError, VerifyError
+from pipeline.apk.format.keyfile import has_signed, read_modulus
+from pipeline.apk.format.signature import (
+    Algorithm,
+    KeyRing,
+    Signer,
+    check_key_name,
+    check_signatures,
+    generate_key,
+    signature_from,
+)
+from pipeline.base.errors import FormatError, VerifyError
 
 
 def public_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:

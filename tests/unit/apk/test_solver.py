@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.index import IndexEntry
-from pipeline.apk.signature import Signer
-from pipeline.apk.solver import Solver, UnsolvableError, solve
-from pipeline.apk.solver_cache import Cache
-from pipeline.apk.solver_pool import read_keys
-from pipeline.errors import VerifyError
+from pipeline.apk.format.index import IndexEntry
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.pool import read_keys
+from pipeline.apk.solver.solve import Solver, UnsolvableError, solve
+from pipeline.base.errors import VerifyError
 from tests.unit.apk.worlds import index, package
 
 P = package

@@ -10,13 +10,13 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.apk import version as versions
-from pipeline.apk.index import IndexEntry
-from pipeline.apk.pkginfo import Dependency, parse_dependency
-from pipeline.apk.signature import Signer
-from pipeline.apk.solver import UnsolvableError, solve
-from pipeline.apk.solver_cache import Cache
-from pipeline.apk.solver_pool import read_keys
+from pipeline.apk.format import version as versions
+from pipeline.apk.format.index import IndexEntry
+from pipeline.apk.format.pkginfo import Dependency, parse_dependency
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.pool import read_keys
+from pipeline.apk.solver.solve import UnsolvableError, solve
 from tests.unit.apk.worlds import index, package
 
 NO_CACHE = Cache("/dev/null/none")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.apk.__main__ import main
-from pipeline.apk.signature import KeyRing
-from pipeline.apk.solver import Solver, UnsolvableError
-from pipeline.apk.solver_cache import Cache
-from pipeline.apk.solver_pool import IndexFile
+from pipeline.apk.format.signature import KeyRing
+from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.pool import IndexFile
+from pipeline.apk.solver.solve import Solver, UnsolvableError
 
 INDEXES = ("main/x86_64/APKINDEX.tar.gz", "community/x86_64/APKINDEX.tar.gz")
 TABLE = Path(__file__).with_name("solve-cases-3.json")

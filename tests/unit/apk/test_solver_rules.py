@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.index import IndexEntry
-from pipeline.apk.signature import Signer
-from pipeline.apk.solver import UnsolvableError, generation_of, solve
-from pipeline.apk.solver_cache import Cache
-from pipeline.apk.solver_pool import read_keys
+from pipeline.apk.format.index import IndexEntry
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.pool import read_keys
+from pipeline.apk.solver.solve import UnsolvableError, generation_of, solve
 from tests.unit.apk.worlds import index, package
 
 P = package

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.apk import solver_pool
-from pipeline.apk.index import IndexEntry
-from pipeline.apk.signature import Signer
-from pipeline.apk.solver import Solver, in_order
-from pipeline.apk.solver_cache import Cache
-from pipeline.apk.solver_graph import Graph, bucket, make_tables, read_members
-from pipeline.apk.solver_pool import Universe, read_keys
-from pipeline.apk.solver_tables import Tables
-from pipeline.apk.solver_walk import Walk
+from pipeline.apk.format.index import IndexEntry
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.solver import pool
+from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.graph import Graph, bucket, make_tables, read_members
+from pipeline.apk.solver.pool import Universe, read_keys
+from pipeline.apk.solver.solve import Solver, in_order
+from pipeline.apk.solver.tables import Tables
+from pipeline.apk.solver.walk import Walk
 from tests.unit.apk.test_solver_fuzz import PACKAGES
 from tests.unit.apk.worlds import index, package
 
@@ -78,8 +78,8 @@ def test_names_lie_in_apks_order() -> None:
 
 def test_a_long_walk_is_kept(signer: Signer, key_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the cache, without it and with one that is damaged the answer is the same; only so many walks are kept."""
-    monkeypatch.setattr(solver_pool, "_LONG_WALK", 1)
-    monkeypatch.setattr(solver_pool, "_MOST_WALKS", 3)
+    monkeypatch.setattr(pool, "_LONG_WALK", 1)
+    monkeypatch.setattr(pool, "_MOST_WALKS", 3)
     packages = [package(f"{name}-1-r0", depends=f"v {name}x") for name in "abcdef"]
     packages += [package(f"{name}x-1-r0", provides="v", provider_priority=number) for number, name in enumerate("abcdef", 1)]
     file, keys, cache = index(signer, *packages), read_keys(str(key_folder)), Cache(str(tmp_path))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.apk.index import read_index
-from pipeline.apk.version import compare, is_valid, satisfies
-from pipeline.errors import FormatError
+from pipeline.apk.format.index import read_index
+from pipeline.apk.format.version import compare, is_valid, satisfies
+from pipeline.base.errors import FormatError
 
 SIGNS = {"<": -1, "=": 0, ">": 1}
 REAL = [

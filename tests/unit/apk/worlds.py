@@ -7,9 +7,9 @@ import hashlib
 import io
 from base64 import b64encode
 
-from pipeline.apk.index import IndexEntry, write_index
-from pipeline.apk.signature import Signer
-from pipeline.apk.solver_pool import IndexFile
+from pipeline.apk.format.index import IndexEntry, write_index
+from pipeline.apk.format.signature import Signer
+from pipeline.apk.solver.pool import IndexFile
 
 
 def package(text: str, **fields: str | int) -> IndexEntry:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tower.sshconf import Tower, tower_of_user
+from tower.hosts.registry import Tower, tower_of_user
 
 
 @pytest.fixture

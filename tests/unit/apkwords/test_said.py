@@ -15,17 +15,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tower.apk import Talk
-from tower.apkindex import Index, Package
-from tower.apkwords import parse_progress, parse_step, read_plan, says_verified
-from tower.bundle_install import _install
-from tower.choose import Choice, copy_of
-from tower.commands.install import _rows
-from tower.errors import PackageError, ValueRefusedError
-from tower.install import Installation, Report
-from tower.repository import HostState, Repository
-from tower.sshconf import Tower
-from tower.view import View
+from tower.base.errors import PackageError, ValueRefusedError
+from tower.base.view import View
+from tower.cli.commands.install import _rows
+from tower.hosts.registry import Tower
+from tower.install.apk import Talk
+from tower.install.apkindex import Index, Package
+from tower.install.apkwords import parse_progress, parse_step, read_plan, says_verified
+from tower.install.bundle_install import _install
+from tower.install.choose import Choice, copy_of
+from tower.install.install import Installation, Report
+from tower.install.repository import HostState, Repository
 
 from tests.conftest import CHECKOUT
 from tests.unit.apkwords.scenarios import SCENARIOS, read

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tower import apkwords
-from tower.choose import check_names
-from tower.errors import ValueRefusedError
+from tower.base.errors import ValueRefusedError
+from tower.install import apkwords
+from tower.install.choose import check_names
 
-from pipeline.apk.index import read_index
-from pipeline.apk.pkginfo import is_name
+from pipeline.apk.format.index import read_index
+from pipeline.apk.format.pkginfo import is_name
 from tests.conftest import CHECKOUT
 from tests.unit.apkwords.scenarios import LIBRARY, read
 from tests.unit.apkwords.words import KEPT_FROM_APK, REFUSED, TAKEN, WORDS

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.cache.record import _places, check, comment_of, manifest_of, sign, tag_of
-from pipeline.canonical import Digest, canonical_json, digest_bytes, digest_json
-from pipeline.errors import VerifyError
-from pipeline.release.secret import SecretKey
+from pipeline.base.canonical import Digest, canonical_json, digest_bytes, digest_json
+from pipeline.base.errors import VerifyError
+from pipeline.store.cache.record import _places, check, comment_of, manifest_of, sign, tag_of
+from pipeline.supply.minisign import SecretKey
 
 SECRET = SecretKey.generate()
 DOCUMENT: dict[str, Any] = {"stage": "image"}

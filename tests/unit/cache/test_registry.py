@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cache import registry as module
-from pipeline.cache.registry import AbsentError, Place, Registry, UnavailableError
-from pipeline.canonical import Digest
-from pipeline.errors import ConfigError, VerifyError
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import ConfigError, VerifyError
+from pipeline.store.cache import registry as module
+from pipeline.store.cache.registry import AbsentError, Place, Registry, UnavailableError
 
 DATA = b"content" * 1000
 DIGEST = Digest(hashlib.sha256(DATA).hexdigest())

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifact import FileRecord
-from pipeline.cache.record import Vouched
-from pipeline.cache.registry import Place, Registry
-from pipeline.cache.shared import Cache
-from pipeline.canonical import Digest, digest_bytes
-from pipeline.errors import VerifyError
+from pipeline.base.canonical import Digest, digest_bytes
+from pipeline.base.errors import VerifyError
+from pipeline.store.artifact import FileRecord
+from pipeline.store.cache.record import Vouched
+from pipeline.store.cache.registry import Place, Registry
+from pipeline.store.cache.shared import Cache
 
 EMPTY = FileRecord(digest_bytes(b""), 0)
 

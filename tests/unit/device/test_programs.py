@@ -12,7 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 PACKAGES = CHECKOUT / "overlays/common/usr/libexec/tower/packages"
-UPGRADE = CHECKOUT / "runtime/upgrade.sh"
+UPGRADE = CHECKOUT / "runtime/upgrade/upgrade.sh"
 OVERLAYS = CHECKOUT / "overlays"
 
 
@@ -70,6 +70,6 @@ def test_a_thin_client_that_is_gone_is_noticed() -> None:
 def test_what_is_mounted_of_a_boot_medium_is_roots_alone() -> None:
     """It holds tower.env: the key of the Wi-Fi, the hash of a password."""
     fat = [line for line in (OVERLAYS / "host/etc/fstab").read_text().splitlines() if "vfat" in line]
-    fat += re.findall(r"mount -t vfat.*", "".join(path.read_text() for path in CHECKOUT.glob("runtime/*.sh")))
+    fat += re.findall(r"mount -t vfat.*", "".join(path.read_text() for path in CHECKOUT.glob("runtime/**/*.sh")))
     assert len(fat) == 2
     assert all("umask=0077" in line for line in fat)

@@ -11,11 +11,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from tower import env
-from tower.env import Encryption, InstallationType, TowerEnv, Wlan
-from tower.errors import ValueRefusedError
-from tower.names import HostName, UserName
-from tower.networks import ROUTER_ADDRESS
+from tower.base.errors import ValueRefusedError
+from tower.base.names import HostName, UserName
+from tower.base.networks import ROUTER_ADDRESS
+from tower.hosts import env
+from tower.hosts.env import Encryption, InstallationType, TowerEnv, Wlan
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SHARE = CHECKOUT / "overlays/host/usr/share/tower"
@@ -49,7 +49,9 @@ def check(folder: Path, data: bytes | None) -> subprocess.CompletedProcess[str]:
     if data is not None:
         file.write_bytes(data)
     own = {"PATH": os.environ["PATH"], "SETUP_SHARE": str(SHARE), "SETUP_WORK": str(folder)}
-    return subprocess.run(["busybox", "sh", SETUP, "check", file], env=own, capture_output=True, text=True, check=False, timeout=50)
+    return subprocess.run(
+        ["busybox", "sh", SETUP, "check", file], env=own, capture_output=True, text=True, check=False, timeout=50
+    )
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, ROUTER, OFFLINE, replace(SETTINGS, encryption=Encryption.REQUIRED)])
@@ -129,7 +131,10 @@ BAD_VALUES = [
     ("WLAN_SHARED_KEY", "0" * 64),
     *(("THIN_CLIENT_IP", value) for value in ("", "192.168.3.100", "192.168.2.101", "10.0.0.1")),
     *(("TOWER_NETWORK", value) for value in ("", "192.168.3.0/24", "0.0.0.0/0", "192.168.2.0/16")),
-    *(("STATIC_HOST_IP", value) for value in ("", "192.168.2.1", "192.168.2.100", "192.168.2.255", "192.168.3.200", "192.168.2.0200")),
+    *(
+        ("STATIC_HOST_IP", value)
+        for value in ("", "192.168.2.1", "192.168.2.100", "192.168.2.255", "192.168.3.200", "192.168.2.0200")
+    ),
     *(("ROUTER_IP", value) for value in ("", "192.168.2.2")),
     *(("INSTALLATION_TYPE", value) for value in ("", "Install", "repair")),
     *(("COLOR", value) for value in ("", "red", "#12345", "#GGGGGG", "#4363D8")),

@@ -6,8 +6,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-from pipeline.elf.binary import Elf, read_elf
-from pipeline.elf.tree import Entry, Tree
+from pipeline.images.elf.binary import Elf, read_elf
+from pipeline.images.elf.tree import Entry, Tree
 
 Files = Mapping[str, bytes | str | tuple[int, bytes]]
 X86, ARM = 62, 183

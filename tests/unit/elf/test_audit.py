@@ -16,18 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import publish
-from pipeline.apk.pkginfo import PkgInfo
-from pipeline.apk.tarstream import TarEntry
-from pipeline.apk.writer import write_package
-from pipeline.elf.audit import Exempt, Lists, Reviewed, compare, findings, lists_of
-from pipeline.elf.binary import elf_head, machine_of, read_elf
-from pipeline.elf.commands import audit_elf
-from pipeline.elf.ext4 import Ext4
-from pipeline.elf.reviewed import draft, read_reviewed, reviewed_path
-from pipeline.elf.tree import add_tar, ext4_tree, tree_of
-from pipeline.errors import ConfigError, FormatError, StageError, VerifyError
-from pipeline.iso9660 import files as iso_files
+from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.tarstream import TarEntry
+from pipeline.apk.format.writer import write_package
+from pipeline.base.errors import ConfigError, FormatError, StageError, VerifyError
+from pipeline.formats.ext4 import Ext4
+from pipeline.formats.iso9660 import files as iso_files
+from pipeline.images import publish
+from pipeline.images.elf.audit import Exempt, Lists, Reviewed, compare, findings, lists_of
+from pipeline.images.elf.binary import elf_head, machine_of, read_elf
+from pipeline.images.elf.commands import audit_elf
+from pipeline.images.elf.reviewed import draft, read_reviewed, reviewed_path
+from pipeline.images.elf.tree import add_tar, ext4_tree, tree_of
 from tests.unit.elf.make import ARM, LINKER, Files, elf, parsed, tree
 from tests.unit.release.keys import opened
 
@@ -212,7 +212,7 @@ def test_lists_as_files(tmp_path: Path) -> None:
 
 
 def test_committed_lists(checkout: Path) -> None:
-    for path in sorted((checkout / "pipeline" / "elf").glob("*.toml")):
+    for path in sorted((checkout / "pipeline" / "images" / "elf").glob("*.toml")):
         assert read_reviewed(path, path.name)
     assert reviewed_path(checkout, "lab").is_file()
 
@@ -425,11 +425,11 @@ def test_command(tmp_path: Path, filesystem: Path) -> None:
     said = str(caught.value)
     assert f"{image.output}: usr/lib/grub/i386-pc/a.mod: is for EM_386" in said
     assert "nobody reviewed what it holds; a draft of the list is in" in said
-    assert "pipeline/elf/stable.toml" in caught.value.hint
+    assert "pipeline/images/elf/stable.toml" in caught.value.hint
     listed = (tmp_path / "build/audit/host-pc.toml").read_text()
     exempt = '[[host-pc.exempt]]\npath = "usr/lib/grub/*"\nwhat = "EM_386"\nwhy = "boots"\n'
-    (tmp_path / "pipeline/elf").mkdir()
-    (tmp_path / "pipeline/elf/stable.toml").write_text(listed + exempt)
+    (tmp_path / "pipeline/images/elf").mkdir(parents=True)
+    (tmp_path / "pipeline/images/elf/stable.toml").write_text(listed + exempt)
     audit_elf(factory, [image])
     path.unlink()
     with pytest.raises(StageError, match="is not built"):

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.unit
 
-MKIMAGE = Path(__file__).parents[3] / "pipeline/lab/aports/scripts/mkimage.sh"
+MKIMAGE = Path(__file__).parents[3] / "pipeline/channels/lab/aports/scripts/mkimage.sh"
 
 # A plugin with one section, whose content depends on what the world says, and an image of all files in it.
 PLUGIN = """\

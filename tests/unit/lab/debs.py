@@ -10,8 +10,8 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.canonical import digest_file
-from pipeline.channel import LockedFile
+from pipeline.base.canonical import digest_file
+from pipeline.config.channel import LockedFile
 
 Member = tuple[tarfile.TarInfo, bytes]
 

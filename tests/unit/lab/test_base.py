@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.apk.package import read_package
-from pipeline.canonical import Digest
-from pipeline.channel import LockedFile
-from pipeline.errors import FactoryError, FormatError, VerifyError
-from pipeline.lab.base import open_base
-from pipeline.lab.repack import Repacked, Repacker
-from pipeline.vault import Vault
+from pipeline.apk.format.package import read_package
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import FactoryError, FormatError, VerifyError
+from pipeline.channels.lab.base import open_base
+from pipeline.channels.lab.repack import Repacked, Repacker
+from pipeline.config.channel import LockedFile
+from pipeline.supply.vault import Vault
 from tests.unit.lab.wheels import LINK, Disk, Item, make_wheel, packages
 
 EPOCH = 1_000_000

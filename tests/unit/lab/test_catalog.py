@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.canonical import Digest
-from pipeline.channel import LockedFile
-from pipeline.errors import ConfigError
-from pipeline.lab.assemble import claimed, make_jobs, select
-from pipeline.lab.catalog import Catalog, base_name, read_catalog
-from pipeline.lab.deb import Control
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import ConfigError
+from pipeline.channels.lab.assemble import claimed, make_jobs, select
+from pipeline.channels.lab.catalog import Catalog, base_name, read_catalog
+from pipeline.channels.lab.deb import Control
+from pipeline.config.channel import LockedFile
 
 Make = Callable[..., Catalog]
 

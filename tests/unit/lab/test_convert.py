@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.package import TarEntry, read_package
-from pipeline.errors import ConfigError, VerifyError
-from pipeline.lab.assemble import Job, make_jobs, select
-from pipeline.lab.catalog import read_catalog
-from pipeline.lab.convert import Converted, convert
-from pipeline.lab.deb import read_control
-from pipeline.lab.scan import scan
-from pipeline.lab.tree import Node, Tree, matcher
+from pipeline.apk.format.package import TarEntry, read_package
+from pipeline.base.errors import ConfigError, VerifyError
+from pipeline.channels.lab.assemble import Job, make_jobs, select
+from pipeline.channels.lab.catalog import read_catalog
+from pipeline.channels.lab.convert import Converted, convert
+from pipeline.channels.lab.deb import read_control
+from pipeline.channels.lab.scan import scan
+from pipeline.channels.lab.tree import Node, Tree, matcher
 from tests.unit.lab.debs import Member, control_text, deb, file, link, locked
 
 EPOCH = 1_700_000_000

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FormatError, VerifyError
-from pipeline.lab.deb import open_verified, read_control, unpack
-from pipeline.lab.tree import Tree
+from pipeline.base.errors import FormatError, VerifyError
+from pipeline.channels.lab.deb import open_verified, read_control, unpack
+from pipeline.channels.lab.tree import Tree
 from tests.unit.lab.debs import Member, ar, control_text, deb, file, folder, link, locked, node, tar
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.alpine import builder
-from pipeline.alpine.settings import read_settings
-from pipeline.channel import Channel
-from pipeline.errors import ConfigError, LockError
-from pipeline.lab.apt import parse_records
-from pipeline.lab.code import code_digest, imported_by
-from pipeline.lab.conversions import check_needs
-from pipeline.rootform import one_form
-from pipeline.signing import checkout_key
+from pipeline.base.code_digest import code_digest, imported_by
+from pipeline.base.errors import ConfigError, LockError
+from pipeline.channels.alpine import builder
+from pipeline.channels.alpine.settings import read_settings
+from pipeline.channels.lab.apt import parse_records
+from pipeline.channels.lab.conversions import check_needs
+from pipeline.config.channel import Channel
+from pipeline.sandbox.rootform import one_form
+from pipeline.supply.signing import checkout_key
 
 RECORD = (
     "Package: a\nVersion: 1:2-3\nDepends: b\nDescription-en: text\n more\nFilename: pool/a.deb\nSize: 12\nSHA256: " + "0" * 64
@@ -45,18 +45,18 @@ def test_the_key_is_made_once_and_only_ours_to_read(tmp_path: Path) -> None:
 
 
 def test_code_digests_follow_imports() -> None:
-    assert "pipeline.lab.deb" in imported_by("pipeline.lab.convert")
-    assert code_digest("pipeline.lab.convert") != code_digest("pipeline.lab.version")
+    assert "pipeline.channels.lab.deb" in imported_by("pipeline.channels.lab.convert")
+    assert code_digest("pipeline.channels.lab.convert") != code_digest("pipeline.channels.lab.version")
     # A conversion must not change because a mirror is looked for in another way.
-    seen, todo = set(), ["pipeline.lab.convert"]
+    seen, todo = set(), ["pipeline.channels.lab.convert"]
     while todo:
         name = todo.pop()
         if name not in seen:
             seen.add(name)
             todo += imported_by(name)
-    assert "pipeline.lab.debian" not in seen
-    assert "pipeline.lab.mirror" not in seen
-    assert "pipeline.lab.tree" in seen
+    assert "pipeline.channels.lab.debian" not in seen
+    assert "pipeline.channels.lab.mirror" not in seen
+    assert "pipeline.channels.lab.tree" in seen
 
 
 def test_channel_settings_are_checked() -> None:
@@ -71,7 +71,7 @@ def test_channel_settings_are_checked() -> None:
 
 
 def test_needs_without_an_answer_are_listed() -> None:
-    from pipeline.apk.index import IndexEntry
+    from pipeline.apk.format.index import IndexEntry
 
     rows = [
         IndexEntry("Q1", "a", "1-r0", depends=("so:libx.so.1", "b>=1", "!c", "virtual"), provides=("virtual=2",)),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.lab.debian import SETTING, find_mirror, is_debian, parse_deb822, parse_one_line
+from pipeline.base.errors import ConfigError
+from pipeline.channels.lab.debian import SETTING, find_mirror, is_debian, parse_deb822, parse_one_line
 
 OWN = "http://mirror.example/debian"
 DEB822 = f"""# made by an installer

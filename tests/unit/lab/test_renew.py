@@ -14,16 +14,16 @@ from typing import Any, cast
 import pytest
 from doit import doit_cmd
 
-from pipeline import supply
-from pipeline.channel import LockedFile
-from pipeline.errors import ConfigError, FactoryError, FetchError, FormatError, StoreError, VerifyError
-from pipeline.lab import renew
-from pipeline.lab.base import base_wheels, not_there, pinned_version
-from pipeline.lab.renew import Renewal, Renewed, render
-from pipeline.paths import Paths
-from pipeline.progress import Screen
-from pipeline.vault import Vault
-from pipeline.wheels import WheelShop
+from pipeline.base.errors import ConfigError, FactoryError, FetchError, FormatError, StoreError, VerifyError
+from pipeline.base.paths import Paths
+from pipeline.base.progress import Screen
+from pipeline.channels.lab import renew
+from pipeline.channels.lab.base import base_wheels, not_there, pinned_version
+from pipeline.channels.lab.renew import Renewal, Renewed, render
+from pipeline.cli import supply
+from pipeline.config.channel import LockedFile
+from pipeline.supply.vault import Vault
+from pipeline.supply.wheels import WheelShop
 from tests.unit.lab.wheels import Disk, Item, make_wheel, packages
 from tests.unit.mirror import Mirror, Quiet, serving
 
@@ -253,7 +253,7 @@ def test_a_lock_that_cannot_be_written(pinned: Pinned, monkeypatch: pytest.Monke
 
 
 def _failing(path: Path, data: bytes, patched: pytest.MonkeyPatch, full: Callable[[Path, Path], Path]) -> None:
-    from pipeline.files import write_file
+    from pipeline.base.files import write_file
 
     patched.setattr(Path, "rename", full)
     write_file(path, data)
@@ -308,7 +308,7 @@ def test_what_the_command_refuses(typed: Callable[..., None]) -> None:
 
 def test_what_is_committed_is_what_the_command_writes(tmp_path: Path) -> None:
     """Its form: a line for the wheel, and a digest for each architecture."""
-    from pipeline.lab.base import LOCK
+    from pipeline.channels.lab.base import LOCK
 
     copy = tmp_path / "base.lock"
     shutil.copy(LOCK, copy)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lab.base import base_wheels
-from pipeline.wheels import WheelShop
+from pipeline.channels.lab.base import base_wheels
+from pipeline.supply.wheels import WheelShop
 from tests.conftest import CHECKOUT
 from tests.unit.lab.test_base import Shop
 from tests.unit.lab.wheels import make_wheel

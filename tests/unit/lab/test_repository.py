@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.apk.package import TarEntry, read_package, write_package
-from pipeline.apk.signature import KeyRing
-from pipeline.lab.assemble import Job
-from pipeline.lab.conversions import Workshop, convert_all
-from pipeline.lab.mirror import write_repository
-from pipeline.progress import Screen
-from pipeline.signing import checkout_key
+from pipeline.apk.format.package import TarEntry, read_package, write_package
+from pipeline.apk.format.signature import KeyRing
+from pipeline.base.progress import Screen
+from pipeline.channels.lab.assemble import Job
+from pipeline.channels.lab.conversions import Workshop, convert_all
+from pipeline.channels.lab.mirror import write_repository
+from pipeline.supply.signing import checkout_key
 from tests.unit.lab.test_convert import EPOCH, Lab
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.lab.superseded import remove_superseded
-from pipeline.locks import locked
-from pipeline.recorded import RecordedCache
+from pipeline.base.filelock import locked
+from pipeline.base.recorded import RecordedCache
+from pipeline.channels.lab.superseded import remove_superseded
 
 
 def converted(folder: Path, name: str, digit: str, used: int) -> Path:

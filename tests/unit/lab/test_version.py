@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.apk.version import compare, is_valid
-from pipeline.lab.version import alpine_version
+from pipeline.apk.format.version import compare, is_valid
+from pipeline.channels.lab.version import alpine_version
 
 TABLE = [
     ("1:1.37.0-6+b9", "1.37.0-r609"),

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.apk.index import IndexEntry
-from pipeline.apk.installed import InstalledFile, InstalledFolder, InstalledPackage, dump_installed
-from pipeline.lab.minirootfs import WORLD
+from pipeline.apk.format.index import IndexEntry
+from pipeline.apk.format.installed import InstalledFile, InstalledFolder, InstalledPackage, dump_installed
+from pipeline.channels.lab.minirootfs import WORLD
 
 LINK = 0o777
 MORE_USERS = "tester:x:1000:1000::/home/tester:/bin/sh\nagent:x:1001:1001::/home/agent:/bin/sh\n"

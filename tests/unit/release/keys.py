@@ -8,16 +8,16 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline import blockmap, publish
-from pipeline.boot_record import _note
-from pipeline.canonical import digest_file
-from pipeline.factory import Factory
-from pipeline.plan import Settings
-from pipeline.planner import load_plan
-from pipeline.progress import Screen
+from pipeline.base.canonical import digest_file
+from pipeline.base.progress import Screen
+from pipeline.build.factory import Factory
+from pipeline.images import blockmap, publish
+from pipeline.images.boot_record import _note
+from pipeline.plan.nodes import Settings
+from pipeline.plan.planner import load_plan
 from pipeline.release.checks import check_release
 from pipeline.release.folder import write_release
-from pipeline.release.secret import SecretKey
+from pipeline.supply.minisign import SecretKey
 from tests.unit.small import CHANNEL, Driver, make_checkout, put, write
 
 PACKAGES = json.dumps([{"name": name, "version": "1", "arch": "x", "checksum": f"Q1{name}"} for name in ("b", "a")])

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.gzipstream import RawSource
-from pipeline.apk.head import read_head
-from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.pkginfo import PkgInfo
-from pipeline.apk.signature import Signature, Signer, generate_key
-from pipeline.apk.tarstream import TarEntry
-from pipeline.apk.writer import write_package
-from pipeline.errors import FormatError
+from pipeline.apk.format.gzipstream import RawSource
+from pipeline.apk.format.head import read_head
+from pipeline.apk.format.index import entry_of, write_index
+from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.signature import Signature, Signer, generate_key
+from pipeline.apk.format.tarstream import TarEntry
+from pipeline.apk.format.writer import write_package
+from pipeline.base.errors import FormatError
 from pipeline.release.canonical import canonical_digest, signature_name, without_signature, without_signatures_inside
 
 

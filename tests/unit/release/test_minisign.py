@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower.minisign import (
+from tower.image.minisign import (
     COMMENT,
     PublicKey,
     SignatureError,
@@ -25,8 +25,8 @@ from tower.minisign import (
     verify_file,
 )
 
-from pipeline.errors import ConfigError, ReleaseError
-from pipeline.release.secret import SecretKey, ask_passphrase, load_secret_key, parse_secret_key
+from pipeline.base.errors import ConfigError, ReleaseError
+from pipeline.supply.minisign import SecretKey, ask_passphrase, load_secret_key, parse_secret_key
 from tests.unit.release.keys import LITTLE
 
 DATA = b"what is signed\n"
@@ -219,7 +219,7 @@ def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(path: str, flags: int) -> int:
         raise OSError(6, "No such device or address", path)
 
-    monkeypatch.setattr("pipeline.release.secret.os.open", none)
+    monkeypatch.setattr("pipeline.supply.minisign.os.open", none)
     with pytest.raises(ConfigError, match="there is no terminal") as caught:
         ask_passphrase("key", "")
     assert caught.value.hint == "passphrase=N reads it from file descriptor N"

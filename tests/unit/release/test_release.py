@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tower import cli
-from tower.image import comment_of, dump_sums, parse_sums, sha256_of
-from tower.minisign import SignatureError
+from tower.cli import main
+from tower.image.minisign import SignatureError
+from tower.image.verify import comment_of, dump_sums, parse_sums, sha256_of
 
-from pipeline import boot_record, publish
-from pipeline import commands as factory_commands
-from pipeline.artifact import PULLED
-from pipeline.boot import BootResult
-from pipeline.canonical import digest_file
-from pipeline.errors import BootError, ConfigError, ReleaseError, VerifyError
-from pipeline.factory import Factory
-from pipeline.plan import Settings
+from pipeline.base.canonical import digest_file
+from pipeline.base.errors import BootError, ConfigError, ReleaseError, VerifyError
+from pipeline.build.factory import Factory
+from pipeline.cli import commands as factory_commands
+from pipeline.images import boot_record, publish
+from pipeline.images.boot import BootResult
+from pipeline.plan.nodes import Settings
 from pipeline.release import commands
 from pipeline.release import folder as folder_module
 from pipeline.release.attest import attest, own_statement
 from pipeline.release.checks import check_rebuild, check_release
 from pipeline.release.folder import folder_of, write_release
 from pipeline.release.inspection import inspect_release
-from pipeline.release.secret import SecretKey
+from pipeline.store.artifact import PULLED
+from pipeline.supply.minisign import SecretKey
 from tests.unit.release.keys import boot_all, git, opened, released
 
 KEY = SecretKey.generate()
@@ -201,7 +201,7 @@ def test_boots_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     factory = opened(tmp_path)
     made = {row["basename"]: row for row in factory_commands.boot_tasks(factory)}
     assert set(made) == {"boot:host-pc", "boot:host-rpi"}
-    monkeypatch.setattr("pipeline.boot.main_task", lambda name, path: BootResult(name, 1.0, None, path))
+    monkeypatch.setattr("pipeline.images.boot.main_task", lambda name, path: BootResult(name, 1.0, None, path))
     for row in made.values():
         assert row["actions"][0]() is None
     check_release(factory, "1.2")
@@ -493,7 +493,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert f"release 1.2 of channel stable: good, signed by {KEY.public_key.name}" in said
     assert f"rebuilt by {KEY.public_key.name}" in said
-    assert cli.main(["verify-image", "--key", str(public), str(folder / IMAGE)]) == 0
+    assert main.main(["verify-image", "--key", str(public), str(folder / IMAGE)]) == 0
     assert "good: signature, SHA256SUMS, block map; version 1.2 channel stable" in capsys.readouterr().out
 
 

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from tower.env import InstallationType, TowerEnv
-from tower.names import HostName, UserName
-from tower.sshconf import Tower, tower_of_user
+from tower.base.names import HostName, UserName
+from tower.hosts.env import InstallationType, TowerEnv
+from tower.hosts.registry import Tower, tower_of_user
 
 from tests.unit.runtime.disks import make_image
 

@@ -10,7 +10,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from pipeline import blockmap
+from pipeline.images import blockmap
 
 MIB = 1 << 20
 BOOT = (4 * MIB, 40 * MIB)

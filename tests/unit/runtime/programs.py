@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which programs `tower` starts, read from its source: the first words of what goes to `tower.proc`."""
+"""Which programs `tower` starts, read from its source: the first words of what goes to `tower.base.proc`."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _named(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.FunctionDef | None]]:
-    """The calls of `tower.proc`, each with the innermost function it is in."""
+    """The calls of `tower.base.proc`, each with the innermost function it is in."""
 
     def below(node: ast.AST, function: ast.FunctionDef | None) -> Iterator[tuple[ast.Call, ast.FunctionDef | None]]:
         for child in ast.iter_child_nodes(node):

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import answer, proc, receipt
-from tower.answer import _MARK, Answer, check_receipt, parse_answer
-from tower.env import TowerEnv
-from tower.errors import AnswerError, StateError
-from tower.proc import Done
-from tower.receipt import Receipt, Stage, Target
-from tower.sshconf import Host, Tower
-from tower.view import View
+from tower.base import proc
+from tower.base.errors import AnswerError, StateError
+from tower.base.proc import Done
+from tower.base.view import View
+from tower.disk import receipt
+from tower.disk.receipt import Receipt, Stage, Target
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import Host, Tower
+from tower.provision import answer
+from tower.provision.answer import _MARK, Answer, check_receipt, parse_answer
 
 ID = "0123456789abcdef" * 2
 FIRST = Receipt(

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tower.apkindex import control_checksum, read_index
-from tower.errors import PackageError
+from tower.base.errors import PackageError
+from tower.install.apkindex import control_checksum, read_index
 
-from pipeline.apk.index import entry_of, write_index
-from pipeline.apk.pkginfo import PkgInfo
-from pipeline.apk.signature import Signer, generate_key
-from pipeline.apk.tarstream import TarEntry
-from pipeline.apk.writer import write_package
+from pipeline.apk.format.index import entry_of, write_index
+from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.signature import Signer, generate_key
+from pipeline.apk.format.tarstream import TarEntry
+from pipeline.apk.format.writer import write_package
 from tests.conftest import CHECKOUT
 
 EPOCH = 1_700_000_000

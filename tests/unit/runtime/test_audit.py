@@ -23,10 +23,10 @@ from tower.audit.hosts import Answered, Result, Try, result_of
 from tower.audit.matrix import show
 from tower.audit.sockets import Listener, listeners
 from tower.audit.wire import Wire
-from tower.commands import audit as command
-from tower.errors import GarbageError, ValueRefusedError
-from tower.proc import Done
-from tower.sshconf import Tower
+from tower.base.errors import GarbageError, ValueRefusedError
+from tower.base.proc import Done
+from tower.cli.commands import audit as command
+from tower.hosts.registry import Tower
 
 HERE, THERE = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 OWN, HOST, STRANGER = IPv4Address("192.168.2.100"), IPv4Address("192.168.2.200"), IPv4Address("192.168.2.254")

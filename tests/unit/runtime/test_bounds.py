@@ -14,13 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tower import answer, apkindex, blockmap, bundle, clock, proc, report, tarfiles
-from tower.answer import parse_answer
-from tower.apkindex import control_checksum, read_index
 from tower.audit.hosts import Result, Try, _answers
-from tower.choose import copy_of
-from tower.errors import AnswerError, GarbageError, ImageProblemError, PackageError, TowerError
-from tower.repository import HostState, parse_state
+from tower.base import proc, tarfiles
+from tower.base.errors import AnswerError, GarbageError, ImageProblemError, PackageError, TowerError
+from tower.image import blockmap
+from tower.install import apkindex, bundle
+from tower.install.apkindex import control_checksum, read_index
+from tower.install.choose import copy_of
+from tower.install.repository import HostState, parse_state
+from tower.provision import answer
+from tower.provision.answer import parse_answer
+from tower.status import clock, report
 
 from tests.conftest import CHECKOUT
 from tests.unit.runtime.test_repository import GOOD, archive

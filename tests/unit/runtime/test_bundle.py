@@ -7,13 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower import secret
-from tower.bundle import Bundle, File, sign
-from tower.choose import check_names
-from tower.env import TowerEnv
-from tower.errors import ValueRefusedError
-from tower.repository import HostState, Repository
-from tower.sshconf import USER_KEY, Host
+from tower.base.errors import ValueRefusedError
+from tower.hosts import secret
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import USER_KEY, Host
+from tower.install.bundle import Bundle, File, sign
+from tower.install.choose import check_names
+from tower.install.repository import HostState, Repository
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tower import cli, errors
-from tower.commands import provision, version
-from tower.errors import StoppedError, TowerError
-from tower.view import View
+from tower.base import errors
+from tower.base.errors import StoppedError, TowerError
+from tower.base.view import View
+from tower.cli import main
+from tower.cli.commands import provision, version
 
 SLOW = ("rich", "tqdm", "cryptography", "shtab", "subprocess", "socket", "json", "ssl", "asyncio", "xml", "hashlib", "tempfile")
 
@@ -20,7 +21,7 @@ SLOW = ("rich", "tqdm", "cryptography", "shtab", "subprocess", "socket", "json",
 def loaded(*argv: str) -> set[str]:
     """Modules that a `tower` with these arguments has loaded when it ends."""
     code = (
-        "import sys\nfrom tower import cli\ntry:\n cli.main(sys.argv[1:])\nexcept SystemExit:\n pass\n"
+        "import sys\nfrom tower.cli import main as cli\ntry:\n cli.main(sys.argv[1:])\nexcept SystemExit:\n pass\n"
         "print('\\n'.join(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True, timeout=30)
@@ -35,10 +36,10 @@ def test_version_loads_no_package_of_others() -> None:
     assert not loaded("version").intersection({"rich", "tqdm", "cryptography", "shtab", "subprocess", "ssl", "asyncio"})
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", main.COMMANDS)
 def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        cli.main([name, "--help"])
+        main.main([name, "--help"])
     assert raised.value.code == 0
     out = capsys.readouterr().out
     assert f"usage: tower {name}" in out
@@ -46,9 +47,9 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["completion", shell]) == 0
+    assert main.main(["completion", shell]) == 0
     out = capsys.readouterr().out
-    for word in (*cli.COMMANDS, "dry-run"):
+    for word in (*main.COMMANDS, "dry-run"):
         assert word in out
 
 
@@ -61,7 +62,7 @@ def raising(error: BaseException) -> object:
 
 def test_an_error_is_shown_once_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(version, "execute", raising(TowerError("what went wrong", hint="what to do")))
-    assert cli.main(["version"]) == 1
+    assert main.main(["version"]) == 1
     assert capsys.readouterr().err == "tower version: what went wrong\n  hint: what to do\n"
 
 
@@ -70,7 +71,7 @@ def test_what_is_shown_is_nothing_that_a_terminal_obeys(
 ) -> None:
     odd = "a server's\x1b]0;title\x07 \x9b2J\r words\udcff"
     monkeypatch.setattr(version, "execute", raising(TowerError(odd, hint=odd)))
-    assert cli.main(["version"]) == 1
+    assert main.main(["version"]) == 1
     View().say(odd)
     View().show({"text": odd})
     said = "".join(capsys.readouterr())
@@ -81,7 +82,7 @@ def test_what_is_shown_is_nothing_that_a_terminal_obeys(
 def test_signals_have_their_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
     for error, status in ((KeyboardInterrupt(), 130), (StoppedError(15), 143), (BrokenPipeError(), 141)):
         monkeypatch.setattr(version, "execute", raising(error))
-        assert cli.main(["version"]) == status
+        assert main.main(["version"]) == status
 
 
 def test_statuses_are_distinct() -> None:
@@ -116,7 +117,7 @@ def test_statuses_are_distinct() -> None:
     ],
 )
 def test_what_is_refused(home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], status: int, said: str) -> None:
-    assert cli.main(argv) == status
+    assert main.main(argv) == status
     assert said in capsys.readouterr().err
     assert not (home / ".local").exists()
 
@@ -125,7 +126,7 @@ def test_what_is_refused(home: Path, capsys: pytest.CaptureFixture[str], argv: l
 @pytest.mark.parametrize("words", [("run", "web", "true"), ("status",), ("provision", "web"), ("reboot", "web"), ("audit",)])
 def test_times_that_are_none(words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        cli.main([words[0], f"--timeout={text}", *words[1:]])
+        main.main([words[0], f"--timeout={text}", *words[1:]])
     assert raised.value.code == 2
     assert f"invalid seconds value: {text!r}" in capsys.readouterr().err
 

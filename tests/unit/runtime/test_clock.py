@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import clock
-from tower.clock import Reading
-from tower.errors import AnswerError, GarbageError
+from tower.base.errors import AnswerError, GarbageError
+from tower.status import clock
+from tower.status.clock import Reading
 
 SHELLS = [["sh"], ["busybox", "sh"]]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tower import cli
+from tower.cli import main
 
 _SHELLS = ("bash", "zsh", "fish")
 _ASK = """\
@@ -45,7 +45,7 @@ def scripts(home: Path, capsys: pytest.CaptureFixture[str]) -> Path:
         (home / ".local" / "tower" / "hosts" / host).mkdir(parents=True)
     (home / ".local" / "tower" / "hosts" / "wine").write_text("no folder")
     for shell in _SHELLS:
-        assert cli.main(["completion", shell]) == 0
+        assert main.main(["completion", shell]) == 0
         (home / f"_tower.{shell}").write_text(capsys.readouterr().out)
     return home
 

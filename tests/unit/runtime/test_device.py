@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tower.device import Disk, check_same, choose, doubt, human_size, parse_disks
-from tower.errors import DeviceError
-from tower.ownnames import names
+from tower.base.errors import DeviceError
+from tower.disk.device import Disk, check_same, choose, doubt, human_size, parse_disks
+from tower.disk.ownnames import names
 
 GB = 10**9
 

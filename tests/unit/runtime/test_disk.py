@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower.disk import Job, make_disk
-from tower.errors import DeviceError, ImageProblemError
-from tower.medium import opened
-from tower.partition import partitions
-from tower.source import read_source
-from tower.view import View
+from tower.base.errors import DeviceError, ImageProblemError
+from tower.base.view import View
+from tower.disk.make import Job, make_disk
+from tower.disk.medium import opened
+from tower.disk.partition import partitions
+from tower.image.source import read_source
 
 from tests.unit.runtime.disks import BOOT, MIB, ROOT, check_disk, garbage, tool
 

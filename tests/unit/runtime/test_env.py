@@ -11,11 +11,11 @@ from ipaddress import IPv4Address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import env
-from tower.env import Encryption, TowerEnv, Wlan
-from tower.errors import ValueRefusedError
-from tower.names import HostName, ssid_octets
-from tower.networks import ROUTER_ADDRESS
+from tower.base.errors import ValueRefusedError
+from tower.base.names import HostName, ssid_octets
+from tower.base.networks import ROUTER_ADDRESS
+from tower.hosts import env
+from tower.hosts.env import Encryption, TowerEnv, Wlan
 
 KEY = "0f" * 32
 

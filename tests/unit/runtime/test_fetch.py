@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tower.apkindex import Package, read_index
-from tower.errors import DownError, PackageError
-from tower.fetch import Downloads, _redirected
-from tower.repository import Repository
-from tower.way import Way
+from tower.base.errors import DownError, PackageError
+from tower.install.apkindex import Package, read_index
+from tower.install.fetch import Downloads, _redirected
+from tower.install.repository import Repository
+from tower.ssh.way import Way
 
 from tests.network.mirror import ARCH, Made, Mirror
 
@@ -191,6 +191,6 @@ def test_old_packages_go_when_there_are_too_many(site: Site, monkeypatch: pytest
     old = site.folder / f"old-1.{'0' * 40}.apk"
     old.write_bytes(b"x" * 1000)
     os.utime(old, (0, 0))
-    monkeypatch.setattr("tower.fetch._MOST_KEPT", site.package.size + 10)
+    monkeypatch.setattr("tower.install.fetch._MOST_KEPT", site.package.size + 10)
     site.downloads.tidy()
     assert (path.exists(), old.exists()) == (True, False)

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tower.apkindex import Index, Package, read_index
-from tower.bundle_fetch import fetch_all
-from tower.bundle_install import _checked
-from tower.errors import PackageError
-from tower.fetch import Downloads
-from tower.patience import Patience
-from tower.repository import Repository
-from tower.way import Way
+from tower.base.errors import PackageError
+from tower.base.patience import Patience
+from tower.install.apkindex import Index, Package, read_index
+from tower.install.bundle_fetch import fetch_all
+from tower.install.bundle_install import _checked
+from tower.install.fetch import Downloads
+from tower.install.repository import Repository
+from tower.ssh.way import Way
 
-from pipeline.apk.index import read_index as read_signed
-from pipeline.apk.package import read_package
-from pipeline.apk.signature import KeyRing
-from pipeline.errors import VerifyError
+from pipeline.apk.format.index import read_index as read_signed
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.signature import KeyRing
+from pipeline.base.errors import VerifyError
 from tests.network.mirror import ARCH, KEY, Made, Mirror
 from tests.unit.servers import NAME, PAGE, Authority, Server, harmless, head, make_authority, ranges, says, served, well, wrong
 

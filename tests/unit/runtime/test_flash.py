@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import blockmap
-from tower.blockmap import BlockMap, Check
-from tower.errors import DeviceError, ImageProblemError
-from tower.flash import GAP, flash
-from tower.medium import Medium, opened
+from tower.base.errors import DeviceError, ImageProblemError
+from tower.disk.flash import GAP, flash
+from tower.disk.medium import Medium, opened
+from tower.image import blockmap
+from tower.image.blockmap import BlockMap, Check
 
-from pipeline import blockmap as factory
+from pipeline.images import blockmap as factory
 from tests.unit.runtime.disks import MIB, garbage, tool
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tower import apk, servers
-from tower.apk import Talk, clean, words_of
-from tower.commands.install import execute
-from tower.errors import GarbageError, HostError, LostError, PackageError, StateError, TowerError, ValueRefusedError
-from tower.install import _through, parse_names
-from tower.repository import parse_repositories
-from tower.sshconf import Tower
-from tower.view import View
-from tower.wanted import read_wanted, record_wanted
+from tower.base.errors import GarbageError, HostError, LostError, PackageError, StateError, TowerError, ValueRefusedError
+from tower.base.view import View
+from tower.cli.commands.install import execute
+from tower.hosts.registry import Tower
+from tower.install import apk, servers
+from tower.install.apk import Talk, clean, words_of
+from tower.install.install import _through, parse_names
+from tower.install.repository import parse_repositories
+from tower.install.wanted import read_wanted, record_wanted
 
 
 @contextmanager
@@ -212,7 +212,7 @@ def test_only_servers_that_are_known_here(tower: Tower, tmp_path: Path, monkeypa
 def test_a_name_that_is_none_touches_no_host(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     import argparse
 
-    from tower.install import install
+    from tower.install.install import install
 
     with pytest.raises(ValueRefusedError, match="--allow-untrusted"):
         install(tower, ["web"], ["--allow-untrusted"], View())

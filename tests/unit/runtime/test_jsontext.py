@@ -9,7 +9,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower.jsontext import MOST_DEPTH, parse_json
+from tower.base.jsontext import MOST_DEPTH, parse_json
 
 ODD = {
     "deep lists": b"[" * 100_000 + b"]" * 100_000,

@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tower import cli, known
-from tower.errors import ValueRefusedError
-from tower.names import parse_keyboard, parse_time_zone
+from tower.base.errors import ValueRefusedError
+from tower.base.names import parse_keyboard, parse_time_zone
+from tower.cli import main
+from tower.hosts import known
 
 ZONES = ("UTC", "Europe/Paris", "America/Argentina/Buenos_Aires", "Etc/GMT+3", "Europe/Kyiv", "Europe/Kiev", "US/Pacific", "CET")
 KEYBOARDS = (("us", ""), ("us", "us"), ("fr", "fr-bepo"), ("de", "de-T3"), ("ch", "ch-fr"), ("latam", ""), ("jp", "jp-OADG109A"))
@@ -90,11 +91,11 @@ def test_what_is_asked_for_fits(
     home: Path, small_image: Path, words: tuple[str, ...], row: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wish = ("--offline", "--username", "al", "--unsigned", "--image", str(small_image), "--device-file", "o", "--dry-run")
-    assert cli.main(["provision", "vault", *wish, *words]) == 0
+    assert main.main(["provision", "vault", *wish, *words]) == 0
     assert f" {row}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [("--timezone", "Europe/Pari"), ("--keyboard-layout", "uk"), ("--keyboard-variant", "bepo")])
 def test_what_there_is_not_is_refused(home: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["provision", "vault", "--offline", "--username", "al", *words]) == 10
+    assert main.main(["provision", "vault", "--offline", "--username", "al", *words]) == 10
     assert "hint: is it one of: " in capsys.readouterr().err

@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower import cli, manual
-from tower.errors import AnswerError
-from tower.manual import Page
+from tower.base.errors import AnswerError
+from tower.cli import main, manual
+from tower.cli.manual import Page
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def pages() -> dict[str, Page]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("man") / "man1"
-    assert cli.main(["mdhelp", "--man", str(made)]) == 0
+    assert main.main(["mdhelp", "--man", str(made)]) == 0
     return made
 
 
@@ -36,7 +36,7 @@ def shown(path: Path) -> str:
 
 
 def test_there_is_a_page_a_command(folder: Path) -> None:
-    assert {path.name for path in folder.iterdir()} == {"tower.1", *(f"tower-{name}.1" for name in cli.COMMANDS)}
+    assert {path.name for path in folder.iterdir()} == {"tower.1", *(f"tower-{name}.1" for name in main.COMMANDS)}
 
 
 @pytest.mark.qa("T11")
@@ -50,10 +50,10 @@ def test_mandoc_and_groff_have_no_complaints(folder: Path) -> None:
 
 
 @pytest.mark.qa("T11")
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", main.COMMANDS)
 def test_a_page_says_all_that_help_says(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main([name, "--help"])
+        main.main([name, "--help"])
     wanted = re.findall(r"[^\s`]{4,}", capsys.readouterr().out)
     # Titles are in capitals on a page; usage is broken into lines elsewhere; help has "usage:" and "positional arguments:".
     text = re.sub(r"\s", "", shown(folder / f"tower-{name}.1")).lower()
@@ -77,7 +77,7 @@ def test_man_finds_and_shows_it(folder: Path) -> None:
 
 def test_the_first_page_has_commands_and_statuses(folder: Path, pages: dict[str, Page]) -> None:
     text = shown(folder / "tower.1")
-    for name, summary in cli.COMMANDS.items():
+    for name, summary in main.COMMANDS.items():
         assert f"{name} {summary}" in text
     statuses = next(group for group in pages["tower"].groups if group.title == "exit status")
     assert dict(statuses.rows)[str(AnswerError.exit_status)] == "A host does not answer, or not as it should."
@@ -86,9 +86,9 @@ def test_the_first_page_has_commands_and_statuses(folder: Path, pages: dict[str,
 
 
 def test_markdown_has_every_option(capsys: pytest.CaptureFixture[str], pages: dict[str, Page]) -> None:
-    assert cli.main(["mdhelp"]) == 0
+    assert main.main(["mdhelp"]) == 0
     text = capsys.readouterr().out
-    assert [line[4:-1] for line in text.splitlines() if line.startswith("## `")] == [f"tower {name}" for name in cli.COMMANDS]
+    assert [line[4:-1] for line in text.splitlines() if line.startswith("## `")] == [f"tower {name}" for name in main.COMMANDS]
     for page in pages.values():
         for group in page.groups:
             for name, _ in group.rows:
@@ -112,13 +112,13 @@ def test_no_text_is_taken_for_a_request(tmp_path: Path, text: str) -> None:
 
 def test_the_date_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    assert cli.main(["mdhelp", "--man", str(tmp_path / "man1")]) == 0
+    assert main.main(["mdhelp", "--man", str(tmp_path / "man1")]) == 0
     assert '"1970-01-02"' in (tmp_path / "man1" / "tower.1").read_text()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
-    assert cli.main(["mdhelp", "--man", str(tmp_path / "man1")]) == 10
+    assert main.main(["mdhelp", "--man", str(tmp_path / "man1")]) == 10
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert cli.main(["mdhelp", "--man", str(tmp_path / "file" / "man1")]) == 12
+    assert main.main(["mdhelp", "--man", str(tmp_path / "file" / "man1")]) == 12
     assert "file" in capsys.readouterr().err

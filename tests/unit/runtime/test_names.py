@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import names, networks
-from tower.errors import ValueRefusedError
+from tower.base import names, networks
+from tower.base.errors import ValueRefusedError
 
 GOOD: list[tuple[Callable[[str], object], str]] = [
     (names.parse_host_name, "web"),

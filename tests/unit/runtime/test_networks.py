@@ -9,10 +9,11 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import networks, provision
-from tower.errors import AnswerError, HostError
-from tower.names import parse_color
-from tower.networks import OFFLINE, ONLINE, next_address, next_color
+from tower.base import networks
+from tower.base.errors import AnswerError, HostError
+from tower.base.names import parse_color
+from tower.base.networks import OFFLINE, ONLINE, next_address, next_color
+from tower.provision import provision
 
 
 @given(st.sets(st.sampled_from(ONLINE.hosts), max_size=len(ONLINE.hosts) - 1))

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tower import cli, files, provision, refused
-from tower.env import TowerEnv
-from tower.errors import DeviceError, StateError
-from tower.sshconf import Tower
+from tower.base import files, refused
+from tower.base.errors import DeviceError, StateError
+from tower.cli import main
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import Tower
+from tower.provision import provision
 
 from tests.unit.runtime.test_sshconf import add
 
@@ -93,7 +95,7 @@ def vault(tower: Tower, settings: TowerEnv) -> Tower:
 
 
 def test_every_command_is_here() -> None:
-    assert set(COMMANDS) == set(cli.COMMANDS)
+    assert set(COMMANDS) == set(main.COMMANDS)
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - ALOOF))
@@ -101,7 +103,7 @@ def test_every_errno_at_the_first_file(vault: Tower, home: Path, name: str, caps
     before = set(home.rglob("*"))
     for number in errno.errorcode:
         with refusing(home, number) as system:
-            status = cli.main(COMMANDS[name])
+            status = main.main(COMMANDS[name])
         check(status, capsys.readouterr().err, number)
         assert system.refused, errno.errorcode[number]
     assert set(home.rglob("*")) == before
@@ -112,11 +114,11 @@ def test_every_errno_wherever_it_comes_from(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An error that no module knew of, with and without a file's name."""
-    module = cli._load(name)
+    module = main._load(name)
     for number in errno.errorcode:
         error = OSError(number, os.strerror(number), *(("/a/file",) if number % 2 else ()))
         monkeypatch.setattr(module, "execute", lambda _, error=error: _raise(error))
-        status = cli.main(COMMANDS[name])
+        status = main.main(COMMANDS[name])
         said = capsys.readouterr().err
         if isinstance(error, BrokenPipeError):
             assert (status, said) == (141, "")
@@ -138,7 +140,7 @@ def test_every_later_file(vault: Tower, settings: TowerEnv, number: int, capsys:
         if not (vault.folder / "hosts/vault").is_dir():
             add(vault, settings, "vault")
         with refusing(vault.folder, number, after=after) as system:
-            status = cli.main(COMMANDS["deprovision"])
+            status = main.main(COMMANDS["deprovision"])
         said = capsys.readouterr().err
         if not system.refused:
             assert status == 0
@@ -250,7 +252,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", nowhere)
-    assert cli.main(["status"]) == 12
+    assert main.main(["status"]) == 12
     assert "set HOME" in capsys.readouterr().err
 
 
@@ -273,7 +275,7 @@ def test_hosts_of_root_are_not_those_of_who_became_root(
     for owner, said in ((0, "for those of alice, do not run tower as root"), (1000, "make one: tower provision web")):
         with monkeypatch.context() as patch:
             patch.setattr(Tower, "_is_of_a_user", lambda _, owner=owner: owner != 0)
-            assert cli.main(["run", "web", "true"]) == 11
+            assert main.main(["run", "web", "true"]) == 11
         assert said in capsys.readouterr().err
 
 
@@ -294,13 +296,13 @@ def test_others_are_ours_too(
 ) -> None:
     error, status, said = OTHERS[kind]
     with monkeypatch.context() as patch:
-        patch.setattr(cli._load("version"), "execute", lambda _: _raise(error))
-        assert cli.main(["version"]) == status
+        patch.setattr(main._load("version"), "execute", lambda _: _raise(error))
+        assert main.main(["version"]) == status
     assert said in capsys.readouterr().err
     # In the middle of a provisioning it is also said how to go on.
     monkeypatch.setattr(provision, "write_disk", lambda *_, **__: _raise(error))
     wish = ("--offline", "--username", "al", "--target", "pc", "--unsigned", "--image", str(small_image), "--device-file", "o")
-    assert cli.main(["provision", "vault", *wish, "--no-wait", "--yes"]) == status
+    assert main.main(["provision", "vault", *wish, "--no-wait", "--yes"]) == status
     told = capsys.readouterr().err
     assert said in told
     assert "go on with: tower provision --resume vault" in told

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import report
-from tower.errors import AnswerError
-from tower.report import Report
+from tower.base.errors import AnswerError
+from tower.status import report
+from tower.status.report import Report
 
 BOOT = "b41b6078-c781-483d-9dc2-35e6cc57e10b"
 LINES = (

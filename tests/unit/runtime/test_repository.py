@@ -9,8 +9,8 @@ import tarfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower.errors import AnswerError, TowerError
-from tower.repository import Repository, parse_repositories, parse_state
+from tower.base.errors import AnswerError, TowerError
+from tower.install.repository import Repository, parse_repositories, parse_state
 
 GOOD = {
     "arch": b"aarch64\n",

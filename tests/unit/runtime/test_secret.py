@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower import secret
-from tower.errors import ValueRefusedError
-from tower.names import parse_public_key
+from tower.base.errors import ValueRefusedError
+from tower.base.names import parse_public_key
+from tower.hosts import secret
 
 
 def test_ssh_takes_the_key_pair(tmp_path: Path) -> None:

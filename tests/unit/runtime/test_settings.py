@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tower.errors import ValueRefusedError
-from tower.settings import Settings, current_user, read_settings
+from tower.base.errors import ValueRefusedError
+from tower.hosts.settings import Settings, current_user, read_settings
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tower import signature
-from tower.signature import Signature
+from tower.disk import marks
+from tower.disk.marks import Signature
 
 from tests.unit.runtime.disks import MIB, tool
 
@@ -21,7 +21,7 @@ from tests.unit.runtime.disks import MIB, tool
 def read(path: Path) -> Signature:
     handle = os.open(path, os.O_RDONLY)
     try:
-        return signature.read(handle, path.stat().st_size)
+        return marks.read(handle, path.stat().st_size)
     finally:
         os.close(handle)
 
@@ -143,7 +143,7 @@ def test_parts_of_something_larger(tmp_path: Path, kind: str, start: int) -> Non
         path.write_bytes(bytes(table) + bytes(start - 512) + path.read_bytes())
     assert read(path).part_of == what
     handle = os.open(path, os.O_RDONLY)
-    assert "is part of" in signature.obstacle(handle, path.stat().st_size, tmp_path)
+    assert "is part of" in marks.obstacle(handle, path.stat().st_size, tmp_path)
     os.close(handle)
 
 
@@ -161,7 +161,7 @@ def test_a_disk_that_the_system_names(tmp_path: Path) -> None:
         ("UUID=1234-5678 /boot vfat TOWER-BOOT 0 0\n", False),
     ):
         (tmp_path / "etc/fstab").write_text(text)
-        assert ("belongs to this system" in signature.obstacle(handle, 64 * MIB, tmp_path)) == ours
+        assert ("belongs to this system" in marks.obstacle(handle, 64 * MIB, tmp_path)) == ours
     os.close(handle)
 
 

@@ -9,12 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tower import source
-from tower.errors import ImageProblemError
-from tower.image import comment_of, dump_sums, sha256_of
-from tower.source import builds_folder, check_source, find_image, read_source
+from tower.base.errors import ImageProblemError
+from tower.image import source
+from tower.image.source import builds_folder, check_source, find_image, read_source
+from tower.image.verify import comment_of, dump_sums, sha256_of
 
-from pipeline.release.secret import SecretKey
+from pipeline.supply.minisign import SecretKey
 from tests.unit.runtime.disks import write_manifest
 
 
@@ -125,7 +125,7 @@ def test_images_of_the_own_medium_need_no_signature(image: Path, tmp_path: Path,
     write_manifest(image, channel="alpine-v3.24", releasable=True)
     found = read_source(image)
     listed = tmp_path / "images.sha256"
-    monkeypatch.setattr("tower.source.OWN_IMAGES", listed)
+    monkeypatch.setattr("tower.image.source.OWN_IMAGES", listed)
     good = f"{'0' * 64}  other.img\n{found.sha256}  {image.name}\n"
     refused = pytest.raises(ImageProblemError, match="not signed")
     for text, mode in ((None, 0), (good, 0o666), (good, 0o664), (f"{found.sha256}\n", 0o644), (f"{good}x\n", 0o644), ("", 0o644)):
@@ -136,10 +136,10 @@ def test_images_of_the_own_medium_need_no_signature(image: Path, tmp_path: Path,
             check_source(found, unsigned=False)
     listed.write_text(good)
     listed.chmod(0o644)
-    monkeypatch.setattr("tower.source.ROOT", os.getuid() + 1)
+    monkeypatch.setattr("tower.image.source.ROOT", os.getuid() + 1)
     with refused:
         check_source(found, unsigned=False)
-    monkeypatch.setattr("tower.source.ROOT", os.getuid())
+    monkeypatch.setattr("tower.image.source.ROOT", os.getuid())
     assert check_source(found, unsigned=False) == "came with this system"
 
 

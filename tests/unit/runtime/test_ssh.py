@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import errors, proc, ssh, tunnel
-from tower.env import TowerEnv
-from tower.errors import GarbageError, ValueRefusedError
-from tower.proc import OverrunError
-from tower.sockets import socket_folder
-from tower.sshconf import Host
-from tower.trouble import trouble_of
+from tower.base import errors, proc
+from tower.base.errors import GarbageError, ValueRefusedError
+from tower.base.proc import OverrunError
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import Host
+from tower.ssh import sessions, tunnel
+from tower.ssh.sockets import socket_folder
+from tower.ssh.trouble import trouble_of
 
 SOCKETS_PATH = 104
 
@@ -34,8 +35,8 @@ def test_words_pass_a_shell_unchanged(words: list[str]) -> None:
 
 
 def test_root_is_asked_by_doas_and_options_end_there() -> None:
-    assert ssh.as_root(["-x", "y"]) == ("doas", "-n", "--", "-x", "y")
-    assert ssh.as_root(["x"], {"A": "b c"}) == ("doas", "-n", "--", "env", "A=b c", "x")
+    assert sessions.as_root(["-x", "y"]) == ("doas", "-n", "--", "-x", "y")
+    assert sessions.as_root(["x"], {"A": "b c"}) == ("doas", "-n", "--", "env", "A=b c", "x")
 
 
 @pytest.mark.parametrize(
@@ -151,28 +152,28 @@ def test_a_host_that_never_stops_talking_is_not_alive_for_ever() -> None:
     with proc.running(["sh", "-c", "while :; do echo xxxxxxxx; done"]) as child, pytest.raises(TimeoutError):
         assert child.stdout is not None
         end = time.monotonic() + 0.3
-        while ssh._line(child.stdout, end):
+        while sessions._line(child.stdout, end):
             assert time.monotonic() < end + 5
 
 
 def test_a_command_of_root_that_failed_is_called_by_its_name() -> None:
-    words = ssh.as_root(["reboot", "now"], ssh.SYSTEM_PATH)
-    assert ssh.failed("web", words, proc.Done(3, b"", b"no \x1b[2J")).message == "web: reboot: exit status 3\n  no ?[2J"
+    words = sessions.as_root(["reboot", "now"], sessions.SYSTEM_PATH)
+    assert sessions.failed("web", words, proc.Done(3, b"", b"no \x1b[2J")).message == "web: reboot: exit status 3\n  no ?[2J"
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_the_key_exchange_is_quick_and_nothing_is_lost(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that this ssh knows comes first; all that it would offer otherwise comes after it."""
     first = "curve25519-sha256"  # known to every ssh
-    monkeypatch.setattr(ssh, "_POST_QUANTUM", first if known else "unknown-sha256")
+    monkeypatch.setattr(sessions, "_POST_QUANTUM", first if known else "unknown-sha256")
 
     def said(*options: str) -> dict[str, str]:
         argv = ("ssh", "-G", "-F", "none", *(word for option in options for word in ("-o", option)), "--", "x")
         return dict(line.split(" ", 1) for line in proc.run(argv, timeout=20).stdout.decode().splitlines() if " " in line)
 
-    ours, other = said(*ssh._options(10)), said()
+    ours, other = said(*sessions._options(10)), said()
     exchanges = ours["kexalgorithms"].split(",")
     assert set(exchanges) == set(other["kexalgorithms"].split(","))
     assert (exchanges[0] == first) is known
-    assert ours["ciphers"] == ssh._CIPHERS
+    assert ours["ciphers"] == sessions._CIPHERS
     assert set(ours["ciphers"].split(",")) <= set(other["ciphers"].split(","))

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import cli, env, secret, sshconf, stanza
-from tower.env import TowerEnv, Wlan
-from tower.errors import HostError, StateError
-from tower.names import HostName
-from tower.networks import ROUTER_ADDRESS
-from tower.sshconf import ENV, HOST_KEY, USER_KEY, Place, Tower
+from tower.base.errors import HostError, StateError
+from tower.base.names import HostName
+from tower.base.networks import ROUTER_ADDRESS
+from tower.cli import main
+from tower.hosts import env, registry, secret, stanza
+from tower.hosts.env import TowerEnv, Wlan
+from tower.hosts.registry import ENV, HOST_KEY, USER_KEY, Place, Tower
 
 
 def files_of(settings: TowerEnv) -> dict[str, bytes]:
@@ -33,7 +34,7 @@ def files_of(settings: TowerEnv) -> dict[str, bytes]:
     }
 
 
-def add(tower: Tower, settings: TowerEnv, name: str, *, online: bool = False) -> sshconf.Host:
+def add(tower: Tower, settings: TowerEnv, name: str, *, online: bool = False) -> registry.Host:
     wlan = Wlan("Home", "0" * 64) if name == "router" else None
 
     def make(place: Place) -> Mapping[str, bytes]:
@@ -69,7 +70,7 @@ def test_ssh_itself_reads_what_we_write(tower: Tower, settings: TowerEnv) -> Non
 def test_a_home_with_spaces_and_percents(tmp_path: Path, settings: TowerEnv) -> None:
     home = tmp_path / "a home 100%d"
     home.mkdir()
-    tower = sshconf.tower_of_user(home)
+    tower = registry.tower_of_user(home)
     host = add(tower, settings, "vault")
     assert ssh_sees(tower, "vault", tower.ssh_config)["identityfile"].strip('"').replace("%%", "%") == str(host.file(USER_KEY))
 
@@ -194,17 +195,17 @@ def test_a_damaged_host_is_named(tower: Tower, settings: TowerEnv, damage: bytes
 
 def test_a_damaged_router_can_be_forgotten_as_its_error_says(tower: Tower, settings: TowerEnv) -> None:
     add(tower, settings, "router", online=True).file(ENV).write_bytes(b"HOSTNAME='x'\n")
-    assert cli.main(["deprovision", "router", "--yes"]) == 0
+    assert main.main(["deprovision", "router", "--yes"]) == 0
     assert tower.hosts() == ()
 
 
 @pytest.mark.parametrize("where", ["folder of ours", "folder with more in it", "damaged"])
 def test_a_host_that_is_a_link_is_forgotten_with_its_keys(tower: Tower, settings: TowerEnv, tmp_path: Path, where: str) -> None:
     host = add(tower, settings, "vault")
-    for name in sshconf.OWN:
+    for name in registry.OWN:
         host.file(name).touch()
-    (host.folder / sshconf.UPGRADE).mkdir()
-    (host.folder / sshconf.UPGRADE / sshconf.RECEIPT).touch()
+    (host.folder / registry.UPGRADE).mkdir()
+    (host.folder / registry.UPGRADE / registry.RECEIPT).touch()
     real = host.folder.rename(tmp_path / "elsewhere")
     host.folder.symlink_to(real)
     assert tower.host(host.name) == host, "until then it is a host like any other"
@@ -212,7 +213,7 @@ def test_a_host_that_is_a_link_is_forgotten_with_its_keys(tower: Tower, settings
         (real / "letter.txt").write_text("mine")
     if where == "damaged":
         (real / ENV).unlink()
-    assert cli.main(["deprovision", "vault", "--yes"]) == 0
+    assert main.main(["deprovision", "vault", "--yes"]) == 0
     assert tower.hosts() == ()
     assert not list((tower.folder / "hosts").iterdir())
     assert [path.name for path in real.glob("*")] == (["letter.txt"] if where == "folder with more in it" else [])
@@ -238,7 +239,7 @@ def test_what_is_no_host_is_named_and_can_be_removed(tower: Tower, settings: Tow
         with pytest.raises(StateError, match="vault") as caught:
             call()
         assert any(words in caught.value.hint for words in ("deprovision vault", "in a circle", "a part of the path"))
-    assert cli.main(["deprovision", "vault", "--yes"]) == 0
+    assert main.main(["deprovision", "vault", "--yes"]) == 0
     assert [host.name for host in tower.hosts()] == ["good"]
     assert (other / "world").read_text() == "not ours"
 
@@ -251,8 +252,8 @@ def test_a_pipe_in_a_hosts_folder_keeps_nobody_waiting(tower: Tower, settings: T
     os.mkfifo(host.file(name))
     with pytest.raises(StateError, match="is a pipe, not a regular file"):
         tower.refresh()
-    assert cli.main(["status"]) != 0 or name != ENV
-    assert cli.main(["deprovision", "vault", "--yes"]) == 0
+    assert main.main(["status"]) != 0 or name != ENV
+    assert main.main(["deprovision", "vault", "--yes"]) == 0
     assert tower.hosts() == ()
 
 
@@ -278,9 +279,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.unit.runtime.test_sshconf import add
 from tests.unit.runtime.test_env import GOOD_FILE
-from tower import env, sshconf
+from tower.hosts import env, registry
 for number in range(8):
-    add(sshconf.tower_of_user(Path(sys.argv[2])), env.parse(GOOD_FILE), f"{sys.argv[3]}{number}")
+    add(registry.tower_of_user(Path(sys.argv[2])), env.parse(GOOD_FILE), f"{sys.argv[3]}{number}")
 """
 
 

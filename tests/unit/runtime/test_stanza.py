@@ -8,12 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower import cli, stanza
 from tower.audit import local
 from tower.audit.checks import Outcome
-from tower.env import TowerEnv
-from tower.errors import StateError
-from tower.sshconf import USER_KEY, Tower
+from tower.base.errors import StateError
+from tower.cli import main
+from tower.hosts import stanza
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import USER_KEY, Tower
 
 from tests.unit.runtime.test_sshconf import add, ssh_sees
 
@@ -223,7 +224,7 @@ def test_a_line_that_is_not_the_first_is_moved(tower: Tower, settings: TowerEnv)
 
 @pytest.mark.parametrize("name", ["a home", "100%d", "[a-z]", "what?", "${HOME}", "a*", "é"])
 def test_odd_homes(tmp_path: Path, settings: TowerEnv, name: str) -> None:
-    from tower.sshconf import tower_of_user
+    from tower.hosts.registry import tower_of_user
 
     home = tmp_path / name
     home.mkdir()
@@ -235,7 +236,7 @@ def test_odd_homes(tmp_path: Path, settings: TowerEnv, name: str) -> None:
 
 
 def test_a_home_that_ssh_cannot_be_told_of_is_refused_first(tmp_path: Path, settings: TowerEnv) -> None:
-    from tower.sshconf import tower_of_user
+    from tower.hosts.registry import tower_of_user
 
     home = tmp_path / 'a"b'
     home.mkdir()
@@ -298,17 +299,17 @@ def test_a_configuration_that_cannot_be_changed_stops_nobody(
     before = sorted((path, path.lstat().st_mtime_ns) for path in tower.ssh_config.parents[1].rglob("*"))
     wish = ("--offline", "--username", "al", "--target", "pc", "--unsigned", "--image", str(small_image), "--device-file", "o")
     line = f'Include "{tower.config}"'
-    assert cli.main(["provision", "vault", *wish, "--dry-run"]) == 0
+    assert main.main(["provision", "vault", *wish, "--dry-run"]) == 0
     assert line in capsys.readouterr().err
     assert sorted((path, path.lstat().st_mtime_ns) for path in tower.ssh_config.parents[1].rglob("*")) == before
-    assert cli.main(["provision", "vault", *wish, "--no-wait", "--yes"]) == 0
+    assert main.main(["provision", "vault", *wish, "--no-wait", "--yes"]) == 0
     said = capsys.readouterr()
     assert said.err.count(line) == 1
-    assert cli.main(["provision", "--resume", "vault", "--no-wait", "--json"]) == 0
+    assert main.main(["provision", "--resume", "vault", "--no-wait", "--json"]) == 0
     assert capsys.readouterr().err.count(line) == 1
     assert tower.ssh_to("vault") == f"ssh -F {tower.config} vault"
     assert ssh_sees(tower, "vault", tower.config)["hostname"] == "192.168.3.200"
-    assert cli.main(["deprovision", "vault", "--yes"]) == 0
+    assert main.main(["deprovision", "vault", "--yes"]) == 0
     assert capsys.readouterr().err == ""
     assert set(before) <= {(path, path.lstat().st_mtime_ns) for path in tower.ssh_config.parents[1].rglob("*")} | {
         one for one in before if one[0] == tower.ssh_config.parents[1]

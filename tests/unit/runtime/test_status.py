@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tower import board, cli, status
-from tower.commands import status as command
-from tower.env import TowerEnv
-from tower.names import HostName
-from tower.report import Report
-from tower.sshconf import Host
-from tower.status import State, Status
+from tower.base.names import HostName
+from tower.cli import board, main
+from tower.cli.commands import status as command
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import Host
+from tower.status import status
+from tower.status.report import Report
+from tower.status.status import State, Status
 
 REPORT = Report("b", 93784.0, 0.5, 4 << 30, 1 << 30, 10 << 30, 19 << 29, 81.2, 61, "TowerOS host 1.0 (lab)", "1.0")
 
@@ -102,9 +103,9 @@ def test_rows_are_json(host: Host) -> None:
 
 
 def test_no_hosts_is_no_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["status"]) == 0
+    assert main.main(["status"]) == 0
     assert "tower provision router" in capsys.readouterr().err
-    assert cli.main(["status", "--json"]) == 0
+    assert main.main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"all_up": True, "hosts": []}
 
 
@@ -127,5 +128,5 @@ def test_no_hosts_is_no_error(home: Path, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_what_is_refused(home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], exit_status: int, said: str) -> None:
-    assert cli.main(argv) == exit_status
+    assert main.main(argv) == exit_status
     assert said in capsys.readouterr().err

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tower.env import TowerEnv
-from tower.sshconf import Tower
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import Tower
 
 from tests.unit.runtime.test_sshconf import add
 

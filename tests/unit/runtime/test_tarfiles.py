@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tower.apkindex import read_index
-from tower.errors import AnswerError, PackageError
-from tower.repository import parse_state
-from tower.tarfiles import DamagedError, read_tar
+from tower.base.errors import AnswerError, PackageError
+from tower.base.tarfiles import DamagedError, read_tar
+from tower.install.apkindex import read_index
+from tower.install.repository import parse_state
 
 from tests.unit.tars import END, HOSTILE, by_program, flipped, header, headers, padded, pax, written
 

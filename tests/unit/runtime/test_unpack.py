@@ -11,15 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tower import blockmap
-from tower.blockmap import BlockMap
-from tower.errors import ImageProblemError
-from tower.flash import flash
-from tower.image import check_block_map
-from tower.medium import opened
-from tower.unpack import unpacked
+from tower.base.errors import ImageProblemError
+from tower.disk.flash import flash
+from tower.disk.medium import opened
+from tower.image import blockmap
+from tower.image.blockmap import BlockMap
+from tower.image.unpack import unpacked
+from tower.image.verify import check_block_map
 
-from pipeline.blockmap import dump, read_image
+from pipeline.images.blockmap import dump, read_image
 
 MIB = 1 << 20
 RAW = bytes(range(256)) * 4096 + bytes(3 * MIB) + b"the end".ljust(4096, b".")
@@ -101,7 +101,7 @@ def test_damage_inside_is_said_by_whoever_sees_it_first(tmp_path: Path, block_ma
 @pytest.mark.parametrize("suffix", [".zst", ".xz"])
 def test_a_program_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("tower.proc._SYSTEM", ())
+    monkeypatch.setattr("tower.base.proc._SYSTEM", ())
     with pytest.raises(ImageProblemError, match="no such program") as caught, unpacked(tmp_path / f"x{suffix}"):
         pass
     assert caught.value.hint == f"install {suffix[1:].replace('zst', 'zstd')}"

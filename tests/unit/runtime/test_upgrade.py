@@ -16,20 +16,22 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower import inplace, proc, receipt, upgrade
-from tower.blockmap import BlockMap
-from tower.disk import Job, make_disk, read_boot_file
-from tower.errors import DeviceError, GarbageError, HangsError, HostError, ImageProblemError
-from tower.inplace import Found, Piece, pieces, plan_of
-from tower.medium import opened
-from tower.names import HostName
-from tower.partition import UNIT, Partition, partitions
-from tower.proc import Done
-from tower.receipt import Receipt, Stage, Target
-from tower.source import Source, read_source
-from tower.ssh import SYSTEM_PATH
-from tower.sshconf import Host
-from tower.view import View
+from tower.base import proc
+from tower.base.errors import DeviceError, GarbageError, HangsError, HostError, ImageProblemError
+from tower.base.names import HostName
+from tower.base.proc import Done
+from tower.base.view import View
+from tower.disk import receipt
+from tower.disk.make import Job, make_disk, read_boot_file
+from tower.disk.medium import opened
+from tower.disk.partition import UNIT, Partition, partitions
+from tower.disk.receipt import Receipt, Stage, Target
+from tower.hosts.registry import Host
+from tower.image.blockmap import BlockMap
+from tower.image.source import Source, read_source
+from tower.ssh.sessions import SYSTEM_PATH
+from tower.upgrade import inplace, upgrade
+from tower.upgrade.inplace import Found, Piece, pieces, plan_of
 
 from tests.unit.runtime.disks import BOOT, MIB, ROOT, check_disk, garbage
 

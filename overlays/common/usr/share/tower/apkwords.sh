@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh
-# apk's words, by the same rules as on the thin client: these expressions are those of runtime/apkwords.py, word for word,
+# apk's words, by the same rules as on the thin client: these expressions are those of runtime/install/apkwords.py, word for word,
 # which says what they mean. Sourced by programs that have set LC_ALL=C.
 
 apk_name='([A-Za-z0-9_][]A-Za-z0-9_.+,![-]*(:[]A-Za-z0-9_.+:,/![-]*)?|/[A-Za-z0-9_][]A-Za-z0-9_+:,/![-]*)'

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Reads a host's tower.env and prints NAME=value for each setting; refuses whatever `tower provision` would not have written.
-# No value is ever evaluated, and none is shown. The forms are those of runtime/env.py and runtime/names.py.
+# No value is ever evaluated, and none is shown. The forms are those of runtime/hosts/env.py and runtime/base/names.py.
 
 function refuse(text) {
 	print text >"/dev/stderr"

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index of a repository: `APKINDEX.tar.gz`, a signature member and one with DESCRIPTION and APKINDEX.
+
+APKINDEX has a block of `letter:value` lines for every package, blocks parted by empty lines.
+"""
+
+from __future__ import annotations
+
+import io
+
+from pipeline.apk.format.gzipstream import RawSource
+from pipeline.apk.format.head import DEFAULT_LIMITS, read_head
+from pipeline.apk.format.hostile import DEFAULT_POLICY
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.pkginfo import is_name, is_safe_version
+from pipeline.apk.format.tarstream import read_tar
+from pipeline.apk.format.writer import memory_member, signature_member
+from pipeline.base.errors import FormatError
+from pipeline.base.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from pipeline.apk.format.hostile import Policy
+    from pipeline.apk.format.package import Package
+    from pipeline.apk.format.signature import Signature, Signer, Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One package of an index; `size` is its file's, `installed_size` what it takes on disk.
+
+    One that is not `installable` has a field of a newer apk; ours must not choose it.
+    """
+
+    checksum: str
+    name: str
+    version: str
+    arch: str = ""
+    size: int = 0
+    installed_size: int = 0
+    description: str = ""
+    url: str = ""
+    license: str = ""
+    origin: str = ""
+    maintainer: str = ""
+    builddate: int = 0
+    commit: str = ""
+    depends: tuple[str, ...] = ()
+    provides: tuple[str, ...] = ()
+    install_if: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    replaces_priority: int | None = None
+    provider_priority: int | None = None
+    installable: bool = True
+
+    @property
+    def file_name(self) -> str:
+        """The package's file in the repository."""
+        return f"{self.name}-{self.version}.apk"
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A repository's description, its packages and who signed it."""
+
+    description: str
+    entries: tuple[IndexEntry, ...]
+    signatures: tuple[Signature, ...] = ()
+
+
+# In the order in which apk writes them.
+LETTERS = {
+    "C": "checksum", "P": "name", "V": "version", "A": "arch", "S": "size", "I": "installed_size", "T": "description",
+    "U": "url", "L": "license", "o": "origin", "m": "maintainer", "t": "builddate", "c": "commit",
+    "k": "provider_priority", "D": "depends", "p": "provides", "i": "install_if", "r": "replaces", "q": "replaces_priority",
+}  # fmt: skip
+_LISTS = frozenset("Dpir")
+_NUMBERS = frozenset("SItkq")
+_OF_DATABASE = frozenset("FMRZ")
+_FOR_PEOPLE = (b"T", b"U", b"L", b"m")
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
+
+
+def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
+    """The entry made of one block's letters. Raises FormatError."""
+    values: dict[str, object] = {}
+    for letter, value in fields.items():
+        name = LETTERS.get(letter)
+        if name is None:
+            if letter.isupper() and letter not in _OF_DATABASE:
+                values["installable"] = False
+        elif letter in _LISTS:
+            values[name] = tuple(value.split())
+        elif letter in _NUMBERS:
+            digits = value[1:] if letter in "kq" and value[:1] == "-" else value
+            if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+                raise FormatError(f"{where}: {letter}: is not a number: {value!r}")
+            values[name] = int(value)
+        else:
+            values[name] = value
+    for letter in "CPV":
+        if not fields.get(letter):
+            raise FormatError(f"{where}: lacks {letter}: ({LETTERS[letter]})")
+    checksum = fields["C"]
+    if checksum[:2] != "Q1" or len(checksum) != 30 or not _BASE64.issuperset(checksum):
+        raise FormatError(f"{where}: C: is not a checksum Q1...: {checksum!r}")
+    return IndexEntry(**values)  # type: ignore[arg-type]  # the table of letters gives each field its type
+
+
+def _check_names(entry: IndexEntry, where: str) -> None:
+    """What becomes part of file names and addresses must be well formed."""
+    if not is_name(entry.name):
+        raise FormatError(f"{where}: P: is not a package name: {entry.name!r}")
+    if not is_safe_version(entry.version):
+        raise FormatError(f"{where}: V: cannot be a version in a file's name: {entry.version!r}")
+    if entry.arch and not is_name(entry.arch):
+        raise FormatError(f"{where}: A: is not an architecture: {entry.arch!r}")
+
+
+def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
+    """The lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only."""
+    lines = []
+    for letter, name in LETTERS.items():
+        value = getattr(entry, name)
+        if letter in "rq" and not installed:
+            continue
+        if isinstance(value, tuple):
+            value = " ".join(value)
+        if value or letter in "SITUL":
+            if "\n" in str(value):
+                raise FormatError(f"{entry.name}: {name} holds a line break")
+            lines.append(f"{letter}:{value}")
+    return lines
+
+
+def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ...]:
+    """The entries of an APKINDEX. Raises FormatError naming line and reason."""
+    entries: list[IndexEntry] = []
+    fields: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
+    lines = text.split("\n")
+    if lines.pop():
+        raise FormatError(f"{where}: truncated in its last line")
+    for number, line in enumerate(lines, 1):
+        if line:
+            if line[1:2] != ":":
+                raise FormatError(f"{where}:{number}: not 'letter:value': {line[:80]!r}")
+            if line[0] in fields:
+                raise FormatError(f"{where}:{number}: field {line[0]}: is there twice")
+            fields[line[0]] = line[2:]
+        elif fields:
+            start = f"{where}:{number - len(fields)}"
+            entry = entry_from(fields, start)
+            _check_names(entry, start)
+            known = seen.setdefault((entry.name, entry.version), entry.checksum)
+            if known != entry.checksum:
+                raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} is there twice, as two packages")
+            if len(seen) > len(entries):
+                entries.append(entry)
+            fields = {}
+    if fields:
+        raise FormatError(f"{where}: truncated, the last block does not end with an empty line")
+    return tuple(entries)
+
+
+def _decoded(data: bytes, where: str) -> str:
+    """The text of an index; what is for people alone may be in another encoding. Raises FormatError."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        lines = data.split(b"\n")
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.decode())
+        except UnicodeDecodeError:
+            if line[:1] not in _FOR_PEOPLE:
+                raise FormatError(f"{where}:{number}: not UTF-8: {line[:80]!r}") from None
+            texts.append(line.decode("cp1252", "replace"))
+    return "\n".join(texts)
+
+
+def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Index:
+    """Read, verify and parse an `APKINDEX.tar.gz`; without a verifier signatures are listed but not checked."""
+    source = RawSource(stream, name or str(getattr(stream, "name", "APKINDEX.tar.gz")))
+    head = read_head(source, verifier, "index", DEFAULT_LIMITS.index_raw, DEFAULT_LIMITS.index)
+    if not source.at_end():
+        raise FormatError(f"{source.name}: bytes after the index (trailing garbage, or too many members)")
+    files: dict[str, str] = {}
+    for entry, content in read_tar(io.BytesIO(head.plain), source.name):
+        if entry.name in files or entry.kind != "file":
+            raise FormatError(f"{source.name}: {entry.name!r} ({entry.kind}) is there twice, or no file")
+        files[entry.name] = _decoded(content.read(), f"{source.name}: {entry.name}")
+    if "APKINDEX" not in files:
+        raise FormatError(f"{source.name}: no APKINDEX in it")
+    entries = parse_index_text(files["APKINDEX"], f"{source.name}: APKINDEX")
+    return Index(files.get("DESCRIPTION", "").strip("\n"), entries, head.signatures)
+
+
+def dump_index_text(entries: Iterable[IndexEntry]) -> str:
+    """APKINDEX of `entries`, sorted by name and version's text."""
+    ordered = sorted(entries, key=lambda entry: (entry.name, entry.version, entry.checksum))
+    return "".join("\n".join(dump_entry(entry)) + "\n\n" for entry in ordered)
+
+
+def write_index(out: BinaryIO, description: str, entries: Iterable[IndexEntry], signer: Signer | None, epoch: int) -> None:
+    """Write an `APKINDEX.tar.gz`; equal entries give equal bytes, in whatever order they come."""
+    files = {"DESCRIPTION": f"{description}\n".encode(), "APKINDEX": dump_index_text(entries).encode()}
+    member = memory_member(files, epoch, end=True)
+    if signer is not None:
+        out.write(signature_member(member, signer, epoch))
+    out.write(member)
+
+
+def package_entry(package: Package, size: int, *, arch: str = "") -> IndexEntry:
+    """The index entry of a package whose file has `size` bytes.
+
+    `arch` is the repository's: apk looks for a package in the folder of the architecture that the index names,
+    so a package for every architecture (`noarch`) must be listed with it to be found.
+    """
+    info = package.info
+    if arch and info.arch not in (arch, "noarch"):
+        raise FormatError(f"{package.file_name}: is for {info.arch}, the repository for {arch}")
+    values = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__}
+    values |= {"checksum": package.checksum, "size": size, "installed_size": info.size, "arch": arch or info.arch}
+    return IndexEntry(**values)
+
+
+def entry_of(path: Path, verifier: Verifier | None = None, *, arch: str = "", policy: Policy = DEFAULT_POLICY) -> IndexEntry:
+    """The index entry of a package file, all of which is read and checked; for `arch` see `package_entry`."""
+    with path.open("rb") as stream:
+        package = read_package(stream, verifier, name=path.name)
+        return package_entry(package, package.verify_data(policy), arch=arch)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a package: signature, control and data, three gzip members of one file, in this order.
+
+The signature is over the raw control member; the control's `datahash` is over the raw data member. So control is
+checked before a byte of it is interpreted, and data while it streams by: what `iter_data` has laid out so far may be
+trusted only when it has ended without an error (write to temporary names, or call `verify_data` first).
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import io
+
+from pipeline.apk.format import pkginfo
+from pipeline.apk.format.gzipstream import GzipMember, RawSource
+from pipeline.apk.format.head import DEFAULT_LIMITS, Head, read_head
+from pipeline.apk.format.hostile import DEFAULT_POLICY, Guard, Policy
+from pipeline.apk.format.pkginfo import SCRIPTS
+from pipeline.apk.format.signature import PREFIX
+from pipeline.apk.format.tarstream import Content, TarEntry, read_tar
+from pipeline.apk.format.writer import Source, signature_member, tree_entries, write_package
+from pipeline.base.errors import FormatError, VerifyError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
+
+    from pipeline.apk.format.pkginfo import PkgInfo
+    from pipeline.apk.format.signature import Signer, Verifier
+
+__all__ = [
+    "SCRIPTS", "Content", "Package", "Policy", "Source", "TarEntry", "checksum_of",
+    "read_package", "sign_package", "tree_entries", "write_package",
+]  # fmt: skip
+
+_CHUNK = 1 << 18
+_ENTRY_OVERHEAD = 4096  # headers and padding
+
+
+def checksum_of(digest: bytes) -> str:
+    """`Q1` and the base64 of a SHA-1 digest: how indexes and the installed database write checksums."""
+    return "Q1" + binascii.b2a_base64(digest, newline=False).decode()
+
+
+class Package:
+    """A package whose control has been read (and verified, if a verifier was given).
+
+    `checksum` is its identity in indexes (`Q1...`), `size` the file's size once the data has been read to
+    its end, else None. The data can be read once; `verify_data` rewinds a seekable stream.
+    """
+
+    def __init__(self, stream: BinaryIO, source: RawSource, head: Head) -> None:
+        self.file_name = source.name
+        self.signatures = head.signatures
+        self.checksum = checksum_of(hashlib.sha1(head.raw, usedforsecurity=False).digest())
+        self.control_size = len(head.raw)
+        self.data_offset = source.position
+        self.size: int | None = None
+        self.info, self.scripts = _control(head.plain, f"{source.name}: control")
+        self._stream = stream
+        self._source: RawSource | None = source
+
+    def iter_data(self, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[TarEntry, Content]]:
+        """Entries that are to be installed, with their content, each checked against `policy`.
+
+        Raises FormatError for what is damaged or hostile, and at the end VerifyError if the data is not what
+        the control says. As apk does, hidden names at the top (`.dummy`) are passed over.
+        """
+        return self._entries(policy, trusted=False)
+
+    def _entries(self, policy: Policy, *, trusted: bool) -> Iterator[tuple[TarEntry, Content]]:
+        """`iter_data`; `trusted` says that the data has been hashed already and is what the control says."""
+        source, self._source = self._source, None
+        if source is None:
+            raise FormatError(f"{self.file_name}: the data has been read already")
+        if source.at_end():
+            raise FormatError(f"{self.file_name}: ends after control, data is missing")
+        digest = hashlib.sha256()
+        bound = policy.max_total + _ENTRY_OVERHEAD * policy.max_entries
+        hashes = () if trusted else (digest,)
+        member = GzipMember(source, "data", max_raw=bound, max_plain=bound, hashes=hashes, trusted=trusted)
+        guard = Guard(member.where, policy)
+        for entry, content in read_tar(member, member.where):
+            guard.check(entry)
+            if entry.name[0] == ".":
+                if entry.name in (".PKGINFO", *SCRIPTS) or entry.name.startswith(PREFIX):
+                    raise FormatError(f"{member.where}: {entry.name} belongs into the control member")
+            else:
+                yield entry, content
+        if not source.at_end():
+            raise FormatError(f"{self.file_name}: bytes after the data member (trailing garbage, or too many members)")
+        if not trusted and digest.hexdigest() != self.info.datahash:
+            raise VerifyError(
+                f"{self.file_name}: data: sha256 is {digest.hexdigest()}, the signed control says {self.info.datahash}"
+            )
+        self.size = source.position
+
+    def verify_data(self, policy: Policy = DEFAULT_POLICY) -> int:
+        """Read all data without keeping it and return the file's size; a seekable stream can then be read again.
+
+        Of such a stream the data is hashed before it is unpacked; where it differs, reading on says how.
+        """
+        seekable = self._stream.seekable()
+        trusted = self._source is not None and seekable and self._data_holds(self._source)
+        for _entry, content in self._entries(policy, trusted=trusted):
+            content.skip()
+        if seekable:
+            self._rewind(self.size or 0)
+        return self.size or 0
+
+    def _data_holds(self, source: RawSource) -> bool:
+        """Whether the rest of `source` (seekable) is what the control says; afterwards it is to be read again."""
+        digest = hashlib.sha256()
+        while data := source.take():
+            digest.update(data)
+        self._rewind(source.position)
+        return digest.hexdigest() == self.info.datahash
+
+    def _rewind(self, position: int) -> None:
+        """Go back to the start of the data from `position`, both counted from the start of the package."""
+        self._stream.seek(self.data_offset - position, io.SEEK_CUR)
+        self._source = RawSource(self._stream, self.file_name)
+        self._source.position = self.data_offset
+
+
+def _control(plain: bytes, where: str) -> tuple[PkgInfo, Mapping[str, bytes]]:
+    info: PkgInfo | None = None
+    seen: set[str] = set()
+    scripts: dict[str, bytes] = {}
+    for entry, content in read_tar(io.BytesIO(plain), where):
+        name = entry.name
+        if entry.kind != "file" or not name.startswith(".") or "/" in name or name.startswith(PREFIX):
+            raise FormatError(f"{where}: {name!r} ({entry.kind}) does not belong into the control member")
+        if name in seen:
+            raise FormatError(f"{where}: {name} is there twice")
+        seen.add(name)
+        if name == ".PKGINFO":
+            info = pkginfo.parse(content.read(), f"{where}: .PKGINFO")
+        elif name in SCRIPTS:
+            scripts[name] = content.read()
+    if info is None:
+        raise FormatError(f"{where}: no .PKGINFO in it")
+    if not info.datahash:
+        raise FormatError(f"{where}: .PKGINFO has no datahash, so the data could not be verified")
+    return info, scripts
+
+
+def read_package(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Package:
+    """Read and check the head of a package; its data is left in `stream` for `iter_data` or `verify_data`.
+
+    Without a verifier signatures are listed but not checked. `name` is for messages (default: the stream's own).
+    """
+    source = RawSource(stream, name or str(getattr(stream, "name", "package")))
+    head = read_head(source, verifier, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
+    return Package(stream, source, head)
+
+
+def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str = "", policy: Policy = DEFAULT_POLICY) -> None:
+    """Copy the package in `stream` (seekable) to `out` with a signature in front; one that it had is left out.
+
+    The data is verified before anything is written.
+    """
+    source = RawSource(stream, name or str(getattr(stream, "name", "package")))
+    head = read_head(source, None, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
+    package = Package(stream, source, head)
+    if not stream.seekable():
+        raise FormatError(f"{source.name}: only a file that can be read twice can be signed")
+    package.verify_data(policy)
+    out.write(signature_member(head.raw, signer, package.info.builddate))
+    out.write(head.raw)
+    while data := stream.read(_CHUNK):
+        out.write(data)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which packages a world means: those that apk would install.
+
+apk decides step by step and never goes back, so of several sets that would do it has one answer, and sometimes none
+where there is one. The answer here is apk's: `solver_search` goes by its rules, of apk 3 or of apk 2, over the packages of a
+`Universe` (`solver_pool`), in the order of apk's walk (`solver_walk`).
+"""
+
+from __future__ import annotations
+
+from pipeline.apk.format.pkginfo import parse_dependency
+from pipeline.apk.solver.errors import UnsolvableError as UnsolvableError  # noqa: PLC0414 (exported)
+from pipeline.apk.solver.pool import Universe
+from pipeline.apk.solver.search import Search
+from pipeline.apk.solver.state import Condition
+from pipeline.base.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pipeline.apk.format.pkginfo import Dependency
+    from pipeline.apk.solver.cache import Cache
+    from pipeline.apk.solver.pool import IndexFile
+    from pipeline.apk.solver.state import Package
+    from pipeline.apk.solver.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One package of a solution; `index` is the number of the index it is in, `checksum` what this says of it."""
+
+    name: str
+    version: str
+    index: int
+    checksum: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The packages that a world means, sorted by name, and the architecture they are for."""
+
+    world: tuple[str, ...]
+    arch: str
+    packages: tuple[Chosen, ...]
+
+
+def generation_of(branch: str) -> int:
+    """The generation of apk that a branch of Alpine has: 3 from v3.23 on, and for what is no number (edge)."""
+    major, _, minor = branch.removeprefix("v").partition(".")
+    return 2 if major.isdigit() and minor.isdigit() and (int(major), int(minor)) < (3, 23) else 3
+
+
+class Solver:
+    """Solves worlds over the packages of one Universe."""
+
+    def __init__(self, universe: Universe) -> None:
+        self.universe = universe
+
+    @classmethod
+    def load(
+        cls,
+        files: Sequence[IndexFile],
+        keys: Mapping[str, bytes],
+        arch: str,
+        cache: Cache | None = None,
+        *,
+        generation: int = 3,
+    ) -> Solver:
+        """A solver over verified indexes, for apk of a `generation` (2 or 3). Raises VerifyError if a signature does not hold."""
+        return cls(Universe.load(files, keys, arch, cache, generation=generation))
+
+    def solve(self, world: Iterable[str]) -> Solution:
+        """The packages for `world`. Raises UnsolvableError with the reason, FormatError for what is no dependency."""
+        texts = tuple(world)
+        chosen = in_order(self.universe, texts)
+        return Solution(texts, self.universe.arch, tuple(sorted(chosen, key=lambda item: (item.name, item.version))))
+
+
+def in_order(universe: Universe, world: Iterable[str]) -> list[Chosen]:
+    """The packages for `world` in the order in which apk installs them. Raises UnsolvableError, FormatError."""
+    # The last of a name counts, and apk goes by the names, whatever their case.
+    wanted = {item.name: item for item in map(parse_dependency, world)}
+    items = [wanted[name] for name in sorted(wanted, key=lambda name: (name.lower(), name))]
+    conditions = _conditions(universe, items)
+    numbers = universe.numbers([item.name for item in conditions])
+    search = Search(universe.tables, universe.generation, conditions, numbers)
+    found = search.run()
+    if search.failures:
+        from pipeline.apk.solver import explain
+
+        raise UnsolvableError(explain.explain(universe, search, found))
+    return [_chosen(universe.tables, package) for package in found]
+
+
+def _conditions(universe: Universe, items: Iterable[Dependency]) -> list[Condition]:
+    """The world with its names as numbers; what excludes a name that there is not says nothing."""
+    conditions = []
+    for item in items:
+        number = universe.tables.find(item.name)
+        if number >= 0:
+            conditions.append(Condition(number, item.op, item.version, conflict=item.conflict))
+        elif not item.conflict:
+            from pipeline.apk.solver import explain
+
+            raise UnsolvableError(explain.missing(universe, item, "the world"))
+    return conditions
+
+
+def _chosen(tables: Tables, package: Package) -> Chosen:
+    name = tables.names.text(package.name)
+    return Chosen(name, package.version, package.index, tables.checksum(package.number), tables.package_size[package.number])
+
+
+def solve(
+    indexes: Sequence[IndexFile],
+    world: Iterable[str],
+    arch: str,
+    *,
+    keys: Mapping[str, bytes],
+    cache: Cache | None = None,
+    generation: int = 3,
+) -> Solution:
+    """The packages of one world; for several worlds over the same indexes make one `Solver`."""
+    return Solver.load(indexes, keys, arch, cache, generation=generation).solve(world)

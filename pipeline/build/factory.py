@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The factory: one checkout with one channel, and how a node of its plan gets built.
+
+Ties plan, keys, store, channel and sandbox together. What is costly to load (the container engine, the channel's
+driver) is loaded when something is built and not before, so that a run with nothing to do is quick.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline.base import children
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import LockError
+from pipeline.build.workplace import Workplace
+from pipeline.plan import explain
+from pipeline.plan.keys import Keyed, NotBuiltError
+from pipeline.plan.nodes import ChannelNode, Node, StageNode, is_folder
+from pipeline.store.artifact import DamagedError, FileRecord
+from pipeline.store.store import Artifact, Work
+
+if TYPE_CHECKING:
+    from pipeline.store.cache.shared import Cache
+
+_REPAIRS = 3
+_STOP_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An artifact, and whether this run made it, or pulled it from the shared cache."""
+
+    artifact: Artifact
+    fresh: bool
+    seconds: float
+    pulled: bool = False
+
+    @property
+    def state(self) -> str:
+        """For the line of its task."""
+        return "pulled" if self.pulled else "built" if self.fresh else "cached"
+
+
+@dataclass(eq=False)
+class Factory(Workplace):
+    """Everything that tasks need, made from a plan. Its methods may be called from several threads."""
+
+    clock: str = ""
+    """For `verify:reproducible`: seconds that programs in the sandboxes see added to the time; no part of any key."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """The variables of the command line, for the shared cache."""
+    _running: set[str] = field(default_factory=set)
+    _there_before: frozenset[int] = field(default_factory=lambda: frozenset(children.running()))
+    """The engine, if ci/doit has just started it: this process is then its parent, and leaves it running."""
+
+    @cached_property
+    def cache(self) -> Cache | None:
+        """The shared cache, if `cache=` names one."""
+        if "cache" not in self.given and "cache-key" not in self.given:
+            return None
+        from pipeline.store.cache.commands import open_cache
+
+        return open_cache(self, self.given)
+
+    def find(self, node: Node) -> Artifact | None:
+        """The artifact of `node` as it must now be, if the store has it and it is undamaged."""
+        if is_folder(node):
+            return None
+        try:
+            keyed = self.keys.of(node)
+        except (NotBuiltError, LockError):
+            return None
+        artifact = self.store.lookup(keyed.key)
+        if artifact is not None:
+            explain.remember(self.paths, node, keyed)
+        return artifact
+
+    def need(self, node: Node) -> Built:
+        """The artifact of `node`, built with all that it needs if it is not there."""
+        self._need_inputs(node)
+        artifact = self.find(node)
+        return Built(artifact, fresh=False, seconds=0.0) if artifact is not None else self.build(node)
+
+    def _need_inputs(self, node: Node) -> None:
+        for name in node.inputs.values() if isinstance(node, StageNode) else ():
+            self.need_by_name(name)
+
+    def need_by_name(self, name: str) -> None:
+        """Build the node of this name, with all that it needs, if it is not there."""
+        if not is_folder(self.plan.nodes[name]):
+            self.need(self.plan.nodes[name])
+
+    def build(self, node: Node) -> Built:
+        """The artifact of `node`, whose inputs are built already.
+
+        An input that turns out to be damaged or gone is built again first, and the key is made anew.
+        """
+        for _ in range(_REPAIRS):
+            try:
+                return self._build(node)
+            except DamagedError as error:
+                self.progress.say(f"{node.name}: {error.message}; it is built again")
+                if error.key is not None:
+                    self.store.reject(error.key, error.message)
+                self.keys.reset()
+                self._need_inputs(node)
+            except NotBuiltError as error:
+                self.need(self.plan.nodes[str(error)])
+        return self._build(node)
+
+    def discard(self, node: Node) -> None:
+        """Remove the artifact that `node` now has, if no other build uses it."""
+        from pipeline.store.gc import collect
+
+        artifact = self.find(node)
+        if artifact is not None:
+            self.store.close()  # our own hold on it
+            collect(self.store, keep=set(self.store.built_keys()) - {artifact.key}, max_bytes=0)
+
+    def stop(self) -> None:
+        """End all sandboxes and programs of this process, and wait for their threads to tidy up."""
+        if "engine" in self.__dict__:
+            self.engine.stop()
+            children.stop_all(_STOP_SECONDS / 2, but=self._there_before)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while self._running and time.monotonic() < deadline:
+                time.sleep(0.1)
+
+    def _build(self, node: Node) -> Built:
+        self._running.add(node.name)
+        try:
+            return self._build_locked(node)
+        finally:
+            self._running.discard(node.name)
+
+    def _build_locked(self, node: Node) -> Built:
+        keyed = self.keys.of(node)
+        with self.store.building(keyed.key, keyed.document) as work:
+            if work.existing is not None:
+                return Built(work.existing, fresh=False, seconds=0.0)
+            started = time.monotonic()
+            pulled = self._pull(node, keyed, work)
+            if pulled is not None:
+                explain.remember(self.paths, node, keyed)
+                return Built(pulled, fresh=False, seconds=time.monotonic() - started, pulled=True)
+            with self.log(log_name(node, keyed.key)) as log:
+                known = (
+                    self._run(node, keyed, work.path, log) if isinstance(node, StageNode) else self._fill(node, work.path, log)
+                )
+            seconds = time.monotonic() - started
+            artifact = work.commit(seconds, known)
+        explain.remember(self.paths, node, keyed)
+        return Built(artifact, fresh=True, seconds=seconds)
+
+    def _pull(self, node: Node, keyed: Keyed, work: Work) -> Artifact | None:
+        if not isinstance(node, StageNode):
+            return None
+        with self._once:
+            cache = self.cache
+        return cache.pull(node.name, keyed.document, work) if cache is not None else None
+
+    def _run(self, node: StageNode, keyed: Keyed, output: Path, log: BinaryIO) -> Mapping[str, FileRecord]:
+        from pipeline.build.execution import run_node
+
+        return run_node(self, node, keyed, output, log)
+
+    def _fill(self, node: ChannelNode, output: Path, log: BinaryIO) -> Mapping[str, FileRecord]:
+        if node.what == "keys":
+            for name, pem in self.driver.keys().items():
+                (output / name).write_bytes(pem)
+            return {}
+        self.fetch()
+        if node.what == "repository":
+            self.driver.repository(self.lock(), node.arch, output, log)
+        else:
+            self.driver.wheels(self.lock(), node.arch, output)
+        return {}
+
+    def log_path(self, node: Node, key: Digest) -> Path:
+        """Where the output of a node's last build of `key` is."""
+        return self.paths.logs / f"{log_name(node, key)}.log"
+
+
+def log_name(node: Node, key: Digest) -> str:
+    """The name of a node's log below build/log, without its ending."""
+    return f"{node.name.partition(':')[2].replace(':', '-')}.{key[:12]}"

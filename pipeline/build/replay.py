@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running one stage again to see what it does: its output on the terminal, or a shell in its sandbox.
+
+The sandbox is the one of the build, down to inputs, options and capabilities; what it makes is thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.scratch import temporary_folder
+from pipeline.build.execution import sandbox_of
+from pipeline.plan.nodes import StageNode
+from pipeline.sandbox.container import Container, opened
+from pipeline.sandbox.stage_run import Sandbox, run_stage
+from pipeline.store.artifact import outputs_json
+
+if TYPE_CHECKING:
+    from pipeline.build.factory import Factory
+    from pipeline.sandbox.engine import Engine
+
+_CHUNK = 1 << 16
+
+
+def replay_node(factory: Factory, node: StageNode, *, shell: bool) -> None:
+    """Run the script of `node` again, or a shell in its place. Raises StageError if the script fails."""
+    if shell:
+        _check_terminal(factory)
+    for name in node.inputs.values():
+        factory.need_by_name(name)
+    sandbox = sandbox_of(factory, node, factory.keys.of(node))
+    if shell:
+        _shell(factory, node, replace(sandbox, argv=("sh",)))
+        return
+    engine = factory.engine_for(node.arch)
+    with temporary_folder("replay", _scratch(factory)) as folder:
+        made = folder / "out"
+        made.mkdir()
+        try:
+            outputs = run_stage(engine, sandbox, outputs=made, declared=node.spec.outputs, log=factory.progress.output)
+        except StageError as error:
+            # Its last lines are on the terminal already.
+            raise StageError(error.message.splitlines()[0], hint="with shell=1 you get a shell in its place") from error
+        finally:
+            factory.progress.output.flush()
+    for name, record in sorted(outputs.items()):
+        factory.progress.say(f"{name}: {record.size} bytes, sha256 {record.sha256[:12]}")
+    factory.progress.result("replay", {"stage": node.name, "outputs": outputs_json(outputs)})
+
+
+def _scratch(factory: Factory) -> Path:
+    """Outputs may be large: they go to the disk of the store, not to a /tmp that may live in memory."""
+    factory.paths.build.mkdir(parents=True, exist_ok=True)
+    return factory.paths.build
+
+
+def _check_terminal(factory: Factory) -> None:
+    if factory.progress.json:
+        raise ConfigError("shell=1: a shell takes the terminal, and json=1 keeps it for JSON", hint="leave one of them out")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("shell=1: there is no terminal here", hint="without shell=1 the script runs and its output is shown")
+
+
+def _shell(factory: Factory, node: StageNode, sandbox: Sandbox) -> None:
+    factory.progress.end("replay")
+    factory.progress.say(
+        f"{node.name}: its script is: {' '.join(node.spec.command)}; inputs are in /in and /src, it writes to /out"
+    )
+    engine = factory.engine_for(node.arch)
+    with opened(engine, sandbox, terminal=True) as container:
+        _talk(engine, container)
+
+
+def _talk(engine: Engine, container: Container) -> None:
+    """Connect this terminal with the container's until its shell ends."""
+    attached = container.attach(stdin=1, stdout=1, stderr=1)
+    stream = getattr(attached, "_sock", attached)
+    container.start()
+    size = os.get_terminal_size(sys.stdout.fileno())
+    with suppress(Exception), engine.translated("telling the size of the terminal"):
+        engine.api.resize(container.id, height=size.lines, width=size.columns)
+    try:
+        with _raw(sys.stdin.fileno()):
+            _relay(stream)
+    finally:
+        attached.close()
+
+
+def _relay(stream: Any) -> None:
+    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    sources = [stream, keyboard]
+    while True:
+        ready, _, _ = select.select(sources, [], [])
+        if stream in ready:
+            data = stream.recv(_CHUNK)
+            if not data:
+                return
+            while data:
+                data = data[os.write(screen, data) :]
+        if keyboard in ready:
+            typed = os.read(keyboard, _CHUNK)
+            if typed:
+                stream.sendall(typed)
+            else:
+                sources.remove(keyboard)
+
+
+@contextmanager
+def _raw(keyboard: int) -> Iterator[None]:
+    """Hand every key to the container, Ctrl-C too, and put the terminal back at the end."""
+    before = termios.tcgetattr(keyboard)
+    try:
+        tty.setraw(keyboard)
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)

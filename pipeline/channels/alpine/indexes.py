@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signed indexes: brought from a mirror, verified by the keys of their architecture, and never older than before.
+
+A mirror can serve an old index with a good signature, to hide what was repaired since. The time that an index was made
+is part of what is signed; the latest one accepted is in the lock, which is committed, and in the user's cache.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tower.base.jsontext import parse_json
+from tower.base.regular import read_regular
+
+from pipeline.apk.format.gzipstream import RawSource
+from pipeline.apk.format.head import DEFAULT_LIMITS, read_head
+from pipeline.apk.format.index import IndexEntry, read_index
+from pipeline.apk.format.signature import KeyRing, Signature, check_signatures
+from pipeline.apk.format.tarstream import read_tar
+from pipeline.base.canonical import digest_bytes
+from pipeline.base.errors import VerifyError
+from pipeline.base.filelock import locked
+from pipeline.config.channel import LockedFile
+
+FILE = "APKINDEX.tar.gz"
+_DAY = 86400
+_CLOCK_SLACK = _DAY
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIndex:
+    """One repository's index for one architecture, verified."""
+
+    arch: str
+    file: LockedFile
+    """Its name is the repository's, its version what the index says of itself."""
+    data: bytes
+    entries: Mapping[str, IndexEntry]
+    """By the checksum `Q1...`."""
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"index of {self.file.name} for {self.arch}"
+
+
+def read_signed(data: bytes, ring: KeyRing, arch: str, repository: str, location: str) -> SignedIndex:
+    """Verify and read an index. Raises VerifyError or FormatError, naming architecture and repository."""
+    where = f"{repository}/{arch}/{FILE}"
+    index = read_index(io.BytesIO(data), ring, name=where)
+    strange = sorted({entry.arch for entry in index.entries} - {arch, "noarch", ""})
+    if strange:
+        raise VerifyError(
+            f"{where}: lists packages for {', '.join(strange)}", hint="the mirror serves another architecture's index"
+        )
+    signed = read_head(RawSource(io.BytesIO(data), where), None, "index", DEFAULT_LIMITS.index_raw, DEFAULT_LIMITS.index)
+    # Both times are signed; whichever is later cannot be taken back by a replay.
+    times = [entry.mtime for entry, _ in read_tar(io.BytesIO(signed.plain), where)]
+    made = max([*times, *(entry.builddate for entry in index.entries), 0])
+    signer = signer_of(index.signatures, ring, signed.raw, where)
+    file = LockedFile(repository, index.description, digest_bytes(data), len(data), location, signer=signer, made=made)
+    return SignedIndex(arch, file, data, {entry.checksum: entry for entry in index.entries})
+
+
+def signer_of(signatures: Iterable[Signature], ring: KeyRing, signed: bytes, where: str) -> str:
+    """The name of the key whose signature holds."""
+    for signature in signatures:
+        try:
+            check_signatures((signature,), ring, signed, where)
+        except VerifyError:
+            continue
+        return signature.key_name
+    raise VerifyError(f"{where}: no signature by a trusted key holds")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The latest index that was accepted for a repository."""
+
+    version: str
+    sha256: str
+    made: int
+
+
+class Freshness:
+    """What was accepted so far: by the present lock, and by earlier runs of this user."""
+
+    def __init__(self, note: Path, locked_indexes: Mapping[str, Iterable[LockedFile]]) -> None:
+        self._note = note
+        self._latest = self._read()
+        for arch, files in locked_indexes.items():
+            for file in files:
+                self._keep(f"{arch}/{file.name}", Accepted(file.version, file.sha256, file.made))
+
+    def _keep(self, name: str, found: Accepted) -> None:
+        if name not in self._latest or found.made > self._latest[name].made:
+            self._latest[name] = found
+
+    def _read(self) -> dict[str, Accepted]:
+        try:
+            rows = parse_json(read_regular(self._note))
+            return {str(name): Accepted(str(row["version"]), str(row["sha256"]), int(row["made"])) for name, row in rows.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return {}  # the lock still says what was accepted
+
+    def check(self, index: SignedIndex, *, hint: str, accept_older: bool = False, now: float | None = None) -> None:
+        """Raise VerifyError for an index from the future, or (unless `accept_older`) older than one accepted before."""
+        clock = time.time() if now is None else now
+        if index.file.made > clock + _CLOCK_SLACK:
+            raise VerifyError(
+                f"{index.title}: made {day(index.file.made)}, but this machine's clock says {day(int(clock))}",
+                hint="set this machine's clock: without it nobody can say how old an index is",
+            )
+        before = self._latest.get(f"{index.arch}/{index.file.name}")
+        if before is not None and index.file.made < before.made and not accept_older:
+            raise VerifyError(
+                f"{index.title}: made {day(index.file.made)} ({index.file.version}), older than the one accepted before, "
+                f"made {day(before.made)} ({before.version}): a mirror that lags, or an old index played back",
+                hint=hint,
+            )
+
+    def accept(self, indexes: Iterable[SignedIndex], *, older: bool = False) -> None:
+        """Remember indexes; with `older` even in the place of later ones."""
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._note.with_suffix(".guard")):
+            latest = {} if older else self._read()
+            for name, found in self._latest.items():
+                if name not in latest or found.made > latest[name].made:
+                    latest[name] = found
+            for index in indexes:
+                name, found = f"{index.arch}/{index.file.name}", Accepted(index.file.version, index.file.sha256, index.file.made)
+                if older or name not in latest or found.made >= latest[name].made:
+                    latest[name] = found
+            rows = {
+                name: {"version": row.version, "sha256": row.sha256, "made": row.made} for name, row in sorted(latest.items())
+            }
+            temporary = self._note.with_suffix(".new")
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+            temporary.replace(self._note)
+        self._latest = latest
+
+
+def day(seconds: int) -> str:
+    """A time as people write it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def age_in_days(index: SignedIndex, now: float | None = None) -> int:
+    """How long ago the index was made."""
+    return int(((time.time() if now is None else now) - index.file.made) // _DAY)

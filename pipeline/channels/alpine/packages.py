@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locked packages: an index names a package by the SHA-1 of its control alone, so a lock needs the whole file once.
+
+A file that is new comes in untrusted, is verified (signature, control against the index, data against control, size)
+and only then has a SHA-256 that the lock can name. What an earlier lock knew is not brought again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tower.base.regular import open_regular
+
+from pipeline.apk.format.gzipstream import RawSource
+from pipeline.apk.format.head import DEFAULT_LIMITS, read_head
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.signature import KeyRing
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import VerifyError
+from pipeline.channels.alpine.indexes import SignedIndex, signer_of
+from pipeline.config.channel import LockedFile, Progress
+from pipeline.supply.fetch import Source, fetch
+from pipeline.supply.vault import Vault
+from pipeline.supply.vault_place import clear, ours
+
+_UNKNOWN = Digest("")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A package that a solution names, and the index that vouches for it."""
+
+    name: str
+    version: str
+    checksum: str
+    index: SignedIndex
+
+    def unlocked(self) -> LockedFile:
+        """What the index knows of the file."""
+        entry = self.index.entries[self.checksum]
+        folder = self.index.file.location.rpartition("/")[0]
+        return LockedFile(self.name, self.version, _UNKNOWN, entry.size, f"{folder}/{entry.file_name}", self.checksum)
+
+
+def verify_package(path: Path, file: LockedFile, ring: KeyRing) -> str:
+    """Check a package file against what index or lock say of it; the name of the key that signed it.
+
+    Raises VerifyError or FormatError, naming the file and what differs.
+    """
+    where = f"{file.name}-{file.version}.apk"
+    with open_regular(path) as stream:
+        package = read_package(stream, ring, name=where)
+        size = package.verify_data()
+        stream.seek(0)
+        head = read_head(RawSource(stream, where), None, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
+    for what, found, stated in (
+        ("checksum", package.checksum, file.checksum),
+        ("name", package.info.name, file.name),
+        ("version", package.info.version, file.version),
+        ("size", size, file.size),
+    ):
+        if found != stated:
+            raise VerifyError(f"{where}: {what} is {found}, the index says {stated}", hint="the mirror serves another package")
+    return signer_of(package.signatures, ring, head.raw, where)
+
+
+class _Arrivals:
+    """The shelf for packages whose SHA-256 nobody knows yet: verified as packages, then named by content."""
+
+    def __init__(self, vault: Vault, ring: KeyRing) -> None:
+        self._vault = vault
+        self._ring = ring
+        self.locked: dict[str, LockedFile] = {}
+        """By checksum."""
+
+    def path(self, file: LockedFile) -> Path:
+        return self._vault.path(self.locked[file.checksum])
+
+    def untrusted(self, file: LockedFile) -> Path:
+        name = hashlib.sha256(f"{file.location} {file.checksum} {file.size}".encode()).hexdigest()
+        return self._vault.folder / "untrusted_" / f"package-{name}"
+
+    def is_whole(self, file: LockedFile) -> bool:
+        with ours(self.untrusted(file)):
+            clear(self.untrusted(file))
+        return file.checksum in self.locked
+
+    def accept(self, file: LockedFile) -> None:
+        part = self.untrusted(file)
+        try:
+            signer = verify_package(part, file, self._ring)
+        except VerifyError:
+            part.unlink()
+            raise
+        self.locked[file.checksum] = replace(file, sha256=self._vault.put_file(part), signer=signer)
+
+
+def lock_packages(
+    wanted: Iterable[Wanted], known: Sequence[LockedFile], *, vault: Vault, ring: KeyRing, source: Source, progress: Progress
+) -> tuple[LockedFile, ...]:
+    """Lock packages of one architecture, sorted by name; `known` is what an earlier lock says of the architecture.
+
+    A package signed by a key that is trusted no more is verified anew. Raises FetchError, VerifyError.
+    """
+    trusted = set(ring.names)
+    before: Mapping[str, LockedFile] = {file.checksum: file for file in known if file.signer in trusted}
+    found: dict[str, LockedFile] = {}
+    new: dict[str, LockedFile] = {}
+    for item in wanted:
+        file = item.unlocked()
+        earlier = before.get(file.checksum)
+        if earlier is not None and replace(earlier, sha256=_UNKNOWN, signer="") == file:
+            found[file.checksum] = earlier
+        else:
+            new[file.checksum] = file
+    arrivals = _Arrivals(vault, ring)
+    source = replace(source, other_bytes="no mirror serves what our keys vouch for: look at the mirrors, and at docs/keys.md")
+    fetch(new.values(), arrivals, source, progress, title="packages that no lock knew")
+    return tuple(sorted([*found.values(), *arrivals.locked.values()]))

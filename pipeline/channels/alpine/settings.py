@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The channel's own settings: mirrors, repositories, media, and what the builder is made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.channel import Channel
+from pipeline.config.toml import Problems, Table, table_of
+from pipeline.supply.fetch import Source, check_mirrors
+from pipeline.supply.lockfile import lock_command
+from pipeline.supply.wheels import GLIBC, MUSL
+
+MIRROR = "TOWER_ALPINE_MIRROR"
+"""Environment: mirrors, parted by spaces, that go before those of the channel's file."""
+
+
+_PLATFORMS: Mapping[str, tuple[str, ...]] = {"musl": MUSL, "glibc": GLIBC}
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """The table `[settings.mirror]` of a channel that makes its mirror: where Debian's packages come from."""
+
+    suite: str
+    components: tuple[str, ...]
+    debian: str
+    """Address of a Debian mirror; empty for the one that this machine's apt uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlpineSettings:
+    """The table `[settings]` of the channel's file."""
+
+    mirrors: tuple[str, ...]
+    repositories: tuple[str, ...]
+    aports: tuple[str, ...]
+    """Where archives of aports come from: `<address>/<ref>/aports-<ref>.tar.gz?path=scripts`."""
+    minirootfs: str
+    """Flavor, in the list of releases, of the root that the builder starts from."""
+    media: Mapping[str, tuple[str, ...]]
+    """Further flavors to lock, by architecture."""
+    builder: tuple[str, ...]
+    """The builder's world."""
+    builder_only: Mapping[str, tuple[str, ...]]
+    """What a builder of that architecture has beside it."""
+    warn_after_days: int
+    wheels: tuple[str, ...]
+    """Platforms of Python wheels for the device, without the architecture, best first."""
+    mirror: MirrorSettings | None
+    """What the channel's own mirror is made from; None where mirrors are somebody else's."""
+
+    def source(self, channel: Channel, folder: Path | None = None) -> Source:
+        """The mirrors, or the channel's own in `folder`, with what to say when they fail."""
+        unreachable = f"look at the network, or name another mirror ({MIRROR})"
+        return Source(self.mirrors, vanished_hint(channel), unreachable, folder=folder)
+
+    def aports_source(self, channel: Channel, folder: Path | None = None) -> Source:
+        """The same for aports, which the channel's own mirror has in a folder `aports`."""
+        return Source(self.aports, vanished_hint(channel), "look at the network", folder=folder / "aports" if folder else None)
+
+
+def vanished_hint(channel: Channel) -> str:
+    """What to do about locked files that upstream has deleted."""
+    if not channel.releasable:
+        return f"take the present versions: {lock_command(channel)}"
+    return (
+        "Alpine deletes what it supersedes. Import a vault that has it: ./ci/doit vault:import file=PATH; "
+        f"or take the present versions: {lock_command(channel)}"
+    )
+
+
+def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> AlpineSettings:
+    """The channel's own settings; ConfigError lists every mistake."""
+    problems = Problems()
+    where = f"pipeline/channels/{channel.path.name}"
+    table = table_of(dict(channel.settings), where, "settings", problems)
+    media, only = table.table("media"), table.table("builder_only")
+    own = _read_mirror(table.table("mirror")) if "mirror" in table else None
+    # A channel that makes its mirror has no other.
+    addresses = () if own else (*environ.get(MIRROR, "").split(), *table.strings("mirrors"))
+    libc = table.text("libc")
+    if libc and libc not in _PLATFORMS:
+        table.problem("libc", f"must be one of {', '.join(_PLATFORMS)}, not {libc!r}")
+    found = AlpineSettings(
+        mirrors=addresses,
+        repositories=table.strings("repositories"),
+        aports=() if own else table.strings("aports"),
+        minirootfs=table.text("minirootfs"),
+        media={arch: media.strings(arch, ()) for arch in channel.architectures},
+        builder=table.strings("builder"),
+        builder_only={arch: only.strings(arch, ()) for arch in channel.architectures},
+        warn_after_days=0 if own else table.integer("warn_after_days"),
+        wheels=_PLATFORMS.get(libc, ()),
+        mirror=own,
+    )
+    table.close()
+    problems.check(f"channel {channel.name}")
+    if own is None:
+        check_mirrors(found.mirrors, f"{where}: settings.mirrors")
+        check_mirrors(found.aports, f"{where}: settings.aports")
+    return found
+
+
+def _read_mirror(table: Table) -> MirrorSettings:
+    return MirrorSettings(table.text("suite"), table.strings("components"), table.text("debian", ""))
+
+
+def builder_worlds(channel: Channel, settings: AlpineSettings) -> Mapping[str, frozenset[str]]:
+    """The worlds of all builders that the channel can make, by architecture."""
+    return {
+        arch: frozenset({*settings.builder, *settings.builder_only.get(arch, ())})
+        for arch in (channel.builder_arch, *channel.native_builders)
+    }

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Debian kernel laid as Alpine lays one: boot/vmlinuz-<flavor>, modules with their indexes, the kernel.release file.
+
+Debian leaves `modules.dep` to an install script; here depmod runs on the unpacked modules.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import PurePosixPath
+
+from pipeline.base import proc
+from pipeline.base.errors import ConfigError
+from pipeline.channels.lab.catalog import Kernel
+from pipeline.channels.lab.tree import Node, Tree, matcher
+
+_MODULES = "lib/modules/"
+_DEPMOD_SECONDS = 300
+_HINT = "apt-get install kmod"
+
+
+def depmod_version() -> str:
+    """Which depmod this machine has: its output is part of a kernel package."""
+    return proc.run(("depmod", "--version"), timeout=30, hint=_HINT).stdout.decode().strip()
+
+
+def lay_kernel(tree: Tree, kernel: Kernel) -> None:
+    """Reshape a tree that holds one Debian kernel."""
+    releases = {path[len(_MODULES) :].split("/")[0] for path in tree.nodes if path.startswith(_MODULES)}
+    if len(releases) != 1:
+        raise ConfigError(
+            f"kernel {kernel.flavor}: modules of {sorted(releases)}, expected of one kernel", hint="look at its `from`"
+        )
+    (release,) = releases
+    tree.rename(f"boot/vmlinuz-{release}", f"boot/vmlinuz-{kernel.flavor}")
+    tree.rename(f"boot/config-{release}", f"boot/config-{release}-{kernel.flavor}")
+    # Debian's is a stub that says where the real one is.
+    tree.remove(f"boot/System.map-{release}")
+    _lay_device_trees(tree, release, kernel.device_trees)
+    _index_modules(tree, release)
+    for place, text in (
+        (f"usr/share/kernel/{kernel.flavor}/kernel.release", f"{release}\n"),
+        # Where mkinitfs's trigger reads the flavor; else it would take the end of Debian's release for it.
+        (f"{_MODULES}{release}/kernel-suffix", f"-{kernel.flavor}\n"),
+    ):
+        tree.add_file(Node(place, "file", 0o644), io.BytesIO(text.encode()))
+
+
+def _lay_device_trees(tree: Tree, release: str, pattern: str) -> None:
+    folder = f"usr/lib/linux-image-{release}/"
+    wanted = matcher((pattern,) if pattern else ())
+    for path in [path for path in tree.nodes if path.startswith(folder)]:
+        if tree.nodes[path].kind == "file" and wanted.fullmatch(path[len(folder) :]):
+            tree.rename(path, f"boot/{PurePosixPath(path).name}")
+        else:
+            tree.remove(path)
+
+
+def _index_modules(tree: Tree, release: str) -> None:
+    proc.run(("depmod", "-b", tree.folder, release), timeout=_DEPMOD_SECONDS, hint=_HINT)
+    modules = f"{_MODULES}{release}"
+    for path in sorted(tree.content(modules).glob("modules.*")):
+        name = f"{modules}/{path.name}"
+        tree.nodes.setdefault(name, Node(name, "file", 0o644))

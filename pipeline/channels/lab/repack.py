@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base as packages: each wheel's installed system, repacked once and kept by what it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from pipeline.apk.format.package import read_package
+from pipeline.apk.format.pkginfo import PkgInfo, parse_dependency
+from pipeline.base.canonical import Digest, digest_json
+from pipeline.base.code_digest import code_digest
+from pipeline.base.errors import StoreError
+from pipeline.base.filelock import locked
+from pipeline.base.recorded import Recorded, RecordedCache
+from pipeline.base.scratch import temporary_folder
+from pipeline.channels.lab.base import open_base
+from pipeline.channels.lab.catalog import Base
+from pipeline.channels.lab.minirootfs import write_minirootfs
+from pipeline.config.channel import LockedFile
+from pipeline.supply.vault import Vault
+
+_LIST: Final = "list"
+_MINI: Final = "minirootfs.tar.gz"
+RELEASE: Final = "alpine-release"
+"""The package whose version is the release's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repacked:
+    """What one wheel was made into: its files by name, and what each package says of itself."""
+
+    files: Mapping[str, Recorded]
+    infos: tuple[PkgInfo, ...]
+
+    @property
+    def version(self) -> str:
+        """The release: `3.23.6`."""
+        return next(info.version for info in self.infos if info.name == RELEASE).rpartition("-")[0]
+
+    @property
+    def names(self) -> Base:
+        """What no Debian package may be called."""
+        provided = [parse_dependency(item).name for info in self.infos for item in info.provides]
+        commands = {name.removeprefix("cmd:") for name in provided if name.startswith("cmd:")}
+        return Base(frozenset(info.name for info in self.infos), tuple(sorted(commands)))
+
+    @property
+    def packages(self) -> Mapping[str, Recorded]:
+        """The unsigned packages, by file name."""
+        return {name: file for name, file in self.files.items() if name.endswith(".apk")}
+
+    @property
+    def minirootfs(self) -> Recorded:
+        """The root whose apk installs the builder, as a packed tar."""
+        return self.files[_MINI]
+
+
+@dataclass(frozen=True)
+class Repacker:
+    """Makes packages of wheels, and keeps them below `kept`."""
+
+    vault: Vault
+    kept: Path
+    epoch: int
+    report: Callable[[str], None]
+    """Takes a line for the user about a file that was changed since it was made."""
+
+    @cached_property
+    def code(self) -> Digest:
+        """What the result depends on beside the wheel."""
+        return code_digest("pipeline.channels.lab.repack")
+
+    def key(self, wheel: LockedFile, arch: str) -> Digest:
+        """Names the packages of a wheel."""
+        return digest_json({"code": self.code, "wheel": wheel.sha256, "arch": arch, "epoch": self.epoch})
+
+    def packages(self, wheel: LockedFile, arch: str) -> Repacked:
+        """The packages of `wheel`, made if they are not there whole.
+
+        Raises VerifyError or FormatError for a wheel that is not what it should be.
+        """
+        folder = self.kept / self.key(wheel, arch)
+        folder.mkdir(parents=True, exist_ok=True)
+        cache = RecordedCache(folder, self.report)
+        with locked(self.kept / f"{arch}.guard"):
+            files = _all_of(cache)
+            if files is None:
+                self._make(wheel, arch, cache)
+                files = _all_of(cache)
+        if files is None:
+            raise StoreError(f"{folder}: changed while it was made", hint="run the same command again")
+        return Repacked(files, tuple(_infos(files)))
+
+    def _make(self, wheel: LockedFile, arch: str, cache: RecordedCache) -> None:
+        with temporary_folder("base", self.kept) as scratch:
+            copy = scratch / "wheel"
+            self.vault.copy(wheel, copy)
+            names = [_MINI]
+            with open_base(copy, scratch, f"{wheel.name} {wheel.version} for {arch}") as system:
+                for package in system.packages:
+                    names.append(package.entry.file_name)
+                    with (scratch / package.entry.file_name).open("wb") as out:
+                        system.write(package, out, arch, self.epoch)
+                write_minirootfs(system, scratch, scratch / _MINI, arch, self.epoch)
+            for name in names:
+                cache.keep(name, scratch / name)
+            # Last: without the list nothing of it counts.
+            (scratch / _LIST).write_text("".join(f"{name}\n" for name in sorted(names)))
+            cache.keep(_LIST, scratch / _LIST)
+
+
+def _all_of(cache: RecordedCache) -> dict[str, Recorded] | None:
+    """Every file that the list names, if all are there as they were made."""
+    listed = cache.find(_LIST)
+    if listed is None:
+        return None
+    with listed.opened() as stream:
+        names = stream.read().decode().splitlines()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = {name: file for name, file in zip(names, pool.map(cache.find, names), strict=True) if file is not None}
+    return found if len(found) == len(names) else None
+
+
+def _infos(files: Mapping[str, Recorded]) -> Iterator[PkgInfo]:
+    for name in sorted(files):
+        if name.endswith(".apk"):
+            with files[name].opened() as stream:
+                yield read_package(stream, None, name=name).info

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which code speaks to a channel: one driver for all of them, and the lab's mirror where a channel makes its own."""
+
+from __future__ import annotations
+
+from pipeline.base.errors import ConfigError
+from pipeline.base.paths import Paths
+from pipeline.channels.alpine.driver import AlpineDriver
+from pipeline.channels.alpine.settings import builder_worlds, read_settings
+from pipeline.channels.lab.mirror import LabMirror
+from pipeline.config.channel import Channel, ChannelDriver, LocalMirror, Worlds
+
+
+def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver:
+    """The driver of `channel`, with a mirror of its own where the channel's file says so.
+
+    Raises ConfigError for a driver that does not exist, or settings that are wrong.
+    """
+    if channel.driver != "alpine":
+        raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: alpine")
+    settings = read_settings(channel)
+    mirror: LocalMirror | None = None
+    if settings.mirror is not None:
+        wanted = {
+            arch: worlds.union(arch) | builder_worlds(channel, settings).get(arch, frozenset()) for arch in channel.architectures
+        }
+        mirror = LabMirror(channel, settings.mirror, wanted, paths)
+    return AlpineDriver(channel, settings, worlds, paths, mirror)

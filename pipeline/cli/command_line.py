@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line's variables say, and what doit is told for it: the factory, its reporter, its settings."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from doit import doit_cmd
+
+from pipeline.base.errors import ConfigError
+from pipeline.base.paths import Paths, check_checkout
+from pipeline.base.progress import Screen
+from pipeline.base.refused import expected
+from pipeline.base.streams import show
+from pipeline.build.factory import Factory
+from pipeline.cli.report import Events, Lines
+from pipeline.plan.nodes import SUFFIXES, Settings
+from pipeline.plan.planner import load_plan
+
+VARIABLES = (
+    "cache",
+    "cache-key",
+    "cache-push",
+    "channel",
+    "clock",
+    "compress",
+    "days",
+    "dir",
+    "dry-run",
+    "file",
+    "json",
+    "key",
+    "need",
+    "older-index",
+    "passphrase",
+    "rebuilders",
+    "shell",
+    "size",
+    "stage",
+    "target",
+    "version",
+)
+ENGINE = "engine."
+"""Before the name of an architecture: the container engine for its stages."""
+
+
+def open_factory(checkout: Path) -> Factory:
+    """The factory of a checkout, with the variables of the command line.
+
+    Ends the process, with the error's text and status, if the configuration is wrong.
+    """
+    _end_with_the_reader_of_listings()
+    try:
+        return _open(checkout)
+    except Exception as found:
+        error = expected(found)
+        if error is None:
+            raise
+        if wants_json():
+            Screen().event({"event": "error", "error": f"error: {error}", "exit_status": error.exit_status})
+        raise SystemExit(show(error)) from None
+
+
+def _open(checkout: Path) -> Factory:
+    given = variables()
+    settings = Settings(
+        channel=given.get("channel", Settings().channel),
+        target=given.get("target", ""),
+        compress=given.get("compress", Settings().compress),
+        engines={name.removeprefix(ENGINE): value for name, value in given.items() if name.startswith(ENGINE)},
+    )
+    check_checkout(checkout)
+    paths = Paths(checkout)
+    plan = load_plan(paths, settings)
+    if settings.target and settings.target not in {image.target for image in plan.images}:
+        known = ", ".join(dict.fromkeys(image.target for image in plan.images))
+        raise ConfigError(f"target={settings.target}: there is no such target", hint=f"one of: {known}")
+    for arch in sorted(set(settings.engines) - set(plan.channel.architectures)):
+        raise ConfigError(
+            f"{ENGINE}{arch}={settings.engines[arch]}: channel {plan.channel.name} has no such architecture",
+            hint=f"one of: {', '.join(f'{ENGINE}{name}=' for name in plan.channel.architectures)}",
+        )
+    if "cache" in given:
+        from pipeline.store.cache.registry import Place
+
+        Place.parse(given["cache"])
+    return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
+
+
+def _end_with_the_reader_of_listings() -> None:
+    """Doit's own listings end as `cat` does when nobody reads on (`| head`); what builds goes on, see `Screen`."""
+    words = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
+    if words[:1] in (["list"], ["info"]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def wants_json() -> bool:
+    """Whether the command line says json=1."""
+    return (getattr(doit_cmd, "_CMDLINE_VARS", None) or {}).get("json") == "1"
+
+
+def variables() -> dict[str, str]:
+    """The `name=value` words of the command line. Raises ConfigError for a name that nothing asks for."""
+    given: dict[str, str] = dict(getattr(doit_cmd, "_CMDLINE_VARS", None) or {})
+    for name, value in given.items():
+        if name not in VARIABLES and not name.startswith(ENGINE):
+            known = ", ".join([*VARIABLES, f"{ENGINE}ARCHITECTURE"])
+            raise ConfigError(f"{name}={value}: there is no such variable", hint=f"known: {known}")
+    if given.get("compress", "zstd") not in SUFFIXES:
+        raise ConfigError(f"compress={given['compress']}: unknown", hint=f"one of: {', '.join(SUFFIXES)}")
+    return given
+
+
+def number(name: str, default: float) -> float:
+    """A variable that is a number, 0 or more. Raises ConfigError for anything else."""
+    given = variables().get(name, "")
+    try:
+        found = float(given or default)
+    except ValueError:
+        found = -1
+    if not 0 <= found < float("inf"):
+        raise ConfigError(f"{name}={given}: not a number, 0 or more", hint=f"for example: {name}=10")
+    return found
+
+
+def config(factory: Factory) -> dict[str, Any]:
+    """What dodo.py tells doit about itself."""
+    kind = Events if wants_json() else Lines
+    reporter = type(
+        kind.__name__,
+        (kind,),
+        {"screen": factory.progress, "begin": staticmethod(factory.engine.stop_on_signals), "stop": staticmethod(factory.stop)},
+    )
+    return {
+        "default_tasks": list(dict.fromkeys(image.recipe for image in factory.plan.images)),
+        # A database that lives and dies with the process: nothing but our store decides, and two runs do not meet.
+        "backend": "sqlite3",
+        "dep_file": ":memory:",
+        "reporter": reporter,
+        "num_process": 2,
+        "par_type": "thread",
+        "minversion": "0.36.0",
+        "sort": "definition",
+    }

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `doit` does beside building and supply: explain, gc, replay, boot, test, verify, release, audit.
+
+Each is one function that a task calls; what is heavy is imported there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.base.canonical import JsonValue
+from pipeline.base.errors import ConfigError, FactoryError, LockError, SandboxError
+from pipeline.build.factory import Factory
+from pipeline.cli import supply
+from pipeline.cli.command_line import number, variables
+from pipeline.cli.report import Row
+from pipeline.cli.tasks import Task, chosen_images, task
+from pipeline.images.boot_record import BOOTS, recorded
+from pipeline.plan import explain
+from pipeline.plan.keys import NotBuiltError
+from pipeline.plan.nodes import Image, Node, StageNode, is_folder
+
+_TEST_SECONDS = 4 * 3600
+_GIB = 1 << 30
+_DEFAULT_GIB = 20
+_PYTEST_OPTIONS = (
+    {"name": "k", "short": "k", "type": str, "default": "", "help": "only tests whose names fit this expression"},
+    {"name": "m", "short": "m", "type": str, "default": "", "help": "only tests with these marks"},
+    {"name": "x", "short": "x", "type": bool, "default": False, "help": "stop at the first failure"},
+    {"name": "v", "short": "v", "type": bool, "default": False, "help": "a line for each test"},
+)
+
+
+def all_tasks(factory: Factory) -> Iterator[Task]:
+    """The tasks of all commands."""
+    yield from boot_tasks(factory)
+    yield from supply.all_tasks(factory)
+    yield _command("builder", lambda: builder(factory), "make the container image that stages run in", Row("builder", "channel"))
+    yield task("explain", lambda words: explain_all(factory, words), doc="why stages are built again [STAGE...]", arguments=True)
+    yield _command("gc", lambda: collect(factory), "remove old artifacts until the store fits into size=GiB (default 20)")
+    yield _command(
+        "replay", lambda: replay(factory), "run the script of stage=NAME again, on the terminal (shell=1: a shell in its place)"
+    )
+    yield task(
+        "test", partial(run_tests, factory), doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS
+    )
+    yield _command("qa", lambda: acceptance(factory), "the acceptance list, and what the last runs of its tests found")
+    yield _command("verify:reproducible", lambda: verify(factory), "build everything twice, in two places, and compare")
+    yield _command("cache:push", lambda: push(factory), "sign with key=FILE what was built here, and push it into cache=")
+    yield from release_tasks(factory)
+
+
+def release_tasks(factory: Factory) -> Iterator[Task]:
+    """Releasing, and what speaks for a release."""
+    from pipeline.images.elf import commands as audits
+    from pipeline.release import commands as releases
+
+    yield _command(
+        "release", lambda: releases.release(factory, variables()), "sign version=X.Y.Z with key=FILE, if built and tested"
+    )
+    yield _command(
+        "attest", lambda: releases.attest(factory, variables()), "sign with key=FILE that our build equals the release in dir="
+    )
+    yield _command(
+        "verify:release",
+        lambda: releases.verify_release(factory, variables()),
+        "check the release in dir= with public keys (key=, rebuilders=, need=K)",
+    )
+    yield _command(
+        "audit:elf",
+        lambda: audits.audit_elf(factory, chosen_images(factory)),
+        "check programs, libraries, setuid files, services and kernel modules of the images",
+    )
+
+
+def _command(name: str, action: Callable[[], None], doc: str, row: Row | None = None) -> Task:
+    return task(name, action, doc=doc, row=row)
+
+
+def builder(factory: Factory) -> None:
+    """`doit builder`: make sure that the builder is in the container engine, and those of other engines are in theirs."""
+    factory.make_lock(again=False)
+    for arch in ("", *(arch for arch in factory.plan.channel.architectures if factory.plan.engine_of(arch))):
+        image, key, address = factory.builder(arch), factory.keys.builder(arch), factory.engine_for(arch).address
+        factory.progress.say(f"builder {key[:12]}{f' at {address}' if arch else ''}: {image}")
+        native = factory.plan.builder_arch(arch)
+        factory.progress.result("builder", {"architecture": native, "key": key, "image": image, "engine": address})
+
+
+# --- explain ------------------------------------------------------------------------------------------------
+
+
+def explain_all(factory: Factory, words: Sequence[str]) -> None:
+    """`doit explain [stage...]`: for each instance, what differs from its last build."""
+    known = {node.name.removeprefix("stage:"): node for node in factory.plan.nodes.values() if not is_folder(node)}
+    chosen: list[Node] = []
+    for word in words:
+        name = word.removeprefix("stage:")
+        found = [known[name]] if name in known else list(factory.plan.instances(name))
+        if not found:
+            raise ConfigError(f"{word}: there is no such stage", hint=f"known: {', '.join(factory.plan.stage_names)}")
+        chosen.extend(found)
+    for node in chosen or known.values():
+        said = explain_node(factory, node)
+        data: dict[str, JsonValue] = {"stage": node.name, "key": said.key, "state": said.state, "since": said.since}
+        factory.progress.result("explain", {**data, "differences": list(said.lines), "text": said.title}, said.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What `doit explain` says about one node."""
+
+    title: str
+    state: str
+    """built, unbuilt, unknown."""
+    key: str = ""
+    since: str = ""
+    """The key of the build that `lines` compares with."""
+    lines: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> list[str]:
+        """It in lines for people."""
+        return [self.title, *(f"  {line}" for line in self.lines)]
+
+
+def explain_node(factory: Factory, node: Node) -> Explained:
+    """Whether a node is built, and what differs from its last build, or of that from the one before."""
+    inputs = dict(node.inputs) if isinstance(node, StageNode) else {}
+    last, before = explain.recall(factory.paths, node)
+    try:
+        keyed = factory.keys.of(node)
+        built = factory.store.lookup(keyed.key) is not None
+    except NotBuiltError as error:
+        return Explained(f"{node.name}: not known yet: {error} is to be built first", "unknown")
+    except LockError as error:
+        return Explained(f"{node.name}: not known yet: {error.message}", "unknown")
+    now = explain.snapshot(keyed)
+    if not built:
+        title = f"{node.name} {keyed.key[:12]}: will be built"
+        if last is None:
+            return Explained(f"{title}, for the first time", "unbuilt", keyed.key)
+        if last.key == keyed.key:
+            return Explained(f"{title} again: its artifact is gone or damaged", "unbuilt", keyed.key)
+        lines = tuple(explain.differences(last, now, inputs))
+        return Explained(f"{title}; since {last.key[:12]}:", "unbuilt", keyed.key, last.key, lines)
+    title = f"{node.name} {keyed.key[:12]}: is built"
+    if last is None or before is None or last.key != keyed.key:
+        return Explained(title, "built", keyed.key)
+    lines = tuple(explain.differences(before, now, inputs))
+    return Explained(f"{title}; it differs from {before.key[:12]} before in:", "built", keyed.key, before.key, lines)
+
+
+# --- gc, replay ---------------------------------------------------------------------------------------------
+
+
+def collect(factory: Factory) -> None:
+    """`doit gc [size=GiB]`: keep what the present plan is made of, and the rest as far as it fits."""
+    from pipeline.store.gc import collect as collect_store
+
+    max_bytes = int(number("size", _DEFAULT_GIB) * _GIB)
+    keep = {artifact.key for node in factory.plan.nodes.values() if (artifact := factory.find(node)) is not None}
+    done = collect_store(factory.store, keep=keep, max_bytes=max_bytes)
+    in_use = f"; {done.kept_in_use} in use" if done.kept_in_use else ""
+    sizes = f"{done.freed / _GIB:.2f} GiB freed, {done.left / _GIB:.2f} GiB left"
+    factory.progress.say(f"store: {len(done.removed)} artifacts removed, {sizes}{in_use}")
+    counts: dict[str, JsonValue] = {"freed": done.freed, "left": done.left, "in_use": done.kept_in_use}
+    counts |= {"packages": _collect_packages(factory), "builders": _collect_builders(factory)}
+    factory.progress.result("gc", {"removed": list(done.removed), **counts})
+
+
+def _collect_packages(factory: Factory) -> int:
+    """Remove packages of the channel that were made anew since; how many."""
+    if factory.driver.mirror is None:
+        return 0
+    removed, freed = factory.driver.mirror.remove_superseded()
+    if removed:
+        factory.progress.say(f"channel {factory.plan.channel.name}: {removed} packages removed, {freed / _GIB:.2f} GiB freed")
+    return removed
+
+
+def _collect_builders(factory: Factory) -> int:
+    """Remove images of builders that are not used any more; how many. Without an engine, or a lock, all stay."""
+    from pipeline.sandbox.images import remove_old_builders
+
+    try:
+        removed = remove_old_builders(factory)
+    except LockError:
+        return 0
+    except SandboxError as error:
+        factory.progress.say(f"builders: left alone: {error.message}")
+        return 0
+    if removed:
+        factory.progress.say(f"builders: {removed} images removed")
+    return removed
+
+
+def replay(factory: Factory) -> None:
+    """`doit replay stage=NAME [shell=1]`: run one stage's script again, its output on the terminal, nothing kept."""
+    from pipeline.build.replay import replay_node
+
+    name = variables().get("stage", "").removeprefix("stage:")
+    if not name:
+        raise ConfigError("replay: which stage?", hint="./ci/doit replay stage=NAME, with :TARGET where there are several")
+    found = [node for node in factory.plan.nodes.values() if isinstance(node, StageNode) and node.name == f"stage:{name}"]
+    instances = found or list(factory.plan.instances(name))
+    if len(instances) != 1:
+        choices = [node.name.removeprefix("stage:") for node in instances] or list(factory.plan.stage_names)
+        raise ConfigError(f"stage={name}: names {len(instances)} stages", hint=f"one of: {', '.join(choices)}")
+    replay_node(factory, instances[0], shell=variables().get("shell") == "1")
+
+
+def push(factory: Factory) -> None:
+    """`doit cache:push cache=… key=… [passphrase=N] [cache-push=dirty,lab]`: let others pull what was built here."""
+    from pipeline.store.cache.commands import push_all
+
+    push_all(factory, variables())
+
+
+# --- boot, test, verify -------------------------------------------------------------------------------------
+
+
+def boot_tasks(factory: Factory) -> Iterator[Task]:
+    """`doit boot:<image>`: start a finished image in QEMU until it is up."""
+    images = {(image.recipe, image.target): image for image in chosen_images(factory)}
+    for name, place in BOOTS.items():
+        image = images.get(place)
+        if image is not None:
+            yield task(
+                f"boot:{name}",
+                partial(boot, factory, name, image),
+                doc=f"start {image.output} in QEMU, on this terminal, until it is up",
+                row=Row("boot", name),
+                needs=[f"{image.recipe}:{image.target}"],
+            )
+
+
+def boot(factory: Factory, name: str, image: Image) -> None:
+    """Boot a finished image; ends by itself. Raises BootError."""
+    from pipeline.images.boot import main_task
+    from pipeline.images.publish import need_published
+
+    path = need_published(factory, image).path
+    with recorded(factory.paths, name, path):
+        result = main_task(name, path)
+    factory.progress.result(
+        f"boot:{name}", {"image": path.name, "login_seconds": result.login_seconds, "ssh_seconds": result.ssh_seconds}
+    )
+
+
+def run_tests(factory: Factory, words: Sequence[str]) -> None:
+    """`doit test [arguments]`: run pytest with the arguments, its output on the terminal."""
+    from pipeline.base import proc
+    from pipeline.base.scratch import temporary_folder
+
+    sys.stdout.flush()
+    # CI tells the tests that a missing tool is a failure (tests/conftest.py).
+    ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
+    # Below the checkout: the tests do not see this machine's /tmp.
+    factory.paths.build.mkdir(parents=True, exist_ok=True)
+    with temporary_folder("test", factory.paths.build) as folder:
+        report = folder / "report.xml"
+        argv = (sys.executable, "-m", "pytest", *([f"--junit-xml={report}"] if factory.progress.json else []), *words)
+        done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=factory.progress.output, check=False)
+        factory.progress.result("test", {"exit_status": done.status, **_counts(report)})
+    if done.status:
+        raise FactoryError(f"tests: pytest ended with exit status {done.status}", hint="its output is above")
+
+
+def _counts(report: Path) -> dict[str, JsonValue]:
+    """How many tests there were, of pytest's report; nothing if it wrote none."""
+    if not report.is_file():
+        return {}
+    from xml.etree import ElementTree
+
+    suites = ElementTree.fromstring(report.read_bytes()).findall("testsuite")  # noqa: S314  (pytest's, just written)
+    names = ("tests", "failures", "errors", "skipped")
+    return {name: sum(int(suite.get(name, "0")) for suite in suites) for name in names}
+
+
+def acceptance(factory: Factory) -> None:
+    """`doit qa`: the rows of docs/acceptance.md with the state of their tests. Raises FactoryError if one failed."""
+    from pipeline.cli.qa import count_states, read_rows
+
+    rows = read_rows(factory.paths)
+    for row in rows:
+        data: dict[str, JsonValue] = {
+            "row": row.number,
+            "what": row.what,
+            "state": row.state,
+            "tests": dict(row.outcomes),
+            "simulated": dict(row.simulated),
+        }
+        factory.progress.result("qa", data, row.lines)
+    counts = count_states(rows)
+    text = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    factory.progress.result("qa-summary", {"rows": len(rows), "counts": dict(counts)}, [f"{len(rows)} rows: {text}"])
+    failed = [row.number for row in rows if row.state == "failed"]
+    if failed:
+        raise FactoryError(f"qa: {', '.join(failed)} failed", hint="./ci/doit test runs the tests again")
+
+
+def verify(factory: Factory) -> None:
+    """`doit verify:reproducible`: build all stages twice and compare. Raises FactoryError naming what differs."""
+    from pipeline.base.filelock import locked
+    from pipeline.release.reproducible import verify as verify_all
+
+    def waiting() -> None:
+        factory.progress.say("verify:reproducible: another process does that in this checkout; waiting for it")
+
+    with locked(factory.paths.build / "verify.guard", on_wait=waiting, check=factory.engine.check):
+        report = verify_all(factory)
+    counts: dict[str, JsonValue] = {"compared": report.compared, "differing": report.differing}
+    factory.progress.result("verify:reproducible", {**counts, "lines": list(report.lines)}, report.lines)
+    if report.differing:
+        raise FactoryError(
+            f"verify:reproducible: {report.differing} artifacts differ", hint="the lines above name the members that do"
+        )

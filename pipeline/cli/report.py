@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells: one line a task with state, key and seconds, and at the end what it came to.
+
+These are doit's reporters; they read the `Row` that `pipeline.cli.tasks` gives every task. `Lines` is for people,
+`Events` (json=1) writes a JSON object a line for machines.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from pipeline.base.errors import FactoryError
+from pipeline.base.progress import Screen
+from pipeline.base.streams import INTERRUPTED, unwritten
+
+
+@dataclass(slots=True)
+class Row:
+    """What is known of one task; filled by the task, read by the reporter."""
+
+    name: str
+    target: str = ""
+    key: str = ""
+    state: str = ""
+    """cached, built, pulled, done, failed, skipped."""
+    seconds: float = 0.0
+    counted: bool = False
+    """Whether it counts as a stage in the summary."""
+    quiet: bool = False
+    """No line, unless it fails: commands that write what they have to say."""
+    error: FactoryError | None = None
+    started: float = 0.0
+
+
+def row_of(task: Any) -> Row | None:
+    """The row of one of doit's tasks; None for groups."""
+    meta = task.meta or {}
+    row = meta.get("row")
+    return row if isinstance(row, Row) else None
+
+
+class Lines:
+    """doit's reporter for people. Its methods are called by doit, some of them from several threads."""
+
+    desc = "one line a task"
+    screen = Screen()
+
+    @staticmethod
+    def begin() -> None:
+        """Before the first task; `pipeline.cli.command_line.config` puts the factory's in its place."""
+
+    @staticmethod
+    def stop() -> None:
+        """End what still runs; `pipeline.cli.command_line.config` puts the factory's in its place."""
+
+    def __init__(self, outstream: TextIO, options: Any) -> None:
+        del options
+        self.out = outstream
+        self.rows: list[Row] = []
+        self.failed: list[str] = []
+        self.status = 0
+        self.started = time.monotonic()
+        self.guard = threading.Lock()
+
+    # --- what doit calls ------------------------------------------------------------------------------------
+
+    def initialize(self, tasks: Any, selected_tasks: Any) -> None:
+        """Before the first task."""
+        del tasks, selected_tasks
+        self.begin()
+
+    def get_status(self, task: Any) -> None:
+        """Before a task is asked whether it is up to date."""
+
+    def execute_task(self, task: Any) -> None:
+        """A task begins (called in its thread)."""
+        row = row_of(task)
+        if row is not None:
+            row.started = time.monotonic()
+            self.screen.begin(task.name)
+
+    def skip_uptodate(self, task: Any) -> None:
+        """A task has nothing to do."""
+        row = row_of(task)
+        if row is not None:
+            row.state = row.state or "cached"
+            self.finish(row)
+
+    def add_success(self, task: Any) -> None:
+        """A task did what it had to do."""
+        row = row_of(task)
+        if row is not None:
+            self.screen.end(task.name)
+            row.state = row.state or "done"
+            row.seconds = row.seconds or time.monotonic() - row.started
+            self.finish(row)
+
+    def add_failure(self, task: Any, fail: Any) -> None:
+        """A task failed, or could not begin because another one failed."""
+        row = row_of(task) or Row(task.name)
+        self.screen.end(task.name)
+        row.state = "skipped" if type(fail).__name__ == "UnmetDependency" else "failed"
+        row.seconds = time.monotonic() - row.started if row.started else 0.0
+        error = getattr(fail, "error", None) or row.error
+        row.error = error if isinstance(error, FactoryError) else None
+        if row.state == "failed":
+            self.failed.append(task.name)
+            self.status = self.status or (row.error.exit_status if row.error is not None else 2)
+        self.finish(row, "" if row.state == "skipped" else f"error: {row.error}" if row.error else fail.get_msg())
+
+    def skip_ignore(self, task: Any) -> None:
+        """A task that the user told doit to ignore."""
+
+    def cleanup_error(self, exception: Any) -> None:
+        """A failure while tidying up."""
+        self.screen.say(exception.get_msg())
+
+    def runtime_error(self, msg: str) -> None:
+        """A failure of doit itself."""
+        self.status = self.status or 2
+        self.screen.say(msg)
+
+    def teardown_task(self, task: Any) -> None:
+        """A task tidies up."""
+
+    def complete_run(self) -> None:
+        """After the last task. Ends the process by the kind of the first failure: doit knows 0 to 3 only."""
+        interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt)
+        status = INTERRUPTED if interrupted else self.status
+        if interrupted:
+            self.screen.say("stopping")
+            self.stop()
+        self.summary(interrupted)
+        if self.screen.problem is not None and not status:
+            status = unwritten(self.screen.problem)
+        if status:
+            raise SystemExit(status)
+
+    # --- what it looks like ---------------------------------------------------------------------------------
+
+    def finish(self, row: Row, trouble: str = "") -> None:
+        """Show a finished task."""
+        with self.guard:
+            self.rows.append(row)
+        if not row.quiet or row.state == "failed":
+            self.screen.line(as_line(row), self.out)
+        if trouble:
+            self.screen.say(trouble)
+
+    def summary(self, interrupted: bool) -> None:
+        """The last line."""
+        text = summary_text(self.rows, self.failed, time.monotonic() - self.started)
+        if interrupted:
+            text = "interrupted: what was finished is kept; the same command goes on from there"
+        if text:
+            self.screen.line(text, self.out)
+
+
+class Events(Lines):
+    """doit's reporter for machines: one JSON object a line on stdout."""
+
+    desc = "one JSON object a task"
+
+    def finish(self, row: Row, trouble: str = "") -> None:
+        """Write the event of a finished task."""
+        event = {
+            "event": "task",
+            "name": row.name,
+            "target": row.target,
+            "key": row.key,
+            "state": row.state,
+            "seconds": round(row.seconds, 3),
+            **({"error": trouble} if trouble else {}),
+            **({"exit_status": row.error.exit_status} if row.error else {}),
+        }
+        with self.guard:
+            self.rows.append(row)
+        self._write(event)
+
+    def summary(self, interrupted: bool) -> None:
+        """Write the last event."""
+        states = [row.state for row in self.rows if row.counted]
+        self._write(
+            {
+                "event": "end",
+                "interrupted": interrupted,
+                "failed": self.failed,
+                "built": states.count("built"),
+                "pulled": states.count("pulled"),
+                "cached": states.count("cached"),
+                "seconds": round(time.monotonic() - self.started, 3),
+            }
+        )
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self.screen.event(event, self.out)
+
+
+def as_line(row: Row) -> str:
+    """A finished task in one line."""
+    seconds = f"{row.seconds:8.1f} s" if row.state in ("built", "pulled", "done", "failed") else ""
+    return f"{row.name:<28} {row.target:<10} {row.key[:12]:<12}  {row.state:<7}{seconds}".rstrip()
+
+
+def summary_text(rows: list[Row], failed: list[str], seconds: float) -> str:
+    """What the run came to; empty where no stage was concerned."""
+    states = [row.state for row in rows if row.counted]
+    built, pulled, cached = (states.count(state) for state in ("built", "pulled", "cached"))
+    counts = f"{built} built, {f'{pulled} pulled, ' if pulled else ''}{cached} cached"
+    if failed:
+        return f"failed: {', '.join(failed)} ({counts}, {seconds:.1f} s)"
+    if not states:
+        return ""
+    if built == pulled == 0 and all(row.state == "cached" for row in rows if not row.quiet):
+        return f"nothing to do: {cached} stages cached ({seconds:.1f} s)"
+    return f"done: {counts} ({seconds:.1f} s)"

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Booting finished images in QEMU until they are up: a login prompt on the console, sshd answering on hosts.
+
+A host answers once its first start has made it ready with what `tower provision` lays on its boot partition; so does
+`boot_image`, for a Tower that is gone with the machine.
+
+Images are never changed: the machines write to an overlay that is thrown away. A Raspberry Pi is started as
+its firmware would: kernel, device tree, initramfs and command line come from the image's own boot partition.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Protocol
+
+from pipeline.base import proc
+from pipeline.base.errors import BootError
+from pipeline.base.scratch import temporary_folder
+from pipeline.images.disk import boot_file, boot_files, put_boot_file, take_boot_file, unpacked
+from pipeline.images.guest import Guest, free_port, quoted, running
+from pipeline.new_host import ADDRESS, NETWORK, THIN_CLIENT, new_host
+
+LOGIN: Final = r"login: ?$"
+SSH: Final = 22
+_OVMF: Final = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+)
+_DEVICE_TREES: Final = ("bcm2837-rpi-3-b.dtb", "bcm2710-rpi-3-b.dtb")
+_PI_CONSOLE: Final = "console=ttyAMA0,115200"
+_PI_NETWORK: Final = "cdc_ether"
+_GIB: Final = 1 << 30
+
+
+class Machine(StrEnum):
+    """What an image can be started on."""
+
+    THINCLIENT_BIOS = "thinclient-bios"
+    THINCLIENT_UEFI = "thinclient-uefi"
+    HOST_PC_BIOS = "host-pc-bios"
+    HOST_PC_UEFI = "host-pc-uefi"
+    HOST_RPI = "host-rpi"
+
+    @property
+    def is_host(self) -> bool:
+        """Whether sshd must answer."""
+        return self.value.startswith("host-")
+
+    @property
+    def limit(self) -> float:
+        """Seconds until the login prompt at the latest; several times what two processors need that do nothing else."""
+        return 420 if self in (Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI) else 900
+
+
+BOTH: Final = {"host-pc": (Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI)}
+"""Names that stand for several machines, started one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootResult:
+    """How an image came up; seconds from the start of the machine."""
+
+    machine: str
+    login_seconds: float
+    ssh_seconds: float | None
+    log: Path
+
+    def __str__(self) -> str:
+        ssh = f", sshd after {self.ssh_seconds:.0f} s" if self.ssh_seconds is not None else ""
+        return f"{self.machine}: login prompt after {self.login_seconds:.0f} s{ssh}"
+
+
+class Says(Protocol):
+    """Who is told how it goes."""
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+
+
+@contextmanager
+def started(
+    machine: Machine,
+    image: Path,
+    *,
+    log: Path,
+    limit: float | None = None,
+    stick: Path | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Iterator[Guest]:
+    """Start `image` on `machine`; it is gone at the end of the context, and after `limit` seconds in any case.
+
+    `stick` is a file that a PC has as a USB stick besides; it is written to. `files` are laid on the boot partition of a
+    host before, by name; the image stays as it is. Hosts are in the offline network, and its first host is forwarded.
+    """
+    if not image.is_file():
+        raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
+    ports = {SSH: free_port()} if machine.is_host else {}
+    with temporary_folder("boot") as folder:
+        disk = image.resolve() if files is None else _with_files(image.resolve(), files, folder)
+        argv = _arguments(machine, disk, folder, ports)
+        if stick is not None:
+            argv += ["-drive", f"if=none,id=stick,format=raw,file={quoted(stick)}", "-device", "qemu-xhci"]
+            argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
+        with running(machine.value, argv, log=log, limit=limit or machine.limit * 2, ports=ports) as guest:
+            yield guest
+
+
+def boot_image(machine: str, image: Path, *, log: Path, progress: Says) -> BootResult:
+    """Start an image until its login prompt (and sshd's greeting) is seen, then switch the machine off.
+
+    `machine` is one of `Machine`, or a name in `BOTH` (the last result is returned). Raises BootError with the
+    last lines of the console and the path of its log.
+    """
+    names = BOTH.get(machine)
+    if names is not None:
+        results = [boot_image(name.value, image, log=log.with_suffix(f".{name.value}.log"), progress=progress) for name in names]
+        return results[-1]
+    try:
+        kind = Machine(machine)
+    except ValueError:
+        raise BootError(f"{machine}: no such machine", hint=f"one of: {', '.join([*Machine, *BOTH])}") from None
+    try:
+        result = _boot(kind, image, log)
+    except _NoNetworkError as error:
+        # QEMU's USB now and then does not come up on this machine; the image is not to blame.
+        progress.say(f"{machine}: its USB network did not come up; once more")
+        try:
+            result = _boot(kind, image, log)
+        except _NoNetworkError:
+            raise error.error from None
+    progress.say(str(result))
+    return result
+
+
+class _NoNetworkError(Exception):
+    """The emulated USB network was never found by the guest."""
+
+    def __init__(self, error: BootError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def _boot(machine: Machine, image: Path, log: Path) -> BootResult:
+    with started(machine, image, log=log, files=new_host() if machine.is_host else None) as guest:
+        guest.wait(LOGIN, machine.limit)
+        login = guest.seconds
+        ssh: float | None = None
+        if machine.is_host:
+            try:
+                check_banner(guest, guest.banner(SSH, machine.limit / 2))
+            except BootError as error:
+                if machine is Machine.HOST_RPI and _PI_NETWORK not in guest.text:
+                    raise _NoNetworkError(error) from None
+                raise
+            ssh = guest.seconds
+        return BootResult(machine.value, login, ssh, log)
+
+
+def check_banner(guest: Guest, banner: str) -> None:
+    """BootError unless it is an SSH server's greeting."""
+    if not banner.startswith("SSH-2.0-"):
+        raise guest.error(f"port {SSH} says {banner!r}, which is no SSH server")
+
+
+# --- QEMU's arguments -----------------------------------------------------------------------------------------
+
+
+def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, int]) -> list[str]:
+    common = ["-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-serial", "chardev:console", "-no-reboot"]
+    # Who connects to the forwarded port is the thin client, for the host's firewall.
+    forward = f",net={NETWORK},host={THIN_CLIENT}"
+    forward += "".join(f",hostfwd=tcp:127.0.0.1:{ours}-{ADDRESS}:{theirs}" for theirs, ours in ports.items())
+    if machine is Machine.HOST_RPI:
+        return ["qemu-system-aarch64", *common, *_raspberry(image, scratch, forward)]
+    # What kills Linux 6.12 at random in an emulated PC: cmpxchg16b, which it can do without, and a second processor, which
+    # may run into code that the first is about to patch (`Oops: int3`).
+    argv = ["qemu-system-x86_64", *common, "-machine", "pc", "-cpu", "qemu64,-cx16", "-m", "1536"]
+    if machine in (Machine.THINCLIENT_UEFI, Machine.HOST_PC_UEFI):
+        argv += _uefi(scratch)
+    if machine.is_host:
+        argv += ["-drive", f"file={quoted(_overlay(image, scratch))},format=qcow2,if=virtio"]
+        return [*argv, "-nic", f"user,model=virtio-net-pci{forward}"]
+    # The thin client has two networks and reaches nothing on them.
+    two = ["-nic", "user,model=virtio-net-pci,restrict=on"] * 2
+    return [*argv, "-drive", f"file={quoted(image)},format=raw,media=cdrom,readonly=on", *two]
+
+
+def _uefi(scratch: Path) -> list[str]:
+    for code, variables in _OVMF:
+        if Path(code).is_file() and Path(variables).is_file():
+            own = shutil.copyfile(variables, scratch / "uefi-variables.fd")
+            return [
+                *("-drive", f"if=pflash,format=raw,readonly=on,file={code}"),
+                *("-drive", f"if=pflash,format=raw,file={quoted(own)}"),
+            ]
+    raise BootError("UEFI firmware for QEMU is not installed", hint="apt-get install ovmf")
+
+
+def _with_files(image: Path, files: Mapping[str, bytes], scratch: Path) -> Path:
+    """A copy of the image, unpacked, with files on its boot partition."""
+    disk = unpacked(image, scratch)
+    if disk == image:
+        disk = scratch / f"own-{image.name}"
+        proc.run(("cp", "--sparse=always", image, disk), timeout=120)
+    for name, data in files.items():
+        put_boot_file(disk, f"/{name}", data, scratch)
+    return disk
+
+
+def _overlay(image: Path, scratch: Path, size: int = 0) -> Path:
+    """A disk that reads from the image and writes beside it; `size` in bytes, the image's own if 0."""
+    overlay = scratch / "disk.qcow2"
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(unpacked(image, scratch)), str(overlay)]
+    proc.run([*argv, *([str(size)] if size else [])], timeout=60, hint="apt-get install qemu-utils")
+    return overlay
+
+
+def _raspberry(image: Path, scratch: Path, forward: str) -> list[str]:
+    """What the firmware of a Raspberry Pi 3 does with the boot partition, as arguments of QEMU."""
+    raw = unpacked(image, scratch)
+    config = boot_file(raw, "/config.txt").decode()
+    kernel = re.search(r"^kernel=(\S+)$", config, re.MULTILINE)
+    initramfs = re.search(r"^initramfs (\S+) followkernel$", config, re.MULTILINE)
+    names = boot_files(raw)
+    tree = next((name for name in _DEVICE_TREES if f"/{name}" in names), None)
+    if kernel is None or initramfs is None or tree is None:
+        raise BootError(
+            f"{image.name}: its boot partition would not start a Raspberry Pi 3",
+            hint=f"config.txt must name kernel and initramfs, and one of {', '.join(_DEVICE_TREES)} must be there",
+        )
+    line = boot_file(raw, "/cmdline.txt").decode().strip()
+    if _PI_CONSOLE not in line:
+        line = f"{line} {_PI_CONSOLE}"
+    # QEMU wants the size of an SD card to be a power of two.
+    size = 1 << (max(raw.stat().st_size, _GIB) - 1).bit_length()
+    return [
+        *("-machine", "raspi3b"),
+        *("-kernel", str(take_boot_file(raw, f"/{kernel[1]}", scratch / "kernel"))),
+        *("-initrd", str(take_boot_file(raw, f"/{initramfs[1]}", scratch / "initramfs"))),
+        *("-dtb", str(take_boot_file(raw, f"/{tree}", scratch / "tree.dtb"))),
+        *("-append", line),
+        *("-drive", f"file={quoted(_overlay(raw, scratch, size))},format=qcow2,if=sd"),
+        *("-netdev", f"user,id=net0{forward}"),
+        # Linux calls it eth0 only if its address is, as here, one that a maker was given.
+        *("-device", "usb-net,netdev=net0,mac=b8:27:eb:00:00:01"),
+    ]
+
+
+# --- the task -------------------------------------------------------------------------------------------------
+
+
+class _Terminal:
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        sys.stderr.write(text + "\n")
+
+
+def main_task(machine: str, image: Path) -> BootResult:
+    """What `doit boot:<machine>` does: boot, and say how it went."""
+    log = Path("build/log") / f"boot-{machine}.log"
+    return boot_image(machine, image, log=log, progress=_Terminal())

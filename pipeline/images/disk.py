@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looking into finished disk images without mounting them: partitions, files of the boot partition and the root.
+
+For boot tests and checks; what makes images are the stages.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from tower.base.regular import open_regular
+
+from pipeline.base import proc
+from pipeline.base.errors import FormatError, ToolError
+
+SECTOR = 512
+_SECONDS = 120
+_PACKED = {".zst": ("zstd", "-q", "-d", "-f", "--sparse", "-o"), ".xz": ("xz", "-d", "-c", "-T2")}
+_HINT = "apt-get install mtools e2fsprogs zstd xz-utils"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One row of the table in the first sector; positions in bytes."""
+
+    number: int
+    kind: int
+    bootable: bool
+    start: int
+    size: int
+
+
+def partitions(image: Path) -> tuple[Partition, ...]:
+    """The partitions of an image with an MBR; FormatError if it has none."""
+    with open_regular(image) as stream:
+        sector = stream.read(SECTOR)
+    if len(sector) < SECTOR or sector[510:512] != b"\x55\xaa":
+        raise FormatError(f"{image.name}: no partition table in its first sector")
+    found: list[Partition] = []
+    for place in range(4):
+        row = sector[446 + 16 * place : 462 + 16 * place]
+        start, count = struct.unpack("<II", row[8:16])
+        if row[4]:
+            found.append(Partition(place + 1, row[4], row[0] == 0x80, start * SECTOR, count * SECTOR))
+    return tuple(found)
+
+
+def unpacked(image: Path, folder: Path) -> Path:
+    """The image itself, or what it holds if it is compressed, as a file in `folder`."""
+    command = _PACKED.get(image.suffix)
+    if command is None:
+        return image
+    raw = folder / image.stem
+    if command[0] == "zstd":
+        proc.run((*command, raw, image), timeout=_SECONDS, hint=_HINT)
+    else:
+        with raw.open("wb") as out:
+            proc.run((*command, image), stdout=out, timeout=_SECONDS, hint=_HINT)
+    return raw
+
+
+def boot_files(image: Path) -> tuple[str, ...]:
+    """Names of all files of the boot partition, with a leading slash."""
+    lines = (line.removeprefix("::") for line in _mtools(image, "mdir", "-/", "-b", "::").decode().splitlines())
+    return tuple(sorted(line for line in lines if line and not line.endswith("/")))
+
+
+def boot_file(image: Path, name: str) -> bytes:
+    """Content of a file of the boot partition."""
+    return _mtools(image, "mcopy", f"::{name}", "-")
+
+
+def take_boot_file(image: Path, name: str, target: Path) -> Path:
+    """Copy a file of the boot partition to `target`."""
+    _mtools(image, "mcopy", "-n", f"::{name}", os.fspath(target.absolute()))
+    return target
+
+
+def put_boot_file(image: Path, name: str, data: bytes, folder: Path) -> None:
+    """Write a file of the boot partition; `folder` is for scratch."""
+    source = folder / "boot-file"
+    source.write_bytes(data)
+    try:
+        _mtools(image, "mcopy", "-o", str(source.absolute()), f"::{name}")
+    finally:
+        source.unlink()
+
+
+def _mtools(image: Path, command: str, *words: str) -> bytes:
+    """What a program of mtools says about the boot partition; it takes the name of an image for more than a name."""
+    boot = f"{image.name}@@{partitions(image)[0].start}"
+    return proc.run((command, "-i", boot, *words), cwd=image.absolute().parent, timeout=_SECONDS, hint=_HINT).stdout
+
+
+def root_file(image: Path, name: str, folder: Path) -> bytes:
+    """Content of a file of the root partition; `folder` is for scratch. ToolError if it is not there."""
+    root = root_filesystem(image, folder)
+    done = proc.run(("debugfs", "-R", f"cat {name}", root), timeout=_SECONDS, hint=_HINT)
+    if b"File not found" in done.stderr:
+        raise ToolError(f"{image.name}: the root has no {name}")
+    return done.stdout
+
+
+def root_stat(image: Path, name: str, folder: Path) -> str:
+    """What debugfs says about a file of the root partition: type, mode, owner, link target."""
+    return proc.run(
+        ("debugfs", "-R", f"stat {name}", root_filesystem(image, folder)), timeout=_SECONDS, hint=_HINT
+    ).stdout.decode()
+
+
+def root_filesystem(image: Path, folder: Path) -> Path:
+    """The last partition as a file in `folder`, copied there once."""
+    last = partitions(image)[-1]
+    target = folder / f"{image.stem}.root"
+    if not target.exists():
+        proc.run(
+            (
+                "dd", f"if={image}", f"of={target}", "bs=4M", "iflag=skip_bytes,count_bytes",
+                f"skip={last.start}", f"count={last.size}", "conv=sparse", "status=none",
+            ),
+            timeout=_SECONDS,
+        )  # fmt: skip
+    return target

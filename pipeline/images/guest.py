@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running virtual machine, seen through its serial console: wait for a line, type one, run a command.
+
+The machine is QEMU, emulated without help of the processor (KVM is there and hangs on some machines). It ends
+with the context that it was started in, or at its time limit whatever happens to us.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pipeline.base import proc
+from pipeline.base.errors import BootError
+from pipeline.base.scratch import temporary_folder
+
+FAILURES = (
+    "Kernel panic",
+    "emergency recovery shell",
+    "shell of the initramfs",
+    "Attempted to kill init",
+    "No bootable device",
+    "BdsDxe: No bootable option",
+)
+"""What a console says when waiting on is useless."""
+
+_TAIL = 25
+_KEPT = 1 << 20
+_CONNECT_SECONDS = 20
+_ESCAPES = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>78])")
+_CUT = re.compile(r"\x1b(\[[0-9;?=]*|[()])?$")
+"""The beginning of an escape sequence whose rest has not come yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command on the guest left."""
+
+    status: int
+    text: str
+
+
+class Guest:
+    """One machine; made by `running`."""
+
+    def __init__(self, name: str, console: socket.socket, log: IO[bytes], log_path: Path, ports: dict[int, int]) -> None:
+        self.name = name
+        self.log_path = log_path
+        self.ports = ports
+        """The guest's TCP port -> ours on 127.0.0.1."""
+        self.started = time.monotonic()
+        self._console = console
+        self._log = log
+        self._text = ""
+        self._position = 0
+        self._ended = False
+        self._count = 0
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, name=f"console of {name}", daemon=True)
+        self._reader.start()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self.started
+
+    def _read(self) -> None:
+        """Take in the console until the machine ends."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest = ""
+        with suppress(OSError):
+            while data := self._console.recv(1 << 16):
+                with suppress(ValueError):  # the log is closed when the machine is given up
+                    self._log.write(data)
+                    self._log.flush()
+                # What comes in may end in the middle of an escape sequence or of a character.
+                rest += decoder.decode(data)
+                cut = _CUT.search(rest)
+                whole, rest = (rest[: cut.start()], cut[0]) if cut else (rest, "")
+                with self._changed:
+                    self._text += _ESCAPES.sub("", whole).replace("\r", "")
+                    surplus = len(self._text) - _KEPT
+                    if surplus > 0:
+                        self._text = self._text[surplus:]
+                        self._position = max(0, self._position - surplus)
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait(self, pattern: str, timeout: float, *, failures: Sequence[str] = FAILURES) -> re.Match[str]:
+        """Wait until the console shows `pattern` after what was matched before; `timeout` in seconds.
+
+        Raises BootError when one of `failures` is shown first, the machine ends, or the time is over.
+        """
+        wanted = re.compile(pattern, re.MULTILINE)
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                found = wanted.search(self._text, self._position)
+                if found:
+                    self._position = found.end()
+                    return found
+                for failure in failures:
+                    if failure in self._text[self._position :]:
+                        raise self.error(f"its console says: {failure}")
+                if self._ended:
+                    raise self.error(f"ended before its console showed {pattern!r}")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise self.error(f"its console did not show {pattern!r} within {timeout:.0f} s")
+                self._changed.wait(left)
+
+    def type(self, text: str) -> None:
+        """Type `text` and Enter."""
+        try:
+            self._console.sendall(text.encode() + b"\r")
+        except OSError as error:
+            raise self.error("ended while something was typed") from error
+
+    def login(self, user: str, *, prompt: str, timeout: float = 60) -> None:
+        """Log in at a login prompt that was waited for before, without a password; `prompt` is the shell's."""
+        self.type(user)
+        self.wait(prompt, timeout)
+
+    def command(self, line: str, timeout: float = 60) -> Answer:
+        """Run a command line in the shell that is logged in; its output and exit status."""
+        self._count += 1
+        # Put together by the shell, so that the echo of what was typed does not look like the answer.
+        first, last = f"=begin{self._count}=", f"=end{self._count}="
+        self.type(f"echo '=begin''{self._count}='; {line}; echo '=end''{self._count}='$?=")
+        self.wait(f"^{re.escape(first)}\n", timeout)
+        found = self.wait(rf"(?s)(.*?){re.escape(last)}(\d+)=", timeout)
+        return Answer(int(found.group(2)), found.group(1))
+
+    def banner(self, port: int, timeout: float) -> str:
+        """What the server behind the guest's `port` says first, tried until it says something."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[port]), timeout=10) as connection:
+                # QEMU takes the connection itself; without a server behind it there is nothing to read.
+                connection.settimeout(10)
+                if text := connection.recv(256):
+                    return text.decode(errors="replace").strip()
+            with self._changed:
+                if self._ended:
+                    raise self.error(f"ended before port {port} answered")
+            time.sleep(1)
+        raise self.error(f"port {port} did not answer within {timeout:.0f} s")
+
+    def ended(self, timeout: float) -> bool:
+        """Wait for the machine to end by itself."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._ended, timeout)
+
+    @property
+    def text(self) -> str:
+        """What the console showed (its last megabyte)."""
+        with self._changed:
+            return self._text
+
+    def error(self, what: str) -> BootError:
+        """A BootError with the last lines of the console and the place of the log."""
+        lines = [line for line in self._text.split("\n") if line.strip()][-_TAIL:]
+        shown = "\n  | ".join(["", *lines]) if lines else " nothing"
+        return BootError(f"{self.name}: {what}; its console showed last:{shown}", hint=f"the whole console: {self.log_path}")
+
+
+def quoted(path: Path) -> str:
+    """A path as a value in one of QEMU's options, where a comma begins the next."""
+    return str(path).replace(",", ",,")
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: dict[int, int]) -> Iterator[Guest]:
+    """Start QEMU with `argv` and our console; the machine is gone at the end of the context, or after `limit` seconds.
+
+    `argv` may name the console's character device, "console". `log` is overwritten with all that it shows.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder("vm") as folder, log.open("wb") as out:
+        place = folder / "console"
+        # QEMU waits for the console to be connected, so that nothing is lost. It ends with us, even if we are killed, and at
+        # its time limit.
+        full = (
+            "setpriv",
+            "--pdeathsig=TERM",
+            "timeout",
+            "--kill-after=5",
+            f"{limit:.0f}",
+            *argv,
+            "-chardev",
+            f"socket,id=console,path={quoted(place)},server=on,wait=on",
+        )
+        process = proc.spawn(full, stdout=out, stderr=out)
+        try:
+            with _connect(name, place, process.poll, log) as console:
+                yield Guest(name, console, out, log, ports)
+        finally:
+            proc.kill_group(process.pid)
+            process.wait()
+
+
+@contextmanager
+def _connect(name: str, place: Path, ended: object, log: Path) -> Iterator[socket.socket]:
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    console = socket.socket(socket.AF_UNIX)
+    try:
+        while True:
+            try:
+                console.connect(str(place))
+                break
+            except OSError:
+                if callable(ended) and ended() is not None:
+                    said = log.read_text(errors="replace").strip()
+                    raise BootError(f"{name}: QEMU ended at once: {said}", hint=f"its output: {log}") from None
+                if time.monotonic() > deadline:
+                    raise BootError(
+                        f"{name}: QEMU did not open its console within {_CONNECT_SECONDS} s", hint=f"see {log}"
+                    ) from None
+                time.sleep(0.05)
+        yield console
+    finally:
+        console.close()

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a finished image: what it is made of, for people and programs; the same bytes from every build.
+
+`<image>.manifest.json` names every package with version, apk's checksum (SHA-1 of what describes it) and the SHA-256 of
+its file, every stage with key and outputs, and the sizes. No time, no user, no place of this machine is in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tower.base.jsontext import parse_json
+from tower.base.regular import read_regular
+
+from pipeline.base.canonical import JsonValue
+from pipeline.base.errors import StageError
+from pipeline.plan.nodes import ChannelNode, Image, StageNode, is_folder
+from pipeline.store.artifact import Artifact, FileRecord, outputs_json
+
+if TYPE_CHECKING:
+    from pipeline.build.factory import Factory
+
+SCHEMA = 1
+PACKAGES = "packages.json"
+"""The output in which a stage lists the packages it installed or laid on a medium."""
+
+_FIELDS = ("name", "version", "arch", "checksum")
+
+
+def manifest_of(factory: Factory, image: Image, files: dict[str, FileRecord]) -> dict[str, JsonValue]:
+    """The manifest of `image`, all of whose stages are built; `files` are the finished files by their names."""
+    nodes = [node for node in factory.plan.needs([image.final]) if not is_folder(node)]
+    artifacts = {node.name: factory.need(node).artifact for node in nodes}
+    channel = factory.plan.channel
+    stages: dict[str, JsonValue] = {
+        name: {"key": artifact.key, "outputs": outputs_json(artifact.outputs)}
+        for name, artifact in sorted(artifacts.items())
+        if isinstance(factory.plan.nodes[name], StageNode)
+    }
+    parts: dict[str, JsonValue] = {
+        name: {"key": artifact.key, "content": artifact.content, "size": artifact.size}
+        for name, artifact in sorted(artifacts.items())
+        if not isinstance(factory.plan.nodes[name], StageNode)
+    }
+    return {
+        "schema": SCHEMA,
+        "image": image.output,
+        "recipe": image.recipe,
+        "target": image.target,
+        "architecture": image.arch,
+        "version": factory.plan.version,
+        "channel": {"name": channel.name, "branch": channel.branch, "epoch": channel.epoch, "releasable": channel.releasable},
+        "lock": factory.lock().digest,
+        "builder": factory.keys.builder(image.arch),
+        "files": outputs_json(files),
+        "packages": _packages(factory, image, artifacts),
+        "stages": stages,
+        "channel_parts": parts,
+    }
+
+
+def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) -> list[JsonValue]:
+    """What the stages of the image's own recipe and target say they installed, each package once, sorted.
+
+    Each with the SHA-256 of its file in the repositories of the image's architecture. Raises StageError if it has none.
+    """
+    rows: dict[tuple[str, ...], JsonValue] = {}
+    files = _package_files(image, artifacts)
+    found = False
+    for name, artifact in artifacts.items():
+        node = factory.plan.nodes[name]
+        own = isinstance(node, StageNode) and node.recipe == image.recipe and node.target in ("", image.target)
+        if own and PACKAGES in artifact.outputs:
+            found = True
+            for row in read_packages(artifact.file(PACKAGES), name):
+                file = f"{row['name']}-{row['version']}.apk"
+                if len(files.get(file, ())) != 1:
+                    many = "two of its repositories have it with different contents" if file in files else "no repository has it"
+                    raise StageError(f"{name}: lists {file}, but {many}", hint="mend the stage, or name the package anew")
+                rows[tuple(str(row[field]) for field in _FIELDS)] = {**row, "sha256": next(iter(files[file]))}
+    if not found and any(
+        isinstance(node, ChannelNode) and node.what == "repository" for node in factory.plan.needs([image.final])
+    ):
+        raise StageError(
+            f"{image.output}: no stage of recipe {image.recipe} lists its packages", hint=f"one of them must write {PACKAGES}"
+        )
+    return [rows[key] for key in sorted(rows)]
+
+
+def _package_files(image: Image, artifacts: dict[str, Artifact]) -> dict[str, set[str]]:
+    """The packages in the repositories that the image was made with: file name -> SHA-256."""
+    found: dict[str, set[str]] = {}
+    for artifact in artifacts.values():
+        for path, record in artifact.outputs.items():
+            folder, _, name = path.rpartition("/")
+            # A repository's folder is called as its architecture.
+            if name.endswith(".apk") and folder.rpartition("/")[2] == image.arch:
+                found.setdefault(name, set()).add(record.sha256)
+    return found
+
+
+def read_packages(path: Path, stage: str) -> list[dict[str, JsonValue]]:
+    """A stage's list of packages. Raises StageError if it is not such a list."""
+    try:
+        rows: Any = parse_json(read_regular(path))
+        return [{field: str(row[field]) for field in _FIELDS} for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        wanted = ", ".join(_FIELDS)
+        raise StageError(f"{stage}: its {PACKAGES} is not a list of objects with {wanted}: {error!r}") from error

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys: the digest of everything that goes into a node, and the document that it is the digest of.
+
+Inputs enter by what they hold, not by how they were made: a stage that is built again and gives the same bytes
+does not make the others build again. So a key is known only when the inputs are built, and is asked for late.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json, tree_entries
+from pipeline.base.errors import ConfigError
+from pipeline.base.paths import Paths
+from pipeline.config.channel import ChannelDriver, Lock
+from pipeline.config.stage import LIBRARY, OptionValue
+from pipeline.plan.nodes import ChannelNode, Node, Plan, StageNode
+
+SCHEMA = 1
+"""Part of every key; to be raised when the meaning of a document or the work of the sandbox changes."""
+
+Entries = list[list[JsonValue]]
+
+
+class NotBuiltError(Exception):
+    """A key cannot be known yet, because this input is not built."""
+
+
+class HasContent(Protocol):
+    """What keys need to know of an artifact."""
+
+    @property
+    def content(self) -> Digest:
+        """Digest of what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A node's key, the document that it is the digest of, and the trees behind the document's digests."""
+
+    key: Digest
+    document: dict[str, JsonValue]
+    trees: Mapping[str, Entries]
+    """By the path in the checkout: what `explain` names changed files from; no part of the key."""
+
+
+class Keys:
+    """The keys of a plan's nodes, each computed when first asked for.
+
+    `lookup` is the store's; `lock` gives the channel's lock once it is there. Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        paths: Paths,
+        driver: ChannelDriver,
+        *,
+        lock: Callable[[], Lock],
+        lookup: Callable[[Digest], HasContent | None],
+    ) -> None:
+        self.plan = plan
+        self.paths = paths
+        self.driver = driver
+        self._lock = lock
+        self._lookup = lookup
+        self._known: dict[str, Keyed] = {}
+        self._contents: dict[str, Digest] = {}
+        self._trees: dict[str, Entries] = {}
+        self._builders: dict[str, Digest] = {}
+        self._guard = threading.RLock()
+
+    def of(self, node: Node) -> Keyed:
+        """Key and document of `node`. Raises NotBuiltError naming the first input that is not built."""
+        with self._guard:
+            known = self._known.get(node.name)
+            if known is None:
+                known = self._stage(node) if isinstance(node, StageNode) else self._channel(node)
+                self._known[node.name] = known
+            return known
+
+    def content(self, name: str) -> Digest:
+        """The digest of what the node of this name holds. Raises NotBuiltError if it is not built."""
+        node = self.plan.nodes[name]
+        if isinstance(node, ChannelNode) and node.what == "aports":
+            return digest_json([list(row) for row in tree_entries(self.driver.aports())])
+        with self._guard:
+            found = self._contents.get(name)
+            if found is None:
+                artifact = self._lookup(self.of(node).key)
+                if artifact is None:
+                    raise NotBuiltError(name)
+                found = self._contents[name] = artifact.content
+            return found
+
+    def reset(self) -> None:
+        """Compute everything anew when next asked: the lock changed, or an artifact turned out to be damaged."""
+        with self._guard:
+            self._known.clear()
+            self._contents.clear()
+            self._trees.clear()
+            self._builders.clear()
+
+    def tree(self, path: str) -> Entries:
+        """The entries of a file or folder of the checkout, read once a run."""
+        if path not in self._trees:
+            try:
+                self._trees[path] = tree_entries(self.paths.checkout / path)
+            except FileNotFoundError as error:
+                raise ConfigError(f"{path}: no such file or folder in the checkout") from error
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+        return self._trees[path]
+
+    def _sources(self, node: StageNode) -> tuple[str, ...]:
+        library = f"{self.paths.stages.name}/{LIBRARY}"
+        folder = f"{self.paths.stages.name}/{node.spec.name}"
+        return (folder, *((library,) if (self.paths.checkout / library).is_dir() else ()), *node.spec.sources)
+
+    def _stage(self, node: StageNode) -> Keyed:
+        trees = {path: self.tree(path) for path in self._sources(node)}
+        digests: dict[str, JsonValue] = {path: digest_json([list(row) for row in rows]) for path, rows in trees.items()}
+        document: dict[str, JsonValue] = {
+            "schema": SCHEMA,
+            "stage": node.spec.name,
+            "options": {name: plain(value) for name, value in options_of(node, self.plan, self.driver).items()},
+            "sources": digests,
+            "inputs": {name: self.content(source) for name, source in sorted(node.inputs.items())},
+            "builder": self.builder(node.arch),
+            "secrets": {name: digest_bytes(self.driver.signing_key()[2]) for name in node.spec.secrets},
+        }
+        return Keyed(digest_json(document), document, trees)
+
+    def builder(self, arch: str = "") -> Digest:
+        """The key of the builder that stages of an architecture run in; without one, of the channel's usual builder."""
+        native = self.plan.builder_arch(arch)
+        if native not in self._builders:
+            self._builders[native] = self.driver.builder_key(self._lock(), native)
+        return self._builders[native]
+
+    def _channel(self, node: ChannelNode) -> Keyed:
+        document: dict[str, JsonValue] = {"schema": SCHEMA, "channel": self.plan.channel.name, "what": node.what}
+        if node.what == "repository":
+            document["made of"] = self.driver.repository_key(self._lock(), node.arch)
+        elif node.what == "wheels":
+            document["made of"] = self.driver.wheels_key(self._lock(), node.arch)
+        elif node.what == "keys":
+            document["made of"] = {name: digest_bytes(pem) for name, pem in self.driver.keys().items()}
+        else:
+            raise AssertionError(f"{node.name} is a folder of the checkout and has no key")
+        return Keyed(digest_json(document), document, {})
+
+
+def options_of(node: StageNode, plan: Plan, driver: ChannelDriver) -> dict[str, OptionValue]:
+    """All options that the script of `node` is given: those that every script gets, and its own."""
+    base: dict[str, OptionValue] = {
+        "arch": node.arch,
+        "branch": plan.channel.branch,
+        "channel": plan.channel.name,
+        "epoch": plan.channel.epoch,
+        "target": node.target,
+        "version": plan.version,
+    }
+    if "signing-key" in node.spec.secrets:
+        base["signing_key_name"] = driver.signing_key()[0]
+    return {**base, **node.options}
+
+
+def plain(value: OptionValue) -> JsonValue:
+    """An option as JSON data."""
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def environment_of(options: Mapping[str, OptionValue]) -> dict[str, str]:
+    """The options as TOWER_* variables for shell scripts; tables are left to options.json."""
+    variables: dict[str, str] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            continue
+        text = " ".join(value) if isinstance(value, tuple) else str(int(value)) if isinstance(value, bool) else str(value)
+        variables["TOWER_" + name.upper().replace("-", "_")] = text
+    return variables

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: every stage of every recipe for every target, in the order of what needs what. `pipeline.plan.planner` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.config.channel import Channel
+from pipeline.config.stage import OptionValue, StageSpec
+
+NOARCH = "noarch"
+SUFFIXES = {"zstd": ".zst", "xz": ".xz", "none": ""}
+"""What `compress=` may be, and how the finished image's name then ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelNode:
+    """Something that the channel's driver makes: a repository, wheels, keys, aports."""
+
+    what: str
+    arch: str = ""
+
+    @property
+    def name(self) -> str:
+        """As in tasks and messages, such as `channel:repository:x86_64`."""
+        return f"channel:{self.what}" + (f":{self.arch}" if self.arch else "")
+
+
+@dataclass(frozen=True, slots=True)
+class StageNode:
+    """A stage as one recipe uses it for one target: an instance."""
+
+    stage: str
+    """The name in the recipe."""
+    spec: StageSpec
+    recipe: str
+    target: str
+    arch: str
+    options: Mapping[str, OptionValue]
+    inputs: Mapping[str, str]
+    """Input name -> name of the node that makes it."""
+
+    @property
+    def name(self) -> str:
+        """As in tasks and messages, such as `stage:host-root:rpi`."""
+        return node_name(self.stage, self.target)
+
+
+Node = ChannelNode | StageNode
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A finished image: the outputs of a recipe's last stage for one target, under its final name."""
+
+    recipe: str
+    target: str
+    arch: str
+    final: str
+    """Name of the node."""
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line's variables choose."""
+
+    channel: str = "lab"
+    target: str = ""
+    compress: str = "zstd"
+    engines: Mapping[str, str] = field(default_factory=dict)
+    """By architecture: the container engine for its stages, a Docker context or an address."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What another command line says to build the same: all but the target."""
+        engines = (f"engine.{arch}={name}" for arch, name in sorted(self.engines.items()))
+        return (f"channel={self.channel}", f"compress={self.compress}", *engines)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All nodes, each after those that it needs, and the images that come out."""
+
+    channel: Channel
+    settings: Settings
+    version: str
+    nodes: Mapping[str, Node]
+    images: tuple[Image, ...]
+    worlds: Mapping[str, frozenset[str]]
+    """By architecture: all packages that some stage may want, for the lock."""
+    stage_worlds: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
+    """By architecture: what each stage wants, for a lock that solves them one by one."""
+
+    def needs(self, roots: Iterable[str]) -> tuple[Node, ...]:
+        """The nodes named, and all that they need, in building order."""
+        wanted: set[str] = set()
+        waiting = list(roots)
+        while waiting:
+            name = waiting.pop()
+            if name not in wanted:
+                wanted.add(name)
+                node = self.nodes[name]
+                waiting.extend(node.inputs.values() if isinstance(node, StageNode) else ())
+        return tuple(node for name, node in self.nodes.items() if name in wanted)
+
+    def instances(self, stage: str) -> tuple[StageNode, ...]:
+        """The instances of the stage that recipes call `stage`."""
+        return tuple(node for node in self.nodes.values() if isinstance(node, StageNode) and node.stage == stage)
+
+    def engine_of(self, arch: str) -> str:
+        """The engine that stages of an architecture run on, as the user named it; "" for the usual one."""
+        return self.settings.engines.get(arch, self.channel.engines.get(arch, ""))
+
+    def builder_arch(self, arch: str) -> str:
+        """The architecture of the builder that stages of `arch` run in: their own where an engine for it is named."""
+        native = self.engine_of(arch) and arch in self.channel.native_builders
+        return arch if native else self.channel.builder_arch
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages, in building order."""
+        return tuple(dict.fromkeys(node.stage for node in self.nodes.values() if isinstance(node, StageNode)))
+
+
+def node_name(stage: str, target: str = "") -> str:
+    """The name of a stage's instance."""
+    return f"stage:{stage}" + (f":{target}" if target else "")
+
+
+def is_folder(node: Node) -> bool:
+    """Whether a node is a folder of the channel that is taken as it is, and never built."""
+    return isinstance(node, ChannelNode) and node.what == "aports"

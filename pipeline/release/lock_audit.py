@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doit audit:lock`: nothing is in the images that the lock does not cover.
+
+First every file that the channel gave is looked up in the lock, and every package that an image lists. Then everything
+is built once more, from nothing, without a network and with a cache that holds only what the lock names: what needs
+anything else fails, and what comes out otherwise is named. The builder's image is taken as it is; its key says that it
+was made of locked files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.base import proc
+from pipeline.base.errors import StageError
+from pipeline.base.paths import Paths
+from pipeline.base.progress import Screen
+from pipeline.images.manifest import read_packages
+from pipeline.plan.nodes import ChannelNode, is_folder
+from pipeline.plan.planner import load_plan
+from pipeline.release.reproducible import checkout_files
+from pipeline.supply.vault import Vault
+
+if TYPE_CHECKING:
+    from pipeline.build.factory import Factory
+    from pipeline.store.store import Artifact
+
+_PACKAGES = "packages.json"
+_SECONDS = 4 * 3600
+_TAIL = 30
+_NOWHERE = "http://127.0.0.1:9"
+
+
+@dataclass(slots=True)
+class Report:
+    """What the audit found."""
+
+    lines: list[str] = field(default_factory=list)
+    uncovered: int = 0
+
+    def add(self, name: str, faults: list[str], fine: str) -> None:
+        """Note one thing that was looked at; `faults` say what is not covered in it."""
+        self.uncovered += len(faults)
+        self.lines.append(f"{name}: {f'{len(faults)} not covered' if faults else fine}")
+        self.lines.extend(f"  {fault}" for fault in faults)
+
+
+def audit_lock(factory: Factory) -> Report:
+    """Audit all images, built first where they are not. Raises FactoryError if the replay fails."""
+    report = Report()
+    factory.make_lock(again=False)
+    factory.fetch()
+    for name, node in factory.plan.nodes.items():
+        artifact = None if is_folder(node) else factory.need(node).artifact
+        if artifact is not None:
+            faults = list(_not_locked(factory, artifact)) if isinstance(node, ChannelNode) else list(_strange(factory, artifact))
+            report.add(name, faults, f"{len(artifact.outputs)} files")
+    replay(factory, report)
+    return report
+
+
+def _not_locked(factory: Factory, artifact: Artifact) -> Iterator[str]:
+    """Files of a channel's artifact that the lock does not name; where the channel converts, it makes them itself."""
+    named = {file.sha256 for file in factory.lock().files}
+    keys = factory.driver.keys()
+    for path, record in artifact.outputs.items():
+        made = not factory.plan.channel.releasable and not path.endswith(".whl")
+        if record.sha256 not in named and path not in keys and not made:
+            yield f"{path}: {record.sha256}"
+
+
+def _strange(factory: Factory, artifact: Artifact) -> Iterator[str]:
+    """Packages that an artifact lists although neither the lock nor a stage of ours brings them in."""
+    if _PACKAGES not in artifact.outputs:
+        return
+    locked = {file.checksum for file in factory.lock().files if file.checksum}
+    ours = {name.partition(".apk")[0] for name in _our_packages(factory)}
+    for row in read_packages(artifact.file(_PACKAGES), f"artifact {artifact.key[:12]}"):
+        title = f"{row['name']}-{row['version']}"
+        if locked and row["checksum"] not in locked and title not in ours:
+            yield f"{_PACKAGES}: {title} {row['checksum']}"
+
+
+def _our_packages(factory: Factory) -> Iterator[str]:
+    for name, node in factory.plan.nodes.items():
+        artifact = None if isinstance(node, ChannelNode) else factory.find(factory.plan.nodes[name])
+        yield from (path.rpartition("/")[2] for path in (artifact.outputs if artifact else ()) if path.endswith(".apk"))
+
+
+# --- replay -------------------------------------------------------------------------------------------------
+
+
+def replay(factory: Factory, report: Report) -> None:
+    """Build everything again from the lock alone, and compare the artifacts."""
+    root = factory.paths.build / "audit"
+    shutil.rmtree(root, ignore_errors=True)
+    copy, cache = root / "checkout", root / "cache"
+    _lay_out(factory, copy, cache)
+    closed = _build(factory, copy, cache)
+    other = Paths(copy)
+    from pipeline.build.factory import Factory as Other
+
+    again = Other(load_plan(other, factory.plan.settings), other, Screen(quiet=True))
+    try:
+        for name, node in factory.plan.nodes.items():
+            mine, theirs = (None, None) if is_folder(node) else (factory.find(node), again.find(again.plan.nodes[name]))
+            if mine is not None:
+                report.add(f"replay of {name}", _differing(mine, theirs), "the same bytes")
+    finally:
+        again.store.close()
+    report.lines.append(f"replay without a network ({closed}), from {len(factory.lock().files)} locked files")
+    if not report.uncovered:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _differing(mine: Artifact, theirs: Artifact | None) -> list[str]:
+    if theirs is None:
+        return ["was not made"]
+    names = sorted({*mine.outputs, *theirs.outputs})
+    return [f"{name}: other bytes" for name in names if mine.outputs.get(name) != theirs.outputs.get(name)]
+
+
+def _lay_out(factory: Factory, copy: Path, cache: Path) -> None:
+    """A copy of the checkout with lock and keys, and a cache with locked files alone."""
+    for name in checkout_files(factory.paths.checkout):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(factory.paths.checkout / name, copy / name, follow_symlinks=False)
+    (copy / "dist").mkdir(exist_ok=True)
+    ours, theirs = factory.paths.channel(factory.plan.channel.name), Paths(copy).channel(factory.plan.channel.name)
+    theirs.mkdir(parents=True)
+    place = copy / factory.lock_path.relative_to(factory.paths.checkout)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(factory.lock_path, place)
+    if (ours / "keys").is_dir():
+        shutil.copytree(ours / "keys", theirs / "keys")
+    vault, only = Vault(factory.paths.cache / "vault"), Vault(cache / "tower" / "vault")
+    for file in {file.sha256: file for file in factory.lock().files}.values():
+        only.path(file).parent.mkdir(parents=True, exist_ok=True)
+        vault.copy(file, only.path(file))
+
+
+def _build(factory: Factory, copy: Path, cache: Path) -> str:
+    """Build all in the copy; how the network was kept away."""
+    settings = factory.plan.settings
+    engines = [
+        os.environ.get("DOCKER_HOST", "unix://"),
+        *filter(None, map(factory.plan.engine_of, factory.plan.channel.architectures)),
+    ]
+    apart = os.geteuid() == 0 and all(engine.startswith("unix://") for engine in engines) and shutil.which("unshare") is not None
+    argv = [*(["unshare", "--net"] if apart else []), sys.executable, "-m", "doit", *settings.words]
+    env = {"XDG_CACHE_HOME": str(cache), "http_proxy": _NOWHERE, "https_proxy": _NOWHERE, "PIP_NO_INDEX": "1"}
+    log = copy.parent / "replay.log"
+    with log.open("wb") as stream:
+        done = proc.run(argv, timeout=_SECONDS, cwd=copy, env=env, log=stream, check=False)
+    if done.status:
+        last = log.read_text(errors="replace").splitlines()[-_TAIL:]
+        raise StageError(
+            "\n  ".join(["audit:lock: the replay needs something that the lock does not name", *last]), hint=f"whole log: {log}"
+        )
+    return "a network of its own, with nothing in it" if apart else "proxies that lead nowhere"

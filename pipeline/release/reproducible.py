@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doit verify:reproducible`: everything built twice from nothing, in unlike circumstances, must be the same bytes.
+
+The two builds share the lock, the downloads, the signing key and the builder's image; all else is made anew. They
+differ in: the folder (and the length of its path), the order in which files were written, their times, umask, time
+zone, home folder, and the clock. The second build's clock is 400 days and some hours ahead by libfaketime: in the
+sandboxes by the builder's own, tried before the build; in the factory itself by this machine's, if there is one. What
+could not be moved is said in the report, and differs by the time that the first build took.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.base import proc
+from pipeline.base.errors import StageError
+from pipeline.base.paths import Paths, cache_home
+from pipeline.base.progress import Screen
+from pipeline.build.execution import shifted, time_in_sandbox
+from pipeline.images.publish import ENDINGS, dist_folder
+from pipeline.plan.nodes import Plan, is_folder
+from pipeline.plan.planner import load_plan
+from pipeline.release.difference import differences
+from pipeline.store.artifact import Artifact
+
+if TYPE_CHECKING:
+    from pipeline.build.factory import Factory
+
+AHEAD = "+34587432"
+"""400 days, 7 hours, 37 minutes and 12 seconds: another date, hour and weekday, also in local time."""
+
+_BUILD_SECONDS = 4 * 3600
+_GIT_SECONDS = 60
+_CLOCK_SECONDS = 600
+_OLD = 981173106  # a time long before anything here was written
+_TAIL = 30
+_WITH_UMASK = "import os, sys; os.umask(int(sys.argv[1], 8)); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+# Python sleeps until an absolute time, which the libfaketime of Debian 12 takes for wrong. Under it, waits are counted: in
+# the factory and in the processes that it starts to convert packages. Python imports this by its name when it starts.
+_SITE = """\
+import threading, time
+time.sleep = lambda seconds: threading.Event().wait(seconds) and None
+"""
+_NOT_COPIED = ("build", "dist", "builds", ".git", ".venv", "__pycache__")
+
+
+@dataclass(slots=True)
+class Report:
+    """What a comparison found."""
+
+    lines: list[str] = field(default_factory=list)
+    compared: int = 0
+    differing: int = 0
+
+    def add(self, name: str, what: str, lines: Sequence[str]) -> None:
+        """Note one thing that was compared; `lines` say how it differs."""
+        self.compared += 1
+        if lines:
+            self.differing += 1
+            self.lines.append(f"{name}: differs")
+            self.lines.extend(f"  {line}" for line in lines)
+        else:
+            self.lines.append(f"{name}: identical ({what})")
+
+
+def verify(factory: Factory) -> Report:
+    """Build twice and compare; what was built is removed if all is well, and stays to be looked at if not."""
+    root = factory.paths.build / "verify"
+    shutil.rmtree(root, ignore_errors=True)
+    first, second = root / "a", root / "another-folder-with-a-much-longer-path" / "b"
+    factory.make_lock(again=False)
+    factory.fetch()
+    factory.driver.signing_key()
+    files = sorted(checkout_files(factory.paths.checkout))
+    _copy(factory, files, first, {})
+    _copy(factory, list(reversed(files)), second, {"times": _OLD})
+    _build(factory, first, umask="022", env={"TZ": "UTC"})
+    home = root / "home"
+    home.mkdir()
+    inside, outside = _moved_inside(factory, root), faketime_library()
+    site = root / "python"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(_SITE)
+    _build(
+        factory,
+        second,
+        umask="077",
+        env={
+            "TZ": "Pacific/Kiritimati",
+            "HOME": str(home),
+            **({"LD_PRELOAD": str(outside), "PYTHONPATH": str(site), **shifted(AHEAD)} if outside else {}),
+        },
+        words=[f"clock={AHEAD}"] if inside else [],
+    )
+    report = compare(factory.plan, first, second, scratch=root)
+    for where, moved in (("stages", inside), ("factory", outside is not None)):
+        report.lines.append(
+            f"clock of the second build's {where}: {f'{AHEAD} s' if moved else 'the real one, for want of libfaketime'}"
+        )
+    report.lines.append(f"{report.compared} compared, {report.differing} differ" + (f"; see {root}" if report.differing else ""))
+    if not report.differing:
+        shutil.rmtree(root, ignore_errors=True)
+    return report
+
+
+def faketime_library() -> Path | None:
+    """The libfaketime of this machine, if it has one."""
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+
+
+def _moved_inside(factory: Factory, root: Path) -> bool:
+    """Whether stages can have another clock. Raises StageError if they should, and do not."""
+    if not factory.plan.channel.faketime:
+        return False
+    scratch = root / "clock"
+    scratch.mkdir()
+    wanted, found = time.time() + int(AHEAD), time_in_sandbox(factory, AHEAD, scratch)
+    if abs(found - wanted) > _CLOCK_SECONDS:
+        raise StageError(
+            f"verify:reproducible: the clock in the builder cannot be moved: expected {wanted:.0f}, found {found}",
+            hint=f"{factory.plan.channel.path.name}: `faketime` names a libfaketime that the builder has",
+        )
+    return True
+
+
+# --- two builds ---------------------------------------------------------------------------------------------
+
+
+def checkout_files(checkout: Path) -> Iterator[str]:
+    """The files of the checkout, as git sees them; where there is no git, all that is not generated."""
+    if (checkout / ".git").exists():
+        argv = ("git", "-C", checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        for name in proc.run(argv, timeout=_GIT_SECONDS).stdout.decode().split("\0"):
+            if name and os.path.lexists(checkout / name):
+                yield name
+        return
+    for folder, names, files in os.walk(checkout):
+        names[:] = [name for name in names if name not in _NOT_COPIED]
+        links = [name for name in names if (Path(folder) / name).is_symlink()]
+        yield from ((Path(folder) / name).relative_to(checkout).as_posix() for name in [*files, *links])
+
+
+def _copy(factory: Factory, files: Sequence[str], folder: Path, how: Mapping[str, int]) -> None:
+    """A copy of the checkout, with the channel's lock and keys, and a dist/ of its own."""
+    for name in files:
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(factory.paths.checkout / name, place, follow_symlinks=False)
+        os.utime(place, (how["times"], how["times"]) if "times" in how else None, follow_symlinks=False)
+    (folder / "dist").mkdir()
+    name = factory.plan.channel.name
+    ours, theirs = factory.paths.channel(name), Paths(folder).channel(name)
+    theirs.mkdir(parents=True)
+    shutil.copy2(factory.lock_path, theirs / factory.lock_path.name)
+    if (ours / "keys").is_dir():
+        shutil.copytree(ours / "keys", theirs / "keys")
+
+
+def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str], words: Sequence[str] = ()) -> None:
+    """Build all images in a copy, in a process of its own."""
+    factory.progress.say(f"verify:reproducible: building in {folder}")
+    log = folder.with_suffix(".log")
+    argv = (
+        sys.executable,
+        "-c",
+        _WITH_UMASK,
+        umask,
+        "-m",
+        "doit",
+        *words,
+        *factory.plan.settings.words,
+    )
+    with log.open("wb") as stream:
+        done = proc.run(
+            argv, timeout=_BUILD_SECONDS, cwd=folder, env={"XDG_CACHE_HOME": str(cache_home()), **env}, log=stream, check=False
+        )
+    if done.status:
+        last = log.read_text(errors="replace").splitlines()[-_TAIL:]
+        raise StageError("\n  ".join([f"verify:reproducible: the build in {folder} failed", *last]), hint=f"whole log: {log}")
+
+
+# --- comparison ---------------------------------------------------------------------------------------------
+
+
+def compare(plan: Plan, first: Path, second: Path, *, scratch: Path) -> Report:
+    """Compare every artifact and every finished file of two built copies of a checkout."""
+    from pipeline.build.factory import Factory
+
+    report = Report()
+    one, two = (Factory(load_plan(Paths(folder), plan.settings), Paths(folder), Screen(quiet=True)) for folder in (first, second))
+    for name, node in plan.nodes.items():
+        if is_folder(node):
+            continue
+        mine, theirs = one.find(one.plan.nodes[name]), two.find(two.plan.nodes[name])
+        if mine is None or theirs is None:
+            report.add(name, "", [f"is not in the store of the {'first' if mine is None else 'second'} build"])
+            continue
+        lines = [] if mine.key == theirs.key else [f"key: {mine.key[:12]} / {theirs.key[:12]}"]
+        lines.extend(_differing_outputs(mine, theirs, scratch))
+        report.add(name, f"{len(mine.outputs)} files, {mine.content[:12]}", lines)
+    for image in plan.images:
+        for ending in ENDINGS:
+            name = f"{image.output}{ending}"
+            mine_there, theirs_there = (dist_folder(Paths(folder)) / name for folder in (first, second))
+            missing = [f"{place}: missing" for place in (mine_there, theirs_there) if not place.is_file()]
+            report.add(name, "finished file", missing or differences(mine_there, theirs_there, name, scratch=scratch))
+    one.store.close()
+    two.store.close()
+    return report
+
+
+def _differing_outputs(mine: Artifact, theirs: Artifact, scratch: Path) -> Iterator[str]:
+    for name in sorted({*mine.outputs, *theirs.outputs}):
+        if name not in mine.outputs or name not in theirs.outputs:
+            yield f"{name}: is only in the {'first' if name in mine.outputs else 'second'} build"
+        elif mine.outputs[name] != theirs.outputs[name]:
+            yield from differences(mine.file(name), theirs.file(name), name, scratch=scratch)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a sandbox looks to the engine: its containers and volumes, from creation to removal.
+
+Inputs lie in volumes, one for each top-level folder, which a *loader* fills: a container that is never started, but
+through which the engine unpacks a tar stream into each of them (Podman fills a volume only by its own path). The
+stage's container has the same volumes read-only.
+
+Secrets lie in a volume in the engine's memory (tmpfs), below /run/secrets: in no environment, argument, label, layer
+or disk. Such a volume forgets its files when nobody has it mounted; so with secrets the loader does run (it sleeps,
+with the same restrictions) until the stage has started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base.errors import SandboxError, StageError
+from pipeline.sandbox.engine import Engine, engine_architecture, image_architecture
+from pipeline.sandbox.transfer import Input, send
+
+if TYPE_CHECKING:
+    from pipeline.sandbox.stage_run import Sandbox
+
+_SECRETS = "/run/secrets"
+_LOADER = ("sleep", "86400")
+# Without a size: Podman takes it for a quota of the disk. The engine alone writes there, and only what we send.
+_SECRET_VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0700,nosuid,nodev,noexec"}
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp/home",  # noqa: S108  (a place in the sandbox)
+    "TZ": "UTC",
+    "LC_ALL": "C.UTF-8",
+    # Podman sets these two if nobody does; a stage sees the same on every engine.
+    "TERM": "dumb",
+    "container": "oci",
+}
+_NO_PROGRAM = ("executable file not found", "no such file or directory")
+
+
+def top_folder(target: str) -> str:
+    """The top-level folder that holds `target`: one volume is mounted there."""
+    return "/" + PurePosixPath(target).parts[1]
+
+
+class Container:
+    """The container of one stage, with its inputs in place, not yet started."""
+
+    def __init__(self, engine: Engine, name: str, container_id: str) -> None:
+        self._engine = engine
+        self._loader = ""
+        self.name = name
+        self.id = container_id
+
+    def attach(self, **streams: int) -> Any:
+        """A socket that carries `streams` (stdin=1, stdout=1, stderr=1). Raises StageError as `start` does."""
+        with self._translated("attaching to"):
+            return self._engine.api.attach_socket(self.id, params={**streams, "stream": 1})
+
+    def start(self) -> None:
+        """Start it. Raises StageError if its program is not in the image."""
+        try:
+            with self._translated("starting"):
+                self._engine.api.start(self.id)
+        finally:
+            self.drop_loader()
+
+    @contextmanager
+    def _translated(self, act: str) -> Iterator[None]:
+        """Tell a program that is missing from trouble with the engine: Docker notices at the start, Podman before."""
+        import docker
+
+        with self._engine.translated(f"{act} {self.name}"):
+            try:
+                yield
+            except docker.errors.APIError as error:
+                text = str(error.explanation or error)
+                if any(words in text for words in _NO_PROGRAM):
+                    raise StageError(f"{self.name}: its command is not in the builder: {text.strip()}") from error
+                raise
+
+    def drop_loader(self) -> None:
+        """Remove the container that brought the inputs; the volumes stay for this one."""
+        if self._loader:
+            self._engine.remove_container(self._loader)
+            self._loader = ""
+
+    def load(self, loader: str) -> None:
+        """Remember who holds the secrets until the start."""
+        self._loader = loader
+
+
+@contextmanager
+def opened(engine: Engine, sandbox: Sandbox, *, terminal: bool = False) -> Iterator[Container]:
+    """A container for `sandbox`, its inputs loaded; it and all that belongs to it are removed at the end.
+
+    With `terminal` it has a terminal and an open standard input. Raises SandboxError if the engine cannot make it,
+    and what `send` raises.
+    """
+    engine.reap_once()
+    engine.check()
+    _require_image(engine, sandbox)
+    with ExitStack() as stack:
+        volumes = {place: _volume(engine, stack) for place in sorted({top_folder(item.target) for item in sandbox.inputs})}
+        if sandbox.secrets:
+            volumes[_SECRETS] = _volume(engine, stack, _SECRET_VOLUME)
+        loader = _load(engine, stack, sandbox, volumes) if volumes else ""
+        scratch = {place: _volume(engine, stack) for place in ("/out", "/work")}
+        mounts = [
+            *(_mount(place, name, read_only=True) for place, name in volumes.items()),
+            *(_mount(place, name, read_only=False) for place, name in scratch.items()),
+        ]
+        made = _create(engine, sandbox, sandbox.argv, mounts, terminal=terminal)
+        stack.callback(engine.remove_container, made)
+        container = Container(engine, sandbox.name, made)
+        container.load(loader)
+        if not sandbox.secrets:
+            container.drop_loader()
+        yield container
+
+
+def _require_image(engine: Engine, sandbox: Sandbox) -> None:
+    image = engine.find_image(sandbox.image)
+    if image is None:
+        raise SandboxError(
+            f"{sandbox.name}: the engine at {engine.address} has no image {sandbox.image}", hint="run: ./ci/doit builder"
+        )
+    if sandbox.architecture and image_architecture(image) != engine_architecture(sandbox.architecture):
+        raise SandboxError(
+            f"{sandbox.name}: image {sandbox.image} is for {image_architecture(image)}, not {sandbox.architecture}"
+        )
+
+
+def _volume(engine: Engine, stack: ExitStack, options: dict[str, str] | None = None) -> str:
+    with engine.translated("making a volume"):
+        made = engine.api.create_volume(labels=engine.labels(), driver="local", driver_opts=options)
+        name = str(made["Name"])
+    stack.callback(engine.remove_volume, name)
+    return name
+
+
+def _load(engine: Engine, stack: ExitStack, sandbox: Sandbox, volumes: dict[str, str]) -> str:
+    """Fill the volumes; the loader's id."""
+    mounts = [_mount(place, name, read_only=False) for place, name in volumes.items()]
+    loader = _create(engine, sandbox, _LOADER, mounts, loader=True)
+    stack.callback(engine.remove_container, loader)
+
+    def put(place: str, inputs: Sequence[Input]) -> None:
+        engine.api.put_archive(loader, place, send(inputs, below=place, epoch=sandbox.epoch, check=engine.check))
+
+    with engine.translated(f"bringing in the inputs of {sandbox.name}"):
+        places = sorted({top_folder(item.target) for item in sandbox.inputs})
+        for place in places:
+            put(place, [item for item in sandbox.inputs if top_folder(item.target) == place])
+        if places:
+            put("/", [Input(place, {}) for place in places])  # Docker gives the time to a volume's folder only from above
+        if sandbox.secrets:
+            engine.api.start(loader)
+            put(_SECRETS, [Input(_SECRETS, sandbox.secrets)])
+    return loader
+
+
+def _mount(place: str, volume: str, *, read_only: bool) -> Any:
+    from docker.types import Mount
+
+    return Mount(place, volume, type="volume", read_only=read_only, no_copy=True)
+
+
+def _create(
+    engine: Engine, sandbox: Sandbox, argv: Sequence[str], mounts: list[Any], *, loader: bool = False, terminal: bool = False
+) -> str:
+    from docker.types import LogConfig, Ulimit
+
+    memory = sandbox.limits.memory or engine.memory() * 3 // 4
+    # Podman asks for more processes than some machines let anybody have, if nothing is said.
+    limits = {"nofile": sandbox.limits.open_files, "nproc": sandbox.limits.processes}
+    with engine.translated(f"making the container of {sandbox.name}"):
+        # The engine unpacks only if the root may be written; the loader's is its own and is thrown away.
+        host = engine.api.create_host_config(
+            network_mode="none",
+            read_only=not loader,
+            cap_drop=["ALL"],
+            cap_add=[] if loader else sorted(sandbox.capabilities),
+            security_opt=["no-new-privileges"],
+            mounts=mounts,
+            tmpfs={} if loader else _memory_folders(memory),
+            pids_limit=sandbox.limits.processes,
+            mem_limit=memory,
+            memswap_limit=memory,
+            ulimits=[Ulimit(name=name, soft=most, hard=most) for name, most in limits.items()],
+            ipc_mode="private",
+            log_config=LogConfig(type="none"),
+        )
+        made = engine.api.create_container(
+            sandbox.image,
+            list(argv),
+            hostname="builder",
+            user="0:0",
+            working_dir="/" if loader else "/work",
+            environment={} if loader else {**_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(sandbox.epoch), **sandbox.env},
+            labels=engine.labels(),
+            host_config=host,
+            tty=terminal,
+            stdin_open=terminal,
+            stop_signal="SIGKILL",  # Podman removes what runs by stopping it, and waits ten seconds for one that does not listen
+        )
+        return str(made["Id"])
+
+
+def _memory_folders(memory: int) -> dict[str, str]:
+    """The folders that live in memory, and count as such: what is large belongs into /work."""
+    return {
+        "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={memory // 2}",  # noqa: S108
+        "/tmp/home": "rw,exec,nosuid,nodev,mode=0700,size=64m",  # noqa: S108
+        "/run": "rw,noexec,nosuid,nodev,mode=0755,size=64m",
+    }

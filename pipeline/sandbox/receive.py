@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes out of a sandbox: a tar stream from the engine, taken apart with distrust.
+
+Only regular files and folders with plain names are taken, only what the stage declared, each path once. Files are
+hashed while they are written, and blocks of zeros become holes, so a disk image takes the room of its content.
+
+Engines leave out what they cannot pack, and say nothing; so the sandbox lists what lies in /out when the stage ends
+(`made`), and what comes must be just that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pipeline.base.canonical import Digest
+from pipeline.base.errors import FormatError, StageError
+from pipeline.formats.tarstream import Content, EncodingError, TarEntry, read_tar
+from pipeline.sandbox import made
+from pipeline.store.artifact import FileRecord
+
+_CHUNK = 1 << 16  # also the grain of holes; larger pieces cost twice the time: every one is fresh memory
+_ZEROS = bytes(_CHUNK)
+_LONGEST_NAME, _LONGEST_PART = 1000, 255
+_SPECIAL = "is a device, pipe or socket; outputs are regular files and folders"
+
+
+def receive(
+    pieces: Iterator[bytes],
+    folder: Path,
+    *,
+    declared: Sequence[str] | None,
+    max_bytes: int,
+    check: Callable[[], None] | None = None,
+    listed: bool = False,
+) -> dict[str, FileRecord]:
+    """Write the members of a tar stream of `/out` into `folder`, which is empty; the record of each file.
+
+    `declared` holds paths and globs: a path must be there (a folder stands for all it holds), and what matches
+    none is an error; None takes everything. With `listed` the stream holds the list of `made`, which is not an output.
+    Raises StageError for anything else than that, for links, special files and odd names, for more than `max_bytes`, and
+    for a stream that is damaged or not whole; OSError where `folder` cannot be written.
+    """
+    taken = _Taken(folder, declared, max_bytes)
+    seen: bytes | None = None
+    try:
+        for entry, content in read_tar(_Reader(pieces, check), "/out"):
+            name = taken.below(entry.name)
+            if listed and name == made.NAME and entry.kind == "file" and seen is None:
+                seen = made.read(entry, content)
+            elif name or entry.kind != "dir":
+                taken.take(name, entry, content)
+    except EncodingError as error:
+        raise StageError(f"/{error.name}: the name of an output must be UTF-8") from error
+    except FormatError as error:
+        raise StageError(f"the outputs came back broken: {error.message}", hint="run the same command again") from error
+    if listed:
+        made.compare(seen, taken.kinds)
+    _require(declared or (), taken.outputs)
+    return taken.outputs
+
+
+class _Taken:
+    """What of a stream has been taken so far."""
+
+    def __init__(self, folder: Path, declared: Sequence[str] | None, max_bytes: int) -> None:
+        self.outputs: dict[str, FileRecord] = {}
+        self.kinds: dict[str, str] = {}
+        """file or dir, of all paths, those of folders that were not named themselves among them."""
+        self._folder = folder
+        self._declared = declared
+        self._left = max_bytes
+        self._named: set[str] = set()
+        self._top: str | None = None
+
+    def below(self, name: str) -> str:
+        """The path below /out: the engine puts the name of the folder itself first. Raises FormatError."""
+        top, _, path = name.partition("/")
+        if top != (self._top or top):
+            raise FormatError(f"/out: {name!a} does not lie in {self._top!a}, as what came before it does")
+        self._top = top
+        return path
+
+    def take(self, name: str, entry: TarEntry, content: Content) -> None:
+        """Lay one file or folder. Raises StageError for what is none, or is not to be there."""
+        self._accept(name, entry)
+        if entry.kind == "dir":
+            (self._folder / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+            return
+        self._left -= entry.size
+        if self._left < 0:
+            raise StageError(f"{name}: the outputs are larger than a stage may make", hint="see the limits of the sandbox")
+        self.outputs[name] = _write(content, self._folder / name, entry)
+
+    def _accept(self, name: str, entry: TarEntry) -> None:
+        where = f"/out/{made.shown(name)}"
+        parts = name.split("/")
+        if "" in parts or "." in parts or ".." in parts:
+            raise StageError(f"{where}: not a plain path")
+        odd = any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
+        if odd or len(name.encode()) > _LONGEST_NAME or any(len(part.encode()) > _LONGEST_PART for part in parts):
+            raise StageError(f"{where}: a name must be UTF-8, without control characters and of sensible length")
+        if entry.kind == "hardlink":
+            raise StageError(f"{where}: is a hard link to {entry.target}", hint="copy the file instead (cp, not cp -l)")
+        if entry.kind == "symlink":
+            raise StageError(f"{where}: is a symbolic link", hint="outputs are regular files and folders; put links into a tar")
+        if entry.kind not in ("file", "dir"):
+            raise StageError(f"{where}: {_SPECIAL}")
+        if name in self._named:
+            raise StageError(f"{where}: came twice")
+        self._named.add(name)
+        self._place(name, entry.kind, where)
+        declared = self._declared
+        folder_of_one = entry.kind == "dir" and _leads_to(name, declared or ())
+        if declared is not None and not (_is_declared(name, declared) or folder_of_one):
+            raise StageError(
+                f"{where}: is not among the outputs of the stage ({', '.join(declared) or 'none'})",
+                hint="name it in outputs of stage.toml, or write it to /work",
+            )
+
+    def _place(self, name: str, kind: str, where: str) -> None:
+        """Note a path and the folders that it lies in."""
+        if self.kinds.setdefault(name, kind) != kind:
+            raise StageError(f"{where}: came as a file and as a folder")
+        parent = name.rpartition("/")[0]
+        while parent and self.kinds.get(parent) != "dir":
+            if parent in self.kinds:
+                raise StageError(f"{where}: lies below {parent}, which is a file")
+            self.kinds[parent] = "dir"
+            parent = parent.rpartition("/")[0]
+
+
+def _is_declared(name: str, declared: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern.rstrip('/')}/") for pattern in declared)
+
+
+def _leads_to(name: str, declared: Sequence[str]) -> bool:
+    """Whether a declared path or glob can lie below the folder `name`."""
+    depth = name.count("/") + 1
+    return any(
+        fnmatchcase(name, "/".join(pattern.split("/")[:depth])) for pattern in declared if pattern.count("/") >= depth
+    )  # fmt: skip
+
+
+def _require(declared: Sequence[str], outputs: dict[str, FileRecord]) -> None:
+    for pattern in declared:
+        plain = pattern.rstrip("/")
+        if not any(name == plain or name.startswith(f"{plain}/") or fnmatchcase(name, pattern) for name in outputs):
+            have = ", ".join(sorted(outputs)[:10])
+            raise StageError(f"/out/{pattern}: the stage did not make it; it made {have or 'nothing'}")
+
+
+def _write(content: Content, path: Path, entry: TarEntry) -> FileRecord:
+    digest = hashlib.sha256()
+    executable = bool(entry.mode & 0o100)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o755 if executable else 0o644)
+    with open(fd, "wb", buffering=0) as out:  # noqa: PTH123  (a descriptor, opened with O_EXCL and O_NOFOLLOW)
+        while piece := content.read(_CHUNK):
+            digest.update(piece)
+            _write_sparse(fd, piece)
+        out.truncate(entry.size)
+    return FileRecord(Digest(digest.hexdigest()), entry.size, executable)
+
+
+def _write_sparse(fd: int, piece: bytes) -> None:
+    """Write a piece, or seek over it if it is all zeros: the file gets holes where the stage's file had them."""
+    if piece == _ZEROS[: len(piece)]:
+        os.lseek(fd, len(piece), os.SEEK_CUR)
+        return
+    data = memoryview(piece)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+class _Reader:
+    """The pieces of a stream as the `read` that the reader of tars wants."""
+
+    def __init__(self, pieces: Iterator[bytes], check: Callable[[], None] | None) -> None:
+        self._pieces = pieces
+        self._check = check
+        self._piece = b""
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; fewer do not mean the end, none do."""
+        while self._at >= len(self._piece):
+            if self._check is not None:
+                self._check()
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._piece, self._at = piece, 0
+        data = self._piece[self._at : self._at + size]
+        self._at += len(data)
+        return data

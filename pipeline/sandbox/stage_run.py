@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one cage: runs a stage in a container that has nothing but what the stage declared.
+
+No network, no privileges, a read-only root, no folder of this machine: inputs go in and outputs come out through the
+engine's API (`transfer`, `receive`), so the engine may be anywhere. A stage may write to /out and /work (volumes),
+/tmp and /run (memory), and to nothing that outlives it but /out. `pipeline.sandbox.container` has the details.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.base.errors import SandboxError, StageError
+from pipeline.sandbox.container import Container, opened, top_folder
+from pipeline.sandbox.engine import Engine
+from pipeline.sandbox.engine_errors import refused
+from pipeline.sandbox.log import LogReader
+from pipeline.sandbox.made import wrapped
+from pipeline.sandbox.receive import receive
+from pipeline.sandbox.transfer import Input
+from pipeline.store.artifact import FileRecord
+
+__all__ = ["CAPABILITIES", "Input", "Limits", "Sandbox", "run_stage"]
+
+CAPABILITIES = frozenset(
+    {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "SETFCAP", "SETGID", "SETUID", "SYS_CHROOT"}
+)
+"""What a stage may ask for: what it takes to lay out a root, nothing that reaches the machine."""
+
+_SYSTEM = frozenset(
+    f"/{name}"
+    for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "out", "proc", "run", "sbin", "sys", "tmp", "usr", "work")
+)
+"""Where no input may lie: the builder's own folders, and those a stage writes to."""
+_TAIL_LINES = 30
+_POLL_SECONDS = 0.2
+_STATE_TRIES = 50
+_KILL_SECONDS = 20
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may take; `memory` (bytes) is three quarters of the engine's machine if not set.
+
+    Of what it writes to its log, more than `log_bytes` is left out, but for the last lines.
+    """
+
+    memory: int | None = None
+    processes: int = 4096
+    open_files: int = 1024
+    output_bytes: int = 64 << 30
+    log_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """One run of a stage: everything that decides what happens in it.
+
+    `name` is what messages call it; `architecture` (x86_64, aarch64) is the container's, the image's own if empty;
+    `timeout` is in seconds; `secrets` become /run/secrets/<name>.
+    """
+
+    name: str
+    image: str
+    argv: tuple[str, ...]
+    epoch: int
+    inputs: tuple[Input, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    timeout: float = 900
+    architecture: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        odd = sorted(set(self.capabilities) - CAPABILITIES)
+        if odd:
+            known = ", ".join(sorted(CAPABILITIES))
+            raise SandboxError(f"{self.name}: capability {', '.join(odd)} is given to no stage", hint=f"known: {known}")
+        for item in self.inputs:
+            if top_folder(item.target) in _SYSTEM:
+                raise SandboxError(f"{self.name}: input {item.target} would lie in a folder of the system")
+
+
+def run_stage(
+    engine: Engine, sandbox: Sandbox, *, outputs: Path, declared: Sequence[str] | None, log: BinaryIO, hint: str = ""
+) -> dict[str, FileRecord]:
+    """Run a stage to its end and fetch what it left in /out into the empty folder `outputs`; the record of each file.
+
+    `declared`: the paths and globs that must and may be in /out (see `receive`); None takes everything.
+    `log` takes what the stage writes.
+    `hint` goes with StageError: where the log is and how to replay. Raises StageError if the stage fails, overruns
+    its time or leaves something else than declared; SandboxError for trouble with the engine; DamagedError for an
+    artifact that is not as recorded.
+    """
+    with opened(engine, replace(sandbox, argv=wrapped(sandbox.argv))) as container:
+        _follow(engine, sandbox, container, log, hint)
+        try:
+            # Closed at once, whatever happens: the engine removes no container that it still reads for us.
+            with closing(fetch_outputs(engine, container)) as pieces:
+                return receive(
+                    pieces, outputs, declared=declared, max_bytes=sandbox.limits.output_bytes, check=engine.check, listed=True
+                )
+        except StageError as error:
+            raise StageError(f"{sandbox.name}: {error.message}", hint=error.hint or hint) from error
+
+
+def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryIO, hint: str) -> None:
+    """Start the container and wait for its end. Raises StageError unless the end is a good one."""
+    deadline = time.monotonic() + sandbox.timeout
+    with LogReader(container, log, sandbox.limits.log_bytes) as reader, _told_of_cuts(engine, sandbox, reader):
+        container.start()
+        state = container_state(engine, container)
+        # The log ends with the container, or before, if the stage closes its outputs.
+        while not reader.ended(_POLL_SECONDS) or (state := container_state(engine, container))["Running"]:
+            engine.check()
+            if time.monotonic() > deadline:
+                engine.remove_container(container.id)
+                reader.ended(_KILL_SECONDS)
+                failure = f"not finished after {sandbox.timeout:.0f} s"
+                break
+            if reader.ended(0):
+                time.sleep(_POLL_SECONDS / 10)
+        else:
+            failure = _failure(state)
+        if failure:
+            raise StageError("\n  ".join([f"{sandbox.name}: {failure}", *reader.tail(_TAIL_LINES)]), hint=hint)
+
+
+@contextmanager
+def _told_of_cuts(engine: Engine, sandbox: Sandbox, reader: LogReader) -> Iterator[None]:
+    """Say at the end, good or bad, that the log is not whole."""
+    try:
+        yield
+    finally:
+        if reader.left_out:
+            engine.say(f"{sandbox.name}: wrote too much: its log leaves out {reader.left_out} bytes before the last lines")
+
+
+def container_state(engine: Engine, container: Container) -> dict[str, Any]:
+    """What the engine says about the container's run: `Running`, `ExitCode`, `OOMKilled`."""
+    import docker
+
+    tries = 0
+    while True:
+        with engine.translated(f"running {container.name}"):
+            try:
+                state = engine.api.inspect_container(container.id)["State"]
+                ended = {"Running": bool(state["Running"]), "ExitCode": int(state["ExitCode"])}
+                return {**ended, "OOMKilled": bool(state.get("OOMKilled"))}
+            except docker.errors.APIError as error:
+                tries += 1
+                # Podman reads files of the container's process, which may end in between.
+                if tries == _STATE_TRIES or "no such process" not in str(error.explanation):
+                    raise
+        time.sleep(_POLL_SECONDS)
+
+
+def _failure(state: Mapping[str, Any]) -> str:
+    """What a stopped container's state says about its end; empty if all is well."""
+    status = int(state["ExitCode"])
+    if state.get("OOMKilled"):
+        return "killed, because it took more memory than it may"
+    if status > 128:
+        return f"exit status {status} (signal {status - 128})"
+    return f"exit status {status}" if status else ""
+
+
+def fetch_outputs(engine: Engine, container: Container) -> Generator[bytes, None, None]:
+    """The tar stream of /out; to be closed by who does not read it to its end."""
+    api, act = engine.api, f"fetching the outputs of {container.name}"
+    with engine.translated(act):
+        # Not `api.get_archive`: it has no way to end the transfer.
+        url = f"{api.base_url}/v{api.api_version}/containers/{container.id}/archive"
+        with api.get(url, params={"path": "/out"}, stream=True, timeout=api.timeout) as answer:
+            if not answer.ok:
+                raise refused(engine.address, act, answer.text)
+            yield from answer.iter_content(_CHUNK)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The variables of the shared cache, and `doit cache:push`.
+
+Only stages go into the cache: repositories and wheels come from the lock's downloads, which have a vault. Builds
+never push. What was pulled is not pushed again: a signature says "I built this".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pipeline.base.canonical import JsonValue
+from pipeline.base.errors import ConfigError, FetchError, ReleaseError, ToolError
+from pipeline.plan.nodes import StageNode
+from pipeline.store.cache.registry import Place, Registry, UnavailableError
+from pipeline.store.cache.shared import Cache, push
+
+if TYPE_CHECKING:
+    from pipeline.build.factory import Factory
+    from pipeline.store.store import Artifact
+
+TRUSTED: Final = Path("keys/cache")
+"""Where a checkout pins the public keys whose artifacts it takes."""
+ALLOWED: Final = ("dirty", "lab")
+
+
+def open_cache(factory: Factory, given: Mapping[str, str]) -> Cache | None:
+    """The cache that `cache=` names, if it does, with the keys of `cache-key=` or of keys/cache. Raises ConfigError."""
+    from pipeline.release.commands import public_keys
+
+    if "cache" not in given:
+        if "cache-key" in given:
+            raise ConfigError("cache-key=: of which cache?", hint="cache=registry.example/towercache")
+        return None
+    place = Place.parse(given["cache"])
+    trusted = public_keys("cache-key", given.get("cache-key", ""), factory.paths.checkout / TRUSTED)
+    if not trusted:
+        hint = f"cache-key=KEY, a public key of minisign, or lay public keys into {TRUSTED}/"
+        raise ConfigError(f"cache={place}: no key to trust", hint=hint)
+    return Cache(Registry(place, check=factory.engine.check), trusted, factory.progress.say)
+
+
+def push_all(factory: Factory, given: Mapping[str, str]) -> None:
+    """`doit cache:push cache=… key=…`: sign and push what the present plan is made of, as far as it was built here.
+
+    Raises FetchError if the registry is down or refuses.
+    """
+    from pipeline.release.commands import secret_key
+
+    for name, hint in (("cache", "cache=registry.example/towercache"), ("key", "key=FILE, a secret key of minisign")):
+        if not given.get(name):
+            raise ConfigError(f"cache:push: {name}= is missing", hint=hint)
+    registry = Registry(Place.parse(given["cache"]), check=factory.engine.check)
+    _check_state(factory, given.get("cache-push", ""))
+    secret = secret_key(given)
+    counts = {"pushed": 0, "there already": 0, "pulled, so not ours to sign": 0}
+    size = 0
+    try:
+        for artifact in _artifacts(factory):
+            if factory.store.origin(artifact.key):
+                counts["pulled, so not ours to sign"] += 1
+                continue
+            done = push(registry, artifact, secret)
+            counts["pushed" if done.fresh else "there already"] += 1
+            size += done.size
+    except UnavailableError as error:
+        raise FetchError(
+            f"cache {registry.place}: {error.message}",
+            hint="what was pushed stays; docker login, if it wants to know who you are",
+        ) from error
+    shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "pushed")
+    factory.progress.say(f"cache {registry.place}: {shown} ({size / 2**20:.1f} MiB), signed by {secret.public_key.name}")
+    data: dict[str, JsonValue] = {"cache": str(registry.place), "size": size, "signer": secret.public_key.name}
+    factory.progress.result("cache:push", {**data, "artifacts": {**counts}})
+
+
+def _artifacts(factory: Factory) -> Iterator[Artifact]:
+    """Every artifact of a stage of the plan that the store has, checked in full."""
+    seen: set[str] = set()
+    for node in factory.plan.nodes.values():
+        found = factory.find(node) if isinstance(node, StageNode) else None
+        if found is not None and found.key not in seen:
+            seen.add(found.key)
+            whole = factory.store.verify(found.key)
+            if whole is not None:
+                yield whole
+
+
+def _check_state(factory: Factory, allowed: str) -> None:
+    """ReleaseError for what others should not be given, unless `cache-push=` asks for it."""
+    from pipeline.release.checks import checkout_state
+
+    words = [word for word in allowed.split(",") if word]
+    unknown = next((word for word in words if word not in ALLOWED), None)
+    if unknown is not None:
+        raise ConfigError(f"cache-push={allowed}: {unknown} is unknown", hint=f"of: {', '.join(ALLOWED)}, with commas between")
+    faults = []
+    if "lab" not in words and not factory.plan.channel.releasable:
+        faults.append(
+            f"channel {factory.plan.channel.name}: its packages are signed with a key of this checkout, "
+            "so others have no use for them (cache-push=lab pushes them)"
+        )
+    if "dirty" not in words:
+        try:
+            _, changed = checkout_state(factory.paths.checkout)
+        except ToolError as error:
+            said = error.message.splitlines()[-1].strip()
+            faults.append(f"checkout: git cannot say what it is: {said} (cache-push=dirty does not ask)")
+        else:
+            if changed:
+                faults.append(f"checkout: differs from its commit in {', '.join(changed[:3])} (cache-push=dirty pushes it)")
+    if faults:
+        raise ReleaseError("\n  ".join(["cache:push: refused", *faults]), hint="docs/building.md, A shared cache")

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The content-addressed store: remembers what was built, by key, and is the only judge of "built already".
+
+Between plan and sandbox: a task asks `lookup`; if that gives None it builds in `building`, which holds the lock
+of the key, so that two builds share one store and make everything once. An artifact appears whole or not at all:
+written to a temporary folder, synced, renamed. A damaged one is moved away, said so, and built again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tower.base.regular import read_regular
+
+from pipeline.base.canonical import Digest, JsonValue, canonical_json, digest_bytes
+from pipeline.base.errors import StoreError
+from pipeline.base.filelock import Lock, locked, try_lock
+from pipeline.base.files import is_folder, remove, sync, sync_tree, write
+from pipeline.base.refused import refused
+from pipeline.store.artifact import (
+    FILES,
+    KEY,
+    PULLED,
+    RECORD,
+    STAT,
+    Artifact,
+    DamagedError,
+    FileRecord,
+    check,
+    fingerprint,
+    hash_files,
+    is_key,
+    record_json,
+    stat_files,
+)
+
+__all__ = ["Artifact", "FileRecord", "Store", "Work"]
+
+
+class Store:
+    """The artifacts below `root`. Safe to share between threads and between processes.
+
+    `report` takes one line for the user (damage, waiting); `stop` is called while waiting and may raise.
+    """
+
+    def __init__(
+        self, root: Path, *, report: Callable[[str], None] | None = None, stop: Callable[[], None] | None = None
+    ) -> None:
+        self.root = root
+        self._report = report or _silent
+        self._stop = stop
+        self._pins: dict[Digest, Lock] = {}
+        self._pins_guard = threading.Lock()
+
+    # --- places ---------------------------------------------------------------------------------------------
+
+    @property
+    def temporary(self) -> Path:
+        """Where unfinished artifacts are; on the same file system as the finished ones."""
+        return self.root / "tmp"
+
+    @property
+    def damaged(self) -> Path:
+        """Where damaged artifacts are moved, to be looked at; `gc` empties it."""
+        return self.root / "damaged"
+
+    def folder(self, key: Digest) -> Path:
+        """Where the artifact of `key` is, or would be."""
+        if not is_key(key):
+            raise StoreError(f"{key!r} is not a key: 64 hexadecimal digits wanted")
+        return self.root / key
+
+    def lock_path(self, key: Digest) -> Path:
+        """The lock that whoever builds, moves or removes the artifact of `key` holds."""
+        return self.root / "locks" / key
+
+    def use_path(self, key: Digest) -> Path:
+        """The lock that everybody who uses the artifact of `key` shares, so that no `gc` takes it from them."""
+        return self.root / "locks" / f"{key}.use"
+
+    def built_keys(self) -> list[Digest]:
+        """The keys of all artifacts, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(Digest(path.name) for path in self.root.iterdir() if is_key(path.name) and is_folder(path))
+
+    # --- questions ------------------------------------------------------------------------------------------
+
+    def lookup(self, key: Digest) -> Artifact | None:
+        """The artifact of `key`, or None if it is not built, or was damaged (then it is moved away, and said so)."""
+        return self._checked(key, full=False)
+
+    def verify(self, key: Digest) -> Artifact | None:
+        """Like `lookup`, but every file is hashed again."""
+        return self._checked(key, full=True)
+
+    def _checked(self, key: Digest, *, full: bool) -> Artifact | None:
+        if not os.path.lexists(self.folder(key)):
+            return None
+        self._pin(key)
+        try:
+            return self._check(key, full=full)
+        except DamagedError:
+            # Looked at once more with the lock: another build may have replaced it a moment ago.
+            with _translated(self.root), locked(self.lock_path(key), check=self._stop):
+                return self._check_or_move(key, full=full)
+
+    def _check(self, key: Digest, *, full: bool) -> Artifact:
+        folder = self.folder(key)
+        if not is_folder(folder):
+            raise DamagedError("it is no folder", key=key)
+        artifact, hashed = check(folder, key, full=full)
+        self._pin(key)
+        if hashed:
+            with suppress(OSError):  # a store that may only be read still answers
+                write(folder / STAT, canonical_json(fingerprint(folder)), lasting=False)
+        with suppress(OSError):
+            os.utime(folder)  # when it was last used: `gc` removes the oldest first
+        return artifact
+
+    def _check_or_move(self, key: Digest, *, full: bool) -> Artifact | None:
+        if not os.path.lexists(self.folder(key)):
+            return None
+        try:
+            return self._check(key, full=full)
+        except DamagedError as error:
+            self._move_away(key, str(error))
+            return None
+
+    def _move_away(self, key: Digest, reason: str) -> None:
+        with _translated(self.root):
+            self.damaged.mkdir(parents=True, exist_ok=True)
+            place = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.damaged))
+            self.folder(key).rename(place / key)
+        self._report(f"store: {key[:12]} is damaged ({reason}); moved to {place}, it will be built again")
+
+    def reject(self, key: Digest, reason: str) -> None:
+        """Move the artifact of `key` away, because whoever read it found that it is damaged."""
+        with _translated(self.root), locked(self.lock_path(key), check=self._stop):
+            if self._check_or_move(key, full=True) is not None:
+                self._report(f"store: {key[:12]}: {reason}; read again, it is as recorded")
+
+    def origin(self, key: Digest) -> str:
+        """The shared cache that the artifact of `key` was pulled from and who signed it; empty if it was built here.
+
+        Raises StoreError if that cannot be told.
+        """
+        try:
+            return read_regular(self.folder(key) / PULLED).decode(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename}: {error.strerror}", hint=f"remove the artifact, it is built again: rm -r {self.folder(key)}"
+            ) from error
+
+    # --- building -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def building(self, key: Digest, document: JsonValue) -> Iterator[Work]:
+        """The right to build `key`, and an empty folder to do it in.
+
+        Waits while another build makes the same key; then `existing` of the work is what that build made, and
+        nothing is left to do. Whatever is not committed when the context ends, or when the process is killed, goes.
+        Raises StoreError when the disk is full or the store cannot be written.
+        """
+        data = canonical_json(document)
+        if digest_bytes(data) != key:
+            raise StoreError(f"{key[:12]}: is not the key of the document it shall be built for")
+        self.folder(key)
+        with _translated(self.root):
+            waiting = partial(self._report, f"store: {key[:12]} is being built by another process; waiting for it")
+            with locked(self.lock_path(key), on_wait=waiting, check=self._stop):
+                self._remove_leftovers(key)
+                existing = self._check_or_move(key, full=False)
+                self.temporary.mkdir(parents=True, exist_ok=True)
+                place = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.temporary))
+                try:
+                    (place / FILES).mkdir()
+                    yield Work(self, key, document, place, existing)
+                finally:
+                    shutil.rmtree(place, ignore_errors=True)
+
+    def _remove_leftovers(self, key: Digest) -> None:
+        """Remove what killed builds of `key` left; its lock is held, so nobody is at work there."""
+        for path in self.temporary.glob(f"{key}.*"):
+            remove(path)
+
+    def sweep(self) -> int:
+        """Remove what killed builds left, except where a build is at work; the number of folders removed."""
+        removed = 0
+        for path in sorted(self.temporary.glob("*")):
+            name = path.name.partition(".")[0]
+            lock = try_lock(self.lock_path(Digest(name))) if is_key(name) else None
+            if lock is not None:
+                remove(path)
+                lock.release()
+                removed += 1
+        return removed
+
+    # --- use ------------------------------------------------------------------------------------------------
+
+    def _pin(self, key: Digest) -> None:
+        """Hold the shared use lock of `key` until `close` or the end of the process."""
+        with self._pins_guard, suppress(OSError):
+            if key not in self._pins:
+                lock = try_lock(self.use_path(key), shared=True)
+                if lock is not None:
+                    self._pins[key] = lock
+
+    def close(self) -> None:
+        """Let go of all artifacts that were looked up."""
+        with self._pins_guard:
+            for lock in self._pins.values():
+                lock.release()
+            self._pins.clear()
+
+    def _commit(self, work: Work, seconds: float, known: Mapping[str, FileRecord], pulled: str) -> Artifact:
+        seconds = round(seconds, 3)
+        with _translated(self.root):
+            for name, info in stat_files(work.path).items():
+                (work.path / name).chmod(0o555 if info.st_mode & 0o100 else 0o444)
+            outputs = hash_files(work.path, known)
+            place = work.path.parent
+            place.chmod(0o755)
+            write(place / KEY, canonical_json(work.document))
+            write(place / RECORD, record_json(work.key, work.document, outputs, seconds))
+            if pulled:
+                write(place / PULLED, pulled.encode())
+            sync_tree(place)
+            write(place / STAT, canonical_json(fingerprint(place)), lasting=False)
+            self._pin(work.key)
+            place.rename(self.folder(work.key))
+            sync(self.root)
+        return Artifact(work.key, self.folder(work.key) / FILES, outputs, seconds)
+
+
+@dataclass(slots=True)
+class Work:
+    """One build of an artifact: `path` is the empty folder to fill; `existing` is set if there is nothing to do."""
+
+    _store: Store
+    key: Digest
+    document: JsonValue
+    _place: Path
+    existing: Artifact | None
+    committed: Artifact | None = field(default=None, init=False)
+
+    @property
+    def path(self) -> Path:
+        """The folder to fill with regular files and folders."""
+        return self._place / FILES
+
+    def commit(self, seconds: float, known: Mapping[str, FileRecord] | None = None, *, pulled: str = "") -> Artifact:
+        """Record what is in `path`, sync it and give it its place in the store.
+
+        `known` names files that were hashed while they were written (what `run_stage` returns). `pulled` says where
+        it comes from, if it was not built.
+        Raises StoreError for anything but regular files and folders, and when the disk is full.
+        """
+        if self.existing is not None:
+            return self.existing
+        if self.committed is None:
+            self.committed = self._store._commit(self, seconds, known or {}, pulled)
+        return self.committed
+
+
+# --- small acts on files ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _translated(root: Path) -> Iterator[None]:
+    """Turn what the system says into StoreError, with a remedy where a disk is full or closed to us."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(root, error) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StoreError(f"{error.filename or root}: {error.strerror}", hint="the store must be writable for you") from error
+        hint = refused(error).hint or f"look at {root}"
+        raise StoreError(f"{error.filename or root}: {error.strerror or error}", hint=hint) from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or the user's share of it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(root: Path, error: OSError) -> StoreError:
+    """The error for a disk without room at `root`: how much is free, and what to do."""
+    free = "unknown"
+    with suppress(OSError):
+        usage = shutil.disk_usage(root)
+        free = f"{usage.free:,} of {usage.total:,} bytes free".replace(",", " ")
+    return StoreError(
+        f"{root}: {error.strerror or 'disk full'} ({free}); nothing that was finished is lost",
+        hint="make room (doit gc removes old artifacts), then run the same command again",
+    )
+
+
+def _silent(_line: str) -> None:
+    """Report nothing."""

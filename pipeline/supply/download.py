@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One locked file on its way from one of several mirrors to the shelf, and what is said when none of them gives it.
+
+Whatever a mirror does, the next one is asked: it is down, has something else, leads astray, is too slow, or serves the
+page of a network that wants a login. What has come of a file stays, for the next try and the next run; if it turns out
+not to be the beginning of the file, it is thrown away once and brought from its start.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from pipeline.base.errors import FactoryError, FetchError, VerifyError
+from pipeline.base.filelock import locked
+from pipeline.config.channel import Bar, LockedFile
+from pipeline.supply.web import Answer, BrokenError, Client, GoneError, OtherError, RefusedError, WebError
+
+TRIES: Final = 4
+_STRIKES: Final = 2
+"""So often a mirror may give other bytes than the lock names: once it may have been the network."""
+_LOGIN: Final = "the network answers with pages of its own: log in to it (a hotel's, a proxy's), then run the same command again"
+
+
+class Shelf(Protocol):
+    """Where downloads go: `pipeline.supply.vault.Vault`, or a cache like it."""
+
+    def path(self, file: LockedFile) -> Path:
+        """The place of a verified file."""
+
+    def untrusted(self, file: LockedFile) -> Path:
+        """The place of what has come so far."""
+
+    def is_whole(self, file: LockedFile) -> bool:
+        """Is it there, and right?"""
+
+    def accept(self, file: LockedFile) -> None:
+        """Verify what has come and give it its place. Raises VerifyError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where files come from, and what to tell the user when they do not."""
+
+    mirrors: tuple[str, ...]
+    """Addresses without a slash at the end, tried in this order."""
+    vanished: str = "run: ./ci/doit lock"
+    """What to do about a file that no mirror has any more."""
+    unreachable: str = "look at the network"
+    """What to do when no mirror answers."""
+    other_bytes: str = "the mirror serves other bytes than the lock names; run: ./ci/doit lock"
+    folder: Path | None = None
+    """A mirror that is a folder of this machine: taken in place of all addresses, and verified like them."""
+
+
+class VanishedError(FetchError):
+    """A file that the lock names is on no mirror any more."""
+
+
+class _StoppedError(Exception):
+    """Another download failed, or the user said stop."""
+
+
+class Said:
+    """What each mirror gave in place of `what`, for the end."""
+
+    def __init__(self, what: str, source: Source) -> None:
+        self._what = what
+        self._source = source
+        self._last: dict[str, WebError] = {}
+
+    def note(self, mirror: str, error: WebError) -> None:
+        """The last word of a mirror counts."""
+        self._last[mirror] = error
+
+    def error(self) -> FactoryError:
+        """One error of it all."""
+        errors = list(self._last.values())
+        lines = [str(error) for error in errors]
+        text = lines[0] if len(lines) == 1 else "\n  ".join([f"{self._what}: no mirror gives it", *lines])
+        if all(isinstance(error, GoneError) for error in errors):
+            return VanishedError(text, hint=self._source.vanished)
+        others = [error for error in errors if isinstance(error, OtherError)]
+        if any(error.page for error in others):
+            return FetchError(text, hint=_LOGIN)
+        if others:
+            cause = others[0].__cause__
+            kind = type(cause) if isinstance(cause, VerifyError) else VerifyError
+            return kind(text, hint=(cause.hint if isinstance(cause, VerifyError) else "") or self._source.other_bytes)
+        return FetchError(text, hint=self._source.unreachable)
+
+
+class Share:
+    """One download's share of a bar that several threads move."""
+
+    def __init__(self, bar: Bar, guard: threading.Lock) -> None:
+        self._bar = bar
+        self._guard = guard
+        self._moved = 0
+
+    def advance(self, amount: int) -> None:
+        """Move the bar."""
+        with self._guard:
+            self._moved += amount
+            self._bar.advance(amount)
+
+    def rewind(self) -> None:
+        """Take back what was moved: the download starts over."""
+        self.advance(-self._moved)
+
+
+@dataclass(eq=False)
+class Download:
+    """One file on its way to the shelf."""
+
+    shelf: Shelf
+    file: LockedFile
+    source: Source
+    client: Client
+    bar: Share
+    stop: threading.Event
+    back_off: float
+    """Half the seconds before the second try; then twice as many each time."""
+    passed: dict[str, WebError]
+    """For all downloads: mirrors that did not give a file which another one gave, with the first problem of each."""
+    _off: set[str] = field(default_factory=set)
+    """Mirrors that are not asked again."""
+
+    def run(self) -> None:
+        """Bring the file, with some tries. Another process that brings the same one is waited for.
+
+        Raises VanishedError, FetchError or VerifyError.
+        """
+        part = self.shelf.untrusted(self.file)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with locked(part.with_name(f"{part.name}.guard"), check=self._check_stop) as guard:
+            if self.shelf.is_whole(self.file):
+                self.bar.advance(self.file.size)
+            else:
+                self._try()
+            guard.remove()
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise _StoppedError
+
+    def _try(self) -> None:
+        """Go round the mirrors; one that will never give the file is not asked again."""
+        said = Said(self._named, self.source)
+        strikes: Counter[str] = Counter()
+        problems: dict[str, WebError] = {}
+        for attempt in range(1, TRIES + 1):
+            for mirror in (mirror for mirror in self.source.mirrors if mirror not in self._off):
+                self.bar.rewind()
+                try:
+                    self._bring(f"{mirror}/{self.file.location}")
+                except WebError as error:
+                    self._check_stop()
+                    said.note(mirror, error)
+                    problems.setdefault(mirror, error)
+                    strikes[mirror] += _strikes(error)
+                    if strikes[mirror] >= _STRIKES:
+                        self._off.add(mirror)
+                else:
+                    problems.pop(mirror, None)
+                    self.passed.update({name: error for name, error in problems.items() if name not in self.passed})
+                    return
+            if self._off.issuperset(self.source.mirrors):
+                break
+            if attempt < TRIES:
+                self.stop.wait(self.back_off * 2**attempt)
+            self._check_stop()
+        final = said.error()
+        raise VanishedError(f"{self._named}: no mirror has it any more") if isinstance(final, VanishedError) else final
+
+    @property
+    def _named(self) -> str:
+        return f"{self.file.name} {self.file.version} ({self.file.location})"
+
+    def _bring(self, url: str) -> None:
+        """Bring what is missing of the file, and have it verified. Raises a WebError."""
+        have = self._have()
+        try:
+            self._receive(url, have)
+            self._accept(url)
+        except OtherError:
+            if not have:
+                raise
+        else:
+            return
+        # What was there is not the beginning of this file, or the server cannot go on where it ends.
+        self.bar.rewind()
+        self.shelf.untrusted(self.file).unlink(missing_ok=True)
+        self._receive(url, 0)
+        self._accept(url)
+
+    def _accept(self, url: str) -> None:
+        try:
+            self.shelf.accept(self.file)
+        except VerifyError as error:
+            self.shelf.untrusted(self.file).unlink(missing_ok=True)
+            raise OtherError(url, error.message) from error
+
+    def _have(self) -> int:
+        """How much of the file has come; what is longer than it is no beginning of it."""
+        part = self.shelf.untrusted(self.file)
+        have = part.stat().st_size if part.exists() else 0
+        if have > self.file.size:
+            part.unlink()
+            return 0
+        return have
+
+    def _receive(self, url: str, have: int) -> None:
+        """Bring the file from byte `have` on; it is as long as it should be on return. Raises a WebError."""
+        part, size = self.shelf.untrusted(self.file), self.file.size
+        self.bar.advance(have)
+        if have == size and part.exists():
+            return
+        with self.client.opened(url, have) as answer:
+            if answer.total not in (None, size):
+                raise self._other(answer, f"{answer.total} bytes, the lock says {size}")
+            if answer.start not in (0, have):
+                raise self._other(answer, f"bytes from {answer.start} on, asked for those from {have} on")
+            if have and not answer.start:
+                self.bar.rewind()
+                have = 0
+            self._write(part, answer, have)
+
+    def _write(self, part: Path, answer: Answer, have: int) -> None:
+        with part.open("ab" if have else "wb") as out:
+            for piece in answer.pieces():
+                have += len(piece)
+                if have > self.file.size:
+                    raise self._other(answer, f"more than the {self.file.size} bytes that the lock says")
+                out.write(piece)
+                self.bar.advance(len(piece))
+                self._check_stop()
+        if have < self.file.size:
+            if not answer.end_known:
+                raise BrokenError(answer.url, f"ended, or broke off, after {have} of {self.file.size} bytes")
+            raise self._other(answer, f"ends after {have} of the {self.file.size} bytes that the lock says")
+
+    def _other(self, answer: Answer, text: str) -> OtherError:
+        self.shelf.untrusted(self.file).unlink(missing_ok=True)
+        return OtherError(answer.url, f"{answer.shown}: {text}", page=answer.page)
+
+
+def _strikes(error: WebError) -> int:
+    """How much it counts against a mirror: `_STRIKES` for what another try would not change."""
+    if isinstance(error, OtherError):
+        return _STRIKES if error.page else 1
+    return _STRIKES if isinstance(error, GoneError | RefusedError) else 0

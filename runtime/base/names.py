@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and settings as types: each is parsed once, at the border, and is well-formed from then on.
+
+Whoever gives something else is told what was expected. Nothing here looks at the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final, NewType
+
+from tower.base.errors import ValueRefusedError
+
+HostName = NewType("HostName", str)
+UserName = NewType("UserName", str)
+
+ROUTER: Final = HostName("router")
+THIN_CLIENT: Final = "thinclient"
+_RESERVED: Final = frozenset({THIN_CLIENT, "localhost", "all"})
+"""Names that mean something else to `tower`, or to every machine."""
+_HOST: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_USER: Final = re.compile(r"(?![0-9]+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+"""What both busybox' adduser and shadow take, but for bare numbers, which `chown` takes for the number of a user."""
+_SYSTEM_USERS: Final = frozenset(
+    """
+    root bin daemon lp sync shutdown halt mail man news uucp cron ftp sshd games ntp guest nobody dhcpcd chrony klogd messagebus
+    polkitd pulse pulse-access seat seatd dnsmasq sys adm tty disk mem kmem wheel sudo floppy console audio cdrom dialout input
+    tape video netdev render kvm shadow www-data users usb abuild utmp ping nogroup
+    """.split()  # noqa: SIM905  (a list would have a line a word)
+)
+"""Users of the system itself, and groups, which a new user of the same name would be given."""
+_ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
+_KEYBOARD: Final = re.compile(r"[a-z][A-Za-z0-9_-]{0,31}")
+_LANG: Final = re.compile(r"(?:C|POSIX|[a-z]{2,3}(?:_[A-Z]{2})?)(?:\.[A-Za-z0-9-]{1,16})?(?:@[a-z]{1,16})?")
+_COLOR: Final = re.compile(r"#[0-9a-f]{6}")
+_BRANCH: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+_PUBLIC_KEY: Final = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}(?: [A-Za-z0-9@._-]{1,128})?")
+_HASH: Final = re.compile(r"\$(?:6|y)\$[A-Za-z0-9./$=,]{20,200}")
+_LONGEST: Final = 30 * 86400.0
+_HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_WLAN_KEY: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def _form(text: str, pattern: re.Pattern[str], what: str, example: str) -> str:
+    if pattern.fullmatch(text) is None:
+        raise ValueRefusedError(f"{text!r} is not {what}", hint=f"for example: {example}")
+    return text
+
+
+def parse_host_name(text: str) -> HostName:
+    """The name of a host: one label of RFC 1123, in small letters, that begins with a letter."""
+    if _HOST.fullmatch(text) is None:
+        raise ValueRefusedError(
+            f"{text!r} is not a host name", hint="a letter, then up to 62 letters, digits or dashes; no capitals: web, office-2"
+        )
+    if text in _RESERVED:
+        raise ValueRefusedError(f"{text!r} is not for a host", hint=f"any other name than {', '.join(sorted(_RESERVED))}")
+    return HostName(text)
+
+
+def parse_user_name(text: str) -> UserName:
+    """The name of a user who may log in; never root, or another one of the system's own."""
+    if _USER.fullmatch(text) is None:
+        why = "a name there has letters, digits, dots, dashes and underscores, 32 at most, and is no number"
+        raise ValueRefusedError(
+            f"{text!r} cannot be a user of a host: {why}", hint=f"give another name: --username {near_user_name(text)}"
+        )
+    if text in _SYSTEM_USERS:
+        raise ValueRefusedError(
+            f"{text} is not for logging in: a host's system has that name for itself", hint="give another name: --username alice"
+        )
+    return UserName(text)
+
+
+def near_user_name(text: str) -> str:
+    r"""A name that a user of a host may have, as near to another one as can be: `DOMAIN\José` gives Jose."""
+    import unicodedata
+
+    name = unicodedata.normalize("NFKD", re.split(r"[\\/+]", text)[-1].partition("@")[0])
+    name = re.sub(r"[^a-z0-9_.-]", "", re.sub(r"\s+", ".", name.strip()), flags=re.IGNORECASE | re.ASCII).lstrip(".-")[:32]
+    if name.isdecimal():
+        name = f"u{name[:31]}"
+    return name if _USER.fullmatch(name) and name not in _SYSTEM_USERS else "alice"
+
+
+def parse_time_zone(text: str) -> str:
+    """A time zone by its name."""
+    return _form(text, _ZONE, "a time zone", "Europe/Paris")
+
+
+def parse_keyboard(text: str) -> str:
+    """A keyboard layout, or the variant of one."""
+    return _form(text, _KEYBOARD, "a keyboard layout", "us, fr, fr-bepo")
+
+
+def parse_lang(text: str) -> str:
+    """A locale."""
+    return _form(text, _LANG, "a locale", "en_US.UTF-8")
+
+
+def parse_color(text: str) -> str:
+    """A colour as red, green and blue."""
+    return _form(text, _COLOR, "a colour", "#4363d8")
+
+
+def parse_branch(text: str) -> str:
+    """The branch that a system's packages come from."""
+    return _form(text, _BRANCH, "a branch", "v3.24")
+
+
+def parse_public_key(text: str) -> str:
+    """A public ed25519 key of ssh, as one line."""
+    return _form(text, _PUBLIC_KEY, "a public key of ssh", "ssh-ed25519 AAAA... alice@thinclient")
+
+
+def parse_password_hash(text: str) -> str:
+    """A hashed password, as /etc/shadow takes it: sha512crypt or yescrypt."""
+    if _HASH.fullmatch(text) is None:  # not shown: it may be a password
+        raise ValueRefusedError("what is given as hash of a password is none", hint="it begins with $6$ or $y$")
+    return text
+
+
+def parse_ssid(text: str) -> str:
+    """The name of a Wi-Fi network, as it was typed: any 1 to 32 bytes. What is no UTF-8 is kept as Python keeps arguments."""
+    try:
+        return _ssid(os.fsencode(text))
+    except UnicodeEncodeError:
+        raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network", hint="give its bytes in hexadecimal") from None
+
+
+def parse_ssid_hex(text: str) -> str:
+    """The name of a Wi-Fi network, by its bytes in hexadecimal."""
+    if _HEX.fullmatch(text) is None:
+        raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network in hexadecimal", hint="for example: 486f6d65")
+    return _ssid(bytes.fromhex(text))
+
+
+def _ssid(octets: bytes) -> str:
+    text = octets.decode(errors="surrogateescape")
+    if not 1 <= len(octets) <= 32:
+        what = f"'{ssid_text(text)}', {len(octets)} bytes, is not the name of a Wi-Fi network"
+        raise ValueRefusedError(what, hint="it has 1 to 32 bytes")
+    return text
+
+
+def ssid_octets(ssid: str) -> bytes:
+    """The bytes of a network's name, which are what is sent by radio."""
+    return ssid.encode(errors="surrogateescape")
+
+
+def ssid_text(ssid: str) -> str:
+    """A network's name for people: what is nothing to read is shown by its number."""
+    readable = ssid_octets(ssid).decode(errors="backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
+
+
+def parse_wlan_key(text: str) -> str:
+    """A derived Wi-Fi key: 256 bits in hexadecimal."""
+    if _WLAN_KEY.fullmatch(text) is None:  # not shown
+        raise ValueRefusedError("the shared key of the Wi-Fi is not one", hint="it has 64 hexadecimal digits")
+    return text
+
+
+def seconds(text: str) -> float:
+    """A time limit, for argparse, which shows this name. Raises ValueError for what is none: nan, inf, less than nothing."""
+    found = float(text)
+    if not 0 <= found <= _LONGEST:
+        raise ValueError(text)
+    return found

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the system refuses, as an error of ours: which file, why, and how to mend it.
+
+Most of it is one thing: `sudo tower` of an earlier day left files of root in the user's home.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tower.base.errors import StateError, ToolError, TowerError, ValueRefusedError
+
+_HINTS: Final = {
+    errno.ENOSPC: "make room: df -h",
+    errno.EDQUOT: "make room: your quota on this file system is used up",
+    errno.EFBIG: "a file may not become that large: see `ulimit -f`, and which file system it is on (FAT takes 4 GiB)",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.ENAMETOOLONG: "a file's name may have 255 bytes, a path 4095",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EMFILE: "too many files are open: see `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.ENOMEM: "this machine has no memory left: free",
+    errno.EAGAIN: "try again; see `ulimit -u`",
+    errno.EIO: "the disk may be failing: dmesg",
+    errno.ENOTDIR: "a part of the path is a file, and no folder",
+    errno.EISDIR: "it is a folder, and no file",
+    errno.ETXTBSY: "it is a program that is running",
+    errno.EBUSY: "something else uses it",
+    errno.EBADF: "it is closed, or not open for writing",
+}
+
+
+def ours(error: Exception) -> TowerError:
+    """What an error that no module knew of is shown as: what the system refused, what is no text, what is not installed whole."""
+    match error:
+        case TowerError():
+            return error
+        case BrokenPipeError():
+            raise error  # that nobody reads what we write is for `tower.cli.main`
+        case OSError():
+            return refused(error)
+        case UnicodeError():
+            return ValueRefusedError(f"what was given is not text: {error}", hint="give it in UTF-8")
+        case MemoryError():
+            return StateError("there is no memory left", hint="see what uses it: free; and `ulimit -v`")
+        case ImportError():
+            return ToolError(f"a part of tower cannot be loaded: {error}", hint="install it again, whole")
+    raise error
+
+
+OURS: Final = (OSError, UnicodeError, MemoryError, ImportError)
+"""Errors that `ours` has words for."""
+
+
+def refused(error: OSError, path: Path | str | None = None, *, kind: type[TowerError] = StateError, hint: str = "") -> TowerError:
+    """The error of `kind` about `path`, or about the file that the system names; `hint` where errno tells nothing better."""
+    where = os.fspath(path) if path is not None else _named(error)
+    if not where and error.errno == errno.ENOENT:
+        where = "the current folder"  # the one thing that is looked for and has no name; it was removed
+    what = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = (_barrier(Path(where)) if where else "") or hint
+    elif what == os.strerror(error.errno or 0):  # the system's own words: ours say what they mean
+        hint = _HINTS.get(error.errno or 0, hint)
+    return kind(f"{where}: {what}" if where else what, hint=hint)
+
+
+@contextmanager
+def in_our_words(path: Path | str | None = None, *, kind: type[TowerError] = StateError, hint: str = "") -> Iterator[None]:
+    """Raise what `refused` makes of an OSError; that nobody reads what we write is for `tower.cli.main`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise refused(error, path, kind=kind, hint=hint) from error
+
+
+def asked_by() -> str:
+    """Who became root to run this, by doas or sudo; empty if nobody did."""
+    if os.geteuid() != 0:
+        return ""
+    found = os.environ.get("DOAS_USER") or os.environ.get("SUDO_USER") or ""
+    return "" if found == "root" else found
+
+
+def home_folder() -> Path:
+    """The home of whoever runs this. Raises StateError if there is none."""
+    try:
+        return Path.home().absolute()
+    except RuntimeError:
+        raise StateError("whoever runs this has no home", hint="set HOME to a folder of yours") from None
+
+
+def _named(error: OSError) -> str:
+    """The file that an error of the system is about; empty if it names none."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+    return " -> ".join(names)
+
+
+def _barrier(path: Path) -> str:
+    """What on the way to `path` keeps us out, and how to mend that; empty if it cannot be told."""
+    own = os.geteuid()
+    try:
+        home, path = home_folder(), path.absolute()
+        for step in (*reversed(path.parents), path):
+            about = os.lstat(step)
+            if own not in (0, about.st_uid) and step.is_relative_to(home):
+                return (
+                    f"{step} belongs to {_user(about.st_uid)}, as after a `sudo tower`;"
+                    f" take it back: {_root_by()} chown -R {_user(own)} {shlex.quote(os.fspath(step))}"
+                )
+            inside = os.X_OK if stat.S_ISDIR(about.st_mode) and step != path else os.R_OK | os.W_OK
+            if not stat.S_ISLNK(about.st_mode) and not os.access(step, inside, effective_ids=True):
+                return f"{step} is {_user(about.st_uid)}'s, mode {stat.S_IMODE(about.st_mode):04o}"
+    except (TowerError, OSError):
+        pass
+    return ""
+
+
+def _root_by() -> str:
+    return "doas" if any(os.access(f"{folder}/doas", os.X_OK) for folder in ("/usr/bin", "/bin")) else "sudo"
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)

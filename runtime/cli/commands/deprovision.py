@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower deprovision NAME`: forget a host and its keys."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from tower.base.errors import HostError
+from tower.base.names import ROUTER, parse_host_name
+from tower.base.view import View
+from tower.hosts.registry import Tower, tower_of_user
+
+EXAMPLES: Final = """\
+examples:
+  tower deprovision web
+  tower deprovision web --yes      without asking, for scripts
+
+The host's own disk is not touched. Without its keys, which are removed here, nobody reaches it any more.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The host."""
+    parser.add_argument("name", metavar="NAME", help="the host")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Remove it, unless others need it."""
+    view, tower = View(json=args.json), tower_of_user()
+    name = parse_host_name(args.name)
+    if not tower.has(name):
+        tower.host(name)
+    if name == ROUTER:
+        _check_router(tower)
+    view.confirm(f"{name} and its keys will be forgotten; nobody reaches it any more. Go on?", yes=args.yes)
+    tower.remove(name)
+    view.show({"host": name, "state": "forgotten"})
+    return 0
+
+
+def _check_router(tower: Tower) -> None:
+    others = [host.name for host in tower.hosts(but=ROUTER) if host.env.online]  # one that is damaged can be removed, too
+    if others:
+        raise HostError(
+            f"router: {', '.join(others)} reach the Internet through it", hint=f"first: tower deprovision {others[0]}"
+        )

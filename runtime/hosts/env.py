@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""`tower.env`: what a host is told about itself, on its boot partition. Typed here; never read by a shell.
+
+One `NAME='value'` a line, in a fixed order. The quotes are a shell's strong ones, with `'\''` for a quote inside, so
+that the file is harmless even to somebody who does source it. Reading is strict: a name that is missing, unknown or
+there twice, another way of quoting, or a value that does not fit the others, is refused. Files of before may lack
+ENCRYPTION, which then is `required`, and may have WLAN_SSID in place of WLAN_SSID_HEX.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Final
+
+from tower.base.errors import ValueRefusedError
+from tower.base.names import (
+    ROUTER,
+    HostName,
+    UserName,
+    parse_branch,
+    parse_color,
+    parse_host_name,
+    parse_keyboard,
+    parse_lang,
+    parse_password_hash,
+    parse_public_key,
+    parse_ssid_hex,
+    parse_time_zone,
+    parse_user_name,
+    parse_wlan_key,
+    ssid_octets,
+)
+from tower.base.networks import ROUTER_ADDRESS, Network, network_of, parse_address, parse_network
+
+MOST: Final = 16 << 10
+"""Bytes; a real one has less than one KiB."""
+_NAMES: Final = (
+    "HOSTNAME", "USERNAME", "PUBLIC_KEY", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
+    "ONLINE", "WLAN_SSID_HEX", "WLAN_SHARED_KEY", "THIN_CLIENT_IP", "TOWER_NETWORK", "STATIC_HOST_IP", "ROUTER_IP",
+    "INSTALLATION_TYPE", "COLOR", "ALPINE_BRANCH", "ENCRYPTION",
+)  # fmt: skip
+_DEFAULTS: Final = {"ENCRYPTION": "required"}
+_OLD_SSID: Final = "WLAN_SSID"
+"""What was there in place of WLAN_SSID_HEX, with the network's name as text."""
+_LINE: Final = re.compile(r"([A-Z_]+)='((?:[^']|'\\'')*)'")
+
+
+class InstallationType(StrEnum):
+    """Whether a host's disk is made anew, or keeps its home."""
+
+    INSTALL = "install"
+    UPGRADE = "upgrade"
+
+
+class Encryption(StrEnum):
+    """Whether a host without a second disk, which cannot be encrypted, may be installed at all."""
+
+    REQUIRED = "required"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Wlan:
+    """The Wi-Fi network that the router joins; the key is derived, the password is nowhere."""
+
+    ssid: str
+    """As `tower.base.names.parse_ssid` gives it: what is no UTF-8 stands in it as Python keeps arguments."""
+    shared_key: str
+
+    def __repr__(self) -> str:
+        return f"Wlan(ssid={self.ssid!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class TowerEnv:
+    """A host's settings. Raises ValueRefusedError if they do not fit each other."""
+
+    hostname: HostName
+    username: UserName
+    public_key: str
+    password_hash: str
+    keyboard_layout: str
+    keyboard_variant: str
+    timezone: str
+    lang: str
+    online: bool
+    wlan: Wlan | None
+    address: IPv4Address
+    installation_type: InstallationType
+    color: str
+    alpine_branch: str
+    encryption: Encryption = Encryption.REQUIRED
+
+    def __post_init__(self) -> None:
+        if self.is_router and (not self.online or self.address != ROUTER_ADDRESS):
+            raise ValueRefusedError(f"{self.hostname}: the router is online and has the address {ROUTER_ADDRESS}")
+        if not self.is_router and self.address not in self.network.hosts:
+            raise ValueRefusedError(
+                f"{self.hostname}: {self.address} is no address for a host of the {self.network.name} network"
+            )
+        if (self.wlan is not None) != self.is_router:
+            raise ValueRefusedError(f"{self.hostname}: the router, and it alone, has a Wi-Fi network")
+
+    def __repr__(self) -> str:
+        return f"TowerEnv({self.hostname!r}, {self.address})"  # never the hash or the key, whatever prints it
+
+    @property
+    def is_router(self) -> bool:
+        """Whether this is the host that the other online hosts reach the Internet through."""
+        return self.hostname == ROUTER
+
+    @property
+    def network(self) -> Network:
+        """Where the host is."""
+        return network_of(online=self.online)
+
+    def values(self) -> dict[str, str]:
+        """Name -> value, in the order of the file."""
+        found = (
+            self.hostname, self.username, self.public_key, self.password_hash, self.keyboard_layout, self.keyboard_variant,
+            self.timezone, self.lang, "true" if self.online else "false", ssid_octets(self.wlan.ssid).hex() if self.wlan else "",
+            self.wlan.shared_key if self.wlan else "", str(self.network.thin_client), str(self.network.addresses),
+            str(self.address), str(ROUTER_ADDRESS) if self.online else "", self.installation_type.value, self.color,
+            self.alpine_branch, self.encryption.value,
+        )  # fmt: skip
+        return dict(zip(_NAMES, found, strict=True))
+
+
+def dump(env: TowerEnv) -> bytes:
+    """The file."""
+    return "".join(f"{name}='{value.replace(chr(39), _QUOTE)}'\n" for name, value in env.values().items()).encode()
+
+
+_QUOTE: Final = r"'\''"
+
+
+def parse(data: bytes, where: str = "tower.env") -> TowerEnv:
+    """A file that `dump` wrote. Raises ValueRefusedError naming `where` and the line; no value is ever evaluated."""
+    values = _DEFAULTS | read_values(data, where)
+    if _OLD_SSID in values:
+        values["WLAN_SSID_HEX"] = values.pop(_OLD_SSID).encode().hex()
+    missing = [name for name in _NAMES if name not in values]
+    if missing:
+        raise ValueRefusedError(f"{where}: there is no {', '.join(missing)}")
+    try:
+        env = _typed(values)
+    except ValueRefusedError as error:
+        raise ValueRefusedError(f"{where}: {error.message}", hint=error.hint) from None
+    for name, value in env.values().items():
+        if values[name] != value:
+            raise ValueRefusedError(f"{where}: {name} is {values[name]!r}, but {value!r} is what fits the other values")
+    return env
+
+
+def read_values(data: bytes, where: str) -> dict[str, str]:
+    """The values as text. Raises ValueRefusedError naming the line."""
+    if len(data) > MOST:
+        raise ValueRefusedError(f"{where}: {len(data)} bytes, which no such file has")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValueRefusedError(f"{where}: is not UTF-8") from None
+    if not text.endswith("\n"):
+        raise ValueRefusedError(f"{where}: is cut off: its last line has no end")
+    found: dict[str, str] = {}
+    for number, line in enumerate(text[:-1].split("\n"), start=1):
+        match = _LINE.fullmatch(line)
+        if match is None or not line.isprintable():
+            raise ValueRefusedError(f"{where}: line {number} is not NAME='value'")
+        name, value = match[1], match[2].replace(_QUOTE, "'")
+        if name not in (*_NAMES, _OLD_SSID):
+            raise ValueRefusedError(f"{where}: line {number}: {name} is not known")
+        if name in found or {name, *found} >= {_OLD_SSID, "WLAN_SSID_HEX"}:
+            raise ValueRefusedError(f"{where}: line {number}: {name} is there twice")
+        found[name] = value
+    return found
+
+
+def _typed(values: dict[str, str]) -> TowerEnv:
+    if values["ONLINE"] not in ("true", "false"):
+        raise ValueRefusedError(f"ONLINE is {values['ONLINE']!r}, expected 'true' or 'false'")
+    if values["INSTALLATION_TYPE"] not in tuple(InstallationType):
+        raise ValueRefusedError(
+            f"INSTALLATION_TYPE is {values['INSTALLATION_TYPE']!r}, expected one of {', '.join(InstallationType)}"
+        )
+    if values["ENCRYPTION"] not in tuple(Encryption):
+        raise ValueRefusedError(f"ENCRYPTION is {values['ENCRYPTION']!r}, expected one of {', '.join(Encryption)}")
+    parse_network(values["TOWER_NETWORK"])
+    ssid, key = values["WLAN_SSID_HEX"], values["WLAN_SHARED_KEY"]
+    return TowerEnv(
+        hostname=parse_host_name(values["HOSTNAME"]),
+        username=parse_user_name(values["USERNAME"]),
+        public_key=parse_public_key(values["PUBLIC_KEY"]),
+        password_hash=parse_password_hash(values["PASSWORD_HASH"]),
+        keyboard_layout=parse_keyboard(values["KEYBOARD_LAYOUT"]),
+        keyboard_variant=parse_keyboard(values["KEYBOARD_VARIANT"]),
+        timezone=parse_time_zone(values["TIMEZONE"]),
+        lang=parse_lang(values["LANG"]),
+        online=values["ONLINE"] == "true",
+        wlan=Wlan(parse_ssid_hex(ssid), parse_wlan_key(key)) if ssid or key else None,
+        address=parse_address(values["STATIC_HOST_IP"]),
+        installation_type=InstallationType(values["INSTALLATION_TYPE"]),
+        color=parse_color(values["COLOR"]),
+        alpine_branch=parse_branch(values["ALPINE_BRANCH"]),
+        encryption=Encryption(values["ENCRYPTION"]),
+    )

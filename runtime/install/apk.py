@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The talk with `packages`, the program of every machine of the Tower that runs apk for us; see its own first lines.
+
+We say what to install and how apk finds it; it says what apk says, line by line, and what it does itself. Nothing of
+that is believed but its form: a line is shown without what a terminal would obey, and is of a limited length. Whoever lets
+it be done looks at the plan first: it says if some of those lines were not understood.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Final
+
+from tower.base import proc
+from tower.base.errors import GarbageError, HangsError, LostError, PackageError, ValueRefusedError
+from tower.install.apkwords import Plan, parse_progress
+from tower.install.choose import check_names
+
+if TYPE_CHECKING:
+    import subprocess
+
+PROGRAM: Final = "/usr/libexec/tower/packages"
+SILENCE: Final = 900.0
+"""Seconds that a machine may say nothing: the scripts of some packages take their time on a small one."""
+_MOST_LINE: Final = 1 << 20
+"""Bytes of a line; scripts of packages may write long ones."""
+_MOST_SHOWN: Final = 4096
+_MOST_SAID: Final = 64 << 20
+"""Bytes of all that a machine says; the largest installations say less than one MiB."""
+_WORDS: Final = frozenset({"planned", "installed", "undone", "failed"})
+
+
+@dataclass(slots=True)
+class Talk:
+    """One run of `packages add`."""
+
+    name: str
+    child: subprocess.Popen[bytes]
+    alive: Callable[[], bool]
+    say: Callable[[str], object]
+    progress: Callable[[int, int], object]
+    installed: Callable[[tuple[str, ...]], object]
+    """Told of what an earlier, interrupted run had finished."""
+    plan: Plan = field(default_factory=Plan)
+    """What its apk would do, once it was asked."""
+    _planned: bool = False
+    _told: list[str] = field(default_factory=list)
+    _said: Iterator[str] | None = None
+
+    @property
+    def steps(self) -> list[str]:
+        """What apk would do, `Installing nano (8.2-r0)` and the like; with lines that are none of those we know."""
+        return [*(step.text for step in self.plan.steps), *self.plan.odd]
+
+    def ask(self, request: Sequence[str]) -> None:
+        """Say how apk finds its packages; then `plan` is what it would do. Raises PackageError and AnswerErrors."""
+        self._send(*request, ".")
+        for word, text in self._lines():
+            if word == "planned":
+                self._planned = True
+                return
+            if word == "installed":
+                self.say(f"{self.name}: an earlier installation was finished without us: {text}")
+                self.installed(words_of(text, self.name))
+        raise self._over()
+
+    def go(self) -> None:
+        """Let it be done. Raises PackageError and AnswerErrors."""
+        self._send("go")
+        for word, _ in self._lines():
+            if word == "installed":
+                return
+        raise self._over()
+
+    def write(self, *lines: str) -> None:
+        """Say something that nothing is answered to. Raises PackageError and LostError."""
+        if not self._send(*lines):
+            raise self._over()
+
+    def _send(self, *lines: str) -> bool:
+        """Say something; whether anybody listens. Who does not any more has said why: that is to be read yet."""
+        assert self.child.stdin is not None  # noqa: S101  (it is a pipe)
+        try:
+            self.child.stdin.write("".join(f"{line}\n" for line in lines).encode())
+        except BrokenPipeError:
+            return False
+        return True
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """What the program says of itself, word and text; what apk says is passed on."""
+        assert self.child.stdout is not None  # noqa: S101  (it is a pipe)
+        self._said = self._said or _split(self.child.stdout, self.name)
+        for line in self._said:
+            who, _, text = line.partition(" ")
+            word, _, rest = text.partition(" ")
+            if who == "apk":
+                self._apk(text)
+            elif who != "tower" or word not in _WORDS:
+                raise GarbageError(
+                    f"{self.name}: says {line[:60]!r} where a word of ours was expected", hint="is it a host of TowerOS?"
+                )
+            elif word == "failed":
+                raise PackageError("\n  ".join([f"{self.name}: {rest}", *self._told[-10:]]), hint=self._hint(rest))
+            elif word == "undone":
+                self.plan = Plan()  # what was heard so far was about that
+                self.say(f"{self.name}: undone: {rest}")
+            else:
+                yield word, rest
+
+    def _apk(self, text: str) -> None:
+        if not self._planned:
+            self.plan.hear(text)
+        elif (amount := parse_progress(text)) is not None:
+            self.progress(*amount)
+            return
+        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text)} characters)"
+        self._told.append(shown)
+        del self._told[:-50]
+        self.say(f"{self.name}: {shown}")
+
+    def _hint(self, what: str) -> str:
+        if "another installation" in what:
+            return "wait for it to end, and type the same command again"
+        if "no room" in what or any("No space left" in line for line in self._told):
+            return f"look at the room on its disk: ssh {self.name} df -h" if self.name != "thinclient" else "make room: df -h"
+        if "repositories" in what:
+            return "is the router on, and has it the Internet? See: tower status router"
+        return "nothing of it was kept; mend what apk says, and type the same command again"
+
+    def _over(self) -> Exception:
+        """Why there is no more to read."""
+        if not self.alive():
+            return LostError(
+                f"{self.name}: the connection broke during the installation",
+                hint="it is finished or undone there; type the same command again when the host is back",
+            )
+        status = proc.ended(self.child, 20)
+        said = _rest(self.child.stderr)
+        if status == 127 or "not found" in said or "No such file" in said:
+            return PackageError(f"{self.name}: has no {PROGRAM}", hint=f"upgrade it: tower upgrade {self.name}")
+        return PackageError(f"{self.name}: ended with status {status} {said}".rstrip(), hint="type the same command again")
+
+
+def words_of(text: str, name: str) -> tuple[str, ...]:
+    """Names of packages as a machine gives them back. Raises GarbageError."""
+    words = tuple(text.split())
+    try:
+        check_names(words)
+    except ValueRefusedError as error:
+        raise GarbageError(f"{name}: {error.message}", hint="is it a host of TowerOS?") from None
+    return words
+
+
+def clean(data: bytes) -> str:
+    """A line for a terminal: nothing that it would obey."""
+    return "".join(char if char.isprintable() else "?" for char in data.decode(errors="replace"))
+
+
+def _split(stream: IO[bytes], name: str) -> Iterator[str]:
+    """Lines of a pipe, without their ends; a last one without an end is left out: it may be half. Raises HangsError."""
+    kept, said = b"", 0
+    while True:
+        end = time.monotonic() + SILENCE
+        while not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+            if time.monotonic() >= end:
+                raise HangsError(f"{name}: says nothing for {SILENCE / 60:.0f} min", hint=f"see what it does: ssh {name} top")
+        data = os.read(stream.fileno(), 65536)
+        if not data:
+            return
+        *lines, kept = (kept + data).split(b"\n")
+        said += len(data)
+        if len(kept) > _MOST_LINE or said > _MOST_SAID:
+            line = f"a line that does not end within {_MOST_LINE} bytes"
+            what = (
+                line if len(kept) > _MOST_LINE else f"more than the {_MOST_SAID} bytes that are heard, more than any installation"
+            )
+            raise GarbageError(f"{name}: says {what}", hint="is it a host of TowerOS?")
+        yield from map(clean, lines)
+
+
+def _rest(stream: IO[bytes] | None) -> str:
+    if stream is None or not select.select([stream], [], [], 1)[0]:
+        return ""
+    return clean(os.read(stream.fileno(), 1000).strip())

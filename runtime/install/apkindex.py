@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `tower` reads of Alpine's formats: which package files an index names, and whether a file is the one it names.
+
+An index and a package are gzip members one after the other: signature, then control or index. Signatures are apk's
+business, here and on the host; nothing here is read before `apk verify` has found it good, and all of it is bounded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from tower.base.errors import PackageError
+from tower.base.regular import open_regular
+from tower.base.tarfiles import DamagedError, read_tar
+from tower.install.apkwords import is_file
+
+INDEX: Final = "APKINDEX.tar.gz"
+MOST_INDEX: Final = 64 << 20
+"""Bytes of an index; the largest of Alpine's has three MiB."""
+_MOST_PLAIN: Final = 512 << 20
+_MOST_CONTROL: Final = 16 << 20
+_MOST_FILES: Final = 100
+_CHUNK: Final = 64 << 10
+_MOST_DIGITS: Final = 12
+_SUM: Final = re.compile(r"Q1[A-Za-z0-9+/]{27}=")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package file, as a signed index names it."""
+
+    name: str
+    version: str
+    checksum: str
+    """SHA-1 of its control member, in hexadecimal; that holds the SHA-256 of the rest."""
+    size: int
+    installed_size: int
+
+    @property
+    def file_name(self) -> str:
+        """What it is called in a repository."""
+        return f"{self.name}-{self.version}.apk"
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """All that an index names, and when it was made (seconds since 1970, from its signed part)."""
+
+    made: int
+    packages: Mapping[tuple[str, str], Package]
+    odd: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What is wrong with a record, for those that cannot be used."""
+
+
+def read_index(path: Path) -> Index:
+    """An index that apk has verified. Raises PackageError if it is none."""
+    try:
+        with open_regular(path) as stream:
+            _skip_member(stream)
+            plain = _inflate(stream, _MOST_PLAIN)
+        member = next(one for one in read_tar(plain, most=_MOST_FILES) if one.name == "APKINDEX" and one.content is not None)
+    except StopIteration:
+        raise PackageError(f"{path.name}: is not an index of packages: there is no APKINDEX in it") from None
+    except (OSError, EOFError, DamagedError, zlib.error) as error:
+        raise PackageError(f"{path.name}: is not an index of packages: {error}") from error
+    text = (member.content or b"").decode(errors="replace")
+    packages: dict[tuple[str, str], Package] = {}
+    odd: dict[tuple[str, str], str] = {}
+    for record in filter(None, text.split("\n\n")):
+        fields = {line[0]: line[2:] for line in record.split("\n") if line[1:2] == ":"}
+        key = fields.get("P", ""), fields.get("V", "")
+        try:
+            packages[key] = _package(*key, fields)
+        except ValueError as error:
+            odd[key] = str(error)
+    return Index(member.made, packages, odd)
+
+
+def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
+    """The package of a record. ValueError if no file could be like that."""
+    if not (name and version and is_file(f"{name}-{version}.apk")):
+        raise ValueError(f"{name[:80]!r} and {version[:80]!r} make no name of a file")
+    checksum = fields.get("C", "")
+    if _SUM.fullmatch(checksum) is None:
+        raise ValueError(f"C: is no checksum: {checksum[:80]!r}")
+    sizes = [fields.get(letter, "0") for letter in "SI"]
+    for size in sizes:
+        if not (size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS):
+            raise ValueError(f"a size is not a number of at most {_MOST_DIGITS} digits: {size[:80]!r}")
+    return Package(name, version, base64.b64decode(checksum[2:], validate=True).hex(), int(sizes[0]), int(sizes[1]))
+
+
+def control_checksum(path: Path) -> str:
+    """SHA-1, in hexadecimal, of the second member of a signed package, as an index has it. Raises PackageError."""
+    try:
+        with open_regular(path) as stream:
+            _skip_member(stream)
+            found = hashlib.sha1(usedforsecurity=False)  # Alpine's choice; the signature covers the same bytes
+            _skip_member(stream, found.update)
+    except (OSError, EOFError, zlib.error) as error:
+        raise PackageError(f"{path.name}: is not a package: {error}") from error
+    return found.hexdigest()
+
+
+def _skip_member(stream: BinaryIO, see: Callable[[bytes], object] | None = None) -> None:
+    """Read one gzip member and leave the stream behind it; `see` is told its raw bytes."""
+    unpack, plain = zlib.decompressobj(wbits=31), 0
+    while not unpack.eof:
+        data = stream.read(_CHUNK)
+        if not data:
+            raise EOFError("it ends in the middle")
+        plain += len(unpack.decompress(data, _MOST_CONTROL))
+        if plain > _MOST_CONTROL or unpack.unconsumed_tail:
+            raise EOFError(f"its head is too long: it unpacks to more than {_MOST_CONTROL} bytes")
+        used = len(data) - len(unpack.unused_data)
+        if see is not None:
+            see(data[:used])
+    stream.seek(-len(unpack.unused_data), io.SEEK_CUR)
+
+
+def _inflate(stream: BinaryIO, most: int) -> bytes:
+    """The rest of a stream, one gzip member, unpacked."""
+    packed = stream.read(MOST_INDEX + 1)
+    if len(packed) > MOST_INDEX:
+        raise EOFError(f"it is too long: it has more than {MOST_INDEX} bytes")
+    unpack = zlib.decompressobj(wbits=31)
+    plain = unpack.decompress(packed, most)
+    if unpack.unconsumed_tail:
+        raise EOFError(f"it is too long: it unpacks to more than {most} bytes")
+    if not unpack.eof or unpack.unused_data:
+        raise EOFError("it does not end where it should")
+    return plain

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower install` by bundles: read, choose, fetch, verify, send, install; the network settings of hosts are not touched.
+
+    read     what each host says of its packages
+    choose   this machine's apk, over the signed indexes, with the host's own keys
+    fetch    once for all hosts, through the router; interrupted downloads are gone on with
+    verify   checksum of the index, signature, content
+    send     what the host does not have yet, under a signed manifest
+    install  by the host's own apk, without a network, after it has verified all once more
+
+Whatever ends this, the same command goes on: what was fetched and sent is kept, and a host that began goes on by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tower.base.errors import PackageError, StateError, StoppedError, TowerError
+from tower.base.files import locked, look, make_folder, read_file, write_file
+from tower.base.jsontext import parse_json
+from tower.base.names import ROUTER, parse_host_name
+from tower.base.refused import home_folder
+from tower.base.regular import open_regular
+from tower.base.view import View
+from tower.hosts.registry import WORLD, Host, Tower
+from tower.install.apkindex import INDEX, Index
+from tower.install.bundle import Bundle, File, installing, read_state, send
+from tower.install.bundle_fetch import fetch_all
+from tower.install.choose import Choice, Copy, check_names, copy_of
+from tower.install.fetch import Downloads
+from tower.install.install import Report
+from tower.install.repository import HostState, Repository
+from tower.install.servers import check_servers
+from tower.install.wanted import record_wanted
+from tower.ssh.sessions import connect
+from tower.ssh.way import Way
+
+if TYPE_CHECKING:
+    from tower.ssh.sessions import Session
+
+SEEN: Final = "indexes.json"
+"""In ~/.local/tower: when the newest index of each repository that was used here was made."""
+_DAY: Final = 86400
+_AT_ONCE: Final = 8
+"""Hosts that are spoken with at the same time."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One host, and what is known of it so far."""
+
+    session: Session
+    copy: Copy
+    choice: Choice = field(default_factory=lambda: Choice((), ()))
+
+    @property
+    def host(self) -> Host:
+        """Whom it is for."""
+        return self.session.host
+
+    @property
+    def state(self) -> HostState:
+        """What the host said."""
+        return self.copy.state
+
+
+def install_by_bundle(
+    tower: Tower,
+    names: Sequence[str],
+    words: Sequence[str],
+    view: View,
+    *,
+    yes: bool = False,
+    dry_run: bool = False,
+    servers: Collection[tuple[str, int]] = (),
+) -> Report:
+    """Install packages on hosts. `servers` are those that the user has named as good.
+
+    Raises a TowerError if it concerns them all, before anything was sent; what concerns one is in the report.
+    """
+    check_names(words)
+    report = Report(tuple(dict.fromkeys(words)))
+    hosts = [tower.host(parse_host_name(name)) for name in names]
+    with ExitStack() as stack:
+        for host in hosts:
+            busy = f"{host.name}: another tower installs packages on it"
+            stack.enter_context(locked(host.file(".install.lock"), busy=busy))
+        session, jobs = _read_all(stack, tower, hosts, report, view)
+        jobs = _led_only_to_known_servers(jobs, report, tower, view, allowed=servers, yes=yes or dry_run)
+        way = Way(session)
+        stack.callback(way.close)
+        downloads = Downloads(_cache(), way, report=view.say)
+        with view.step("choosing packages"), locked(_cache() / ".lock"):
+            jobs = _choose(jobs, report, downloads, tower)
+        _tell(jobs, downloads, view)
+        needed = [job for job in jobs if _is_needed(job, report.words)]
+        if needed and not dry_run:
+            view.confirm("Install them?", yes=yes)
+            with locked(_cache() / ".lock"):
+                files = fetch_all(needed, downloads, view)
+                downloads.tidy()
+            way.close()
+            _install_all(needed, files, report, view)
+        report.steps.update({job.host.name: job.choice.steps for job in jobs if job.host.name not in report.problems})
+        report.downloaded = downloads.received
+    return report
+
+
+def _cache() -> Path:
+    folder = home_folder() / ".cache" / "tower" / "packages"
+    make_folder(folder)
+    return folder
+
+
+def _read_all(stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Report, view: View) -> tuple[Session, list[Job]]:
+    """Connect to the router and to all hosts at once, and ask each; what one of them lacks is in the report."""
+    router = tower.host(ROUTER)
+
+    def read(host: Host) -> Job:
+        session = stack.enter_context(connect(tower, host))
+        state = read_state(session, view.say)
+        for what in state.left_out:
+            view.say(f"{host.name}: its {what}, is left out")
+        return Job(session, stack.enter_context(copy_of(state, host.name)))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        way = pool.submit(lambda: stack.enter_context(connect(tower, router)))
+        asked = [(host, pool.submit(read, host)) for host in hosts]
+        jobs = []
+        for host, one in asked:
+            try:
+                jobs.append(one.result())
+            except StoppedError:
+                raise
+            except TowerError as error:
+                report.problems[host.name] = error
+        return way.result(), jobs
+
+
+def _led_only_to_known_servers(
+    jobs: Sequence[Job], report: Report, tower: Tower, view: View, *, allowed: Collection[tuple[str, int]], yes: bool
+) -> list[Job]:
+    """Those hosts whose repositories are on servers that are known here; see tower.install.servers."""
+    good = []
+    for job in jobs:
+        try:
+            check_servers(tower, job.host.name, job.state.repositories, view, allowed=allowed, yes=yes)
+            good.append(job)
+        except StoppedError:
+            raise
+        except TowerError as error:
+            report.problems[job.host.name] = error
+    return good
+
+
+def _choose(jobs: Sequence[Job], report: Report, downloads: Downloads, tower: Tower) -> list[Job]:
+    """Fetch every index once, verify it with the keys of each host, and ask apk; those hosts for which all is well."""
+    fetched: dict[tuple[Repository, str], Path] = {}
+    read: dict[str, Index] = {}
+    good = []
+    for job in jobs:
+        try:
+            indexes = []
+            for number, repository in enumerate(job.state.repositories):
+                place = (repository, job.state.arch)
+                if place not in fetched:
+                    fetched[place] = downloads.index(repository, job.state.arch)
+                try:
+                    indexes.append(_checked(job, number, fetched[place], downloads, read))
+                    _check_age(tower, f"{repository.address} {job.state.arch}", indexes[-1].made)
+                except PackageError:
+                    downloads.forget_index(fetched.pop(place))
+                    raise
+            job.choice = job.copy.choose(report.words, indexes)
+            good.append(job)
+        except StoppedError:
+            raise
+        except TowerError as error:
+            report.problems[job.host.name] = error
+    return good
+
+
+def _checked(job: Job, number: int, path: Path, downloads: Downloads, read: dict[str, Index]) -> Index:
+    """An index that the host's keys have signed. Raises PackageError.
+
+    If one of an earlier run does not hold, it may have been changed here since: then it is fetched anew, once.
+    """
+    try:
+        return job.copy.check_index(number, path, read)
+    except PackageError:
+        if path not in downloads.unchanged:
+            raise
+        downloads.report(f"{path}: does not hold any more, it was changed since it was fetched; it is fetched anew")
+        downloads.forget_index(path)
+        return job.copy.check_index(number, downloads.index(job.state.repositories[number], job.state.arch), read)
+
+
+def _check_age(tower: Tower, name: str, made: int) -> None:
+    """PackageError if a newer index of that repository was seen: an old one hides what was mended since."""
+    path = tower.folder / SEEN
+    with locked(tower.folder / ".indexes.lock"):
+        try:
+            seen = parse_json(read_file(path)) if look(path) else {}
+            newest = int(seen.get(name, 0))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise StateError(f"{path}: makes no sense", hint="remove it; it is made anew") from error
+        if made < newest:
+            raise PackageError(
+                f"{name}: its index was made {_day(made)}; one made {_day(newest)} was seen before",
+                hint=f"the server is behind, or hides newer packages; if it was set back on purpose, remove {path}",
+            )
+        # One of the future, by a clock that was wrong, would make all others old.
+        if newest < made < time.time() + _DAY:
+            write_file(path, json.dumps({**seen, name: made}, sort_keys=True).encode())
+
+
+def _day(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _is_needed(job: Job, words: Sequence[str]) -> bool:
+    return bool(job.choice.steps or set(words) - set(job.state.world.decode().split()))
+
+
+def _tell(jobs: Sequence[Job], downloads: Downloads, view: View) -> None:
+    for job in jobs:
+        fetch = sum(package.size - downloads.started(package) for _, package in job.choice.packages if not downloads.has(package))
+        view.say(
+            f"{job.host.name}: {len(job.choice.steps)} steps, {_mib(fetch)} to download, {_mib(job.choice.space)} when installed"
+        )
+        for step in job.choice.steps:
+            view.say(f"    {step}")
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _install_all(jobs: Sequence[Job], files: dict[str, Path], report: Report, view: View) -> None:
+    """Send to all hosts at once and install; a host with a problem does not keep the others waiting."""
+    digests: dict[Path, str] = {}
+    bundles = [_bundle(job, report.words, files, digests) for job in jobs]
+    stopped = threading.Event()
+
+    def install(job: Job, bundle: Bundle) -> int:
+        with view.bar(f"{job.host.name}: sending", sum(file.size for file in bundle.files)) as progress:
+            sent = send(job.session, bundle, progress)
+        if not stopped.is_set():
+            _install(job, report.words, view)
+        return sent
+
+    with ThreadPoolExecutor(min(len(jobs), _AT_ONCE)) as pool:
+        running = [pool.submit(install, job, bundle) for job, bundle in zip(jobs, bundles, strict=True)]
+        try:
+            problems = [one.exception() for one in running]
+        except BaseException as stop:
+            # Told to stop: what goes through connections that are closed ends at once, and nothing new begins.
+            stopped.set()
+            for job in jobs:
+                job.session.close()
+            if isinstance(stop, KeyboardInterrupt | StoppedError):
+                number = stop.exit_status - 128 if isinstance(stop, StoppedError) else signal.SIGINT
+                raise StoppedError(number, hint="hosts that had begun go on by themselves; type the same command again") from None
+            raise
+    for job, one, problem in zip(jobs, running, problems, strict=True):
+        if problem is None:
+            report.sent += one.result()
+        elif isinstance(problem, TowerError):
+            report.problems[job.host.name] = problem
+        else:
+            raise problem
+
+
+def _install(job: Job, words: Sequence[str], view: View) -> None:
+    """Raises PackageError if the host's apk chooses otherwise than ours, or fails, and AnswerErrors."""
+    name, world = job.host.name, job.host.file(WORLD)
+    with view.step(f"{name}: installing"), installing(job.session, view, lambda found: record_wanted(world, found)) as talk:
+        if talk.plan.doubt:
+            raise PackageError(
+                f"{name}: its apk {talk.plan.doubt}, which is not understood here; nothing was changed",
+                hint=f"install without a bundle: tower install {name} {' '.join(words)} --tunnel",
+            )
+        if tuple(sorted(talk.steps)) != job.choice.steps:
+            raise PackageError(
+                f"{name}: its apk would do {', '.join(sorted(talk.steps)) or 'nothing'}, expected {', '.join(job.choice.steps)}",
+                hint="nothing was changed; install through a tunnel: tower install --tunnel",
+            )
+        talk.go()
+        record_wanted(world, words)
+        talk.write("kept")
+
+
+def _bundle(job: Job, names: Sequence[str], files: dict[str, Path], digests: dict[Path, str]) -> Bundle:
+    found = [(job.copy.index_place(number), number, INDEX) for number in range(len(job.state.repositories))]
+    found += [(files[package.checksum], number, package.file_name) for number, package in job.choice.packages]
+    for path, _, _ in found:
+        if path not in digests:
+            with open_regular(path) as stream:
+                digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Bundle(
+        host=job.host,
+        state=job.state,
+        names=tuple(names),
+        space=job.choice.space,
+        files=tuple(File(path, digests[path], path.stat().st_size, number, name) for path, number, name in found),
+    )

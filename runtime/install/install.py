@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower install` by the machine's own apk, with its own repositories and keys; through tunnels where it has no Internet.
+
+    an online host      asks its repositories itself
+    an offline host     a port of its 127.0.0.1 -> this machine -> the router -> the repository's server
+    the thin client     a port of its 127.0.0.1 -> the router -> the server
+
+Only apk sees those ports, by the names that its repositories have: see overlays/common/usr/libexec/tower/packages, which
+also undoes what was interrupted. Bytes pass through here as they are; what they must be, apk knows by its keys.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tower.base import proc
+from tower.base.errors import PackageError, StoppedError, TowerError, ValueRefusedError
+from tower.base.names import ROUTER, THIN_CLIENT, parse_host_name
+from tower.base.view import View
+from tower.hosts.registry import WORLD, Host, Tower
+from tower.install.apk import PROGRAM, Talk
+from tower.install.apkwords import Plan
+from tower.install.choose import check_names
+from tower.install.repository import Repository, parse_repositories
+from tower.install.servers import check_servers, servers_of
+from tower.install.wanted import read_wanted, record_wanted
+from tower.ssh.sessions import Session, as_root, connect
+
+if TYPE_CHECKING:
+    import subprocess
+
+OWN_WORLD: Final = "thinclient.world"
+"""In ~/.local/tower: what was installed on the thin client itself."""
+
+
+class Place(Protocol):
+    """A machine that packages are installed on."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def online(self) -> bool:
+        """Whether it reaches the Internet by itself."""
+
+    @property
+    def world(self) -> Path:
+        """Where it is kept what was installed."""
+
+    def repositories(self) -> str:
+        """The lines of its list."""
+
+    def start(self, words: Sequence[str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """`packages`, as root, with pipes."""
+
+    def lead(self, port: int) -> AbstractContextManager[int]:
+        """A port of its 127.0.0.1 that leads to one of ours."""
+
+    def alive(self) -> bool:
+        """Whether it can still be heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A host."""
+
+    session: Session
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.session.host.name
+
+    @property
+    def online(self) -> bool:
+        """Whether it reaches the Internet by itself."""
+        return self.session.host.env.online
+
+    @property
+    def world(self) -> Path:
+        """Where it is kept what was installed."""
+        return self.session.host.file(WORLD)
+
+    def repositories(self) -> str:
+        """The lines of its list."""
+        return self.session.run([PROGRAM, "repositories"], timeout=20, most=1 << 20).stdout.decode(errors="replace")
+
+    def start(self, words: Sequence[str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """`packages`, as root, with pipes."""
+        return self.session.popen(as_root([PROGRAM, *words]))
+
+    def lead(self, port: int) -> AbstractContextManager[int]:
+        """A tunnel back to us."""
+        return self.session.reverse(port)
+
+    def alive(self) -> bool:
+        """Whether the connection stands."""
+        return self.session.alive()
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The thin client."""
+
+    world: Path
+    name: str = THIN_CLIENT
+    online: bool = False
+
+    def repositories(self) -> str:
+        """The lines of its list."""
+        return proc.run([PROGRAM, "repositories"], timeout=20, most=1 << 20).stdout.decode(errors="replace")
+
+    def start(self, words: Sequence[str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """`packages`, as root, with pipes."""
+        return proc.running(as_root([PROGRAM, *words]), stdin=proc.PIPE, stderr=proc.PIPE, missing="install doas")
+
+    @contextmanager
+    def lead(self, port: int) -> Iterator[int]:
+        """It is here already."""
+        yield port
+
+    def alive(self) -> bool:
+        """It is."""
+        return True
+
+
+@dataclass(slots=True)
+class Installation:
+    """One `tower install`: what for, and the way to the servers, opened when it is first needed."""
+
+    tower: Tower
+    view: View
+    words: tuple[str, ...]
+    yes: bool = False
+    dry_run: bool = False
+    servers: Collection[tuple[str, int]] = ()
+    """Servers that the user has named as good."""
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _router: Session | None = None
+    _ports: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End the way to the servers."""
+        self._stack.close()
+
+    def on(self, place: Place) -> tuple[str, ...]:
+        """Install on one machine; the steps that its apk took. Raises a TowerError."""
+        with ExitStack() as stack:
+            request = [] if place.online else self._lead(place, stack)
+            child = stack.enter_context(place.start(["add", *self.words]))
+            bar = stack.enter_context(self.view.amount(place.name))
+            talk = Talk(place.name, child, place.alive, self.view.say, bar, lambda words: record_wanted(place.world, words))
+            talk.ask(request)
+            if self.dry_run:
+                if talk.plan.doubt:
+                    self.view.say(f"{place.name}: its apk {talk.plan.doubt}, which is not understood here")
+            else:
+                self._ask_user(place.name, talk.plan)
+                talk.go()
+                record_wanted(place.world, self.words)
+                talk.write("kept")
+                proc.ended(child, 60)
+        return tuple(talk.steps) or ((f"its apk {talk.plan.doubt}",) if talk.plan.doubt else ())
+
+    def _ask_user(self, name: str, plan: Plan) -> None:
+        """Go on only if nothing is to be done, or the user says so. Raises a TowerError."""
+        if plan.doubt and self.yes:
+            raise PackageError(
+                f"{name}: its apk {plan.doubt}, which is not understood here; nothing was changed",
+                hint="look with --dry-run; without --yes you are asked",
+            )
+        if plan.doubt:
+            self.view.confirm(f"{name}: its apk {plan.doubt}, which is not understood here; install all the same?", yes=False)
+        elif plan.steps:
+            self.view.confirm(f"{name}: install this?", yes=self.yes)
+
+    def _lead(self, place: Place, stack: ExitStack) -> list[str]:
+        """Open a tunnel to each server of the place's repositories; the request that says so to `packages`."""
+        found, left_out = parse_repositories(place.repositories())
+        for line in left_out:
+            self.view.say(f"{place.name}: its repository {line[:100]!r} is not on a server and is left out")
+        check_servers(self.tower, place.name, found, self.view, allowed=self.servers, yes=self.yes or self.dry_run)
+        ports = {server: stack.enter_context(place.lead(self._port(*server))) for server in servers_of(found)}
+        names = dict.fromkeys(server for server, _ in ports)
+        return [*(f"name {name}" for name in names), *(f"repository {_through(one, ports)}" for one in found)]
+
+    def _port(self, server: str, port: int) -> int:
+        """A port here that leads to a server through the router."""
+        if self._router is None:
+            with self.view.step("connecting to the router"):
+                self._router = self._stack.enter_context(connect(self.tower, self.tower.host(ROUTER)))
+        if (server, port) not in self._ports:
+            self._ports[server, port] = self._stack.enter_context(self._router.forward(server, port))
+        return self._ports[server, port]
+
+
+def _through(repository: Repository, ports: dict[tuple[str, int], int]) -> str:
+    """The line of a repository, with the port that leads there; its name stays, so its certificate and its host do."""
+    port = ports[repository.server, repository.port]
+    return f"{repository.tag} {repository.scheme}://{repository.server}:{port}{repository.path}".strip()
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a `tower install`, by machine."""
+
+    words: tuple[str, ...]
+    steps: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: dict[str, TowerError] = field(default_factory=dict)
+    downloaded: int | None = None
+    """Bytes that came over the network to this machine; None if that was not our business."""
+    sent: int = 0
+    """Bytes of bundles that went to hosts."""
+
+
+def install(
+    tower: Tower,
+    names: Sequence[str],
+    words: Sequence[str],
+    view: View,
+    *,
+    yes: bool = False,
+    dry_run: bool = False,
+    servers: Collection[tuple[str, int]] = (),
+) -> Report:
+    """Install packages on machines, one after the other; one with a problem does not keep the others waiting.
+
+    Raises a TowerError if a name is not one, and StoppedError.
+    """
+    check_names(words)
+    hosts = {name: None if name == THIN_CLIENT else tower.host(parse_host_name(name)) for name in names}
+    report = Report(tuple(dict.fromkeys(words)))
+    job = Installation(tower, view, report.words, yes, dry_run, servers)
+    try:
+        for name, host in hosts.items():
+            try:
+                report.steps[name] = _install_on(job, host)
+            except StoppedError:
+                raise
+            except TowerError as error:
+                report.problems[name] = error
+    except (KeyboardInterrupt, StoppedError) as stop:
+        number = stop.exit_status - 128 if isinstance(stop, StoppedError) else signal.SIGINT
+        raise StoppedError(number, hint="what had begun is finished or undone there; type the same command again") from None
+    finally:
+        job.close()
+    return report
+
+
+def _install_on(job: Installation, host: Host | None) -> tuple[str, ...]:
+    if host is None:
+        return job.on(Here(job.tower.folder / OWN_WORLD))
+    with connect(job.tower, host) as session:
+        return job.on(Remote(session))
+
+
+def install_by_choice(
+    tower: Tower,
+    names: Sequence[str],
+    words: Sequence[str],
+    view: View,
+    *,
+    bundle: bool = False,
+    tunnel: bool = False,
+    yes: bool = False,
+    dry_run: bool = False,
+    servers: Collection[tuple[str, int]] = (),
+) -> Report:
+    """Install packages on machines: offline hosts get a bundle, and with `bundle` all hosts; with `tunnel` none does.
+
+    Raises a TowerError if a name is not one, and StoppedError; what concerns a machine is in the report.
+    """
+    hosts = {name: tower.host(parse_host_name(name)) for name in names if name != THIN_CLIENT}
+    bundled = [name for name, host in hosts.items() if not tunnel and (bundle or not host.env.online)]
+    report = Report(tuple(dict.fromkeys(words)))
+    if bundled:
+        from tower.install.bundle_install import install_by_bundle
+
+        try:
+            report = install_by_bundle(tower, bundled, words, view, yes=yes, dry_run=dry_run, servers=servers)
+        except StoppedError:
+            raise
+        except TowerError as error:
+            report.problems |= dict.fromkeys(bundled, error)
+    if rest := [name for name in names if name not in bundled]:
+        own = install(tower, rest, words, view, yes=yes, dry_run=dry_run, servers=servers)
+        report.steps |= own.steps
+        report.problems |= own.problems
+    return report
+
+
+def reinstall(tower: Tower, name: str, view: View) -> Report:
+    """Install again what `tower install` had installed on a machine. Raises a TowerError if that failed."""
+    file = tower.folder / OWN_WORLD if name == THIN_CLIENT else tower.host(parse_host_name(name)).file(WORLD)
+    words = read_wanted(file)
+    report = install_by_choice(tower, [name], words, view, yes=True) if words else Report(())
+    for error in report.problems.values():
+        raise error
+    return report
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The machines of a command line: `web`, `web,vault`, `thinclient`."""
+    names = tuple(text.split(","))
+    for name in names:
+        if name != THIN_CLIENT:
+            parse_host_name(name)
+    if len(set(names)) != len(names):
+        raise ValueRefusedError(f"{text!r} names a machine twice")
+    return names

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host says of its packages: repositories, trusted keys, world, what is installed. Read, bounded, made harmless.
+
+The host sends one tar archive of known files. Its words end up as input of this machine's `apk`, so of the database
+only known fields are taken over, and of the repositories only addresses that a package can be fetched from. Packages would
+be chosen wrongly if one of those fields were lost: what cannot be taken over as it is, is an error, or is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Final
+from urllib.parse import urlsplit
+
+from tower.base.errors import AnswerError
+from tower.base.tarfiles import DamagedError, read_tar
+from tower.install.apkwords import is_tag, is_world
+
+_MOST_KEY: Final = 16 << 10
+"""Bytes of a public key; one of RSA 16384 has 3 KiB."""
+_MOST_FILES: Final = 200
+_NAMES: Final = frozenset({"arch", "digest", "installed", "repositories", "serial", "world"})
+_KEY: Final = re.compile(r"keys/([A-Za-z0-9_][A-Za-z0-9._@-]{0,120}\.pub)")
+_ARCH: Final = re.compile(r"[a-z0-9_]{2,16}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_SERIAL: Final = re.compile(r"[0-9]{1,9}")
+_PATH: Final = re.compile(r"[A-Za-z0-9._~%+/-]*")
+_SERVER: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+_CHOOSING: Final = frozenset("CPVASIDpirqskf")
+_TEXTS: Final = frozenset("TULomtcg")
+_FILES: Final = frozenset("FRMZa")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A folder on a server that holds `<arch>/APKINDEX.tar.gz` and packages."""
+
+    scheme: str
+    server: str
+    port: int
+    path: str
+    """Begins with a slash and does not end with one, unless it is empty."""
+    tag: str
+    """`@name` if packages come from it only when asked for by that; else empty."""
+
+    @property
+    def address(self) -> str:
+        """As /etc/apk/repositories has it, without the tag."""
+        port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{self.server}{port}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """All that decides which packages a host gets, but for the indexes."""
+
+    arch: str
+    repositories: tuple[Repository, ...]
+    left_out: tuple[str, ...]
+    """What does not count here, each as a few words: repositories that are not on a server, files that are no keys."""
+    keys: Mapping[str, bytes]
+    world: bytes
+    installed: bytes
+    digest: str
+    """SHA-256 of world and database, as the host has them."""
+    serial: int
+    """The number of the last bundle that the host has used."""
+
+
+def parse_state(data: bytes, host: str) -> HostState:
+    """What `bundle state` wrote. Raises AnswerError if it makes no sense."""
+    files, keys, odd = _unpack(data, host)
+    missing = sorted(_NAMES - files.keys())
+    if missing:
+        raise AnswerError(f"{host}: does not say its {', '.join(missing)}", hint=f"look: ssh {host} ls -l /etc/apk")
+    repositories, left_out = parse_repositories(files["repositories"].decode(errors="replace"))
+    return HostState(
+        arch=_word(files["arch"], _ARCH, host, "architecture"),
+        repositories=repositories,
+        left_out=(*(f"repository {line[:100]!r}, which is not on a server" for line in left_out), *odd),
+        keys=keys,
+        world=_world(files["world"], host),
+        installed=_database(files["installed"], host),
+        digest=_word(files["digest"], _DIGEST, host, "digest"),
+        serial=int(_word(files["serial"], _SERIAL, host, "serial number")),
+    )
+
+
+def _unpack(data: bytes, host: str) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
+    """The files, the keys, and what of the keys is none."""
+    files: dict[str, bytes] = {}
+    keys: dict[str, bytes] = {}
+    odd: list[str] = []
+    try:
+        members = read_tar(data, most=_MOST_FILES)
+    except DamagedError as error:
+        raise AnswerError(f"{host}: what it says about its packages is no archive: {error}") from error
+    for member in members:
+        key = _KEY.fullmatch(member.name)
+        if member.content is not None and member.name in _NAMES:
+            files[member.name] = member.content
+        elif member.content is not None and key and len(member.content) <= _MOST_KEY:
+            keys[key[1]] = member.content
+        elif member.content is not None and member.name.startswith("keys/"):
+            odd.append(f"file {member.name[:100]!r} of {len(member.content)} bytes, which is no key")
+    return files, keys, odd
+
+
+def _word(data: bytes, form: re.Pattern[str], host: str, what: str) -> str:
+    text = data.decode(errors="replace").strip()
+    if form.fullmatch(text) is None:
+        raise AnswerError(f"{host}: {text[:80]!r} is no {what}")
+    return text
+
+
+def _world(data: bytes, host: str) -> bytes:
+    words = data.decode(errors="replace").split()
+    for word in words:
+        if not is_world(word):
+            raise AnswerError(f"{host}: its world has {word[:80]!r}, which is no name of a package")
+    return "".join(f"{word}\n" for word in words).encode()
+
+
+def _database(data: bytes, host: str) -> bytes:
+    """The records of what is installed, without their files, in a form that is harmless. Raises AnswerError."""
+    lines = (_field(line, host) for line in data.decode(errors="replace").split("\n"))
+    return "\n".join(line for line in lines if line is not None).encode()
+
+
+def _field(line: str, host: str) -> str | None:
+    """A line of the database; None if choosing does not need it."""
+    letter = line[:1]
+    if not line or (letter in _CHOOSING and line[1:2] == ":" and _CONTROL.search(line) is None):
+        return line
+    if letter in _TEXTS and line[1:2] == ":":
+        return _CONTROL.sub("?", line)
+    # As apk does it: of fields that it does not know, those with a small letter do not matter.
+    if line[1:2] == ":" and (letter in _FILES or (letter in ascii_lowercase and letter not in _CHOOSING)):
+        return None
+    raise AnswerError(
+        f"{host}: its database of packages has a line that makes no sense: {line[:80]!r}",
+        hint=f"if its system is newer than this one, upgrade this one; else look: ssh {host} apk list --installed",
+    )
+
+
+def parse_repositories(text: str) -> tuple[tuple[Repository, ...], tuple[str, ...]]:
+    """The repositories on servers, and the lines that name something else."""
+    found: list[Repository] = []
+    left_out: list[str] = []
+    for line in (line.strip() for line in text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        tag, _, address = line.partition(" ") if line.startswith("@") else ("", "", line)
+        repository = _repository(address.strip(), tag)
+        if repository is None:
+            left_out.append(line)
+        elif repository not in found:
+            found.append(repository)
+    return tuple(found), tuple(left_out)
+
+
+def _repository(address: str, tag: str) -> Repository | None:
+    try:
+        parts = urlsplit(address)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return None
+    plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    named = _SERVER.fullmatch(parts.hostname or "") and _PATH.fullmatch(parts.path)
+    if parts.scheme not in _PORTS or not plain or not named or (tag and not is_tag(tag[1:])):
+        return None
+    return Repository(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"), tag)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the sockets of connections are: a folder for each, that nobody else may enter, gone with the `tower` that made it.
+
+A `tower` that was killed leaves its folder; the next one sweeps it away. A lock on the folder says that it is in use.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from tower.base.errors import StateError
+from tower.base.files import own_folder
+from tower.base.refused import refused
+
+_PREFIX: Final = "tower-"
+_MOST: Final = 104 - len("/tower-12345678/s.1234567890123456") - 1
+"""Bytes of a folder's path; those of a socket's are limited to 104, and ssh first makes it under a longer name."""
+
+
+@contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A new folder for the sockets of one connection. Raises StateError if there is no place for it."""
+    parent = _parent()
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(own_folder(parent, _PREFIX))
+        except OSError as error:
+            raise refused(error, parent, hint="it must be writable for you") from error
+        yield folder
+
+
+def _parent() -> Path:
+    for text in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):  # noqa: S108  (mkdtemp makes it safe)
+        path = Path(text)
+        if text and len(os.fsencode(text)) <= _MOST and path.is_absolute() and os.access(path, os.W_OK | os.X_OK):
+            return path
+    raise StateError("there is no folder for sockets", hint="make $XDG_RUNTIME_DIR or /tmp writable")

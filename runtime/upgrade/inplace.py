@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a new image onto the boot device of a host that runs, over its own ssh connection.
+
+    look -> make -> send -> start -> watch
+
+The disk is made here, as a sparse file, the way `tower.disk.make` makes any; what of it is data is cut into pieces, named by
+their SHA-256. The host gathers them beside its system, each checked when it comes; until it has all of them nothing
+of its boot device is changed. Then it writes them by itself, whatever becomes of the connection, reads each back past
+its cache, and holds it against its digest. The root comes first; then the boot partition, and the table of partitions
+last: until shortly before the end, a host that loses its power starts as it did before.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import IO, Final
+
+from tower.base import proc
+from tower.base.errors import DeviceError, GarbageError, HangsError, ImageProblemError, LostError, RemoteError, TowerError
+from tower.base.files import own_folder
+from tower.base.refused import refused
+from tower.base.view import View
+from tower.disk.make import Job, make_disk
+from tower.disk.medium import ALIGN, opened
+from tower.disk.partition import UNIT, Partition, data_units, partitions
+from tower.hosts.registry import Host, Tower
+from tower.ssh.sessions import Session, as_root, connect
+
+FOLDER: Final = "/var/lib/tower/upgrade"
+SCRIPT: Final = f"{FOLDER}/upgrade.sh"
+# `mkdir -p -m` gives the mode to the last folder alone: those above it get what the caller's umask says.
+_MAKE: Final = 'umask 022; mkdir -p -- "${1%/*}"; umask 077; mkdir -p -- "$1"'
+PIECE_UNITS: Final = 64
+"""A piece has 4 MiB at most."""
+_PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,200}")
+_IDENTITY: Final = re.compile(r"[0-9a-z:/-]{1,200}")
+_LARGEST: Final = 2 << 40
+"""Bytes of a boot device: more than that no table of partitions of ours can say."""
+_WRITING: Final = re.compile(r"writing ([0-9]{1,9}) ([0-9]{1,9})")
+_ROOM: Final = 64 << 20
+"""What must stay free on the host beside the pieces."""
+_SHORT: Final = 60
+_PAUSE: Final = 0.5
+_SILENT: Final = 120.0
+"""Seconds without a connection after which a host that is writing is no longer waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The boot device of a host, as the host sees it."""
+
+    device: str
+    size: int
+    free: int
+    """Bytes for the pieces."""
+    rows: tuple[Partition, ...]
+    receipt: bytes
+    """What is on its boot partition; empty if that could not be read."""
+    state: str
+    identity: str = ""
+    """What tells it from any other until the host is started anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the disk, in units of 64 KiB."""
+
+    place: int
+    units: int
+    sha256: str
+
+
+def script() -> bytes:
+    """The host's side."""
+    return files("tower.upgrade").joinpath("upgrade.sh").read_bytes()
+
+
+def look(session: Session, device: str | None) -> Found:
+    """The host's boot device, or the one that is named. Raises DeviceError if it may not be written; changes nothing."""
+    name = session.host.name
+    argv = ("sh", "-s", "--", "look", *([device] if device else []))
+    try:
+        done = session.root(argv, stdin=script(), timeout=_SHORT, most=1 << 20)
+    except RemoteError as error:
+        hint = f"put its boot device into this machine: tower upgrade {name} --device DEVICE"
+        raise DeviceError(error.message, hint=hint) from None
+    odd = GarbageError(f"{name}: does not describe its boot device in a way that makes sense")
+    try:
+        rows = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
+        table, receipt = (base64.b64decode(rows[key], validate=True) for key in ("table", "receipt"))
+        found = rows["device"], int(rows["size"]), int(rows["free"]) * 1024
+        identity = rows["identity"]
+    except (ValueError, KeyError, binascii.Error):
+        raise odd from None
+    if _PATH.fullmatch(found[0]) is None or _IDENTITY.fullmatch(identity) is None or not 0 < found[1] <= _LARGEST or found[2] < 0:
+        raise odd
+    try:
+        return Found(*found, partitions(table, f"{name}: {found[0]}"), receipt, rows.get("state", ""), identity)
+    except ImageProblemError as error:
+        raise DeviceError(error.message, hint="name the right one: --boot-device DEVICE") from None
+
+
+@contextmanager
+def made(job: Job, found: Found, folder: Path, view: View) -> Iterator[tuple[Path, tuple[Piece, ...]]]:
+    """The disk as the host will have it, in a file that is gone at the end, and its pieces in the order of writing."""
+    # In a folder of its own: another host may be upgraded at the same time, and what is in it are the host's keys.
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(own_folder(folder, ".upgrade-")) / "disk"
+        except OSError as error:
+            raise refused(error, folder, kind=DeviceError, hint="the disk is made in a file there: make room") from error
+        with opened(path, size=found.size - found.size % ALIGN) as medium:
+            make_disk(job, medium, resume=False, view=view)
+        with path.open("rb") as stream:
+            new = partitions(stream.read(512), str(path))
+            with view.bar("cutting into pieces", len(data_units(path)) * UNIT) as advance:
+                rows = pieces(path, stream, found.rows, new, advance)
+        yield path, rows
+
+
+def pieces(
+    path: Path,
+    stream: IO[bytes],
+    old: tuple[Partition, ...],
+    new: tuple[Partition, ...],
+    advance: Callable[[int], object] = lambda _: None,
+) -> tuple[Piece, ...]:
+    """What a disk in a sparse file holds, in the order in which it may be written over one partitioned as `old`.
+
+    First what lies behind both boot partitions; then those; then what is in front of them, and the first unit last.
+    """
+    boots = (*old[:1], new[0])
+    behind, front = max(row.start + row.size for row in boots) // UNIT, min(row.start for row in boots) // UNIT
+
+    def turn(unit: int) -> int:
+        return 0 if unit >= behind else 1 if unit >= front else 2 if unit else 3
+
+    groups: list[tuple[int, int]] = []
+    for unit in sorted(data_units(path)):
+        if groups and sum(groups[-1]) == unit and turn(groups[-1][0]) == turn(unit) and groups[-1][1] < PIECE_UNITS:
+            groups[-1] = (groups[-1][0], groups[-1][1] + 1)
+        else:
+            groups.append((unit, 1))
+    found: list[Piece] = []
+    for place, units in sorted(groups, key=lambda group: (turn(group[0]), group[0])):
+        found.append(Piece(place, units, hashlib.sha256(read_piece(stream, place, units)).hexdigest()))
+        advance(units * UNIT)
+    return tuple(found)
+
+
+def read_piece(stream: IO[bytes], place: int, units: int) -> bytes:
+    """The bytes of a piece; zeros behind the end of the file."""
+    data = os.pread(stream.fileno(), units * UNIT, place * UNIT)
+    return data + bytes(units * UNIT - len(data))
+
+
+def plan_of(rows: Iterable[Piece]) -> bytes:
+    """The list that the host writes by."""
+    return "".join(f"{row.place} {row.units} {row.sha256}\n" for row in rows).encode()
+
+
+def send(session: Session, found: Found, path: Path, rows: tuple[Piece, ...], view: View) -> str:
+    """Bring all pieces that the host has not yet; the digest of the plan. Raises DeviceError, LostError or RemoteError."""
+    name = session.host.name
+    session.root(("sh", "-c", _MAKE, "sh", FOLDER), timeout=_SHORT)
+    session.put(script(), SCRIPT, root=True)
+    there = set(session.root(("sh", SCRIPT, "have"), timeout=_SHORT).stdout.decode(errors="replace").split())
+    missing = {row.sha256: row for row in rows if row.sha256 not in there}
+    size = sum(row.units for row in missing.values()) * UNIT
+    if size + _ROOM > found.free:
+        raise DeviceError(
+            f"{name}: has {found.free >> 20} MiB free in /var/lib, {(size + _ROOM) >> 20} are needed for the new image",
+            hint=f"make room; or put its boot device into this machine: tower upgrade {name} --device DEVICE",
+        )
+    with view.bar("sending", size) as advance:
+        if missing:
+            _send(session, path, list(missing.values()), advance)
+    plan = plan_of(rows)
+    session.put(plan, f"{FOLDER}/plan", root=True)
+    return hashlib.sha256(plan).hexdigest()
+
+
+def _send(session: Session, path: Path, rows: list[Piece], advance: Callable[[int], object]) -> None:
+    """Feed the host, and hear which pieces it took."""
+    name = session.host.name
+    with session.popen(as_root(("sh", SCRIPT, "keep"))) as child:
+        assert child.stdin is not None  # noqa: S101  (they are pipes)
+        assert child.stdout is not None  # noqa: S101
+        assert child.stderr is not None  # noqa: S101
+        feeder = threading.Thread(target=_feed, args=(child.stdin, path, rows), daemon=True)
+        feeder.start()
+        taken = 0
+        rest = b""
+        while taken < len(rows) and (data := _heard(child.stdout, name, _SILENT)):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > 64:
+                raise GarbageError(f"{name}: says what is no digest")
+            for line in lines:
+                if taken == len(rows) or line != rows[taken].sha256.encode():
+                    raise GarbageError(f"{name}: took another piece than the one that was sent")
+                advance(rows[taken].units * UNIT)
+                taken += 1
+        if taken < len(rows):
+            said = _heard(child.stderr, name, 5).decode(errors="replace").strip()
+            if not session.alive():
+                raise LostError(f"{name}: the connection broke while the image was sent")
+            shown = "".join(char if char.isprintable() else " " for char in said[:300])
+            raise DeviceError(f"{name}: {shown or 'did not take the new image'}", hint="make room in /var/lib of the host")
+        feeder.join(_SHORT)
+        proc.ended(child, _SHORT)
+
+
+def _heard(stream: IO[bytes], name: str, limit: float) -> bytes:
+    if not select.select([stream], [], [], limit)[0]:
+        raise HangsError(f"{name}: says nothing for {limit:.0f} s", hint=f"see what it does: ssh {name} top")
+    return os.read(stream.fileno(), 4096)
+
+
+def _feed(out: IO[bytes], path: Path, rows: list[Piece]) -> None:
+    # What breaks here is noticed by who waits for the host's answers.
+    with suppress(OSError, ValueError), path.open("rb") as stream:
+        for row in rows:
+            for data in (f"{row.sha256} {row.units}\n".encode(), read_piece(stream, row.place, row.units)):
+                left = memoryview(data)
+                while left:
+                    left = left[out.write(left) :]
+        out.close()
+
+
+def start(session: Session, found: Found, digest: str) -> None:
+    """Have the host write its boot device, if it is still the one that was looked at. It goes on by itself from here."""
+    session.root(("sh", SCRIPT, "start", found.device, digest, found.identity), timeout=_SHORT)
+
+
+def watch(tower: Tower, host: Host, view: View, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until the host wrote its boot device; a connection that breaks is made again.
+
+    Raises DeviceError if the host could not write it, or LostError if nothing was heard of it for two minutes.
+    """
+    heard = time.monotonic()
+    with ExitStack() as stack:
+        show = _Shown(stack, view, f"{host.name} writes and reads back")
+        while True:
+            try:
+                with connect(tower, host) as session:
+                    while True:
+                        heard = time.monotonic()
+                        if _is_done(host, session.root(("sh", SCRIPT, "state"), timeout=_SHORT).stdout, show):
+                            return
+                        sleep(_PAUSE)
+            except (DeviceError, RemoteError):
+                raise
+            except TowerError as error:
+                if time.monotonic() - heard > _SILENT:
+                    raise LostError(
+                        f"{host.name}: nothing was heard of it for {_SILENT:.0f} s: {error.message}",
+                        hint="it goes on by itself as long as it has power",
+                    ) from None
+                sleep(_PAUSE)
+
+
+class _Shown:
+    """The bar of what the host does; there is one as soon as the host says how much it has to do."""
+
+    def __init__(self, stack: ExitStack, view: View, text: str) -> None:
+        self._stack, self._view, self._text = stack, view, text
+        self._advance: Callable[[int], object] | None = None
+        self._done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many units of so many are done."""
+        if self._advance is None:
+            self._advance = self._stack.enter_context(self._view.bar(self._text, total * UNIT))
+        self._advance(max(0, done - self._done) * UNIT)
+        self._done = max(done, self._done)
+
+
+def _is_done(host: Host, data: bytes, show: Callable[[int, int], object]) -> bool:
+    said = data[:4096].decode(errors="replace").strip()
+    word, _, rest = said.partition(" ")
+    if word in ("failed", "stopped", "nothing"):
+        shown = "".join(char if char.isprintable() else " " for char in rest)
+        raise DeviceError(f"{host.name}: its boot device is not written: {shown or word}")
+    if (writing := _WRITING.fullmatch(said)) is not None:
+        show(int(writing[1]), int(writing[2]))
+    return word == "done"
+
+
+def state_of(session: Session) -> str:
+    """How far the host is, in one word: nothing, checking, writing, stopped, failed, done."""
+    done = session.root(("sh", "-s", "--", "state"), stdin=script(), timeout=_SHORT, most=4096)
+    return done.stdout.decode(errors="replace").partition(" ")[0].strip()
+
+
+def clean(session: Session) -> None:
+    """Remove the pieces. Raises RemoteError while the host writes its boot device."""
+    session.root(("sh", "-s", "--", "clean"), stdin=script(), timeout=_SHORT)
