@@ -51,9 +51,8 @@ def make_image(path: Path, mib: int, empty: int, checkout: Path) -> None:
                 out.write(number.to_bytes(8, "big") + block[8:])
             full -= length
             place = min(place + length + gap, mib - full)
-    subprocess.run(
-        [sys.executable, checkout / "pipeline" / "images" / "blockmap.py", path, f"{path}.bmap"], check=True, capture_output=True
-    )
+    script = checkout / "pipeline" / "images" / "blockmap.py"
+    subprocess.run([sys.executable, script, path, f"{path}.bmap"], check=True, capture_output=True)
 
 
 def forget(path: Path) -> None:

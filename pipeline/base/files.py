@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -75,3 +76,20 @@ def sync_tree(root: Path) -> None:
         for name in files:
             sync(Path(folder) / name)
         sync(Path(folder))
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or the user's share of it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(root: Path, error: OSError) -> StoreError:
+    """The error for a disk without room at `root`: how much is free, and what to do."""
+    free = "unknown"
+    with suppress(OSError):
+        usage = shutil.disk_usage(root)
+        free = f"{usage.free:,} of {usage.total:,} bytes free".replace(",", " ")
+    return StoreError(
+        f"{root}: {error.strerror or 'disk full'} ({free}); nothing that was finished is lost",
+        hint="make room (doit gc removes old artifacts), then run the same command again",
+    )

@@ -11,18 +11,34 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO, cast
 
 from pipeline.base.streams import silence
 
 if TYPE_CHECKING:
     from pipeline.base.canonical import JsonValue
-    from pipeline.config.channel import Bar
 
 _CLEAR = "\r\x1b[2K"
 _WIDTH = 100
+
+
+class Bar(Protocol):
+    """A progress bar that is moved forward."""
+
+    def advance(self, amount: int) -> None:
+        """Move by `amount` of the bar's unit."""
+
+
+class Progress(Protocol):
+    """How long work tells the user what it does."""
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+
+    def bar(self, title: str, total: int, unit: str = "B") -> AbstractContextManager[Bar]:
+        """A bar on the terminal (`B` counts bytes), or nothing where there is none."""
 
 
 @dataclass(eq=False)

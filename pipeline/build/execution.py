@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,52 +18,59 @@ from pipeline.config.channel import Channel
 from pipeline.config.stage import LIBRARY
 from pipeline.plan.keys import Keyed, environment_of, options_of, plain
 from pipeline.plan.nodes import Settings, StageNode, is_folder
-from pipeline.sandbox.stage_run import Sandbox, run_stage
+from pipeline.sandbox.spec import Sandbox
+from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
-from pipeline.store.artifact import FileRecord
+from pipeline.store.artifact import Artifact, FileRecord
 
 if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
+    from pipeline.build.workplace import Workplace
 
 
-def run_node(factory: Factory, node: StageNode, keyed: Keyed, output: Path, log: BinaryIO) -> Mapping[str, FileRecord]:
-    """Run the script of `node` in the builder and bring what it made into `output`, checked against stage.toml.
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """A stage that is about to run: all of its inputs are built."""
 
-    Returns what is known of the files already, for the store.
+    place: Workplace
+    node: StageNode
+    keyed: Keyed
+    artifacts: Mapping[str, Artifact]
+    """What it reads of other nodes, by the name that it knows them by."""
+    clock: str = ""
+    """Seconds that its programs see added to the time (`+86400`); no part of any key."""
+
+
+def run_node(run: StageRun, output: Path, log: BinaryIO, log_path: Path) -> Mapping[str, FileRecord]:
+    """Run the stage's script in the builder and bring what it made into `output`, checked against stage.toml.
+
+    `log` takes what it prints; `log_path`, where that is kept, is named in errors. Returns what is known of the files
+    already, for the store. Raises StageError, SandboxError, DamagedError.
     """
-    hint = f"whole log: {factory.log_path(node, keyed.key)}\n  replay: {replay_command(factory, node)}"
-    return run_stage(
-        factory.engine_for(node.arch),
-        sandbox_of(factory, node, keyed),
-        outputs=output,
-        declared=node.spec.outputs,
-        log=log,
-        hint=hint,
-    )
+    hint = f"whole log: {log_path}\n  replay: {replay_command(run.place, run.node)}"
+    engine = run.place.engine_for(run.node.arch)
+    return run_stage(engine, sandbox_of(run), outputs=output, declared=run.node.spec.outputs, log=log, hint=hint)
 
 
-def replay_command(factory: Factory, node: StageNode) -> str:
+def replay_command(place: Workplace, node: StageNode) -> str:
     """What to type to run just this node's script again, with its output on the terminal."""
     words = [f"./ci/doit replay stage={node.name.removeprefix('stage:')}"]
-    return " ".join([*words, *(word for word in factory.plan.settings.words if word not in Settings().words)])
+    return " ".join([*words, *(word for word in place.plan.settings.words if word not in Settings().words)])
 
 
-def sandbox_of(factory: Factory, node: StageNode, keyed: Keyed) -> Sandbox:
-    """The sandbox that the script of `node` runs in."""
+def sandbox_of(run: StageRun) -> Sandbox:
+    """The sandbox that the stage's script runs in; the builder is made if it is not there."""
+    place, node = run.place, run.node
     return Sandbox(
         name=node.name,
-        image=factory.builder(node.arch),
+        image=place.builder(node.arch),
         argv=node.spec.command,
-        epoch=factory.plan.channel.epoch,
-        inputs=tuple(inputs_of(factory, node, keyed)),
-        env={
-            **environment_of(options_of(node, factory.plan, factory.driver)),
-            **other_clock(factory.plan.channel, factory.clock),
-        },
+        epoch=place.plan.channel.epoch,
+        inputs=tuple(inputs_of(run)),
+        env={**environment_of(options_of(node, place.plan, place.driver)), **other_clock(place.plan.channel, run.clock)},
         capabilities=node.spec.capabilities,
-        secrets={name: factory.driver.signing_key()[1] for name in node.spec.secrets},
+        secrets={name: place.driver.signing_key()[1] for name in node.spec.secrets},
         timeout=float(node.spec.timeout),
-        architecture=factory.plan.builder_arch(node.arch),
+        architecture=place.plan.builder_arch(node.arch),
     )
 
 
@@ -78,22 +86,22 @@ def other_clock(channel: Channel, ahead: str) -> dict[str, str]:
     return {"LD_PRELOAD": channel.faketime, **shifted(ahead)}
 
 
-def time_in_sandbox(factory: Factory, ahead: str, scratch: Path) -> int:
+def time_in_sandbox(place: Workplace, ahead: str, scratch: Path) -> int:
     """What the builder's `date` says under `other_clock`: seconds since 1970.
 
     `scratch` is an empty folder. Raises SandboxError, StageError.
     """
-    arch = factory.plan.channel.builder_arch
+    arch = place.plan.channel.builder_arch
     sandbox = Sandbox(
         name="clock",
-        image=factory.builder(arch),
+        image=place.builder(arch),
         argv=("sh", "-c", "date +%s >/out/now"),
-        epoch=factory.plan.channel.epoch,
-        env=other_clock(factory.plan.channel, ahead),
+        epoch=place.plan.channel.epoch,
+        env=other_clock(place.plan.channel, ahead),
         architecture=arch,
     )
     with scratch.with_suffix(".log").open("wb") as log:
-        run_stage(factory.engine_for(arch), sandbox, outputs=scratch, declared=("now",), log=log)
+        run_stage(place.engine_for(arch), sandbox, outputs=scratch, declared=("now",), log=log)
     return int((scratch / "now").read_text())
 
 
@@ -102,18 +110,18 @@ def shifted(ahead: str) -> dict[str, str]:
     return {"FAKETIME": ahead, "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
 
 
-def inputs_of(factory: Factory, node: StageNode, keyed: Keyed) -> list[Input]:
-    """Everything that the script of `node` reads, at the places it knows; sources with the digests of the key."""
-    options = {name: plain(value) for name, value in options_of(node, factory.plan, factory.driver).items()}
+def inputs_of(run: StageRun) -> list[Input]:
+    """Everything that the script reads, at the places it knows; sources with the digests of the key."""
+    place, node = run.place, run.node
+    options = {name: plain(value) for name, value in options_of(node, place.plan, place.driver).items()}
     found = [Input("/stage-options", {"options.json": json.dumps(options, sort_keys=True, indent=1).encode()})]
     own, library = f"stages/{node.spec.name}", f"stages/{LIBRARY}"
-    for path, rows in keyed.trees.items():
+    for path, rows in run.keyed.trees.items():
         target = {own: "/stage", library: "/stagelib"}.get(path, f"/src/{path}")
-        found.append(Input(target, factory.paths.checkout / path, digest_json([list(row) for row in rows])))
+        found.append(Input(target, place.paths.checkout / path, digest_json([list(row) for row in rows])))
     for name, source in node.inputs.items():
-        needed = factory.plan.nodes[source]
-        if is_folder(needed):
-            found.append(Input(f"/in/{name}", factory.driver.aports(), factory.keys.content(source)))
+        if is_folder(place.plan.nodes[source]):
+            found.append(Input(f"/in/{name}", place.driver.aports(), place.keys.content(source)))
         else:
-            found.append(Input(f"/in/{name}", factory.need(needed).artifact))
+            found.append(Input(f"/in/{name}", run.artifacts[name]))
     return found

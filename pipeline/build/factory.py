@@ -25,6 +25,7 @@ from pipeline.store.artifact import DamagedError, FileRecord
 from pipeline.store.store import Artifact, Work
 
 if TYPE_CHECKING:
+    from pipeline.build.execution import StageRun
     from pipeline.store.cache.shared import Cache
 
 _REPAIRS = 3
@@ -63,9 +64,9 @@ class Factory(Workplace):
         """The shared cache, if `cache=` names one."""
         if "cache" not in self.given and "cache-key" not in self.given:
             return None
-        from pipeline.store.cache.commands import open_cache
+        from pipeline.store.cache.chosen import open_cache
 
-        return open_cache(self, self.given)
+        return open_cache(self.given, self.paths.checkout, check=self.engine.check, report=self.progress.say)
 
     def find(self, node: Node) -> Artifact | None:
         """The artifact of `node` as it must now be, if the store has it and it is undamaged."""
@@ -82,11 +83,12 @@ class Factory(Workplace):
 
     def need(self, node: Node) -> Built:
         """The artifact of `node`, built with all that it needs if it is not there."""
-        self._need_inputs(node)
+        self.need_inputs(node)
         artifact = self.find(node)
         return Built(artifact, fresh=False, seconds=0.0) if artifact is not None else self.build(node)
 
-    def _need_inputs(self, node: Node) -> None:
+    def need_inputs(self, node: Node) -> None:
+        """Build what `node` needs, as far as it is not there."""
         for name in node.inputs.values() if isinstance(node, StageNode) else ():
             self.need_by_name(name)
 
@@ -108,7 +110,7 @@ class Factory(Workplace):
                 if error.key is not None:
                     self.store.reject(error.key, error.message)
                 self.keys.reset()
-                self._need_inputs(node)
+                self.need_inputs(node)
             except NotBuiltError as error:
                 self.need(self.plan.nodes[str(error)])
         return self._build(node)
@@ -167,7 +169,15 @@ class Factory(Workplace):
     def _run(self, node: StageNode, keyed: Keyed, output: Path, log: BinaryIO) -> Mapping[str, FileRecord]:
         from pipeline.build.execution import run_node
 
-        return run_node(self, node, keyed, output, log)
+        return run_node(self.stage_run(node, keyed), output, log, self.log_path(node, keyed.key))
+
+    def stage_run(self, node: StageNode, keyed: Keyed) -> StageRun:
+        """What a run of the script of `node` needs; inputs that are not there are built first."""
+        from pipeline.build.execution import StageRun
+
+        needed = {name: self.plan.nodes[source] for name, source in node.inputs.items()}
+        artifacts = {name: self.need(one).artifact for name, one in needed.items() if not is_folder(one)}
+        return StageRun(self, node, keyed, artifacts, self.clock)
 
     def _fill(self, node: ChannelNode, output: Path, log: BinaryIO) -> Mapping[str, FileRecord]:
         if node.what == "keys":

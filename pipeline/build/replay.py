@@ -22,7 +22,8 @@ from pipeline.base.scratch import temporary_folder
 from pipeline.build.execution import sandbox_of
 from pipeline.plan.nodes import StageNode
 from pipeline.sandbox.container import Container, opened
-from pipeline.sandbox.stage_run import Sandbox, run_stage
+from pipeline.sandbox.spec import Sandbox
+from pipeline.sandbox.stage_run import run_stage
 from pipeline.store.artifact import outputs_json
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ def replay_node(factory: Factory, node: StageNode, *, shell: bool) -> None:
     """Run the script of `node` again, or a shell in its place. Raises StageError if the script fails."""
     if shell:
         _check_terminal(factory)
-    for name in node.inputs.values():
-        factory.need_by_name(name)
-    sandbox = sandbox_of(factory, node, factory.keys.of(node))
+    factory.need_inputs(node)
+    sandbox = sandbox_of(factory.stage_run(node, factory.keys.of(node)))
     if shell:
         _shell(factory, node, replace(sandbox, argv=("sh",)))
         return

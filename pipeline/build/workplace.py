@@ -20,11 +20,12 @@ from pipeline.base.filelock import locked
 from pipeline.base.files import write_file
 from pipeline.base.paths import Paths
 from pipeline.base.progress import Screen
-from pipeline.config.channel import ChannelDriver, Lock, Worlds
+from pipeline.channels.driver import ChannelDriver
 from pipeline.plan.keys import Keys
 from pipeline.plan.nodes import Plan
 from pipeline.store.store import Store
 from pipeline.supply import lockfile
+from pipeline.supply.lock import Lock, Worlds
 
 if TYPE_CHECKING:
     from pipeline.sandbox.engine import Engine

@@ -7,8 +7,10 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.paths import Paths
 from pipeline.channels.alpine.driver import AlpineDriver
 from pipeline.channels.alpine.settings import builder_worlds, read_settings
+from pipeline.channels.driver import ChannelDriver, LocalMirror
 from pipeline.channels.lab.mirror import LabMirror
-from pipeline.config.channel import Channel, ChannelDriver, LocalMirror, Worlds
+from pipeline.config.channel import Channel
+from pipeline.supply.lock import Worlds
 
 
 def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver:

@@ -186,7 +186,7 @@ def _collect_packages(factory: Factory) -> int:
 
 def _collect_builders(factory: Factory) -> int:
     """Remove images of builders that are not used any more; how many. Without an engine, or a lock, all stay."""
-    from pipeline.sandbox.images import remove_old_builders
+    from pipeline.build.builders import remove_old_builders
 
     try:
         removed = remove_old_builders(factory)
@@ -217,7 +217,7 @@ def replay(factory: Factory) -> None:
 
 def push(factory: Factory) -> None:
     """`doit cache:push cache=… key=… [passphrase=N] [cache-push=dirty,lab]`: let others pull what was built here."""
-    from pipeline.store.cache.commands import push_all
+    from pipeline.cli.cache_push import push_all
 
     push_all(factory, variables())
 

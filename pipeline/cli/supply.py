@@ -14,8 +14,8 @@ from pipeline.build.factory import Factory
 from pipeline.cli.command_line import number, variables
 from pipeline.cli.report import Row
 from pipeline.cli.tasks import Task, task
-from pipeline.config.channel import Lock
 from pipeline.supply import lockfile
+from pipeline.supply.lock import Lock
 from pipeline.supply.vault import Vault
 from pipeline.supply.wheels import WheelShop
 

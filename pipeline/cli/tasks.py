@@ -17,13 +17,13 @@ from typing import Any
 from doit.exceptions import TaskFailed
 
 from pipeline.base.errors import FactoryError
+from pipeline.base.files import disk_full, is_full
 from pipeline.base.paths import cache_home
 from pipeline.base.refused import expected
 from pipeline.base.streams import show
 from pipeline.build.factory import Factory
 from pipeline.cli.report import Row
 from pipeline.plan.nodes import ChannelNode, Image, Node, StageNode, is_folder
-from pipeline.store.store import disk_full, is_full
 
 Task = dict[str, Any]
 

@@ -25,7 +25,7 @@ from pipeline.base.errors import BootError
 from pipeline.base.scratch import temporary_folder
 from pipeline.images.disk import boot_file, boot_files, put_boot_file, take_boot_file, unpacked
 from pipeline.images.guest import Guest, free_port, quoted, running
-from pipeline.new_host import ADDRESS, NETWORK, THIN_CLIENT, new_host
+from pipeline.images.new_host import ADDRESS, NETWORK, THIN_CLIENT, new_host
 
 LOGIN: Final = r"login: ?$"
 SSH: Final = 22

@@ -22,12 +22,12 @@ from tower.base.regular import read_regular
 
 from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json
 from pipeline.base.errors import StageError, StoreError
+from pipeline.base.files import disk_full, is_full
 from pipeline.base.paths import Paths
 from pipeline.images.imageset import ENDINGS, Content, Note, Spot, changing, damaged_in, lay, owner_of, read_note, remove
 from pipeline.images.manifest import manifest_of
 from pipeline.plan.nodes import Image, StageNode, is_folder
 from pipeline.store.artifact import Artifact, FileRecord
-from pipeline.store.store import disk_full, is_full
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory

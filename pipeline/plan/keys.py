@@ -15,9 +15,10 @@ from typing import Protocol
 from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json, tree_entries
 from pipeline.base.errors import ConfigError
 from pipeline.base.paths import Paths
-from pipeline.config.channel import ChannelDriver, Lock
+from pipeline.channels.driver import ChannelDriver
 from pipeline.config.stage import LIBRARY, OptionValue
 from pipeline.plan.nodes import ChannelNode, Node, Plan, StageNode
+from pipeline.supply.lock import Lock
 
 SCHEMA = 1
 """Part of every key; to be raised when the meaning of a document or the work of the sandbox changes."""

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError
+from pipeline.supply.keyfiles import public_keys, secret_key
 
 if TYPE_CHECKING:
-    from tower.image.minisign import PublicKey
-
     from pipeline.build.factory import Factory
-    from pipeline.supply.minisign import SecretKey
 
 TRUSTED: Final = Path("keys/release")
 REBUILDERS: Final = Path("keys/rebuilders")
@@ -74,35 +71,7 @@ def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
     factory.progress.result("verify:release", {**data, **signers}, rows)
 
 
-def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]:
-    """The keys that a variable names (files, folders or keys, with commas between), or those in `folder`."""
-    from tower.base.errors import TowerError
-    from tower.image.verify import key_of, trusted_keys
-
-    try:
-        if not text:
-            return trusted_keys((folder,))
-        words = [word for word in text.split(",") if word]
-        return tuple(
-            dict.fromkeys(
-                key for word in words for key in (trusted_keys((Path(word),)) if Path(word).is_dir() else (key_of(word),))
-            )
-        )
-    except TowerError as error:
-        raise ConfigError(
-            f"{variable}=: {error.message}", hint="a public key of minisign, its file, or a folder of *.pub"
-        ) from error
-
-
 def _wanted(given: Mapping[str, str], name: str, command: str, hint: str) -> str:
     if not given.get(name):
         raise ConfigError(f"{command}: {name}= is missing", hint=hint)
     return given[name]
-
-
-def secret_key(given: Mapping[str, str]) -> SecretKey:
-    """The key of the file that `key=` names; asks for its passphrase. Raises ConfigError or ReleaseError."""
-    from pipeline.supply.minisign import ask_passphrase, load_secret_key
-
-    path = Path(given["key"])
-    return load_secret_key(path, partial(ask_passphrase, str(path), given.get("passphrase", "")))

@@ -29,7 +29,7 @@ from pipeline.supply.minisign import SecretKey
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory
-    from pipeline.config.channel import Lock
+    from pipeline.supply.lock import Lock
 
 REBUILD: Final = "rebuild.json"
 """The statement about canonical digests, which rebuilders sign as well."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.base.canonical import JsonValue, canonical_json
-from pipeline.config.channel import Lock, LockedFile
+from pipeline.supply.lock import Lock, LockedFile
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 PROVENANCE: Final = "https://slsa.dev/provenance/v1"

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.base.errors import SandboxError, StageError
 from pipeline.sandbox.engine import Engine, engine_architecture, image_architecture
+from pipeline.sandbox.spec import Sandbox, top_folder
 from pipeline.sandbox.transfer import Input, send
-
-if TYPE_CHECKING:
-    from pipeline.sandbox.stage_run import Sandbox
 
 _SECRETS = "/run/secrets"
 _LOADER = ("sleep", "86400")
@@ -38,11 +35,6 @@ _ENVIRONMENT = {
     "container": "oci",
 }
 _NO_PROGRAM = ("executable file not found", "no such file or directory")
-
-
-def top_folder(target: str) -> str:
-    """The top-level folder that holds `target`: one volume is mounted there."""
-    return "/" + PurePosixPath(target).parts[1]
 
 
 class Container:

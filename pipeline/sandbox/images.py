@@ -24,7 +24,6 @@ from pipeline.base.scratch import remove_tree
 from pipeline.sandbox.engine import LOCAL_IMAGES
 
 if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
     from pipeline.sandbox.engine import Engine
 
 _CHUNK = 1 << 20
@@ -109,22 +108,6 @@ def ensure_builder(
             return folder / "builder.tar"
 
         return ensure_image(engine, "builder", key, channel=channel, arch=arch, known=known, make=root)
-
-
-def remove_old_builders(factory: Factory) -> int:
-    """For gc: remove builders that this checkout no longer uses, and those of checkouts that are gone; how many.
-
-    Raises LockError without a lock that fits, SandboxError without an engine.
-    """
-    plan, lock = factory.plan, factory.lock()
-    used = ["", *filter(plan.engine_of, plan.channel.architectures)]
-    keys = (factory.driver.builder_key(lock, plan.builder_arch(arch)) for arch in used)
-    keep = {image_tag("builder", plan.channel.name, key) for key in keys}
-    name, removed = next(iter(keep)).partition(":")[0], 0
-    for engine in {id(engine): engine for engine in map(factory.engine_for, used)}.values():
-        removed += engine.remove_images("tower.builder", keep=keep, name=name)
-        removed += engine.remove_images_of_gone_checkouts("tower.builder")
-    return removed
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ from tower.base.regular import read_regular
 from pipeline.base.canonical import Digest, JsonValue, canonical_json, digest_bytes
 from pipeline.base.errors import StoreError
 from pipeline.base.filelock import Lock, locked, try_lock
-from pipeline.base.files import is_folder, remove, sync, sync_tree, write
+from pipeline.base.files import disk_full, is_folder, is_full, remove, sync, sync_tree, write
 from pipeline.base.refused import refused
 from pipeline.store.artifact import (
     FILES,
@@ -289,23 +289,6 @@ def _translated(root: Path) -> Iterator[None]:
             raise StoreError(f"{error.filename or root}: {error.strerror}", hint="the store must be writable for you") from error
         hint = refused(error).hint or f"look at {root}"
         raise StoreError(f"{error.filename or root}: {error.strerror or error}", hint=hint) from error
-
-
-def is_full(error: OSError) -> bool:
-    """Whether a disk, or the user's share of it, has no room left."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def disk_full(root: Path, error: OSError) -> StoreError:
-    """The error for a disk without room at `root`: how much is free, and what to do."""
-    free = "unknown"
-    with suppress(OSError):
-        usage = shutil.disk_usage(root)
-        free = f"{usage.free:,} of {usage.total:,} bytes free".replace(",", " ")
-    return StoreError(
-        f"{root}: {error.strerror or 'disk full'} ({free}); nothing that was finished is lost",
-        hint="make room (doit gc removes old artifacts), then run the same command again",
-    )
 
 
 def _silent(_line: str) -> None:

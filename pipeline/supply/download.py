@@ -16,7 +16,8 @@ from typing import Final, Protocol
 
 from pipeline.base.errors import FactoryError, FetchError, VerifyError
 from pipeline.base.filelock import locked
-from pipeline.config.channel import Bar, LockedFile
+from pipeline.base.progress import Bar
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.web import Answer, BrokenError, Client, GoneError, OtherError, RefusedError, WebError
 
 TRIES: Final = 4

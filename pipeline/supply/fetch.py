@@ -16,8 +16,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.base.errors import ConfigError, FetchError, VerifyError
-from pipeline.config.channel import LockedFile, Progress
+from pipeline.base.progress import Progress
 from pipeline.supply.download import TRIES, Download, Said, Share, Shelf, Source, VanishedError
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.web import BrokenError, Client, GoneError, OtherError, RefusedError, WebError, packed_by_name
 
 __all__ = ["Shelf", "Source", "VanishedError", "check_mirrors", "fetch", "get", "get_checked"]

@@ -20,7 +20,8 @@ from pipeline.apk.format import version as versions
 from pipeline.base.canonical import JsonValue, digest_json
 from pipeline.base.errors import LockError
 from pipeline.base.paths import Paths
-from pipeline.config.channel import Channel, Lock, LockedFile
+from pipeline.config.channel import Channel
+from pipeline.supply.lock import Lock, LockedFile
 
 _ORDER = (
     "schema",

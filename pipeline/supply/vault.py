@@ -22,10 +22,11 @@ from tower.base.regular import open_regular
 
 from pipeline.base.canonical import Digest, digest_bytes, digest_file
 from pipeline.base.errors import FormatError, StoreError, VerifyError
-from pipeline.config.channel import LockedFile, Progress
+from pipeline.base.files import disk_full, is_full
+from pipeline.base.progress import Progress
 from pipeline.formats.packed import Unpacked, form_of
 from pipeline.formats.tarstream import Content, TarEntry, read_tar
-from pipeline.store.store import disk_full, is_full
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault_place import VERIFIED_NS, clear, give_name, mark, ours, scratch
 
 __all__ = ["VERIFIED_NS", "Swept", "Vault"]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.base.errors import StoreError
-from pipeline.store.store import disk_full, is_full
+from pipeline.base.files import disk_full, is_full
 
 VERIFIED_NS = 1_000_000_000
 """The time that files get once they are verified; any later write takes it away."""

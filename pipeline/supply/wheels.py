@@ -22,8 +22,9 @@ from pipeline.base import proc
 from pipeline.base.canonical import Digest, digest_file, digest_json
 from pipeline.base.errors import FetchError, LockError, ToolError, VerifyError
 from pipeline.base.filelock import locked, try_lock
+from pipeline.base.progress import Progress
 from pipeline.base.scratch import remove_tree, sweep, temporary_folder
-from pipeline.config.channel import LockedFile, Progress
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 
 GLIBC = ("manylinux_2_41", "manylinux_2_34", "manylinux_2_28", "manylinux_2_17")

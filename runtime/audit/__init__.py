@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower audit`: trying what the isolation of a Tower forbids. In the order of its flow:
+"""`tower audit`: trying what the isolation of a Tower forbids.
+
+In the order of its flow:
 
 local       what can be seen on the thin client itself: files, ssh's settings, listeners, forwarding
 probe.sh    what is sent to each host over ssh, and runs there: `hosts` sends it and reads what it says

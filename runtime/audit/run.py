@@ -26,7 +26,7 @@ from tower.base.errors import TowerError
 from tower.base.networks import ONLINE
 from tower.base.view import View
 from tower.hosts.registry import Host, Tower
-from tower.ssh import sessions
+from tower.install.connection import connect
 from tower.ssh.sessions import Session
 
 _MOST_AT_ONCE: Final = 32
@@ -71,7 +71,7 @@ def _each(one: Audit, pool: ThreadPoolExecutor, what: Callable[[Host], _Given]) 
 
 def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Session]:
     def ask(host: Host) -> tuple[Session, Facts, Check]:
-        session = stack.enter_context(sessions.connect(one.tower, host, timeout=one.options.timeout))
+        session = stack.enter_context(connect(one.tower, host, timeout=one.options.timeout))
         return session, hosts.ask(session), login(one.tower, host)
 
     opened = {}

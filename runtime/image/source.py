@@ -19,7 +19,7 @@ from tower.base.files import is_file, is_folder, look, read_file
 from tower.base.jsontext import parse_json
 from tower.base.names import parse_branch
 from tower.base.refused import home_folder, in_our_words
-from tower.cli.commands.version import OS_RELEASE, read_os_release
+from tower.base.version import OS_RELEASE, read_os_release
 from tower.image import blockmap
 from tower.image.blockmap import BlockMap
 

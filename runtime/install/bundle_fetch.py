@@ -6,19 +6,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tower.base.errors import PackageError
 from tower.base.view import View
 from tower.install.apkindex import Package
+from tower.install.bundle_job import BundleJob
 from tower.install.fetch import Downloads
 from tower.install.repository import Repository
 
-if TYPE_CHECKING:
-    from tower.install.bundle_install import Job
 
-
-def fetch_all(jobs: Sequence[Job], downloads: Downloads, view: View) -> dict[str, Path]:
+def fetch_all(jobs: Sequence[BundleJob], downloads: Downloads, view: View) -> dict[str, Path]:
     """Every package that some host needs, once; by checksum. All are verified with the keys of each host they are for."""
     wanted: dict[str, tuple[Repository, str, Package]] = {}
     for job in jobs:
@@ -49,7 +46,7 @@ def _bring(wanted: dict[str, tuple[Repository, str, Package]], downloads: Downlo
     return files
 
 
-def _verify(jobs: Sequence[Job], files: dict[str, Path]) -> None:
+def _verify(jobs: Sequence[BundleJob], files: dict[str, Path]) -> None:
     """Signature and content, by the keys of each host; hosts with equal keys share the work."""
     good: dict[str, set[Path]] = {}
     for job in jobs:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,13 +36,14 @@ from tower.hosts.registry import WORLD, Host, Tower
 from tower.install.apkindex import INDEX, Index
 from tower.install.bundle import Bundle, File, installing, read_state, send
 from tower.install.bundle_fetch import fetch_all
-from tower.install.choose import Choice, Copy, check_names, copy_of
+from tower.install.bundle_job import BundleJob
+from tower.install.choose import check_names, copy_of
+from tower.install.connection import connect
 from tower.install.fetch import Downloads
-from tower.install.install import Report
-from tower.install.repository import HostState, Repository
+from tower.install.outcome import Outcome
+from tower.install.repository import Repository
 from tower.install.servers import check_servers
 from tower.install.wanted import record_wanted
-from tower.ssh.sessions import connect
 from tower.ssh.way import Way
 
 if TYPE_CHECKING:
@@ -56,25 +56,6 @@ _AT_ONCE: Final = 8
 """Hosts that are spoken with at the same time."""
 
 
-@dataclass(slots=True)
-class Job:
-    """One host, and what is known of it so far."""
-
-    session: Session
-    copy: Copy
-    choice: Choice = field(default_factory=lambda: Choice((), ()))
-
-    @property
-    def host(self) -> Host:
-        """Whom it is for."""
-        return self.session.host
-
-    @property
-    def state(self) -> HostState:
-        """What the host said."""
-        return self.copy.state
-
-
 def install_by_bundle(
     tower: Tower,
     names: Sequence[str],
@@ -84,13 +65,13 @@ def install_by_bundle(
     yes: bool = False,
     dry_run: bool = False,
     servers: Collection[tuple[str, int]] = (),
-) -> Report:
+) -> Outcome:
     """Install packages on hosts. `servers` are those that the user has named as good.
 
     Raises a TowerError if it concerns them all, before anything was sent; what concerns one is in the report.
     """
     check_names(words)
-    report = Report(tuple(dict.fromkeys(words)))
+    report = Outcome(tuple(dict.fromkeys(words)))
     hosts = [tower.host(parse_host_name(name)) for name in names]
     with ExitStack() as stack:
         for host in hosts:
@@ -123,16 +104,18 @@ def _cache() -> Path:
     return folder
 
 
-def _read_all(stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Report, view: View) -> tuple[Session, list[Job]]:
+def _read_all(
+    stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Outcome, view: View
+) -> tuple[Session, list[BundleJob]]:
     """Connect to the router and to all hosts at once, and ask each; what one of them lacks is in the report."""
     router = tower.host(ROUTER)
 
-    def read(host: Host) -> Job:
+    def read(host: Host) -> BundleJob:
         session = stack.enter_context(connect(tower, host))
         state = read_state(session, view.say)
         for what in state.left_out:
             view.say(f"{host.name}: its {what}, is left out")
-        return Job(session, stack.enter_context(copy_of(state, host.name)))
+        return BundleJob(session, stack.enter_context(copy_of(state, host.name)))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         way = pool.submit(lambda: stack.enter_context(connect(tower, router)))
@@ -149,8 +132,8 @@ def _read_all(stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Rep
 
 
 def _led_only_to_known_servers(
-    jobs: Sequence[Job], report: Report, tower: Tower, view: View, *, allowed: Collection[tuple[str, int]], yes: bool
-) -> list[Job]:
+    jobs: Sequence[BundleJob], report: Outcome, tower: Tower, view: View, *, allowed: Collection[tuple[str, int]], yes: bool
+) -> list[BundleJob]:
     """Those hosts whose repositories are on servers that are known here; see tower.install.servers."""
     good = []
     for job in jobs:
@@ -164,7 +147,7 @@ def _led_only_to_known_servers(
     return good
 
 
-def _choose(jobs: Sequence[Job], report: Report, downloads: Downloads, tower: Tower) -> list[Job]:
+def _choose(jobs: Sequence[BundleJob], report: Outcome, downloads: Downloads, tower: Tower) -> list[BundleJob]:
     """Fetch every index once, verify it with the keys of each host, and ask apk; those hosts for which all is well."""
     fetched: dict[tuple[Repository, str], Path] = {}
     read: dict[str, Index] = {}
@@ -191,7 +174,7 @@ def _choose(jobs: Sequence[Job], report: Report, downloads: Downloads, tower: To
     return good
 
 
-def _checked(job: Job, number: int, path: Path, downloads: Downloads, read: dict[str, Index]) -> Index:
+def _checked(job: BundleJob, number: int, path: Path, downloads: Downloads, read: dict[str, Index]) -> Index:
     """An index that the host's keys have signed. Raises PackageError.
 
     If one of an earlier run does not hold, it may have been changed here since: then it is fetched anew, once.
@@ -229,11 +212,11 @@ def _day(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _is_needed(job: Job, words: Sequence[str]) -> bool:
+def _is_needed(job: BundleJob, words: Sequence[str]) -> bool:
     return bool(job.choice.steps or set(words) - set(job.state.world.decode().split()))
 
 
-def _tell(jobs: Sequence[Job], downloads: Downloads, view: View) -> None:
+def _tell(jobs: Sequence[BundleJob], downloads: Downloads, view: View) -> None:
     for job in jobs:
         fetch = sum(package.size - downloads.started(package) for _, package in job.choice.packages if not downloads.has(package))
         view.say(
@@ -247,13 +230,13 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):.1f} MiB"
 
 
-def _install_all(jobs: Sequence[Job], files: dict[str, Path], report: Report, view: View) -> None:
+def _install_all(jobs: Sequence[BundleJob], files: dict[str, Path], report: Outcome, view: View) -> None:
     """Send to all hosts at once and install; a host with a problem does not keep the others waiting."""
     digests: dict[Path, str] = {}
     bundles = [_bundle(job, report.words, files, digests) for job in jobs]
     stopped = threading.Event()
 
-    def install(job: Job, bundle: Bundle) -> int:
+    def install(job: BundleJob, bundle: Bundle) -> int:
         with view.bar(f"{job.host.name}: sending", sum(file.size for file in bundle.files)) as progress:
             sent = send(job.session, bundle, progress)
         if not stopped.is_set():
@@ -282,7 +265,7 @@ def _install_all(jobs: Sequence[Job], files: dict[str, Path], report: Report, vi
             raise problem
 
 
-def _install(job: Job, words: Sequence[str], view: View) -> None:
+def _install(job: BundleJob, words: Sequence[str], view: View) -> None:
     """Raises PackageError if the host's apk chooses otherwise than ours, or fails, and AnswerErrors."""
     name, world = job.host.name, job.host.file(WORLD)
     with view.step(f"{name}: installing"), installing(job.session, view, lambda found: record_wanted(world, found)) as talk:
@@ -301,7 +284,7 @@ def _install(job: Job, words: Sequence[str], view: View) -> None:
         talk.write("kept")
 
 
-def _bundle(job: Job, names: Sequence[str], files: dict[str, Path], digests: dict[Path, str]) -> Bundle:
+def _bundle(job: BundleJob, names: Sequence[str], files: dict[str, Path], digests: dict[Path, str]) -> Bundle:
     found = [(job.copy.index_place(number), number, INDEX) for number in range(len(job.state.repositories))]
     found += [(files[package.checksum], number, package.file_name) for number, package in job.choice.packages]
     for path, _, _ in found:

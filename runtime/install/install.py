@@ -26,10 +26,12 @@ from tower.hosts.registry import WORLD, Host, Tower
 from tower.install.apk import PROGRAM, Talk
 from tower.install.apkwords import Plan
 from tower.install.choose import check_names
+from tower.install.connection import connect
+from tower.install.outcome import Outcome
 from tower.install.repository import Repository, parse_repositories
 from tower.install.servers import check_servers, servers_of
 from tower.install.wanted import read_wanted, record_wanted
-from tower.ssh.sessions import Session, as_root, connect
+from tower.ssh.sessions import Session, as_root
 
 if TYPE_CHECKING:
     import subprocess
@@ -206,19 +208,6 @@ def _through(repository: Repository, ports: dict[tuple[str, int], int]) -> str:
     return f"{repository.tag} {repository.scheme}://{repository.server}:{port}{repository.path}".strip()
 
 
-@dataclass(slots=True)
-class Report:
-    """What became of a `tower install`, by machine."""
-
-    words: tuple[str, ...]
-    steps: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    problems: dict[str, TowerError] = field(default_factory=dict)
-    downloaded: int | None = None
-    """Bytes that came over the network to this machine; None if that was not our business."""
-    sent: int = 0
-    """Bytes of bundles that went to hosts."""
-
-
 def install(
     tower: Tower,
     names: Sequence[str],
@@ -228,14 +217,14 @@ def install(
     yes: bool = False,
     dry_run: bool = False,
     servers: Collection[tuple[str, int]] = (),
-) -> Report:
+) -> Outcome:
     """Install packages on machines, one after the other; one with a problem does not keep the others waiting.
 
     Raises a TowerError if a name is not one, and StoppedError.
     """
     check_names(words)
     hosts = {name: None if name == THIN_CLIENT else tower.host(parse_host_name(name)) for name in names}
-    report = Report(tuple(dict.fromkeys(words)))
+    report = Outcome(tuple(dict.fromkeys(words)))
     job = Installation(tower, view, report.words, yes, dry_run, servers)
     try:
         for name, host in hosts.items():
@@ -271,14 +260,14 @@ def install_by_choice(
     yes: bool = False,
     dry_run: bool = False,
     servers: Collection[tuple[str, int]] = (),
-) -> Report:
+) -> Outcome:
     """Install packages on machines: offline hosts get a bundle, and with `bundle` all hosts; with `tunnel` none does.
 
     Raises a TowerError if a name is not one, and StoppedError; what concerns a machine is in the report.
     """
     hosts = {name: tower.host(parse_host_name(name)) for name in names if name != THIN_CLIENT}
     bundled = [name for name, host in hosts.items() if not tunnel and (bundle or not host.env.online)]
-    report = Report(tuple(dict.fromkeys(words)))
+    report = Outcome(tuple(dict.fromkeys(words)))
     if bundled:
         from tower.install.bundle_install import install_by_bundle
 
@@ -295,11 +284,11 @@ def install_by_choice(
     return report
 
 
-def reinstall(tower: Tower, name: str, view: View) -> Report:
+def reinstall(tower: Tower, name: str, view: View) -> Outcome:
     """Install again what `tower install` had installed on a machine. Raises a TowerError if that failed."""
     file = tower.folder / OWN_WORLD if name == THIN_CLIENT else tower.host(parse_host_name(name)).file(WORLD)
     words = read_wanted(file)
-    report = install_by_choice(tower, [name], words, view, yes=True) if words else Report(())
+    report = install_by_choice(tower, [name], words, view, yes=True) if words else Outcome(())
     for error in report.problems.values():
         raise error
     return report

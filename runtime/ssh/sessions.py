@@ -19,7 +19,7 @@ import os
 import select
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -28,7 +28,6 @@ from tower.base import proc
 from tower.base.errors import GarbageError, HangsError, LostError, RemoteError
 from tower.base.proc import Done, OverrunError
 from tower.base.regular import open_regular
-from tower.base.view import View
 from tower.hosts.registry import Host, Tower
 from tower.ssh import tunnel
 from tower.ssh.sockets import socket_folder
@@ -252,10 +251,10 @@ class Session:
 
 
 @contextmanager
-def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: bool = True) -> Iterator[Session]:
+def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: Callable[[Session], None] | None = None) -> Iterator[Session]:
     """A connection to a host, closed at the end of the context whatever happens; `timeout` is in seconds.
 
-    What an interrupted installation left on the host is put in order first, unless `mend` is False.
+    `mend` is called first if an installation is under way on the host, or was interrupted: see `tower.install.connection`.
 
     Raises an AnswerError that says what is wrong: DownError, RefusedError, HangsError, KeyRefusedError, HostKeyError,
     GarbageError, LostError.
@@ -264,10 +263,8 @@ def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: bool = True)
         session = Session(tower, host, folder, timeout)
         try:
             session.ensure()
-            if mend and session.unfinished:
-                from tower.install.repair import repair
-
-                repair(session, View().say)
+            if mend is not None and session.unfinished:
+                mend(session)
             yield session
         finally:
             session.close()

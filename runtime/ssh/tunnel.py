@@ -8,16 +8,31 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from tower.base.errors import GarbageError, LostError, PortTakenError, TowerError, ValueRefusedError
-
-if TYPE_CHECKING:
-    from tower.ssh.sessions import Session
+from tower.base.proc import Done
+from tower.hosts.registry import Host
 
 _TARGET: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _HERE: Final = "127.0.0.1"
 _TRIES: Final = 5
+
+
+class Connection(Protocol):
+    """What a tunnel needs of the connection that it goes through."""
+
+    host: Host
+    tunnels: list[Tunnel]
+
+    def ensure(self) -> None:
+        """Make the connection again if it broke. Raises as `tower.ssh.sessions.connect` does."""
+
+    def control(self, *words: str, timeout: float = 15) -> Done:
+        """A request to the master: `-O forward` and its like; `timeout` is in seconds."""
+
+    def alive(self, timeout: float = 5) -> bool:
+        """Whether the host answers through this connection, now."""
 
 
 @dataclass(slots=True)
@@ -35,7 +50,7 @@ class Tunnel:
         """As ssh takes it."""
         return self.flag, f"{_HERE}:{self.port}:{self.target}"
 
-    def open(self, session: Session) -> None:
+    def open(self, session: Connection) -> None:
         """Ask the master for it. Raises PortTakenError, LostError."""
         name = session.host.name
         if any(other.words == self.words for other in session.tunnels if other is not self):
@@ -58,14 +73,14 @@ class Tunnel:
             hint=f"another program has it, or the ssh server of {name} forbids it: sshd -T | grep permitlisten",
         )
 
-    def cancel(self, session: Session) -> None:
+    def cancel(self, session: Connection) -> None:
         """Close it; of a connection that is gone, it is."""
         with suppress(TowerError):
             session.control("cancel", self.flag, self._asked)
 
 
 @contextmanager
-def forward(session: Session, target: str, port: int, local_port: int) -> Iterator[int]:
+def forward(session: Connection, target: str, port: int, local_port: int) -> Iterator[int]:
     """A port here that leads through the host to the target; see Session.forward."""
     if _TARGET.fullmatch(target) is None or not 0 < port < 1 << 16:
         raise ValueRefusedError(
@@ -88,7 +103,7 @@ def forward(session: Session, target: str, port: int, local_port: int) -> Iterat
 
 
 @contextmanager
-def reverse(session: Session, local_port: int, host_port: int, target: str) -> Iterator[int]:
+def reverse(session: Connection, local_port: int, host_port: int, target: str) -> Iterator[int]:
     """A port of the host that leads here; see Session.reverse."""
     if not 0 < local_port < 1 << 16:
         raise ValueRefusedError(f"{local_port} is no port")
@@ -100,7 +115,7 @@ def reverse(session: Session, local_port: int, host_port: int, target: str) -> I
 
 
 @contextmanager
-def _owned(session: Session, made: Tunnel) -> Iterator[None]:
+def _owned(session: Connection, made: Tunnel) -> Iterator[None]:
     session.tunnels.append(made)
     try:
         yield

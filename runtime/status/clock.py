@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from tower.base import proc
 from tower.base.errors import AnswerError, GarbageError, HangsError, RemoteError
-from tower.cli.commands.version import OS_RELEASE, read_os_release
+from tower.base.version import OS_RELEASE, read_os_release
 from tower.ssh.sessions import Session, as_root
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from tower.base.errors import LostError, ToolError
 from tower.base.names import HostName
 from tower.base.networks import Network
 from tower.hosts.registry import Host, Tower
-from tower.ssh.sessions import SYSTEM_PATH, connect
+from tower.install.connection import connect
+from tower.ssh.sessions import SYSTEM_PATH
 from tower.status.status import Status, Survey
 
 _SSH: Final = 22

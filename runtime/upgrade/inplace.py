@@ -36,7 +36,8 @@ from tower.disk.make import Job, make_disk
 from tower.disk.medium import ALIGN, opened
 from tower.disk.partition import UNIT, Partition, data_units, partitions
 from tower.hosts.registry import Host, Tower
-from tower.ssh.sessions import Session, as_root, connect
+from tower.install.connection import connect
+from tower.ssh.sessions import Session, as_root
 
 FOLDER: Final = "/var/lib/tower/upgrade"
 SCRIPT: Final = f"{FOLDER}/upgrade.sh"

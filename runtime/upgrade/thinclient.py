@@ -6,8 +6,8 @@ The medium starts a live system of the new version, which runs from memory. It d
 
 from __future__ import annotations
 
+from tower.base.version import OS_RELEASE, read_os_release
 from tower.base.view import View
-from tower.cli.commands.version import OS_RELEASE, read_os_release
 from tower.disk.flash import flash
 from tower.disk.receipt import Target
 from tower.disk.target import open_target

@@ -33,9 +33,10 @@ from tower.hosts.registry import ENV, RECEIPT, RECEIPT_ON_BOOT, UPGRADE, WORLD, 
 from tower.image import source
 from tower.image.source import Source
 from tower.install import install
+from tower.install.connection import connect
 from tower.provision import answer, provision
 from tower.provision.provision import BOOT_FILES
-from tower.ssh.sessions import SYSTEM_PATH, Session, connect
+from tower.ssh.sessions import SYSTEM_PATH, Session
 from tower.upgrade import inplace
 
 IN_PLACE: Final = "boot device of the host"

@@ -19,7 +19,8 @@ import pytest
 from pipeline.cli.command_line import open_factory
 from pipeline.images.boot import LOGIN
 from pipeline.images.guest import Guest, running
-from pipeline.sandbox.stage_run import CAPABILITIES, Sandbox, run_stage
+from pipeline.sandbox.spec import CAPABILITIES, Sandbox
+from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
 
 MIB = 1 << 20

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
 from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_stat, unpacked
-from pipeline.new_host import new_host
+from pipeline.images.new_host import new_host
 
 MIB = 1 << 20
 PROMPT = r"\[root@thinclient [^\]]*\][#$] $"

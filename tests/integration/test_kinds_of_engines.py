@@ -13,7 +13,9 @@ from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import StageError
 from pipeline.sandbox.engine import Engine
 from pipeline.sandbox.place import find_place
-from pipeline.sandbox.stage_run import Input, Sandbox, run_stage
+from pipeline.sandbox.spec import Sandbox
+from pipeline.sandbox.stage_run import run_stage
+from pipeline.sandbox.transfer import Input
 from tests.integration.conftest import Tiny
 from tests.integration.engines import DOCKER_ROOTLESS, PODMAN, PODMAN_ROOTLESS, OwnEngine
 from tests.integration.sandbox.conftest import busybox_tar, left_in

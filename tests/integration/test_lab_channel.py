@@ -22,10 +22,11 @@ from pipeline.channels.alpine.driver import AlpineDriver
 from pipeline.channels.lab.debian import SETTING
 from pipeline.channels.lab.mirror import LabMirror
 from pipeline.channels.registry import open_driver
-from pipeline.config.channel import Channel, Lock, Worlds
+from pipeline.config.channel import Channel
 from pipeline.config.toml import Problems
 from pipeline.plan.planner import load_channel
 from pipeline.supply import lockfile
+from pipeline.supply.lock import Lock, Worlds
 from pipeline.supply.vault import Vault
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,8 @@ from typing import Final
 from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json
 from pipeline.build.factory import Factory
 from pipeline.cli.command_line import open_factory
-from pipeline.sandbox.stage_run import CAPABILITIES, Sandbox, run_stage
+from pipeline.sandbox.spec import CAPABILITIES, Sandbox
+from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
 from pipeline.store.artifact import Artifact
 

@@ -69,7 +69,8 @@ def boot_partition(machine: Machine) -> set[str]:
 def all_that_is_set(machine: Machine) -> dict[str, str]:
     """What the steps leave, but for what differs between any two hosts."""
     files = (
-        "etc/hostname", "etc/hosts", "etc/passwd", "etc/group", "etc/shadow", "etc/ssh/sshd_config.d/host.conf", "etc/conf.d/loadkmap",
+        "etc/hostname", "etc/hosts", "etc/passwd", "etc/group", "etc/shadow", "etc/ssh/sshd_config.d/host.conf",
+        "etc/conf.d/loadkmap",
         "etc/locale.conf", "etc/profile.d/10tower-lang.sh", "etc/profile.d/tower_host.sh", "etc/motd", "etc/network/interfaces",
         "etc/tower/firewall.env", "etc/chrony/chrony.conf", "etc/tower/tower-receipt.json", f"home/{USER}/.ssh/authorized_keys",
         "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub",

@@ -18,7 +18,8 @@ from pipeline.config.stage import LIBRARY, OptionValue, StageSpec, load_stage
 from pipeline.config.toml import Problems
 from pipeline.plan.keys import environment_of, plain
 from pipeline.sandbox.engine import Engine
-from pipeline.sandbox.stage_run import Sandbox, run_stage
+from pipeline.sandbox.spec import Sandbox
+from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
 from tests.stages.listing import listing
 

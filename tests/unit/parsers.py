@@ -36,13 +36,13 @@ from pipeline.apk.format.package import read_package
 from pipeline.base.canonical import JsonValue, digest_json
 from pipeline.base.errors import FactoryError
 from pipeline.channels.alpine import media
-from pipeline.config.channel import LOCK_SCHEMA
 from pipeline.config.recipe import load_recipe
 from pipeline.config.stage import load_stage, load_stages
 from pipeline.config.toml import Problems
 from pipeline.formats.iso9660 import files as iso_files
 from pipeline.store.artifact import parse_record
 from pipeline.supply import lockfile
+from pipeline.supply.lock import LOCK_SCHEMA
 from pipeline.supply.minisign import SecretKey, parse_secret_key
 from pipeline.supply.trust import load_trust
 from tests.unit.apk.forge import END, gz, item, package, raw_tar

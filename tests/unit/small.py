@@ -10,12 +10,13 @@ from typing import IO
 
 from pipeline.base.canonical import Digest, JsonValue, digest_json
 from pipeline.base.paths import Paths, cache_home
-from pipeline.base.progress import Screen
+from pipeline.base.progress import Progress, Screen
 from pipeline.build.factory import Factory
-from pipeline.config.channel import LocalMirror, Lock, LockedFile, Progress, report_nothing
+from pipeline.channels.driver import LocalMirror, report_nothing
 from pipeline.plan.nodes import Settings
 from pipeline.plan.planner import load_plan
 from pipeline.sandbox.engine import Engine
+from pipeline.supply.lock import Lock, LockedFile
 from pipeline.supply.vault import Vault
 
 CHANNEL = """

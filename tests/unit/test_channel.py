@@ -11,9 +11,9 @@ import pytest
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import ConfigError, LockError
 from pipeline.channels.registry import open_driver
-from pipeline.config.channel import Lock, LockedFile, Worlds
 from pipeline.config.toml import Problems
 from pipeline.plan.planner import load_channel
+from pipeline.supply.lock import Lock, LockedFile, Worlds
 from tests.unit.small import make_checkout
 
 FILE = LockedFile("busybox", "1-r0", Digest("a" * 64), 10, "pool/b")

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import ConfigError, FetchError, VerifyError
-from pipeline.config.channel import LockedFile
 from pipeline.supply import fetch as module
 from pipeline.supply.fetch import Source, VanishedError, check_mirrors, fetch, get
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from tests.unit.mirror import Mirror, Quiet, serving
 

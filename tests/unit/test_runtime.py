@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tower.base.version import read_os_release
 from tower.cli import main
 from tower.cli.commands import version
 
@@ -37,7 +38,7 @@ def test_version_for_programs(system: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_no_os_release_is_no_error(tmp_path: Path) -> None:
-    assert version.read_os_release(tmp_path / "none") == {}
+    assert read_os_release(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize("argv", [[], ["nothing"], ["version", "--odd"]])

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.base.canonical import Digest, digest_bytes
 from pipeline.base.errors import StoreError, VerifyError
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import VERIFIED_NS, Vault
 from pipeline.supply.vault_place import scratch
 from tests.unit.mirror import Quiet

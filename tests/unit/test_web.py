@@ -17,10 +17,10 @@ from tower.base.patience import Patience
 
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import FactoryError, FetchError, VerifyError
-from pipeline.config.channel import LockedFile
 from pipeline.supply import fetch as module
 from pipeline.supply import web
 from pipeline.supply.fetch import Source, VanishedError, fetch, get, get_checked
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from tests.unit.mirror import Quiet
 from tests.unit.servers import (

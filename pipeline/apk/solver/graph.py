@@ -10,6 +10,7 @@ from __future__ import annotations
 from pipeline.apk.format.pkginfo import parse_dependency
 from pipeline.apk.solver.tables import CONFLICT, HIDDEN, NOTHING, OPS, USABLE, pack
 from pipeline.apk.solver.versions import Versions2, Versions3
+from pipeline.apk.solver.walk import walk_rows
 from pipeline.base.errors import FormatError
 from pipeline.base.record import dataclass
 
@@ -120,6 +121,7 @@ class Graph:
         self.numbers = {name: number for number, name in enumerate(self.texts)}
         self.offers: list[list[tuple[int, str]]] = [[] for _ in self.texts]
         self.asking: list[dict[int, None]] = [{} for _ in self.texts]
+        self.own = [self.numbers[member.entry.name] for member in members]
         self.depends = [self._names(member.depends) for member in members]
         self.provides = [self._names(member.provides) for member in members]
         self.install_if = [self._names(member.install_if) for member in members]
@@ -162,8 +164,6 @@ def _pairs(items: Iterable[tuple[int, int]]) -> list[int]:
 
 def make_tables(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation: int) -> bytes:
     """The tables for `arch` as apk of a `generation` (2 or 3) reads the indexes."""
-    from pipeline.apk.solver.walk import walk_rows
-
     graph = Graph(read_members(indexes, arch, generation))
     texts: dict[str, int] = {}
     conditions: dict[tuple[int, int, int], int] = {}

@@ -18,9 +18,22 @@ from pipeline.apk.solver.tables import WORD
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import Protocol
 
-    from pipeline.apk.solver.graph import Graph
     from pipeline.apk.solver.tables import Tables
+
+    class Graph(Protocol):
+        """What the walk reads of `pipeline.apk.solver.graph.Graph`: names and packages by number."""
+
+        texts: list[str]
+        offers: list[list[tuple[int, str]]]
+        own: list[int]
+        depends: list[list[int]]
+        provides: list[list[int]]
+        install_if: list[list[int]]
+        waiting: list[dict[int, int]]
+        hidden: list[bool]
+
 
 _NUMBER = -1
 _FEW = 2
@@ -61,7 +74,7 @@ def walk_rows(graph: Graph) -> tuple[list[list[int]], int]:
 
 def _end(graph: Graph, package: int) -> list[int]:
     """Where each name of a package leads at last: to what waits for its own name, and to its other names."""
-    own = graph.numbers[graph.members[package].entry.name]
+    own = graph.own[package]
     end = [*graph.waiting[own], *(name for name in graph.provides[package] if not graph.hidden[name])]
     return list(dict.fromkeys(end))
 

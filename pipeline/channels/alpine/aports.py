@@ -20,10 +20,10 @@ from pipeline.base.canonical import digest_bytes, tree_entries
 from pipeline.base.errors import FormatError, LockError, VerifyError
 from pipeline.base.filelock import locked
 from pipeline.base.scratch import temporary_folder
-from pipeline.config.channel import LockedFile
 from pipeline.formats.packed import Unpacked
 from pipeline.formats.tarstream import read_tar
 from pipeline.supply.fetch import Source, get_checked
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 
 NAME = "aports-scripts"

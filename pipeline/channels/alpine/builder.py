@@ -19,9 +19,9 @@ from pipeline.base.code_digest import code_digest
 from pipeline.channels.alpine.indexes import SignedIndex
 from pipeline.channels.alpine.repository import lay_repository
 from pipeline.channels.alpine.vouched import check_root
-from pipeline.config.channel import LockedFile
 from pipeline.sandbox.images import Known, ensure_image
 from pipeline.sandbox.rootform import one_form
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ def make_root(
     log: IO[bytes],
 ) -> None:
     """Write the builder's root as a tar: equal plans give equal bytes."""
-    from pipeline.sandbox.stage_run import Input, Sandbox, run_stage
+    from pipeline.sandbox.spec import Sandbox
+    from pipeline.sandbox.stage_run import run_stage
+    from pipeline.sandbox.transfer import Input
 
     repository, made = scratch / "repository", scratch / "out"
     lay_repository(plan.packages, indexes, repository, vault=vault, ring=ring, log=log)

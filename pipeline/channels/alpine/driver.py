@@ -14,15 +14,18 @@ from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_file
 from pipeline.base.code_digest import code_digest
 from pipeline.base.errors import LockError
 from pipeline.base.paths import Paths
+from pipeline.base.progress import Progress
 from pipeline.channels.alpine import aports
 from pipeline.channels.alpine.indexes import FILE, Freshness, SignedIndex, age_in_days, day, read_signed
 from pipeline.channels.alpine.media import LIST, find_medium, read_list
 from pipeline.channels.alpine.packages import Wanted, lock_packages
 from pipeline.channels.alpine.repository import lay_repository, locked_indexes
 from pipeline.channels.alpine.settings import AlpineSettings, builder_worlds, vanished_hint
-from pipeline.config.channel import Channel, LocalMirror, Lock, LockedFile, Progress, Worlds, report_nothing
+from pipeline.channels.driver import LocalMirror, report_nothing
+from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
 from pipeline.supply.fetch import Source, VanishedError, fetch, get_checked
+from pipeline.supply.lock import Lock, LockedFile, Worlds
 from pipeline.supply.signing import CheckoutKey, checkout_key
 from pipeline.supply.trust import Trust, load_trust, own_trust
 from pipeline.supply.vault import Vault

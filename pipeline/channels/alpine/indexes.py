@@ -26,7 +26,7 @@ from pipeline.apk.format.tarstream import read_tar
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import VerifyError
 from pipeline.base.filelock import locked
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 
 FILE = "APKINDEX.tar.gz"
 _DAY = 86400

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import FormatError, LockError
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 
 LIST = "latest-releases.yaml"
 _PAIR = re.compile(r"([a-z0-9_]+):(?: (.*))?")

@@ -20,9 +20,10 @@ from pipeline.apk.format.package import read_package
 from pipeline.apk.format.signature import KeyRing
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import VerifyError
+from pipeline.base.progress import Progress
 from pipeline.channels.alpine.indexes import SignedIndex, signer_of
-from pipeline.config.channel import LockedFile, Progress
 from pipeline.supply.fetch import Source, fetch
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from pipeline.supply.vault_place import clear, ours
 

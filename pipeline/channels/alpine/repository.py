@@ -15,7 +15,7 @@ from pipeline.apk.format.signature import KeyRing
 from pipeline.base.errors import VerifyError
 from pipeline.channels.alpine.indexes import FILE, SignedIndex, read_signed
 from pipeline.channels.alpine.packages import verify_package
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 
 

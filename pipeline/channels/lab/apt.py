@@ -22,8 +22,9 @@ from pipeline.base.canonical import Digest, JsonValue, canonical_json, digest_fi
 from pipeline.base.errors import FetchError, LockError, ToolError
 from pipeline.base.filelock import Lock, locked
 from pipeline.base.files import write_file
+from pipeline.base.progress import Progress
 from pipeline.channels.lab.deb import DEB_ARCH
-from pipeline.config.channel import LockedFile, Progress
+from pipeline.supply.lock import LockedFile
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _NO_LISTS = ("auxfiles", "lock", "partial")

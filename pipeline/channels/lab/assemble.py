@@ -17,7 +17,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.channels.lab.catalog import Catalog, Definition, base_name
 from pipeline.channels.lab.deb import Control
 from pipeline.channels.lab.version import alpine_version
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pipeline.apk.format.index import IndexEntry
 from pipeline.apk.format.pkginfo import parse_dependency
 from pipeline.base.errors import ConfigError, StoreError
 from pipeline.base.filelock import locked
+from pipeline.base.progress import Progress
 from pipeline.base.recorded import Recorded, RecordedCache
 from pipeline.base.workers import workers
 from pipeline.channels.lab.assemble import Job, Product, make_jobs, select
@@ -27,7 +28,7 @@ from pipeline.channels.lab.convert import Converted, convert
 from pipeline.channels.lab.deb import Control, open_verified, read_control
 from pipeline.channels.lab.kernel import depmod_version
 from pipeline.channels.lab.keymaps import loadkeys_version
-from pipeline.config.channel import LockedFile, Progress
+from pipeline.supply.lock import LockedFile
 
 if TYPE_CHECKING:
     from pipeline.supply.vault import Vault

@@ -38,6 +38,7 @@ from pipeline.base.errors import FetchError, LockError, StoreError, VerifyError
 from pipeline.base.filelock import locked
 from pipeline.base.files import write_file
 from pipeline.base.paths import Paths
+from pipeline.base.progress import Progress
 from pipeline.base.recorded import Recorded
 from pipeline.base.scratch import temporary_folder
 from pipeline.channels.alpine.settings import MirrorSettings
@@ -49,9 +50,10 @@ from pipeline.channels.lab.conversions import Workshop, check_needs, convert_all
 from pipeline.channels.lab.debian import SETTING, find_mirror
 from pipeline.channels.lab.repack import Repacked, Repacker
 from pipeline.channels.lab.superseded import remove_superseded
-from pipeline.config.channel import Channel, Lock, LockedFile, Progress
+from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
 from pipeline.supply.fetch import Source, fetch
+from pipeline.supply.lock import Lock, LockedFile
 from pipeline.supply.lockfile import lock_command
 from pipeline.supply.signing import CheckoutKey, checkout_key
 from pipeline.supply.vault import Vault

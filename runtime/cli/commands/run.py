@@ -10,8 +10,8 @@ from typing import Final
 from tower.base.errors import ValueRefusedError
 from tower.base.names import parse_host_name, seconds
 from tower.hosts.registry import tower_of_user
+from tower.install.connection import connect
 from tower.ssh import foreground
-from tower.ssh.sessions import connect
 
 EXAMPLES: Final = """\
 examples:

@@ -13,7 +13,7 @@ from tower.base.errors import AnswerError, DownError, HostError, RefusedError, T
 from tower.base.names import ROUTER, seconds
 from tower.base.view import View
 from tower.hosts.registry import Host, Tower, tower_of_user
-from tower.ssh.sessions import connect
+from tower.install.connection import connect
 from tower.status import clock
 from tower.status.clock import Reading
 

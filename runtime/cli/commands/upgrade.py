@@ -17,8 +17,8 @@ from tower.disk.target import still, target_disk, target_file
 from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.image import source
 from tower.image.source import Source
+from tower.install.connection import connect
 from tower.provision import provision
-from tower.ssh.sessions import connect
 from tower.upgrade import inplace, thinclient, upgrade
 from tower.upgrade.upgrade import IN_PLACE, Upgrade
 

@@ -12,7 +12,7 @@ from tower.base.view import View, read_secret
 from tower.hosts import secret
 from tower.hosts.env import Wlan
 from tower.hosts.registry import tower_of_user
-from tower.ssh.sessions import connect
+from tower.install.connection import connect
 from tower.status import wlan
 
 EXAMPLES: Final = """\

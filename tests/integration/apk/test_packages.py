@@ -30,7 +30,8 @@ from tower.hosts.env import InstallationType, TowerEnv
 from tower.hosts.registry import USER_KEY, WORLD, Host, Tower
 from tower.install.bundle import PROGRAM as BUNDLE
 from tower.install.bundle import Bundle, read_state, send, sign
-from tower.install.bundle_install import Job, _bundle, _install
+from tower.install.bundle_install import _bundle, _install
+from tower.install.bundle_job import BundleJob
 from tower.install.choose import copy_of
 from tower.install.install import Installation
 from tower.ssh.sessions import as_root
@@ -263,17 +264,17 @@ def line(device: Device, tmp_path: Path) -> Line:
     return Line(device, Host(tmp_path / "host", settings))
 
 
-def choose(line: Line, stack: ExitStack, *words: str) -> Job:
+def choose(line: Line, stack: ExitStack, *words: str) -> BundleJob:
     """Read and choose, by the lab's apk in place of the thin client's."""
     any_line: Any = line
     state = read_state(any_line, lambda _: None)
     copy = stack.enter_context(copy_of(state, "web"))
     places = [line.device.root / "srv" / name / ARCH / "APKINDEX.tar.gz" for name in ("main", "edge")]
     indexes = [copy.check_index(number, place, {}) for number, place in enumerate(places)]
-    return Job(any_line, copy, copy.choose(words, indexes))
+    return BundleJob(any_line, copy, copy.choose(words, indexes))
 
 
-def fetched(line: Line, job: Job) -> dict[str, Path]:
+def fetched(line: Line, job: BundleJob) -> dict[str, Path]:
     names = ("main", "edge")
     found = {one.checksum: line.device.root / "srv" / names[number] / ARCH / one.file_name for number, one in job.choice.packages}
     job.copy.check_packages(sorted(found.values()))

@@ -19,7 +19,8 @@ import pytest
 
 from pipeline.base.errors import SandboxError
 from pipeline.sandbox.engine import LOCAL_IMAGES, Engine
-from pipeline.sandbox.stage_run import Sandbox, run_stage
+from pipeline.sandbox.spec import Sandbox
+from pipeline.sandbox.stage_run import run_stage
 from pipeline.store.artifact import FileRecord
 
 IMAGE = f"{LOCAL_IMAGES}tower-test:busybox"

@@ -27,7 +27,8 @@ from pipeline.sandbox import stage_run
 from pipeline.sandbox.container import Container
 from pipeline.sandbox.engine import Engine
 from pipeline.sandbox.receive import receive
-from pipeline.sandbox.stage_run import CAPABILITIES, Input, Limits, Sandbox
+from pipeline.sandbox.spec import CAPABILITIES, Limits, Sandbox
+from pipeline.sandbox.transfer import Input
 from pipeline.store.artifact import DamagedError
 from pipeline.store.store import Artifact, Store
 from tests.integration.sandbox.conftest import Run, left_in

@@ -20,7 +20,8 @@ from pipeline.base.canonical import digest_bytes, digest_json
 from pipeline.base.errors import FactoryError, SandboxError, StageError, StoreError
 from pipeline.sandbox.engine import LOCAL_IMAGES, Engine, image_architecture, process_start
 from pipeline.sandbox.images import Known, ensure_builder, image_tag
-from pipeline.sandbox.stage_run import Input, run_stage
+from pipeline.sandbox.stage_run import run_stage
+from pipeline.sandbox.transfer import Input
 from pipeline.store.store import Store
 from tests.integration.sandbox.conftest import IMAGE, Passage, Run, busybox_tar, left_in
 

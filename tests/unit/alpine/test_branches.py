@@ -11,10 +11,10 @@ import pytest
 from pipeline.base.paths import Paths
 from pipeline.channels.alpine.driver import AlpineDriver
 from pipeline.channels.registry import open_driver
-from pipeline.config.channel import Worlds
 from pipeline.plan.nodes import Settings
 from pipeline.plan.planner import load_plan
 from pipeline.supply import lockfile
+from pipeline.supply.lock import Worlds
 
 BRANCHES = ("v3.23", "v3.24")
 

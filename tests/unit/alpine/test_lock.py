@@ -22,9 +22,9 @@ from pipeline.base.canonical import digest_bytes, digest_json, tree_entries
 from pipeline.base.errors import ConfigError, FactoryError, FetchError, LockError, VerifyError
 from pipeline.channels.alpine.driver import AlpineDriver
 from pipeline.channels.alpine.settings import read_settings
-from pipeline.config.channel import Lock, LockedFile, Worlds
 from pipeline.supply import lockfile
 from pipeline.supply.fetch import VanishedError
+from pipeline.supply.lock import Lock, LockedFile, Worlds
 from pipeline.supply.vault import VERIFIED_NS
 from tests.unit.alpine.upstream import ARCHES, BRANCH, COMMIT, MADE, MKIMAGE, Upstream
 from tests.unit.mirror import Quiet, serving

@@ -17,7 +17,8 @@ from pipeline.base.canonical import digest_bytes
 from pipeline.base.paths import Paths
 from pipeline.channels.alpine.driver import AlpineDriver
 from pipeline.channels.alpine.settings import read_settings
-from pipeline.config.channel import Channel, Worlds
+from pipeline.config.channel import Channel
+from pipeline.supply.lock import Worlds
 from pipeline.supply.trust import fingerprint
 from tests.unit.apk.forge import item, package
 from tests.unit.mirror import Mirror

@@ -24,7 +24,8 @@ from tower.install.apkindex import Index, Package
 from tower.install.apkwords import parse_progress, parse_step, read_plan, says_verified
 from tower.install.bundle_install import _install
 from tower.install.choose import Choice, copy_of
-from tower.install.install import Installation, Report
+from tower.install.install import Installation
+from tower.install.outcome import Outcome
 from tower.install.repository import HostState, Repository
 
 from tests.conftest import CHECKOUT
@@ -219,7 +220,7 @@ def test_nothing_is_installed_that_was_not_understood(
     assert Installation(tower, View(), ("x",)).on(place) == steps
     assert place.went
     assert "install all the same? [y/N]" in capsys.readouterr().err
-    assert "already" not in str(_rows(Report(("x",), {"web": steps}), dry_run=False, json=False))
+    assert "already" not in str(_rows(Outcome(("x",), {"web": steps}), dry_run=False, json=False))
 
 
 def test_what_was_undone_before_is_not_part_of_the_plan(tmp_path: Path) -> None:

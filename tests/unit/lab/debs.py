@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.base.canonical import digest_file
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 
 Member = tuple[tarfile.TarInfo, bytes]
 

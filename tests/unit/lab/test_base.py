@@ -20,7 +20,7 @@ from pipeline.base.canonical import Digest
 from pipeline.base.errors import FactoryError, FormatError, VerifyError
 from pipeline.channels.lab.base import open_base
 from pipeline.channels.lab.repack import Repacked, Repacker
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from tests.unit.lab.wheels import LINK, Disk, Item, make_wheel, packages
 

@@ -13,7 +13,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.channels.lab.assemble import claimed, make_jobs, select
 from pipeline.channels.lab.catalog import Catalog, base_name, read_catalog
 from pipeline.channels.lab.deb import Control
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 
 Make = Callable[..., Catalog]
 

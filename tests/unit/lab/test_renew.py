@@ -21,7 +21,7 @@ from pipeline.channels.lab import renew
 from pipeline.channels.lab.base import base_wheels, not_there, pinned_version
 from pipeline.channels.lab.renew import Renewal, Renewed, render
 from pipeline.cli import supply
-from pipeline.config.channel import LockedFile
+from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from pipeline.supply.wheels import WheelShop
 from tests.unit.lab.wheels import Disk, Item, make_wheel, packages

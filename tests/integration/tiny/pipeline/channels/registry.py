@@ -11,8 +11,11 @@ from typing import IO
 
 from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json
 from pipeline.base.paths import Paths
-from pipeline.config.channel import Channel, ChannelDriver, Lock, Progress, Worlds
+from pipeline.base.progress import Progress
+from pipeline.channels.driver import ChannelDriver
+from pipeline.config.channel import Channel
 from pipeline.sandbox.engine import LOCAL_IMAGES, Engine
+from pipeline.supply.lock import Lock, Worlds
 from pipeline.supply.vault import Vault
 
 _BUSYBOX = Path("/bin/busybox")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The variables of the shared cache, and `doit cache:push`.
+"""`doit cache:push`: artifacts that were built here, signed, for the shared cache.
 
 Only stages go into the cache: repositories and wheels come from the lock's downloads, which have a vault. Builds
 never push. What was pulled is not pushed again: a signature says "I built this".
@@ -8,38 +8,19 @@ never push. What was pulled is not pushed again: a signature says "I built this"
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FetchError, ReleaseError, ToolError
 from pipeline.plan.nodes import StageNode
 from pipeline.store.cache.registry import Place, Registry, UnavailableError
-from pipeline.store.cache.shared import Cache, push
+from pipeline.store.cache.shared import push
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory
     from pipeline.store.store import Artifact
 
-TRUSTED: Final = Path("keys/cache")
-"""Where a checkout pins the public keys whose artifacts it takes."""
 ALLOWED: Final = ("dirty", "lab")
-
-
-def open_cache(factory: Factory, given: Mapping[str, str]) -> Cache | None:
-    """The cache that `cache=` names, if it does, with the keys of `cache-key=` or of keys/cache. Raises ConfigError."""
-    from pipeline.release.commands import public_keys
-
-    if "cache" not in given:
-        if "cache-key" in given:
-            raise ConfigError("cache-key=: of which cache?", hint="cache=registry.example/towercache")
-        return None
-    place = Place.parse(given["cache"])
-    trusted = public_keys("cache-key", given.get("cache-key", ""), factory.paths.checkout / TRUSTED)
-    if not trusted:
-        hint = f"cache-key=KEY, a public key of minisign, or lay public keys into {TRUSTED}/"
-        raise ConfigError(f"cache={place}: no key to trust", hint=hint)
-    return Cache(Registry(place, check=factory.engine.check), trusted, factory.progress.say)
 
 
 def push_all(factory: Factory, given: Mapping[str, str]) -> None:
@@ -47,7 +28,7 @@ def push_all(factory: Factory, given: Mapping[str, str]) -> None:
 
     Raises FetchError if the registry is down or refuses.
     """
-    from pipeline.release.commands import secret_key
+    from pipeline.supply.keyfiles import secret_key
 
     for name, hint in (("cache", "cache=registry.example/towercache"), ("key", "key=FILE, a secret key of minisign")):
         if not given.get(name):

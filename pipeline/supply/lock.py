@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locks: what a build may take, resolved once; and the worlds that a lock is resolved for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.base.canonical import Digest, JsonValue, digest_json
+from pipeline.base.errors import LockError
+
+LOCK_SCHEMA = 1
+
+
+_OPTIONAL = ("indexes", "media", "native_builders")
+
+
+_OPTIONAL_OF_FILES = ("checksum", "signer", "made")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LockedFile:
+    """One file that a build may take: which it is, and what its bytes must be."""
+
+    name: str
+    version: str
+    sha256: Digest
+    size: int
+    location: str = ""
+    """Where it is fetched from, relative to the mirror; never a host name."""
+    checksum: str = ""
+    """Of an Alpine package: what the signed index says of it (`Q1...`)."""
+    signer: str = ""
+    """Name of the key whose signature was found to hold; empty for what only digests vouch for."""
+    made: int = 0
+    """Of an index: when it was made, by what is signed in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """All that a build of a channel may take, resolved once."""
+
+    channel: str
+    made_from: Digest
+    """`ChannelDriver.lock_key()` when this lock was made; another value now means: lock again."""
+    packages: Mapping[str, tuple[LockedFile, ...]]
+    """By architecture of the device, sorted by name."""
+    builder: tuple[LockedFile, ...]
+    wheels: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
+    """Python wheels for the device, by architecture."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What a reader should know: suite, date of the index; part of the lock's digest."""
+    indexes: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
+    """The signed indexes that the packages were chosen from, by architecture."""
+    media: tuple[LockedFile, ...] = ()
+    """Files of other kinds: root file systems, boot files, the scripts of aports."""
+    native_builders: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
+    """As `builder`, of the channel's `native_builders`."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The lock as JSON data; `from_json` reads it back. What a channel has no use for is left out."""
+        data = {"schema": LOCK_SCHEMA, **json.loads(json.dumps(asdict(self), default=dict))}
+        by_arch = (data[name] for name in ("packages", "wheels", "indexes", "native_builders"))
+        tables = [*(rows for table in by_arch for rows in table.values()), data["builder"], data["media"]]
+        for row in (row for rows in tables for row in rows):
+            for name in _OPTIONAL_OF_FILES:
+                if not row[name]:
+                    del row[name]
+        return {name: value for name, value in data.items() if value or name not in _OPTIONAL}
+
+    @property
+    def builders(self) -> tuple[tuple[LockedFile, ...], ...]:
+        """What builders are made of: a table for each."""
+        return (self.builder, *self.native_builders.values())
+
+    @property
+    def files(self) -> tuple[LockedFile, ...]:
+        """Everything that a build may take."""
+        tables = [*self.indexes.values(), *self.packages.values(), *self.builders, *self.wheels.values(), self.media]
+        return tuple(file for table in tables for file in table)
+
+    @property
+    def digest(self) -> Digest:
+        """Names the lock's content."""
+        return digest_json(self.to_json())
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> Lock:
+        """Read `to_json`'s data; LockError naming `where` if it is damaged or of another schema."""
+
+        def files(rows: Any) -> tuple[LockedFile, ...]:
+            return tuple(LockedFile(**row) for row in rows)
+
+        try:
+            if data["schema"] != LOCK_SCHEMA:
+                raise LockError(f"{where}: lock schema {data['schema']}, expected {LOCK_SCHEMA}", hint="run: ./ci/doit lock")
+            return cls(
+                channel=str(data["channel"]),
+                made_from=Digest(data["made_from"]),
+                packages={arch: files(rows) for arch, rows in data["packages"].items()},
+                builder=files(data["builder"]),
+                wheels={arch: files(rows) for arch, rows in data["wheels"].items()},
+                notes=dict(data["notes"]),
+                indexes={arch: files(rows) for arch, rows in data.get("indexes", {}).items()},
+                media=files(data.get("media", [])),
+                native_builders={arch: files(rows) for arch, rows in data.get("native_builders", {}).items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise LockError(f"{where}: not a lock: {error!r}", hint="run: ./ci/doit lock") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Worlds:
+    """What roots of a channel are made of, by architecture: the packages that each of its stages installs together."""
+
+    stages: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
+
+    def of(self, arch: str) -> tuple[frozenset[str], ...]:
+        """The worlds of an architecture, each to be solved for itself."""
+        return self.stages.get(arch, ())
+
+    def union(self, arch: str) -> frozenset[str]:
+        """All names that they hold."""
+        return frozenset().union(*self.of(arch))

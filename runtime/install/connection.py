@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections of all commands: what an interrupted `tower install` left on the host is put in order before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tower.base.view import View
+from tower.hosts.registry import Host, Tower
+from tower.ssh import sessions
+from tower.ssh.sessions import Session
+
+
+@contextmanager
+def connect(tower: Tower, host: Host, *, timeout: float = 10) -> Iterator[Session]:
+    """A connection to a host, closed at the end of the context; `timeout` is in seconds. Raises as `sessions.connect` does."""
+    with sessions.connect(tower, host, timeout=timeout, mend=_mend) as session:
+        yield session
+
+
+def _mend(session: Session) -> None:
+    # Needed next to never, and `tower run` is to be quick.
+    from tower.install.repair import repair
+
+    repair(session, View().say)
