@@ -17,7 +17,7 @@ from pathlib import Path
 _POLL_SECONDS = 0.1
 
 
-class Lock:
+class FileLock:
     """A lock that is held; let go by `release` or by the end of the process."""
 
     __slots__ = ("_fd", "path")
@@ -39,7 +39,7 @@ class Lock:
         self.release()
 
 
-def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
+def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
     """The lock at `path`, or None if somebody else holds it."""
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
@@ -54,7 +54,7 @@ def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
             os.close(fd)
             raise
         if _is_current(fd, path):
-            return Lock(path, fd)
+            return FileLock(path, fd)
         os.close(fd)
 
 
@@ -72,7 +72,7 @@ def wait_lock(
     shared: bool = False,
     on_wait: Callable[[], None] | None = None,
     check: Callable[[], None] | None = None,
-) -> Lock:
+) -> FileLock:
     """The lock at `path`, waited for if need be.
 
     `on_wait` is called once if somebody else holds it; `check` is called while waiting and may raise to give up.
@@ -89,7 +89,9 @@ def wait_lock(
 
 
 @contextmanager
-def locked(path: Path, *, on_wait: Callable[[], None] | None = None, check: Callable[[], None] | None = None) -> Iterator[Lock]:
+def locked(
+    path: Path, *, on_wait: Callable[[], None] | None = None, check: Callable[[], None] | None = None
+) -> Iterator[FileLock]:
     """`wait_lock` as a context: exclusive, released at the end."""
     lock = wait_lock(path, on_wait=on_wait, check=check)
     try:

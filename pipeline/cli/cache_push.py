@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FetchError, ReleaseError, ToolError
 from pipeline.plan.nodes import StageNode
-from pipeline.store.cache.registry import Place, Registry, UnavailableError
+from pipeline.store.cache.registry import Registry, RegistryPlace, UnavailableError
 from pipeline.store.cache.shared import push
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def push_all(factory: Factory, given: Mapping[str, str]) -> None:
     for name, hint in (("cache", "cache=registry.example/towercache"), ("key", "key=FILE, a secret key of minisign")):
         if not given.get(name):
             raise ConfigError(f"cache:push: {name}= is missing", hint=hint)
-    registry = Registry(Place.parse(given["cache"]), check=factory.engine.check)
+    registry = Registry(RegistryPlace.parse(given["cache"]), check=factory.engine.check)
     _check_state(factory, given.get("cache-push", ""))
     secret = secret_key(given)
     counts = {"pushed": 0, "there already": 0, "pulled, so not ours to sign": 0}

@@ -84,9 +84,9 @@ def _open(checkout: Path) -> Factory:
             hint=f"one of: {', '.join(f'{ENGINE}{name}=' for name in plan.channel.architectures)}",
         )
     if "cache" in given:
-        from pipeline.store.cache.registry import Place
+        from pipeline.store.cache.registry import RegistryPlace
 
-        Place.parse(given["cache"])
+        RegistryPlace.parse(given["cache"])
     return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
 
 

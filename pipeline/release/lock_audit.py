@@ -38,7 +38,7 @@ _NOWHERE = "http://127.0.0.1:9"
 
 
 @dataclass(slots=True)
-class Report:
+class LockAudit:
     """What the audit found."""
 
     lines: list[str] = field(default_factory=list)
@@ -51,9 +51,9 @@ class Report:
         self.lines.extend(f"  {fault}" for fault in faults)
 
 
-def audit_lock(factory: Factory) -> Report:
+def audit_lock(factory: Factory) -> LockAudit:
     """Audit all images, built first where they are not. Raises FactoryError if the replay fails."""
-    report = Report()
+    report = LockAudit()
     factory.make_lock(again=False)
     factory.fetch()
     for name, node in factory.plan.nodes.items():
@@ -96,7 +96,7 @@ def _our_packages(factory: Factory) -> Iterator[str]:
 # --- replay -------------------------------------------------------------------------------------------------
 
 
-def replay(factory: Factory, report: Report) -> None:
+def replay(factory: Factory, report: LockAudit) -> None:
     """Build everything again from the lock alone, and compare the artifacts."""
     root = factory.paths.build / "audit"
     shutil.rmtree(root, ignore_errors=True)

@@ -52,7 +52,7 @@ _NOT_COPIED = ("build", "dist", "builds", ".git", ".venv", "__pycache__")
 
 
 @dataclass(slots=True)
-class Report:
+class Comparison:
     """What a comparison found."""
 
     lines: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Report:
             self.lines.append(f"{name}: identical ({what})")
 
 
-def verify(factory: Factory) -> Report:
+def verify(factory: Factory) -> Comparison:
     """Build twice and compare; what was built is removed if all is well, and stays to be looked at if not."""
     root = factory.paths.build / "verify"
     shutil.rmtree(root, ignore_errors=True)
@@ -189,11 +189,11 @@ def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str]
 # --- comparison ---------------------------------------------------------------------------------------------
 
 
-def compare(plan: Plan, first: Path, second: Path, *, scratch: Path) -> Report:
+def compare(plan: Plan, first: Path, second: Path, *, scratch: Path) -> Comparison:
     """Compare every artifact and every finished file of two built copies of a checkout."""
     from pipeline.build.factory import Factory
 
-    report = Report()
+    report = Comparison()
     one, two = (Factory(load_plan(Paths(folder), plan.settings), Paths(folder), Screen(quiet=True)) for folder in (first, second))
     for name, node in plan.nodes.items():
         if is_folder(node):

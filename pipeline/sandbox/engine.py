@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote_to_bytes
 from pipeline.base import docker_config
 from pipeline.base.errors import SandboxError
 from pipeline.sandbox.engine_errors import refused, translated
-from pipeline.sandbox.place import Place, client_settings
+from pipeline.sandbox.place import EnginePlace, client_settings
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -51,7 +51,7 @@ class Engine:
         checkout: Path,
         *,
         report: Callable[[str], None] | None = None,
-        place: Place | None = None,
+        place: EnginePlace | None = None,
         stopped: threading.Event | None = None,
     ) -> None:
         self.checkout, self.folder = checkout_id(checkout), checkout.resolve()

@@ -22,7 +22,7 @@ _LOOK = "docker context ls shows them; an address is good too: unix:///PATH or t
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EnginePlace:
     """An engine's address, and what the docker package needs to speak to it."""
 
     shown: str
@@ -32,12 +32,12 @@ class Place:
     """The TLSConfig of a Docker context; None where the environment decides, as for DOCKER_HOST."""
 
 
-def find_place(named: str, variable: str) -> Place:
+def find_place(named: str, variable: str) -> EnginePlace:
     """The place of the engine that `variable` (`engine.aarch64`) names: an address, or a Docker context.
 
     Raises SandboxError if there is no such context, or nothing could speak to such an address.
     """
-    place = Place(named, named) if "://" in named else _context(named, f"{variable}={named}")
+    place = EnginePlace(named, named) if "://" in named else _context(named, f"{variable}={named}")
     if place.address.partition("://")[0] not in _SCHEMES:
         raise _unspoken(place.address, variable, named)
     return place
@@ -52,7 +52,7 @@ def _unspoken(address: str, variable: str, named: str) -> SandboxError:
     )
 
 
-def _context(name: str, what: str) -> Place:
+def _context(name: str, what: str) -> EnginePlace:
     folder = (docker_config.folder() or Path("/nonexistent")) / "contexts"
     number = hashlib.sha256(name.encode()).hexdigest()
     try:
@@ -62,7 +62,7 @@ def _context(name: str, what: str) -> Place:
         raise SandboxError(f"{what}: there is no Docker context of this name", hint=_LOOK) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SandboxError(f"{what}: this Docker context cannot be read: {error!r}", hint=_LOOK) from error
-    return Place(f"{name} ({host})", host, _tls(folder / "tls" / number / "docker", unverified=unverified))
+    return EnginePlace(f"{name} ({host})", host, _tls(folder / "tls" / number / "docker", unverified=unverified))
 
 
 def _tls(folder: Path, *, unverified: bool) -> Any:
@@ -76,7 +76,7 @@ def _tls(folder: Path, *, unverified: bool) -> Any:
     return TLSConfig(client_cert=client, ca_cert=str(ca) if ca.is_file() else None, verify=not unverified)
 
 
-def client_settings(place: Place | None) -> dict[str, Any]:
+def client_settings(place: EnginePlace | None) -> dict[str, Any]:
     """What the docker package's client is made with, for a place or else for the engine that the environment names.
 
     Raises SandboxError for a DOCKER_HOST of ssh://, which the docker package speaks only with more packages.

@@ -23,7 +23,7 @@ from tower.base.regular import read_regular
 
 from pipeline.base.canonical import Digest, JsonValue, canonical_json, digest_bytes
 from pipeline.base.errors import StoreError
-from pipeline.base.filelock import Lock, locked, try_lock
+from pipeline.base.filelock import FileLock, locked, try_lock
 from pipeline.base.files import disk_full, is_folder, is_full, remove, sync, sync_tree, write
 from pipeline.base.refused import refused
 from pipeline.store.artifact import (
@@ -58,7 +58,7 @@ class Store:
         self.root = root
         self._report = report or _silent
         self._stop = stop
-        self._pins: dict[Digest, Lock] = {}
+        self._pins: dict[Digest, FileLock] = {}
         self._pins_guard = threading.Lock()
 
     # --- places ---------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Mirrors:
     """Where files come from, and what to tell the user when they do not."""
 
     mirrors: tuple[str, ...]
@@ -68,7 +68,7 @@ class _StoppedError(Exception):
 class Said:
     """What each mirror gave in place of `what`, for the end."""
 
-    def __init__(self, what: str, source: Source) -> None:
+    def __init__(self, what: str, source: Mirrors) -> None:
         self._what = what
         self._source = source
         self._last: dict[str, WebError] = {}
@@ -119,7 +119,7 @@ class Download:
 
     shelf: Shelf
     file: LockedFile
-    source: Source
+    source: Mirrors
     client: Client
     bar: Share
     stop: threading.Event

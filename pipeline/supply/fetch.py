@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from pipeline.base.errors import ConfigError, FetchError, VerifyError
 from pipeline.base.progress import Progress
-from pipeline.supply.download import TRIES, Download, Said, Share, Shelf, Source, VanishedError
+from pipeline.supply.download import TRIES, Download, Mirrors, Said, Share, Shelf, VanishedError
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.web import BrokenError, Client, GoneError, OtherError, RefusedError, WebError, packed_by_name
 
-__all__ = ["Shelf", "Source", "VanishedError", "check_mirrors", "fetch", "get", "get_checked"]
+__all__ = ["Mirrors", "Shelf", "VanishedError", "check_mirrors", "fetch", "get", "get_checked"]
 
 T = TypeVar("T")
 _THREADS = 4
@@ -42,12 +42,12 @@ def check_mirrors(mirrors: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def get(source: Source, location: str, *, limit: int) -> bytes:
+def get(source: Mirrors, location: str, *, limit: int) -> bytes:
     """A small file from the first mirror that has it, unverified. Raises FetchError; VanishedError if none has it."""
     return get_checked(source, location, limit=limit, check=bytes)
 
 
-def get_checked(source: Source, location: str, *, limit: int, check: Callable[[bytes], T]) -> T:
+def get_checked(source: Mirrors, location: str, *, limit: int, check: Callable[[bytes], T]) -> T:
     """What `check` makes of a small file, from the first mirror whose file it takes.
 
     `check` raises VerifyError for bytes that it does not believe, or VanishedError for another file than it wants. Raises
@@ -99,7 +99,7 @@ def _in_folder(folder: Path, location: str) -> Path:
     return folder / location.partition("?")[0]
 
 
-def _small_file(source: Source, location: str, limit: int) -> bytes:
+def _small_file(source: Mirrors, location: str, limit: int) -> bytes:
     path = _in_folder(source.folder or Path(), location)
     try:
         with path.open("rb") as stream:
@@ -113,7 +113,7 @@ def _small_file(source: Source, location: str, limit: int) -> bytes:
     return found
 
 
-def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Source, progress: Progress, *, title: str) -> None:
+def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Mirrors, progress: Progress, *, title: str) -> None:
     """Bring what is missing or damaged; the network is touched for that alone.
 
     A file without a SHA-256 is one that the shelf verifies by other means. What has come stays after an interruption,
@@ -154,7 +154,7 @@ def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Source, progress: 
         raise VanishedError("\n  ".join(lines), hint=source.vanished)
 
 
-def _take(missing: Sequence[LockedFile], shelf: Shelf, source: Source, progress: Progress, title: str) -> None:
+def _take(missing: Sequence[LockedFile], shelf: Shelf, source: Mirrors, progress: Progress, title: str) -> None:
     """`fetch` from a mirror that is a folder: its files become the shelf's without a copy where the disk is the same."""
     vanished = []
     with progress.bar(f"{len(missing)} {title}", sum(file.size for file in missing)) as bar:

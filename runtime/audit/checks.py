@@ -54,7 +54,7 @@ def not_tried(about: str, source: str, why: str, *, target: str = "") -> Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class AuditReport:
     """All checks of an audit."""
 
     machines: tuple[str, ...]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from tower.audit.checks import Outcome, Report, worst
+from tower.audit.checks import AuditReport, Outcome, worst
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +18,7 @@ _WORDS: Final = {
 }
 
 
-def show(report: Report) -> None:
+def show(report: AuditReport) -> None:
     """Two tables and the details on stdout."""
     from rich.console import Console
 
@@ -35,7 +35,7 @@ def show(report: Report) -> None:
     console.print(", ".join(f"{count} {outcome.value}" for outcome, count in counts.items()))
 
 
-def _ways(report: Report) -> object:
+def _ways(report: AuditReport) -> object:
     table = _table("Ways, from the left to the top", report)
     for number, source in enumerate(report.machines[:-1], start=1):
         table.add_row(f"{number} {source}", *(_cell(report, "way", source, target) for target in report.machines))
@@ -43,14 +43,14 @@ def _ways(report: Report) -> object:
     return table
 
 
-def _machines(report: Report) -> object:
+def _machines(report: AuditReport) -> object:
     table = _table("Each machine", report)
     for about in dict.fromkeys(check.about for check in report.checks if check.about != "way"):
         table.add_row(about, *(_cell(report, about, source) for source in report.machines))
     return table
 
 
-def _table(title: str, report: Report) -> Table:
+def _table(title: str, report: AuditReport) -> Table:
     """A column a machine, by its number: there is room for twenty."""
     from rich import box
     from rich.table import Table
@@ -62,7 +62,7 @@ def _table(title: str, report: Report) -> Table:
     return made
 
 
-def _cell(report: Report, about: str, source: str, target: str | None = None) -> str:
+def _cell(report: AuditReport, about: str, source: str, target: str | None = None) -> str:
     found = [
         check.outcome
         for check in report.checks

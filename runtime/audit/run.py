@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from tower.audit import doors, hosts, local, tries, verdict, ways
 from tower.audit.attack import Victim
-from tower.audit.checks import INTERNET, THINCLIENT, Check, Report, judged, not_tried
+from tower.audit.checks import INTERNET, THINCLIENT, AuditReport, Check, judged, not_tried
 from tower.audit.hosts import Answered, Facts
 from tower.audit.state import Audit, Options
 from tower.audit.wire import wires
@@ -36,7 +36,7 @@ _METHODS: Final = re.compile(r"Permission denied \(([a-z0-9,-]+)\)")
 _Given = TypeVar("_Given")
 
 
-def audit(tower: Tower, options: Options, view: View) -> Report:
+def audit(tower: Tower, options: Options, view: View) -> AuditReport:
     """Try everything; what could not be tried is in the report, and is no error."""
     one = Audit(tower, tower.hosts(), options)
     with view.step("looking at this machine"):
@@ -54,7 +54,7 @@ def audit(tower: Tower, options: Options, view: View) -> Report:
             _try(one, pool, opened)
         with view.step("this machine tries its hosts"):
             _attack(one)
-    return Report((THINCLIENT, *(host.name for host in one.hosts), INTERNET), tuple(one.checks))
+    return AuditReport((THINCLIENT, *(host.name for host in one.hosts), INTERNET), tuple(one.checks))
 
 
 def _each(one: Audit, pool: ThreadPoolExecutor, what: Callable[[Host], _Given]) -> dict[str, _Given]:
@@ -108,7 +108,7 @@ def _try(one: Audit, pool: ThreadPoolExecutor, opened: dict[str, Session]) -> No
     label = f"{secrets.token_hex(8)}.example.com"
     with doors.opened() as open_doors:
         options = one.options
-        plan = tries.Plan(
+        plan = tries.TryPlan(
             one.hosts,
             one.facts,
             tries.addresses_here(),

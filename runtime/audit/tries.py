@@ -24,7 +24,7 @@ _DNS: Final = 53
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TryPlan:
     """All that the tries are made of."""
 
     hosts: tuple[Host, ...]

@@ -19,7 +19,7 @@ from tower.disk.filesystem import ext4_units, fat_head, fat_units
 from tower.disk.flash import GAP, flash
 from tower.disk.medium import Medium
 from tower.disk.partition import UNIT, Partition, grow_table, read_partitions, root_size, scratch
-from tower.image.source import Source
+from tower.image.source import ImageSource
 
 _SECONDS: Final = 600
 _LARGEST_BOOT: Final = 1 << 30
@@ -29,17 +29,17 @@ _LAZY: Final = {"RESIZE2FS_FORCE_LAZY_ITABLE_INIT": "1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class HostDisk:
     """What a disk is made of."""
 
-    source: Source
+    source: ImageSource
     boot_files: Mapping[str, Path]
     """Name on the boot partition -> file to copy there."""
     scratch: Path
     """A folder with room for the image's partitions."""
 
 
-def make_disk(job: Job, medium: Medium, *, resume: bool, view: View) -> None:
+def make_disk(job: HostDisk, medium: Medium, *, resume: bool, view: View) -> None:
     """Make the disk. Raises ImageProblemError, DeviceError or ToolError; after that, or a signal, do it again with `resume`."""
     block_map = job.source.block_map
     with view.bar("writing and reading back", block_map.mapped) as advance:
@@ -68,7 +68,7 @@ def _grow(medium: Medium, root: Partition, spans: tuple[tuple[int, int], ...], f
         part.put_back(ext4_units(part.path))
 
 
-def _place(medium: Medium, boot: Partition, spans: tuple[tuple[int, int], ...], job: Job) -> None:
+def _place(medium: Medium, boot: Partition, spans: tuple[tuple[int, int], ...], job: HostDisk) -> None:
     with scratch(medium, boot, spans, job.scratch) as part:
         for name, path in job.boot_files.items():
             try:

@@ -23,7 +23,7 @@ from tower.base.files import read_file, write_file
 from tower.base.jsontext import parse_json
 
 if TYPE_CHECKING:
-    from tower.image.source import Source
+    from tower.image.source import ImageSource
 
 _SCHEMA: Final = 1
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -77,7 +77,7 @@ class Receipt:
     """What the host said it is when it first answered."""
 
     @classmethod
-    def new(cls, host: str, source: Source, target: Target) -> Receipt:
+    def new(cls, host: str, source: ImageSource, target: Target) -> Receipt:
         """That of a provisioning that begins."""
         return cls(
             id=secrets.token_hex(16),

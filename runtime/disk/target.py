@@ -24,14 +24,14 @@ from tower.disk.device import Disk
 from tower.disk.forbidden import check_file, check_loop, check_open_file
 from tower.disk.medium import ALIGN, Medium, opened_disk, opened_file
 from tower.disk.receipt import Target
-from tower.image.source import Source
+from tower.image.source import ImageSource
 
 FILE: Final = "file"
 """The kind of a target that is a file."""
 _OTHER: Final = "take a removable disk that is not in use"
 
 
-def target_disk(source: Source, wanted: Path | None, view: View) -> Target:
+def target_disk(source: ImageSource, wanted: Path | None, view: View) -> Target:
     """The disk that will be written; says so if it cannot be told from others. Raises DeviceError."""
     disks = device.list_disks()
     disk = device.choose(disks, _aligned(source.block_map.size), wanted=wanted)
@@ -62,7 +62,7 @@ def _check_signature(disk: Disk, handle: int) -> None:
         raise DeviceError(f"{disk}: {why}", hint=_OTHER)
 
 
-def target_file(source: Source, path: Path, size: int | None) -> Target:
+def target_file(source: ImageSource, path: Path, size: int | None) -> Target:
     """The file that will be a virtual machine's disk, of `size` bytes if that is given. Raises DeviceError."""
     check_file(path, source.path)
     about = look(path, DeviceError)

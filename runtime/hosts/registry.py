@@ -64,7 +64,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FreeAddress:
     """What is free for a new host."""
 
     address: str
@@ -148,14 +148,14 @@ class Tower:
                     remove_folder(path)
             yield
 
-    def place(self, name: HostName, *, online: bool) -> Place:
+    def place(self, name: HostName, *, online: bool) -> FreeAddress:
         """Address and colour for a new host. Raises HostError if it may not be made now."""
         hosts = self.hosts()
         self.check_new(name, online=online, hosts=hosts)
         envs = [host.env for host in hosts]
         fixed = str(ROUTER_ADDRESS) if name == "router" else ""
         network = network_of(online=online)
-        return Place(
+        return FreeAddress(
             fixed or str(next_address(network, {one.address for one in envs})),
             next_color({one.color for one in envs}),
         )
@@ -177,7 +177,7 @@ class Tower:
                 hint="make it first: tower provision router --wlan-ssid NAME",
             )
 
-    def add(self, name: HostName, *, online: bool, make: Callable[[Place], Mapping[str, bytes]]) -> Host:
+    def add(self, name: HostName, *, online: bool, make: Callable[[FreeAddress], Mapping[str, bytes]]) -> Host:
         """Add a host: `make` is told its place and gives the files of its folder.
 
         Its address and colour are its own from then on, even if two of us run at once.

@@ -37,7 +37,7 @@ _MEDIUM: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ImageSource:
     """An image of hosts, and what its manifest says."""
 
     path: Path
@@ -107,7 +107,7 @@ def version_key(text: str) -> tuple[Any, ...]:
     return (*rows, (0, 1, ""))  # the end comes after letters: 1.0 is newer than 1.0rc1
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> ImageSource:
     """An image with manifest and block map beside it. Raises ImageProblemError; its bytes are not looked at yet."""
     if not is_file(path, ImageProblemError):
         raise ImageProblemError(
@@ -135,7 +135,7 @@ def read_source(path: Path) -> Source:
             f"{beside['.bmap']}: is not the block map that {where.name} names: they are of different builds",
             hint="take the image with its own files, or build it again: ./ci/doit",
         )
-    return Source(path, version, name, branch, releasable, sha256, block_map)
+    return ImageSource(path, version, name, branch, releasable, sha256, block_map)
 
 
 def _read(path: Path, *, most: int) -> bytes:
@@ -146,7 +146,7 @@ def _read(path: Path, *, most: int) -> bytes:
         raise ImageProblemError(error.message, hint="take the image with all files beside it") from error
 
 
-def check_source(source: Source, *, unsigned: bool) -> str:
+def check_source(source: ImageSource, *, unsigned: bool) -> str:
     """Check signature and checksum of an image; one line that says what was found. Raises ImageProblemError."""
     from tower.image.minisign import SUFFIX, SignatureError
     from tower.image.verify import SUMS, sha256_of, trusted_keys, verify_image

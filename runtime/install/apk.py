@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from tower.base import proc
 from tower.base.errors import GarbageError, HangsError, LostError, PackageError, ValueRefusedError
-from tower.install.apkwords import Plan, parse_progress
+from tower.install.apkwords import Transaction, parse_progress
 from tower.install.choose import check_names
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Talk:
     progress: Callable[[int, int], object]
     installed: Callable[[tuple[str, ...]], object]
     """Told of what an earlier, interrupted run had finished."""
-    plan: Plan = field(default_factory=Plan)
+    plan: Transaction = field(default_factory=Transaction)
     """What its apk would do, once it was asked."""
     _planned: bool = False
     _told: list[str] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Talk:
             elif word == "failed":
                 raise PackageError("\n  ".join([f"{self.name}: {rest}", *self._told[-10:]]), hint=self._hint(rest))
             elif word == "undone":
-                self.plan = Plan()  # what was heard so far was about that
+                self.plan = Transaction()  # what was heard so far was about that
                 self.say(f"{self.name}: undone: {rest}")
             else:
                 yield word, rest

@@ -131,7 +131,7 @@ def says_verified(line: str) -> bool:
 
 
 @dataclass(slots=True)
-class Plan:
+class Transaction:
     """What `apk add --simulate` would do, told line by line."""
 
     steps: list[Step] = field(default_factory=list)
@@ -181,9 +181,9 @@ class Plan:
         return ""
 
 
-def read_plan(lines: Iterable[str]) -> Plan:
+def read_plan(lines: Iterable[str]) -> Transaction:
     """What `apk add --simulate` would do, by all its lines."""
-    plan = Plan()
+    plan = Transaction()
     for line in lines:
         plan.hear(line)
     return plan

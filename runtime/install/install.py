@@ -24,7 +24,7 @@ from tower.base.names import ROUTER, THIN_CLIENT, parse_host_name
 from tower.base.view import View
 from tower.hosts.registry import WORLD, Host, Tower
 from tower.install.apk import PROGRAM, Talk
-from tower.install.apkwords import Plan
+from tower.install.apkwords import Transaction
 from tower.install.choose import check_names
 from tower.install.connection import connect
 from tower.install.outcome import Outcome
@@ -40,7 +40,7 @@ OWN_WORLD: Final = "thinclient.world"
 """In ~/.local/tower: what was installed on the thin client itself."""
 
 
-class Place(Protocol):
+class ApkMachine(Protocol):
     """A machine that packages are installed on."""
 
     @property
@@ -151,7 +151,7 @@ class Installation:
         """End the way to the servers."""
         self._stack.close()
 
-    def on(self, place: Place) -> tuple[str, ...]:
+    def on(self, place: ApkMachine) -> tuple[str, ...]:
         """Install on one machine; the steps that its apk took. Raises a TowerError."""
         with ExitStack() as stack:
             request = [] if place.online else self._lead(place, stack)
@@ -170,7 +170,7 @@ class Installation:
                 proc.ended(child, 60)
         return tuple(talk.steps) or ((f"its apk {talk.plan.doubt}",) if talk.plan.doubt else ())
 
-    def _ask_user(self, name: str, plan: Plan) -> None:
+    def _ask_user(self, name: str, plan: Transaction) -> None:
         """Go on only if nothing is to be done, or the user says so. Raises a TowerError."""
         if plan.doubt and self.yes:
             raise PackageError(
@@ -182,7 +182,7 @@ class Installation:
         elif plan.steps:
             self.view.confirm(f"{name}: install this?", yes=self.yes)
 
-    def _lead(self, place: Place, stack: ExitStack) -> list[str]:
+    def _lead(self, place: ApkMachine, stack: ExitStack) -> list[str]:
         """Open a tunnel to each server of the place's repositories; the request that says so to `packages`."""
         found, left_out = parse_repositories(place.repositories())
         for line in left_out:

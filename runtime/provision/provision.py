@@ -22,14 +22,14 @@ from tower.base.networks import network_of
 from tower.base.refused import home_folder
 from tower.base.view import View
 from tower.disk import receipt
-from tower.disk.make import Job, make_disk
+from tower.disk.make import HostDisk, make_disk
 from tower.disk.receipt import Receipt, Stage, Target
 from tower.disk.target import open_target
 from tower.hosts import env, secret
 from tower.hosts.env import Encryption, InstallationType, TowerEnv, Wlan
-from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT, RECEIPT_ON_BOOT, USER_KEY, WORLD, Host, Place, Tower
+from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT, RECEIPT_ON_BOOT, USER_KEY, WORLD, FreeAddress, Host, Tower
 from tower.hosts.settings import Settings
-from tower.image.source import Source, read_source
+from tower.image.source import ImageSource, read_source
 
 BOOT_FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub")
 """What the boot partition gets of a host's folder, and the receipt beside them."""
@@ -49,7 +49,7 @@ class Wish:
     """For the host's console; without one, the host is reached by ssh alone."""
     encryption: Encryption = Encryption.REQUIRED
 
-    def env(self, place: Place, source: Source, public_key: str) -> TowerEnv:
+    def env(self, place: FreeAddress, source: ImageSource, public_key: str) -> TowerEnv:
         """The host's settings."""
         return TowerEnv(
             hostname=self.name,
@@ -91,10 +91,10 @@ def check_network(address: IPv4Address, *, online: bool) -> None:
     raise AnswerError(f"{address}: somebody has this address already", hint="switch that machine off, or take it off the network")
 
 
-def prepare(tower: Tower, wish: Wish, source: Source, target: Target) -> Host:
+def prepare(tower: Tower, wish: Wish, source: ImageSource, target: Target) -> Host:
     """Give a host its name, address, colour and keys, all at once. Raises HostError if somebody was faster."""
 
-    def make(place: Place) -> Mapping[str, bytes]:
+    def make(place: FreeAddress) -> Mapping[str, bytes]:
         user, host = secret.new_key_pair(f"{wish.username}@{wish.name}"), secret.new_key_pair(str(wish.name))
         first = Receipt.new(wish.name, source, target)
         return {
@@ -133,7 +133,7 @@ def keep_receipt(host: Host, found: Receipt) -> Receipt:
     return found
 
 
-def source_of(found: Receipt) -> Source:
+def source_of(found: Receipt) -> ImageSource:
     """The image that a provisioning began with. Raises ImageProblemError if another one is there now."""
     source = read_source(Path(found.image))
     if source.sha256 != found.image_sha256:
@@ -144,11 +144,11 @@ def source_of(found: Receipt) -> Source:
     return source
 
 
-def write_disk(host: Host, found: Receipt, source: Source, *, resume: bool, view: View) -> Receipt:
+def write_disk(host: Host, found: Receipt, source: ImageSource, *, resume: bool, view: View) -> Receipt:
     """Write the host's disk; the receipt that says so. Raises a TowerError; then, or after a signal, `resume`."""
     folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     files = {name: host.file(name) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
     with open_target(found.target, source.path) as medium:
-        make_disk(Job(source, files, folder), medium, resume=resume, view=view)
+        make_disk(HostDisk(source, files, folder), medium, resume=resume, view=view)
     return keep_receipt(host, found.at(Stage.WRITTEN))

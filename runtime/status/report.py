@@ -60,7 +60,7 @@ _OFTEN: Final = "temperature"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class HostReport:
     """A host's answer; sizes are in bytes."""
 
     boot: str
@@ -87,7 +87,7 @@ def is_whole(data: bytes) -> bool:
     return data.endswith(f"\n{_LAST}\n".encode())
 
 
-def parse(data: bytes) -> Report:
+def parse(data: bytes) -> HostReport:
     """A host's answer. Raises AnswerError, which shows nothing of it, if it is not one."""
     values = _values(data)
     missing = [name for name in _NEEDED if name not in values]
@@ -97,7 +97,7 @@ def parse(data: bytes) -> Report:
     disk, used = (int(word) << 10 for word in values["disk"][0].split(" "))
     if available > memory or used > disk:
         raise AnswerError("answers with more used than there is")
-    return Report(
+    return HostReport(
         boot=values["boot"][0],
         uptime=float(values["uptime"][0]),
         load=float(values["load"][0]),

@@ -22,7 +22,7 @@ from tower.hosts.registry import Host, Tower
 from tower.ssh import sessions
 from tower.ssh.trouble import trouble_of
 from tower.status import report
-from tower.status.report import Report
+from tower.status.report import HostReport
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -55,7 +55,7 @@ class Status:
     """Why it is not up."""
     seconds: float
     """Until this was known."""
-    report: Report | None = None
+    report: HostReport | None = None
 
 
 @dataclass(slots=True)

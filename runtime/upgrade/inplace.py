@@ -32,7 +32,7 @@ from tower.base.errors import DeviceError, GarbageError, HangsError, ImageProble
 from tower.base.files import own_folder
 from tower.base.refused import refused
 from tower.base.view import View
-from tower.disk.make import Job, make_disk
+from tower.disk.make import HostDisk, make_disk
 from tower.disk.medium import ALIGN, opened
 from tower.disk.partition import UNIT, Partition, data_units, partitions
 from tower.hosts.registry import Host, Tower
@@ -114,7 +114,7 @@ def look(session: Session, device: str | None) -> Found:
 
 
 @contextmanager
-def made(job: Job, found: Found, folder: Path, view: View) -> Iterator[tuple[Path, tuple[Piece, ...]]]:
+def made(job: HostDisk, found: Found, folder: Path, view: View) -> Iterator[tuple[Path, tuple[Piece, ...]]]:
     """The disk as the host will have it, in a file that is gone at the end, and its pieces in the order of writing."""
     # In a folder of its own: another host may be upgraded at the same time, and what is in it are the host's keys.
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ from tower.base.view import View
 from tower.disk.flash import flash
 from tower.disk.receipt import Target
 from tower.disk.target import open_target
-from tower.image.source import Source
+from tower.image.source import ImageSource
 
 
 def installed_version() -> str:
@@ -20,7 +20,7 @@ def installed_version() -> str:
     return system.get("VERSION_ID", "") if system.get("ID") == "toweros" else ""
 
 
-def write(new: Source, target: Target, view: View) -> None:
+def write(new: ImageSource, target: Target, view: View) -> None:
     """Write the medium and read it back. Raises ImageProblemError or DeviceError; after that, do it again."""
     with open_target(target, new.path) as medium, view.bar("writing and reading back", new.block_map.mapped) as advance:
         flash(new.path, new.block_map, medium, advance=advance)

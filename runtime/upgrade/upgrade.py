@@ -23,7 +23,7 @@ from tower.base.jsontext import parse_json
 from tower.base.refused import home_folder, in_our_words
 from tower.base.view import View
 from tower.disk import device, receipt
-from tower.disk.make import Job, make_disk, read_boot_file
+from tower.disk.make import HostDisk, make_disk, read_boot_file
 from tower.disk.medium import ALIGN
 from tower.disk.receipt import Receipt, Stage, Target
 from tower.disk.target import FILE, open_target
@@ -31,7 +31,7 @@ from tower.hosts import env
 from tower.hosts.env import InstallationType
 from tower.hosts.registry import ENV, RECEIPT, RECEIPT_ON_BOOT, UPGRADE, WORLD, Host, Tower
 from tower.image import source
-from tower.image.source import Source
+from tower.image.source import ImageSource
 from tower.install import install
 from tower.install.connection import connect
 from tower.provision import answer, provision
@@ -76,7 +76,7 @@ def target_of(found: Receipt) -> str:
     raise ImageProblemError(f"{found.host}: {name} does not say for which kind of machine it is", hint="say so: --target rpi")
 
 
-def check_version(installed: str, new: Source, what: str, *, older: bool) -> None:
+def check_version(installed: str, new: ImageSource, what: str, *, older: bool) -> None:
     """ImageProblemError if an image is older than what is installed, and that was not asked for."""
     if not older and source.version_key(new.version) < source.version_key(installed):
         raise ImageProblemError(
@@ -100,7 +100,7 @@ def check_ready(host: Host, *, lose_files: bool) -> Receipt:
     return found
 
 
-def begin(host: Host, before: Receipt, new: Source, target: Target) -> Upgrade:
+def begin(host: Host, before: Receipt, new: ImageSource, target: Target) -> Upgrade:
     """Make the files of an upgrade, all at once."""
     found = Receipt.new(host.name, new, target)
     if before.host != host.name:
@@ -127,11 +127,11 @@ def boot_files(one: Upgrade) -> dict[str, Path]:
     return {name: (one.folder / name if name in ours else one.host.file(name)) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
 
 
-def job_of(one: Upgrade, new: Source) -> Job:
+def job_of(one: Upgrade, new: ImageSource) -> HostDisk:
     """What the boot device is made of."""
     folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
-    return Job(new, boot_files(one), folder)
+    return HostDisk(new, boot_files(one), folder)
 
 
 def adopt(one: Upgrade) -> None:
@@ -153,7 +153,7 @@ def forget(one: Upgrade) -> None:
 # --- a boot device in this machine --------------------------------------------------------------------------------
 
 
-def check_is_of(host: Host, before: Receipt, new: Source, target: Target) -> None:
+def check_is_of(host: Host, before: Receipt, new: ImageSource, target: Target) -> None:
     """DeviceError unless a disk is the boot device of this host: one with the host's receipt, or the one that was written.
 
     The one that was written may be another host's by now: then it has the receipt of that.
@@ -177,7 +177,7 @@ def check_is_of(host: Host, before: Receipt, new: Source, target: Target) -> Non
     )
 
 
-def _receipt_on(target: Target, new: Source) -> dict[str, str]:
+def _receipt_on(target: Target, new: ImageSource) -> dict[str, str]:
     folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     with open_target(target, new.path, write=False) as medium:
@@ -196,7 +196,7 @@ def _receipt_rows(data: bytes) -> dict[str, str]:
         return {}
 
 
-def write_here(one: Upgrade, new: Source, *, resume: bool, view: View) -> Upgrade:
+def write_here(one: Upgrade, new: ImageSource, *, resume: bool, view: View) -> Upgrade:
     """Write the boot device, which is in this machine. Raises a TowerError; then, or after a signal, with `resume`."""
     with open_target(one.receipt.target, new.path) as medium:
         make_disk(job_of(one, new), medium, resume=resume, view=view)
@@ -206,7 +206,7 @@ def write_here(one: Upgrade, new: Source, *, resume: bool, view: View) -> Upgrad
 # --- in place -----------------------------------------------------------------------------------------------------
 
 
-def look(session: Session, before: Receipt, new: Source, *, named: str | None) -> inplace.Found:
+def look(session: Session, before: Receipt, new: ImageSource, *, named: str | None) -> inplace.Found:
     """The host's boot device, which must be large enough, and the one that tower wrote unless it is named. DeviceError."""
     host = session.host
     found = inplace.look(session, named)
@@ -226,7 +226,7 @@ def look(session: Session, before: Receipt, new: Source, *, named: str | None) -
     return found
 
 
-def write_in_place(one: Upgrade, new: Source, tower: Tower, view: View, *, named: str | None = None) -> Upgrade:
+def write_in_place(one: Upgrade, new: ImageSource, tower: Tower, view: View, *, named: str | None = None) -> Upgrade:
     """Have the host write its boot device, or go on with that; `named` is another one than before.
 
     Raises a TowerError; then, or after a signal, again.

@@ -22,7 +22,7 @@ import requests
 from pipeline.base.canonical import Digest, digest_bytes, digest_json
 from pipeline.store.artifact import RECORD, Artifact
 from pipeline.store.cache.record import comment_of, manifest_of, sign, tag_of
-from pipeline.store.cache.registry import Place, Registry, UnavailableError
+from pipeline.store.cache.registry import Registry, RegistryPlace, UnavailableError
 from pipeline.store.cache.shared import Cache, push
 from pipeline.store.store import Store
 from pipeline.supply.minisign import SecretKey
@@ -45,8 +45,8 @@ class Served:
     process: subprocess.Popen[bytes]
 
     @property
-    def place(self) -> Place:
-        return Place.parse(f"127.0.0.1:{self.port}/towercache")
+    def place(self) -> RegistryPlace:
+        return RegistryPlace.parse(f"127.0.0.1:{self.port}/towercache")
 
     @property
     def registry(self) -> Registry:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import SandboxError
-from pipeline.sandbox.place import Place, client_settings, find_place
+from pipeline.sandbox.place import EnginePlace, client_settings, find_place
 
 NUMBER = hashlib.sha256(b"box").hexdigest()
 
@@ -29,11 +29,11 @@ def write(docker: Path, data: object) -> None:
 
 @pytest.mark.parametrize("address", ["unix:///run/far.sock", "tcp://box:2375", "https://box:2376"])
 def test_addresses(address: str) -> None:
-    assert find_place(address, "engine.aarch64") == Place(address, address)
+    assert find_place(address, "engine.aarch64") == EnginePlace(address, address)
 
 
 def test_a_context(docker: Path) -> None:
-    assert find_place("box", "engine.aarch64") == Place("box (tcp://box:2376)", "tcp://box:2376")
+    assert find_place("box", "engine.aarch64") == EnginePlace("box (tcp://box:2376)", "tcp://box:2376")
 
 
 def test_a_context_with_certificates(docker: Path) -> None:
@@ -74,13 +74,13 @@ def test_what_the_client_is_made_with(docker: Path, monkeypatch: pytest.MonkeyPa
     assert client_settings(None) == {}
     monkeypatch.setenv("DOCKER_HOST", "tcp://here:2376")
     assert client_settings(None) == {"base_url": "tcp://here:2376"}
-    assert client_settings(Place("tcp://far:2376", "tcp://far:2376")) == {"base_url": "tcp://far:2376"}
+    assert client_settings(EnginePlace("tcp://far:2376", "tcp://far:2376")) == {"base_url": "tcp://far:2376"}
     for name in ("ca", "cert", "key"):
         (docker / f"{name}.pem").write_text("")
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(docker))
-    far = client_settings(Place("tcp://far:2376", "tcp://far:2376"))
+    far = client_settings(EnginePlace("tcp://far:2376", "tcp://far:2376"))
     assert (far["base_url"], far["tls"].ca_cert, far["tls"].verify) == ("tcp://far:2376", str(docker / "ca.pem"), True)
     # Neither a socket nor a context is spoken to with what the environment says of another engine.
-    assert client_settings(Place("unix:///run/far", "unix:///run/far")) == {"base_url": "unix:///run/far"}
-    assert client_settings(Place("box (tcp://box:2375)", "tcp://box:2375")) == {"base_url": "tcp://box:2375"}
+    assert client_settings(EnginePlace("unix:///run/far", "unix:///run/far")) == {"base_url": "unix:///run/far"}
+    assert client_settings(EnginePlace("box (tcp://box:2375)", "tcp://box:2375")) == {"base_url": "tcp://box:2375"}

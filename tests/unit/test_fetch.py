@@ -11,7 +11,7 @@ import pytest
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import ConfigError, FetchError, VerifyError
 from pipeline.supply import fetch as module
-from pipeline.supply.fetch import Source, VanishedError, check_mirrors, fetch, get
+from pipeline.supply.fetch import Mirrors, VanishedError, check_mirrors, fetch, get
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from tests.unit.mirror import Mirror, Quiet, serving
@@ -39,7 +39,7 @@ def offered(mirror: Mirror, content: bytes = CONTENT, name: str = "a") -> Locked
 
 def bring(files: list[LockedFile], vault: Vault, *mirrors: str) -> Quiet:
     quiet = Quiet()
-    fetch(files, vault, Source(mirrors, vanished="import a vault"), quiet, title="files")
+    fetch(files, vault, Mirrors(mirrors, vanished="import a vault"), quiet, title="files")
     return quiet
 
 
@@ -118,14 +118,14 @@ def test_an_unreachable_mirror_names_the_next_step(tmp_path: Path) -> None:
 def test_small_files(mirror: Mirror) -> None:
     mirror.files["/x"] = b"text"
     mirror.refuses = 1
-    assert get(Source((NOWHERE, mirror.address)), "x", limit=4) == b"text"
+    assert get(Mirrors((NOWHERE, mirror.address)), "x", limit=4) == b"text"
     with pytest.raises(FetchError, match="longer than 3"):
-        get(Source((mirror.address,)), "x", limit=3)
+        get(Mirrors((mirror.address,)), "x", limit=3)
     with pytest.raises(VanishedError):
-        get(Source((mirror.address,)), "y", limit=3)
+        get(Mirrors((mirror.address,)), "y", limit=3)
     mirror.breaks = 100
     with pytest.raises(FetchError):
-        get(Source((mirror.address,)), "x", limit=4)
+        get(Mirrors((mirror.address,)), "x", limit=4)
 
 
 def test_mirrors_are_https() -> None:

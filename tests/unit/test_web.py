@@ -19,7 +19,7 @@ from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import FactoryError, FetchError, VerifyError
 from pipeline.supply import fetch as module
 from pipeline.supply import web
-from pipeline.supply.fetch import Source, VanishedError, fetch, get, get_checked
+from pipeline.supply.fetch import Mirrors, VanishedError, fetch, get, get_checked
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from tests.unit.mirror import Quiet
@@ -76,7 +76,7 @@ def bring(folder: Path, *servers: Server, start: bytes = b"") -> Quiet:
     if start:
         vault.untrusted(FILE).parent.mkdir(parents=True, exist_ok=True)
         vault.untrusted(FILE).write_bytes(start)
-    fetch([FILE], vault, Source(tuple(server.address for server in servers)), quiet, title="files")
+    fetch([FILE], vault, Mirrors(tuple(server.address for server in servers)), quiet, title="files")
     assert vault.read(FILE) == CONTENT
     assert quiet.made.moved == len(CONTENT)
     return quiet
@@ -100,7 +100,7 @@ def test_the_next_mirror_is_asked(tmp_path: Path, good: Server, how: str) -> Non
         (said,) = quiet.said
         assert said.startswith(f"{bad.address}/{FILE.location}: ")
         assert re.search(words, said), said
-        assert get_checked(Source((bad.address, good.address)), INDEX, limit=1 << 20, check=verified) == CONTENT
+        assert get_checked(Mirrors((bad.address, good.address)), INDEX, limit=1 << 20, check=verified) == CONTENT
 
 
 @pytest.mark.parametrize("how", WRONG)
@@ -110,7 +110,7 @@ def test_with_no_other_mirror_the_address_is_named(tmp_path: Path, how: str, mon
     monkeypatch.setattr(module, "TRIES", 2)
     vault = Vault(tmp_path)
     with served(act) as bad:
-        source = Source((bad.address,))
+        source = Mirrors((bad.address,))
         with pytest.raises((FetchError, VerifyError)) as caught:
             fetch([FILE], vault, source, Quiet(), title="files")
         assert f"{bad.address}/{FILE.location}: " in caught.value.message
@@ -127,7 +127,7 @@ def test_the_bytes_are_those_of_the_file(tmp_path: Path, how: str) -> None:
     """Whatever the server calls them: of a file that gzip has packed, `gzip` is what it is, and not what was done to it."""
     with served(HARMLESS[how]) as server:
         assert not bring(tmp_path, server).said
-        assert get(Source((server.address,)), INDEX, limit=1 << 20) == CONTENT
+        assert get(Mirrors((server.address,)), INDEX, limit=1 << 20) == CONTENT
 
 
 def test_what_was_packed_on_the_way_is_not_taken_for_the_file(good: Server) -> None:
@@ -136,9 +136,9 @@ def test_what_was_packed_on_the_way_is_not_taken_for_the_file(good: Server) -> N
     packed = gzip.compress(text)
     with served(says(head(Content_Encoding="gzip", Content_Length=len(packed)), packed)) as bad, served(well(text)) as other:
         name = "v3.24/releases/x86_64/latest-releases.yaml"
-        assert get(Source((bad.address, other.address)), name, limit=999) == text
+        assert get(Mirrors((bad.address, other.address)), name, limit=999) == text
         with pytest.raises(FetchError, match="gzip-encoded, which was not asked for"):
-            get(Source((bad.address,)), name, limit=999)
+            get(Mirrors((bad.address,)), name, limit=999)
 
 
 # --- what was begun -------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_at_the_end_it_is_said_what_each_gave(tmp_path: Path) -> None:
     }
     with ExitStack() as stack:
         servers = {words: stack.enter_context(served(act)) for words, act in acts.items()}
-        source = Source(tuple(server.address for server in servers.values()), vanished="lock again")
+        source = Mirrors(tuple(server.address for server in servers.values()), vanished="lock again")
         with pytest.raises(FetchError) as caught:
             fetch([FILE], Vault(tmp_path), source, Quiet(), title="files")
         for error, location in ((caught.value, FILE.location),):
@@ -198,12 +198,12 @@ def test_gone_is_gone_only_if_all_say_so(tmp_path: Path) -> None:
     gone = says(head("404 Not Found", Content_Length=0))
     with served(gone) as one, served(gone) as two, served(WRONG["status 500"][0]) as ill:
         with pytest.raises(VanishedError):
-            get(Source((one.address, two.address)), "x", limit=9)
+            get(Mirrors((one.address, two.address)), "x", limit=9)
         with pytest.raises(FetchError) as caught:
-            get(Source((one.address, ill.address)), "x", limit=9)
+            get(Mirrors((one.address, ill.address)), "x", limit=9)
         assert not isinstance(caught.value, VanishedError)
         with pytest.raises(FetchError) as caught:
-            fetch([FILE], Vault(tmp_path), Source((one.address, ill.address)), Quiet(), title="files")
+            fetch([FILE], Vault(tmp_path), Mirrors((one.address, ill.address)), Quiet(), title="files")
         assert not isinstance(caught.value, VanishedError)
         assert len(one.asked) <= 4
 
@@ -212,7 +212,7 @@ def test_a_mirror_that_will_not_is_asked_once(tmp_path: Path, good: Server) -> N
     files = [LockedFile(f"p{number}", "1", digest_bytes(CONTENT), len(CONTENT), f"p{number}.apk") for number in range(1)]
     with served(WRONG["a page"][0]) as hotel, served(WRONG["status 401"][0]) as closed:
         quiet = Quiet()
-        fetch(files, Vault(tmp_path), Source((hotel.address, closed.address, good.address)), quiet, title="files")
+        fetch(files, Vault(tmp_path), Mirrors((hotel.address, closed.address, good.address)), quiet, title="files")
         assert (len(hotel.asked), len(closed.asked), len(quiet.said)) == (1, 1, 2)
 
 
@@ -234,7 +234,7 @@ def test_an_interruption_waits_for_no_server(tmp_path: Path, good: Server, monke
     with served(lambda asked: hangs(asked) if "hangs" in asked.path else well(CONTENT)(asked)) as server:
         files = [LockedFile("a", "1", FILE.sha256, FILE.size, "a.apk"), LockedFile("b", "1", digest_bytes(b""), 9, "hangs.apk")]
         with pytest.raises(OSError, match="No space left"):
-            fetch(files, Broken(tmp_path), Source((server.address,)), Quiet(), title="files")
+            fetch(files, Broken(tmp_path), Mirrors((server.address,)), Quiet(), title="files")
     assert time.monotonic() - began < 20
 
 
@@ -245,7 +245,7 @@ def test_by_https(tmp_path: Path, trusted: Authority) -> None:
     with served(well(CONTENT), trusted.server) as server:
         assert server.address.startswith("https:")
         bring(tmp_path, server)
-        assert get(Source((server.address,)), INDEX, limit=1 << 20) == CONTENT
+        assert get(Mirrors((server.address,)), INDEX, limit=1 << 20) == CONTENT
 
 
 @pytest.mark.parametrize("how", ["a page", "less than it said", "dripping bytes", "dripping headers", "silence half way"])
@@ -262,7 +262,7 @@ def test_a_certificate_that_nobody_trusts(tmp_path: Path, trusted: Authority, go
         (said,) = bring(tmp_path / "vault", bad, good).said
         assert "certificate does not hold" in said
         with pytest.raises(FetchError, match="certificate does not hold"):
-            get(Source((bad.address,)), INDEX, limit=1 << 20)
+            get(Mirrors((bad.address,)), INDEX, limit=1 << 20)
         assert not bad.asked
 
 
@@ -285,11 +285,11 @@ def test_from_https_to_http_is_refused(tmp_path: Path, trusted: Authority, good:
         if hops:
             bad = stack.enter_context(served(says(led_to(last.address)), trusted.server))
         with pytest.raises(FetchError, match="which is not https") as caught:
-            get(Source((bad.address,)), INDEX, limit=1 << 20)
+            get(Mirrors((bad.address,)), INDEX, limit=1 << 20)
         assert bad.address in caught.value.message
         assert not good.asked
         with pytest.raises(FactoryError, match="which is not https"):
-            fetch([FILE], Vault(tmp_path), Source((bad.address,)), Quiet(), title="files")
+            fetch([FILE], Vault(tmp_path), Mirrors((bad.address,)), Quiet(), title="files")
         assert not good.asked
         assert len(bad.asked) == 2, "it is asked once for each"
 

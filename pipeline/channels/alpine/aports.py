@@ -22,7 +22,7 @@ from pipeline.base.filelock import locked
 from pipeline.base.scratch import temporary_folder
 from pipeline.formats.packed import Unpacked
 from pipeline.formats.tarstream import read_tar
-from pipeline.supply.fetch import Source, get_checked
+from pipeline.supply.fetch import Mirrors, get_checked
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 
@@ -44,14 +44,14 @@ def ref_of(description: str) -> str:
     raise LockError(f"the index calls itself {description!r}, which names no commit of aports", hint="another mirror")
 
 
-def lock_scripts(ref: str, vault: Vault, source: Source) -> LockedFile:
+def lock_scripts(ref: str, vault: Vault, source: Mirrors) -> LockedFile:
     """Bring the scripts of `ref` and keep them in the vault."""
     location = f"{ref}/aports-{ref}.tar.gz?path={FOLDER}"
     commit, data = get_checked(source, location, limit=_LIMIT, check=lambda archive: repack(archive, ref))
     return LockedFile(NAME, commit, vault.put(data), len(data), location)
 
 
-def fetch_scripts(file: LockedFile, vault: Vault, source: Source) -> None:
+def fetch_scripts(file: LockedFile, vault: Vault, source: Mirrors) -> None:
     """Bring them again if the vault does not have them. Raises VerifyError if they are others now."""
     if not vault.is_whole(file):
         ref = file.location.partition("/")[0]

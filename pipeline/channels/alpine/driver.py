@@ -24,7 +24,7 @@ from pipeline.channels.alpine.settings import AlpineSettings, builder_worlds, va
 from pipeline.channels.driver import LocalMirror, report_nothing
 from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
-from pipeline.supply.fetch import Source, VanishedError, fetch, get_checked
+from pipeline.supply.fetch import Mirrors, VanishedError, fetch, get_checked
 from pipeline.supply.lock import Lock, LockedFile, Worlds
 from pipeline.supply.signing import CheckoutKey, checkout_key
 from pipeline.supply.trust import Trust, load_trust, own_trust
@@ -94,11 +94,11 @@ class AlpineDriver:
         return self.worlds.of(arch)
 
     @property
-    def _source(self) -> Source:
+    def _source(self) -> Mirrors:
         return self.settings.source(self.channel, self.mirror.folder if self.mirror else None)
 
     @property
-    def _aports_source(self) -> Source:
+    def _aports_source(self) -> Mirrors:
         return self.settings.aports_source(self.channel, self.mirror.folder if self.mirror else None)
 
     # --- lock -----------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class AlpineDriver:
         found.append(aports.lock_scripts(ref, self.vault, self._aports_source))
         return tuple(sorted(found))
 
-    def _releases(self, source: Source, where: str) -> tuple[Mapping[str, str], ...]:
+    def _releases(self, source: Mirrors, where: str) -> tuple[Mapping[str, str], ...]:
         return get_checked(source, where, limit=_LIST_LIMIT, check=lambda data: read_list(data.decode(errors="replace"), where))
 
     # --- downloads ------------------------------------------------------------------------------------------

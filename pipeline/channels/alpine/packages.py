@@ -22,7 +22,7 @@ from pipeline.base.canonical import Digest
 from pipeline.base.errors import VerifyError
 from pipeline.base.progress import Progress
 from pipeline.channels.alpine.indexes import SignedIndex, signer_of
-from pipeline.supply.fetch import Source, fetch
+from pipeline.supply.fetch import Mirrors, fetch
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
 from pipeline.supply.vault_place import clear, ours
@@ -100,7 +100,7 @@ class _Arrivals:
 
 
 def lock_packages(
-    wanted: Iterable[Wanted], known: Sequence[LockedFile], *, vault: Vault, ring: KeyRing, source: Source, progress: Progress
+    wanted: Iterable[Wanted], known: Sequence[LockedFile], *, vault: Vault, ring: KeyRing, source: Mirrors, progress: Progress
 ) -> tuple[LockedFile, ...]:
     """Lock packages of one architecture, sorted by name; `known` is what an earlier lock says of the architecture.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config.channel import Channel
 from pipeline.config.toml import Problems, Table, table_of
-from pipeline.supply.fetch import Source, check_mirrors
+from pipeline.supply.fetch import Mirrors, check_mirrors
 from pipeline.supply.lockfile import lock_command
 from pipeline.supply.wheels import GLIBC, MUSL
 
@@ -53,14 +53,14 @@ class AlpineSettings:
     mirror: MirrorSettings | None
     """What the channel's own mirror is made from; None where mirrors are somebody else's."""
 
-    def source(self, channel: Channel, folder: Path | None = None) -> Source:
+    def source(self, channel: Channel, folder: Path | None = None) -> Mirrors:
         """The mirrors, or the channel's own in `folder`, with what to say when they fail."""
         unreachable = f"look at the network, or name another mirror ({MIRROR})"
-        return Source(self.mirrors, vanished_hint(channel), unreachable, folder=folder)
+        return Mirrors(self.mirrors, vanished_hint(channel), unreachable, folder=folder)
 
-    def aports_source(self, channel: Channel, folder: Path | None = None) -> Source:
+    def aports_source(self, channel: Channel, folder: Path | None = None) -> Mirrors:
         """The same for aports, which the channel's own mirror has in a folder `aports`."""
-        return Source(self.aports, vanished_hint(channel), "look at the network", folder=folder / "aports" if folder else None)
+        return Mirrors(self.aports, vanished_hint(channel), "look at the network", folder=folder / "aports" if folder else None)
 
 
 def vanished_hint(channel: Channel) -> str:

@@ -20,7 +20,7 @@ from tower.base.regular import read_regular
 from pipeline.base import proc
 from pipeline.base.canonical import Digest, JsonValue, canonical_json, digest_file
 from pipeline.base.errors import FetchError, LockError, ToolError
-from pipeline.base.filelock import Lock, locked
+from pipeline.base.filelock import FileLock, locked
 from pipeline.base.files import write_file
 from pipeline.base.progress import Progress
 from pipeline.channels.lab.deb import DEB_ARCH
@@ -134,7 +134,7 @@ class Apt:
                 ) from error
         return parse_records(shown)
 
-    def _locked(self) -> AbstractContextManager[Lock]:
+    def _locked(self) -> AbstractContextManager[FileLock]:
         return locked(self.root / "guard")
 
     def _has_lists(self) -> bool:

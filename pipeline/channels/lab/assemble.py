@@ -35,7 +35,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Conversion:
     """One conversion."""
 
     product: Product
@@ -157,7 +157,7 @@ def _renames(names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]
 
 def make_jobs(
     catalog: Catalog, products: list[Product], controls: Mapping[str, Control], epoch: int, tools: Mapping[str, str]
-) -> list[Job]:
+) -> list[Conversion]:
     """A job for every product; `controls` are the control files of all Debian packages by name.
 
     Raises ConfigError if a dependency has no answer among the products.
@@ -186,7 +186,7 @@ def _job(
     providers: Mapping[str, str],
     epoch: int,
     tools: Mapping[str, str],
-) -> Job:
+) -> Conversion:
     definition = product.definition
     main = controls[product.debs[0].name] if product.debs else None
     if product.parts:
@@ -200,7 +200,7 @@ def _job(
             depends |= _mapped(controls[deb.name], catalog.standing, providers)
     provides = {f"{alias}={version}" for alias in product.aliases} | set(definition.provides if definition else ())
     description = definition.description if definition else _summary(main)
-    return Job(
+    return Conversion(
         product=product,
         version=version,
         description=description,

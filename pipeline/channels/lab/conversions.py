@@ -22,7 +22,7 @@ from pipeline.base.filelock import locked
 from pipeline.base.progress import Progress
 from pipeline.base.recorded import Recorded, RecordedCache
 from pipeline.base.workers import workers
-from pipeline.channels.lab.assemble import Job, Product, make_jobs, select
+from pipeline.channels.lab.assemble import Conversion, Product, make_jobs, select
 from pipeline.channels.lab.catalog import Catalog
 from pipeline.channels.lab.convert import Converted, convert
 from pipeline.channels.lab.deb import Control, open_verified, read_control
@@ -50,7 +50,9 @@ class Workshop:
     """Takes a line for the user."""
 
 
-def plan_jobs(shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], world: Iterable[str], arch: str) -> list[Job]:
+def plan_jobs(
+    shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], world: Iterable[str], arch: str
+) -> list[Conversion]:
     """The conversions of one architecture, sorted by name; reads the control files of all its Debian packages."""
     products = select(catalog, packages, world, arch)
     wanted = {deb.name: deb for product in products for deb in product.debs}
@@ -74,7 +76,7 @@ def _control(shop: Workshop, deb: LockedFile) -> Control:
         return read_control(stream, f"{deb.name} {deb.version}")
 
 
-def convert_all(shop: Workshop, jobs: list[Job], progress: Progress) -> dict[tuple[str, str], Recorded]:
+def convert_all(shop: Workshop, jobs: list[Conversion], progress: Progress) -> dict[tuple[str, str], Recorded]:
     """The unsigned package of every job, by name and architecture; what is not there as it was made is made anew."""
     shop.converted.mkdir(parents=True, exist_ok=True)
     cache = RecordedCache(shop.converted, shop.report)
@@ -105,7 +107,7 @@ def convert_all(shop: Workshop, jobs: list[Job], progress: Progress) -> dict[tup
     return {name: found[file] for name, file in names.items()}
 
 
-def _file_name(shop: Workshop, job: Job) -> str:
+def _file_name(shop: Workshop, job: Conversion) -> str:
     return f"{job.product.name}.{job.product.arch}.{job.key(shop.checkout)}.apk"
 
 
@@ -134,8 +136,8 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _convert_in_parallel(shop: Workshop, jobs: list[Job], places: Mapping[tuple[str, str], Path]) -> Iterator[Converted]:
-    def arguments(job: Job) -> tuple[Job, tuple[Path, ...], Path, Path, Path]:
+def _convert_in_parallel(shop: Workshop, jobs: list[Conversion], places: Mapping[tuple[str, str], Path]) -> Iterator[Converted]:
+    def arguments(job: Conversion) -> tuple[Conversion, tuple[Path, ...], Path, Path, Path]:
         debs = tuple(shop.debs.path(deb) for deb in job.product.debs)
         return job, debs, shop.checkout, shop.converted, places[job.product.name, job.product.arch]
 

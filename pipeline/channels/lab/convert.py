@@ -18,7 +18,7 @@ from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.apk.format.writer import Source
 from pipeline.base.errors import ConfigError
 from pipeline.base.recorded import RecordedCache
-from pipeline.channels.lab.assemble import Job, Product
+from pipeline.channels.lab.assemble import Conversion, Product
 from pipeline.channels.lab.beside import drop_commands, lay_loader, unmerge
 from pipeline.channels.lab.catalog import Definition
 from pipeline.channels.lab.deb import open_verified, unpack
@@ -40,7 +40,7 @@ class Converted:
     """Files with setuid or setgid bits, as `mode path`."""
 
 
-def convert(job: Job, debs: tuple[Path, ...], checkout: Path, scratch: Path, output: Path) -> Converted:
+def convert(job: Conversion, debs: tuple[Path, ...], checkout: Path, scratch: Path, output: Path) -> Converted:
     """Write the unsigned package of `job` to `output`, with its record; `debs` are its Debian packages, in the job's order."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         tree = Tree(Path(folder) / "files")
@@ -66,7 +66,7 @@ def _entries(tree: Tree, nodes: list[Node]) -> Iterator[tuple[TarEntry, Source]]
         yield entry, (tree.content(node.path) if node.kind == "file" else None)
 
 
-def _info(job: Job, found: Scan, definition: Definition | None) -> PkgInfo:
+def _info(job: Conversion, found: Scan, definition: Definition | None) -> PkgInfo:
     own = {item.partition("=")[0] for item in job.provides}
     return PkgInfo(
         name=job.product.name,

@@ -26,7 +26,7 @@ _HINT = f"set {SETTING} to the address of a Debian mirror (the folder that holds
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SuiteSource:
     """One address of one entry of apt's sources."""
 
     uri: str
@@ -35,7 +35,7 @@ class Source:
     signed_by: str = ""
 
 
-def parse_one_line(text: str) -> Iterator[Source]:
+def parse_one_line(text: str) -> Iterator[SuiteSource]:
     """The binary sources of a `.list` file; comments and other lines are passed over, as apt does."""
     for raw in text.splitlines():
         line = raw.split("#", 1)[0].strip()
@@ -44,10 +44,10 @@ def parse_one_line(text: str) -> Iterator[Source]:
             continue
         options = dict(item.partition("=")[::2] for item in (match["options"] or "").split())
         suite, *components = match["rest"].split()
-        yield Source(match["uri"], (suite,), tuple(components), options.get("signed-by", ""))
+        yield SuiteSource(match["uri"], (suite,), tuple(components), options.get("signed-by", ""))
 
 
-def parse_deb822(text: str) -> Iterator[Source]:
+def parse_deb822(text: str) -> Iterator[SuiteSource]:
     """The enabled binary sources of a `.sources` file."""
     for paragraph in re.split(r"\n(?:[ \t]*\n)+", "\n".join(line for line in text.splitlines() if not line.startswith("#"))):
         fields: dict[str, str] = {}
@@ -63,10 +63,10 @@ def parse_deb822(text: str) -> Iterator[Source]:
             continue
         suites, components = (tuple(fields.get(key, "").split()) for key in ("suites", "components"))
         for uri in fields.get("uris", "").split():
-            yield Source(uri, suites, components, fields.get("signed-by", ""))
+            yield SuiteSource(uri, suites, components, fields.get("signed-by", ""))
 
 
-def read_sources(etc: Path) -> Iterator[Source]:
+def read_sources(etc: Path) -> Iterator[SuiteSource]:
     """All sources below apt's folder `etc`, in the order in which apt reads them; unreadable files are passed over."""
     parts = etc / "sources.list.d"
     files = [etc / "sources.list", *(sorted(parts.iterdir()) if parts.is_dir() else [])]
@@ -80,7 +80,7 @@ def read_sources(etc: Path) -> Iterator[Source]:
         yield from parse_deb822(text) if path.suffix == ".sources" else parse_one_line(text)
 
 
-def is_debian(source: Source) -> bool:
+def is_debian(source: SuiteSource) -> bool:
     """Is this the archive of Debian itself (not its security archive, not somebody's own repository)?"""
     if "main" not in source.components or not any(suite in _SUITES for suite in source.suites):
         return False

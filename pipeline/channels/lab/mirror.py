@@ -52,7 +52,7 @@ from pipeline.channels.lab.repack import Repacked, Repacker
 from pipeline.channels.lab.superseded import remove_superseded
 from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
-from pipeline.supply.fetch import Source, fetch
+from pipeline.supply.fetch import Mirrors, fetch
 from pipeline.supply.lock import Lock, LockedFile
 from pipeline.supply.lockfile import lock_command
 from pipeline.supply.signing import CheckoutKey, checkout_key
@@ -196,7 +196,7 @@ class LabMirror:
         wanted = [deb for debs in supply.packages.values() for deb in debs]
         if self._vault.missing(wanted):
             unreachable = f"look at the network; what is fetched already is kept (another mirror: {SETTING})"
-            source = Source((find_mirror(self.settings.debian),), unreachable=unreachable)
+            source = Mirrors((find_mirror(self.settings.debian),), unreachable=unreachable)
             fetch(wanted, self._vault, source, progress, title="Debian packages")
 
     def _is_whole(self, key: Digest, progress: Progress) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.base.errors import ConfigError
-from pipeline.store.cache.registry import Place, Registry
+from pipeline.store.cache.registry import Registry, RegistryPlace
 from pipeline.store.cache.shared import Cache
 from pipeline.supply.keyfiles import public_keys
 
@@ -24,7 +24,7 @@ def open_cache(
         if "cache-key" in given:
             raise ConfigError("cache-key=: of which cache?", hint="cache=registry.example/towercache")
         return None
-    place = Place.parse(given["cache"])
+    place = RegistryPlace.parse(given["cache"])
     trusted = public_keys("cache-key", given.get("cache-key", ""), checkout / TRUSTED)
     if not trusted:
         hint = f"cache-key=KEY, a public key of minisign, or lay public keys into {TRUSTED}/"

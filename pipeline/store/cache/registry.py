@@ -55,14 +55,14 @@ class AbsentError(FetchError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RegistryPlace:
     """Where a cache is: a registry and a repository in it."""
 
     host: str
     repository: str
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> RegistryPlace:
         """The place that `cache=HOST[:PORT]/REPOSITORY` names. Raises ConfigError."""
         host, _, repository = text.partition("/")
         local = urlsplit(f"//{host}").hostname in _LOOPBACK if _ADDRESS.fullmatch(host) else False
@@ -86,7 +86,7 @@ class Place:
 class Registry:
     """One repository of a registry. `check` is called while waiting for bytes, and may raise to stop."""
 
-    def __init__(self, place: Place, *, check: Callable[[], None] | None = None) -> None:
+    def __init__(self, place: RegistryPlace, *, check: Callable[[], None] | None = None) -> None:
         self.place = place
         self._check = check or _nothing
         self._session = requests.Session()

@@ -27,10 +27,10 @@ from tower.disk.receipt import Receipt, Stage, Target
 from tower.disk.target import still, target_disk, target_file
 from tower.hosts import known, secret
 from tower.hosts.env import Encryption, Wlan
-from tower.hosts.registry import RECEIPT_ON_BOOT, Host, Place, Tower, tower_of_user
+from tower.hosts.registry import RECEIPT_ON_BOOT, FreeAddress, Host, Tower, tower_of_user
 from tower.hosts.settings import Settings, current_user, read_settings
 from tower.image import source
-from tower.image.source import Source
+from tower.image.source import ImageSource
 from tower.provision import provision
 from tower.provision.provision import Wish
 
@@ -130,7 +130,7 @@ def _tell(tower: Tower, view: View, *, made: bool = False) -> bool:
     return bool(text)
 
 
-def _decide(args: argparse.Namespace, tower: Tower, view: View) -> tuple[Wish, Source, Target]:
+def _decide(args: argparse.Namespace, tower: Tower, view: View) -> tuple[Wish, ImageSource, Target]:
     """Everything that can be refused is refused here, before a password is asked for."""
     name = parse_host_name(args.name)
     router = name == ROUTER
@@ -154,7 +154,7 @@ def _ssid(args: argparse.Namespace) -> str:
     return parse_ssid(args.wlan_ssid) if args.wlan_ssid_hex is None else parse_ssid_hex(args.wlan_ssid_hex)
 
 
-def _target(args: argparse.Namespace, origin: Source, view: View) -> Target:
+def _target(args: argparse.Namespace, origin: ImageSource, view: View) -> Target:
     return target_file(origin, args.device_file, args.size) if args.device_file else target_disk(origin, args.device, view)
 
 
@@ -206,7 +206,7 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
     return 0
 
 
-def _target_again(args: argparse.Namespace, found: Receipt, origin: Source, view: View) -> Target:
+def _target_again(args: argparse.Namespace, found: Receipt, origin: ImageSource, view: View) -> Target:
     """The same disk as before, unless another one is named; the image is checked again."""
     checked = source.check_source(origin, unsigned=args.unsigned)
     view.say(f"image: {origin}, {checked}")
@@ -217,7 +217,7 @@ def _target_again(args: argparse.Namespace, found: Receipt, origin: Source, view
     return target
 
 
-def _plan(wish: Wish, origin: Source, target: Target, place: Place, checked: str) -> dict[str, object]:
+def _plan(wish: Wish, origin: ImageSource, target: Target, place: FreeAddress, checked: str) -> dict[str, object]:
     return {
         "host": wish.name,
         "kind": "router" if wish.name == ROUTER else "online" if wish.online else "offline",

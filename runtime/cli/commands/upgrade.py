@@ -16,7 +16,7 @@ from tower.disk.receipt import Receipt, Stage, Target
 from tower.disk.target import still, target_disk, target_file
 from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.image import source
-from tower.image.source import Source
+from tower.image.source import ImageSource
 from tower.install.connection import connect
 from tower.provision import provision
 from tower.upgrade import inplace, thinclient, upgrade
@@ -96,7 +96,7 @@ def execute(args: argparse.Namespace) -> int:
     return _finish(args, tower, one, view, resume=False)
 
 
-def _target(args: argparse.Namespace, tower: Tower, before: Receipt, new: Source, view: View) -> Target:
+def _target(args: argparse.Namespace, tower: Tower, before: Receipt, new: ImageSource, view: View) -> Target:
     """What will be written, which must be this host's. Raises DeviceError or AnswerError."""
     host = tower.host(parse_host_name(before.host))
     if args.device or args.device_file:
@@ -109,7 +109,7 @@ def _target(args: argparse.Namespace, tower: Tower, before: Receipt, new: Source
     return upgrade.target_in_place(found)
 
 
-def _disk(args: argparse.Namespace, new: Source, view: View) -> Target:
+def _disk(args: argparse.Namespace, new: ImageSource, view: View) -> Target:
     return target_file(new, args.device_file, None) if args.device_file else target_disk(new, args.device, view)
 
 
@@ -192,7 +192,7 @@ def _thin_client(args: argparse.Namespace, view: View) -> int:
     return 0
 
 
-def _plan(host: Host, before: Receipt, new: Source, target: Target, checked: str) -> dict[str, object]:
+def _plan(host: Host, before: Receipt, new: ImageSource, target: Target, checked: str) -> dict[str, object]:
     return {
         "host": host.name,
         "version": f"{before.version} becomes {new.version}",

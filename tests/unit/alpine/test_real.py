@@ -21,7 +21,7 @@ from pipeline.channels.alpine.settings import read_settings
 from pipeline.config.toml import Problems
 from pipeline.plan.nodes import Settings
 from pipeline.plan.planner import load_channel, load_plan
-from pipeline.supply.fetch import Source
+from pipeline.supply.fetch import Mirrors
 from pipeline.supply.trust import Trust, load_trust
 from pipeline.supply.vault import Vault
 from tests.unit.mirror import Quiet, serving
@@ -92,7 +92,7 @@ def test_real_packages_are_locked_and_laid(
             for entry in index.entries.values()
             if entry.file_name in there
         ]
-        source = Source((mirror.address,))
+        source = Mirrors((mirror.address,))
         found = lock_packages(wanted, (), vault=vault, ring=ring, source=source, progress=Quiet())
     assert len(found) == 10
     lay_repository(found, {"main": index}, tmp_path / "out", vault=vault, ring=ring, log=io.BytesIO())

@@ -17,7 +17,7 @@ import pytest
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import ConfigError, VerifyError
 from pipeline.store.cache import registry as module
-from pipeline.store.cache.registry import AbsentError, Place, Registry, UnavailableError
+from pipeline.store.cache.registry import AbsentError, Registry, RegistryPlace, UnavailableError
 
 DATA = b"content" * 1000
 DIGEST = Digest(hashlib.sha256(DATA).hexdigest())
@@ -44,7 +44,7 @@ class Fake:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self.server.server_port}"
-        self.registry = Registry(Place.parse(f"{self.address}/cache"))
+        self.registry = Registry(RegistryPlace.parse(f"{self.address}/cache"))
 
 
 def send(request: BaseHTTPRequestHandler, status: int, data: bytes = b"", **headers: str) -> None:
@@ -68,8 +68,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
 @pytest.mark.parametrize("text", ["registry.example/towercache", "localhost:5000/a/b-c_d", "[::1]:5000/a", "127.0.0.1/x"])
 def test_places(text: str) -> None:
-    assert str(Place.parse(text)) == text
-    assert Place.parse(text).url.startswith("https:" if "example" in text else "http:")
+    assert str(RegistryPlace.parse(text)) == text
+    assert RegistryPlace.parse(text).url.startswith("https:" if "example" in text else "http:")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_places(text: str) -> None:
 )  # fmt: skip
 def test_what_is_no_place(text: str) -> None:
     with pytest.raises(ConfigError, match="cache="):
-        Place.parse(text)
+        RegistryPlace.parse(text)
 
 
 def test_a_file_comes_whole(fake: Fake, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.base.canonical import Digest, digest_bytes
 from pipeline.base.errors import VerifyError
 from pipeline.store.artifact import FileRecord
 from pipeline.store.cache.record import Vouched
-from pipeline.store.cache.registry import Place, Registry
+from pipeline.store.cache.registry import Registry, RegistryPlace
 from pipeline.store.cache.shared import Cache
 
 EMPTY = FileRecord(digest_bytes(b""), 0)
@@ -22,7 +22,7 @@ EMPTY = FileRecord(digest_bytes(b""), 0)
 def cache() -> Cache:
     """One that asks nothing of its registry, as all files are empty."""
     said: list[str] = []
-    return Cache(Registry(Place.parse("127.0.0.1:1/none")), (), said.append)
+    return Cache(Registry(RegistryPlace.parse("127.0.0.1:1/none")), (), said.append)
 
 
 def bring(cache: Cache, folder: Path, outputs: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.apk.format.package import TarEntry, read_package
 from pipeline.base.errors import ConfigError, VerifyError
-from pipeline.channels.lab.assemble import Job, make_jobs, select
+from pipeline.channels.lab.assemble import Conversion, make_jobs, select
 from pipeline.channels.lab.catalog import read_catalog
 from pipeline.channels.lab.convert import Converted, convert
 from pipeline.channels.lab.deb import read_control
@@ -46,7 +46,7 @@ class Lab:
         self.deb = folder / "hello.deb"
         self.deb.write_bytes(deb(*MEMBERS, control=control_text(Homepage="https://hello.example")))
 
-    def job(self) -> Job:
+    def job(self) -> Conversion:
         catalog = read_catalog(self.packages)
         row = locked(self.deb)
         with self.deb.open("rb") as stream:
@@ -54,7 +54,7 @@ class Lab:
         (job,) = make_jobs(catalog, select(catalog, [row], [], "x86_64"), controls, EPOCH, {})
         return job
 
-    def convert(self, job: Job | None = None, name: str = "out.apk") -> Converted:
+    def convert(self, job: Conversion | None = None, name: str = "out.apk") -> Converted:
         return convert(job or self.job(), (self.deb,), self.folder, self.folder / "scratch", self.folder / name)
 
     def entries(self) -> dict[str, tuple[TarEntry, bytes]]:

@@ -15,7 +15,7 @@ import pytest
 from pipeline.apk.format.package import TarEntry, read_package, write_package
 from pipeline.apk.format.signature import KeyRing
 from pipeline.base.progress import Screen
-from pipeline.channels.lab.assemble import Job
+from pipeline.channels.lab.assemble import Conversion
 from pipeline.channels.lab.conversions import Workshop, convert_all
 from pipeline.channels.lab.mirror import write_repository
 from pipeline.supply.signing import checkout_key
@@ -40,7 +40,7 @@ class Shop:
         self.key = checkout_key(folder / "keys", "lab")
         self.said: list[str] = []
         self.shop = Workshop(folder, cast(Any, Downloads(self.lab.deb)), folder / "apk", EPOCH, self.said.append)
-        self.job: Job = self.lab.job()
+        self.job: Conversion = self.lab.job()
         self.made = 0
 
     def repository(self) -> bytes:

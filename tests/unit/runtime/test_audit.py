@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tower.audit import frames, hosts, local, rules, verdict
 from tower.audit.attack import Attacker, Victim, faults_of
-from tower.audit.checks import Check, Outcome, Report, judged, not_tried, worst
+from tower.audit.checks import AuditReport, Check, Outcome, judged, not_tried, worst
 from tower.audit.frames import SYN_ACK, TCP, Seen
 from tower.audit.hosts import Answered, Result, Try, result_of
 from tower.audit.matrix import show
@@ -339,7 +339,7 @@ def test_the_matrix_shows_all_that_does_not_hold(capsys: pytest.CaptureFixture[s
         not_tried("way", "web", "nobody [there]", target="internet"),
         Check("firewall", "web", "", Outcome.HELD),
     )
-    show(Report(("thinclient", "web", "internet"), checks))
+    show(AuditReport(("thinclient", "web", "internet"), checks))
     out = capsys.readouterr().out
     assert "broken web -> thinclient: way: tcp [x] port 22 was answered" in out
     assert "not tried web -> internet: way: nobody [there]" in out

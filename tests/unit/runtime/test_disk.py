@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tower.base.errors import DeviceError, ImageProblemError
 from tower.base.view import View
-from tower.disk.make import Job, make_disk
+from tower.disk.make import HostDisk, make_disk
 from tower.disk.medium import opened
 from tower.disk.partition import partitions
 from tower.image.source import read_source
@@ -18,16 +18,16 @@ from tests.unit.runtime.disks import BOOT, MIB, ROOT, check_disk, garbage, tool
 
 
 @pytest.fixture
-def job(small_image: Path, tmp_path: Path) -> Job:
+def job(small_image: Path, tmp_path: Path) -> HostDisk:
     settings = tmp_path / "tower.env"
     settings.write_bytes(b"HOSTNAME='web'\n")
     work = tmp_path / "work"
     work.mkdir()
-    return Job(read_source(small_image), {"tower.env": settings}, work)
+    return HostDisk(read_source(small_image), {"tower.env": settings}, work)
 
 
 @pytest.mark.parametrize("size", [ROOT[0] + ROOT[1], 200 * MIB + 12288])
-def test_a_used_medium_becomes_a_clean_disk(job: Job, tmp_path: Path, size: int) -> None:
+def test_a_used_medium_becomes_a_clean_disk(job: HostDisk, tmp_path: Path, size: int) -> None:
     target = tmp_path / "medium"
     target.write_bytes(garbage(size))
     with opened(target) as medium:
@@ -47,7 +47,7 @@ def test_a_used_medium_becomes_a_clean_disk(job: Job, tmp_path: Path, size: int)
     assert list(job.scratch.iterdir()) == []
 
 
-def test_done_again_it_is_the_same_disk(job: Job, tmp_path: Path) -> None:
+def test_done_again_it_is_the_same_disk(job: HostDisk, tmp_path: Path) -> None:
     target = tmp_path / "medium"
     target.write_bytes(garbage(200 * MIB))
     for resume in (False, True):
@@ -56,7 +56,7 @@ def test_done_again_it_is_the_same_disk(job: Job, tmp_path: Path) -> None:
     assert check_disk(target, tmp_path)["size"] == 200 * MIB - ROOT[0]
 
 
-def test_the_grown_space_can_be_used(job: Job, tmp_path: Path) -> None:
+def test_the_grown_space_can_be_used(job: HostDisk, tmp_path: Path) -> None:
     target = tmp_path / "medium"
     target.write_bytes(garbage(200 * MIB))
     with opened(target) as medium:
@@ -67,7 +67,7 @@ def test_the_grown_space_can_be_used(job: Job, tmp_path: Path) -> None:
     tool("e2fsck", "-f", "-n", tmp_path / "p2")
 
 
-def test_files_that_do_not_fit(job: Job, tmp_path: Path) -> None:
+def test_files_that_do_not_fit(job: HostDisk, tmp_path: Path) -> None:
     (tmp_path / "tower.env").write_bytes(bytes(60 * MIB))
     with opened(tmp_path / "medium", size=200 * MIB) as medium, pytest.raises(DeviceError, match="boot partition"):
         make_disk(job, medium, resume=False, view=View())

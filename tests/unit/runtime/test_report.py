@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tower.base.errors import AnswerError
 from tower.status import report
-from tower.status.report import Report
+from tower.status.report import HostReport
 
 BOOT = "b41b6078-c781-483d-9dc2-35e6cc57e10b"
 LINES = (
@@ -34,7 +34,7 @@ def text_of(*lines: str) -> bytes:
 
 
 def test_an_answer() -> None:
-    assert report.parse(text_of(*LINES)) == Report(
+    assert report.parse(text_of(*LINES)) == HostReport(
         boot=BOOT,
         uptime=12712.76,
         load=0.08,

@@ -21,7 +21,7 @@ from tower.base.networks import ROUTER_ADDRESS
 from tower.cli import main
 from tower.hosts import env, registry, secret, stanza
 from tower.hosts.env import TowerEnv, Wlan
-from tower.hosts.registry import ENV, HOST_KEY, USER_KEY, Place, Tower
+from tower.hosts.registry import ENV, HOST_KEY, USER_KEY, FreeAddress, Tower
 
 
 def files_of(settings: TowerEnv) -> dict[str, bytes]:
@@ -37,7 +37,7 @@ def files_of(settings: TowerEnv) -> dict[str, bytes]:
 def add(tower: Tower, settings: TowerEnv, name: str, *, online: bool = False) -> registry.Host:
     wlan = Wlan("Home", "0" * 64) if name == "router" else None
 
-    def make(place: Place) -> Mapping[str, bytes]:
+    def make(place: FreeAddress) -> Mapping[str, bytes]:
         mine = replace(
             settings, hostname=HostName(name), online=online, address=IPv4Address(place.address), color=place.color, wlan=wlan
         )
@@ -176,7 +176,7 @@ def test_what_a_killed_one_left_is_no_host_and_goes(tower: Tower, settings: Towe
 
 
 def test_a_failure_leaves_nothing(tower: Tower, settings: TowerEnv) -> None:
-    def make(place: Place) -> Mapping[str, bytes]:
+    def make(place: FreeAddress) -> Mapping[str, bytes]:
         raise HostError("no")
 
     with pytest.raises(HostError):

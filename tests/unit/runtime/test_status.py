@@ -16,10 +16,10 @@ from tower.cli.commands import status as command
 from tower.hosts.env import TowerEnv
 from tower.hosts.registry import Host
 from tower.status import status
-from tower.status.report import Report
+from tower.status.report import HostReport
 from tower.status.status import State, Status
 
-REPORT = Report("b", 93784.0, 0.5, 4 << 30, 1 << 30, 10 << 30, 19 << 29, 81.2, 61, "TowerOS host 1.0 (lab)", "1.0")
+REPORT = HostReport("b", 93784.0, 0.5, 4 << 30, 1 << 30, 10 << 30, 19 << 29, 81.2, 61, "TowerOS host 1.0 (lab)", "1.0")
 
 
 @pytest.fixture

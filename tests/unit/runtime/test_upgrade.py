@@ -22,13 +22,13 @@ from tower.base.names import HostName
 from tower.base.proc import Done
 from tower.base.view import View
 from tower.disk import receipt
-from tower.disk.make import Job, make_disk, read_boot_file
+from tower.disk.make import HostDisk, make_disk, read_boot_file
 from tower.disk.medium import opened
 from tower.disk.partition import UNIT, Partition, partitions
 from tower.disk.receipt import Receipt, Stage, Target
 from tower.hosts.registry import Host
 from tower.image.blockmap import BlockMap
-from tower.image.source import Source, read_source
+from tower.image.source import ImageSource, read_source
 from tower.ssh.sessions import SYSTEM_PATH
 from tower.upgrade import inplace, upgrade
 from tower.upgrade.inplace import Found, Piece, pieces, plan_of
@@ -43,7 +43,7 @@ def made(small_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk of 96 MiB with a host's files, as it is made before it is sent."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "tower-receipt.json").write_text('{"id": "x", "host": "web"}')
-    job = Job(read_source(small_image), {"tower-receipt.json": folder / "tower-receipt.json"}, folder)
+    job = HostDisk(read_source(small_image), {"tower-receipt.json": folder / "tower-receipt.json"}, folder)
     with opened(folder / "disk", size=96 * MIB) as medium:
         make_disk(job, medium, resume=False, view=View())
     return folder / "disk"
@@ -151,7 +151,7 @@ def test_two_disks_made_at_once_are_kept_apart(small_image: Path, tmp_path: Path
         places = []
         for name in ("web", "db"):
             (tmp_path / name).write_bytes(name.encode())
-            job = Job(read_source(small_image), {"host": tmp_path / name}, tmp_path)
+            job = HostDisk(read_source(small_image), {"host": tmp_path / name}, tmp_path)
             places.append((name, stack.enter_context(inplace.made(job, found, tmp_path, View()))[0]))
         for name, path in places:
             with opened(path) as medium:
@@ -196,7 +196,7 @@ FIRST = Receipt(
     "1" * 32, "web", Stage.ANSWERED, "/x/toweros-host-1.1.0-lab-rpi.img.zst", "0" * 64, "1.1.0", "lab",
     Target("/dev/sdb", 1 << 30, "S", "M", "usb"), "",
 )  # fmt: skip
-IMAGE = Source(Path("/x/new.img"), "1.2.0", "lab", "lab", False, "0" * 64, BlockMap(68 * MIB, ()))
+IMAGE = ImageSource(Path("/x/new.img"), "1.2.0", "lab", "lab", False, "0" * 64, BlockMap(68 * MIB, ()))
 
 
 def on_boot(identifier: str, name: str = "web") -> str:
