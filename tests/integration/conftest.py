@@ -96,7 +96,7 @@ def make_tiny(folder: Path, checkout: Path, cache: Path) -> Tiny:
     for name in _TAKEN:
         if (checkout / name).is_dir():
             shutil.copytree(
-                checkout / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "recipes", "channels", "packages")
+                checkout / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "recipes", "*.toml", "packages")
             )
         else:
             shutil.copy2(checkout / name, folder / name)

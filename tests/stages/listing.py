@@ -174,7 +174,8 @@ def _fat(file: Path) -> Iterator[str]:
 def _disk(file: Path) -> Iterator[str]:
     for line in _tool("sfdisk", "--dump", file).splitlines():
         if line and not line.startswith("device"):
-            yield re.sub(r" +", " ", line.replace(str(file), "image"))
+            # It puts a p before the number if the name ends with a digit.
+            yield re.sub(r" +", " ", re.sub(rf"{re.escape(str(file))}p?", "image", line))
 
 
 def _iso(file: Path) -> Iterator[str]:

@@ -63,7 +63,7 @@ def tiny_runtime(folder: Path) -> dict[str, Source]:
         {
             "pyproject.toml": _PROJECT,
             "runtime/__init__.py": "",
-            "runtime/cli/main.py": "WORDS = 1\n",
+            "runtime/cli.py": "WORDS = 1\n",
             "runtime/words.txt": "words\n",
         },
     )

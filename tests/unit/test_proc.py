@@ -123,7 +123,7 @@ def test_programs_end_with_who_started_them(tmp_path: Path, how: signal.Signals)
 
 
 def importable() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(proc.__file__).parents[1])}
+    return {**os.environ, "PYTHONPATH": str(Path(proc.__file__).parents[2])}
 
 
 def test_a_number_that_is_another_programs_by_now(tmp_path: Path) -> None:
