@@ -23,14 +23,14 @@ IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 # Folder (and marker) of each ring, in the order they run, with the seconds one of its tests may take.
 RINGS = {"lint": 300, "unit": 60, "stages": 180, "integration": 600, "network": 300, "boot": 1200}
 
-# Why a row of docs/acceptance.md is only simulated by tests of a ring. The ring `boot` starts the product's own images. A mark
-# says it for one test: `qa("T01", simulated="why")`, or `simulated=None` if the test does use the product's own images.
+# Why a row of docs/acceptance.md is only simulated by tests of a ring. The ring `boot` starts the product's own images, and in
+# `network` their roots make themselves ready by their own scripts, and run their own services. A mark says it for one
+# test: `qa("T01", simulated="why")`, or `simulated=None` if the test does use the product's own images.
 SIMULATED = {
     "lint": "no system is started",
     "unit": "it runs on the machine that runs the tests",
     "stages": "scripts of stages run on tiny inputs, nothing is started",
     "integration": "it runs on the machine that runs the tests",
-    "network": "roots and services are the product's; what its first start will do (users, keys, addresses) is the test's",
 }
 
 

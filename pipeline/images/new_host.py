@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tower provision` would lay on the boot partition of a new host, for one that is started in QEMU and does not last."""
+"""What `tower provision` would lay on the boot partition of a new host, for one that is only tried in QEMU."""
 
 from __future__ import annotations
 

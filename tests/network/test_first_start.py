@@ -23,7 +23,7 @@ STEPS = (
 _PREPARE = r"""
 from dataclasses import replace
 from pathlib import Path
-from tower.provision import provision
+from tower import provision
 from tower.image.blockmap import BlockMap
 from tower.hosts.env import Encryption
 from tower.base.names import HostName, UserName
@@ -70,8 +70,8 @@ def all_that_is_set(machine: Machine) -> dict[str, str]:
     """What the steps leave, but for what differs between any two hosts."""
     files = (
         "etc/hostname", "etc/hosts", "etc/passwd", "etc/group", "etc/shadow", "etc/ssh/sshd_config.d/host.conf",
-        "etc/conf.d/loadkmap",
-        "etc/locale.conf", "etc/profile.d/10tower-lang.sh", "etc/profile.d/tower_host.sh", "etc/motd", "etc/network/interfaces",
+        "etc/conf.d/loadkmap", "etc/locale.conf",
+        "etc/profile.d/10tower-lang.sh", "etc/profile.d/tower_host.sh", "etc/motd", "etc/network/interfaces",
         "etc/tower/firewall.env", "etc/chrony/chrony.conf", "etc/tower/tower-receipt.json", f"home/{USER}/.ssh/authorized_keys",
         "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub",
     )  # fmt: skip
@@ -80,13 +80,13 @@ def all_that_is_set(machine: Machine) -> dict[str, str]:
     return {name: f"{modes[name]} {owners[name]}\n{machine.read(name)}" for name in files}
 
 
-@pytest.mark.qa("H04", simulated=None)
-@pytest.mark.qa("H05", simulated=None)
-@pytest.mark.qa("H06", simulated=None)
-@pytest.mark.qa("H09", simulated=None)
-@pytest.mark.qa("H12", simulated=None)
-@pytest.mark.qa("H14", simulated=None)
-@pytest.mark.qa("H18", simulated=None)
+@pytest.mark.qa("H04")
+@pytest.mark.qa("H05")
+@pytest.mark.qa("H06")
+@pytest.mark.qa("H09")
+@pytest.mark.qa("H12")
+@pytest.mark.qa("H14")
+@pytest.mark.qa("H18")
 def test_a_host_makes_itself_ready_and_answers(machines: Tower, on_shelf: Shelf) -> None:
     """From the folder that `tower provision` makes, to the answer that it waits for."""
     client = User(machines["thinclient"])

@@ -278,7 +278,8 @@ with connect(tower, host("offline1")) as session, connect(tower, host("router"))
         found["own"] = heard(here)
 print(json.dumps(found))
 """
-    with speaking(machines["internet"], INTERNET_ADDRESS, 80, b"packages"):
+    own = speaking(host, "127.0.0.1", 22, b"SSH-2.0-own")
+    with speaking(machines["internet"], INTERNET_ADDRESS, 80, b"packages"), own:
         found = ask(user, body)
     assert found["heard"] == ["packages", "packages"]
     assert f"127.0.0.1:{found['there']} " in found["ports"]
@@ -308,7 +309,8 @@ with connect(tower, host("offline1")) as session:
         found["there"] = session.run(words, timeout=20).stdout.decode()
 print(json.dumps(found))
 """
-    found = ask(user, body)
+    with speaking(machines["offline1"], "127.0.0.1", 22, b"SSH-2.0-own"):
+        found = ask(user, body)
     assert found["before"] == [True, "SSH"]
     assert found["broken"] is False
     assert found["after"] == ["again\n", True, "SSH"]

@@ -41,7 +41,7 @@ def test_laid(): pass
 
 def test_other(): pass
 """,
-    "network/test_ring.py": """
+    "integration/test_ring.py": """
 import pytest
 
 @pytest.mark.qa("T01")
@@ -75,7 +75,7 @@ def small(tmp_path: Path) -> Paths:
     shutil.copy(CHECKOUT / "tests/newmachine.py", tmp_path / "tests/newmachine.py")
     write(
         tmp_path,
-        {"pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["qa(id): row", "boot", "network", "unit", "timeout"]\n'},
+        {"pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["qa(id): row", "boot", "integration", "unit", "timeout"]\n'},
     )
     return Paths(tmp_path)
 

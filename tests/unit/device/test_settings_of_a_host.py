@@ -59,7 +59,7 @@ def test_what_tower_writes_is_read_as_it_was_meant(tmp_path: Path, settings: Tow
     data = env.dump(settings)
     done = check(tmp_path, data)
     assert (done.returncode, done.stderr) == (0, "")
-    argv = ("busybox", "awk", "-f", SHARE / "env.awk", tmp_path / "tower.env")
+    argv = ("busybox", "awk", "-f", str(SHARE / "env.awk"), str(tmp_path / "tower.env"))
     shown = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=50).stdout
     assert dict(line.split("=", 1) for line in shown.splitlines()) == settings.values()
 
