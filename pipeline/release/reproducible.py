@@ -48,7 +48,8 @@ _SITE = """\
 import threading, time
 time.sleep = lambda seconds: threading.Event().wait(seconds) and None
 """
-_NOT_COPIED = ("build", "dist", "builds", ".git", ".venv", "__pycache__")
+_GENERATED = ("build", "dist", "builds", ".git", ".venv")
+"""Folders of a checkout that nobody wrote."""
 
 
 @dataclass(slots=True)
@@ -142,7 +143,8 @@ def checkout_files(checkout: Path) -> Iterator[str]:
                 yield name
         return
     for folder, names, files in os.walk(checkout):
-        names[:] = [name for name in names if name not in _NOT_COPIED]
+        generated = _GENERATED if Path(folder) == checkout else ()
+        names[:] = [name for name in names if name not in (*generated, "__pycache__")]
         links = [name for name in names if (Path(folder) / name).is_symlink()]
         yield from ((Path(folder) / name).relative_to(checkout).as_posix() for name in [*files, *links])
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.release.reproducible import checkout_files
+
 
 def test_the_wheel_holds_the_runtime_alone(checkout: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -57,8 +59,10 @@ def test_the_command_of_an_editable_installation() -> None:
 def test_an_environment_of_ones_own(checkout: Path, tmp_path: Path) -> None:
     """What the README says for who does not want ./ci/doit: a fresh environment, pip, and plain doit."""
     source, venv = tmp_path / "source", tmp_path / "venv"
-    left_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "builds", "dist", "tests")
-    shutil.copytree(checkout, source, symlinks=True, ignore=left_out)
+    for name in checkout_files(checkout):
+        if not name.startswith("tests/"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(checkout / name, source / name, follow_symlinks=False)
     # The machine's settings of pip hold, and its cache; nothing of the environment that the tests run in does.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     env = {**kept, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}"}

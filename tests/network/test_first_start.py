@@ -30,13 +30,13 @@ from tower.base.names import HostName, UserName
 from tower.provision.provision import Wish
 from tower.disk.receipt import Stage, Target
 from tower.hosts.settings import Settings
-from tower.image.source import Source
+from tower.image.source import ImageSource
 from tower.hosts.registry import tower_of_user
 tower = tower_of_user()
 type(tower).check_new = lambda *_, **__: None  # the router of the ring is no host of this user
 settings = Settings("fr", "fr", "Europe/Paris", "fr_FR.UTF-8")
 wish = Wish(HostName(NAME), False, UserName("al"), settings, None, None, Encryption.NONE)
-source = Source(Path("/none.img"), "1.0", "lab", "lab", False, "0" * 64, None)
+source = ImageSource(Path("/none.img"), "1.0", "lab", "lab", False, "0" * 64, None)
 host = provision.prepare(tower, wish, source, Target("/none", 1, "", "", "file"))
 provision.keep_receipt(host, provision.read_receipt(host).at(Stage.WRITTEN))
 print(host.env.address)

@@ -29,7 +29,9 @@ CHILD = """
 import sys
 from pathlib import Path
 from pipeline.sandbox.engine import Engine
-from pipeline.sandbox.stage_run import Input, Sandbox, run_stage
+from pipeline.sandbox.spec import Sandbox
+from pipeline.sandbox.stage_run import run_stage
+from pipeline.sandbox.transfer import Input
 engine = Engine(Path(sys.argv[1]))
 engine.stop_on_signals()
 sandbox = Sandbox("child", sys.argv[2], ("sh", "-c", "echo started; sleep 300"), epoch=0, inputs=(Input("/in/a", {"x": b"1"}),))
