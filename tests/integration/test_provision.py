@@ -94,7 +94,7 @@ def test_into_a_file(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("asked", "said"), [((), "required"), (("--unencrypted",), "none")])
 def test_a_host_stays_unencrypted_only_when_asked_for(home: Path, tmp_path: Path, asked: tuple[str, ...], said: str) -> None:
     target = tmp_path / "vm.img"
-    argv = ("provision.provision", "vm", *COMMON, *asked, "--device-file", str(target))
+    argv = ("provision", "vm", *COMMON, *asked, "--device-file", str(target))
     assert json.loads(run(home, *argv, "--dry-run"))["encryption"] == said
     run(home, *argv)
     argv = ("mcopy", "-i", f"{target}@@{BOOT[0]}", "::tower.env", "-")
@@ -253,7 +253,7 @@ def interrupted(home: Path, step: str, number: signal.Signals, *argv: str) -> in
 def test_stopped_at_every_step_and_gone_on_with(home: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
     target = tmp_path / "vm.img"
     target.write_bytes(garbage(128 * MIB))
-    argv = ("provision.provision", "vm", *COMMON, "--device-file", str(target))
+    argv = ("provision", "vm", *COMMON, "--device-file", str(target))
     status = interrupted(home, step, number, *argv)
     assert status == (-9 if number is signal.SIGKILL else 128 + number)
     if number is not signal.SIGKILL:
@@ -271,7 +271,7 @@ def test_stopped_at_every_step_and_gone_on_with(home: Path, tmp_path: Path, step
 
 
 def test_only_one_works_on_a_host(home: Path, tmp_path: Path) -> None:
-    argv = ("provision.provision", "vm", *COMMON, "--device-file", str(tmp_path / "vm.img"))
+    argv = ("provision", "vm", *COMMON, "--device-file", str(tmp_path / "vm.img"))
     interrupted(home, "first block", signal.SIGTERM, *argv)
     lock = home / ".local/tower/hosts/vm/.lock"
     with lock.open("r+b") as stream:
