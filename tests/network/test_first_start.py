@@ -23,7 +23,7 @@ STEPS = (
 _PREPARE = r"""
 from dataclasses import replace
 from pathlib import Path
-from tower import provision
+from tower.provision import provision
 from tower.image.blockmap import BlockMap
 from tower.hosts.env import Encryption
 from tower.base.names import HostName, UserName
