@@ -195,7 +195,10 @@ class Mirror:
         self.requests.append(Request(handler.path, asked, status, sent, handler.client_address[0]))
 
 
-_APK = ("etc/apk", "lib/apk", "usr/lib/apk", "var/cache/apk", "opt", "var/lib/tower")
+_APK = (
+    "etc/apk", "lib/apk", "usr/lib/apk", "var/cache/apk", "opt",
+    "var/lib/tower/packages", "var/lib/tower/bundle", "var/lib/tower/bundle.serial",
+)  # fmt: skip
 """What a package manager knows and does, and all that the packages of a mirror and `tower install` leave."""
 
 
