@@ -130,7 +130,7 @@ def test_dry_run_shows_and_does_nothing(machines: Tower, user: User, mirror: Mir
     steps = ["Installing editor (1.0-r0)", "Installing library (1.0-r0)"]
     assert json.loads(done.stdout)["hosts"] == {"offline1": {"done": False, "steps": steps}}
     assert not has(host, "editor")
-    assert not host.path("var/lib/tower").exists()
+    assert not host.path("var/lib/tower/bundle").exists()
     assert len(mirror.requests) == 1
 
 
@@ -171,7 +171,7 @@ def test_a_flipped_bit_of_a_package_is_refused(machines: Tower, user: User, mirr
     done = install(user, "offline1", "editor")
     assert done.returncode == 18
     assert "was changed" in done.stderr
-    assert not host.path("var/lib/tower").exists(), "nothing was sent"
+    assert not host.path("var/lib/tower/bundle").exists(), "nothing was sent"
     mirror.flip.clear()
     assert install(user, "offline1", "editor").returncode == 0
     assert has(host, "editor")
