@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which code a result depends on, derived from the code: a module, and all that it imports of the factory.
 
-Imports at the top of a module count, and those of what they import. An import inside a function does not: it is there
-because most callers do not need it (the channel's driver, the container engine).
+Every import counts, at the top of a module and inside a function alike, and so do those of what is imported. Not
+counted are imports under `if TYPE_CHECKING:`, which never run, and those of `LEFT_OUT`.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from pipeline.base.canonical import Digest, digest_file, digest_json
 
 _ROOT = Path(__file__).parents[2]
+LEFT_OUT = {"pipeline.base.streams": frozenset({"pipeline.base.refused"})}
+"""What a module imports that no result depends on: `refused` words the error that ends a command."""
 
 
 @cache
@@ -44,9 +47,18 @@ def _source(name: str) -> Path | None:
 def _imports(path: Path, module: str) -> list[str]:
     package = module.partition(".")[0]
     names: list[str] = []
-    for node in ast.parse(path.read_bytes()).body:
+    for node in _that_run(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.partition(".")[0] == package]
+    left_out = LEFT_OUT.get(module, frozenset())
+    return [name for name in names if name.partition(".")[0] == package and name not in left_out]
+
+
+def _that_run(node: ast.AST) -> Iterator[ast.AST]:
+    """`node` and all below it, without the bodies of `if TYPE_CHECKING:`."""
+    yield node
+    only_types = isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+    for child in node.orelse if only_types and isinstance(node, ast.If) else ast.iter_child_nodes(node):
+        yield from _that_run(child)
