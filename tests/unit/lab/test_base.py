@@ -8,6 +8,7 @@ import io
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,21 @@ def test_a_wheel_without_the_image_or_with_two(images: int, tmp_path: Path) -> N
     assert f"the wheel: {images} disk images (*.qcow2) in the wheel, expected one" in error.message
 
 
+def holds_the_same(wheel: Path, other: Path) -> bool:
+    """Whether two wheels unpack to the same image: of many zeros in a row, a packed stream can say in several ways how many."""
+    try:
+        images = [zipfile.ZipFile(path).read(name) for path, name in ((wheel, image_in(other)), (other, image_in(other)))]
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError):
+        return False
+    return images[0] == images[1]
+
+
+def image_in(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".qcow2"))
+        return name
+
+
 @pytest.mark.parametrize("share", range(20))
 def test_a_flipped_bit(share: int, good: Path, tmp_path: Path) -> None:
     """Anywhere in the image: a damaged wheel, or files that are not what the database says; never a traceback."""
@@ -70,7 +86,10 @@ def test_a_flipped_bit(share: int, good: Path, tmp_path: Path) -> None:
     data[image.header_offset + 100 + share * (image.compress_size - 100) // 20] ^= 1
     wheel = tmp_path / good.name
     wheel.write_bytes(data)
-    assert "the wheel" in refused(wheel, tmp_path / "scratch").message
+    if holds_the_same(wheel, good):
+        assert opened(wheel, tmp_path / "scratch") == opened(good, tmp_path / "scratch")
+    else:
+        assert "the wheel" in refused(wheel, tmp_path / "scratch").message
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<!doctype html><title>Welcome</title>", b"\x00" * 4096])
