@@ -148,11 +148,12 @@ def talk(argv: list[str], *typed: tuple[bytes, bytes]) -> tuple[int, bytes]:
     if pid == 0:
         os.execvp(argv[0], argv)
     shown, left = b"", list(typed)
-    ends = time.monotonic() + 30
+    ends, ready = time.monotonic() + 30, select.poll()  # `select` takes no number above 1023
+    ready.register(terminal, select.POLLIN)
     while time.monotonic() < ends:
         if left and left[0][0] in shown:
             os.write(terminal, left.pop(0)[1])
-        if not select.select([terminal], [], [], 0.2)[0]:
+        if not ready.poll(200):
             continue
         try:
             data = os.read(terminal, 4096)
