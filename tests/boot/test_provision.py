@@ -91,7 +91,9 @@ def test_the_host_makes_itself_ready_and_answers(machine: Machine, provisioned: 
         assert on_host("cat /etc/tower/tower-receipt.json") == (folder / "tower-receipt.json").read_text()
         on_host("doas /usr/libexec/tower/firewall check && doas /sbin/rc-service -q firewall status")
         assert (
-            on_host("doas /sbin/rc-service -q tower-radio status; cat /sys/class/rfkill/*/soft 2>/dev/null | grep -c 0 || true").strip()
+            on_host(
+                "doas /sbin/rc-service -q tower-radio status; cat /sys/class/rfkill/*/soft 2>/dev/null | grep -c 0 || true"
+            ).strip()
             == "0"
         )
         left = on_host("doas mount /boot && doas ls /boot; doas umount /boot").split()
