@@ -32,6 +32,10 @@ class FileLock:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        """A lock that nobody holds any more is let go, as a file object that nobody holds is closed."""
+        self.release()
+
     def remove(self) -> None:
         """Remove the file of an exclusive lock, then let go: whoever waits for it starts over on a new file."""
         with suppress(FileNotFoundError):
