@@ -37,7 +37,16 @@ SIMULATED = {
 def pytest_configure(config: pytest.Config) -> None:
     """Make this process what it would be on a new machine, in the foreground."""
     newmachine.default_signals()
-    config.stash[_HIDDEN] = "nothing is hidden from a listing" if config.option.collectonly else newmachine.hide(CHECKOUT)
+    if config.option.collectonly:
+        config.stash[_HIDDEN] = "nothing is hidden from a listing"
+    elif not is_worker(config):
+        config.stash[_HIDDEN] = newmachine.hide(CHECKOUT)
+        config.pluginmanager.register(SaidAtOnce(config))
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs tests for another one (pytest-xdist), which started it where everything is hidden."""
+    return hasattr(config, "workerinput")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -125,9 +134,25 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _ended[report.nodeid] = max(report.outcome, _ended.get(report.nodeid, "passed"), key=order.index)
 
 
-def pytest_sessionfinish() -> None:
+class SaidAtOnce:
+    """Says why a test failed when it fails: the end of a run, where pytest says it, may never come."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """One line for a failed test."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            lines = report.longreprtext.splitlines()
+            reason = next((line for line in lines if line.startswith("E ")), lines[-1] if lines else "no reason given")
+            terminal.ensure_newline()
+            terminal.write_line(f"{report.nodeid}: {report.when} failed: {reason.removeprefix('E ').strip()[:300]}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Keep how they ended for `doit qa`, beside what earlier runs left."""
-    if not _ended:
+    if not _ended or is_worker(session.config):
         return
     record = CHECKOUT / "build" / "qa.json"
     try:

@@ -26,6 +26,8 @@ from pipeline.plan.keys import NotBuiltError
 from pipeline.plan.nodes import Image, Node, StageNode, is_folder
 
 _TEST_SECONDS = 4 * 3600
+_ALL_TESTS = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
+"""Two files of tests run side by side, and the quickest ring comes first; more at once need more memory than a laptop has."""
 _GIB = 1 << 30
 _DEFAULT_GIB = 20
 _PYTEST_OPTIONS = (
@@ -254,7 +256,7 @@ def boot(factory: Factory, name: str, image: Image) -> None:
 
 
 def run_tests(factory: Factory, words: Sequence[str]) -> None:
-    """`doit test [arguments]`: run pytest with the arguments, its output on the terminal."""
+    """`doit test [arguments]`: run pytest with the arguments, or all tests if there are none; its output on the terminal."""
     from pipeline.base import proc
     from pipeline.base.scratch import temporary_folder
 
@@ -265,7 +267,8 @@ def run_tests(factory: Factory, words: Sequence[str]) -> None:
     factory.paths.build.mkdir(parents=True, exist_ok=True)
     with temporary_folder("test", factory.paths.build) as folder:
         report = folder / "report.xml"
-        argv = (sys.executable, "-m", "pytest", *([f"--junit-xml={report}"] if factory.progress.json else []), *words)
+        options = [f"--junit-xml={report}"] if factory.progress.json else []
+        argv = (sys.executable, "-m", "pytest", *options, *(words or _ALL_TESTS))
         done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=factory.progress.output, check=False)
         factory.progress.result("test", {"exit_status": done.status, **_counts(report)})
     if done.status:
