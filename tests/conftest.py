@@ -51,7 +51,7 @@ def is_worker(config: pytest.Config) -> bool:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say what the tests do not see."""
-    return config.stash[_HIDDEN]
+    return config.stash.get(_HIDDEN, "hidden by the process that runs this one")
 
 
 def ring_of(item: pytest.Item) -> str:
