@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The manifest of a finished image: what it is made of, for people and programs; the same bytes from every build.
 
-`<image>.manifest.json` names every package with version, apk's checksum (SHA-1 of what describes it) and the SHA-256 of
-its file, every stage with key and outputs, and the sizes. No time, no user, no place of this machine is in it.
+`<image>.manifest.json` names every package with version, origin, apk's checksum (SHA-1 of what describes it) and the
+SHA-256 of its file, every stage with key and outputs, and the sizes. No time, no user, no place of this machine is in it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 from tower.base.jsontext import parse_json
 from tower.base.regular import read_regular
 
-from pipeline.base.canonical import JsonValue
+from pipeline.base.canonical import Digest, JsonValue
 from pipeline.base.errors import StageError
+from pipeline.images.origins import is_package, origins_of
 from pipeline.plan.nodes import ChannelNode, Image, StageNode, is_folder
 from pipeline.store.artifact import Artifact, FileRecord, outputs_json
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the manifest; a published image with one of another schema gets its manifest anew."""
 PACKAGES = "packages.json"
 """The output in which a stage lists the packages it installed or laid on a medium."""
 
@@ -63,9 +65,10 @@ def manifest_of(factory: Factory, image: Image, files: dict[str, FileRecord]) ->
 def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) -> list[JsonValue]:
     """What the stages of the image's own recipe and target say they installed, each package once, sorted.
 
-    Each with the SHA-256 of its file in the repositories of the image's architecture. Raises StageError if it has none.
+    Each with its origin, and the SHA-256 of its file in the repositories of the image's architecture. Raises StageError if it
+    has none.
     """
-    rows: dict[tuple[str, ...], JsonValue] = {}
+    rows: dict[tuple[str, ...], Digest] = {}
     files = _package_files(image, artifacts)
     found = False
     for name, artifact in artifacts.items():
@@ -78,25 +81,24 @@ def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) ->
                 if len(files.get(file, ())) != 1:
                     many = "two of its repositories have it with different contents" if file in files else "no repository has it"
                     raise StageError(f"{name}: lists {file}, but {many}", hint="mend the stage, or name the package anew")
-                rows[tuple(str(row[field]) for field in _FIELDS)] = {**row, "sha256": next(iter(files[file]))}
+                rows[tuple(str(row[field]) for field in _FIELDS)] = next(iter(files[file]))
     if not found and any(
         isinstance(node, ChannelNode) and node.what == "repository" for node in factory.plan.needs([image.final])
     ):
         raise StageError(
             f"{image.output}: no stage of recipe {image.recipe} lists its packages", hint=f"one of them must write {PACKAGES}"
         )
-    return [rows[key] for key in sorted(rows)]
+    origins = origins_of(factory, image, artifacts, {row[0]: row[1] for row in rows})
+    return [{**dict(zip(_FIELDS, row, strict=True)), "sha256": rows[row], "origin": origins[rows[row]]} for row in sorted(rows)]
 
 
-def _package_files(image: Image, artifacts: dict[str, Artifact]) -> dict[str, set[str]]:
+def _package_files(image: Image, artifacts: dict[str, Artifact]) -> dict[str, set[Digest]]:
     """The packages in the repositories that the image was made with: file name -> SHA-256."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[Digest]] = {}
     for artifact in artifacts.values():
         for path, record in artifact.outputs.items():
-            folder, _, name = path.rpartition("/")
-            # A repository's folder is called as its architecture.
-            if name.endswith(".apk") and folder.rpartition("/")[2] == image.arch:
-                found.setdefault(name, set()).add(record.sha256)
+            if is_package(path, image.arch):
+                found.setdefault(path.rpartition("/")[2], set()).add(record.sha256)
     return found
 
 

@@ -25,7 +25,7 @@ from pipeline.base.errors import StageError, StoreError
 from pipeline.base.files import disk_full, is_full
 from pipeline.base.paths import Paths
 from pipeline.images.imageset import ENDINGS, Content, Note, Spot, changing, damaged_in, lay, owner_of, read_note, remove
-from pipeline.images.manifest import manifest_of
+from pipeline.images.manifest import SCHEMA, manifest_of
 from pipeline.plan.nodes import Image, StageNode, is_folder
 from pipeline.store.artifact import Artifact, FileRecord
 
@@ -155,11 +155,11 @@ def _own(factory: Factory, main: Spot) -> Spot:
 
 
 def _made_of(factory: Factory, image: Image) -> Digest:
-    """Digest of all keys behind an image: what the manifest says, beyond the image's own bytes."""
+    """Digest of the manifest's form and all keys behind an image: what the manifest says, beyond the image's own bytes."""
     keys: dict[str, JsonValue] = {
         node.name: factory.keys.of(node).key for node in factory.plan.needs([image.final]) if not is_folder(node)
     }
-    return digest_json([keys, factory.lock().digest, image.output, factory.plan.version])
+    return digest_json([SCHEMA, keys, factory.lock().digest, image.output, factory.plan.version])
 
 
 def place_of(factory: Factory, image: Image) -> Path:

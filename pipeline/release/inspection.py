@@ -26,7 +26,7 @@ from pipeline.base.errors import VerifyError
 from pipeline.release.canonical import canonical_digest
 from pipeline.release.folder import ATTESTATIONS, BLOCK_MAP, MANIFEST, PROVENANCE, REBUILD, SBOM
 from pipeline.release.provenance import subjects_of
-from pipeline.release.sbom import CHECKSUM
+from pipeline.release.sbom import CHECKSUM, ORIGIN
 
 _MOST_ATTESTATIONS: Final = 1000
 
@@ -122,7 +122,9 @@ def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Ma
             "digest in its SBOM": (sbom["metadata"]["component"]["hashes"][0]["content"], sums[name]),
             "packages in its SBOM": (
                 _components(sbom),
-                sorted((row["name"], row["version"], row["checksum"], row["sha256"]) for row in manifest["packages"]),
+                sorted(
+                    (row["name"], row["version"], row["checksum"], row["origin"], row["sha256"]) for row in manifest["packages"]
+                ),
             ),
         }
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
@@ -193,13 +195,13 @@ def _commit(build: Mapping[str, Any]) -> str:
     return str(build["resolvedDependencies"][0]["digest"]["gitCommit"])
 
 
-def _components(sbom: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Name, version, apk's checksum and SHA-256 of every package, sorted."""
+def _components(sbom: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Name, version, apk's checksum, origin and SHA-256 of every package, sorted."""
     return sorted(
         (
             row["name"],
             row["version"],
-            next(one["value"] for one in row["properties"] if one["name"] == CHECKSUM),
+            *(next(one["value"] for one in row["properties"] if one["name"] == wanted) for wanted in (CHECKSUM, ORIGIN)),
             row["hashes"][0]["content"],
         )
         for row in sbom.get("components", [])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CHECKSUM: Final = "tower:apk:checksum"
 """The property with a package's checksum as apk's database has it."""
+ORIGIN: Final = "tower:origin"
+"""The property that says where a package comes from: `alpine 3.23.6`, `debian trixie`, `ours`."""
 _SPACE: Final = uuid.UUID("1a1ce2e5-9f6c-5d3c-8a5e-2a1c1b8d6d10")
 
 
@@ -58,5 +60,5 @@ def _component(row: Mapping[str, str]) -> Component:
         purl=url,
         bom_ref=url.to_string(),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=row["sha256"])],
-        properties=[Property(name=CHECKSUM, value=row["checksum"])],
+        properties=[Property(name=CHECKSUM, value=row["checksum"]), Property(name=ORIGIN, value=row["origin"])],
     )

@@ -89,6 +89,8 @@ def test_what_lies_beside_an_image(images: Path, name: str) -> None:
     packages = {row["name"]: row for row in manifest["packages"]}
     assert {"alpine-base", "iptables", f"toweros-{manifest['recipe']}"} <= set(packages)
     assert all(row["version"] and row["checksum"].startswith("Q1") and len(row["sha256"]) == 64 for row in packages.values())
+    origins = [packages[name]["origin"] for name in (f"toweros-{manifest['recipe']}", "iptables", "musl")]
+    assert origins == ["ours", "debian trixie", f"alpine {packages['alpine-release']['version'].partition('-')[0]}"]
     assert all(len(stage["key"]) == 64 and stage["outputs"] for stage in manifest["stages"].values())
     assert b"<bmap " in beside[".bmap"].read_bytes()
 

@@ -82,7 +82,8 @@ def test_the_manifest(factory: Factory) -> None:
     found = json.loads(text)
     sums = {name: hashlib.sha256(f"{name} for x86_64".encode()).hexdigest() for name in ("a", "b")}
     assert found["packages"] == [
-        {"name": name, "version": "1", "arch": "x", "checksum": f"Q1{name}", "sha256": sums[name]} for name in ("a", "b")
+        {"name": name, "version": "1", "arch": "x", "checksum": f"Q1{name}", "sha256": sums[name], "origin": "alpine edge"}
+        for name in ("a", "b")
     ]
     assert found["files"][NAME] == {"sha256": hashlib.sha256(b"packed").hexdigest(), "size": 6}
     assert set(found["stages"]) == {"stage:root:pc", "stage:pack:pc"}
@@ -134,6 +135,16 @@ def test_new_keys_behind_the_same_image_renew_the_manifest(factory: Factory) -> 
     before = (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text()
     publish.publish(later, image_of(later))
     assert (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text() != before
+
+
+def test_a_manifest_of_another_form_is_written_anew(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of images that were published before their manifests named origins."""
+    image = image_of(factory)
+    with monkeypatch.context() as before:
+        before.setattr(publish, "SCHEMA", 1)
+        publish.publish(factory, image)
+        assert is_published(factory)
+    assert not is_published(factory)
 
 
 def test_a_stage_without_block_map_gets_one(tmp_path: Path) -> None:

@@ -226,6 +226,10 @@ def test_documents(original: Path, built: Factory) -> None:
     sbom = json.loads((original / f"{IMAGE}.cdx.json").read_bytes())
     assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.6")
     assert [row["purl"] for row in sbom["components"]] == ["pkg:apk/alpine/a@1?arch=x", "pkg:apk/alpine/b@1?arch=x"]
+    assert {one["name"]: one["value"] for one in sbom["components"][0]["properties"]} == {
+        "tower:apk:checksum": "Q1a",
+        "tower:origin": "alpine edge",
+    }
     assert sbom["metadata"]["timestamp"] == "1970-01-01T00:16:40+00:00"
     statement = json.loads((original / f"{IMAGE}.provenance.json").read_bytes())
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
@@ -371,6 +375,8 @@ def edited(path: Path, edit: Callable[[Any], object]) -> None:
         (f"{IMAGE}.manifest.json", lambda d: d.pop("packages"), "lacks 'packages'"),
         (f"{IMAGE}.manifest.json", lambda d: d.update(builder="0" * 64), "builder in its provenance"),
         (f"{IMAGE}.manifest.json", lambda d: d["packages"][0].update(sha256="0" * 64), "packages in its SBOM"),
+        (f"{IMAGE}.manifest.json", lambda d: d["packages"][0].update(origin="ours"), "packages in its SBOM"),
+        (f"{IMAGE}.manifest.json", lambda d: d["packages"][0].pop("origin"), "lacks 'origin'"),
         (f"{IMAGE}.cdx.json", lambda d: d["components"].pop(), "packages in its SBOM"),
         (f"{IMAGE}.cdx.json", lambda d: d["components"][0]["hashes"].pop(), "lacks list index out of range"),
         (f"{IMAGE}.cdx.json", lambda d: d.update(metadata=[]), "lacks"),
