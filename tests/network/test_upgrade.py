@@ -36,18 +36,20 @@ _REBOOT = """\
 case " $* " in *" reboot ") exec touch /run/reboot-asked ;; esac
 exec /bin/busybox env "$@"
 """
-# Lets who writes go on for moments, until it has written something.
-_FREEZE = f"""
-until read -r pid _ <{PIECES}/pid && kill -STOP -$pid; do usleep 1000; done 2>/dev/null
-while read -r word number _ <{PIECES}/state; do
-	case "$word $number" in
-	"writing "[1-9]*) exit 0 ;;
-	done* | failed*) exit 1 ;;
-	esac
-	kill -CONT -$pid
-	usleep 3000
-	kill -STOP -$pid
-done
+# Stops who writes, and all of its own, before it writes for the second time; by then dd is the system's again.
+_FREEZING_DD = """\
+#!/bin/sh
+case " $* " in *" conv=notrunc,fsync "*)
+	if [ -e /run/dd-wrote ]; then
+		ln -s /bin/busybox /bin/dd.new
+		mv /bin/dd.new /bin/dd
+		touch /run/dd-frozen
+		kill -STOP 0
+	fi
+	touch /run/dd-wrote
+	;;
+esac
+exec /bin/busybox dd "$@"
 """
 _RECEIPT = """
 import sys
@@ -142,7 +144,7 @@ def host(known: User, machines: Tower) -> Iterator[Host]:
         shutil.rmtree(known.machine.path(f"{FOLDER}/hosts/{NAME}/{old}"), ignore_errors=True)
     known.python(_RECEIPT.replace("sys.argv[1]", repr(NAME)))
     known.machine.write(f"{FOLDER}/hosts/{NAME}/world", "")
-    machine.run("rm", "-rf", PIECES, "/etc/tower/tower-receipt.json")
+    machine.run("rm", "-rf", PIECES, "/etc/tower/tower-receipt.json", "/run/dd-wrote", "/run/dd-frozen")
     found = Host(known, machine, f"{IMAGES}/{image.name}")
     used = bytearray(garbage(96 * MIB, seed=3))
     raw = subprocess.run(("zstd", "-dcq", image), check=True, capture_output=True, timeout=30).stdout
@@ -170,14 +172,16 @@ def state(host: Host) -> str:
 @contextmanager
 def frozen_while_it_writes(host: Host, *words: str) -> Iterator[subprocess.Popen[str]]:
     """An upgrade whose host has begun to write and stopped, for as long as the context lasts."""
-    freezer = subprocess.Popen(host.machine.argv("sh", "-c", _FREEZE))
+    machine = host.machine
+    machine.write("bin/dd", _FREEZING_DD, 0o755)
     child = host.start("", *words)
-    assert freezer.wait(60) == 0, "it was over before it was seen"
-    assert state(host).startswith("writing")
     try:
+        until(lambda: machine.path("run/dd-frozen").exists())
+        assert state(host).startswith("writing")
         yield child
     finally:
-        host.machine.run("sh", "-c", f"read -r pid _ <{PIECES}/pid; kill -CONT -$pid", check=False)
+        # Not there if it was started anew meanwhile.
+        machine.run("sh", "-c", f"read -r pid _ <{PIECES}/pid; kill -CONT -$pid", check=False)
 
 
 @contextmanager
