@@ -12,8 +12,10 @@ from __future__ import annotations
 import base64
 import gzip
 import os
+import re
 import shutil
 import stat
+import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,9 @@ from runtime.install.apkwords import parse_step
 PLACE = "var/lib/tower/scripts"
 # Their triggers make what another stage has made already: host-boot makes the initramfs.
 MADE_ELSEWHERE = frozenset({"mkinitfs"})
+# Its trigger calls depmod, which takes minutes on a slow device, and makes the same files anywhere.
+KMOD = "kmod"
+DEPMOD_CONFIG = ("etc/depmod.d", "run/depmod.d", "usr/local/lib/depmod.d", "usr/lib/depmod.d")
 
 
 @dataclass
@@ -105,6 +110,28 @@ def watched(globs: Sequence[str], folders: Sequence[str]) -> list[str]:
             for pattern in patterns
         )
     ]
+
+
+def depmod(root: Path, folders: Sequence[str]) -> list[str]:
+    """Do here what kmod's trigger does for the kernels among its folders; the folders that are left for it.
+
+    Ends the program if depmod fails. What depmod makes depends on the modules and the root's own configuration alone.
+    """
+    left = []
+    config = [f"--config={root / folder}" for folder in DEPMOD_CONFIG]
+    for folder in folders:
+        release = folder.rpartition("/lib/modules/")[2]
+        # As the trigger: a folder without this file is of a kernel that is gone. And depmod takes other names for modules.
+        if not re.fullmatch(r"\d+\.\d+[^/]*", release) or not os.path.lexists(root / folder.lstrip("/") / "modules.order"):
+            left.append(folder)
+            continue
+        # A link of the root means the root's own places, which depmod would look for here.
+        if not (root / "lib/modules" / release).resolve().is_relative_to(root.resolve()):
+            sys.exit(f"pending.py: {folder} lies outside of the root")
+        done = subprocess.run(["depmod", *config, f"--basedir={root}", release], check=False)
+        if done.returncode != 0:
+            sys.exit(f"pending.py: depmod failed with status {done.returncode} for {folder}")
+    return left
 
 
 def ids(path: Path) -> dict[str, int]:
@@ -203,6 +230,8 @@ def lay(root: Path, arch: str, repositories: Sequence[Path], logs: Sequence[str]
     for package in order:
         script = script_of(found, package, "trigger")
         arguments = watched(triggers.get(package.checksum, ()), folders)
+        if package.name == KMOD:
+            arguments = depmod(root, arguments)
         if script is not None and arguments and package.name not in MADE_ELSEWHERE:
             steps.add(f"{package.full_name}.trigger", script, arguments)
     # Of upgrades and removals they wait for their day; any other one belongs to no package that is installed.

@@ -102,7 +102,8 @@ def _packages(parts: Path, arch: str) -> Mapping[str, tuple[list[Entry], dict[st
         "tiny-system": (list(_system()), scripts, ("tiny-users",)),
         "alpine-base": ([_file("etc/alpine-release", b"9.9.0\n")], {}, ("tiny-system",)),
         "linux-tiny": (list(_kernel()), {}, ()),
-        "mkinitfs": (list(_initramfs()), {}, ()),
+        "kmod": ([], {".trigger": b"#!/bin/sh\necho ran >/etc/trigger\n"}, ("tiny-users",)),
+        "mkinitfs": (list(_initramfs()), {}, ("kmod",)),
         "linux-firmware": ([_file("lib/firmware/tiny.bin", b"firmware\n")], {}, ()),
         "wireless-regdb": ([_file("lib/firmware/regulatory.db", b"rules\n")], {}, ()),
         "raspberrypi-bootloader": ([_file("boot/start.elf", b"start\n")], {}, ()),
@@ -121,7 +122,10 @@ def write_repository(folder: Path, parts: Path, arch: str, keys: Path) -> Path:
     place.mkdir(parents=True)
     signer = Signer(keys / KEY.removesuffix(".pub"), KEY)
     for name, (entries, scripts, depends) in _packages(parts, arch).items():
-        info = PkgInfo(name, "1.0-r0", arch, description=f"tiny {name}", license="Apache-2.0", origin=name, depends=depends)
+        info = PkgInfo(
+            name, "1.0-r0", arch, description=f"tiny {name}", license="Apache-2.0", origin=name, depends=depends,
+            triggers=("/lib/modules/*",) if ".trigger" in scripts else (),
+        )  # fmt: skip
         with (place / f"{name}-1.0-r0.apk").open("wb") as out:
             write_package(out, info, scripts, entries, epoch=EPOCH, signer=signer, level=1)
     rows = [entry_of(path) for path in sorted(place.glob("*.apk"))]

@@ -285,3 +285,120 @@ def test_a_path_out_of_the_root_is_refused(device: Shop) -> None:
     shutil.move(device.root / "var/lib/timed", outside)
     (device.root / "var/lib/timed").symlink_to(outside)
     assert "lies outside of the root" in lay(device, device.root.parent / "installed", status=1)
+
+
+RELEASE = "6.18.56-0-virt"
+KMOD_FILES = (
+    "usr/lib/libkmod.so.2",
+    "usr/lib/liblzma.so.5",
+    "usr/lib/libzstd.so.1",
+    "usr/lib/libz.so.1",
+    "usr/lib/libcrypto.so.3",
+)
+
+
+def member(package: Path, name: str) -> bytes:
+    """A file of a package, links followed."""
+    with tarfile.open(package, ignore_zeros=True) as archive:
+        content = archive.extractfile(name)
+        assert content is not None, f"{package}: {name}"
+        return content.read()
+
+
+@pytest.fixture
+def kernel(shop: Shop, alpine: Path, programs: dict[str, bytes | str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A kernel of a few of Alpine's modules, and Alpine's kmod; the factory's depmod is the same one."""
+    base = alpine.parent / "base"
+
+    def found(name: str) -> Path:
+        (path,) = base.rglob(f"{name}-[0-9]*.apk")
+        return path
+
+    owners = ("kmod-libs", "xz-libs", "zstd-libs", "zlib", "libcrypto3")
+    libraries = {path: member(found(owner), path) for path, owner in zip(KMOD_FILES, owners, strict=True)}
+    kmod = found("kmod")
+    files = programs | libraries | {"bin/kmod": member(kmod, "bin/kmod"), "sbin/depmod": "/bin/kmod"}
+    files |= {"bin/uname": "/bin/busybox", "bin/rmdir": "/bin/busybox"}
+    modes = dict.fromkeys(files, 0o755)
+    shop.package("zz-base", files=files, modes=modes)
+    trigger = member(kmod, ".trigger")
+    shop.package("kmod", triggers=("/lib/modules/*",), scripts={".trigger": trigger}, depends=("zz-base",))
+    with tarfile.open(found("linux-virt"), ignore_zeros=True) as archive:
+        wanted = re.compile(r"lib/modules/[^/]*/(kernel/(fs/fat|drivers/block|lib)/.*|modules\.(order|builtin|builtin\.modinfo))")
+        rows = {name: archive.extractfile(name) for name in archive.getnames() if wanted.fullmatch(name)}
+        modules: dict[str, bytes | str] = {
+            re.sub("modules/[^/]*", f"modules/{RELEASE}", name, count=1): stream.read() for name, stream in rows.items() if stream
+        }
+    assert sum(".ko" in name for name in modules) > 10
+    shop.package("linux-virt", files=modules, depends=("kmod",))
+    libs = tmp_path / "programs"
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            (libs / name).parent.mkdir(parents=True, exist_ok=True)
+            (libs / name).write_bytes(content)
+            (libs / name).chmod(0o755)
+    called = libs / "depmod"
+    loader = f"{libs}/lib/ld-musl-x86_64.so.1 --argv0 depmod --library-path {libs}/usr/lib {libs}/bin/kmod"
+    called.write_text(f'#!/bin/sh\nexec {loader} "$@"\n')
+    called.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{libs}:{os.environ['PATH']}")
+    return shop
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Without it modules below updates/ come first; of two files of one name that in etc counts.
+CONFIGURED = {
+    "etc/depmod.d/order.conf": b"search built-in updates\n",
+    "usr/lib/depmod.d/order.conf": b"search updates built-in\n",
+}
+
+
+@pytest.mark.parametrize("configured", [{}, CONFIGURED])
+def test_what_depmod_makes_is_made_with_the_image(kernel: Shop, tmp_path: Path, configured: dict[str, bytes | str]) -> None:
+    """The same files, byte for byte, as kmod's own trigger makes on the device; nothing of it is left for the first start."""
+    linux = next(kernel.repository.glob("*/linux-virt-*.apk"))
+    with tarfile.open(linux, ignore_zeros=True) as archive:
+        name = next(name for name in archive.getnames() if "/fat.ko" in name)
+    again: dict[str, bytes | str] = {f"lib/modules/{RELEASE}/updates/{Path(name).name}": member(linux, name)}
+    kernel.package("more", files={"etc/more": b"", **configured, **again}, depends=("linux-virt",))
+    kernel.publish()
+    make(kernel, "more")
+    made = tree(kernel.root / "lib/modules")
+    assert pending(kernel) == []
+    assert {f"{RELEASE}/modules.{name}" for name in ("dep", "dep.bin", "alias.bin", "symbols.bin", "weakdep")} <= set(made)
+    assert (b"\nupdates/fat.ko" in b"\n" + made[f"{RELEASE}/modules.dep"]) is not bool(configured)
+
+    shutil.rmtree(kernel.root)
+    (kernel.root / "dev").mkdir(parents=True)
+    os.mknod(kernel.root / "dev/null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    kernel.run("add", "--initdb", "more")
+    assert tree(kernel.root / "lib/modules") == made
+
+
+def test_a_kernel_that_is_gone_is_left_to_the_trigger(kernel: Shop) -> None:
+    kernel.package("gone", files={"lib/modules/5.1.0-0-gone/kernel-suffix": b"-gone"}, depends=("kmod",))
+    kernel.package("odd", files={"lib/modules/odd/modules.order": b""}, depends=("kmod",))
+    make(kernel, "linux-virt", "gone", "odd")
+    assert pending(kernel) == ["kmod-1.0-r0.trigger"]
+    (arguments,) = (kernel.root / STEPS).glob("*/arguments")
+    assert arguments.read_text() == "/lib/modules/5.1.0-0-gone\n/lib/modules/odd\n"
+
+
+def test_a_module_that_depmod_refuses_ends_the_stage(kernel: Shop) -> None:
+    make(kernel, "linux-virt")
+    log = kernel.root.parent / "installed"
+    shutil.rmtree(kernel.root / "lib/modules" / RELEASE / "kernel")
+    (kernel.root / "lib/modules" / RELEASE / "modules.dep").unlink()
+    (kernel.root / "lib/modules" / RELEASE / "modules.dep").mkdir()
+    assert f"depmod failed with status 1 for /lib/modules/{RELEASE}" in lay(kernel, log, status=1)
+
+
+def test_modules_out_of_the_root_are_refused(kernel: Shop) -> None:
+    make(kernel, "linux-virt")
+    outside = kernel.root.parent / "outside"
+    shutil.move(kernel.root / "lib/modules" / RELEASE, outside)
+    (kernel.root / "lib/modules" / RELEASE).symlink_to(outside)
+    assert "lies outside of the root" in lay(kernel, kernel.root.parent / "installed", status=1)
