@@ -26,7 +26,7 @@ def manifest(image: Path, target: str, options: dict[str, Any]) -> dict[str, Any
             files[path.name] = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "size": path.stat().st_size}
     channel = {"name": options["channel"], "branch": options["branch"], "epoch": options["epoch"]}
     return {
-        "schema": 1,
+        "schema": 2,
         "image": image.name,
         "recipe": "host",
         "target": target,
