@@ -25,6 +25,8 @@ from tower.disk.ownnames import OURS, Names, names
 
 SECTOR: Final = 512
 """Bytes of a logical sector that the table of partitions and the file systems of our images are made for."""
+FIXED: Final = "is not removable"
+"""The obstacle of a disk that is built in, if it has no other."""
 _COLUMNS: Final = "NAME,PATH,MAJ:MIN,TYPE,SIZE,RM,HOTPLUG,RO,SERIAL,MODEL,TRAN,MOUNTPOINTS,UUID,PARTUUID,LOG-SEC"
 _DISK_SEQUENCE: Final = 0x80081280
 """BLKGETDISKSEQ: the number that the kernel gave to a disk when it came; Linux 5.15."""
@@ -129,8 +131,8 @@ def _disk(row: dict[str, Any], named: Names, root: Path, sequence: str) -> Disk:
     card = _text(root / "sys/block" / row["name"] / "device/type") == "SD"
     kind = "card" if card else "loop" if row["type"] == "loop" else str(row["tran"] or "disk")
     removable = card or row["type"] == "loop" or bool(row["rm"]) or bool(row["hotplug"]) or kind == "usb"
-    obstacle = _obstacle(row, named) or ("" if removable else "is not removable")
-    texts = (str(text or "").strip() for text in (row["serial"] or _usb_serial(root / "sys/block" / row["name"]), row["model"]))
+    obstacle = _obstacle(row, named) or ("" if removable else FIXED)
+    texts = (str(text or "").strip() for text in (row["serial"] or _serial(root / "sys/block" / row["name"]), row["model"]))
     serial, model = ("".join(char if char.isprintable() else "?" for char in text) for text in texts)
     return Disk(path, int(row["size"]), serial, model, kind, removable, obstacle, number, identity_of(number, sequence))
 
@@ -159,12 +161,13 @@ def wrong_sector(size: int) -> str:
     return f"has sectors of {size} bytes; images are made for {SECTOR}, and no machine could start from it"
 
 
-def _usb_serial(place: Path) -> str:
-    """The serial number of the USB device that a disk is part of; lsblk has it from udev, which Alpine has not."""
+def _serial(place: Path) -> str:
+    """The serial number of a disk, or of the USB device that it is part of; lsblk has it from udev, which Alpine has not."""
     for folder in Path(os.path.realpath(place)).parents:
         if (folder / "idVendor").is_file():
             return _text(folder / "serial")
-    return ""
+    # virtio and NVMe say it as text; SATA and SAS in their page of "vital product data", behind four bytes.
+    return _text(place / "serial") or _text(place / "device/serial") or _text(place / "device/vpd_pg80")[4:].strip("\0 ")
 
 
 def _below(row: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -142,6 +142,17 @@ def test_the_serial_number_of_a_stick_without_udev(tmp_path: Path) -> None:
     assert disks(nameless, root=tmp_path)[0].serial == "ABC"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("serial", b"V1\n"), ("device/serial", b"V1  \n"), ("device/vpd_pg80", b"\0\x80\0\x08  V1    ")]
+)
+def test_serial_of_a_disk_that_is_built_in(tmp_path: Path, name: str, content: bytes) -> None:
+    """Of virtio, NVMe and SATA, where there is no udev that tells lsblk."""
+    place = tmp_path / "sys/block/vda" / name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    assert disks(row("vda", serial=None), root=tmp_path)[0].serial == "V1"
+
+
 def test_several_are_not_guessed_at() -> None:
     found = disks(row("sdb"), row("sdc"))
     with pytest.raises(DeviceError, match="2 disks"):
