@@ -21,7 +21,9 @@ ORDER: Final = {
     "pipeline": (
         "base", "formats", "apk", "config", "supply", "store", "sandbox", "channels", "plan", "build", "images", "release", "cli",
     ),
-    "runtime": ("base", "hosts", "image", "disk", "ssh", "provision", "install", "upgrade", "status", "audit", "cli"),
+    "runtime": (
+        "base", "hosts", "image", "disk", "ssh", "provision", "install", "upgrade", "installer", "status", "audit", "cli",
+    ),
 }  # fmt: skip
 """The folders of each package, from the ground up."""
 _IMPORTED_AS: Final = {"pipeline": "pipeline", "runtime": "tower"}

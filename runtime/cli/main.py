@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "provision": "make a host: its keys, its disk, and its first answer",
     "reboot": "start hosts anew",
     "run": "run a command on a host, as if it were here",
+    "setup": "install TowerOS onto this machine, from the live system",
     "status": "show which hosts are up, and how they are",
     "synctime": "give offline hosts the router's time",
     "upgrade": "bring a host, or the thin client, to another version",

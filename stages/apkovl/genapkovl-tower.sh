@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes <hostname>.apkovl.tar.gz in the current folder: what the live system has in /etc beyond its packages.
 # Small on purpose: all of it is unpacked into memory at every start. Images, wheels and manual are files of
-# the medium. The contract is that of mkimage.sh's genapkovl scripts; the packages are in TOWER_WORLD, and
-# TOWER_IMAGES is a file with the checksums of the host images on the medium.
+# the medium. The contract is that of mkimage.sh's genapkovl scripts; the packages are in TOWER_WORLD,
+# those that only an installed system has in TOWER_INSTALLED, and TOWER_IMAGES is a file with the checksums of the host images on the medium.
 set -eu
 
 name=$1
@@ -14,5 +14,7 @@ mkdir -p "$tree/etc/apk" "$tree/etc/tower"
 install -m 0644 "$TOWER_IMAGES" "$tree/etc/tower/images.sha256"
 # shellcheck disable=SC2086 # list of words
 printf '%s\n' $TOWER_WORLD | LC_ALL=C sort -u >"$tree/etc/apk/world"
+# shellcheck disable=SC2086 # lists of words
+printf '%s\n' $TOWER_WORLD $TOWER_INSTALLED | LC_ALL=C sort -u >"$tree/etc/tower/installed.world"
 tar -C "$tree" -c --format=ustar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" etc |
 	gzip -9n >"$name.apkovl.tar.gz"

@@ -4,6 +4,7 @@ set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
 need_packages world "$TOWER_WORLD"
+need_packages installed "$TOWER_INSTALLED"
 
 # The images of hosts that the medium will carry: `tower` takes just these, besides those that their makers signed.
 TOWER_IMAGES=/work/images.sha256

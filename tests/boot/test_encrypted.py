@@ -128,7 +128,7 @@ def check(guest: Guest, name: str) -> None:
     assert {"name:tower-root", "name:tower-home"} <= {line.partition("/dm/")[2] for line in mapped.splitlines()}
 
 
-@pytest.mark.qa("T01", simulated="the test lays the disk; no image encrypts one yet")
+@pytest.mark.qa("T01", simulated="the test lays the disk")
 @pytest.mark.qa("H02", simulated="the test lays the disk; no image encrypts one yet")
 def test_starts_with_the_key_alone(filled: Parts, checkout: Path) -> None:
     by_device = f"cryptroot=UUID={filled.luks} cryptdm=tower-crypt cryptkey=PARTUUID={KEY_GUID.lower()}:{KEY_OFFSET}:{KEY_SIZE}"

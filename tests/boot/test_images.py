@@ -59,11 +59,13 @@ def on_iso(iso: Path, name: str, tmp_path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("menu", "entry"), [("/boot/syslinux/syslinux.cfg", "MENU LABEL {}"), ("/boot/grub/grub.cfg", 'menuentry "{}"')]
 )
-def test_both_menus_of_the_medium_offer_the_live_system_alone(iso: Path, tmp_path: Path, menu: str, entry: str) -> None:
-    """The medium has no installer yet, so no entry offers one."""
+def test_both_menus_of_the_medium_offer_the_live_system_and_the_installer(
+    iso: Path, tmp_path: Path, menu: str, entry: str
+) -> None:
     text = on_iso(iso, menu, tmp_path).decode()
-    assert re.findall(re.escape(entry).replace(r"\{\}", "(.*)"), text) == ["TowerOS"]
-    assert "install" not in text.lower()
+    assert re.findall(re.escape(entry).replace(r"\{\}", "(.*)"), text) == ["TowerOS", "Install TowerOS"]
+    # What asks the questions in the live system looks for that word.
+    assert len(re.findall(r" tower\.setup$", text, re.MULTILINE)) == 1
 
 
 def test_the_medium_carries_hosts_wheels_and_manual(iso: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ _NEEDED = {
 }
 _OPTIONS: dict[str, Mapping[str, Any]] = {
     "host-root": _ROOT, "host-system": {"world": ("toweros-tiny",)}, "host-boot": _BOOT, "modloop": _MODLOOP, "iso": _ISO,
-    "repository": {"architectures": ("x86_64",)}, "apkovl": {"world": _WORLD},
+    "repository": {"architectures": ("x86_64",)}, "apkovl": {"world": _WORLD, "installed": ("lvm2",)},
 }  # fmt: skip
 
 _ODD_WORLDS = [
@@ -64,7 +64,7 @@ _WORLDS = [
         (stage, option, _ODD_WORLDS[0])
         for stage, option in [("host-system", "world"), ("host-boot", "packages"), ("iso", "packages")]
     ),
-    *(("apkovl", "world", odd) for odd in _ODD_WORLDS[:2]),
+    *(("apkovl", option, odd) for option in ("world", "installed") for odd in _ODD_WORLDS[:2]),
 ]
 
 CASES = [

@@ -78,13 +78,16 @@ def test_repository(bench: Bench, keys: Path, tmp_path: Path) -> None:
 def test_apkovl(bench: Bench, tmp_path: Path) -> None:
     image = write_tree(tmp_path / "image", {"image.img.zst": "image\n", "image.bmap": "map\n"})
     bench.run(
-        "apkovl", tmp_path / "out", inputs={"host-rpi": image}, options={"world": ("zzz", "alpine-base", "zzz", "odd+name.x>1")}
+        "apkovl",
+        tmp_path / "out",
+        inputs={"host-rpi": image},
+        options={"world": ("zzz", "alpine-base", "zzz", "odd+name.x>1"), "installed": ("lvm2", "zzz")},
     )
     bench.compare("apkovl", tmp_path / "out")
 
 
 def test_apkovl_without_images(bench: Bench, tmp_path: Path) -> None:
-    bench.run("apkovl", tmp_path / "out", options={"world": ("alpine-base",)})
+    bench.run("apkovl", tmp_path / "out", options={"world": ("alpine-base",), "installed": ("lvm2",)})
     bench.compare("apkovl.no-images", tmp_path / "out")
 
 

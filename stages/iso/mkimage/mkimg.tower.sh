@@ -50,9 +50,10 @@ build_tower() {
 	(cd "$DESTDIR/toweros/images" && find . -name 'toweros-*' | sed 's|^\./||' | LC_ALL=C sort | xargs -r sha256sum >SHA256SUMS)
 }
 
-# One entry: <label of syslinux> <title> <more words for the kernel>
+# An entry: <label of syslinux> <title> <more words for the kernel>
 tower_entries() {
 	"$1" tower "TowerOS" ""
+	"$1" setup "Install TowerOS" "tower.setup"
 }
 
 tower_syslinux_entry() {

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tower setup`: install TowerOS from the live system onto this machine's disk, encrypted, with a boot device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from tower.base.errors import TowerError, ValueRefusedError
+from tower.base.view import View
+
+EXAMPLES: Final = """\
+examples:
+  tower setup                                            ask for all, then install
+  tower setup --answers /media/usb/answers --dry-run     show what would be wiped, and do nothing
+  tower setup --answers /media/usb/answers               install, after one last question
+  tower setup --answers /media/usb/answers --yes         the same, nobody is asked
+
+The file has a line NAME='value' for each answer:
+  ROOT_DISK='/dev/sda'          the disk of the system: a path, or the serial number
+  BOOT_DEVICE='AA012345'        a removable one; it holds the key, and the machine starts with it alone
+  USERNAME='alice'
+  PASSWORD_HASH='$6$...'        as `openssl passwd -6` prints it
+  SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8'
+                                one a line, too; these are what is taken for one that is not there
+
+Both disks are wiped. All that is installed comes from the medium; no network is used.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The answers, and whether to ask."""
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="a file with all answers (default: ask for them)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be wiped and installed, do nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask before the disks are wiped")
+    parser.add_argument("--json", action="store_true", help="print the plan as one JSON object")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Plan, ask, install."""
+    from tower.disk.device import list_disks
+    from tower.installer import disks, medium
+    from tower.installer.answers import read_answers
+    from tower.installer.ask import ask
+    from tower.installer.install import Installation
+    from tower.installer.plan import make_plan
+
+    view = View(json=args.json)
+    answers = read_answers(args.answers) if args.answers else None
+    if answers is None and not sys.stdin.isatty():
+        raise ValueRefusedError("there is nobody to ask", hint="give a file: --answers FILE")
+    if not args.dry_run and os.geteuid() != 0:
+        raise TowerError("only root installs", hint="log in as root, or type doas before it")
+    if not args.dry_run:
+        medium.check_live(Path("/proc/mounts").read_text(errors="replace"))
+        disks.release()
+    found = list_disks()
+    plan = make_plan(answers or ask(found), found)
+    view.show(plan.rows())
+    if args.dry_run:
+        return 0
+    source = medium.find_medium()
+    view.confirm(f"All on {plan.root} and on {plan.boot} will be lost. Go on?", yes=args.yes)
+    Installation(plan, source, view).run()
+    view.say(f"installed: take the medium out, leave {plan.boot.path} in, and restart; without it this machine does not start")
+    return 0

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an installation is told: disks, user, keyboard, time zone, language. Read from a file, which no shell ever reads.
+
+One `NAME='value'` a line, as in a host's tower.env; lines that are empty or begin with `#` are for people. A name that is
+missing, unknown or there twice is refused, as is a value that has not the form it must have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tower.base.errors import StateError, ValueRefusedError
+from tower.base.names import UserName, parse_lang, parse_password_hash, parse_user_name
+from tower.base.refused import refused
+from tower.base.regular import open_regular
+from tower.hosts import known
+
+MOST: Final = 16 << 10
+"""Bytes; a real file has less than one KiB."""
+NAMES: Final = (
+    "ROOT_DISK", "BOOT_DEVICE", "SWAP", "USERNAME", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
+)  # fmt: skip
+DEFAULTS: Final = {"SWAP": "2G", "KEYBOARD_LAYOUT": "us", "KEYBOARD_VARIANT": "", "TIMEZONE": "UTC", "LANG": "C.UTF-8"}
+_QUOTE: Final = r"'\''"
+_LINE: Final = re.compile(r"([A-Z_]+)='((?:[^']|'\\'')*)'")
+_SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,6})([MG])")
+_UNITS: Final = {"M": 1 << 20, "G": 1 << 30}
+_DISK: Final = re.compile(r"/dev/[A-Za-z0-9_./:-]{1,200}|[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All that an installation must know."""
+
+    root_disk: str
+    """A path below /dev, or a serial number."""
+    boot_device: str
+    swap: int
+    """Bytes; 0 for none."""
+    username: UserName
+    password_hash: str = field(repr=False)
+    keyboard_layout: str
+    keyboard_variant: str
+    timezone: str
+    lang: str
+
+
+def read_answers(path: Path) -> Answers:
+    """The answers in a file. Raises StateError or ValueRefusedError, which names the line."""
+    try:
+        with open_regular(path) as stream:
+            data = stream.read(MOST + 1)
+    except OSError as error:
+        raise refused(error, path, kind=StateError, hint="name a file with answers; docs/installing.md shows one") from error
+    return parse_answers(data, str(path))
+
+
+def parse_answers(data: bytes, where: str) -> Answers:
+    """The same, of what is in the file. No value is ever evaluated, and that of PASSWORD_HASH is never shown."""
+    values = _values(data, where)
+    missing = [name for name in NAMES if name not in values and name not in DEFAULTS]
+    if missing:
+        raise ValueRefusedError(f"{where}: there is no {', '.join(missing)}", hint="each is a line NAME='value'")
+    try:
+        return typed(DEFAULTS | values)
+    except ValueRefusedError as error:
+        raise ValueRefusedError(f"{where}: {error.message}", hint=error.hint) from None
+
+
+def typed(values: Mapping[str, str]) -> Answers:
+    """The answers of a value for each name. Raises ValueRefusedError."""
+    layout, variant = known.keyboard(values["KEYBOARD_LAYOUT"], values["KEYBOARD_VARIANT"])
+    return Answers(
+        root_disk=_disk(values["ROOT_DISK"], "ROOT_DISK"),
+        boot_device=_disk(values["BOOT_DEVICE"], "BOOT_DEVICE"),
+        swap=parse_size(values["SWAP"]),
+        username=parse_user_name(values["USERNAME"]),
+        password_hash=parse_password_hash(values["PASSWORD_HASH"]),
+        keyboard_layout=layout,
+        keyboard_variant=variant,
+        timezone=known.time_zone(values["TIMEZONE"]),
+        lang=parse_lang(values["LANG"]),
+    )
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512M or 4G. Raises ValueRefusedError."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueRefusedError(f"SWAP is {text!r}, which is no size", hint="a number with M or G: 512M, 4G; 0M for none")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _disk(text: str, name: str) -> str:
+    if _DISK.fullmatch(text) is None or ".." in text:
+        raise ValueRefusedError(f"{name} is {text!r}, which is no disk", hint="a path below /dev, or the serial number: lsblk")
+    return text
+
+
+def _values(data: bytes, where: str) -> dict[str, str]:
+    """The values as text."""
+    if len(data) > MOST:
+        raise ValueRefusedError(f"{where}: more than {MOST} bytes, which no file of answers has")
+    if b"\r" in data:
+        raise ValueRefusedError(f"{where}: has the line ends of another system (CRLF)", hint="sed -i 's/\\r$//' FILE")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValueRefusedError(f"{where}: is not UTF-8") from None
+    if not text.endswith("\n"):
+        raise ValueRefusedError(f"{where}: is cut off: its last line has no end")
+    found: dict[str, str] = {}
+    for number, line in enumerate(text[:-1].split("\n"), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None or not line.isprintable():
+            raise ValueRefusedError(f"{where}: line {number} is not NAME='value'")
+        name = match[1]
+        if name not in NAMES:
+            raise ValueRefusedError(f"{where}: line {number}: {name} is not known", hint=f"one of: {', '.join(NAMES)}")
+        if name in found:
+            raise ValueRefusedError(f"{where}: line {number}: {name} is there twice")
+        found[name] = match[2].replace(_QUOTE, "'")
+    return found

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks of an installed thin client: both with GPT; the root disk is LUKS2 with LVM in it, the boot device is FAT32.
+
+The key of the root disk lies on the boot device, and in the initramfs there, and nowhere else outside the locked disk. It is fed
+to cryptsetup on its stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tower.base import proc
+from tower.base.errors import DeviceError
+from tower.base.refused import in_our_words
+from tower.disk.device import Disk
+from tower.installer.plan import HOME_PERCENT, MIB, Plan
+
+TARGET: Final = Path("/run/tower/target")
+"""Where the new root is mounted while it is made."""
+GROUP: Final = "tower"
+MAPPING: Final = "tower-crypt"
+_BOOT_MOST: Final = 2048 * MIB
+_ENDS: Final = 2 * MIB
+"""What the table of partitions needs at both ends of a disk, aligned."""
+_SECONDS: Final = 300
+_NODE_SECONDS: Final = 20.0
+_UUID: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+_LVM_WITHOUT_UDEV: Final = "activation{udev_sync=0 udev_rules=0 verify_udev_operations=0} devices{obtain_device_list_from_udev=0}"
+_MOUNTS: Final = ("sys", "proc", "dev", "boot", "home", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the boot loader and the system must know of the disks."""
+
+    luks: str
+    """UUID of the encrypted partition."""
+    boot: str
+    """UUID of the boot partition, as FAT has it: 1A2B-3C4D."""
+
+
+def release() -> None:
+    """Let go what an interrupted installation left open; nothing if it left nothing. Raises ToolError."""
+    mounted = [line.split(" ")[1] for line in Path("/proc/mounts").read_text(errors="replace").splitlines()]
+    for name in _MOUNTS:
+        if str(TARGET / name) in mounted:
+            proc.run(("umount", TARGET / name), timeout=_SECONDS)
+    if Path("/dev/mapper", MAPPING).exists():
+        _lvm("vgchange", "--activate", "n", GROUP, check=False)
+        proc.run(("cryptsetup", "close", MAPPING), timeout=_SECONDS)
+
+
+def partition(plan: Plan) -> tuple[Path, Path]:
+    """New tables on both disks; the partitions of the root disk and of the boot device. Raises DeviceError or ToolError."""
+    size = min(plan.boot.size - _ENDS, _BOOT_MOST) // MIB
+    boot = _partition(plan.boot, f"type={_UUID}, size={size}MiB, name=tower-boot, attrs=LegacyBIOSBootable")
+    size = (plan.root.size - _ENDS) // MIB
+    return _partition(plan.root, f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name=tower-crypt"), boot
+
+
+def _partition(disk: Disk, row: str) -> Path:
+    with (
+        in_our_words(disk.path, kind=DeviceError, hint="the disk is worn out, or was taken out"),
+        disk.path.open("r+b") as stream,
+    ):
+        # What was in the first megabytes is no boot loader, table or header of anybody's any more, however this ends.
+        stream.write(bytes(4 * MIB))
+        stream.flush()
+        os.fsync(stream.fileno())
+    table = f"label: gpt\nstart=1MiB, {row}\n"
+    argv = ("sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "always", disk.path)
+    proc.run(argv, stdin=table.encode(), timeout=_SECONDS, hint="is the disk in use, or failing? see dmesg")
+    return _first(disk)
+
+
+def _first(disk: Disk) -> Path:
+    """The node of a disk's first partition, once it is there."""
+    end = time.monotonic() + _NODE_SECONDS
+    while time.monotonic() < end:
+        for place in Path("/sys/class/block", disk.path.name).glob("*/partition"):
+            node = Path("/dev", place.parent.name)
+            if node.is_block_device():
+                return node
+        time.sleep(0.1)
+    raise DeviceError(f"{disk}: its new partition does not appear", hint="see dmesg, and run this again")
+
+
+def encrypt(part: Path, key: bytes) -> str:
+    """LUKS2 on a partition, opened; its UUID. Raises ToolError."""
+    Path("/run/cryptsetup").mkdir(mode=0o700, exist_ok=True)
+    # The key is random and as long as can be: iterations would make each start slower, and nothing safer.
+    quick = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+    proc.run(
+        ("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", *quick, "--key-file", "-", part),
+        stdin=key,
+        timeout=_SECONDS,
+    )
+    proc.run(("cryptsetup", "open", "--key-file", "-", part, MAPPING), stdin=key, timeout=_SECONDS)
+    return proc.run(("cryptsetup", "luksUUID", part), timeout=_SECONDS).stdout.decode().strip()
+
+
+def volumes(swap: int) -> None:
+    """Swap, home and root on the opened partition. Raises ToolError."""
+    device = Path("/dev/mapper", MAPPING)
+    _lvm("pvcreate", "--yes", device)
+    _lvm("vgcreate", "--yes", GROUP, device)
+    new = ("lvcreate", "--yes", "-Wn", "-Zn")
+    if swap:
+        _lvm(*new, "-L", f"{swap // MIB}M", "-n", "swap", GROUP)
+    _lvm(*new, "-l", f"{HOME_PERCENT}%FREE", "-n", "home", GROUP)
+    _lvm(*new, "-l", "100%FREE", "-n", "root", GROUP)
+    _lvm("vgmknodes")
+
+
+def _lvm(command: str, *words: str | Path, check: bool = True) -> None:
+    quiet = {"LVM_SUPPRESS_FD_WARNINGS": "1"}
+    proc.run(("lvm", command, "--config", _LVM_WITHOUT_UDEV, *words), timeout=_SECONDS, env=quiet, check=check)
+
+
+def file_systems(boot: Path, *, swap: bool) -> str:
+    """Make all of them; the boot partition's UUID. Raises ToolError."""
+    number = secrets.token_hex(4).upper()
+    proc.run(("mkfs.vfat", "-F", "32", "-n", "TOWER-START", "-i", number, boot), timeout=_SECONDS)
+    for name in ("root", "home"):
+        proc.run(("mkfs.ext4", "-q", "-F", "-L", f"tower-{name}", f"/dev/{GROUP}/{name}"), timeout=_SECONDS)
+    if swap:
+        proc.run(("mkswap", f"/dev/{GROUP}/swap"), timeout=_SECONDS)
+    return f"{number[:4]}-{number[4:]}"
+
+
+def mount(boot: Path) -> None:
+    """Mount the new system, with what programs in it need of this one. Raises ToolError."""
+    TARGET.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _mount("-t", "ext4", f"/dev/{GROUP}/root", "")
+    for name in _MOUNTS[:-1]:
+        (TARGET / name).mkdir(mode=0o755, exist_ok=True)
+    _mount("-t", "ext4", f"/dev/{GROUP}/home", "home")
+    _mount("-t", "vfat", "-o", "nodev,nosuid,noexec,umask=0077", str(boot), "boot")
+    _mount("-o", "bind", "/dev", "dev")
+    _mount("-t", "proc", "proc", "proc")
+    _mount("-t", "sysfs", "-o", "ro", "sysfs", "sys")
+
+
+def _mount(*words: str) -> None:
+    proc.run(("mount", *words[:-1], TARGET / words[-1]), timeout=_SECONDS)
+
+
+def close() -> None:
+    """All on the disks, unmounted and locked. Raises ToolError."""
+    os.sync()
+    release()
+    with suppress(OSError):
+        TARGET.rmdir()
+
+
+def write_loader(disk: Disk, code: bytes) -> None:
+    """Put a boot loader's first sector before the table of partitions: a BIOS starts the partition that is marked, if any."""
+    if not 0 < len(code) <= 440:
+        raise DeviceError(f"the boot loader's first sector has {len(code)} bytes, 1 to 440 are expected")
+    with in_our_words(disk.path, kind=DeviceError), disk.path.open("r+b") as stream:
+        stream.write(code)
+        stream.flush()
+        os.fsync(stream.fileno())

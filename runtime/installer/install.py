@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An installation from its plan to the end, a step at a time; who is interrupted hears what state the disks are in.
+
+It always begins anew: a step of a cut-off run is worth less than the certainty of what is on the disks. Until the last step
+the boot device starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from tower.base.errors import StoppedError, TowerError
+from tower.base.refused import OURS, ours
+from tower.base.view import View
+from tower.hosts.secret import new_key_file
+from tower.installer import disks, system
+from tower.installer.disks import Made
+from tower.installer.plan import Plan
+
+LOG: Final = Path("/var/log/tower-setup.log")
+_STEPS: Final = 9
+
+
+class Installation:
+    """One run."""
+
+    def __init__(self, plan: Plan, medium: Path, view: View) -> None:
+        self._plan, self._medium, self._view = plan, medium, view
+        self._lines: list[str] = []
+        self._count = 0
+        self._changed = False
+
+    def run(self) -> None:
+        """Install. Raises TowerError, whose hint says in what state the disks are."""
+        os.umask(0o022)
+        try:
+            self._run()
+        except KeyboardInterrupt:
+            raise StoppedError(2, hint=self._state()) from None
+        except (TowerError, *OURS) as caught:
+            error = ours(caught)
+            self._note(f"failed: {error.message}")
+            error.hint = "; ".join([*filter(None, [error.hint]), self._state()])
+            raise error from None
+        finally:
+            with suppress(TowerError, OSError):
+                disks.release()
+
+    def _run(self) -> None:
+        plan, swap = self._plan, self._plan.answers.swap
+        key = new_key_file()
+        with self._step("getting tools from the medium"):
+            system.add_tools()
+        with self._step("dividing both disks"):
+            self._changed = True
+            part, boot = disks.partition(plan)
+        with self._step("encrypting the root disk"):
+            luks = disks.encrypt(part, key)
+        with self._step("making volumes and file systems"):
+            disks.volumes(swap)
+            made = Made(luks, disks.file_systems(boot, swap=bool(swap)))
+            disks.mount(boot)
+        with self._step("installing packages"):
+            system.add_packages(key)
+        with self._step("writing settings, adding the user"):
+            system.settings(plan.answers, made)
+            system.user(plan.answers)
+        with self._step("copying tower, host images and manual"):
+            system.tower(plan.answers, self._medium)
+        with self._step("placing boot loaders"):
+            code = system.boot_files(made)
+        with self._step("finishing"):
+            system.keep_log(self._lines)
+            disks.close()
+            # That of the root disk finds nothing to start, and says so in place of hanging.
+            for disk in (plan.root, plan.boot):
+                disks.write_loader(disk, code)
+
+    @contextmanager
+    def _step(self, text: str) -> Iterator[None]:
+        self._count += 1
+        with self._view.step(f"[{self._count}/{_STEPS}] {text}"):
+            self._note(text)
+            yield
+
+    def _note(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S', time.gmtime())} {text}"
+        self._lines.append(line)
+        with suppress(OSError), LOG.open("a", encoding="utf-8") as stream:
+            stream.write(f"{line}\n")
+
+    def _state(self) -> str:
+        if not self._changed:
+            return "no disk was changed"
+        return f"{self._plan.root.path} and {self._plan.boot.path} are wiped and hold no whole system: run it again"

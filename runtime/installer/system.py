@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The new system below `TARGET`: packages from the medium, its settings, its user, its boot loader.
+
+All packages come from the medium's repository, and apk checks each against the keys that the live system trusts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from tower.base import proc
+from tower.base.errors import ImageProblemError, PackageError, ToolError
+from tower.installer.answers import Answers
+from tower.installer.disks import GROUP, MAPPING, TARGET, Made
+from tower.installer.medium import unpack_wheels
+
+KEY_FILE: Final = "crypto_keyfile.bin"
+WORLD: Final = Path("/etc/tower/installed.world")
+"""The packages of an installed system, one a line; the live system has fewer."""
+TOOLS: Final = ("cryptsetup", "lvm2", "sfdisk", "syslinux")
+"""What installing needs and the live system has not."""
+FLAVOR: Final = "lts"
+_FEATURES: Final = "ata base cryptkey cryptsetup ext4 lvm mmc nvme scsi tower usb virtio"
+_GROUPS: Final = ("wheel", "audio", "video", "input", "netdev")
+_SERVICES: Final = ("fsck", "root", "localmount", "swap", "loadkmap")
+_SECONDS: Final = 300
+_LONG: Final = 3600
+_AGAIN: Final = "the medium is damaged, or was not made whole: write it again"
+_LVM_CONF: Final = """\
+# Devices are made by mdev, not udev: LVM does not wait for it.
+activation {
+	udev_sync = 0
+	udev_rules = 0
+	verify_udev_operations = 0
+}
+devices {
+	obtain_device_list_from_udev = 0
+}
+"""
+_MOTD: Final = """\
+Welcome to TowerOS.
+
+    less ~/docs/index.md     the manual
+    tower --help             the commands
+
+"""
+_GRUB_MODULES: Final = (
+    "part_gpt", "fat", "normal", "linux", "search", "search_fs_uuid", "configfile", "echo", "test", "gzio", "efi_gop",
+    "all_video",
+)  # fmt: skip
+
+
+def add_tools() -> None:
+    """Install into the live system what installing needs. Raises PackageError."""
+    _apk("add", *TOOLS)
+    proc.run(("modprobe", "-a", "dm-mod", "dm-crypt", "ext4", "vfat"), timeout=_SECONDS)
+
+
+def add_packages(key: bytes) -> None:
+    """Install the system; its initramfs, which holds the key, is made on the way. Raises PackageError."""
+    try:
+        world = WORLD.read_text(encoding="utf-8").split()
+    except OSError:
+        raise ImageProblemError(f"{WORLD}: is not there", hint=_AGAIN) from None
+    _write("etc/mkinitfs/mkinitfs.conf", f'# Made when this system was installed.\nfeatures="{_FEATURES}"\n')
+    _write("etc/mkinitfs/features.d/tower.files", "/etc/lvm/lvm.conf\n")
+    _write("etc/lvm/lvm.conf", _LVM_CONF)
+    _write("etc/update-extlinux.conf", "# The boot menu is tower's: nothing makes it anew.\noverwrite=0\n")
+    for place in (TARGET / KEY_FILE, TARGET / "boot" / KEY_FILE):
+        _write_secret(place, key)
+    _write("etc/apk/repositories", "# Servers of packages, one a line; what is installed came from the medium.\n")
+    keys = TARGET / "etc/apk/keys"
+    keys.mkdir(parents=True, exist_ok=True)
+    for one in Path("/etc/apk/keys").glob("*.pub"):
+        shutil.copyfile(one, keys / one.name)
+    trusted = ("--keys-dir", "/etc/apk/keys", "--repositories-file", "/etc/apk/repositories")
+    _apk("--root", TARGET, "--initdb", *trusted, "add", *world)
+    for left in TARGET.glob("etc/**/*.apk-new"):
+        left.unlink()
+    for name in (f"vmlinuz-{FLAVOR}", f"initramfs-{FLAVOR}"):
+        if not (TARGET / "boot" / name).is_file():
+            raise ImageProblemError(f"the packages of the medium made no /boot/{name}", hint=_AGAIN)
+
+
+def _apk(*words: str | Path) -> None:
+    try:
+        proc.run(("apk", "--no-network", "--no-cache", "--no-progress", *words), timeout=_LONG)
+    except ToolError as error:
+        raise PackageError(f"packages of the medium: {error.message}", hint=_AGAIN) from error
+
+
+def settings(answers: Answers, made: Made) -> None:
+    """Everything in /etc that the answers decide. Raises ToolError."""
+    rows = [
+        f"/dev/{GROUP}/root\t/\text4\trw,relatime\t0 1",
+        f"/dev/{GROUP}/home\t/home\text4\trw,nodev,nosuid,relatime\t0 2",
+        f"UUID={made.boot}\t/boot\tvfat\trw,nodev,nosuid,noexec,umask=0077\t0 0",
+        "tmpfs\t/tmp\ttmpfs\tnodev,nosuid,mode=1777\t0 0",
+    ]
+    if answers.swap:
+        rows.append(f"/dev/{GROUP}/swap\tnone\tswap\tsw\t0 0")
+    _write("etc/fstab", "\n".join(["# Made when this system was installed.", *rows, ""]))
+    _write("etc/crypttab", f"{MAPPING}\tUUID={made.luks}\t/{KEY_FILE}\tluks\n")
+    _write("etc/motd", _MOTD)
+    _write("etc/locale.conf", f"LANG={answers.lang}\n")
+    _write("etc/profile.d/10tower-lang.sh", f"# Made when this system was installed.\nexport LANG={answers.lang}\n")
+    _inside("setup-keymap", answers.keyboard_layout, answers.keyboard_variant)
+    _inside("setup-timezone", "-z", answers.timezone)
+    for service in _SERVICES:
+        if service != "swap" or answers.swap:
+            _inside("rc-update", "add", service, "boot")
+    if serial := serial_line():
+        with (TARGET / "etc/inittab").open("a", encoding="utf-8") as stream:
+            stream.write(f"{serial}::respawn:/sbin/getty -L 0 {serial} vt100\n")
+
+
+def serial_line(root: Path = Path("/")) -> str:
+    """The serial line that is a console of this system and is there; empty if none is."""
+    try:
+        names = (root / "sys/class/tty/console/active").read_text().split()
+        found = [name for name in names if name.startswith("ttyS")]
+        # A line without a chip behind it has type 0.
+        return next((name for name in found if (root / f"sys/class/tty/{name}/type").read_text().strip() != "0"), "")
+    except OSError:
+        return ""
+
+
+def user(answers: Answers) -> None:
+    """The one user, who becomes root by doas; root itself does not log in. Raises ToolError."""
+    name = answers.username
+    _inside("adduser", "-D", "-s", "/bin/sh", "-g", "", name)
+    known = {line.partition(":")[0] for line in (TARGET / "etc/group").read_text().splitlines()}
+    for group in _GROUPS:
+        if group in known:
+            _inside("addgroup", name, group)
+    _inside("chpasswd", "-e", stdin=f"{name}:{answers.password_hash}\nroot:!\n".encode())
+    for left in ("passwd-", "shadow-", "group-"):
+        (TARGET / "etc" / left).unlink(missing_ok=True)
+
+
+def tower(answers: Answers, medium: Path) -> None:
+    """`tower` itself, the host images and the manual. Raises ImageProblemError."""
+    unpack_wheels(medium / "wheels", TARGET / "usr/lib/tower")
+    name = answers.username
+    home = TARGET / "home" / name
+    builds = home / ".cache/tower/builds"
+    builds.mkdir(parents=True)
+    for image in sorted((medium / "images").glob("toweros-*")):
+        shutil.copyfile(image, builds / image.name)
+    shutil.copytree(medium / "docs", home / "docs")
+    checksums = Path("/etc/tower/images.sha256")
+    if checksums.is_file():
+        shutil.copyfile(checksums, TARGET / "etc/tower" / checksums.name)
+    _inside("chown", "-R", f"{name}:{name}", f"/home/{name}")
+    # On the medium nobody may write.
+    _inside("chmod", "-R", "u+w", f"/home/{name}")
+    _inside("chmod", "0700", f"/home/{name}")
+
+
+def boot_files(made: Made) -> bytes:
+    """The boot loaders' files on the boot partition, for BIOS and UEFI; the first sector for a BIOS. Raises ToolError."""
+    words = [
+        "quiet",
+        f"root=/dev/{GROUP}/root",
+        "rootfstype=ext4",
+        f"cryptroot=UUID={made.luks}",
+        f"cryptdm={MAPPING}",
+        "cryptkey=yes",
+    ]
+    words = ["console=tty0", *([f"console={line},115200"] if (line := serial_line()) else []), "panic=30", *words]
+    kernel = f"/vmlinuz-{FLAVOR}"
+    _write(
+        "boot/extlinux.conf",
+        "SERIAL 0 115200\nPROMPT 0\nTIMEOUT 10\nDEFAULT tower\nLABEL tower\n"
+        f"\tKERNEL {kernel}\n\tINITRD /initramfs-{FLAVOR}\n\tAPPEND {' '.join(words)}\n",
+    )
+    entry = f"\tlinux {kernel} {' '.join(words)}\n\tinitrd /initramfs-{FLAVOR}\n"
+    _write("boot/grub/grub.cfg", f'set timeout=1\nset default=0\nmenuentry "TowerOS" {{\n{entry}}}\n')
+    _write("tmp/early.cfg", f"search --no-floppy --set=root --fs-uuid {made.boot}\nset prefix=($root)/grub\n")
+    (TARGET / "boot/EFI/BOOT").mkdir(parents=True, exist_ok=True)
+    grub = ("--format=x86_64-efi", "--directory=/usr/lib/grub/x86_64-efi", "--prefix=/grub", "--config=/tmp/early.cfg")
+    _inside("grub-mkimage", *grub, "--output=/boot/EFI/BOOT/BOOTX64.EFI", *_GRUB_MODULES)
+    (TARGET / "tmp/early.cfg").unlink()
+    # From outside: it looks its device up by the folder that the system knows.
+    proc.run(("extlinux", "--install", TARGET / "boot"), timeout=_SECONDS)
+    return (TARGET / "usr/share/syslinux/gptmbr.bin").read_bytes()
+
+
+def _inside(*argv: str, stdin: bytes | None = None) -> None:
+    """Run a program of the new system in it."""
+    proc.run(("chroot", TARGET, *argv), stdin=stdin, timeout=_SECONDS)
+
+
+def _write(name: str, text: str) -> None:
+    place = TARGET / name
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    place.write_text(text, encoding="utf-8")
+
+
+def _write_secret(place: Path, data: bytes) -> None:
+    handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    with os.fdopen(handle, "wb") as out:
+        out.write(data)
+
+
+def keep_log(lines: Iterable[str]) -> None:
+    """What was done, for who asks later."""
+    _write("var/log/tower-setup.log", "".join(f"{line}\n" for line in lines))
