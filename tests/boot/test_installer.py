@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thin client installs itself: the ISO fills two blank disks without a network, and the boot device starts the result.
+
+One installation is done for all tests here; what starts afterwards writes to overlays of its disks.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tower.hosts.secret import hash_password
+
+from pipeline.images.boot import LOGIN, _uefi
+from pipeline.images.guest import Guest, running
+
+MIB = 1 << 20
+LIMIT = 1500
+SWAP = 256
+USER, PASSWORD = "al", "correct horse"
+LIVE = r"\[root@thinclient [^\]]*\][#$] $"
+PROMPT = rf"^\[{USER}@thinclient ~\]\$ $"
+PC = (
+    "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-serial", "chardev:console",
+    # AES of the processor, also of an emulated one, is several times as fast.
+    "-no-reboot", "-machine", "pc", "-cpu", "qemu64,-cx16,+aes,+pclmulqdq,+ssse3,+sse4.1,+sse4.2", "-m", "1536",
+)  # fmt: skip
+NETWORKS = ("-nic", "user,model=virtio-net-pci,restrict=on") * 2
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The disks of a machine that was installed, and what the installer said."""
+
+    root: Path
+    boot: Path
+    said: str
+    planned: str
+    log: str
+
+
+def attached(root: Path | None, boot: Path | None, kind: str) -> list[str]:
+    """QEMU's arguments for the two disks; the boot device is a USB stick."""
+    argv = ["-device", "qemu-xhci"]
+    if root is not None:
+        argv += [
+            "-drive",
+            f"if=none,id=root,format={kind},file={root},cache=unsafe",
+            "-device",
+            "virtio-blk-pci,drive=root,serial=ROOT1",
+        ]
+    if boot is not None:
+        argv += ["-drive", f"if=none,id=boot,format={kind},file={boot},cache=unsafe"]
+        argv += ["-device", "usb-storage,drive=boot,serial=BOOT1,removable=on,bootindex=1"]
+    return argv
+
+
+def answers_drive(folder: Path) -> Path:
+    """A drive with the answers, as somebody would make one."""
+    rows = {
+        "ROOT_DISK": "ROOT1", "BOOT_DEVICE": "BOOT1", "SWAP": f"{SWAP}M", "USERNAME": USER,
+        "PASSWORD_HASH": hash_password(PASSWORD), "KEYBOARD_LAYOUT": "fr", "TIMEZONE": "Europe/Paris", "LANG": "fr_FR.UTF-8",
+    }  # fmt: skip
+    (folder / "answers").write_text("".join(f"{name}='{value}'\n" for name, value in rows.items()))
+    drive = folder / "answers.img"
+    with drive.open("wb") as stream:
+        stream.truncate(16 * MIB)
+    subprocess.run(["mkfs.vfat", "-n", "ANSWERS", drive], check=True, capture_output=True, timeout=60)
+    subprocess.run(["mcopy", "-i", drive, folder / "answers", "::answers"], check=True, timeout=60)
+    return drive
+
+
+@pytest.fixture(scope="module")
+def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installer")
+    (iso,) = images.glob("toweros-thinclient-*-lab-x86_64.iso")
+    root, boot = folder / "root.img", folder / "boot.img"
+    for path, size in ((root, 6144 * MIB), (boot, 300 * MIB)):
+        with path.open("wb") as stream:
+            stream.truncate(size)
+    argv = [
+        *PC,
+        *NETWORKS,
+        *attached(root, boot, "raw"),
+        "-drive",
+        f"file={iso},format=raw,media=cdrom,readonly=on,if=none,id=cd",
+    ]
+    argv += ["-device", "ide-cd,drive=cd,bootindex=0"]
+    argv += ["-drive", f"file={answers_drive(folder)},format=raw,if=virtio,readonly=on"]
+    log = checkout / "build" / "log" / "installer.log"
+    with running("installer", argv, log=log, limit=LIMIT, ports={}) as guest:
+        guest.wait(LOGIN, 600)
+        guest.login("root", prompt=LIVE)
+        assert guest.command("mkdir /run/usb && mount -t vfat -o ro /dev/vdb /run/usb").status == 0
+        planned = guest.command("tower setup --answers /run/usb/answers --dry-run 2>&1", timeout=120)
+        assert planned.status == 0, planned.text
+        done = guest.command("tower setup --answers /run/usb/answers --yes 2>&1", timeout=LIMIT)
+        assert done.status == 0, done.text
+        kept = guest.command("cat /var/log/tower-setup.log").text
+        guest.type("poweroff")
+        assert guest.ended(120)
+    return Installed(root, boot, done.text, planned.text, kept)
+
+
+def overlay(disk: Path, folder: Path) -> Path:
+    made = folder / f"{disk.stem}.qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, made], check=True, timeout=60, capture_output=True
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def guest(installed: Installed, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """The installed machine, started from its boot device by its BIOS, with its user logged in."""
+    folder = tmp_path_factory.mktemp("installed")
+    disks = attached(overlay(installed.root, folder), overlay(installed.boot, folder), "qcow2")
+    log = checkout / "build" / "log" / "installed.log"
+    with running("installed", [*PC, *NETWORKS, *disks], log=log, limit=LIMIT, ports={}) as machine:
+        machine.wait(LOGIN, 600)
+        assert not log_in(machine, "wrong")
+        machine.wait(LOGIN, 60)
+        assert log_in(machine, PASSWORD)
+        yield machine
+
+
+def log_in(machine: Guest, password: str) -> bool:
+    """Whether the user comes in with a password, typed at a login prompt that was waited for before."""
+    for _ in range(10):
+        machine.type(USER)
+        machine.wait("Password: ?$", 60)
+        machine.type(password)
+        found = machine.wait(rf"(?s)(.*?)(Login incorrect|{PROMPT})", 90)
+        if found[2] != "Login incorrect":
+            return True
+        # What came before `login` had switched the echo off was thrown away, or a part of it: that was no try.
+        if not found[1].strip():
+            return False
+        machine.wait(LOGIN, 60)
+    raise machine.error("every password was typed too early")
+
+
+def said(guest: Guest, line: str, timeout: float = 60) -> str:
+    done = guest.command(line, timeout)
+    assert done.status == 0, done.text
+    return done.text.strip()
+
+
+def test_the_plan_names_what_would_be_wiped(installed: Installed) -> None:
+    assert re.search(r"root disk +/dev/vda \(serial ROOT1, virtio, 6.44 GB\): will be wiped", installed.planned)
+    assert re.search(r"boot device +/dev/sda \(QEMU HARDDISK, serial BOOT1, usb, 315 MB\): will be wiped", installed.planned)
+
+
+def test_no_secret_is_in_what_the_installer_said_or_logged(installed: Installed) -> None:
+    for text in (installed.said, installed.planned, installed.log):
+        assert "$6$" not in text
+        assert PASSWORD not in text
+
+
+@pytest.mark.qa("T01")
+def test_the_root_disk_is_locked(installed: Installed) -> None:
+    with installed.root.open("rb") as stream:
+        stream.seek(MIB)
+        assert stream.read(6) == b"LUKS\xba\xbe"
+    found = subprocess.run(
+        ["grep", "-c", "-a", "-m", "1", "tower-home", installed.root], stdout=subprocess.PIPE, timeout=120, check=False
+    )
+    assert found.stdout.strip() == b"0"
+
+
+@pytest.mark.qa("T01")
+def test_without_the_boot_device_it_does_not_start(installed: Installed, checkout: Path, tmp_path: Path) -> None:
+    # Without graphics the BIOS speaks on the serial line.
+    argv = [*PC, "-machine", "pc,graphics=off", "-nic", "none", *attached(overlay(installed.root, tmp_path), None, "qcow2")]
+    with running("no-boot-device", argv, log=checkout / "build/log/no-boot-device.log", limit=LIMIT, ports={}) as machine:
+        machine.wait("Missing OS", 120, failures=("login:", "Linux version"))
+
+
+@pytest.mark.qa("T01")
+@pytest.mark.qa("T03")
+def test_the_user_logs_in(guest: Guest) -> None:
+    """The fixture did, after a wrong password."""
+    assert said(guest, "id -un") == USER
+    rows = said(guest, "doas cat /etc/shadow").splitlines()
+    assert [row.split(":")[1] for row in rows if row.startswith("root:")] == ["!"]
+
+
+@pytest.mark.qa("T02")
+def test_the_login_says_where_the_manual_is(guest: Guest) -> None:
+    assert "The manual: in the folder docs" in guest.text
+
+
+@pytest.mark.qa("T04")
+def test_keyboard(guest: Guest) -> None:
+    assert said(guest, "grep ^KEYMAP= /etc/conf.d/loadkmap") == "KEYMAP=/etc/keymap/fr.bmap.gz"
+    assert "started" in said(guest, "rc-service loadkmap status 2>&1")
+
+
+@pytest.mark.qa("T05")
+def test_time_zone(guest: Guest) -> None:
+    assert said(guest, "date -d '2026-07-01 00:00' +%Z; echo $LANG").split() == ["CEST", "fr_FR.UTF-8"]
+
+
+@pytest.mark.qa("T06")
+def test_prompt(guest: Guest) -> None:
+    guest.type("cd /usr/share")
+    guest.wait(rf"^\[{USER}@thinclient share\]\$ $", 60)
+
+
+@pytest.mark.qa("T07")
+def test_volumes(guest: Guest) -> None:
+    rows = said(guest, "doas lvm lvs --noheadings --units b --nosuffix -o lv_name,lv_size tower").splitlines()
+    sizes = {name: int(size) for name, size in (row.split() for row in rows if len(row.split()) == 2)}
+    assert sizes.keys() == {"swap", "home", "root"}
+    assert sizes["swap"] == SWAP * MIB
+    assert abs(sizes["home"] / (sizes["home"] + sizes["root"]) - 0.2) < 0.01
+    assert "/home ext4" in said(guest, "cat /proc/mounts")
+    assert said(guest, "tail -n +2 /proc/swaps").split()[2] == str(SWAP * 1024 - 4)
+
+
+@pytest.mark.qa("T08")
+def test_cron(guest: Guest) -> None:
+    assert "started" in said(guest, "rc-service crond status 2>&1")
+
+
+@pytest.mark.qa("T09")
+@pytest.mark.parametrize("program", ["doas", "sudo"])
+def test_root_without_a_password(guest: Guest, program: str) -> None:
+    assert said(guest, f"{program} id -u") == "0"
+
+
+@pytest.mark.qa("T10")
+def test_documentation(guest: Guest) -> None:
+    assert "TowerOS" in said(guest, "less ~/docs/index.md | cat")
+    assert said(guest, "stat -c %U ~/docs/index.md") == USER
+
+
+@pytest.mark.qa("T11")
+def test_manual(guest: Guest) -> None:
+    assert "tower" in said(guest, "man tower | head -n 5")
+
+
+@pytest.mark.qa("T12")
+def test_addresses(guest: Guest) -> None:
+    text = said(guest, "ip -o -4 addr")
+    assert re.search(r"eth0 +inet 192\.168\.2\.100/24", text)
+    assert re.search(r"eth1 +inet 192\.168\.3\.100/24", text)
+
+
+@pytest.mark.qa("T14")
+def test_firewall(guest: Guest) -> None:
+    assert "started" in said(guest, "doas rc-service firewall status 2>&1")
+    said(guest, "doas rc-service firewall check")
+
+
+@pytest.mark.qa("T19")
+def test_version(guest: Guest) -> None:
+    text = said(guest, "tower version", 120)
+    release = dict(re.findall(r'^(\w+)="?([^"\n]*)', said(guest, "cat /etc/os-release"), re.MULTILINE))
+    assert release["VERSION_ID"] in text
+    assert f"TowerOS thin client {release['VERSION_ID']} (lab)" in text
+
+
+def test_the_key_is_roots_alone(guest: Guest) -> None:
+    modes = said(guest, "doas stat -c '%a %U %n' /crypto_keyfile.bin /boot/crypto_keyfile.bin /boot").splitlines()
+    assert modes[0] == "400 root /crypto_keyfile.bin"
+    assert modes[2] == "700 root /boot"
+    assert guest.command("cat /boot/crypto_keyfile.bin /crypto_keyfile.bin").status != 0
+
+
+def test_host_images_came_along(guest: Guest, images: Path) -> None:
+    names = said(guest, "ls ~/.cache/tower/builds").split()
+    for path in images.glob("toweros-host-*.img.zst"):
+        assert {path.name, f"{path.name}.bmap", f"{path.name}.manifest.json"} <= set(names)
+
+
+def test_uefi_starts_it_too(installed: Installed, checkout: Path, tmp_path: Path) -> None:
+    disks = attached(overlay(installed.root, tmp_path), overlay(installed.boot, tmp_path), "qcow2")
+    log = checkout / "build" / "log" / "installed-uefi.log"
+    with running("installed-uefi", [*PC, *_uefi(tmp_path), *NETWORKS, *disks], log=log, limit=LIMIT, ports={}) as machine:
+        # From its unlocked root; what follows is the same as by BIOS.
+        machine.wait("OpenRC [0-9.]+ .*is starting up", 600)
