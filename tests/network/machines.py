@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tower.base.names import parse_host_name, parse_user_name
 from tower.hosts import env, secret
@@ -30,6 +32,7 @@ from tests.light.roots import CHECKOUT, RootName, root_of
 from tests.light.services import NO_PASSWORD, SshServer, add_user, let_in, service, ssh_server
 from tests.light.shelf import Shelf, shelf
 from tests.light.switches import Leg, Wiring, in_network_of, plug_in, switches
+from tests.network.leases import Leases
 
 __all__ = [
     "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Leg", "Machine", "Plan", "SshServer", "Tower",
@@ -137,6 +140,13 @@ class Machine(Box):
         """Let OpenRC start, stop or restart a service."""
         service(self, name, action)
 
+    def stop_servers(self) -> list[str]:
+        """Stop the services that have ports which tests take for themselves; the names of those that ran."""
+        ran = [name for name in ("sshd", "tor") if self.run("rc-service", "-q", name, "status", check=False).returncode == 0]
+        for name in ran:
+            self.service(name, "stop")
+        return ran
+
     def sshd(self, *keys: str, user: str = USER) -> SshServer:
         """The machine's sshd, once it listens; `user` may log in with these keys."""
         add_user(self, user, administrator=True)
@@ -152,6 +162,8 @@ class Tower:
     wires: int
     """A process in the namespace of the switches: the far end of leg `eth0` of `router` is `router-eth0` there."""
     starter: ThreadPoolExecutor
+    leases: Leases
+    """What gives the router the address of its second leg."""
     over: threading.Event = field(default_factory=threading.Event)
 
     def __getitem__(self, name: str) -> Machine:
@@ -195,6 +207,9 @@ class Tower:
         for machine in machines:
             machine.wait_until_made()
         plug_in(self.wires, [machine.wiring for machine in machines])
+        if any(machine.plan.role == "router" for machine in machines):
+            # Its adapter has another hardware address, which is given none while the one before has it.
+            self.leases.start(self["internet"].pid)
         for machine in machines:
             if before is not None:
                 before(machine)
@@ -230,23 +245,18 @@ def tower(on: Shelf) -> Iterator[Tower]:
             for plan in PLANS
         }
         starter = stack.enter_context(ThreadPoolExecutor(1))
-        made = Tower(machines, switches(stack, {leg.switch for plan in PLANS for leg in plan.legs}), starter)
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="leases-")))
+        leases = Leases(folder, machines["router"].address("wlan0"), machines["internet"].address(), INTERNET_ADDRESS, stack)
+        made = Tower(machines, switches(stack, {leg.switch for plan in PLANS for leg in plan.legs}), starter, leases)
         made.turn_on(*made, before=_first_start)
         yield made
 
 
 def _first_start(machine: Machine) -> None:
-    """What `tower provision` lays on a host's boot partition; the product does the rest. A user's key comes with the thin client.
-
-    The router's second leg has a fixed address here: there is no Wi-Fi in a namespace.
-    """
+    """What `tower provision` lays on a host's boot partition; the product does the rest."""
     if machine.plan.is_host:
         for name, data in boot_files(machine.plan).items():
             machine.path(f"boot/{name}").write_bytes(data)
-    if machine.plan.role == "router":
-        leg, gateway = machine.plan.legs[1], machine.plan.gateway
-        lines = (f"auto {leg.name}", f"iface {leg.name} inet static", f"\taddress {leg.ipv4}", "\tnetmask 255.255.255.0")
-        machine.write("etc/network/interfaces.d/uplink", "\n".join([*lines, f"\tgateway {gateway}", ""]))
 
 
 def boot_files(plan: Plan) -> dict[str, bytes]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.network.machines import USER, Machine, Plan, Tower, boot_files
 
 LOG = "var/log/tower-setup.log"
 STEPS = (
-    "name user ssh_server keyboard clock language prompt network firewall wlan time_source receipt secrets ready".split()  # noqa: SIM905
+    "name user ssh_server keyboard clock language prompt network firewall wlan tor time_source receipt secrets ready".split()  # noqa: SIM905
 )
 _PREPARE = r"""
 from dataclasses import replace
@@ -134,12 +135,34 @@ def test_a_host_makes_itself_ready_and_answers(machines: Tower, on_shelf: Shelf)
     machines.turn_on(machines["offline1"])
 
 
-def until(machine: Machine, lines: int) -> list[str]:
-    """Read the host's log of steps, which waits for its reader, until it has said so many; the steps."""
-    said: list[str] = []
-    while len(said) < lines and "ready" not in said:
-        said += [line.split()[1] for line in machine.path(LOG).read_text().splitlines()]
-    return said
+class Steps:
+    """The host's log of steps, which waits for its reader; what it says once it is read, until it is cut off, is kept.
+
+    It is held open meanwhile: whoever is about to write when its reader goes would be told of a broken pipe.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._descriptor = os.open(machine.path(LOG), os.O_RDONLY | os.O_NONBLOCK)
+        self._data = b""
+
+    def said(self) -> list[str]:
+        """The steps so far."""
+        with suppress(BlockingIOError):
+            self._data += os.read(self._descriptor, 1 << 16)
+        return [line.split()[1].decode() for line in self._data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def wait_for(self, lines: int, seconds: float = 60) -> None:
+        """Until so many steps are said, or it is ready."""
+        ends = time.monotonic() + seconds
+        while len(said := self.said()) < lines and "ready" not in said:
+            assert time.monotonic() < ends, f"it has said nothing but {said}"
+            time.sleep(0.002)
+
+    def close(self) -> list[str]:
+        """All that it said."""
+        said = self.said()
+        os.close(self._descriptor)
+        return said
 
 
 def test_a_power_cut_at_each_step_changes_nothing(machines: Tower, on_shelf: Shelf) -> None:
@@ -165,10 +188,13 @@ def test_a_power_cut_at_each_step_changes_nothing(machines: Tower, on_shelf: She
         # The first step is cut off before it has begun, each other one as soon as it has.
         for _ in range(2 * len(STEPS)):
             machines.starter.submit(begin, cut).result()
-            said = until(cut, 2 if seen else 1)
-            # Nothing listens before all is done, and no network is up but loopback.
-            assert cut.listeners() == [] or "ready" in said, said
+            steps = Steps(cut)
+            steps.wait_for(2 if seen else 1)
+            listeners = cut.listeners()
             cut.pull_the_plug()
+            said = steps.close()
+            # Nothing listens before all is done, and no network is up but loopback.
+            assert listeners == [] or "ready" in said, said
             assert not seen or said[0] in (seen[-1], STEPS[(STEPS.index(seen[-1]) + 1) % len(STEPS)]), (seen, said)
             seen += said
             if "ready" in said:

@@ -31,8 +31,8 @@ def services(machines: Tower) -> Iterator[dict[tuple[str, int], socket.socket]]:
     """A program on every port of every machine; those of UDP answer through the test."""
     for machine in machines:
         if machine.plan.is_host:
-            # It listens on one address alone; what is tried here are the rules, on all of them.
-            machine.service("sshd", "stop")
+            # They listen on one address alone; what is tried here are the rules, on all of them.
+            machine.stop_servers()
     with ExitStack() as stack:
         datagrams = {}
         # Of its two addresses the server answers datagrams from the one that was asked.

@@ -12,24 +12,17 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.network.home import FOLDER, User, make_hosts
-from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
+from tests.network.leases import Leases
+from tests.network.machines import Machine, Tower
 
 PROGRAM = "/usr/libexec/tower/wlan"
 CONFIG = "/etc/wpa_supplicant/wpa_supplicant.conf"
 PASSWORD = "correct horse"
-LEASES = f"""interface eth0
-start 10.20.0.2
-end 10.20.0.2
-option subnet 255.255.255.0
-option router 10.20.0.1
-option dns {INTERNET_ADDRESS}
-"""
 RADIO = """#!/bin/sh
 # The name and the key of the access point are in /var/ap, whether it is joined in /var/joined.
 while [ $# -gt 0 ]; do case $1 in -p | -i) shift 2 ;; *) break ;; esac; done
@@ -52,23 +45,14 @@ def user(machines: Tower) -> User:
     made = make_hosts(machines, ("router",))
     router = machines["router"]
     router.write("usr/sbin/wpa_cli", RADIO, 0o755)
-    router.run("ifdown", "wlan0")
-    fixed = router.read("etc/network/interfaces").partition("\nauto wlan0\n")[0]
-    router.write("etc/network/interfaces", f"{fixed}\nauto wlan0\niface wlan0 inet dhcp\n")
     return made
 
 
 @pytest.fixture
-def leases(machines: Tower, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server of addresses on the router's uplink, of this machine's programs; it has one address."""
-    (tmp_path / "udhcpd.conf").write_text(f"{LEASES}lease_file {tmp_path}/udhcpd.leases\npidfile {tmp_path}/udhcpd.pid\n")
-    (tmp_path / "udhcpd.leases").touch()
-    words = ("busybox", "udhcpd", "-f", "-S", str(tmp_path / "udhcpd.conf"))
-    with subprocess.Popen(["nsenter", f"--target={machines['internet'].pid}", "--net", *words]) as server:
-        try:
-            yield server
-        finally:
-            server.kill()
+def leases(machines: Tower) -> Leases:
+    """The server of addresses on the router's uplink, which has one address."""
+    machines.leases.start(machines["internet"].pid)
+    return machines.leases
 
 
 @pytest.fixture
@@ -139,12 +123,9 @@ def wait_for_check(router: Machine) -> None:
         time.sleep(0.2)
 
 
-def test_a_network_without_addresses_leaves_the_network_before(
-    router: Machine, user: User, leases: subprocess.Popen[bytes]
-) -> None:
+def test_a_network_without_addresses_leaves_the_network_before(router: Machine, user: User, leases: Leases) -> None:
     before = router.read(CONFIG)
-    leases.kill()
-    leases.wait()
+    leases.stop()
     done = connect(user, "Office", PASSWORD, "--timeout", "4")
     assert done.returncode == 17
     assert router.read(CONFIG) == before

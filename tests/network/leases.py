@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server of addresses behind the router's second leg: this machine's busybox, on the network of the Internet's machine."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_CONFIG = """interface eth0
+start {address}
+end {address}
+option subnet 255.255.255.0
+option router {gateway}
+option dns {names}
+lease_file {folder}/udhcpd.leases
+pidfile {folder}/udhcpd.pid
+"""
+
+
+@dataclass(slots=True)
+class Leases:
+    """Gives the one who asks first the one address that it has."""
+
+    folder: Path
+    """Where it keeps its files."""
+    address: str
+    gateway: str
+    names: str
+    """The server of names, which it tells whoever asks."""
+    stack: ExitStack
+    _server: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self, pid: int) -> None:
+        """Start, on the network of a process; whom it gave the address before is forgotten."""
+        self.stop()
+        settings = {"folder": self.folder, "address": self.address, "gateway": self.gateway, "names": self.names}
+        (self.folder / "udhcpd.conf").write_text(_CONFIG.format_map(settings))
+        (self.folder / "udhcpd.leases").write_bytes(b"")
+        words = ("busybox", "udhcpd", "-f", self.folder / "udhcpd.conf")
+        quiet = subprocess.DEVNULL
+        self._server = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--target={pid}", "--net", "--", *words], stdout=quiet, stderr=quiet
+        )
+        self.stack.callback(self.stop)
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(20)
+            self._server = None
