@@ -93,18 +93,22 @@ def started(
     limit: float | None = None,
     stick: Path | None = None,
     files: Mapping[str, bytes] | None = None,
+    second: Path | None = None,
 ) -> Iterator[Guest]:
     """Start `image` on `machine`; it is gone at the end of the context, and after `limit` seconds in any case.
 
     `stick` is a file that a PC has as a USB stick besides; it is written to. `files` are laid on the boot partition of a
-    host before, by name; the image stays as it is. Hosts are in the offline network, and its first host is forwarded.
+    host before, by name; the image stays as it is. `second` is the file of a PC's second disk: with one, what is written
+    to both disks stays. Hosts are in the offline network, and its first host is forwarded.
     """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
     ports = {SSH: free_port()} if machine.is_host else {}
     with temporary_folder("boot") as folder:
         disk = image.resolve() if files is None else _with_files(image.resolve(), files, folder)
-        argv = _arguments(machine, disk, folder, ports)
+        argv = _arguments(machine, disk, folder, ports, kept=second is not None)
+        if second is not None:
+            argv += ["-drive", f"file={quoted(second)},format=raw,if=virtio,cache=writeback"]
         if stick is not None:
             argv += ["-drive", f"if=none,id=stick,format=raw,file={quoted(stick)}", "-device", "qemu-xhci"]
             argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
@@ -172,7 +176,7 @@ def check_banner(guest: Guest, banner: str) -> None:
 # --- QEMU's arguments -----------------------------------------------------------------------------------------
 
 
-def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, int]) -> list[str]:
+def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, int], *, kept: bool = False) -> list[str]:
     common = ["-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-serial", "chardev:console", "-no-reboot"]
     # Who connects to the forwarded port is the thin client, for the host's firewall.
     forward = f",net={NETWORK},host={THIN_CLIENT}"
@@ -185,7 +189,8 @@ def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, in
     if machine in (Machine.THINCLIENT_UEFI, Machine.HOST_PC_UEFI):
         argv += _uefi(scratch)
     if machine.is_host:
-        argv += ["-drive", f"file={quoted(_overlay(image, scratch))},format=qcow2,if=virtio"]
+        disk, form = (image, "raw") if kept else (_overlay(image, scratch), "qcow2")
+        argv += ["-drive", f"file={quoted(disk)},format={form},if=virtio"]
         return [*argv, "-nic", f"user,model=virtio-net-pci{forward}"]
     # The thin client has two networks and reaches nothing on them.
     two = ["-nic", "user,model=virtio-net-pci,restrict=on"] * 2

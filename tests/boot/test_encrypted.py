@@ -129,7 +129,7 @@ def check(guest: Guest, name: str) -> None:
 
 
 @pytest.mark.qa("T01", simulated="the test lays the disk")
-@pytest.mark.qa("H02", simulated="the test lays the disk; no image encrypts one yet")
+@pytest.mark.qa("H02", simulated="the test lays the disk; tests/boot/test_provision.py has the host that does")
 def test_starts_with_the_key_alone(filled: Parts, checkout: Path) -> None:
     by_device = f"cryptroot=UUID={filled.luks} cryptdm=tower-crypt cryptkey=PARTUUID={KEY_GUID.lower()}:{KEY_OFFSET}:{KEY_SIZE}"
     within = f"cryptroot=PARTUUID={DISK_ID}-01 cryptdm=tower-crypt cryptkey=yes"

@@ -116,6 +116,39 @@ def test_a_raspberry_pi_finds_all_it_needs(disk: Path) -> None:
     assert b"root=LABEL=tower-root" in boot_file(disk, "/cmdline.txt")
 
 
+def test_the_boot_partition_can_be_changed_to_start_an_encrypted_root(disk: Path, checkout: Path, tmp_path: Path) -> None:
+    """By the program of the host, on the files of its image; a second time changes nothing, and no other file is taken."""
+    names = {name for name in boot_files(disk) if name in ("/config.txt", "/cmdline.txt", "/grub/grub.cfg")}
+    boot = tmp_path / "boot"
+    for name in names:
+        (boot / name[1:]).parent.mkdir(parents=True, exist_ok=True)
+        (boot / name[1:]).write_bytes(boot_file(disk, name))
+    usr = checkout / "overlays/host/usr"
+    own = {"SETUP_SHARE": str(usr / "share/tower"), "SETUP_BOOT": str(boot), "SETUP_WORK": str(tmp_path)}
+    argv = ["busybox", "sh", str(usr / "libexec/tower/encrypt"), "start", "01234567-89ab-8cde-8f01-23456789abcd"]
+
+    def changed() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(argv, env=own, capture_output=True, text=True, check=False, timeout=60)
+
+    options = "root=/dev/tower/root cryptroot=UUID=01234567-89ab-8cde-8f01-23456789abcd cryptdm=tower-crypt cryptkey=yes"
+    for _ in range(2):
+        done = changed()
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert {f"/{path.relative_to(boot)}" for path in boot.rglob("*") if path.is_file()} == names
+        for name in names:
+            before = boot_file(disk, name).decode()
+            after = before.replace("root=LABEL=tower-root", options)
+            after = after.replace("initramfs-rpi followkernel", "initramfs-rpi,initramfs-key followkernel")
+            after = after.replace("initrd /initramfs-lts\n", "initrd /initramfs-lts /initramfs-key\n")
+            assert after != before
+            assert (boot / name[1:]).read_text() == after
+    last = boot / ("config.txt" if "/config.txt" in names else "grub/grub.cfg")
+    last.write_text("# another loader\n")
+    done = changed()
+    assert (done.returncode, last.read_text()) == (1, "# another loader\n")
+    assert "is not what this version lays there" in done.stderr
+
+
 def test_the_root_is_ours(disk: Path, tmp_path: Path) -> None:
     release = root_file(disk, "/etc/os-release", tmp_path).decode()
     assert "ID=toweros\n" in release

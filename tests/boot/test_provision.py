@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that `tower provision` made of the factory's own image: whole, with the host's files; the host makes itself ready."""
+"""A disk that `tower provision` made of the factory's own image: whole, with the host's files; started, the host encrypts its
+second disk, copies the system onto it, starts from there, makes itself ready and answers.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
-from pipeline.images.disk import boot_file, partitions, root_file, root_filesystem
+from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_filesystem
+from pipeline.images.guest import FAILURES
 
 GIB = 1 << 30
+START = 600
+"""Seconds that a start may take on a machine that does other things beside."""
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +38,6 @@ def provisioned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         "provision",
         "vm",
         "--offline",
-        "--unencrypted",
         "--username",
         "al",
         "--unsigned",
@@ -56,46 +62,129 @@ def test_the_disk_is_whole_and_has_the_hosts_files(provisioned: tuple[Path, Path
     assert b"ID=toweros\n" in root_file(disk, "/etc/os-release", tmp_path)
 
 
+def has(path: Path, *needles: bytes) -> list[bytes]:
+    """Which of them are somewhere in a file, which may be large."""
+    found: set[bytes] = set()
+    rest = b""
+    with path.open("rb") as stream:
+        while block := stream.read(16 << 20):
+            text = rest + block
+            found |= {needle for needle in needles if needle in text}
+            rest = text[-1024:]
+    return sorted(found)
+
+
+def secrets_of(folder: Path) -> list[bytes]:
+    """What must not be found on a disk: lines of the private key, the password's hash, the name of the user's key."""
+    settings = dict(line.split("=", 1) for line in (folder / "tower.env").read_text().splitlines())
+    key = (folder / "ssh_host_ed25519_key").read_bytes().splitlines()
+    return [*key[1:-1], settings["PASSWORD_HASH"].encode(), settings["PUBLIC_KEY"].strip("'").encode()]
+
+
+@dataclass(frozen=True)
+class Encrypted:
+    """A host after its first start, which gave it an encrypted disk."""
+
+    disk: Path
+    second: Path
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Encrypted:
+    """Its first start was cut off twice: while its second disk was encrypted, and while the system was copied onto it."""
+    disk, folder = provisioned
+    made = Encrypted(tmp_path_factory.mktemp("encrypted") / "vm.img", tmp_path_factory.mktemp("second") / "second.img", folder)
+    subprocess.run(["cp", "--sparse=always", disk, made.disk], check=True, timeout=120)
+    with made.second.open("wb") as stream:
+        stream.truncate(2 * GIB)
+    bad = (*FAILURES, "This host is not ready")
+    for number, last in enumerate(("encrypt", "system", "restart")):
+        log = checkout / "build" / "log" / f"provisioned-first-start-{number}.log"
+        with started(Machine.HOST_PC_BIOS, made.disk, log=log, second=made.second) as guest:
+            guest.wait(f"^.*tower-setup: {last}$", START, failures=bad)
+            # What was not finished is made again, what was stays.
+            assert ("tower-setup: partition" in guest.text) != ("home is kept" in guest.text), guest.text
+            assert last != "restart" or "home is kept" in guest.text, guest.text
+            # Before that, nothing of it is open.
+            assert "login:" not in guest.text
+            if last == "restart":
+                assert guest.ended(120)
+    return made
+
+
+@pytest.mark.timeout(2400)
+def test_no_secret_is_left_on_what_is_not_encrypted(encrypted: Encrypted, provisioned: tuple[Path, Path]) -> None:
+    key = encrypted.folder / "crypto_keyfile.bin"
+    left = set(boot_files(encrypted.disk))
+    assert "/initramfs-key" in left
+    assert not {"/tower.env", "/crypto_keyfile.bin", "/ssh_host_ed25519_key", "/ssh_host_ed25519_key.pub"} & left
+    secrets = secrets_of(encrypted.folder)
+    # They were there: else this would prove nothing.
+    assert len(has(provisioned[0], *secrets)) == len(set(secrets))
+    assert has(encrypted.disk, *secrets) == []
+    assert has(encrypted.second, key.read_bytes(), *secrets, b"ID=toweros") == []
+    # The key is where the loader gives it to the kernel, and nowhere else.
+    assert has(encrypted.disk, key.read_bytes()) == []
+    archive = gzip.decompress(boot_file(encrypted.disk, "/initramfs-key"))
+    listed = subprocess.run(
+        ["cpio", "-tv", "--quiet"], input=archive, capture_output=True, check=True, timeout=60
+    ).stdout.decode()
+    assert listed.startswith("-r--------")
+    assert listed.split()[-1] == "crypto_keyfile.bin"
+    assert key.read_bytes() in archive
+
+
+@pytest.mark.qa("H02")
+@pytest.mark.timeout(2400)
+def test_the_disk_does_not_start_without_the_boot_device(encrypted: Encrypted, checkout: Path) -> None:
+    log = checkout / "build" / "log" / "provisioned-no-boot-device.log"
+    with started(Machine.HOST_PC_UEFI, encrypted.second, log=log) as guest:
+        guest.wait(
+            "BdsDxe: No bootable option|UEFI Interactive Shell|Start PXE over", START, failures=("login:", "Linux version")
+        )
+
+
 @pytest.mark.qa("H01")
+@pytest.mark.qa("H02")
 @pytest.mark.qa("H04")
 @pytest.mark.qa("H08")
+@pytest.mark.qa("H11")
 @pytest.mark.qa("H13")
 @pytest.mark.qa("H18")
-@pytest.mark.parametrize("machine", [Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI])
-def test_the_host_makes_itself_ready_and_answers(machine: Machine, provisioned: tuple[Path, Path], checkout: Path) -> None:
-    log = checkout / "build" / "log" / f"provisioned-{machine.value}.log"
-    disk, folder = provisioned
-    with started(machine, disk, log=log) as guest:
-        guest.wait(LOGIN, machine.limit)
+@pytest.mark.timeout(2400)
+def test_the_host_starts_from_its_encrypted_disk_and_answers(encrypted: Encrypted, checkout: Path) -> None:
+    log = checkout / "build" / "log" / "provisioned-second-start.log"
+    folder, machine = encrypted.folder, Machine.HOST_PC_UEFI
+    with started(machine, encrypted.disk, log=log, second=encrypted.second) as guest:
+        guest.wait(LOGIN, START)
         check_banner(guest, guest.banner(SSH, machine.limit / 2))
         assert "vm login:" in guest.text
         config, port = folder.parents[1] / "config", guest.ports[SSH]
-        ssh = (
-            "ssh",
-            "-F",
-            config,
-            "-oBatchMode=yes",
-            "-oHostName=127.0.0.1",
-            f"-oPort={port}",
-            "-oConnectTimeout=60",
-            "-n",
-            "vm",
-        )
+        to_host = ("-oBatchMode=yes", "-oHostName=127.0.0.1", f"-oPort={port}", "-oConnectTimeout=60")
 
         def on_host(line: str) -> str:
-            done = subprocess.run([*ssh, line], capture_output=True, text=True, check=False, timeout=300)
+            argv = ["ssh", "-F", str(config), *to_host, "-n", "vm", line]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            return done.stdout
+            return str(done.stdout)
 
         assert on_host("hostname; id -un; doas id -un").split() == ["vm", "al", "root"]
         assert on_host("cat /etc/tower/tower-receipt.json") == (folder / "tower-receipt.json").read_text()
         on_host("doas /usr/libexec/tower/firewall check && doas /sbin/rc-service -q firewall status")
-        assert (
-            on_host(
-                "doas /sbin/rc-service -q tower-radio status; cat /sys/class/rfkill/*/soft 2>/dev/null | grep -c 0 || true"
-            ).strip()
-            == "0"
+        radio = on_host(
+            "doas /sbin/rc-service -q tower-radio status; cat /sys/class/rfkill/*/soft 2>/dev/null | grep -c 0 || true"
         )
+        assert radio.strip() == "0"
+        # Root and home are volumes on the opened disk, and home is a fifth of them.
+        mounts = {row.split()[1]: row.split()[0] for row in on_host("cat /proc/mounts").splitlines()}
+        sizes = on_host("cd /sys/class/block; for d in dm-*; do echo $(cat $d/dm/name $d/size); done").splitlines()
+        volumes = {row.split()[0]: int(row.split()[1]) for row in sizes}
+        assert (mounts["/"], mounts["/home"]) == ("/dev/tower/root", "/dev/tower/home")
+        assert volumes["tower-home"] / (volumes["tower-home"] + volumes["tower-root"]) == pytest.approx(0.2, abs=0.01)
+        assert on_host("cat /sys/class/block/dm-*/dm/uuid").startswith("CRYPT-LUKS2-")
         left = on_host("doas mount /boot && doas ls /boot; doas umount /boot").split()
-        assert "tower-receipt.json" in left
+        assert {"tower-receipt.json", "initramfs-key"} <= set(left)
         assert not {"tower.env", "crypto_keyfile.bin", "ssh_host_ed25519_key"} & set(left)
+        assert on_host("doas ls /var/lib/tower/setup").split() == ["done", "ready", "steps"]
+        assert on_host("doas /sbin/rc-status --crashed").strip() == ""

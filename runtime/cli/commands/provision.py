@@ -37,13 +37,14 @@ from tower.provision.provision import Wish
 EXAMPLES: Final = """\
 examples:
   tower provision router --wlan-ssid Home          ask for the password, write the only card that is there
-  tower provision web --unencrypted                an online host; the router must exist
-  tower provision vault --unencrypted --offline --device /dev/sdb
+  tower provision web                              an online host; the router must exist
+  tower provision vault --offline --device /dev/sdb
   tower provision web --dry-run                    show all that would be done, and do nothing
   tower provision --resume web                     go on after an interruption
   tower provision vm --offline --device-file vm.img --size 4G --target pc --no-wait --yes
 
-Hosts do not encrypt their disk yet: without --unencrypted, a host stops at its first start and says so.
+At its first start the host encrypts its second disk, whose content is lost, and moves onto it.
+Without a second disk it stops and says so, unless --unencrypted was given.
 """
 _UNITS: Final = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -78,7 +79,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--unencrypted",
         action="store_true",
-        help="it may run from its boot device without encryption; needed, as hosts do not encrypt their disk yet",
+        help="it runs from its boot device, without a second disk and without encryption",
     )
     wlan = own.add_mutually_exclusive_group()
     wlan.add_argument("--wlan-ssid", metavar="SSID", help="the router's Wi-Fi; its password is asked for, or read from stdin")
@@ -116,7 +117,7 @@ def execute(args: argparse.Namespace) -> int:
         provision.check_network(parse_address(place.address), online=wish.online)
     view.say(f"image: {origin}, {checked}")
     if wish.encryption is Encryption.REQUIRED:
-        view.say(f"hosts do not encrypt their disk yet: without --unencrypted, {name} will stop at its first start")
+        view.say(f"{name} encrypts its second disk at its first start: what is on that disk is lost then")
     view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
     host = provision.prepare(tower, wish, origin, target)
     if not told:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=sh
+# What the programs of a host's first start share: they say what they do on the console, in the system's log and in a log of
+# their own, and write files as a whole. Sourced; $SETUP_LOG is the log of their own.
+
+: "${SETUP_STATE:=/var/lib/tower/setup}" "${SETUP_LOG:=/var/log/tower-setup.log}" "${SETUP_BOOT:=/boot}"
+# `most` is how many bytes a file from `tower provision` has at most; who ends with an error looks at `doing` and `told`.
+# shellcheck disable=SC2034 # for those who source it
+readonly boot="$SETUP_BOOT" most=16384
+doing='' told=''
+
+say() {
+	# shellcheck disable=SC2034 # see above
+	doing=$1
+	if [ "$SETUP_LOG" != - ]; then
+		logger -t tower-setup "$1" 2>/dev/null || :
+		read -r up _ </proc/uptime
+		printf '%s %s\n' "$up" "$1" >>"$SETUP_LOG"
+	fi
+	printf 'tower-setup: %s\n' "$1"
+}
+
+fail() {
+	say "failed: $1" >/dev/null || :
+	# shellcheck disable=SC2034 # see above
+	told=yes
+	printf 'tower-setup: %s\n' "$1" >&2
+	exit 1
+}
+
+# fail_at STEP: for the end of a program that an error ended, which has said what it was
+fail_at() {
+	say "failed: $1" >/dev/null || :
+	printf 'tower-setup: failed at: %s\n' "$1" >&2
+}
+
+# clean TEXT: what may be shown of foreign text
+clean() {
+	printf %s "$1" | tr -cd 'A-Za-z0-9._-' | head -c 64
+}
+
+# write FILE [MODE], from input: as a whole
+write() {
+	mkdir -p "${1%/*}"
+	(umask 077 && cat >"$1.new")
+	chmod "${2:-0644}" "$1.new"
+	mv -f "$1.new" "$1"
+}
+
+# overwrite FILE: with zeros, in its place, before its name goes. What a flash card keeps of it beside, nobody can reach from here.
+overwrite() {
+	[ -e "$1" ] || return 0
+	if [ -s "$1" ]; then dd if=/dev/zero of="$1" bs="$(wc -c <"$1")" count=1 conv=notrunc,fsync 2>/dev/null; fi
+	sync
+	rm -f "$1"
+}
+
+# remove_secrets: of what `tower provision` laid on the boot partition
+remove_secrets() {
+	for file in tower.env ssh_host_ed25519_key ssh_host_ed25519_key.pub crypto_keyfile.bin; do
+		overwrite "$boot/$file"
+	done
+	sync
+}
