@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +65,7 @@ class Machine:
         """Make the checkout and the notes the user's, and let everybody see the way to them."""
         for path in (self.checkout, self.notes, *self.checkout.rglob("*")):
             os.chown(path, user, user)
-        for folder in list(self.path.parents)[:3]:
+        for folder in itertools.takewhile(lambda one: one != Path(tempfile.gettempdir()), self.path.parents):
             folder.chmod(folder.stat().st_mode | 0o005)
 
     def noted(self, name: str, words: str) -> int:

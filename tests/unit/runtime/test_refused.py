@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "provision": ("provision", "new", "--offline", "--username", "al", "--device-file", "o", "--image", "x", "--dry-run"),
     "reboot": ("reboot", "vault", "--yes"),
     "run": ("run", "vault", "true"),
+    "setup": ("setup", "--answers", "answers", "--dry-run"),
     "status": ("status", "--timeout", "0.1"),
     "synctime": ("synctime", "vault"),
     "upgrade": ("upgrade", "vault", "--image", "x", "--dry-run"),
