@@ -9,12 +9,12 @@ ENCRYPTION, which then is `required`, and may have WLAN_SSID in place of WLAN_SS
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 from typing import Final
 
+from tower.base.assignments import dump_assignments, parse_assignments
 from tower.base.errors import ValueRefusedError
 from tower.base.names import (
     ROUTER,
@@ -45,7 +45,6 @@ _NAMES: Final = (
 _DEFAULTS: Final = {"ENCRYPTION": "required"}
 _OLD_SSID: Final = "WLAN_SSID"
 """What was there in place of WLAN_SSID_HEX, with the network's name as text."""
-_LINE: Final = re.compile(r"([A-Z_]+)='((?:[^']|'\\'')*)'")
 
 
 class InstallationType(StrEnum):
@@ -131,10 +130,7 @@ class TowerEnv:
 
 def dump(env: TowerEnv) -> bytes:
     """The file."""
-    return "".join(f"{name}='{value.replace(chr(39), _QUOTE)}'\n" for name, value in env.values().items()).encode()
-
-
-_QUOTE: Final = r"'\''"
+    return dump_assignments(env.values())
 
 
 def parse(data: bytes, where: str = "tower.env") -> TowerEnv:
@@ -159,24 +155,7 @@ def read_values(data: bytes, where: str) -> dict[str, str]:
     """The values as text. Raises ValueRefusedError naming the line."""
     if len(data) > MOST:
         raise ValueRefusedError(f"{where}: {len(data)} bytes, which no such file has")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise ValueRefusedError(f"{where}: is not UTF-8") from None
-    if not text.endswith("\n"):
-        raise ValueRefusedError(f"{where}: is cut off: its last line has no end")
-    found: dict[str, str] = {}
-    for number, line in enumerate(text[:-1].split("\n"), start=1):
-        match = _LINE.fullmatch(line)
-        if match is None or not line.isprintable():
-            raise ValueRefusedError(f"{where}: line {number} is not NAME='value'")
-        name, value = match[1], match[2].replace(_QUOTE, "'")
-        if name not in (*_NAMES, _OLD_SSID):
-            raise ValueRefusedError(f"{where}: line {number}: {name} is not known")
-        if name in found or {name, *found} >= {_OLD_SSID, "WLAN_SSID_HEX"}:
-            raise ValueRefusedError(f"{where}: line {number}: {name} is there twice")
-        found[name] = value
-    return found
+    return parse_assignments(data, where, _NAMES, synonyms={_OLD_SSID: "WLAN_SSID_HEX"})
 
 
 def _typed(values: dict[str, str]) -> TowerEnv:

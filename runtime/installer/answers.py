@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tower.base.assignments import parse_assignments
 from tower.base.errors import StateError, ValueRefusedError
 from tower.base.names import UserName, parse_lang, parse_password_hash, parse_user_name
 from tower.base.refused import refused
@@ -25,8 +26,6 @@ NAMES: Final = (
     "ROOT_DISK", "BOOT_DEVICE", "SWAP", "USERNAME", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
 )  # fmt: skip
 DEFAULTS: Final = {"SWAP": "2G", "KEYBOARD_LAYOUT": "us", "KEYBOARD_VARIANT": "", "TIMEZONE": "UTC", "LANG": "C.UTF-8"}
-_QUOTE: Final = r"'\''"
-_LINE: Final = re.compile(r"([A-Z_]+)='((?:[^']|'\\'')*)'")
 _SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,6})([MG])")
 _UNITS: Final = {"M": 1 << 20, "G": 1 << 30}
 _DISK: Final = re.compile(r"/dev/[A-Za-z0-9_./:-]{1,200}|[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
@@ -107,23 +106,4 @@ def _values(data: bytes, where: str) -> dict[str, str]:
         raise ValueRefusedError(f"{where}: more than {MOST} bytes, which no file of answers has")
     if b"\r" in data:
         raise ValueRefusedError(f"{where}: has the line ends of another system (CRLF)", hint="sed -i 's/\\r$//' FILE")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise ValueRefusedError(f"{where}: is not UTF-8") from None
-    if not text.endswith("\n"):
-        raise ValueRefusedError(f"{where}: is cut off: its last line has no end")
-    found: dict[str, str] = {}
-    for number, line in enumerate(text[:-1].split("\n"), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None or not line.isprintable():
-            raise ValueRefusedError(f"{where}: line {number} is not NAME='value'")
-        name = match[1]
-        if name not in NAMES:
-            raise ValueRefusedError(f"{where}: line {number}: {name} is not known", hint=f"one of: {', '.join(NAMES)}")
-        if name in found:
-            raise ValueRefusedError(f"{where}: line {number}: {name} is there twice")
-        found[name] = match[2].replace(_QUOTE, "'")
-    return found
+    return parse_assignments(data, where, NAMES, for_people=True)

@@ -53,7 +53,7 @@ def test_names_of_networks_are_hexadecimal(settings: TowerEnv, ssid: str) -> Non
 def test_files_of_before_have_the_name_as_text(settings: TowerEnv, ssid: str) -> None:
     new = env.dump(router(settings, ssid))
     line = f"WLAN_SSID_HEX='{ssid.encode().hex()}'\n".encode()
-    text = ssid.replace("'", env._QUOTE)
+    text = ssid.replace("'", r"'\''")
     old = new.replace(line, f"WLAN_SSID='{text}'\n".encode())
     assert old != new
     assert env.dump(env.parse(old)) == new
