@@ -187,7 +187,7 @@ def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, in
     # may run into code that the first is about to patch (`Oops: int3`).
     argv = ["qemu-system-x86_64", *common, "-machine", "pc", "-cpu", "qemu64,-cx16", "-m", "1536"]
     if machine in (Machine.THINCLIENT_UEFI, Machine.HOST_PC_UEFI):
-        argv += _uefi(scratch)
+        argv += uefi_arguments(scratch)
     if machine.is_host:
         disk, form = (image, "raw") if kept else (_overlay(image, scratch), "qcow2")
         argv += ["-drive", f"file={quoted(disk)},format={form},if=virtio"]
@@ -197,7 +197,8 @@ def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, in
     return [*argv, "-drive", f"file={quoted(image)},format=raw,media=cdrom,readonly=on", *two]
 
 
-def _uefi(scratch: Path) -> list[str]:
+def uefi_arguments(scratch: Path) -> list[str]:
+    """QEMU's arguments for a PC with UEFI, whose variables lie in `scratch`. Raises BootError if there is no firmware."""
     for code, variables in _OVMF:
         if Path(code).is_file() and Path(variables).is_file():
             own = shutil.copyfile(variables, scratch / "uefi-variables.fd")

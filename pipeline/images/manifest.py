@@ -88,7 +88,7 @@ def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) ->
         raise StageError(
             f"{image.output}: no stage of recipe {image.recipe} lists its packages", hint=f"one of them must write {PACKAGES}"
         )
-    origins = origins_of(factory, image, artifacts, {row[0]: row[1] for row in rows})
+    origins = origins_of(factory, image, artifacts, set(rows.values()), {row[0]: row[1] for row in rows})
     return [{**dict(zip(_FIELDS, row, strict=True)), "sha256": rows[row], "origin": origins[rows[row]]} for row in sorted(rows)]
 
 

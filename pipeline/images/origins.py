@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,11 +31,11 @@ def is_package(path: str, arch: str) -> bool:
 
 
 def origins_of(
-    factory: Factory, image: Image, artifacts: Mapping[str, Artifact], versions: Mapping[str, str]
+    factory: Factory, image: Image, artifacts: Mapping[str, Artifact], packages: Collection[Digest], versions: Mapping[str, str]
 ) -> dict[Digest, str]:
-    """The origin of every package that `image` could be made of, by the SHA-256 of the package's file.
+    """The origin of each of an image's `packages`, which are named by the SHA-256 of their files, as in the result.
 
-    `artifacts` are those behind the image, by the names of their nodes; `versions` are those of the image's packages.
+    `artifacts` are those behind the image, by the names of their nodes; `versions` are those of the packages, by their names.
     Raises FormatError if a package of the lab's mirror cannot be read.
     """
     mirror = factory.plan.channel.settings.get("mirror")
@@ -44,7 +44,8 @@ def origins_of(
     for name, artifact in artifacts.items():
         of_channel = isinstance(factory.plan.nodes[name], ChannelNode)
         for path, record in artifact.outputs.items():
-            if not is_package(path, image.arch):
+            # A repository has more packages than an image, and each takes its time to read.
+            if record.sha256 not in packages or not is_package(path, image.arch):
                 continue
             if not of_channel:
                 # A stage may hand on a package of the channel: it stays the channel's.

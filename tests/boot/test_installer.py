@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tower.hosts.secret import hash_password
 
-from pipeline.images.boot import LOGIN, _uefi
+from pipeline.images.boot import LOGIN, uefi_arguments
 from pipeline.images.guest import Guest, running
 
 MIB = 1 << 20
@@ -281,6 +281,8 @@ def test_host_images_came_along(guest: Guest, images: Path) -> None:
 def test_uefi_starts_it_too(installed: Installed, checkout: Path, tmp_path: Path) -> None:
     disks = attached(overlay(installed.root, tmp_path), overlay(installed.boot, tmp_path), "qcow2")
     log = checkout / "build" / "log" / "installed-uefi.log"
-    with running("installed-uefi", [*PC, *_uefi(tmp_path), *NETWORKS, *disks], log=log, limit=LIMIT, ports={}) as machine:
+    with running(
+        "installed-uefi", [*PC, *uefi_arguments(tmp_path), *NETWORKS, *disks], log=log, limit=LIMIT, ports={}
+    ) as machine:
         # From its unlocked root; what follows is the same as by BIOS.
         machine.wait("OpenRC [0-9.]+ .*is starting up", 600)

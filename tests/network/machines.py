@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -127,10 +126,6 @@ class Machine(Box):
     def address(self, leg: str = "eth0") -> str:
         """The IPv4 address of a leg."""
         return next(one.ipv4 for one in self.plan.legs if one.name == leg and one.ipv4)
-
-    def serves(self, port: int, kind: int) -> bool:
-        """Whether a program of the machine has the port, so that no test can."""
-        return kind == socket.SOCK_STREAM and port in {one for _, one in self.listeners()}
 
     def firewall(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The product's firewall command, inside."""

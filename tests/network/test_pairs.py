@@ -40,8 +40,6 @@ def services(machines: Tower) -> Iterator[dict[tuple[str, int], socket.socket]]:
         places.append((machines["internet"], "server", f"::ffff:{INTERNET_ADDRESS}"))
         for (machine, name, address), port in itertools.product(places, PORTS):
             for kind in (socket.SOCK_DGRAM,) if name == "server" else (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                if machine.serves(port, kind):
-                    continue
                 service = stack.enter_context(machine.socket(socket.AF_INET6, kind))
                 service.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
                 service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
