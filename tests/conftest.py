@@ -135,7 +135,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 class SaidAtOnce:
-    """Says why a test failed when it fails: the end of a run, where pytest says it, may never come."""
+    """Prints why a test failed as soon as it fails: pytest does so at the end of the run, which may never be reached."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

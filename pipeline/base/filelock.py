@@ -33,7 +33,7 @@ class FileLock:
             self._fd = -1
 
     def __del__(self) -> None:
-        """A lock that nobody holds any more is let go, as a file object that nobody holds is closed."""
+        """Release a lock that is no longer referenced, as Python closes a file object."""
         self.release()
 
     def remove(self) -> None:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes <hostname>.apkovl.tar.gz in the current folder: what the live system has in /etc beyond its packages.
 # Small on purpose: all of it is unpacked into memory at every start. Images, wheels and manual are files of
-# the medium. The contract is that of mkimage.sh's genapkovl scripts; the packages are in TOWER_WORLD,
-# those that only an installed system has in TOWER_INSTALLED, and TOWER_IMAGES is a file with the checksums of the host images on the medium.
+# the medium. The contract is that of mkimage.sh's genapkovl scripts. TOWER_WORLD has the packages of the live system,
+# TOWER_INSTALLED those that only an installed system has, and TOWER_IMAGES is a file with the checksums of the host images
+# on the medium.
 set -eu
 
 name=$1

@@ -146,7 +146,7 @@ def bench(tower: Tower, name: str) -> Iterator[Bench]:
     with ExitStack() as stack:
         for service in machine.stop_servers():
             stack.callback(machine.service, service, "start")
-        # Nobody ever goes on with a connection here. What the kernel says again, seconds later, would fall into another test.
+        # No connection is ever completed here. Without this, the kernel's repeated SYN-ACKs would show up in later tests.
         machine.run("sh", "-c", "echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
         for leg, switch in legs.items():
             far = f"{name}-{leg}"

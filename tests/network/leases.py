@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server of addresses behind the router's second leg: this machine's busybox, on the network of the Internet's machine."""
+"""The DHCP server behind the router's second leg: this machine's busybox, on the network of the Internet's machine."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ pidfile {folder}/udhcpd.pid
 
 @dataclass(slots=True)
 class Leases:
-    """Gives the one who asks first the one address that it has."""
+    """Gives its only address to the client that asks first."""
 
     folder: Path
-    """Where it keeps its files."""
+    """For its configuration and its leases."""
     address: str
     gateway: str
     names: str
-    """The server of names, which it tells whoever asks."""
+    """The DNS server that it announces."""
     stack: ExitStack
     _server: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self, pid: int) -> None:
-        """Start, on the network of a process; whom it gave the address before is forgotten."""
+        """Start in the network namespace of a process, with no lease given yet."""
         self.stop()
         settings = {"folder": self.folder, "address": self.address, "gateway": self.gateway, "names": self.names}
         (self.folder / "udhcpd.conf").write_text(_CONFIG.format_map(settings))

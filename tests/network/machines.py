@@ -136,7 +136,7 @@ class Machine(Box):
         service(self, name, action)
 
     def stop_servers(self) -> list[str]:
-        """Stop the services that have ports which tests take for themselves; the names of those that ran."""
+        """Stop the services whose ports tests use themselves; returns the names of those that were running."""
         ran = [name for name in ("sshd", "tor") if self.run("rc-service", "-q", name, "status", check=False).returncode == 0]
         for name in ran:
             self.service(name, "stop")
@@ -158,7 +158,7 @@ class Tower:
     """A process in the namespace of the switches: the far end of leg `eth0` of `router` is `router-eth0` there."""
     starter: ThreadPoolExecutor
     leases: Leases
-    """What gives the router the address of its second leg."""
+    """The DHCP server for the router's second leg."""
     over: threading.Event = field(default_factory=threading.Event)
 
     def __getitem__(self, name: str) -> Machine:
@@ -203,7 +203,7 @@ class Tower:
             machine.wait_until_made()
         plug_in(self.wires, [machine.wiring for machine in machines])
         if any(machine.plan.role == "router" for machine in machines):
-            # Its adapter has another hardware address, which is given none while the one before has it.
+            # The router comes back with another hardware address, and the only lease must be free for it.
             self.leases.start(self["internet"].pid)
         for machine in machines:
             if before is not None:

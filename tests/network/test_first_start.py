@@ -136,9 +136,9 @@ def test_a_host_makes_itself_ready_and_answers(machines: Tower, on_shelf: Shelf)
 
 
 class Steps:
-    """The host's log of steps, which waits for its reader; what it says once it is read, until it is cut off, is kept.
+    """Reads the host's log of steps, a FIFO: the host waits at its first line until this is opened.
 
-    It is held open meanwhile: whoever is about to write when its reader goes would be told of a broken pipe.
+    It stays open until the power is cut: a writer that loses its reader would fail with a broken pipe.
     """
 
     def __init__(self, machine: Machine) -> None:

@@ -36,7 +36,7 @@ _REBOOT = """\
 case " $* " in *" reboot ") exec touch /run/reboot-asked ;; esac
 exec /bin/busybox env "$@"
 """
-# Stops who writes, and all of its own, before it writes for the second time; by then dd is the system's again.
+# Stops the writing process and its children before the second write. By then the system's own dd is back.
 _FREEZING_DD = """\
 #!/bin/sh
 case " $* " in *" conv=notrunc,fsync "*)

@@ -25,7 +25,7 @@ The file has a line NAME='value' for each answer:
   USERNAME='alice'
   PASSWORD_HASH='$6$...'        as `openssl passwd -6` prints it
   SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8'
-                                one a line, too; these are what is taken for one that is not there
+                                each on a line of its own; these are the defaults
 
 Both disks are wiped. All that is installed comes from the medium; no network is used.
 """
