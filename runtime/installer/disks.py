@@ -31,7 +31,17 @@ _ENDS: Final = 2 * MIB
 _SECONDS: Final = 300
 _NODE_SECONDS: Final = 20.0
 _UUID: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-_LVM_WITHOUT_UDEV: Final = "activation{udev_sync=0 udev_rules=0 verify_udev_operations=0} devices{obtain_device_list_from_udev=0}"
+LVM_CONFIG: Final = """\
+activation {
+	udev_sync = 0
+	udev_rules = 0
+	verify_udev_operations = 0
+}
+devices {
+	obtain_device_list_from_udev = 0
+}
+"""
+"""Devices are made by mdev, not udev, and LVM must not wait for it: here, and in the new system and its initramfs."""
 _MOUNTS: Final = ("sys", "proc", "dev", "boot", "home", "")
 
 
@@ -120,7 +130,8 @@ def volumes(swap: int) -> None:
 
 def _lvm(command: str, *words: str | Path, check: bool = True) -> None:
     quiet = {"LVM_SUPPRESS_FD_WARNINGS": "1"}
-    proc.run(("lvm", command, "--config", _LVM_WITHOUT_UDEV, *words), timeout=_SECONDS, env=quiet, check=check)
+    # On one line: LVM keeps its own command line in its metadata, and cannot read that back if a line ends in it.
+    proc.run(("lvm", command, "--config", " ".join(LVM_CONFIG.split()), *words), timeout=_SECONDS, env=quiet, check=check)
 
 
 def file_systems(boot: Path, *, swap: bool) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from tower.base import proc
 from tower.base.errors import ImageProblemError, PackageError, ToolError
 from tower.installer.answers import Answers
-from tower.installer.disks import GROUP, MAPPING, TARGET, Made
+from tower.installer.disks import GROUP, LVM_CONFIG, MAPPING, TARGET, Made
 from tower.installer.medium import unpack_wheels
 
 KEY_FILE: Final = "crypto_keyfile.bin"
@@ -30,17 +30,6 @@ _SERVICES: Final = ("fsck", "root", "localmount", "swap", "loadkmap")
 _SECONDS: Final = 300
 _LONG: Final = 3600
 _AGAIN: Final = "the medium is damaged, or was not made whole: write it again"
-_LVM_CONF: Final = """\
-# Devices are made by mdev, not udev: LVM does not wait for it.
-activation {
-	udev_sync = 0
-	udev_rules = 0
-	verify_udev_operations = 0
-}
-devices {
-	obtain_device_list_from_udev = 0
-}
-"""
 _MOTD: Final = """\
 Welcome to TowerOS.
 
@@ -68,7 +57,7 @@ def add_packages(key: bytes) -> None:
         raise ImageProblemError(f"{WORLD}: is not there", hint=_AGAIN) from None
     _write("etc/mkinitfs/mkinitfs.conf", f'# Made when this system was installed.\nfeatures="{_FEATURES}"\n')
     _write("etc/mkinitfs/features.d/tower.files", "/etc/lvm/lvm.conf\n")
-    _write("etc/lvm/lvm.conf", _LVM_CONF)
+    _write("etc/lvm/lvm.conf", LVM_CONFIG)
     _write("etc/update-extlinux.conf", "# The boot menu is tower's: nothing makes it anew.\noverwrite=0\n")
     for place in (TARGET / KEY_FILE, TARGET / "boot" / KEY_FILE):
         _write_secret(place, key)

@@ -28,16 +28,7 @@ release=$(cat "$root/usr/share/kernel/$TOWER_FLAVOR/kernel.release")
 cp "$root/boot/vmlinuz-$TOWER_FLAVOR" "$boot/"
 # No udev runs in an initramfs, and LVM would wait for it unless it is told.
 mkdir -p "$root/etc/lvm"
-cat >"$root/etc/lvm/lvm.conf" <<'END'
-activation {
-	udev_sync = 0
-	udev_rules = 0
-	verify_udev_operations = 0
-}
-devices {
-	obtain_device_list_from_udev = 0
-}
-END
+cp /stage/lvm.conf "$root/etc/lvm/lvm.conf"
 echo 'custom_files="/etc/lvm/lvm.conf"' >>"$root/etc/mkinitfs/mkinitfs.conf"
 mkinitfs -q -b "$root" -c "$root/etc/mkinitfs/mkinitfs.conf" -P "$root/etc/mkinitfs/features.d" \
 	-i "$root/usr/share/mkinitfs/initramfs-init" -f "$root/usr/share/mkinitfs/fstab" \

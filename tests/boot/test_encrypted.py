@@ -67,7 +67,7 @@ def parts(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory
     assert repository is not None
     assert keys is not None
     key = os.urandom(KEY_SIZE)
-    sources = {path.name: path.read_bytes() for path in sorted(SCRIPTS.glob("*.sh"))}
+    sources = {path.name: path.read_bytes() for path in (*sorted(SCRIPTS.glob("*.sh")), checkout / "stages/host-boot/lvm.conf")}
     sandbox = Sandbox(
         name="encrypted",
         image=factory.builder(),

@@ -28,16 +28,7 @@ release=$(cat "$root/usr/share/kernel/lts/kernel.release")
 cp "$root/boot/vmlinuz-lts" /out/
 # LVM waits for udev, which an initramfs of mdev's does not have, unless it is told not to.
 mkdir -p "$root/etc/lvm"
-cat >"$root/etc/lvm/lvm.conf" <<'END'
-activation {
-	udev_sync = 0
-	udev_rules = 0
-	verify_udev_operations = 0
-}
-devices {
-	obtain_device_list_from_udev = 0
-}
-END
+cp /src/lvm.conf "$root/etc/lvm/lvm.conf"
 printf 'complevel_zstd="-1"\ncustom_files="/etc/lvm/lvm.conf"\n' >>"$root/etc/mkinitfs/mkinitfs.conf"
 initramfs starter -F "base cryptsetup ext4 lvm virtio"
 initramfs maker -F "base cryptsetup ext4 lvm virtio" -i /src/fill.sh
