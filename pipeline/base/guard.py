@@ -4,21 +4,32 @@
 One small shell waits beside the process for the end of a pipe, which comes however the process ends. It is told which
 process groups run, and kills those that are still there. A number that another process has by now is left alone, by the
 time at which it started.
+
+A process may be killed after it started a program and before it told the shell the program's number. So it also says
+beforehand that it is about to start one, and the shell then looks for programs that carry its mark in their environment.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from pathlib import Path
 
+_VARIABLE = "TOWER_GUARD"
 _SCRIPT = """
 cd /
 trap '' INT TERM HUP QUIT
 running=
+coming=0
 while read -r sign group start; do
     case $sign in
-        +) running="$running $group:$start" ;;
+        '?') coming=$((coming + 1)) ;;
+        '!') coming=$((coming - 1)) ;;
+        +)
+            running="$running $group:$start"
+            coming=$((coming - 1))
+            ;;
         -)
             kept=
             for one in $running; do [ "${one%%:*}" = "$group" ] || kept="$kept $one"; done
@@ -35,6 +46,16 @@ for one in $running; do
     fi
     kill -s KILL -- "-$group"
 done
+# The environment of a program is its own only once it has been executed: look again for a while.
+tries=0
+while [ "$coming" -gt 0 ] && [ "$tries" -lt 20 ]; do
+    tries=$((tries + 1))
+    for environ in $(grep -ls "$1" /proc/[0-9]*/environ); do
+        group=${environ#/proc/}
+        kill -s KILL -- "-${group%/environ}" && coming=$((coming - 1))
+    done
+    sleep 0.1
+done
 """
 
 
@@ -47,12 +68,23 @@ class Guard:
         self._owner = 0
         self._pipe = -1
         self._lock = threading.Lock()
+        self._mark = ""
+
+    def starting(self) -> dict[str, str]:
+        """A program is about to be started: the variable that its environment needs. `started` or `failed` follows."""
+        self._tell("? 0 0\n")
+        return {_VARIABLE: self._mark}
+
+    def failed(self) -> None:
+        """The program that was about to be started could not be."""
+        self._tell("! 0 0\n")
 
     def started(self, group: int) -> None:
         """A program leads a process group of its own: it ends with us."""
         try:
             start = Path(f"/proc/{group}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
         except OSError:  # it has ended already
+            self.failed()
             return
         self._tell(f"+ {group} {start}\n")
 
@@ -74,11 +106,12 @@ class Guard:
         if self._pipe >= 0:
             os.close(self._pipe)  # of the process that we were forked from, or of a guard that is gone
         out, self._pipe = os.pipe()
+        self._mark = secrets.token_hex(16)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             self.pid = os.posix_spawn(
                 "/bin/sh",
-                ("sh", "-c", _SCRIPT),
+                ("sh", "-c", _SCRIPT, "guard", f"{_VARIABLE}={self._mark}"),
                 {"PATH": os.defpath},
                 file_actions=[(os.POSIX_SPAWN_DUP2, own, number) for own, number in ((out, 0), (null, 1), (null, 2))],
                 setsid=True,

@@ -60,22 +60,13 @@ def run(
     args = tuple(os.fspath(arg) for arg in argv)
     feed, source = (stdin, subprocess.PIPE) if isinstance(stdin, bytes) else (None, stdin or subprocess.DEVNULL)
     try:
-        child = subprocess.Popen(
-            args,
-            cwd=cwd,
-            env=environment(env),
-            stdin=source,
-            stdout=stdout or log or subprocess.PIPE,
-            stderr=log or subprocess.PIPE,
-            start_new_session=True,
-        )
+        child = _start(args, env, cwd, stdin=source, stdout=stdout or log or subprocess.PIPE, stderr=log or subprocess.PIPE)
     except FileNotFoundError as error:
         raise ToolError(
             f"{args[0]}: no such program on this machine", hint=hint or "run it through ./ci/doit, which installs what is missing"
         ) from error
     except OSError as error:
         raise ToolError(f"{args[0]}: could not be started: {error.strerror}", hint=hint) from error
-    GUARD.started(child.pid)
     try:
         out, err = child.communicate(feed, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -108,19 +99,43 @@ def spawn(
     args = tuple(os.fspath(arg) for arg in argv)
     null = subprocess.DEVNULL
     try:
-        child = subprocess.Popen(
+        return _start(
             args,
-            cwd=cwd,
-            env=environment(env),
+            env,
+            cwd,
             stdin=null if stdin is None else stdin,
             stdout=null if stdout is None else stdout,
             stderr=null if stderr is None else stderr,
-            start_new_session=True,
         )
     except OSError as error:
         raise ToolError(
             f"{args[0]}: could not be started: {error.strerror}", hint="run it through ./ci/doit, which installs what is missing"
         ) from error
+
+
+def _start(
+    args: tuple[str, ...],
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    *,
+    stdin: int | IO[bytes],
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+) -> subprocess.Popen[bytes]:
+    mark = GUARD.starting()
+    try:
+        child = subprocess.Popen(
+            args,
+            cwd=cwd,
+            env={**environment(env), **mark},
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    except BaseException:
+        GUARD.failed()
+        raise
     GUARD.started(child.pid)
     return child
 

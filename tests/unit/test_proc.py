@@ -35,7 +35,7 @@ time.sleep(60)
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
@@ -117,6 +117,31 @@ def test_programs_end_with_who_started_them(tmp_path: Path, how: signal.Signals)
         owner.send_signal(how)
         owner.wait(20)
         wait_for(lambda: not any(map(is_alive, pids)))
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+SLOW = """
+import time
+from pathlib import Path
+from pipeline.base import guard, proc
+
+guard.Guard.started = lambda self, group: time.sleep(300)
+proc.run(("sh", "-c", "echo $$ >program; exec sleep 300"), timeout=300)
+"""
+
+
+def test_a_program_that_the_guard_was_not_told_of_yet(tmp_path: Path) -> None:
+    """Its owner is killed right after it started it."""
+    owner = subprocess.Popen((sys.executable, "-c", SLOW), cwd=tmp_path, stderr=subprocess.DEVNULL, env=importable())
+    try:
+        wait_for(lambda: (tmp_path / "program").is_file() and bool((tmp_path / "program").read_text().strip()))
+        pid = int((tmp_path / "program").read_text())
+        assert is_alive(pid)
+        owner.kill()
+        owner.wait(20)
+        wait_for(lambda: not is_alive(pid))
     finally:
         owner.kill()
         owner.wait()
