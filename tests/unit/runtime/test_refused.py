@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 ALOOF = {"completion", "version"}
 """Commands that have no business in the user's home."""
+HOSTLESS = {"mdhelp", "setup", "verify-image"}
+"""Commands that need nothing of what `tower` knows about hosts."""
 CALLS = ((os, "stat"), (os, "lstat"), (os, "open"), (os, "scandir"), (os, "listdir"), (os, "mkdir"), (os, "rename"),
          (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "chmod"), (io, "open"), (builtins, "open"))  # fmt: skip
 
