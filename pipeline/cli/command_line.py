@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from pipeline.base.progress import Screen
 from pipeline.base.refused import expected
 from pipeline.base.streams import show
 from pipeline.build.factory import Factory
+from pipeline.cli.heeded import check_heeded
 from pipeline.cli.report import Events, Lines
+from pipeline.cli.tasks import chosen_images
 from pipeline.plan.nodes import SUFFIXES, Settings
 from pipeline.plan.planner import load_plan
 
@@ -43,6 +47,8 @@ VARIABLES = (
     "target",
     "version",
 )
+SWITCHES = ("json", "shell")
+"""Variables that are 1 or not there."""
 ENGINE = "engine."
 """Before the name of an architecture: the container engine for its stages."""
 
@@ -53,8 +59,15 @@ def open_factory(checkout: Path) -> Factory:
     Ends the process, with the error's text and status, if the configuration is wrong.
     """
     _end_with_the_reader_of_listings()
-    try:
+    with _ended_by_errors():
         return _open(checkout)
+
+
+@contextmanager
+def _ended_by_errors() -> Iterator[None]:
+    """Expected errors end the process, with their text and status: doit would show a traceback here."""
+    try:
+        yield
     except Exception as found:
         error = expected(found)
         if error is None:
@@ -111,6 +124,9 @@ def variables() -> dict[str, str]:
             raise ConfigError(f"{name}={value}: there is no such variable", hint=f"known: {known}")
     if given.get("compress", "zstd") not in SUFFIXES:
         raise ConfigError(f"compress={given['compress']}: unknown", hint=f"one of: {', '.join(SUFFIXES)}")
+    for name in SWITCHES:
+        if given.get(name, "1") != "1":
+            raise ConfigError(f"{name}={given[name]}: unknown", hint=f"{name}=1, or leave it out")
     return given
 
 
@@ -129,13 +145,23 @@ def number(name: str, default: float) -> float:
 def config(factory: Factory) -> dict[str, Any]:
     """What dodo.py tells doit about itself."""
     kind = Events if wants_json() else Lines
+
+    def check(tasks: Iterable[str]) -> None:
+        with _ended_by_errors():
+            check_heeded(tasks, variables(), factory.plan)
+
     reporter = type(
         kind.__name__,
         (kind,),
-        {"screen": factory.progress, "begin": staticmethod(factory.engine.stop_on_signals), "stop": staticmethod(factory.stop)},
+        {
+            "screen": factory.progress,
+            "check": staticmethod(check),
+            "begin": staticmethod(factory.engine.stop_on_signals),
+            "stop": staticmethod(factory.stop),
+        },
     )
     return {
-        "default_tasks": list(dict.fromkeys(image.recipe for image in factory.plan.images)),
+        "default_tasks": list(dict.fromkeys(image.recipe for image in chosen_images(factory))),
         # A database that lives and dies with the process: nothing but our store decides, and two runs do not meet.
         "backend": "sqlite3",
         "dep_file": ":memory:",

@@ -19,7 +19,7 @@ from pipeline.build.factory import Factory
 from pipeline.cli import supply
 from pipeline.cli.command_line import number, variables
 from pipeline.cli.report import Row
-from pipeline.cli.tasks import Task, chosen_images, task
+from pipeline.cli.tasks import Task, chosen_images, chosen_nodes, task
 from pipeline.images.boot_record import BOOTS, recorded
 from pipeline.plan import explain
 from pipeline.plan.keys import NotBuiltError
@@ -99,11 +99,12 @@ def builder(factory: Factory) -> None:
 
 def explain_all(factory: Factory, words: Sequence[str]) -> None:
     """`doit explain [stage...]`: for each instance, what differs from its last build."""
-    known = {node.name.removeprefix("stage:"): node for node in factory.plan.nodes.values() if not is_folder(node)}
+    nodes = chosen_nodes(factory)
+    known = {name.removeprefix("stage:"): node for name, node in nodes.items() if not is_folder(node)}
     chosen: list[Node] = []
     for word in words:
         name = word.removeprefix("stage:")
-        found = [known[name]] if name in known else list(factory.plan.instances(name))
+        found = [known[name]] if name in known else [node for node in factory.plan.instances(name) if node.name in nodes]
         if not found:
             raise ConfigError(f"{word}: there is no such stage", hint=f"known: {', '.join(factory.plan.stage_names)}")
         chosen.extend(found)
@@ -209,8 +210,9 @@ def replay(factory: Factory) -> None:
     name = variables().get("stage", "").removeprefix("stage:")
     if not name:
         raise ConfigError("replay: which stage?", hint="./ci/doit replay stage=NAME, with :TARGET where there are several")
-    found = [node for node in factory.plan.nodes.values() if isinstance(node, StageNode) and node.name == f"stage:{name}"]
-    instances = found or list(factory.plan.instances(name))
+    nodes = chosen_nodes(factory)
+    found = [node for node in nodes.values() if isinstance(node, StageNode) and node.name == f"stage:{name}"]
+    instances = found or [node for node in factory.plan.instances(name) if node.name in nodes]
     if len(instances) != 1:
         choices = [node.name.removeprefix("stage:") for node in instances] or list(factory.plan.stage_names)
         raise ConfigError(f"stage={name}: names {len(instances)} stages", hint=f"one of: {', '.join(choices)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -50,6 +51,10 @@ class Lines:
     screen = Screen()
 
     @staticmethod
+    def check(tasks: Iterable[str]) -> None:
+        """Refuse what the chosen tasks would ignore; `pipeline.cli.command_line.config` puts the factory's in its place."""
+
+    @staticmethod
     def begin() -> None:
         """Before the first task; `pipeline.cli.command_line.config` puts the factory's in its place."""
 
@@ -70,7 +75,8 @@ class Lines:
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
         """Before the first task."""
-        del tasks, selected_tasks
+        del tasks
+        self.check(selected_tasks)
         self.begin()
 
     def get_status(self, task: Any) -> None:

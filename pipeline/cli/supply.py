@@ -13,7 +13,7 @@ from pipeline.base.errors import ConfigError, FactoryError, LockError
 from pipeline.build.factory import Factory
 from pipeline.cli.command_line import number, variables
 from pipeline.cli.report import Row
-from pipeline.cli.tasks import Task, task
+from pipeline.cli.tasks import Task, chosen_nodes, task
 from pipeline.supply import lockfile
 from pipeline.supply.lock import Lock
 from pipeline.supply.vault import Vault
@@ -143,10 +143,10 @@ def all_locks(factory: Factory) -> Iterator[Lock]:
 
 
 def audit(factory: Factory) -> None:
-    """`doit audit:lock`. Raises FactoryError if something is not covered."""
+    """`doit audit:lock [target=]`. Raises FactoryError if something is not covered."""
     from pipeline.release.lock_audit import audit_lock
 
-    report = audit_lock(factory)
+    report = audit_lock(factory, chosen_nodes(factory))
     factory.progress.result("audit:lock", {"uncovered": report.uncovered, "lines": list(report.lines)}, report.lines)
     if report.uncovered:
         raise FactoryError(f"audit:lock: {report.uncovered} things are not covered by the lock", hint="the lines above name them")

@@ -175,10 +175,13 @@ def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
 
 
 def chosen_images(factory: Factory) -> tuple[Image, ...]:
-    """The images that `target=` leaves: of a recipe that has that target, that one; of others all."""
-    target = factory.plan.settings.target
-    having = {image.recipe for image in factory.plan.images if image.target == target}
-    return tuple(image for image in factory.plan.images if image.recipe not in having or image.target == target)
+    """The images that `target=` leaves: those for that target; without it all."""
+    return tuple(image for image in factory.plan.images if factory.plan.settings.target in ("", image.target))
+
+
+def chosen_nodes(factory: Factory) -> dict[str, Node]:
+    """The nodes that `target=` leaves: all that its images are made of, by name, in building order."""
+    return {node.name: node for node in factory.plan.needs(image.final for image in chosen_images(factory))}
 
 
 def stage_tasks(factory: Factory) -> Iterator[Task]:

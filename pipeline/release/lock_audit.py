@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`doit audit:lock`: nothing is in the images that the lock does not cover.
 
-First every file that the channel gave is looked up in the lock, and every package that an image lists. Then everything
-is built once more, from nothing, without a network and with a cache that holds only what the lock names: what needs
+First every file that the channel gave is looked up in the lock, and every package that an image lists. Then the images
+are built once more, from nothing, without a network and with a cache that holds only what the lock names: what needs
 anything else fails, and what comes out otherwise is named. The builder's image is taken as it is; its key says that it
 was made of locked files.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from pipeline.supply.vault import Vault
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory
+    from pipeline.plan.nodes import Node
     from pipeline.store.store import Artifact
 
 _PACKAGES = "packages.json"
@@ -51,17 +52,20 @@ class LockAudit:
         self.lines.extend(f"  {fault}" for fault in faults)
 
 
-def audit_lock(factory: Factory) -> LockAudit:
-    """Audit all images, built first where they are not. Raises FactoryError if the replay fails."""
+def audit_lock(factory: Factory, nodes: Mapping[str, Node]) -> LockAudit:
+    """Audit `nodes`, all that the chosen images are made of, built first where they are not.
+
+    Raises FactoryError if the replay fails.
+    """
     report = LockAudit()
     factory.make_lock(again=False)
     factory.fetch()
-    for name, node in factory.plan.nodes.items():
+    for name, node in nodes.items():
         artifact = None if is_folder(node) else factory.need(node).artifact
         if artifact is not None:
             faults = list(_not_locked(factory, artifact)) if isinstance(node, ChannelNode) else list(_strange(factory, artifact))
             report.add(name, faults, f"{len(artifact.outputs)} files")
-    replay(factory, report)
+    replay(factory, nodes, report)
     return report
 
 
@@ -96,8 +100,8 @@ def _our_packages(factory: Factory) -> Iterator[str]:
 # --- replay -------------------------------------------------------------------------------------------------
 
 
-def replay(factory: Factory, report: LockAudit) -> None:
-    """Build everything again from the lock alone, and compare the artifacts."""
+def replay(factory: Factory, nodes: Mapping[str, Node], report: LockAudit) -> None:
+    """Build the chosen images again from the lock alone, and compare the artifacts."""
     root = factory.paths.build / "audit"
     shutil.rmtree(root, ignore_errors=True)
     copy, cache = root / "checkout", root / "cache"
@@ -108,7 +112,7 @@ def replay(factory: Factory, report: LockAudit) -> None:
 
     again = Other(load_plan(other, factory.plan.settings), other, Screen(quiet=True))
     try:
-        for name, node in factory.plan.nodes.items():
+        for name, node in nodes.items():
             mine, theirs = (None, None) if is_folder(node) else (factory.find(node), again.find(again.plan.nodes[name]))
             if mine is not None:
                 report.add(f"replay of {name}", _differing(mine, theirs), "the same bytes")
@@ -154,6 +158,7 @@ def _build(factory: Factory, copy: Path, cache: Path) -> str:
     ]
     apart = os.geteuid() == 0 and all(engine.startswith("unix://") for engine in engines) and shutil.which("unshare") is not None
     argv = [*(["unshare", "--net"] if apart else []), sys.executable, "-m", "doit", *settings.words]
+    argv += [f"target={settings.target}"] if settings.target else []
     env = {"XDG_CACHE_HOME": str(cache), "http_proxy": _NOWHERE, "https_proxy": _NOWHERE, "PIP_NO_INDEX": "1"}
     log = copy.parent / "replay.log"
     with log.open("wb") as stream:
