@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from pipeline.base.canonical import Digest, digest_file, digest_json
+from tower.base.regular import read_regular
+
+from pipeline.base.canonical import Digest, digest_bytes, digest_json
 
 _ROOT = Path(__file__).parents[2]
+_BLOCKS = ("body", "handlers", "cases", "orelse", "finalbody")
+"""The fields of a syntax tree's nodes that hold statements, or what holds them."""
 LEFT_OUT = {"pipeline.base.streams": frozenset({"pipeline.base.refused"})}
 """What a module imports that no result depends on: `refused` words the error that ends a command."""
 
@@ -26,17 +30,18 @@ def code_digest(*modules: str) -> Digest:
     todo = list(modules)
     while todo:
         name = todo.pop()
-        path = _source(name)
-        if path is not None and name not in found:
-            found[name] = digest_file(path)
-            todo += _imports(path, name)
+        path = None if name in found else _source(name)
+        if path is not None:
+            text = read_regular(path)
+            found[name] = digest_bytes(text)
+            todo += _imports(text, name)
     return digest_json(dict(found.items()))
 
 
 def imported_by(module: str) -> frozenset[str]:
     """The modules of the factory that `module` imports itself."""
     path = _source(module)
-    return frozenset(name for name in _imports(path, module) if _source(name)) if path else frozenset()
+    return frozenset(name for name in _imports(read_regular(path), module) if _source(name)) if path else frozenset()
 
 
 def _source(name: str) -> Path | None:
@@ -44,21 +49,32 @@ def _source(name: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def _imports(path: Path, module: str) -> list[str]:
-    package = module.partition(".")[0]
+def _imports(text: bytes, module: str) -> list[str]:
+    package, left_out = module.partition(".")[0], LEFT_OUT.get(module, frozenset())
+    return [name for name in _named(text) if name.partition(".")[0] == package and name not in left_out]
+
+
+@cache
+def _named(text: bytes) -> tuple[str, ...]:
+    """All that a source may import. Several digests have most modules in common, and parsing is what takes the time."""
     names: list[str] = []
-    for node in _that_run(ast.parse(path.read_bytes())):
+    for node in _that_run(ast.parse(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    left_out = LEFT_OUT.get(module, frozenset())
-    return [name for name in names if name.partition(".")[0] == package and name not in left_out]
+    return tuple(names)
 
 
-def _that_run(node: ast.AST) -> Iterator[ast.AST]:
-    """`node` and all below it, without the bodies of `if TYPE_CHECKING:`."""
-    yield node
-    only_types = isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
-    for child in node.orelse if only_types and isinstance(node, ast.If) else ast.iter_child_nodes(node):
-        yield from _that_run(child)
+def _that_run(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements below `node`, without the bodies of `if TYPE_CHECKING:`. No expression holds one."""
+    only_types = isinstance(node, ast.If) and _is_for_types(node.test)
+    for field in _BLOCKS if not only_types else ("orelse",):
+        for child in getattr(node, field, ()):
+            if isinstance(child, ast.stmt):
+                yield child
+            yield from _that_run(child)
+
+
+def _is_for_types(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name | ast.Attribute) and ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}

@@ -54,6 +54,9 @@ LAZY = {
     "method": "class C:\n    def f(self):\n        import house.late\n",
     "async": "async def f():\n    from house import late\n",
     "branch": "def f(a):\n    if a:\n        try:\n            from house.late import x\n        finally:\n            pass\n",
+    "handler": "def f():\n    try:\n        pass\n    except OSError:\n        from house.late import x\n",
+    "case": "def f(a):\n    match a:\n        case 1:\n            from house.late import x\n",
+    "loop": "def f(a):\n    for _ in a:\n        pass\n    else:\n        with a:\n            from house.late import x\n",
     "else": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    from house.late import x\n",
 }
 
