@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipeline.base.canonical import Digest, JsonValue, digest_json
@@ -38,6 +37,9 @@ class LockedFile:
     """Of an index: when it was made, by what is signed in it."""
 
 
+_FIELDS = tuple(one.name for one in fields(LockedFile))
+
+
 @dataclass(frozen=True, slots=True)
 class Lock:
     """All that a build of a channel may take, resolved once."""
@@ -61,13 +63,18 @@ class Lock:
 
     def to_json(self) -> dict[str, JsonValue]:
         """The lock as JSON data; `from_json` reads it back. What a channel has no use for is left out."""
-        data = {"schema": LOCK_SCHEMA, **json.loads(json.dumps(asdict(self), default=dict))}
-        by_arch = (data[name] for name in ("packages", "wheels", "indexes", "native_builders"))
-        tables = [*(rows for table in by_arch for rows in table.values()), data["builder"], data["media"]]
-        for row in (row for rows in tables for row in rows):
-            for name in _OPTIONAL_OF_FILES:
-                if not row[name]:
-                    del row[name]
+        data: dict[str, JsonValue] = {
+            "schema": LOCK_SCHEMA,
+            "channel": self.channel,
+            "made_from": self.made_from,
+            "packages": _tables(self.packages),
+            "builder": _rows(self.builder),
+            "wheels": _tables(self.wheels),
+            "notes": dict(self.notes),
+            "indexes": _tables(self.indexes),
+            "media": _rows(self.media),
+            "native_builders": _tables(self.native_builders),
+        }
         return {name: value for name, value in data.items() if value or name not in _OPTIONAL}
 
     @property
@@ -109,6 +116,17 @@ class Lock:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise LockError(f"{where}: not a lock: {error!r}", hint="run: ./ci/doit lock") from error
+
+
+def _rows(files: Iterable[LockedFile]) -> list[JsonValue]:
+    # By name, which dataclasses.asdict does for every value with a deep copy: a lock has hundreds of rows.
+    return [
+        {name: value for name in _FIELDS if (value := getattr(file, name)) or name not in _OPTIONAL_OF_FILES} for file in files
+    ]
+
+
+def _tables(tables: Mapping[str, Iterable[LockedFile]]) -> dict[str, JsonValue]:
+    return {arch: _rows(files) for arch, files in tables.items()}
 
 
 @dataclass(frozen=True, slots=True)
