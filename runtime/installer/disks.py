@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ devices {
 """
 """Devices are made by mdev, not udev, and LVM must not wait for it: here, and in the new system and its initramfs."""
 _MOUNTS: Final = ("sys", "proc", "dev", "boot", "home", "")
+_LEFT_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,55 @@ class Made:
 
 def release() -> None:
     """Let go what an interrupted installation left open; nothing if it left nothing. Raises ToolError."""
-    mounted = [line.split(" ")[1] for line in Path("/proc/mounts").read_text(errors="replace").splitlines()]
-    for name in _MOUNTS:
-        if str(TARGET / name) in mounted:
-            proc.run(("umount", TARGET / name), timeout=_SECONDS)
+    if _mounted(_MOUNTS):
+        _end_left()
+    _unmount(_MOUNTS)
     if Path("/dev/mapper", MAPPING).exists():
         _lvm("vgchange", "--activate", "n", GROUP, check=False)
         proc.run(("cryptsetup", "close", MAPPING), timeout=_SECONDS)
+
+
+def _mounted(names: Iterable[str]) -> list[Path]:
+    """Which of these folders of the new system are mounted, in the same order."""
+    mounted = {line.split(" ")[1] for line in Path("/proc/mounts").read_text(errors="replace").splitlines()}
+    return [TARGET / name for name in names if str(TARGET / name) in mounted]
+
+
+def _unmount(names: Iterable[str]) -> None:
+    for place in _mounted(names):
+        proc.run(("umount", place), timeout=_SECONDS)
+
+
+def _end_left() -> None:
+    """End programs that a killed installation has left at work in the new system: they keep it mounted.
+
+    Raises DeviceError if they do not end. The caller holds the lock of the installation, so they are nobody's.
+    """
+    end = time.monotonic() + _LEFT_SECONDS
+    while left := tuple(left_in(TARGET)):
+        if time.monotonic() > end:
+            raise DeviceError(f"{TARGET}: process {left[0]} still works there, and does not end", hint="restart this machine")
+        for number in left:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def left_in(folder: Path) -> Iterator[int]:
+    """The numbers of the processes, ourselves aside, that have their root, their folder or a file below `folder`."""
+    for place in Path("/proc").glob("[0-9]*"):
+        if int(place.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            links = [place / "root", place / "cwd", place / "exe", *(place / "fd").iterdir()]
+            if any(_leads_to(link, folder) for link in links):
+                yield int(place.name)
+
+
+def _leads_to(link: Path, folder: Path) -> bool:
+    with suppress(OSError):
+        return link.readlink().is_relative_to(folder)
+    return False
 
 
 def partition(plan: Plan) -> tuple[Path, Path]:

@@ -7,10 +7,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tower.base.errors import TowerError, ValueRefusedError
 from tower.base.view import View
+
+if TYPE_CHECKING:
+    from tower.installer.answers import Answers
+
+_LOCK: Final = Path("/run/tower/setup.lock")
 
 EXAMPLES: Final = """\
 examples:
@@ -41,22 +46,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Plan, ask, install."""
-    from tower.disk.device import list_disks
+    from tower.base.files import locked, make_folders
     from tower.installer import disks, medium
     from tower.installer.answers import read_answers
-    from tower.installer.ask import ask
-    from tower.installer.install import Installation
-    from tower.installer.plan import make_plan
 
     view = View(json=args.json)
     answers = read_answers(args.answers) if args.answers else None
     if answers is None and not sys.stdin.isatty():
         raise ValueRefusedError("there is nobody to ask", hint="give a file: --answers FILE")
-    if not args.dry_run and os.geteuid() != 0:
+    if args.dry_run:
+        return _install(args, answers, view)
+    if os.geteuid() != 0:
         raise TowerError("only root installs", hint="log in as root, or type doas before it")
-    if not args.dry_run:
-        medium.check_live(Path("/proc/mounts").read_text(errors="replace"))
+    medium.check_live(Path("/proc/mounts").read_text(errors="replace"))
+    make_folders(_LOCK.parent, 0o755)
+    with locked(_LOCK, busy="another `tower setup` is at work"):
         disks.release()
+        return _install(args, answers, view)
+
+
+def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> int:
+    from tower.disk.device import list_disks
+    from tower.installer import medium
+    from tower.installer.ask import ask
+    from tower.installer.install import Installation
+    from tower.installer.plan import make_plan
+
     found = list_disks()
     plan = make_plan(answers or ask(found), found)
     view.show(plan.rows())
