@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thin client installs itself: the ISO fills two blank disks without a network, and the boot device starts the result.
 
-One installation is done for all tests here; what starts afterwards writes to overlays of its disks.
+One installation is done for all tests here: it is asked for in the boot menu, and asks its questions. What starts afterwards
+writes to overlays of its disks.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Installed:
     said: str
     planned: str
     log: str
+    address: str
+    """Of eth0, in the live system."""
 
 
 def attached(root: Path | None, boot: Path | None, kind: str) -> list[str]:
@@ -93,17 +96,39 @@ def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFac
     argv += ["-drive", f"file={answers_drive(folder)},format=raw,if=virtio,readonly=on"]
     log = checkout / "build" / "log" / "installer.log"
     with running("installer", argv, log=log, limit=LIMIT, ports={}) as guest:
+        guest.wait("boot: ?$", 300)
+        guest.type("setup")
         guest.wait(LOGIN, 600)
-        guest.login("root", prompt=LIVE)
+        guest.type("root")
+        text = answer(guest)
+        guest.wait(LIVE, 60)
         assert guest.command("mkdir /run/usb && mount -t vfat -o ro /dev/vdb /run/usb").status == 0
         planned = guest.command("tower setup --answers /run/usb/answers --dry-run 2>&1", timeout=120)
         assert planned.status == 0, planned.text
-        done = guest.command("tower setup --answers /run/usb/answers --yes 2>&1", timeout=LIMIT)
-        assert done.status == 0, done.text
         kept = guest.command("cat /var/log/tower-setup.log").text
+        address = said(guest, "cat /sys/class/net/eth0/address")
         guest.type("poweroff")
         assert guest.ended(120)
-    return Installed(root, boot, done.text, planned.text, kept)
+    return Installed(root, boot, text, planned.text, kept, address)
+
+
+def answer(guest: Guest) -> str:
+    """Answer the questions that the first login asks, after going back once, and let it install; all that was shown."""
+    start = len(guest.text)
+    rows = [
+        ("The disk for the system", "/dev/vda"), ("The boot device", "back"), ("The disk for the system", ""),
+        ("The boot device", "BOOT1"), ("Size of swap", f"{SWAP}M"), ("Your user name", USER), ("Your password", PASSWORD),
+        ("The same again", PASSWORD), ("Keyboard layout", "fr"),
+        ("Variant of the keyboard", ""), ("Time zone", "Europe/Paris"), ("Language", "fr_FR.UTF-8"),
+    ]  # fmt: skip
+    for question, line in rows:
+        guest.wait(rf"{question}.*: ?$", 300)
+        guest.type(line)
+    lost = r"All on /dev/vda \(serial ROOT1, .*\) and on /dev/sda \(QEMU HARDDISK, serial BOOT1, .*\) will be lost"
+    guest.wait(rf"{lost}\..*Go on\?[^\n]*$", 300)
+    guest.type("yes")
+    guest.wait("installed: take the medium out", LIMIT)
+    return guest.text[start:]
 
 
 def overlay(disk: Path, folder: Path) -> Path:
@@ -286,3 +311,9 @@ def test_uefi_starts_it_too(installed: Installed, checkout: Path, tmp_path: Path
     ) as machine:
         # From its unlocked root; what follows is the same as by BIOS.
         machine.wait("OpenRC [0-9.]+ .*is starting up", 600)
+
+
+@pytest.mark.qa("T13")
+def test_the_address_of_eth0_stays(guest: Guest, installed: Installed) -> None:
+    """Of two interfaces the same one is eth0, as it was when the machine ran the live system."""
+    assert said(guest, "cat /sys/class/net/eth0/address") == installed.address
