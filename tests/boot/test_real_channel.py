@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from pipeline.apk.format.index import IndexEntry, package_entry, read_index, wri
 from pipeline.apk.format.package import read_package, sign_package
 from pipeline.apk.format.signature import Signer, generate_key
 from pipeline.base.paths import cache_home
+from pipeline.sandbox.engine import Engine
 from pipeline.supply.trust import fingerprint
 from tests.unit.release.keys import git
 
@@ -207,8 +209,27 @@ class Released:
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, checkout: Path, mirror: Served) -> Released:
-    return Released(tmp_path_factory.mktemp("real"), checkout, mirror)
+def released(tmp_path_factory: pytest.TempPathFactory, checkout: Path, mirror: Served) -> Iterator[Released]:
+    made = Released(tmp_path_factory.mktemp("real"), checkout, mirror)
+    yield made
+    for folder in (made.folder, made.folder / "build" / "audit" / "checkout"):
+        remove_images_of(folder)
+
+
+def remove_images_of(folder: Path) -> int:
+    """Remove the engine's images that were made for this checkout, and no other; how many."""
+    engine = Engine(folder)
+    return sum(engine.remove_images(f"tower.{kind}") for kind in ("builder", "minirootfs"))
+
+
+def test_only_its_own_images_are_removed(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    empty = bytes(10240)
+    for kind, folder in itertools.product(("builder", "minirootfs"), folders):
+        folder.mkdir(exist_ok=True)
+        tag = f"localhost/tower-{kind}-{folder.name}:{os.getpid()}"
+        Engine(folder).import_image(iter([empty]), tag, labels={f"tower.{kind}": "x"}, architecture="x86_64")
+    assert [remove_images_of(folder) for folder in (folders[0], *folders)] == [2, 0, 2]
 
 
 def asked_for(mirror: Served, pattern: str) -> bool:
