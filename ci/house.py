@@ -19,7 +19,8 @@ from typing import Final
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 ORDER: Final = {
     "pipeline": (
-        "base", "formats", "apk", "config", "supply", "store", "sandbox", "channels", "plan", "build", "images", "release", "cli",
+        "base", "formats", "apk", "config", "supply", "store", "sandbox", "channels", "plan", "build", "light", "images",
+        "release", "sim", "cli",
     ),
     "runtime": (
         "base", "hosts", "image", "disk", "ssh", "provision", "install", "upgrade", "installer", "status", "audit", "cli",

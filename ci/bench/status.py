@@ -3,7 +3,7 @@
 
     python ci/bench/status.py [--hosts 20] [--slow 2] [--rounds 5]
 
-Needs root: the hosts are servers of one light machine (tests/light), with the product's firewalls, and the last one is slow
+Needs root: the hosts are servers of one light machine (pipeline/light), with the product's firewalls, and the last one is slow
 by so many seconds. Medians of the rounds, in seconds, and their ratios are printed as one JSON object. The ratio to
 the slowest is the one that a user meets: `one` has all processors for itself, where real hosts bring their own.
 """

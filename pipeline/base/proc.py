@@ -8,13 +8,14 @@ process that started them, however it ends (`guard`).
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from pipeline.base.errors import ToolError
 from pipeline.base.guard import GUARD
@@ -22,6 +23,8 @@ from pipeline.base.guard import GUARD
 _KEPT = ("PATH", "HOME", "TERM", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy",
          "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")  # fmt: skip
 _TAIL = 20
+PIPE: Final = subprocess.PIPE
+STDOUT: Final = subprocess.STDOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,19 @@ def _start(
         raise
     GUARD.started(child.pid)
     return child
+
+
+def let_go(pid: int) -> None:
+    """A program that `spawn` started may outlive us from here on."""
+    GUARD.ended(pid)
+
+
+def on_terminal(argv: Sequence[str | os.PathLike[str]]) -> int:
+    """Run a program with our own input and output, to its end; its exit status. A terminal hands it every key, Ctrl-C too."""
+    args = [os.fspath(arg) for arg in argv]
+    if os.isatty(0) and os.isatty(1):
+        return os.waitstatus_to_exitcode(pty.spawn(args))
+    return subprocess.run(args, check=False).returncode
 
 
 def kill_group(pid: int) -> None:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.light.switches import in_network_of, ip
+from pipeline.light.switches import in_network_of, ip
 from tests.network.machines import Machine, Tower
 from tests.network.packets import ICMP, ICMPV6, TCP, UDP, Packet, content, drain, parsed
 

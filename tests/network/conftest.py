@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.light.shelf import Shelf
+from pipeline.light.shelf import Shelf
 from tests.network.machines import Tower, missing_tools, roots, tower
 
 

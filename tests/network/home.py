@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.light.services import let_in
+from pipeline.light.services import let_in
 from tests.network.machines import USER, Machine, Tower
 
 HOME = "/root"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.light.services import add_user, let_in, start_ssh_server
+from pipeline.light.services import add_user, let_in, start_ssh_server
 from tests.network.home import FOLDER, User
 from tests.network.machines import USER, Machine, Tower
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.light.services import NO_PASSWORD, add_user, remove_user
+from pipeline.light.services import NO_PASSWORD, add_user, remove_user
 from tests.network.home import FOLDER, PYTHON, User, child_of, make_hosts
 from tests.network.machines import INTERNET_ADDRESS, Machine, Tower
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.light.services import start_ssh_server
+from pipeline.light.machine import Ran
+from pipeline.light.services import start_ssh_server
 from tests.network.home import FOLDER, HOME, User, child_of, make_hosts
 from tests.network.machines import Machine, Tower
 from tests.network.mirror import SERVER, Made, Mirror, packages, use_mirror, world
@@ -240,12 +241,12 @@ bundle_install.install_by_bundle(tower, [sys.stdin.read()], ["editor"], View(), 
     return user.python(code, data=host.name)
 
 
-def receive(host: Machine, text: str) -> subprocess.CompletedProcess[str]:
+def receive(host: Machine, text: str) -> Ran:
     """Offer a manifest with its signature, and no file."""
     return bundle(host, "receive", data=f"{len(text)}\n{text}")
 
 
-def bundle(host: Machine, *words: str, data: str = "") -> subprocess.CompletedProcess[str]:
+def bundle(host: Machine, *words: str, data: str = "") -> Ran:
     """The host's own program, as the user's ssh calls it."""
     return host.run("doas", "-n", PROGRAM, *words, data=data, user="user", check=False)
 
@@ -278,8 +279,8 @@ def test_a_bundle_that_was_altered_is_refused(machines: Tower, user: User, mirro
     (spool / "manifest").write_text(manifest.replace("add editor", "add other"))
     assert bundle(host, "install", data=".\ngo\nkept\n").returncode == 65
     assert world(host) == []
-    done = install(user, "offline1", "editor")
-    assert done.returncode == 0, done.stderr
+    again = install(user, "offline1", "editor")
+    assert again.returncode == 0, again.stderr
 
 
 def test_a_bundle_for_another_host_or_one_that_was_used_is_refused(machines: Tower, user: User, mirror: Mirror) -> None:

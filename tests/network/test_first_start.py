@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from tests.light.shelf import Shelf
-from tests.light.switches import Leg, plug_in
+from pipeline.light.shelf import Shelf
+from pipeline.light.switches import Leg, plug_in
 from tests.network.home import FOLDER, User
 from tests.network.machines import USER, Machine, Plan, Tower, boot_files
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.light.machine import Ran
 from tests.network.machines import CHECKOUT, USER, Machine, Tower, missing_tools
 
 KEY = "/root/.ssh/id_ed25519"
@@ -27,7 +28,7 @@ def key(machines: Tower) -> str:
     return client.read(f"{KEY}.pub")
 
 
-def ssh(client: Machine, host: Machine, *argv: str) -> subprocess.CompletedProcess[str]:
+def ssh(client: Machine, host: Machine, *argv: str) -> Ran:
     options = [f"-oIdentityFile={KEY}", "-oUserKnownHostsFile=/root/.ssh/known_hosts", "-oStrictHostKeyChecking=yes"]
     limits = ["-oBatchMode=yes", "-oConnectTimeout=10"]
     return client.run("ssh", "-n", "-F", "none", *options, *limits, f"user@{host.address()}", *argv, check=False)

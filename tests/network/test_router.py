@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.light.switches import hardware_address
+from pipeline.light.switches import hardware_address
 from tests.network.machines import Machine, Tower
 
 _TOR = ("192.168.2.1", 9050)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.light.services import let_in
+from pipeline.light.services import let_in
 from tests.network.home import HOME, User, child_of, make_hosts, unplugged
 from tests.network.machines import INTERNET_ADDRESS, USER, Machine, Tower
 from tests.network.test_status import login_shell, sshd_stopped

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.light.services import set_shell, start_ssh_server
+from pipeline.light.services import set_shell, start_ssh_server
 from tests.network.home import User, child_of, make_hosts, talk, unplugged
 from tests.network.machines import USER, Machine, Tower
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.sim.leases import Leases
 from tests.network.home import FOLDER, User, make_hosts
-from tests.network.leases import Leases
 from tests.network.machines import Machine, Tower
 
 PROGRAM = "/usr/libexec/tower/wlan"

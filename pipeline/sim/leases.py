@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pipeline.base import proc
+from pipeline.light.cage import Process
 
 _CONFIG = """interface eth0
 start {address}
@@ -30,7 +32,7 @@ class Leases:
     names: str
     """The DNS server that it announces."""
     stack: ExitStack
-    _server: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _server: Process | None = field(default=None, init=False)
 
     def start(self, pid: int) -> None:
         """Start in the network namespace of a process, with no lease given yet."""
@@ -39,15 +41,12 @@ class Leases:
         (self.folder / "udhcpd.conf").write_text(_CONFIG.format_map(settings))
         (self.folder / "udhcpd.leases").write_bytes(b"")
         words = ("busybox", "udhcpd", "-f", self.folder / "udhcpd.conf")
-        quiet = subprocess.DEVNULL
-        self._server = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--target={pid}", "--net", "--", *words], stdout=quiet, stderr=quiet
-        )
+        self._server = proc.spawn(["setpriv", "--pdeathsig", "KILL", "nsenter", f"--target={pid}", "--net", "--", *words])
         self.stack.callback(self.stop)
 
     def stop(self) -> None:
         """End it, if it runs."""
         if self._server is not None:
-            self._server.kill()
+            proc.kill_group(self._server.pid)
             self._server.wait(20)
             self._server = None

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.light.cage import caged
+from pipeline.base import proc
+from pipeline.base.errors import BootError
+from pipeline.light.cage import caged
 
 PLACE: Final = "/mnt"
 _MOUNT_POINT: Final = f"{PLACE}/machine"
@@ -61,10 +62,7 @@ def shelf(roots: Mapping[str, Path]) -> Iterator[Shelf]:
 def _within(made: Shelf, *argv: str, data: str = "") -> str:
     """Run a program of this machine where the roots are; what it prints."""
     inside = ("nsenter", f"--target={made.pid}", "--mount", "--", *argv)
-    done = subprocess.run(inside, input=data, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    if done.returncode != 0:
-        raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return proc.run(inside, stdin=data.encode(), timeout=_SECONDS).stdout.decode()
 
 
 def _unpack_tar(made: Shelf, file: Path, name: str) -> None:
@@ -89,7 +87,7 @@ def _unpack_ext4(made: Shelf, file: Path, name: str) -> None:
                     (base / folder / entry).chmod(mode & 0o7777)
     unpacked = {Path(place) / name for place, names, files in os.walk(base) for name in (*names, *files)}
     if differ := unpacked ^ found:
-        raise AssertionError(f"{file}: not unpacked as it is: {sorted(map(str, differ))[:10]}")
+        raise BootError(f"{file}: not unpacked as it is: {sorted(map(str, differ))[:10]}")
 
 
 def _entry(line: str) -> tuple[int, str]:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.light.cage import caged
+from pipeline.base import proc
+from pipeline.light.cage import caged
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
@@ -60,7 +60,7 @@ def in_network_of(pid: int) -> Iterator[None]:
 def ip(pid: int, lines: Iterable[str]) -> None:
     """Run lines of `ip -batch` in the network of a process."""
     command = ["nsenter", f"--target={pid}", "--net", "ip", "-batch", "-"]
-    subprocess.run(command, input="\n".join(lines), text=True, check=True, timeout=30, stdout=subprocess.DEVNULL)
+    proc.run(command, stdin="\n".join(lines).encode(), timeout=30)
 
 
 def switches(stack: ExitStack, names: Iterable[str]) -> int:

@@ -7,8 +7,6 @@ start of the medium would lay them; when an installer makes one, `root_of` is th
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from enum import StrEnum
@@ -16,14 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json
+from pipeline.base.errors import BootError
 from pipeline.build.factory import Factory
-from pipeline.cli.command_line import open_factory
 from pipeline.sandbox.spec import CAPABILITIES, Sandbox
 from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
 from pipeline.store.artifact import Artifact
 
-CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _SCRIPT: Final = Path(__file__).with_name("thinclient.sh")
 _HOST: Final = "stage:host-system:pc"
 _THINCLIENT: Final = {
@@ -34,7 +31,8 @@ _THINCLIENT: Final = {
     "/in/wheels": "stage:wheels",
 }
 """Where the script finds what it makes the thin client's root of."""
-_BUILD_SECONDS: Final = 3600
+NEEDED: Final = (_HOST, *_THINCLIENT.values())
+"""The nodes of the plan that must be built."""
 _SCRIPT_SECONDS: Final = 300
 
 
@@ -45,35 +43,21 @@ class RootName(StrEnum):
     THINCLIENT = "thinclient"
 
 
-def root_of(name: RootName, factory: Factory | None = None) -> Path:
-    """The file that holds a root: `*.ext4` or `*.tar`. Built first if the store does not have it.
-
-    Raises RuntimeError with the words of ./ci/doit if the build fails, and errors of pipeline.base.errors.
-    """
-    factory = factory or open_factory(CHECKOUT)
+def root_of(name: RootName, factory: Factory) -> Path:
+    """The file that holds a root: `*.ext4` or `*.tar`. Raises BootError if the store lacks one of `NEEDED`."""
     if name is RootName.HOST:
         return _found(factory, _HOST)[_HOST].path / "root.ext4"
     return _thinclient(factory).path / "root.tar"
 
 
 def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
-    """The artifacts of nodes of the plan, after a build by the real command if one is missing."""
-    for attempt in range(2):
-        found = {name: factory.find(factory.plan.nodes[name]) for name in names}
-        there = {name: artifact for name, artifact in found.items() if artifact is not None}
-        if len(there) == len(names):
-            return there
-        if attempt == 0:
-            _build(names)
-            factory.keys.reset()
-    raise RuntimeError(f"doit built these, and the store does not have them: {sorted(set(names) - set(there))}")
-
-
-def _build(names: tuple[str, ...]) -> None:
-    argv = [sys.executable, "-m", "doit", *names]
-    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    """The artifacts of nodes of the plan."""
+    nodes = {name: factory.plan.nodes.get(name) for name in names}
+    found = {name: factory.find(node) if node is not None else None for name, node in nodes.items()}
+    there = {name: artifact for name, artifact in found.items() if artifact is not None}
+    if missing := sorted(set(names) - set(there)):
+        raise BootError(f"{', '.join(missing)}: not built yet", hint=f"./ci/doit {' '.join(missing)}")
+    return there
 
 
 def _thinclient(factory: Factory) -> Artifact:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.light.machine import Box
+from pipeline.light.machine import Box
 
 _SECONDS: Final = 120
 _FIRST_USER, _LAST_USER = 1000, 60000
@@ -30,7 +30,7 @@ class SshServer:
 
 
 def service(box: Box, name: str, action: str) -> None:
-    """Let OpenRC start, stop or restart a service. Raises AssertionError with its words if it fails."""
+    """Let OpenRC start, stop or restart a service. Raises ToolError with its words if it fails."""
     box.run("rc-service", name, action, timeout=_SECONDS)
 
 

@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,17 +21,28 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from tests.light.cage import Caged, caged
-from tests.light.shelf import PLACE, Shelf
-from tests.light.switches import in_network_of
+from pipeline.base import proc
+from pipeline.base.errors import BootError, ToolError
+from pipeline.light.cage import Caged, caged
+from pipeline.light.shelf import PLACE, Shelf
+from pipeline.light.switches import in_network_of
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START: Final = Path(__file__).with_name("start.sh")
-_TAKEN: Final = "-mac_admin,-mac_override,-mknod,-sys_module,-sys_rawio,-sys_time,-syslog,-wake_alarm"
+TAKEN: Final = "-mac_admin,-mac_override,-mknod,-sys_module,-sys_rawio,-sys_time,-syslog,-wake_alarm"
 """What would act on this machine's kernel."""
 _MOST_LINKS: Final = 40
 BROUGHT: Final = "/opt/brought"
 """Where programs are that a test brings along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a program that ran inside has left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass(slots=True)
@@ -54,27 +64,33 @@ class Box:
 
     def turn_on(self) -> None:
         """Begin to start; `connected` and `boot` come next."""
-        argv = ["sh", str(_START), f"{PLACE}/{self.tree}", self.disk, self.name, _TAKEN, *self.services]
+        argv = ["sh", str(_START), f"{PLACE}/{self.tree}", self.disk, self.name, TAKEN, *self.services]
         self.cage = caged(self.stack, argv, ["--net", "--mount", "--pid", "--uts", "--ipc"], within=self.shelf.pid)
 
     def wait_until_made(self) -> None:
         """Until its file systems and its network are there, and nothing runs yet."""
-        assert self.cage is not None
-        self.pid = self.cage.first()
+        self.pid = self._on.first()
 
     def boot(self) -> None:
         """Let its init run."""
-        assert self.cage is not None
-        self.cage.input.write(b"\n")
-        self.cage.input.flush()
+        self._on.input.write(b"\n")
+        self._on.input.flush()
 
     def wait_until_up(self, seconds: float = 60) -> None:
         """Until its services have started."""
         ends = time.monotonic() + seconds
         while not (self.root / "run/light-started").exists():
-            assert self.is_on, f"{self.name}: ended while it started"
-            assert time.monotonic() < ends, f"{self.name}: not up after {seconds} s\n{self.read('run/light-console')}"
+            if not self.is_on:
+                raise BootError(f"{self.name}: ended while it started")
+            if time.monotonic() >= ends:
+                raise BootError(f"{self.name}: not up after {seconds} s\n{self.read('run/light-console')}")
             time.sleep(0.02)
+
+    @property
+    def _on(self) -> Caged:
+        if self.cage is None:
+            raise BootError(f"{self.name}: was never turned on")
+        return self.cage
 
     @property
     def is_on(self) -> bool:
@@ -83,15 +99,13 @@ class Box:
 
     def wait_until_off(self, seconds: float = 60) -> bool:
         """Until it has ended by itself; whether it asked to be started again."""
-        assert self.cage is not None
         # As the kernel tells it for a namespace of processes: reboot(2).
-        return {signal.SIGHUP: True, signal.SIGINT: False}[signal.Signals(-self.cage.outer.wait(seconds))]
+        return {signal.SIGHUP: True, signal.SIGINT: False}[signal.Signals(-self._on.outer.wait(seconds))]
 
     def pull_the_plug(self) -> None:
         """No power: what was not on its disk is gone."""
-        assert self.cage is not None
-        self.cage.outer.kill()
-        self.cage.outer.wait(20)
+        self._on.outer.kill()
+        self._on.outer.wait(20)
 
     @property
     def root(self) -> Path:
@@ -109,8 +123,8 @@ class Box:
                 continue
             links += 1
             target = str(link.readlink())
-            assert links < _MOST_LINKS, f"{self.name}: {name}: too many links"
-            assert ".." not in target.split("/")[1:], f"{self.name}: {link}: leads to {target}"
+            if links >= _MOST_LINKS or ".." in target.split("/")[1:]:
+                raise ToolError(f"{self.name}: {name}: {link} leads to {target}, after {links} links")
             if target.startswith("/"):
                 place = self.root
             elif target.startswith("../"):
@@ -130,7 +144,8 @@ class Box:
     def read(self, name: str) -> str:
         """Read a file inside, that is no link."""
         path = self.path(name)
-        assert not path.is_symlink(), f"{self.name}: {name}: is a link to {path.readlink()}"
+        if path.is_symlink():
+            raise ToolError(f"{self.name}: {name}: is a link to {path.readlink()}")
         return path.read_text()
 
     def original(self, name: str) -> Path:
@@ -141,13 +156,13 @@ class Box:
         """Make files and folders again what the root has, or nothing."""
         for name in names:
             place, original = self.path(name), self.original(name)
-            subprocess.run(["rm", "-rf", place], check=True, timeout=60)
+            proc.run(["rm", "-rf", place], timeout=60)
             if original.exists():
-                subprocess.run(["cp", "-a", original, place], check=True, timeout=60)
+                proc.run(["cp", "-a", original, place], timeout=60)
 
     def argv(self, *argv: str) -> list[str]:
         """The command that runs `argv` inside, as its root."""
-        return ["setpriv", f"--bounding-set={_TAKEN}", "nsenter", f"--target={self.pid}", "--all", "--root", "--wd", "--", *argv]
+        return ["setpriv", f"--bounding-set={TAKEN}", "nsenter", f"--target={self.pid}", "--all", "--root", "--wd", "--", *argv]
 
     def run(
         self,
@@ -157,21 +172,16 @@ class Box:
         env: Mapping[str, str] | None = None,
         check: bool = True,
         timeout: float = 60,
-    ) -> subprocess.CompletedProcess[str]:
+    ) -> Ran:
         """Run a program inside, as root or another user; what it prints is in the result and in the error."""
         words = argv if user is None else ("su", "-s", "/bin/sh", "-c", 'cd; exec "$@"', "--", user, "sh", *argv)
-        done = subprocess.run(
-            self.argv(*words),
-            input=data or "",
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})},
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(f"{self.name}: {' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
-        return done
+        given = {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}
+        clean = ("env", "-i", *(f"{name}={value}" for name, value in given.items()))
+        done = proc.run([*clean, *self.argv(*words)], stdin=(data or "").encode(), timeout=timeout, check=False)
+        ran = Ran(done.status, done.stdout.decode(), done.stderr.decode())
+        if check and ran.returncode != 0:
+            raise ToolError(f"{self.name}: {' '.join(argv)}: status {ran.returncode}\n{ran.stdout}{ran.stderr}")
+        return ran
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -220,7 +230,8 @@ class Box:
         """Wait until something takes connections on a port."""
         ends = time.monotonic() + seconds
         while port not in {one for _, one in self.listeners()}:
-            assert time.monotonic() < ends, f"{self.name}: nothing listens on port {port} after {seconds} s"
+            if time.monotonic() >= ends:
+                raise BootError(f"{self.name}: nothing listens on port {port} after {seconds} s")
             time.sleep(0.02)
 
 
@@ -230,8 +241,9 @@ def bring(box: Box, program: str) -> None:
     In a folder of its own, so that it is seen; nothing in there stands for the product.
     """
     found = shutil.which(program, path=PATH)
-    assert found is not None, f"{program} is not on this machine"
-    said = subprocess.run(["ldd", found], capture_output=True, text=True, check=True, timeout=20).stdout
+    if found is None:
+        raise ToolError(f"{program}: no such program on this machine")
+    said = proc.run(["ldd", found], timeout=20).stdout.decode()
     folder = f"{BROUGHT}/{program}"
     libraries = [word for line in said.splitlines() for word in line.split() if word.startswith("/")]
     loader = next(library for library in libraries if Path(library).name.startswith("ld-"))
