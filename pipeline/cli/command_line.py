@@ -37,6 +37,7 @@ VARIABLES = (
     "file",
     "json",
     "key",
+    "machines",
     "need",
     "older-index",
     "passphrase",

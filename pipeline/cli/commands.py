@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FactoryError, LockError, SandboxError
 from pipeline.build.factory import Factory
-from pipeline.cli import supply
+from pipeline.cli import sim, supply
 from pipeline.cli.command_line import number, variables
 from pipeline.cli.report import Row
 from pipeline.cli.tasks import Task, chosen_images, chosen_nodes, task
@@ -42,6 +42,7 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     """The tasks of all commands."""
     yield from boot_tasks(factory)
     yield from supply.all_tasks(factory)
+    yield from sim.all_tasks(factory)
     yield _command("builder", lambda: builder(factory), "make the container image that stages run in", Row("builder", "channel"))
     yield task("explain", lambda words: explain_all(factory, words), doc="why stages are built again [STAGE...]", arguments=True)
     yield _command("gc", lambda: collect(factory), "remove old artifacts until the store fits into size=GiB (default 20)")

@@ -19,6 +19,7 @@ _BUILD: Final = frozenset({"cache", "cache-key", "clock"})
 _SECRET: Final = frozenset({"key", "passphrase"})
 _WITHOUT_PLAN: Final = frozenset({"qa", "test"})
 _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
+    "_sim-possible": frozenset({"machines"}),
     "attest": _SECRET | {"dir"},
     "audit:elf": frozenset({"target"}),
     "audit:lock": _BUILD | {"target"},
@@ -32,6 +33,10 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "qa": frozenset(),
     "release": _SECRET | {"version"},
     "replay": _BUILD | {"shell", "stage", "target"},
+    "sim": _BUILD | {"machines"},
+    "sim:ssh": frozenset(),
+    "sim:status": frozenset(),
+    "sim:stop": frozenset(),
     "test": frozenset(),
     "vault:export": frozenset({"file"}),
     "vault:gc": frozenset({"days"}),

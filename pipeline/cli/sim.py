@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doit sim`: a Tower of pretended machines that is left running to play with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from pipeline.base import proc
+from pipeline.base.canonical import JsonValue
+from pipeline.base.errors import ConfigError, FactoryError
+from pipeline.build.factory import Factory
+from pipeline.cli.command_line import variables
+from pipeline.cli.report import Row
+from pipeline.cli.tasks import Task, task
+from pipeline.light.roots import NEEDED, RootName, root_of
+from pipeline.sim import start, state
+
+_KINDS = ("light",)
+
+
+def all_tasks(factory: Factory) -> Iterator[Task]:
+    """The tasks about such a Tower."""
+    # Before anything is built for it.
+    yield task("_sim-possible", partial(_check, factory), doc="whether this machine can have a Tower in it")
+    needs = ["_sim-possible", *(name for name in NEEDED if name in factory.plan.nodes)]
+    doc = "start a Tower of light machines, and leave it running (machines=light)"
+    yield task("sim", partial(begin, factory), doc=doc, row=Row("sim"), needs=needs)
+    yield task("sim:status", partial(status, factory), doc="the machines of the Tower that runs")
+    yield task(
+        "sim:ssh", partial(ssh, factory), doc="a session on a machine of it, or a command: MACHINE [COMMAND...]", arguments=True
+    )
+    yield task("sim:stop", partial(stop, factory), doc="end it")
+
+
+def _check(factory: Factory) -> None:
+    kind = variables().get("machines", _KINDS[0])
+    if kind not in _KINDS:
+        raise ConfigError(f"machines={kind}: there are no such machines", hint=f"one of: {', '.join(_KINDS)}")
+    if not state.is_held(state.folder_of(factory.paths)):
+        start.check_possible()
+
+
+def begin(factory: Factory) -> None:
+    """`doit sim`: start a Tower unless one runs, and list it. Raises BootError if it does not come up."""
+    folder = state.folder_of(factory.paths)
+    if state.read(folder) is None:
+        roots = {name.value: root_of(name, factory) for name in RootName}
+        start.start(folder, factory.paths.checkout, roots, factory.progress.say)
+    else:
+        factory.progress.say("sim: a Tower runs already")
+    _list(factory, state.need(folder))
+    if not factory.progress.json:
+        factory.progress.say("sim: ./ci/doit sim:ssh thinclient, then tower status; ./ci/doit sim:stop ends it")
+
+
+def status(factory: Factory) -> None:
+    """`doit sim:status`: list the Tower that runs. Raises BootError if there is none."""
+    _list(factory, state.need(state.folder_of(factory.paths)))
+
+
+def _list(factory: Factory, found: state.State) -> None:
+    for row in found.machines:
+        shown = f"{row.name:<12} {row.role or 'elsewhere':<12} {'on' if row.on else 'off':<4} {', '.join(row.addresses)}"
+        data: dict[str, JsonValue] = {"machine": row.name, "role": row.role, "on": row.on}
+        data |= {"addresses": list(row.addresses), "pid": row.pid}
+        factory.progress.result("sim", {"kind": found.kind, **data}, [shown])
+
+
+def ssh(factory: Factory, words: Sequence[str]) -> None:
+    """`doit sim:ssh MACHINE [COMMAND...]`: its input and output are ours. Raises FactoryError with its exit status."""
+    argv = start.words_of(state.need(state.folder_of(factory.paths)), words)
+    if status := proc.on_terminal(argv):
+        raise FactoryError(f"sim:ssh: {words[0]}: exit status {status}")
+
+
+def stop(factory: Factory) -> None:
+    """`doit sim:stop`: end the Tower that runs, if there is one; nothing of it is left."""
+    was_there = state.stop(state.folder_of(factory.paths))
+    factory.progress.say("sim: the Tower is gone" if was_there else "sim: no Tower runs")
+    factory.progress.result("sim:stop", {"was_running": was_there})

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that holds a Tower which `doit sim` leaves running; all of the Tower ends with it, however it ends.
+
+    python -m pipeline.sim.keeper FOLDER NAME=ROOT...
+
+Until it is told `keep` on its input, it also ends when that does: with whoever has started it. It says how it goes on its
+output, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from pipeline.base.errors import FactoryError
+from pipeline.base.filelock import FileLock, try_lock
+from pipeline.base.refused import expected
+from pipeline.sim import state
+from pipeline.sim.light import light_tower
+from pipeline.sim.machines import Tower
+
+KEEP: Final = b"keep\n"
+
+
+class _Stopped(Exception):  # noqa: N818  (it is no error)
+    """SIGTERM, or the end of whoever has started us."""
+
+
+def _say(event: str, **more: str) -> None:
+    try:
+        sys.stdout.write(json.dumps({"event": event, **more}) + "\n")
+        sys.stdout.flush()
+    except OSError:  # nobody listens any more
+        pass
+
+
+def _rows(made: Tower) -> tuple[state.Row, ...]:
+    return tuple(
+        state.Row(one.name, one.plan.role or "", tuple(leg.ipv4 for leg in one.plan.legs if leg.ipv4), one.pid)
+        for one in made
+        if one.pid
+    )
+
+
+class _Waiting(threading.Thread):
+    """Reads our input: `keep` lets us stay, its end without that ends us."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.kept = threading.Event()
+
+    def run(self) -> None:
+        """Until either came."""
+        if sys.stdin.buffer.readline() == KEEP:
+            self.kept.set()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Stopped
+
+
+def hold(folder: Path, roots: Mapping[str, Path], lock: FileLock) -> None:
+    """Start a Tower, and hold it until SIGTERM. Raises errors of pipeline.base.errors."""
+    waiting = _Waiting()
+    waiting.start()
+    try:
+        state.write(folder, "light", (), ready=False)
+        with light_tower(roots, lambda text: _say("step", text=text)) as made:
+            state.write(folder, "light", _rows(made), ready=True)
+            _say("ready")
+            waiting.kept.wait()
+            hosts = [one.name for one in made if one.plan.is_host]
+            # A host that asks for a new start gets it, as from its firmware.
+            with made.firmware(*hosts, after=lambda: state.write(folder, "light", _rows(made), ready=True)):
+                signal.pause()
+    except _Stopped:
+        pass
+    finally:
+        (folder / "state.json").unlink(missing_ok=True)
+        lock.remove()
+
+
+def main(argv: list[str]) -> int:
+    """Hold a Tower; 0 after SIGTERM."""
+    folder = Path(argv[0])
+    roots = {name: Path(path) for name, _, path in (word.partition("=") for word in argv[1:])}
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    lock = try_lock(folder / "lock")
+    if lock is None:
+        _say("failed", message="sim: a Tower runs already", hint="./ci/doit sim:stop ends it")
+        return 1
+    try:
+        hold(folder, roots, lock)
+    except Exception as found:
+        error = found if isinstance(found, FactoryError) else expected(found)
+        if error is None:
+            _say("failed", message=f"sim: {type(found).__name__}: {found}", hint=f"see {folder}/keeper.log")
+            raise
+        _say("failed", message=error.message, hint=error.hint or "")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Tower of light machines that `tower` itself has set up: its user, its hosts with their keys, and their first starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
+
+from pipeline.base import proc
+from pipeline.base.scratch import temporary_folder
+from pipeline.light.services import add_user
+from pipeline.light.shelf import shelf
+from pipeline.sim.machines import INTERNET_ADDRESS, Machine, Tower, assembled
+from pipeline.sim.plans import SIM, THIN_CLIENT, USER, WIFI
+
+_SECONDS: Final = 180
+_ENVIRONMENT: Final = {"PYTHONPATH": "/usr/lib/tower", "PYTHONDONTWRITEBYTECODE": "1"}
+_FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub", RECEIPT_ON_BOOT)
+"""What `tower provision` lays on a host's boot partition."""
+# All of `tower provision` but the writing of a disk: a light machine has none.
+_PREPARE: Final = r"""
+import sys
+from pathlib import Path
+from tower.base.jsontext import parse_json
+from tower.base.names import HostName, UserName
+from tower.base.version import OS_RELEASE, read_os_release
+from tower.disk.receipt import Stage, Target
+from tower.hosts import secret
+from tower.hosts.env import Encryption, Wlan
+from tower.hosts.registry import tower_of_user
+from tower.hosts.settings import Settings
+from tower.image.source import ImageSource
+from tower.provision import provision
+name, online, user, wifi = parse_json(sys.stdin.buffer.read())
+system = read_os_release(OS_RELEASE)
+wlan = Wlan(wifi, "0" * 64) if wifi else None
+wish = provision.Wish(HostName(name), online, UserName(user), Settings("us", "us", "UTC", "C.UTF-8"), wlan, None, Encryption.NONE)
+source = ImageSource(
+    Path("/light.img"), system["VERSION_ID"], system["TOWER_CHANNEL"], system["TOWER_BRANCH"], False, "0" * 64, None
+)
+tower = tower_of_user()
+host = provision.prepare(tower, wish, source, Target("/light", 1, "", "", "file"))
+provision.keep_receipt(host, provision.read_receipt(host).at(Stage.WRITTEN))
+print(host.folder)
+"""
+
+
+@contextmanager
+def light_tower(roots: Mapping[str, Path], say: Callable[[str], object]) -> Iterator[Tower]:
+    """Start the machines, one after the other; all of them end with the context. `say` is told what goes on.
+
+    Raises BootError or ToolError if one does not come up.
+    """
+    say("unpacking the roots of the machines")
+    with shelf(roots) as on, assembled(on, SIM) as made, temporary_folder("sim") as folder:
+        for machine in made:
+            say(f"{machine.name}: starting")
+            if machine.plan.is_host:
+                _provision(made[THIN_CLIENT], machine, made)
+            else:
+                made.turn_on(machine)
+            if machine.name == THIN_CLIENT:
+                add_user(machine, USER, administrator=True)
+            if machine.plan.role is None:
+                _serve(machine, folder)
+        yield made
+
+
+def _as_user(client: Machine, *argv: str, data: str = "") -> str:
+    return client.run(*argv, data=data, user=USER, env=_ENVIRONMENT, timeout=_SECONDS).stdout
+
+
+def _provision(client: Machine, host: Machine, made: Tower) -> None:
+    """Let the thin client make the host's keys and settings, start the host with them, and wait for its answer."""
+    plan = host.plan
+    wish = [host.name, plan.role != "offline", USER, WIFI if plan.role == "router" else ""]
+    folder = _as_user(client, "python3", "-c", _PREPARE, data=json.dumps(wish)).strip()
+    files = {name: client.path(f"{folder}/{name}").read_bytes() for name in _FILES}
+
+    def lay(machine: Machine) -> None:
+        for name, data in files.items():
+            machine.path(f"boot/{name}").write_bytes(data)
+
+    made.turn_on(host, before=lay)
+    _as_user(client, "tower", "provision", "--resume", host.name, "--timeout", str(_SECONDS - 30), "--json")
+
+
+def _serve(machine: Machine, folder: Path) -> None:
+    """A page somewhere in the Internet."""
+    (folder / "index.html").write_text("<h1>The pretended Internet</h1>\n")
+    words = ("busybox", "httpd", "-f", "-p", f"{INTERNET_ADDRESS}:80", "-h", str(folder))
+    server = proc.spawn(["setpriv", "--pdeathsig", "KILL", "nsenter", f"--target={machine.pid}", "--net", "--", *words])
+    machine.stack.callback(server.wait)
+    machine.stack.callback(proc.kill_group, server.pid)
+    machine.wait_for_listener(80)

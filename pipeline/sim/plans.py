@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Tower that `doit sim` starts: a thin client, the router, a host of each network, and an Internet behind the router."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipeline.light.switches import Leg
+from pipeline.sim.machines import INTERNET_ADDRESS, Plan
+
+THIN_CLIENT: Final = "thinclient"
+USER: Final = "user"
+"""Who types `tower` on the thin client."""
+WIFI: Final = "Home"
+
+SIM: Final = (
+    Plan("internet", None, (Leg("eth0", "air", "10.20.0.1"),), more=(f"addr add {INTERNET_ADDRESS}/32 dev eth0",)),
+    Plan(THIN_CLIENT, "thinclient", (Leg("eth0", "online", "192.168.2.100"), Leg("eth1", "offline", "192.168.3.100"))),
+    Plan("router", "router", (Leg("eth0", "online", "192.168.2.1"), Leg("wlan0", "air", "10.20.0.2")), "10.20.0.1"),
+    Plan("web", "online", (Leg("eth0", "online", "192.168.2.200"),), "192.168.2.1"),
+    Plan("vault", "offline", (Leg("eth0", "offline", "192.168.3.200"),)),
+)
+"""In the order in which they start."""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting a Tower that stays, and what can be done with one: list it, open a session on its machines."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tower.base.jsontext import parse_json
+
+from pipeline.base import proc
+from pipeline.base.errors import BootError, ConfigError, ToolError
+from pipeline.light.machine import PATH, TAKEN
+from pipeline.sim import state
+from pipeline.sim.keeper import KEEP
+from pipeline.sim.machines import missing_tools
+from pipeline.sim.plans import THIN_CLIENT, USER
+
+_ROOMS: Final = 2 << 30
+"""Bytes of memory that must be free: the roots lie in it."""
+
+
+def check_possible() -> None:
+    """Raise an error unless this machine can have a Tower in it."""
+    missing = missing_tools()
+    if "root" in missing:
+        raise ConfigError("sim: only root makes the namespaces that the machines live in", hint="sudo ./ci/doit sim")
+    if missing:
+        raise ToolError(f"sim: not on this machine: {', '.join(missing)}", hint="run it through ./ci/doit, which installs them")
+    rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(rows["MemAvailable"].split()[0]) * 1024
+    if free < _ROOMS:
+        raise ConfigError(
+            f"sim: {free >> 20} MiB of memory are free, {_ROOMS >> 20} are needed: the machines' disks lie there",
+            hint="end other programs",
+        )
+
+
+def start(folder: Path, checkout: Path, roots: Mapping[str, Path], say: Callable[[str], object]) -> None:
+    """Start a Tower, and leave it running. Raises BootError if it does not come up; then, as after a signal, nothing is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-P", "-m", "pipeline.sim.keeper", str(folder), *(f"{name}={path}" for name, path in roots.items())]
+    with (folder / "keeper.log").open("wb") as log:
+        keeper = proc.spawn(argv, stdin=proc.PIPE, stdout=proc.PIPE, stderr=log, cwd=checkout, env={"PYTHONPATH": str(checkout)})
+    if keeper.stdin is None or keeper.stdout is None:
+        raise BootError("sim: no pipe to the process that holds the Tower")
+    ready = False
+    try:
+        for line in keeper.stdout:
+            event = parse_json(line)
+            if event["event"] == "step":
+                say(f"sim: {event['text']}")
+            elif event["event"] == "failed":
+                raise BootError(event["message"], hint=event["hint"])
+            elif event["event"] == "ready":
+                keeper.stdin.write(KEEP)
+                keeper.stdin.flush()
+                proc.let_go(keeper.pid)
+                ready = True
+                return
+        raise BootError("sim: the process that holds the Tower has ended", hint=f"see {folder}/keeper.log")
+    finally:
+        if not ready:
+            # The end of its input tells it to end.
+            keeper.stdin.close()
+            keeper.wait()
+        keeper.stdout.close()
+
+
+def words_of(found: state.State, words: Sequence[str]) -> list[str]:
+    """The program that opens a session on a machine, or runs a command there. Raises ConfigError if there is no such machine."""
+    if not words:
+        raise ConfigError(
+            "sim:ssh: which machine?", hint=f"./ci/doit sim:ssh {'|'.join(row.name for row in found.machines)} [COMMAND...]"
+        )
+    name, *command = words
+    target, client = found.row(name), found.row(THIN_CLIENT)
+    if not target.role:
+        raise ConfigError(f"sim:ssh: {name} is no machine of the Tower", hint=f"from {THIN_CLIENT}: curl or wget on a host")
+    line = " ".join(command)
+    if name != THIN_CLIENT:
+        # From where its owner does it, and as they do.
+        line = shlex.join(["ssh", *(["-t"] if os.isatty(0) and not command else []), name, *command])
+    login = ["su", "-l", USER, *(["-c", line] if line else [])]
+    term = os.environ.get("TERM", "dumb")
+    into = ["nsenter", f"--target={client.pid}", "--all", "--root", "--wd", "--", *login]
+    return ["env", "-i", f"PATH={PATH}", f"TERM={term}", "setpriv", f"--bounding-set={TAKEN}", *into]

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`doit sim`: a Tower that stays when the command has ended, is there once, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.sim import state
+from tests.network.machines import CHECKOUT, missing_tools
+
+FOLDER = CHECKOUT / "build" / "sim"
+SECONDS = 240
+
+
+def argv(*words: str) -> list[str]:
+    return [sys.executable, "-m", "doit", *words]
+
+
+def sim(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(argv(*words), cwd=CHECKOUT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def listing() -> dict[str, dict[str, object]]:
+    rows = [json.loads(line) for line in sim("sim:status", "json=1").stdout.splitlines()]
+    return {row["machine"]: row for row in rows if row.get("command") == "sim"}
+
+
+def networks(pids: list[int]) -> set[str]:
+    return {str(Path(f"/proc/{pid}/ns/net").readlink()) for pid in pids}
+
+
+def wait_until_gone(mine: set[str]) -> None:
+    """Until no process is in these networks."""
+    ends = time.monotonic() + 30
+    while True:
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                found.add(str((process / "ns" / "net").readlink()))
+            except OSError:
+                continue
+        if not mine & found:
+            return
+        assert time.monotonic() < ends, "a machine is still there"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def nothing_runs() -> Iterator[None]:
+    if missing := missing_tools():
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
+    sim("sim:stop")
+    yield
+    sim("sim:stop")
+
+
+def test_a_tower_stays_and_ends_when_told(nothing_runs: None) -> None:
+    del nothing_runs
+    assert "no Tower runs" in sim("sim:status", status=17).stderr
+    sim("sim", "machines=light")
+    found = listing()
+    assert list(found) == ["internet", "thinclient", "router", "web", "vault"]
+    assert all(row["on"] for row in found.values())
+    rows = {row["host"]: row for row in json.loads(sim("sim:ssh", "thinclient", "tower status --json").stdout)["hosts"]}
+    assert {name: row["state"] for name, row in rows.items()} == {"router": "up", "web": "up", "vault": "up"}
+    # Each is what its role makes of it: the online host reaches the Internet through the router, the other one does not.
+    page = "wget -T 5 -qO- http://198.51.100.7/"
+    assert "The pretended Internet" in sim("sim:ssh", "web", page).stdout
+    assert "exit status" in sim("sim:ssh", "vault", page, status=1).stderr
+    assert "no such machines" in sim("sim", "machines=odd", status=10).stderr
+    assert "no machine 'nosuch'" in sim("sim:ssh", "nosuch", status=10).stderr
+    # A second one is the same one.
+    again = sim("sim", "machines=light")
+    assert "runs already" in again.stderr
+    assert listing()["web"]["pid"] == found["web"]["pid"]
+    mine = networks([int(str(row["pid"])) for row in found.values()])
+    assert len(mine) == 5
+    sim("sim:stop")
+    assert not (FOLDER / "state.json").exists()
+    wait_until_gone(mine)
+
+
+def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None:
+    """Interrupted, and killed, while machines start; and of a Tower whose keeper is killed."""
+    del nothing_runs
+    for how in (signal.SIGINT, signal.SIGKILL):
+        child = subprocess.Popen(argv("sim", "machines=light"), cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
+        assert child.stderr is not None
+        with child, child.stderr:
+            said = next(line for line in child.stderr if "thinclient: starting" in line)
+            assert said
+            keeper = state.read(FOLDER)
+            assert keeper is not None
+            mine = networks([keeper.keeper, *_below(keeper.keeper)]) - networks([os.getpid()])
+            assert mine
+            child.send_signal(how)
+            child.wait(60)
+        wait_until_gone(mine)
+        ends = time.monotonic() + 30
+        while state.is_held(FOLDER):
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        assert "no Tower runs" in sim("sim:status", status=17).stderr
+
+
+def _below(pid: int) -> list[int]:
+    """The processes that one has started, and those that they have."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found += [child, *_below(child)]
+    return found
