@@ -37,6 +37,9 @@ _COLOR: Final = re.compile(r"#[0-9a-f]{6}")
 _BRANCH: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 _PUBLIC_KEY: Final = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}(?: [A-Za-z0-9@._-]{1,128})?")
 _HASH: Final = re.compile(r"\$(?:6|y)\$[A-Za-z0-9./$=,]{20,200}")
+_SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,9})([MGT])", re.IGNORECASE)
+_UNITS: Final = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_LARGEST: Final = 1 << 50
 _LONGEST: Final = 30 * 86400.0
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _WLAN_KEY: Final = re.compile(r"[0-9a-f]{64}")
@@ -160,6 +163,15 @@ def parse_wlan_key(text: str) -> str:
     if _WLAN_KEY.fullmatch(text) is None:  # not shown
         raise ValueRefusedError("the shared key of the Wi-Fi is not one", hint="it has 64 hexadecimal digits")
     return text
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512M, 4G or 1T (powers of 1024), at most 1024T. Raises ValueRefusedError."""
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) * _UNITS[match[2].upper()] if match else _LARGEST + 1
+    if size > _LARGEST:
+        raise ValueRefusedError(f"{text!r} is not a size", hint="a number with M, G or T, at most 1024T: 512M, 4G")
+    return size
 
 
 def seconds(text: str) -> float:

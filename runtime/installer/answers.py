@@ -15,7 +15,7 @@ from typing import Final
 
 from tower.base.assignments import parse_assignments
 from tower.base.errors import StateError, ValueRefusedError
-from tower.base.names import UserName, parse_lang, parse_password_hash, parse_user_name
+from tower.base.names import UserName, parse_lang, parse_password_hash, parse_size, parse_user_name
 from tower.base.refused import refused
 from tower.base.regular import open_regular
 from tower.hosts import known
@@ -26,8 +26,6 @@ NAMES: Final = (
     "ROOT_DISK", "BOOT_DEVICE", "SWAP", "USERNAME", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
 )  # fmt: skip
 DEFAULTS: Final = {"SWAP": "2G", "KEYBOARD_LAYOUT": "us", "KEYBOARD_VARIANT": "", "TIMEZONE": "UTC", "LANG": "C.UTF-8"}
-_SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,6})([MG])")
-_UNITS: Final = {"M": 1 << 20, "G": 1 << 30}
 _DISK: Final = re.compile(r"/dev/[A-Za-z0-9_./:-]{1,200}|[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
 
 
@@ -76,7 +74,7 @@ def typed(values: Mapping[str, str]) -> Answers:
     return Answers(
         root_disk=_disk(values["ROOT_DISK"], "ROOT_DISK"),
         boot_device=_disk(values["BOOT_DEVICE"], "BOOT_DEVICE"),
-        swap=parse_size(values["SWAP"]),
+        swap=parse_swap(values["SWAP"]),
         username=parse_user_name(values["USERNAME"]),
         password_hash=parse_password_hash(values["PASSWORD_HASH"]),
         keyboard_layout=layout,
@@ -86,12 +84,12 @@ def typed(values: Mapping[str, str]) -> Answers:
     )
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 512M or 4G. Raises ValueRefusedError."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueRefusedError(f"SWAP is {text!r}, which is no size", hint="a number with M or G: 512M, 4G; 0M for none")
-    return int(match[1]) * _UNITS[match[2]]
+def parse_swap(text: str) -> int:
+    """Bytes of swap: a size, or 0M for none. Raises ValueRefusedError."""
+    try:
+        return parse_size(text)
+    except ValueRefusedError as error:
+        raise ValueRefusedError(f"SWAP is {text!r}, which is not a size", hint=f"{error.hint}; 0M for none") from None
 
 
 def _disk(text: str, name: str) -> str:

@@ -19,7 +19,7 @@ from tower.base.names import parse_lang, parse_user_name
 from tower.disk.device import Disk
 from tower.hosts import known
 from tower.hosts.secret import hash_password
-from tower.installer.answers import DEFAULTS, Answers, parse_size, typed
+from tower.installer.answers import DEFAULTS, Answers, parse_swap, typed
 from tower.installer.plan import LEAST_BOOT, why_no_root
 
 BACK: Final = "back"
@@ -127,7 +127,7 @@ def _disk(disks: tuple[Disk, ...], *, root: bool) -> Parse:
 
 
 def _size(text: str) -> str:
-    parse_size(text)
+    parse_swap(text)
     return text
 
 

@@ -13,6 +13,7 @@ from tower.base.names import (
     ROUTER,
     parse_host_name,
     parse_lang,
+    parse_size,
     parse_ssid,
     parse_ssid_hex,
     parse_user_name,
@@ -46,7 +47,6 @@ examples:
 At its first start the host encrypts its second disk, whose content is lost, and moves onto it.
 Without a second disk it stops and says so, unless --unencrypted was given.
 """
-_UNITS: Final = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -257,7 +257,10 @@ def _result(tower: Tower, host: Host, found: Receipt) -> dict[str, object]:
 
 
 def _size(text: str) -> int:
-    number, unit = text[:-1], text[-1:].upper()
-    if not number.isdigit() or unit not in _UNITS or not 0 < int(number) < 10**5:
+    try:
+        size = parse_size(text)
+    except ValueRefusedError:
+        size = 0
+    if not size:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size: 512M, 4G")
-    return int(number) * _UNITS[unit]
+    return size

@@ -19,7 +19,7 @@ from tower.base.view import View
 from tower.cli.main import main
 from tower.disk.device import Disk, parse_disks
 from tower.installer import ask, disks, install, system
-from tower.installer.answers import MOST, Answers, parse_answers, parse_size, read_answers
+from tower.installer.answers import MOST, Answers, parse_answers, parse_swap, read_answers
 from tower.installer.install import Installation
 from tower.installer.medium import check_live, find_medium, unpack_wheels
 from tower.installer.plan import Plan, make_plan
@@ -106,15 +106,17 @@ def test_refused(name: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("size", "found"), [("0M", 0), ("512M", 512 << 20), ("4G", 4 * GIB)])
+@pytest.mark.parametrize(
+    ("size", "found"), [("0M", 0), ("512M", 512 << 20), ("4G", 4 * GIB), ("4g", 4 * GIB), ("1024T", 1 << 50)]
+)
 def test_sizes(size: str, found: int) -> None:
-    assert parse_size(size) == found
+    assert parse_swap(size) == found
 
 
-@pytest.mark.parametrize("size", ["", "G", "4T", "04G", "4g", "1.5G", "4G\n", "99999999G"])
+@pytest.mark.parametrize("size", ["", "G", "4", "04G", "-4G", "1.5G", "4GB", "4G\n", "1025T", "99999999G", "٤G"])
 def test_no_sizes(size: str) -> None:
     with pytest.raises(ValueRefusedError):
-        parse_size(size)
+        parse_swap(size)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -346,7 +348,7 @@ def test_back(monkeypatch: pytest.MonkeyPatch) -> None:
         (0, "/dev/sdz", "/dev/sdz is not one of the disks"),
         (0, "/dev/sdd", "4.36 GB are needed"),
         (1, "/dev/sda", "is not removable"),
-        (2, "lots", "is no size"),
+        (2, "lots", "is not a size"),
         (3, "root", "is not for logging in"),
         (3, "", "cannot be a user"),
         (6, "uk", "is it one of: gb, ua?"),
