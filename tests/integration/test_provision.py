@@ -307,9 +307,8 @@ def asked(home: Path, port: int) -> subprocess.CompletedProcess[str]:
     options = ("-n", "-o", "BatchMode=yes", "-o", "HostName=127.0.0.1", "-p", str(port))
     argv: Sequence[str | Path] = ("ssh", "-F", home / ".local/tower/config", *options, "vm", "true")
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    for _ in range(50):
-        if "refused" not in done.stderr:
-            break
+    ends = time.monotonic() + 20
+    while "refused" in done.stderr and time.monotonic() < ends:
         time.sleep(0.1)
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     return done

@@ -14,6 +14,10 @@ from packaging.requirements import Requirement
 
 _LARGEST = 1_000_000
 _LONGEST_MODULE = 400
+_STAYS = 20
+"""Seconds from which on a sleeping program is one that stays until it is ended."""
+_SHELL_SLEEP = re.compile(r"(?<![-\w'/])sleep ([0-9]+(?:\.[0-9]+)?)\b")
+_SHELL_LOOP = re.compile(r"\b(?:while|until)\b.*?\bdone\b", re.DOTALL)
 # Put together here, so that this file holds neither a key's first line nor a registry's name.
 _PRIVATE_KEY = re.compile(
     "-----BEGIN " + r"([A-Z]+ )?" + "PRIVATE KEY-----|untrusted comment: (minisign|rsign) encrypted " + "secret"
@@ -236,6 +240,60 @@ def test_requirements_are_those_of_the_project(checkout: Path) -> None:
         if wanted.name not in pinned or not wanted.specifier.contains(pinned[wanted.name]):
             faults.append(f"ci/requirements.txt: {text} is not there; renew it (its first lines say how)")
     complain(faults)
+
+
+def waits(text: str) -> Iterator[tuple[int, str]]:
+    """Lines where a Python source sleeps for a fixed time: Python's own sleeps, and those of shell scripts in its strings.
+
+    A polling loop may sleep (a `while`, or a shell's loop in the same string). So may a program that stays until a test ends it:
+    twenty seconds or more. A line that ends with `# sleeps: WHY` is an exception with a reason.
+    """
+    lines = text.splitlines()
+    tree = ast.parse(text)
+    loops = [(node.lineno, node.end_lineno or 0) for node in ast.walk(tree) if isinstance(node, ast.While)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep"):
+            given = node.args[0] if node.args else None
+            stays = isinstance(given, ast.Constant) and isinstance(given.value, int | float) and given.value >= _STAYS
+            if stays or any(first <= node.lineno <= last for first, last in loops):
+                continue
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            outside = _SHELL_LOOP.sub("", node.value)
+            if all(float(found) >= _STAYS for found in _SHELL_SLEEP.findall(outside)):
+                continue
+        else:
+            continue
+        covered = lines[node.lineno - 1 : node.end_lineno]
+        if not any("# sleeps: " in line for line in covered):
+            yield node.lineno, ast.unparse(node)[:70]
+
+
+def test_no_fixed_sleeps(checkout: Path, texts: dict[Path, str]) -> None:
+    """A test waits for the thing itself, not for a time that is enough on one machine and not on another."""
+    complain(
+        [
+            f"{relative(path, checkout)}:{line}: {what}: wait for the thing itself, in a loop with a time limit"
+            for path, text in sources(texts, checkout / "tests")
+            for line, what in waits(text)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("time.sleep(1)", True),
+        ("for delay in (1, 2): time.sleep(delay)", True),
+        ("run('echo ready; sleep " + "2; echo done')", True),
+        ("time.sleep(1)  # sleeps: the kernel tells nobody", False),
+        ("while not there(): time.sleep(0.1)", False),
+        ("run('while [ ! -e /go ]; do sleep 0.1; done')", False),
+        ("time.sleep(300)", False),
+        ("run('echo ready; exec sleep 60')", False),
+    ],
+)
+def test_which_sleeps_are_fixed(line: str, found: bool) -> None:
+    assert [number for number, _ in waits(line)] == [1] * found
 
 
 def test_size_of_modules(checkout: Path, texts: dict[Path, str]) -> None:

@@ -111,7 +111,7 @@ class Bench:
 
     def settle(self, seconds: float = 0.0) -> None:
         """Let the kernel finish what it has begun."""
-        time.sleep(seconds or 0.004)
+        time.sleep(seconds or 0.004)  # sleeps: what must not come has no event to wait for
 
     def forward(self) -> None:
         """Tell the kernel to forward, whatever the role: rules, and not the absence of a setting, must refuse it."""

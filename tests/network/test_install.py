@@ -27,9 +27,9 @@ PACKAGES = {
     "editor": Made(depends=("library",), size=200_000),
     "library": Made(size=100_000),
     "big": Made(size=4_000_000, depends=("library",)),
-    "slow": Made(script="sleep 4", depends=("library",)),
+    "slow": Made(script="sleep 4", depends=("library",)),  # sleeps: an installation that is slow
     "broken": Made(script="exit 1", depends=("library",)),
-    "nosy": Made(script="cat /etc/hosts >/run/seen; ls /var/cache/apk >>/run/seen; sleep 2"),
+    "nosy": Made(script="cat /etc/hosts >/run/seen; ls /var/cache/apk >>/run/seen; sleep 2"),  # sleeps: the test looks meanwhile
     "other": Made(),
 }
 

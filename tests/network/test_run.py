@@ -99,16 +99,17 @@ def test_a_command_may_catch_the_signal_and_end_well(machines: Tower, user: User
 
 
 def test_a_second_signal_ends_what_ignores_the_first(machines: Tower, user: User) -> None:
-    argv = user.argv("run", "offline1", "/bin/sh", "-c", "trap '' TERM; echo ready; sleep 9876")
+    program = "trap 'echo caught' TERM; echo ready; while :; do sleep 0.1; done; : 9876"
+    argv = user.argv("run", "offline1", "/bin/sh", "-c", program)
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
         os.kill(child_of(running), signal.SIGTERM)
-        time.sleep(1)
+        assert running.stdout.readline() == "caught\n"
         assert running.poll() is None
         os.kill(child_of(running), signal.SIGTERM)
         assert running.wait(20) == 128 + signal.SIGTERM
-    wait_until(0, machines["offline1"], "sleep 9876")
+    wait_until(0, machines["offline1"], f"/bin/sh -c {program}")
 
 
 def test_a_terminal_here_is_a_terminal_there(user: User) -> None:

@@ -37,7 +37,7 @@ reconnect)
 	;;
 status) read -r joined </var/joined; [ "$joined" = 1 ] && echo wpa_state=COMPLETED || echo wpa_state=SCANNING ;;
 esac
-"""
+"""  # sleeps: a radio takes a moment to join
 
 
 @pytest.fixture(scope="module")

@@ -41,11 +41,11 @@ def test_what_comes_in_pieces_is_one(tmp_path: Path) -> None:
     with console(tmp_path) as (guest, machine):
         for piece in (b"[root@host ~]# \x1b", b"[6", b"n"):
             machine.sendall(piece)
-            time.sleep(0.05)
+            time.sleep(0.05)  # sleeps: the pieces must not arrive as one
         assert guest.wait(r"# $", 5)
         for piece in (b"caf\xc3", b"\xa9 \x1b[0m."):
             machine.sendall(piece)
-            time.sleep(0.05)
+            time.sleep(0.05)  # sleeps: the pieces must not arrive as one
         assert guest.wait(r"café \.$", 5)
 
 

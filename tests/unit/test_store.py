@@ -261,14 +261,19 @@ def test_reject_of_a_sound_artifact_keeps_it(store: Store, said: list[str]) -> N
 # --- several builds -------------------------------------------------------------------------------------------
 
 
-def test_two_threads_build_once(store: Store) -> None:
+def test_two_threads_build_once(store: Store, said: list[str]) -> None:
     built: list[bool] = []
+
+    def all_wait() -> bool:
+        return sum("waiting for it" in line for line in said) == 3
 
     def work() -> None:
         with store.building(*key_of("a")) as place:
             built.append(place.existing is None)
             if place.existing is None:
-                time.sleep(0.3)
+                deadline = time.monotonic() + 20
+                while not all_wait() and time.monotonic() < deadline:
+                    time.sleep(0.01)
                 (place.path / "x").touch()
                 place.commit(1)
 
@@ -277,6 +282,7 @@ def test_two_threads_build_once(store: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert all_wait(), said
     assert sorted(built) == [False, False, False, True]
 
 

@@ -128,7 +128,7 @@ def test_it_drips(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 request.wfile.write(b"x")
             except OSError:
                 return
-            time.sleep(0.02)
+            time.sleep(0.02)  # sleeps: a server that drips
 
     fake.answer = answer
     started = time.monotonic()

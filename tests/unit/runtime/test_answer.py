@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,8 @@ def waited(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch, *a
 
     monkeypatch.setattr(socket, "create_connection", connect)
     monkeypatch.setattr(proc, "run", run)
-    return answer.wait_for(Host(tower.folder, settings), tower, limit=0.3, view=View(), sleep=lambda _: time.sleep(0.05))
+    quick = partial(time.sleep, 0.05)
+    return answer.wait_for(Host(tower.folder, settings), tower, limit=0.3, view=View(), sleep=lambda _: quick())
 
 
 def test_a_host_that_never_stops_talking_is_waited_for_and_no_longer(
