@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pipeline.base import proc
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FactoryError, LockError, SandboxError
+from pipeline.base.filelock import locked
+from pipeline.base.scratch import temporary_folder
 from pipeline.build.factory import Factory
 from pipeline.cli import sim, supply
 from pipeline.cli.command_line import number, variables
@@ -260,9 +263,6 @@ def boot(factory: Factory, name: str, image: Image) -> None:
 
 def run_tests(factory: Factory, words: Sequence[str]) -> None:
     """`doit test [arguments]`: run pytest with the arguments, or all tests if there are none; its output on the terminal."""
-    from pipeline.base import proc
-    from pipeline.base.scratch import temporary_folder
-
     sys.stdout.flush()
     # CI tells the tests that a missing tool is a failure (tests/conftest.py).
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
@@ -313,7 +313,6 @@ def acceptance(factory: Factory) -> None:
 
 def verify(factory: Factory) -> None:
     """`doit verify:reproducible`: build all stages twice and compare. Raises FactoryError naming what differs."""
-    from pipeline.base.filelock import locked
     from pipeline.release.reproducible import verify as verify_all
 
     def waiting() -> None:

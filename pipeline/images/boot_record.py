@@ -16,6 +16,7 @@ from tower.base.regular import read_regular
 
 from pipeline.base.canonical import Digest, canonical_json, digest_file
 from pipeline.base.errors import FactoryError
+from pipeline.base.files import write_file
 from pipeline.base.paths import Paths
 
 BOOTS: Final = {
@@ -64,7 +65,5 @@ def recorded(paths: Paths, name: str, image: Path) -> Iterator[None]:
 
 
 def _note(paths: Paths, digest: Digest, name: str, image: Path, *, passed: bool) -> None:
-    from pipeline.base.files import write_file
-
     rows = {**read(paths, digest), name: passed}
     write_file(record_path(paths, digest), canonical_json({"image": image.name, "sha256": digest, "boots": {**rows}}))

@@ -14,6 +14,7 @@ from tower.base.regular import read_regular
 from tower.image.minisign import SUFFIX
 
 from pipeline.base.errors import ReleaseError, VerifyError
+from pipeline.base.files import write_file
 from pipeline.release.canonical import canonical_digest
 from pipeline.release.checks import Ready
 from pipeline.release.folder import ATTESTATIONS, REBUILD
@@ -45,8 +46,6 @@ def attest(folder: Path, own: bytes, secret: SecretKey) -> Path:
         raise VerifyError(f"{path}: {_difference(theirs, own)}", hint="nothing was signed")
     target = folder / ATTESTATIONS / f"{secret.public_key.name}{SUFFIX}"
     target.parent.mkdir(exist_ok=True)
-    from pipeline.base.files import write_file
-
     write_file(target, secret.sign_bytes(own, f"rebuilt:{parse_json(own)['predicate']['commit']}"))
     return target
 

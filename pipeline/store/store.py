@@ -270,7 +270,7 @@ class Work:
         if self.existing is not None:
             return self.existing
         if self.committed is None:
-            self.committed = self._store._commit(self, seconds, known or {}, pulled)
+            self.committed = self._store._commit(self, seconds, known or {}, pulled)  # noqa: SLF001  (of this module)
         return self.committed
 
 

@@ -52,10 +52,11 @@ class SecretKey:
     @classmethod
     def generate(cls) -> SecretKey:
         """A new key."""
-        return cls._of(secrets.token_bytes(8), secrets.token_bytes(32))
+        return cls.of(secrets.token_bytes(8), secrets.token_bytes(32))
 
     @classmethod
-    def _of(cls, key_id: bytes, seed: bytes) -> SecretKey:
+    def of(cls, key_id: bytes, seed: bytes) -> SecretKey:
+        """The key of an identifier (8 bytes) and an Ed25519 seed (32 bytes)."""
         return cls(key_id, seed, _private(seed).public_key().public_bytes_raw())
 
     @property
@@ -132,7 +133,7 @@ def parse_secret_key(data: bytes, where: str, passphrase: Passphrase) -> SecretK
     elif kind != _NO_SCRYPT:
         raise ConfigError(f"{where}: encrypted with {kind!r}, expected {_SCRYPT!r}")
     key_id, secret, checksum = hidden[:8], hidden[8:72], hidden[72:]
-    key = SecretKey._of(key_id, secret[:32])
+    key = SecretKey.of(key_id, secret[:32])
     # minisign leaves the checksum of a key without passphrase empty.
     right = _checksum(key_id, secret) if kind == _SCRYPT or any(checksum) else bytes(32)
     if not hmac.compare_digest(checksum, right) or key.public != secret[32:]:

@@ -62,8 +62,8 @@ def pages() -> tuple[Page, ...]:
     commands = Group("commands", tuple(COMMANDS.items()))
     options = [group for group in found[0].groups if group.title == "options"]
     found[0] = replace(found[0], groups=(commands, *options, statuses))
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+    for action in parser._actions:  # noqa: SLF001  (argparse has no public list of them)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  (argparse has no public list of them)
             found += [_page(sub, ("tower", name), COMMANDS[name]) for name, sub in action.choices.items()]
     return tuple(found)
 
@@ -79,10 +79,10 @@ def _statuses() -> Iterator[tuple[str, str]]:
 
 def _page(parser: argparse.ArgumentParser, words: tuple[str, ...], summary: str) -> Page:
     formatter = argparse.RawDescriptionHelpFormatter(" ".join(words), width=_WIDTH)
-    formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups, prefix="")
+    formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups, prefix="")  # noqa: SLF001  (argparse has no public list of them)
     groups = []
-    for group in parser._action_groups:
-        rows = [(_named(action), _help(action, parser)) for action in group._group_actions]
+    for group in parser._action_groups:  # noqa: SLF001  (argparse has no public list of them)
+        rows = [(_named(action), _help(action, parser)) for action in group._group_actions]  # noqa: SLF001  (argparse has no public list of them)
         if rows:
             title = "arguments" if group.title == "positional arguments" else group.title or "options"
             groups.append(Group(title, tuple(rows)))

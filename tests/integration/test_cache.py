@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -64,8 +65,6 @@ class Served:
 
 
 def _stream(data: bytes) -> Any:
-    import io
-
     return io.BytesIO(data)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from pipeline.sandbox.engine import LABEL_CHECKOUT, checkout_id
 from tests.integration.conftest import Tiny
 
 STAGE_ERROR = 15
@@ -21,8 +22,6 @@ INTERRUPTED = 130
 
 def containers(tiny: Tiny) -> list[str]:
     """Containers that the builds of this checkout have in the engine."""
-    from pipeline.sandbox.engine import LABEL_CHECKOUT, checkout_id
-
     found = docker.from_env().containers.list(all=True, filters={"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"})
     return [str(one.id) for one in found]
 

@@ -40,6 +40,7 @@ from pipeline.config.recipe import load_recipe
 from pipeline.config.stage import load_stage, load_stages
 from pipeline.config.toml import Problems
 from pipeline.formats.iso9660 import files as iso_files
+from pipeline.images import blockmap
 from pipeline.store.artifact import parse_record
 from pipeline.supply import lockfile
 from pipeline.supply.lock import LOCK_SCHEMA
@@ -130,8 +131,6 @@ def _iso() -> bytes:
 
 
 def _map() -> bytes:
-    from pipeline.images import blockmap
-
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"x" * 5000 + bytes(8000) + b"y" * 4000)
         file.flush()

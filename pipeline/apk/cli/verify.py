@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 
@@ -81,8 +82,6 @@ def run(request: Request) -> int:
         else:
             print(f"{row['file']}: {row['text']}")
     if request.as_json:
-        import json
-
         json.dump(shown, sys.stdout, indent=1)
         print()
     return VerifyError.exit_status if failed else 0

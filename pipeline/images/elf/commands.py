@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import StageError, VerifyError
+from pipeline.base.files import write_file
+from pipeline.base.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory
@@ -35,8 +37,6 @@ def audit_elf(factory: Factory, images: Sequence[Image]) -> None:
 
 def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> list[str]:
     """The faults of one image; its lists are drafted in build/audit/."""
-    from pipeline.base.files import write_file
-    from pipeline.base.scratch import temporary_folder
     from pipeline.images.disk import unpacked
     from pipeline.images.elf.audit import Reviewed as Known
     from pipeline.images.elf.audit import compare, lists_of

@@ -61,8 +61,8 @@ def execute(args: argparse.Namespace) -> int:
     from tower.cli.main import make_parser
 
     parser = make_parser(None)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+    for action in parser._actions:  # noqa: SLF001  (argparse has no public list of them)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  (argparse has no public list of them)
             for sub in action.choices.values():
                 _complete_values(sub, shtab.FILE, shtab.DIRECTORY)
     text = shtab.complete(parser, shell=args.shell, preamble=_TEXTS[args.shell])
@@ -76,6 +76,6 @@ def execute(args: argparse.Namespace) -> int:
 def _complete_values(parser: argparse.ArgumentParser, file: object, folder: object) -> None:
     """Tell shtab what values are, by the words that help calls them by."""
     known = {"HOST": _HOSTS, "HOSTS": _HOSTS, "NAME": _HOSTS, "FILE": file, "DEVICE": file, "FOLDER": folder}
-    for action in parser._actions:
+    for action in parser._actions:  # noqa: SLF001  (argparse has no public list of them)
         if isinstance(action.metavar, str) and action.metavar in known and not hasattr(action, "complete"):
             action.complete = known[action.metavar]  # type: ignore[attr-defined]

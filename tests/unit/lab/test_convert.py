@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -176,8 +177,6 @@ def test_a_flipped_bit_is_refused_before_anything_is_unpacked(lab: Lab) -> None:
 
 
 def _tree(tmp_path: Path, *members: Member) -> Tree:
-    import io
-
     tree = Tree(tmp_path / "tree")
     for info, content in members:
         tree.add_file(Node(info.name, "file", info.mode), io.BytesIO(content))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.apk.format.index import IndexEntry
 from pipeline.base.code_digest import code_digest, imported_by
 from pipeline.base.errors import ConfigError, LockError
 from pipeline.channels.alpine import builder
@@ -71,8 +72,6 @@ def test_channel_settings_are_checked() -> None:
 
 
 def test_needs_without_an_answer_are_listed() -> None:
-    from pipeline.apk.format.index import IndexEntry
-
     rows = [
         IndexEntry("Q1", "a", "1-r0", depends=("so:libx.so.1", "b>=1", "!c", "virtual"), provides=("virtual=2",)),
         IndexEntry("Q1", "b", "1-r0"),

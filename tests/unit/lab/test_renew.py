@@ -15,10 +15,11 @@ import pytest
 from doit import doit_cmd
 
 from pipeline.base.errors import ConfigError, FactoryError, FetchError, FormatError, StoreError, VerifyError
+from pipeline.base.files import write_file
 from pipeline.base.paths import Paths
 from pipeline.base.progress import Screen
 from pipeline.channels.lab import renew
-from pipeline.channels.lab.base import base_wheels, not_there, pinned_version
+from pipeline.channels.lab.base import LOCK, base_wheels, not_there, pinned_version
 from pipeline.channels.lab.renew import Renewal, Renewed, render
 from pipeline.cli import supply
 from pipeline.supply.lock import LockedFile
@@ -253,8 +254,6 @@ def test_a_lock_that_cannot_be_written(pinned: Pinned, monkeypatch: pytest.Monke
 
 
 def _failing(path: Path, data: bytes, patched: pytest.MonkeyPatch, full: Callable[[Path, Path], Path]) -> None:
-    from pipeline.base.files import write_file
-
     patched.setattr(Path, "rename", full)
     write_file(path, data)
 
@@ -308,8 +307,6 @@ def test_what_the_command_refuses(typed: Callable[..., None]) -> None:
 
 def test_what_is_committed_is_what_the_command_writes(tmp_path: Path) -> None:
     """Its form: a line for the wheel, and a digest for each architecture."""
-    from pipeline.channels.lab.base import LOCK
-
     copy = tmp_path / "base.lock"
     shutil.copy(LOCK, copy)
     digests = [line.strip(" \\\n").removeprefix("--hash=sha256:") for line in copy.read_text().splitlines() if "--hash" in line]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -61,9 +63,6 @@ def test_real_packages_and_their_index() -> None:
 
 @pytest.mark.parametrize("record", ["P:a\nV:1\nC:Q1x", "P:../a\nV:1", "P:a\nV:/1", "P:-a\nV:1", "P:a\nV:1\nS:x", "P:a\nV:1\nS:²"])
 def test_a_record_that_no_file_could_have_is_left_out(repository: Path, tmp_path: Path, record: str) -> None:
-    import gzip
-    import tarfile
-
     good = "C:Q1" + "A" * 27 + "="
     odd = record if "C:" in record else f"{good}\n{record}"
     text = f"{good}\nP:good\nV:1\nS:5\n\n{odd}\n\n"
@@ -91,8 +90,6 @@ def test_damaged_files_are_refused_by_our_errors(repository: Path, tmp_path: Pat
 
 
 def test_a_member_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
-    import gzip
-
     path = tmp_path / "bomb-1.apk"
     path.write_bytes(gzip.compress(bytes(64 << 20)) * 2)
     with pytest.raises(PackageError, match="too long"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,8 +186,6 @@ def test_a_file_that_is_not_there(site: Site) -> None:
 
 
 def test_old_packages_go_when_there_are_too_many(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     path = site.get()
     old = site.folder / f"old-1.{'0' * 40}.apk"
     old.write_bytes(b"x" * 1000)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tower.cli.commands.install import execute
 from tower.hosts.registry import Tower
 from tower.install import apk, servers
 from tower.install.apk import Talk, clean, words_of
-from tower.install.install import _through, parse_names
+from tower.install.install import _through, install, parse_names
 from tower.install.repository import parse_repositories
 from tower.install.wanted import read_wanted, record_wanted
 
@@ -210,10 +211,6 @@ def test_only_servers_that_are_known_here(tower: Tower, tmp_path: Path, monkeypa
 
 
 def test_a_name_that_is_none_touches_no_host(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
-    import argparse
-
-    from tower.install.install import install
-
     with pytest.raises(ValueRefusedError, match="--allow-untrusted"):
         install(tower, ["web"], ["--allow-untrusted"], View())
     args = argparse.Namespace(

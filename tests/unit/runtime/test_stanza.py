@@ -14,7 +14,7 @@ from tower.base.errors import StateError
 from tower.cli import main
 from tower.hosts import stanza
 from tower.hosts.env import TowerEnv
-from tower.hosts.registry import USER_KEY, Tower
+from tower.hosts.registry import USER_KEY, Tower, tower_of_user
 
 from tests.unit.runtime.test_sshconf import add, ssh_sees
 
@@ -224,8 +224,6 @@ def test_a_line_that_is_not_the_first_is_moved(tower: Tower, settings: TowerEnv)
 
 @pytest.mark.parametrize("name", ["a home", "100%d", "[a-z]", "what?", "${HOME}", "a*", "é"])
 def test_odd_homes(tmp_path: Path, settings: TowerEnv, name: str) -> None:
-    from tower.hosts.registry import tower_of_user
-
     home = tmp_path / name
     home.mkdir()
     tower = tower_of_user(home)
@@ -236,8 +234,6 @@ def test_odd_homes(tmp_path: Path, settings: TowerEnv, name: str) -> None:
 
 
 def test_a_home_that_ssh_cannot_be_told_of_is_refused_first(tmp_path: Path, settings: TowerEnv) -> None:
-    from tower.hosts.registry import tower_of_user
-
     home = tmp_path / 'a"b'
     home.mkdir()
     with pytest.raises(StateError, match="quotes"):
