@@ -132,7 +132,7 @@ class Explained:
 
     @property
     def text(self) -> list[str]:
-        """It in lines for people."""
+        """The explanation as lines for people."""
         return [self.title, *(f"  {line}" for line in self.lines)]
 
 
@@ -279,7 +279,7 @@ def run_tests(factory: Factory, words: Sequence[str]) -> None:
 
 
 def _counts(report: Path) -> dict[str, JsonValue]:
-    """How many tests there were, of pytest's report; nothing if it wrote none."""
+    """Count the tests in pytest's report; empty if pytest wrote no report."""
     if not report.is_file():
         return {}
     from xml.etree import ElementTree

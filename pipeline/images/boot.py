@@ -78,7 +78,7 @@ class BootResult:
 
 
 class Says(Protocol):
-    """Who is told how it goes."""
+    """A function that is called with each line about the progress of a boot."""
 
     def say(self, text: str) -> None:
         """One line for the user."""

@@ -56,7 +56,7 @@ class Box:
     disk: str
     """The folder on the shelf that keeps what it changes."""
     services: tuple[str, ...]
-    """Those that are started beside its runlevels; `-` alone: nothing at all runs."""
+    """Services that start in addition to its runlevels. `-` alone: nothing runs at all."""
     stack: ExitStack
     cage: Caged | None = field(default=None, init=False)
     pid: int = field(default=0, init=False)

@@ -46,7 +46,7 @@ class Audit:
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """Those that hosts are on: a thin client may lack the leg to another."""
+        """The networks that have hosts. The thin client may lack an interface on any other."""
         found = {host.env.network.name for host in self.hosts}
         return tuple(network for network in (ONLINE, OFFLINE) if network.name in found)
 

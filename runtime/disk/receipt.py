@@ -78,7 +78,7 @@ class Receipt:
 
     @classmethod
     def new(cls, host: str, source: ImageSource, target: Target) -> Receipt:
-        """That of a provisioning that begins."""
+        """Return the receipt of a provisioning that begins now."""
         return cls(
             id=secrets.token_hex(16),
             host=host,

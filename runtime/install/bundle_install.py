@@ -3,7 +3,7 @@
 
     read     what each host says of its packages
     choose   this machine's apk, over the signed indexes, with the host's own keys
-    fetch    once for all hosts, through the router; interrupted downloads are gone on with
+    fetch    once for all hosts, through the router; interrupted downloads continue
     verify   checksum of the index, signature, content
     send     what the host does not have yet, under a signed manifest
     install  by the host's own apk, without a network, after it has verified all once more
@@ -134,7 +134,7 @@ def _read_all(
 def _led_only_to_known_servers(
     jobs: Sequence[BundleJob], report: Outcome, tower: Tower, view: View, *, allowed: Collection[tuple[str, int]], yes: bool
 ) -> list[BundleJob]:
-    """Those hosts whose repositories are on servers that are known here; see tower.install.servers."""
+    """The jobs of hosts whose repositories are all on known servers (see tower.install.servers); the others fail."""
     good = []
     for job in jobs:
         try:

@@ -35,7 +35,7 @@ class Choice:
     steps: tuple[str, ...]
     """`Installing NAME (VERSION)` and the like, sorted."""
     packages: tuple[tuple[int, Package], ...]
-    """Those that must come, each with the number of its repository."""
+    """The packages to send, each with the number of its repository."""
 
     @property
     def space(self) -> int:

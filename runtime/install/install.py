@@ -56,10 +56,10 @@ class ApkMachine(Protocol):
         """Where it is kept what was installed."""
 
     def repositories(self) -> str:
-        """The lines of its list."""
+        """Return its list of repositories, one a line."""
 
     def start(self, words: Sequence[str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        """`packages`, as root, with pipes."""
+        """Start the program `packages` as root, with pipes to its input and errors."""
 
     def lead(self, port: int) -> AbstractContextManager[int]:
         """A port of its 127.0.0.1 that leads to one of ours."""
@@ -90,11 +90,11 @@ class Remote:
         return self.session.host.file(WORLD)
 
     def repositories(self) -> str:
-        """The lines of its list."""
+        """Return its list of repositories, one a line."""
         return self.session.run([PROGRAM, "repositories"], timeout=20, most=1 << 20).stdout.decode(errors="replace")
 
     def start(self, words: Sequence[str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        """`packages`, as root, with pipes."""
+        """Start the program `packages` as root, with pipes to its input and errors."""
         return self.session.popen(as_root([PROGRAM, *words]))
 
     def lead(self, port: int) -> AbstractContextManager[int]:
@@ -115,20 +115,20 @@ class Here:
     online: bool = False
 
     def repositories(self) -> str:
-        """The lines of its list."""
+        """Return its list of repositories, one a line."""
         return proc.run([PROGRAM, "repositories"], timeout=20, most=1 << 20).stdout.decode(errors="replace")
 
     def start(self, words: Sequence[str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        """`packages`, as root, with pipes."""
+        """Start the program `packages` as root, with pipes to its input and errors."""
         return proc.running(as_root([PROGRAM, *words]), stdin=proc.PIPE, stderr=proc.PIPE, missing="install doas")
 
     @contextmanager
     def lead(self, port: int) -> Iterator[int]:
-        """It is here already."""
+        """Yield the port itself: without a connection, nothing needs a tunnel."""
         yield port
 
     def alive(self) -> bool:
-        """It is."""
+        """Return true: this machine is always there."""
         return True
 
 

@@ -71,7 +71,7 @@ def check_servers(
 
 
 def known_servers(tower: Tower) -> frozenset[tuple[str, int]]:
-    """Those of this machine's repositories, and those that the user has named."""
+    """Return the servers (name and port) of this machine's repositories, and those that the user has named."""
     lists = [_OWN / "repositories", *sorted((_OWN / "repositories.d").glob("*.list"))]
     own, _ = parse_repositories("\n".join(read_file(path).decode(errors="replace") for path in lists if is_file(path)))
     file = tower.folder / SERVERS

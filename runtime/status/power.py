@@ -119,7 +119,7 @@ def _pause(waiting: Sized, start: float) -> None:
 
 
 def switched_off(hosts: Sequence[Host]) -> set[HostName]:
-    """Those of the hosts whose address no machine has; asked all at once."""
+    """Return the hosts whose address no machine answers for. All are asked at once."""
     off: set[HostName] = set()
     _forget({host.env.network for host in hosts})
     with selectors.DefaultSelector() as selector, ExitStack() as stack:

@@ -115,7 +115,7 @@ def started(parts: Parts, name: str, checkout: Path, initramfs: str, options: st
 
 
 def check(guest: Guest, name: str) -> None:
-    """It is up, and root and home are volumes on the unlocked device."""
+    """Check that the machine is up, and that root and home are volumes on the unlocked device."""
     guest.wait(LOGIN, LIMIT)
     guest.login("root", prompt=PROMPT)
     mounts = guest.command("cat /proc/mounts").text

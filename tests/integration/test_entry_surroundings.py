@@ -150,7 +150,7 @@ def test_a_checkout_of_somebody_else(machine: Machine) -> None:
 
 
 def test_a_umask_that_keeps_things_from_others(machine: Machine) -> None:
-    """It is for what is the user's; packages of the machine and its engine are everybody's."""
+    """The umask holds for the user's files; installed packages and the engine stay readable for everybody."""
     if os.geteuid() != 0:
         pytest.skip("only root makes a mount namespace")
     (machine.path / "gpgv").unlink()

@@ -180,7 +180,7 @@ def flip(path: Path) -> None:
     ["v3.23/main/x86_64/doas-*.apk", "v3.23/main/x86_64/APKINDEX.tar.gz", "v3.23/releases/x86_64/*.tar.gz", "aports/*/*.gz"],
 )
 def test_locking_from_a_mirror_that_was_changed(lab: Lab, lock: Lock, name: str) -> None:
-    """It is not refused for ever: what was changed is named, and the mirror made again."""
+    """Locking names what was changed and makes the mirror again, instead of refusing it for ever."""
     mirror = mirror_of(lab.driver())
     before = contents(mirror.folder)
     (path,) = mirror.folder.glob(name)

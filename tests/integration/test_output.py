@@ -112,7 +112,7 @@ def test_a_reader_that_leaves_plain_doit(checkout: Path) -> None:
 
 @pytest.mark.parametrize("to", [">/dev/full", ">&-"])
 def test_a_build_that_cannot_tell_of_itself(tiny: Tiny, to: str) -> None:
-    """It builds all the same, and says so in the end: a full disk of the log is no reason to build again."""
+    """The build succeeds and reports the lost output at the end: a full disk of the log does not spoil a build."""
     done = shell(tiny.command(), to, tiny.folder, tiny.environment)
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("error: standard output: ") == 1

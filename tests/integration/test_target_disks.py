@@ -244,7 +244,7 @@ def said(home: Path, *argv: str) -> str:
 
 @contextmanager
 def taken_out(device: Path, backing: Path) -> Iterator[bytes]:
-    """It was taken out, and is back; or is it another one?"""
+    """Take a disk out and put it back: `tower` cannot know that it is the same one."""
     tool("losetup", "--detach", device)
     tool("losetup", device, backing)
     yield backing.read_bytes()
@@ -274,7 +274,7 @@ def test_disks_of_one_size_without_serial_numbers(home: Path, builds: Path, tmp_
 
 
 def test_a_receipt_of_an_older_tower(home: Path, builds: Path, tmp_path: Path) -> None:
-    """It does not say which disk it was: then one without a serial number is asked for."""
+    """An old receipt does not name the disk, so `tower` asks about a disk without a serial number."""
     with disk(tmp_path / "a") as device:
         begun(home, "provision", "vault", *COMMON, *newer(builds), "--device", str(device))
         path = home / ".local/tower/hosts/vault/receipt.json"

@@ -193,7 +193,7 @@ def test_what_is_towers_own(refused: Refusals, home: Path, builds: Path, tmp_pat
 
 
 def test_folders_that_tower_has_links_to(refused: Refusals, home: Path, builds: Path, tmp_path: Path) -> None:
-    """That of a host is the host's; in others lies much else."""
+    """A linked folder of a host belongs to tower alone; other linked folders hold other files too."""
     provisioned(home, builds, tmp_path, "vm", used=False)
     elsewhere, sockets = tmp_path / "elsewhere", tmp_path / "sockets"
     (home / ".local/tower/hosts/vm").rename(elsewhere)

@@ -26,7 +26,7 @@ def files(checkout: Path) -> tuple[Path, ...]:
 
 @pytest.fixture(scope="session")
 def texts(files: tuple[Path, ...]) -> dict[Path, str]:
-    """Those of the files that are text, with their content."""
+    """The text files of the checkout, with their content."""
     content = {}
     for path in files:
         raw = path.read_bytes()

@@ -38,7 +38,7 @@ def test_no_modules_import_each_other(house: ModuleType, package: str) -> None:
 
 
 def test_what_the_lint_finds(house: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sees an import upwards and a circle, so that the empty lists above mean something."""
+    """The lint finds an upward import and a circle, so its empty lists above mean something."""
     known = {"base.a": frozenset({"cli.b"}), "cli.b": frozenset({"base.a"}), "": frozenset()}
     monkeypatch.setattr(house, "imports", lambda _package: known)
     assert house.upward("pipeline") == ["pipeline: base.a imports cli.b"]

@@ -54,9 +54,9 @@ class Bench:
     before: list[tuple[str, Packet]] = field(default_factory=list)
     """Connections that somebody made to the machine when it had no rules yet."""
     asked_before: list[tuple[str, Packet]] = field(default_factory=list)
-    """The same the other way round: that the machine made."""
+    """Connections that the machine made when it had no rules yet."""
     passed_before: list[Packet] = field(default_factory=list)
-    """Those that it passed on from its first leg."""
+    """Packets that it passed on from its first interface."""
     marks: int = 20000
     other: int = OTHERS[0]
     """The protocol without ports whose turn it is."""
@@ -110,7 +110,7 @@ class Bench:
         return found
 
     def settle(self, seconds: float = 0.0) -> None:
-        """Let the kernel finish what it has begun."""
+        """Give the kernel time to finish what it has begun."""
         time.sleep(seconds or 0.004)  # sleeps: what must not come has no event to wait for
 
     def forward(self) -> None:

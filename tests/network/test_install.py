@@ -106,7 +106,7 @@ def same(before: dict[str, str], machine: Machine) -> None:
 
 
 def wait_until_idle(machine: Machine, seconds: float = 30) -> None:
-    """No installation runs there any more."""
+    """Wait until no installation runs on the machine."""
     ends = time.monotonic() + seconds
     while left := machine.running(f"packages add|{APK}"):
         assert time.monotonic() < ends, left
@@ -114,7 +114,7 @@ def wait_until_idle(machine: Machine, seconds: float = 30) -> None:
 
 
 def untouched(machine: Machine, before: dict[str, str], *, files: bool = True) -> None:
-    """And no package has come or gone; a killed apk may have left files that it has not noted."""
+    """Check that no package came or went. A killed apk may leave files that it has not recorded."""
     wait_until_idle(machine)
     same(before, machine)
     assert (world(machine), packages(machine)) == ([], set())
@@ -297,7 +297,7 @@ STEPS = {
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_tower_that_is_killed(machines: Tower, user: User, mirror: Mirror, step: str, how: signal.Signals) -> None:
-    """It takes its tunnels along; apk is never stopped in the middle: it ends, and what it did is undone or noted."""
+    """A killed `tower` closes its tunnels. apk is not stopped halfway: it ends, and its changes are undone or recorded."""
     host, before, package = machines["offline1"], state_of(machines["offline1"]), STEPS[step]
     own = state_of(user.machine)
     mirror.pace = 0.1

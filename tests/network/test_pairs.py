@@ -95,7 +95,7 @@ def local_address(machine: Machine, leg: str) -> str:
 
 
 def reached(machines: Tower, services: dict[tuple[str, int], socket.socket], wanted: list[Try]) -> set[Try]:
-    """Those of the tries that got an answer."""
+    """Return the tries that got an answer."""
     for service in services.values():
         drain(service)
     with ExitStack() as stack:

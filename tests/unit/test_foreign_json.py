@@ -75,7 +75,7 @@ REFUSED: dict[str, Read] = {
     "manifest of an image": in_file(image, "a.img.manifest.json"),
     "indexes that were seen": in_file(seen, bundle_install.SEEN),
 }
-"""Those who raise."""
+"""Readers that raise an error for malformed JSON."""
 
 EMPTY: dict[str, tuple[Read, object]] = {
     "fingerprint": (in_file(lambda path: artifact._read_fingerprint(path.parent), artifact.STAT), {}),
@@ -87,7 +87,7 @@ EMPTY: dict[str, tuple[Read, object]] = {
     "receipt on a boot partition": (lambda data, _: upgrade._receipt_rows(data), {}),
     "notes beside an index": (in_file(fetch._read_notes), {}),
 }
-"""Those for whom it is as if there were nothing."""
+"""Readers that treat malformed JSON as an empty file."""
 
 _SHAPES = (b"null", b"[]", b"{}", b"1", b'"x"', b'[["x"]]', b'{"schema": []}', b'{"id": {}}', b'{"blockdevices": [[]]}')
 CASES = {**ODD, **{f"an object around {kind}": b'{"id": ' + data + b"}" for kind, data in ODD.items() if kind != "nothing"}}

@@ -70,7 +70,7 @@ def built(paths: Paths, content: str) -> Factory:
 
 @pytest.fixture(autouse=True)
 def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is killed takes nothing from the page cache, and hundreds of syncs take long on a busy machine."""
+    """Skip fsync: a killed process loses nothing from the page cache, and hundreds of syncs take long on a busy machine."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 

@@ -40,7 +40,7 @@ def paths(tmp_path: Path) -> Paths:
 
 @pytest.mark.parametrize("with_digest", [True, False])
 def test_a_generated_lock_that_somebody_changed(paths: Paths, monkeypatch: pytest.MonkeyPatch, with_digest: bool) -> None:
-    """It names what a build takes in; one that is not as it was written is made again, and said."""
+    """A generated lock that was changed since it was written is made again, with a message."""
     opened(paths)
     path = paths.channel("lab") / "lock.json"
     before = path.read_bytes()

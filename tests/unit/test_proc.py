@@ -207,7 +207,7 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
-    """Those that are at work and those that wait for some, and the programs of theirs."""
+    """When the parent ends, busy and idle workers end too, and so do the programs that they run."""
     (tmp_path / "owner.py").write_text(WORKERS)
     owner = subprocess.Popen((sys.executable, "owner.py"), cwd=tmp_path, stderr=subprocess.DEVNULL, env=importable())
     names = ("worker0", "worker1", "program0", "program1")

@@ -77,7 +77,7 @@ def test_a_thing_in_its_place(tmp_path: Path, place: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thing_in_place_of_the_fingerprint(tmp_path: Path, kind: str) -> None:
-    """That is only a note: without it all is hashed."""
+    """The fingerprint only saves time: without it, all files are hashed."""
     said: list[str] = []
     store = Store(tmp_path / "store", report=said.append)
     made = build(store, "a")

@@ -234,7 +234,7 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
 def test_a_pipe_or_socket_in_place_of_a_file(
     tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is taken away, and hangs nobody."""
+    """The vault removes a pipe or socket and does not wait for it."""
     vault = Vault(tmp_path / "v")
     for use in (vault.read, lambda file: vault.copy(file, tmp_path / "copy")):
         file = kept(vault, "hello")

@@ -68,7 +68,7 @@ def test_a_thin_client_that_is_gone_is_noticed() -> None:
 
 
 def test_what_is_mounted_of_a_boot_medium_is_roots_alone() -> None:
-    """It holds tower.env: the key of the Wi-Fi, the hash of a password."""
+    """Only root can read a mounted boot medium: its tower.env holds the Wi-Fi key and the hash of a password."""
     fat = [line for line in (OVERLAYS / "host/etc/fstab").read_text().splitlines() if "vfat" in line]
     fat += re.findall(r"mount -t vfat.*", "".join(path.read_text() for path in CHECKOUT.glob("runtime/**/*.sh")))
     assert len(fat) == 2

@@ -214,7 +214,7 @@ def test_passphrase_by_descriptor(tmp_path: Path) -> None:
 
 
 def test_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is never read from a stdin that would show it."""
+    """A passphrase is never read from a stdin that would show it."""
 
     def none(path: str, flags: int) -> int:
         raise OSError(6, "No such device or address", path)

@@ -106,7 +106,7 @@ RequiredRSASize RevokedHostKeys SecurityKeyProvider SendEnv ServerAliveCountMax 
 StdinNull StreamLocalBindMask StreamLocalBindUnlink StrictHostKeyChecking SyslogFacility Tag TCPKeepAlive Tunnel TunnelDevice
 UpdateHostKeys User UserKnownHostsFile VerifyHostKeyDNS VersionAddendum VisualHostKey WarnWeakCrypto XAuthLocation
 """.split()  # noqa: SIM905  (a list would have a line a word)
-"""Those of OpenSSH 10.5; an older one does not know all of them."""
+"""The options of OpenSSH 10.5. An older version does not know all of them."""
 HOSTILE = {
     "AddKeysToAgent": "yes", "AddressFamily": "inet6", "BindAddress": "198.51.100.1", "BindInterface": "tun0",
     "CanonicalizeHostname": "always", "CanonicalDomains": "example.org", "CertificateFile": "~/.ssh/id_rsa-cert.pub",
