@@ -3,16 +3,20 @@
 
 The machine is QEMU, emulated without help of the processor (KVM is there and hangs on some machines). It ends
 with the context that it was started in, or at its time limit whatever happens to us.
+
+Time limits are seconds of a processor: a machine that shares the processors with other work is slow, not broken. One that
+does not use its processor ends after `PATIENCE` times as long by the clock.
 """
 
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,9 @@ FAILURES = (
     "BdsDxe: No bootable option",
 )
 """What a console says when waiting on is useless."""
+
+PATIENCE = 4
+"""By the clock, a machine may take so many times the seconds of a processor that it has."""
 
 _TAIL = 25
 _KEPT = 1 << 20
@@ -51,13 +58,24 @@ class Answer:
 class Guest:
     """One machine; made by `running`."""
 
-    def __init__(self, name: str, console: socket.socket, log: IO[bytes], log_path: Path, ports: dict[int, int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        console: socket.socket,
+        log: IO[bytes],
+        log_path: Path,
+        ports: dict[int, int],
+        *,
+        used: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`used` gives the seconds of a processor that the machine had so far."""
         self.name = name
         self.log_path = log_path
         self.ports = ports
         """The guest's TCP port -> ours on 127.0.0.1."""
         self.started = time.monotonic()
         self._console = console
+        self._used = used
         self._log = log
         self._text = ""
         self._position = 0
@@ -71,6 +89,11 @@ class Guest:
     def seconds(self) -> float:
         """Since it was started."""
         return time.monotonic() - self.started
+
+    def _left(self, timeout: float) -> Callable[[], float]:
+        """What tells how many seconds are left of `timeout`; none are when it is 0 or less."""
+        end, last = self._used() + timeout, time.monotonic() + PATIENCE * timeout
+        return lambda: min(end - self._used(), last - time.monotonic())
 
     def _read(self) -> None:
         """Take in the console until the machine ends."""
@@ -97,12 +120,12 @@ class Guest:
             self._changed.notify_all()
 
     def wait(self, pattern: str, timeout: float, *, failures: Sequence[str] = FAILURES) -> re.Match[str]:
-        """Wait until the console shows `pattern` after what was matched before; `timeout` in seconds.
+        """Wait until the console shows `pattern` after what was matched before; `timeout` in seconds of a processor.
 
         Raises BootError when one of `failures` is shown first, the machine ends, or the time is over.
         """
         wanted = re.compile(pattern, re.MULTILINE)
-        deadline = time.monotonic() + timeout
+        time_left = self._left(timeout)
         with self._changed:
             while True:
                 found = wanted.search(self._text, self._position)
@@ -114,7 +137,7 @@ class Guest:
                         raise self.error(f"its console says: {failure}")
                 if self._ended:
                     raise self.error(f"ended before its console showed {pattern!r}")
-                left = deadline - time.monotonic()
+                left = time_left()
                 if left <= 0:
                     raise self.error(f"its console did not show {pattern!r} within {timeout:.0f} s")
                 self._changed.wait(left)
@@ -143,8 +166,8 @@ class Guest:
 
     def banner(self, port: int, timeout: float) -> str:
         """What the server behind the guest's `port` says first, tried until it says something."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        time_left = self._left(timeout)
+        while time_left() > 0:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[port]), timeout=10) as connection:
                 # QEMU takes the connection itself; without a server behind it there is nothing to read.
                 connection.settimeout(10)
@@ -158,8 +181,11 @@ class Guest:
 
     def ended(self, timeout: float) -> bool:
         """Wait for the machine to end by itself."""
+        time_left = self._left(timeout)
         with self._changed:
-            return self._changed.wait_for(lambda: self._ended, timeout)
+            while not self._ended and (left := time_left()) > 0:
+                self._changed.wait(left)
+            return self._ended
 
     @property
     def text(self) -> str:
@@ -188,7 +214,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: dict[int, int]) -> Iterator[Guest]:
-    """Start QEMU with `argv` and our console; the machine is gone at the end of the context, or after `limit` seconds.
+    """Start QEMU with `argv` and our console; the machine is gone at the end of the context, or after `PATIENCE * limit` seconds.
 
     `argv` may name the console's character device, "console". `log` is overwritten with all that it shows.
     """
@@ -202,7 +228,7 @@ def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: d
             "--pdeathsig=TERM",
             "timeout",
             "--kill-after=5",
-            f"{limit:.0f}",
+            f"{PATIENCE * limit:.0f}",
             *argv,
             "-chardev",
             f"socket,id=console,path={quoted(place)},server=on,wait=on",
@@ -210,10 +236,23 @@ def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: d
         process = proc.spawn(full, stdout=out, stderr=out)
         try:
             with _connect(name, place, process.poll, log) as console:
-                yield Guest(name, console, out, log, ports)
+                yield Guest(name, console, out, log, ports, used=lambda: _processor_seconds(process.pid))
         finally:
             proc.kill_group(process.pid)
             process.wait()
+
+
+def _processor_seconds(pid: int) -> float:
+    """Seconds of a processor that the children of a process had; 0 when there are none any more.
+
+    /proc/PID/stat: fields 14 and 15 are the times in user and kernel mode in clock ticks (proc_pid_stat(5)).
+    """
+    ticks = 0
+    with suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            fields = Path(f"/proc/{child}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

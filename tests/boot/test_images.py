@@ -178,7 +178,6 @@ def test_owners_and_modes_are_those_of_the_table(disk: Path, tmp_path: Path) -> 
 @pytest.mark.qa("T12")
 @pytest.mark.qa("T14")
 @pytest.mark.qa("T19")
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("machine", [Machine.THINCLIENT_BIOS, Machine.THINCLIENT_UEFI])
 def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
     with started(machine, iso, log=log) as guest:
@@ -205,7 +204,6 @@ def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
         assert not failed.strip(), failed
 
 
-@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("machine", [Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI, Machine.HOST_RPI])
 def test_a_host_starts_and_answers(machine: Machine, images: Path, log: Path) -> None:
     target = "rpi" if machine is Machine.HOST_RPI else "pc"

@@ -7,8 +7,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from pipeline.images.boot import LOGIN, Machine, started
 from pipeline.images.disk import boot_file, partitions, root_filesystem
 
@@ -17,7 +15,6 @@ PROMPT = r"\[root@thinclient [^\]]*\][#$] $"
 IMAGE = "/media/*/toweros/images/toweros-host-*-pc.img.zst"
 
 
-@pytest.mark.timeout(2400)
 def test_a_host_is_provisioned_from_the_medium(images: Path, tmp_path: Path, checkout: Path) -> None:
     (iso,) = images.glob("toweros-thinclient-*-lab-x86_64.iso")
     stick = tmp_path / "stick.img"

@@ -113,7 +113,6 @@ def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: 
     return made
 
 
-@pytest.mark.timeout(2400)
 def test_no_secret_is_left_on_what_is_not_encrypted(encrypted: Encrypted, provisioned: tuple[Path, Path]) -> None:
     key = encrypted.folder / "crypto_keyfile.bin"
     left = set(boot_files(encrypted.disk))
@@ -136,7 +135,6 @@ def test_no_secret_is_left_on_what_is_not_encrypted(encrypted: Encrypted, provis
 
 
 @pytest.mark.qa("H02")
-@pytest.mark.timeout(2400)
 def test_the_disk_does_not_start_without_the_boot_device(encrypted: Encrypted, checkout: Path) -> None:
     log = checkout / "build" / "log" / "provisioned-no-boot-device.log"
     with started(Machine.HOST_PC_UEFI, encrypted.second, log=log) as guest:
@@ -152,7 +150,6 @@ def test_the_disk_does_not_start_without_the_boot_device(encrypted: Encrypted, c
 @pytest.mark.qa("H11")
 @pytest.mark.qa("H13")
 @pytest.mark.qa("H18")
-@pytest.mark.timeout(2400)
 def test_the_host_starts_from_its_encrypted_disk_and_answers(encrypted: Encrypted, checkout: Path) -> None:
     log = checkout / "build" / "log" / "provisioned-second-start.log"
     folder, machine = encrypted.folder, Machine.HOST_PC_UEFI

@@ -236,7 +236,6 @@ def asked_for(mirror: Served, pattern: str) -> bool:
     return any(re.fullmatch(pattern, path) for path in mirror.asked)
 
 
-@pytest.mark.timeout(3600)
 def test_from_the_lock_to_its_audit(released: Released, mirror: Served) -> None:
     said = released.doit("lock")
     assert said.startswith("first lock: ")

@@ -10,21 +10,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.errors import BootError
-from pipeline.images.guest import Guest, free_port, running
+from pipeline.images.guest import Guest, _processor_seconds, free_port, running
 
 
 @contextmanager
-def console(tmp_path: Path, ports: dict[int, int] | None = None) -> Iterator[tuple[Guest, socket.socket]]:
+def console(
+    tmp_path: Path, ports: dict[int, int] | None = None, used: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[Guest, socket.socket]]:
     ours, theirs = socket.socketpair()
     with (tmp_path / "log").open("wb") as log, ours, theirs:
-        yield Guest("machine", ours, log, tmp_path / "log", ports or {}), theirs
+        yield Guest("machine", ours, log, tmp_path / "log", ports or {}, used=used), theirs
 
 
 def test_waiting_goes_on_behind_what_was_found(tmp_path: Path) -> None:
@@ -34,6 +36,28 @@ def test_waiting_goes_on_behind_what_was_found(tmp_path: Path) -> None:
         assert guest.wait(r"(\w+) login: ?$", 5).group(1) == "two"
         with pytest.raises(BootError, match=r"did not show 'one' within 0 s; .*\n.*\| one"):
             guest.wait("one", 0.1)
+
+
+def test_a_machine_that_gets_no_processor_has_more_time(tmp_path: Path) -> None:
+    """Beside other work, a start once took more than its 600 s by the clock."""
+    with console(tmp_path, used=lambda: 0.0) as (guest, machine):
+        threading.Timer(0.5, machine.sendall, (b"late\r\n",)).start()
+        assert guest.wait("late", 0.3)
+        with pytest.raises(BootError, match="did not show 'never'"):
+            guest.wait("never", 0.1)
+        assert not guest.ended(0.1)
+
+
+def test_the_seconds_of_a_processor_are_those_of_the_machine() -> None:
+    """Not those of the program that watches over its time limit."""
+    with subprocess.Popen(["sh", "-c", "while :; do :; done & wait"], start_new_session=True) as watching:
+        try:
+            deadline = time.monotonic() + 60
+            while _processor_seconds(watching.pid) < 0.2:
+                assert time.monotonic() < deadline
+        finally:
+            os.killpg(watching.pid, signal.SIGKILL)
+    assert _processor_seconds(watching.pid) == 0
 
 
 def test_what_comes_in_pieces_is_one(tmp_path: Path) -> None:
