@@ -115,9 +115,9 @@ def _tidy_images() -> Iterator[None]:
     """The tiny builder's image goes when the last test is done."""
     yield
     engine = docker.from_env()
-    for image in engine.images.list(f"{LOCAL_IMAGES}tower-tiny"):
-        with suppress(docker.errors.APIError):  # another run of the tests uses it
-            engine.images.remove(str(image.id), force=False)
+    for image in engine.api.images(f"{LOCAL_IMAGES}tower-tiny", quiet=True):
+        with suppress(docker.errors.APIError):  # another run of the tests uses it, or has removed it
+            engine.images.remove(image, force=False)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def tiny_at(tmp_path: Path, checkout: Path, _tidy_images: None) -> Iterator[Call
     yield make
     engine = docker.from_env()
     for label in (f"{LABEL_CHECKOUT}={checkout_id(one.folder)}" for one in made):
-        for container in engine.containers.list(all=True, filters={"label": label}):
+        for container in engine.containers.list(all=True, filters={"label": label}, ignore_removed=True):
             container.remove(force=True, v=True)
         for volume in engine.volumes.list(filters={"label": label}):
             volume.remove(force=True)

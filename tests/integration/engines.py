@@ -116,7 +116,7 @@ class OwnEngine:
         if self.engine.poll() is None:
             with suppress(docker.errors.DockerException, OSError):
                 client = docker.DockerClient(base_url=self.address, timeout=_END_SECONDS)
-                for container in client.containers.list(all=True):
+                for container in client.containers.list(all=True, ignore_removed=True):
                     container.remove(force=True, v=True)
                 client.close()
             self.engine.terminate()

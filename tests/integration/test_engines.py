@@ -63,7 +63,7 @@ def test_all_stages_elsewhere(tiny: Tiny, far: str) -> None:
     client = docker.DockerClient(base_url=far)
     label: dict[str, Any] = {"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"}
     assert client.images.list(filters=label), "the builder is there"
-    assert not client.containers.list(all=True, filters=label)
+    assert not client.containers.list(all=True, filters=label, ignore_removed=True)
     assert not client.volumes.list(filters=label)
     client.close()
     # Where it was built is no part of a key: the same builder there and here gives the same.
@@ -131,6 +131,6 @@ def test_the_engine_is_killed_in_the_middle_of_a_stage(tiny: Tiny, far_engine: O
     assert tiny.image == "one\ntwo\n"
     client = docker.DockerClient(base_url=far_engine.address)
     label: dict[str, Any] = {"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"}
-    assert not client.containers.list(all=True, filters=label)
+    assert not client.containers.list(all=True, filters=label, ignore_removed=True)
     assert not client.volumes.list(filters=label)
     client.close()

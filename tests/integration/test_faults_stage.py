@@ -22,7 +22,9 @@ INTERRUPTED = 130
 
 def containers(tiny: Tiny) -> list[str]:
     """Containers that the builds of this checkout have in the engine."""
-    found = docker.from_env().containers.list(all=True, filters={"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"})
+    label = f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"
+    # docker-py asks for each that it lists; meanwhile a build may have removed one.
+    found = docker.from_env().containers.list(all=True, filters={"label": label}, ignore_removed=True)
     return [str(one.id) for one in found]
 
 
@@ -156,9 +158,8 @@ def test_a_container_that_is_killed(tiny: Tiny) -> None:
     tiny.script("second", "echo begun", "sleep 60")
     build = tiny.start()
     wait_for(lambda: "begun" in log_of(tiny, "second"))
-    for one in docker.from_env().containers.list():
-        if one.id in containers(tiny):
-            one.kill(signal="SIGKILL")
+    for one in containers(tiny):
+        docker.from_env().containers.get(one).kill(signal="SIGKILL")
     said, _ = build.communicate(timeout=60)
     assert build.returncode == STAGE_ERROR, said
     assert "signal 9" in said
