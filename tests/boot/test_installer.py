@@ -17,7 +17,7 @@ import pytest
 from tower.hosts.secret import hash_password
 
 from pipeline.images.boot import LOGIN, uefi_arguments
-from pipeline.images.guest import Guest, running
+from pipeline.images.guest import FAILURES, Guest, running
 
 MIB = 1 << 20
 LIMIT = 1500
@@ -127,7 +127,7 @@ def answer(guest: Guest) -> str:
     lost = r"All on /dev/vda \(serial ROOT1, .*\) and on /dev/sda \(QEMU HARDDISK, serial BOOT1, .*\) will be lost"
     guest.wait(rf"{lost}\..*Go on\?[^\n]*$", 300)
     guest.type("yes")
-    guest.wait("installed: take the medium out", LIMIT)
+    guest.wait("installed: take the medium out", LIMIT, failures=(*FAILURES, "Not installed"))
     return guest.text[start:]
 
 
