@@ -33,7 +33,7 @@ from pipeline.sim.leases import Leases
 USER = "user"
 """Who logs in on hosts."""
 FIREWALL = "/usr/libexec/tower/firewall"
-NEEDED = ("debugfs", "ip", "nsenter", "setpriv", "tar", "unshare")
+NEEDED = ("busybox", "debugfs", "ip", "nsenter", "setpriv", "tar", "unshare")
 
 INTERNET_ADDRESS = "198.51.100.7"
 """A server somewhere in the Internet."""

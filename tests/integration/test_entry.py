@@ -140,6 +140,14 @@ def test_tools_of_the_tests_are_for_the_tests(machine: Machine) -> None:
         assert all(name in wanted for name in ("qemu-system-arm", "qemu-system-x86", "squashfs-tools", "shellcheck"))
 
 
+def test_tools_of_light_machines_are_for_sim(machine: Machine) -> None:
+    (machine.path / "apt-get").unlink()
+    wanted = machine.doit("sim", "machines=light").stderr
+    assert "util-linux" in wanted
+    assert "shellcheck" not in wanted
+    assert "util-linux" not in machine.doit("list").stderr
+
+
 def test_no_package_manager(machine: Machine) -> None:
     (machine.path / "apt-get").unlink()
     (machine.path / "zstd").unlink()
