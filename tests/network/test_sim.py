@@ -92,7 +92,7 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None) -> None:
 
 
 def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None:
-    """Interrupted, and killed, while machines start; and of a Tower whose keeper is killed."""
+    """Interrupted, and killed, while machines start."""
     del nothing_runs
     for how in (signal.SIGINT, signal.SIGKILL):
         child = subprocess.Popen(argv("sim", "machines=light"), cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
@@ -106,12 +106,27 @@ def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None
             assert mine
             child.send_signal(how)
             child.wait(60)
-        wait_until_gone(mine)
-        ends = time.monotonic() + 30
-        while state.is_held(FOLDER):
-            assert time.monotonic() < ends
-            time.sleep(0.05)
-        assert "no Tower runs" in sim("sim:status", status=17).stderr
+        no_tower_is_left(mine)
+
+
+def test_nothing_is_left_of_a_tower_whose_process_is_killed(nothing_runs: None) -> None:
+    del nothing_runs
+    sim("sim")
+    found = state.need(FOLDER)
+    mine = networks([row.pid for row in found.machines])
+    assert len(mine) == 5
+    os.kill(found.keeper, signal.SIGKILL)
+    no_tower_is_left(mine)
+
+
+def no_tower_is_left(mine: set[str]) -> None:
+    """Check that nothing runs in these networks, and that the commands know it."""
+    wait_until_gone(mine)
+    ends = time.monotonic() + 30
+    while state.is_held(FOLDER):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    assert "no Tower runs" in sim("sim:status", status=17).stderr
 
 
 def _below(pid: int) -> list[int]:
