@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -45,6 +45,11 @@ class Ran:
     stderr: str
 
 
+def inside(pid: int, argv: Sequence[str]) -> list[str]:
+    """The command that runs `argv` on the machine whose first process has this number here, as its root."""
+    return ["setpriv", f"--bounding-set={TAKEN}", "nsenter", f"--target={pid}", "--all", "--root", "--wd", "--", *argv]
+
+
 @dataclass(slots=True)
 class Box:
     """A machine: where its root and its disk are, and, while it is on, its processes."""
@@ -63,7 +68,7 @@ class Box:
     """Its first process, by the number that it has here."""
 
     def turn_on(self) -> None:
-        """Begin to start; `connected` and `boot` come next."""
+        """Begin to start: `wait_until_made`, its cables (`switches.plug_in`) and `boot` come next."""
         argv = ["sh", str(_START), f"{PLACE}/{self.tree}", self.disk, self.name, TAKEN, *self.services]
         self.cage = caged(self.stack, argv, ["--net", "--mount", "--pid", "--uts", "--ipc"], within=self.shelf.pid)
 
@@ -162,7 +167,7 @@ class Box:
 
     def argv(self, *argv: str) -> list[str]:
         """The command that runs `argv` inside, as its root."""
-        return ["setpriv", f"--bounding-set={TAKEN}", "nsenter", f"--target={self.pid}", "--all", "--root", "--wd", "--", *argv]
+        return inside(self.pid, argv)
 
     def run(
         self,

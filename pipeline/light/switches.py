@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base import proc
-from pipeline.light.cage import caged
+from pipeline.light.cage import Process, caged
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
@@ -55,6 +55,11 @@ def in_network_of(pid: int) -> Iterator[None]:
             yield
         finally:
             enter(here.fileno())
+
+
+def start_in_network_of(pid: int, argv: Sequence[str | os.PathLike[str]]) -> Process:
+    """Start a program of this machine in the network namespace of a process; it ends with the thread that starts it."""
+    return proc.spawn(["setpriv", "--pdeathsig", "KILL", "nsenter", f"--target={pid}", "--net", "--", *argv])
 
 
 def ip(pid: int, lines: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.base import proc
 from pipeline.light.cage import Process
+from pipeline.light.switches import start_in_network_of
 
 _CONFIG = """interface eth0
 start {address}
@@ -41,7 +42,7 @@ class Leases:
         (self.folder / "udhcpd.conf").write_text(_CONFIG.format_map(settings))
         (self.folder / "udhcpd.leases").write_bytes(b"")
         words = ("busybox", "udhcpd", "-f", self.folder / "udhcpd.conf")
-        self._server = proc.spawn(["setpriv", "--pdeathsig", "KILL", "nsenter", f"--target={pid}", "--net", "--", *words])
+        self._server = start_in_network_of(pid, words)
         self.stack.callback(self.stop)
 
     def stop(self) -> None:

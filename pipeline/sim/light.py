@@ -15,8 +15,9 @@ from pipeline.base import proc
 from pipeline.base.scratch import temporary_folder
 from pipeline.light.services import add_user
 from pipeline.light.shelf import shelf
-from pipeline.sim.machines import INTERNET_ADDRESS, Machine, Tower, assembled
-from pipeline.sim.plans import SIM, THIN_CLIENT, USER, WIFI
+from pipeline.light.switches import start_in_network_of
+from pipeline.sim.machines import INTERNET_ADDRESS, USER, Machine, Tower, assembled
+from pipeline.sim.plans import SIM, THIN_CLIENT, WIFI
 
 _SECONDS: Final = 180
 _ENVIRONMENT: Final = {"PYTHONPATH": "/usr/lib/tower", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -30,7 +31,6 @@ from tower.base.jsontext import parse_json
 from tower.base.names import HostName, UserName
 from tower.base.version import OS_RELEASE, read_os_release
 from tower.disk.receipt import Stage, Target
-from tower.hosts import secret
 from tower.hosts.env import Encryption, Wlan
 from tower.hosts.registry import tower_of_user
 from tower.hosts.settings import Settings
@@ -81,12 +81,7 @@ def _provision(client: Machine, host: Machine, made: Tower) -> None:
     wish = [host.name, plan.role != "offline", USER, WIFI if plan.role == "router" else ""]
     folder = _as_user(client, "python3", "-c", _PREPARE, data=json.dumps(wish)).strip()
     files = {name: client.path(f"{folder}/{name}").read_bytes() for name in _FILES}
-
-    def lay(machine: Machine) -> None:
-        for name, data in files.items():
-            machine.path(f"boot/{name}").write_bytes(data)
-
-    made.turn_on(host, before=lay)
+    made.turn_on(host, before=lambda machine: machine.lay_on_boot(files))
     _as_user(client, "tower", "provision", "--resume", host.name, "--timeout", str(_SECONDS - 30), "--json")
 
 
@@ -94,7 +89,7 @@ def _serve(machine: Machine, folder: Path) -> None:
     """A page somewhere in the Internet."""
     (folder / "index.html").write_text("<h1>The pretended Internet</h1>\n")
     words = ("busybox", "httpd", "-f", "-p", f"{INTERNET_ADDRESS}:80", "-h", str(folder))
-    server = proc.spawn(["setpriv", "--pdeathsig", "KILL", "nsenter", f"--target={machine.pid}", "--net", "--", *words])
+    server = start_in_network_of(machine.pid, words)
     machine.stack.callback(server.wait)
     machine.stack.callback(proc.kill_group, server.pid)
     machine.wait_for_listener(80)

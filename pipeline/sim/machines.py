@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Tower of light machines: six machines of the product's own roots, two switches, and an Internet behind the router.
+"""A Tower of light machines: the product's own roots with its own services, switches, and an Internet behind the router.
 
-Each runs the product's services. Hosts make themselves ready with what they find on their boot partition.
+Hosts make themselves ready with what they find on their boot partition.
 Nothing is made in the namespaces of whoever starts them, and all ends with that process, also when it is killed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -15,23 +14,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-
-from tower.base.names import parse_host_name, parse_user_name
-from tower.hosts import env, secret
-from tower.hosts.env import Encryption, InstallationType, TowerEnv, Wlan
-from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
 
 from pipeline.base.scratch import temporary_folder
 from pipeline.light.machine import Box, Ran
 from pipeline.light.roots import RootName
-from pipeline.light.services import NO_PASSWORD, SshServer, add_user, let_in, service, ssh_server
+from pipeline.light.services import SshServer, add_user, let_in, service, ssh_server
 from pipeline.light.shelf import Shelf
 from pipeline.light.switches import Leg, Wiring, plug_in, switches
 from pipeline.sim.leases import Leases
 
 USER = "user"
-"""Who logs in on hosts."""
+"""Who types `tower` on the thin client, and logs in on hosts."""
 FIREWALL = "/usr/libexec/tower/firewall"
 NEEDED = ("busybox", "debugfs", "ip", "nsenter", "setpriv", "tar", "unshare")
 
@@ -74,36 +67,6 @@ class Plan:
         return self.role is not None and self.root is RootName.HOST
 
 
-# Each machine has a leg more than it should: an adapter that somebody plugged in.
-_SPARE = Leg("usb0", "spare")
-
-
-def _host(name: str, role: str, network: int, number: int) -> Plan:
-    leg = Leg("eth0", role, f"192.168.{network}.{number}", f"fd00:{network}::{number}")
-    return Plan(name, role, (leg, _SPARE), "192.168.2.1" if role == "online" else None)
-
-
-PLANS = (
-    Plan(
-        "thinclient",
-        "thinclient",
-        (Leg("eth0", "online", "192.168.2.100", "fd00:2::100"), Leg("eth1", "offline", "192.168.3.100", "fd00:3::100"), _SPARE),
-    ),
-    Plan(
-        "router",
-        "router",
-        (Leg("eth0", "online", "192.168.2.1", "fd00:2::1"), Leg("wlan0", "air", "10.20.0.2", "fd00:20::2"), _SPARE),
-        "10.20.0.1",
-    ),
-    _host("online1", "online", 2, 200),
-    _host("online2", "online", 2, 201),
-    _host("offline1", "offline", 3, 200),
-    _host("offline2", "offline", 3, 201),
-    Plan("internet", None, (Leg("eth0", "air", "10.20.0.1", "fd00:20::1"),), more=(f"addr add {INTERNET_ADDRESS}/32 dev eth0",)),
-)
-"""The machines of DESIGN section 7, with the addresses that it gives; `internet` is what the router's second leg leads to."""
-
-
 @dataclass(slots=True)
 class Machine(Box):
     """One machine of the Tower."""
@@ -118,6 +81,11 @@ class Machine(Box):
     def address(self, leg: str = "eth0") -> str:
         """The IPv4 address of a leg."""
         return next(one.ipv4 for one in self.plan.legs if one.name == leg and one.ipv4)
+
+    def lay_on_boot(self, files: Mapping[str, bytes]) -> None:
+        """Lay files on its boot partition, where a host looks at its first start."""
+        for name, data in files.items():
+            self.path(f"boot/{name}").write_bytes(data)
 
     def firewall(self, *argv: str, check: bool = True) -> Ran:
         """The product's firewall command, inside."""
@@ -224,14 +192,6 @@ class Tower:
 
 
 @contextmanager
-def tower(on: Shelf) -> Iterator[Tower]:
-    """Start the machines of the ring and connect them; end them all on the way out."""
-    with assembled(on, PLANS) as made:
-        made.turn_on(*made, before=_first_start)
-        yield made
-
-
-@contextmanager
 def assembled(on: Shelf, plans: Sequence[Plan]) -> Iterator[Tower]:
     """Machines that are off, and the switches between them; all of them end on the way out. One is `router`, one `internet`."""
     with ExitStack() as stack:
@@ -243,44 +203,6 @@ def assembled(on: Shelf, plans: Sequence[Plan]) -> Iterator[Tower]:
         folder = stack.enter_context(temporary_folder("leases"))
         leases = Leases(folder, machines["router"].address("wlan0"), machines["internet"].address(), INTERNET_ADDRESS, stack)
         yield Tower(machines, switches(stack, {leg.switch for plan in plans for leg in plan.legs}), starter, leases)
-
-
-def _first_start(machine: Machine) -> None:
-    """What `tower provision` lays on a host's boot partition; the product does the rest."""
-    if machine.plan.is_host:
-        for name, data in boot_files(machine.plan).items():
-            machine.path(f"boot/{name}").write_bytes(data)
-
-
-def boot_files(plan: Plan) -> dict[str, bytes]:
-    """The files that a host of the Tower finds on its boot partition, by name, made by the product's own modules."""
-    online = plan.role != "offline"
-    key = secret.new_key_pair(plan.name)
-    found = TowerEnv(
-        hostname=parse_host_name(plan.name),
-        username=parse_user_name(USER),
-        public_key=secret.new_key_pair(f"{USER}@{plan.name}").public,
-        password_hash=NO_PASSWORD,
-        keyboard_layout="fr",
-        keyboard_variant="fr",
-        timezone="Europe/Paris",
-        lang="fr_FR.UTF-8",
-        online=online,
-        wlan=Wlan("Home", "0" * 64) if plan.role == "router" else None,
-        address=IPv4Address(str(plan.legs[0].ipv4)),
-        installation_type=InstallationType.INSTALL,
-        color="#4363d8",
-        alpine_branch="lab",
-        encryption=Encryption.NONE,
-    )
-    receipt = {"schema": 1, "id": "0" * 32, "host": plan.name, "version": "0", "channel": "lab", "image_sha256": "0" * 64}
-    return {
-        ENV: env.dump(found),
-        HOST_KEY: key.private,
-        f"{HOST_KEY}.pub": key.public.encode() + b"\n",
-        KEY_FILE: secret.new_key_file(),
-        RECEIPT_ON_BOOT: json.dumps(receipt, indent=1, sort_keys=True).encode() + b"\n",
-    }
 
 
 def missing_tools() -> list[str]:

@@ -9,8 +9,6 @@ from pipeline.light.switches import Leg
 from pipeline.sim.machines import INTERNET_ADDRESS, Plan
 
 THIN_CLIENT: Final = "thinclient"
-USER: Final = "user"
-"""Who types `tower` on the thin client."""
 WIFI: Final = "Home"
 
 SIM: Final = (

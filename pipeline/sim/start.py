@@ -14,11 +14,11 @@ from tower.base.jsontext import parse_json
 
 from pipeline.base import proc
 from pipeline.base.errors import BootError, ConfigError, ToolError
-from pipeline.light.machine import PATH, TAKEN
+from pipeline.light.machine import PATH, inside
 from pipeline.sim import state
 from pipeline.sim.keeper import KEEP
-from pipeline.sim.machines import missing_tools
-from pipeline.sim.plans import THIN_CLIENT, USER
+from pipeline.sim.machines import USER, missing_tools
+from pipeline.sim.plans import THIN_CLIENT
 
 _ROOMS: Final = 2 << 30
 """Bytes of memory that must be free: the roots lie in it."""
@@ -86,6 +86,4 @@ def words_of(found: state.State, words: Sequence[str]) -> list[str]:
         # From where its owner does it, and as they do.
         line = shlex.join(["ssh", *(["-t"] if os.isatty(0) and not command else []), name, *command])
     login = ["su", "-l", USER, *(["-c", line] if line else [])]
-    term = os.environ.get("TERM", "dumb")
-    into = ["nsenter", f"--target={client.pid}", "--all", "--root", "--wd", "--", *login]
-    return ["env", "-i", f"PATH={PATH}", f"TERM={term}", "setpriv", f"--bounding-set={TAKEN}", *into]
+    return ["env", "-i", f"PATH={PATH}", f"TERM={os.environ.get('TERM', 'dumb')}", *inside(client.pid, login)]
