@@ -7,10 +7,10 @@
 replaces='alpine-base alpine-baselayout alpine-baselayout-data alpine-release busybox doas openrc openssh-server openssh-server-common openssh-server-common-openrc'
 
 # What a stage made for the overlay is laid over it: the manual of `tower`.
-# pack_overlay <name of the overlay> <what the system is called> <where its manual is>
+# pack_overlay <name of the overlay> <what the system is called> <where its manual is> [<a further tree>]
 pack_overlay() {
-	pack_more=
-	[ ! -d /in/manual/tree ] || pack_more=/in/manual/tree
+	pack_more=${4-}
+	[ ! -d /in/manual/tree ] || pack_more="$pack_more /in/manual/tree"
 	# shellcheck disable=SC2086 # lists of words
 	PYTHONPATH=/src python3 -m pipeline.apk.overlay \
 		--owners /src/overlays/owners.toml \

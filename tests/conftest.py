@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 # Folder (and marker) of each ring, in the order they run, with the seconds one of its tests may take.
-RINGS = {"lint": 300, "unit": 60, "stages": 180, "integration": 600, "network": 300, "boot": 3600}
+RINGS = {"lint": 300, "unit": 60, "stages": 180, "integration": 600, "network": 300, "gui": 300, "boot": 3600}
 
 # Why a row of docs/acceptance.md is only simulated by tests of a ring. The ring `boot` starts the product's own images, and in
 # `network` their roots make themselves ready by their own scripts, and run their own services. A mark says it for one

@@ -41,13 +41,15 @@ class RootName(StrEnum):
 
     HOST = "host"
     THINCLIENT = "thinclient"
+    DESKTOP = "desktop"
+    """The thin client with the packages that only an installed one has, but for those that start a machine."""
 
 
 def root_of(name: RootName, factory: Factory) -> Path:
     """The file that holds a root: `*.ext4` or `*.tar`. Raises BootError if the store lacks one of `NEEDED`."""
     if name is RootName.HOST:
         return _found(factory, _HOST)[_HOST].path / "root.ext4"
-    return _thinclient(factory).path / "root.tar"
+    return _thinclient(factory, name).path / "root.tar"
 
 
 def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
@@ -60,24 +62,26 @@ def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
     return there
 
 
-def _thinclient(factory: Factory) -> Artifact:
+def _thinclient(factory: Factory, name: RootName) -> Artifact:
     """The artifact of the thin client's root: kept in the store by all that it is made of, like a stage's."""
     inputs = _found(factory, *_THINCLIENT.values())
     script = _SCRIPT.read_bytes()
     document: JsonValue = {
-        "what": "root of a light thin client",
+        "what": f"root of a light {name}",
         "builder": factory.driver.builder_key(factory.lock(), factory.plan.channel.builder_arch),
         "inputs": {name: artifact.key for name, artifact in inputs.items()},
         "script": digest_bytes(script),
     }
     key = digest_json(document)
     artifact = factory.store.lookup(key)
-    return artifact or _made(factory, key, document, inputs, script)
+    return artifact or _made(factory, name, key, document=document, inputs=inputs, script=script)
 
 
-def _made(factory: Factory, key: Digest, document: JsonValue, inputs: Mapping[str, Artifact], script: bytes) -> Artifact:
+def _made(
+    factory: Factory, name: RootName, key: Digest, *, document: JsonValue, inputs: Mapping[str, Artifact], script: bytes
+) -> Artifact:
     sandbox = Sandbox(
-        name="light-thinclient",
+        name=f"light-{name}",
         image=factory.builder(),
         argv=("sh", "/src/thinclient.sh"),
         epoch=factory.plan.channel.epoch,
@@ -85,7 +89,7 @@ def _made(factory: Factory, key: Digest, document: JsonValue, inputs: Mapping[st
             Input("/src", {_SCRIPT.name: script}),
             *(Input(place, inputs[name]) for place, name in _THINCLIENT.items()),
         ),
-        env={"TOWER_BRANCH": factory.plan.channel.branch},
+        env={"TOWER_BRANCH": factory.plan.channel.branch, "TOWER_ROOT": name.value},
         capabilities=tuple(sorted(CAPABILITIES)),
         timeout=_SCRIPT_SECONDS,
     )
@@ -93,6 +97,6 @@ def _made(factory: Factory, key: Digest, document: JsonValue, inputs: Mapping[st
         if work.existing is not None:
             return work.existing
         started = time.monotonic()
-        with factory.log(f"light-thinclient.{key[:12]}") as log:
+        with factory.log(f"light-{name}.{key[:12]}") as log:
             outputs = run_stage(factory.engine, sandbox, outputs=work.path, declared=("root.tar",), log=log)
         return work.commit(time.monotonic() - started, outputs)

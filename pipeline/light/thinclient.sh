@@ -8,11 +8,17 @@ root=/work/root
 mkdir -p "$root"
 printf '%s\n' "/in/repository/$TOWER_BRANCH"/* /in/packages >/work/repositories
 tar -xzf /in/apkovl/thinclient.apkovl.tar.gz -C "$root"
+cp "$root/etc/apk/world" /work/world
+if [ "$TOWER_ROOT" = desktop ]; then
+	# What starts a machine and unlocks its disk has no part in one that is light.
+	grep -vxE 'cryptsetup|grub-efi|linux-lts|lvm2|mkinitfs|syslinux' "$root/etc/tower/installed.world" >/work/world
+fi
 # shellcheck disable=SC2046 # a list of words
 apk --root "$root" --arch x86_64 --keys-dir /in/keys --repositories-file /work/repositories --no-cache --no-network \
-	add --initdb $(cat "$root/etc/apk/world")
+	add --initdb $(cat /work/world)
 # The settings of the medium are laid over what the packages brought.
 tar -xzf /in/apkovl/thinclient.apkovl.tar.gz -C "$root"
+cp /work/world "$root/etc/apk/world"
 
 mkdir -p "$root/usr/lib/tower"
 for wheel in /in/wheels/*.whl; do

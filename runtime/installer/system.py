@@ -25,7 +25,9 @@ TOOLS: Final = ("cryptsetup", "lvm2", "sfdisk", "syslinux")
 """What installing needs and the live system has not."""
 FLAVOR: Final = "lts"
 _FEATURES: Final = "ata base cryptkey cryptsetup ext4 lvm mmc nvme scsi tower usb virtio"
-_GROUPS: Final = ("wheel", "audio", "video", "input", "netdev")
+_GROUPS: Final = ("wheel", "audio", "video", "input", "netdev", "seat")
+_DESKTOP: Final = ("udev", "udev-trigger", "seatd")
+"""Services of the desktop, which the live system has not."""
 _SERVICES: Final = ("fsck", "root", "localmount", "swap", "loadkmap")
 _SECONDS: Final = 300
 _LONG: Final = 3600
@@ -102,6 +104,8 @@ def settings(answers: Answers, made: Made) -> None:
     for service in _SERVICES:
         if service != "swap" or answers.swap:
             _inside("rc-update", "add", service, "boot")
+    for service in _DESKTOP:
+        _inside("rc-update", "add", service, "default")
     if serial := serial_line():
         with (TARGET / "etc/inittab").open("a", encoding="utf-8") as stream:
             stream.write(f"{serial}::respawn:/sbin/getty -L 0 {serial} vt100\n")

@@ -197,7 +197,7 @@ def _job(
     depends |= {providers[part] for part in product.parts}
     if definition is None or definition.inherit:
         for deb in product.debs:
-            depends |= _mapped(controls[deb.name], catalog.standing, providers)
+            depends |= _mapped(controls[deb.name], catalog.absent, providers)
     provides = {f"{alias}={version}" for alias in product.aliases} | set(definition.provides if definition else ())
     description = definition.description if definition else _summary(main)
     return Conversion(
@@ -228,11 +228,11 @@ def _summary(control: Control | None) -> str:
     return control.fields.get("Description", "").splitlines()[0].strip() if control and control.fields.get("Description") else ""
 
 
-def _mapped(control: Control, standing: frozenset[str], providers: Mapping[str, str]) -> set[str]:
+def _mapped(control: Control, absent: frozenset[str], providers: Mapping[str, str]) -> set[str]:
     """Debian's dependencies in our names; those that the lab stands for are left out."""
     found = set()
     for group in control.relations("Pre-Depends", "Depends"):
-        if any(name in standing for name in group):
+        if any(name in absent for name in group):
             continue
         answer = next((providers[name] for name in group if name in providers), "")
         if not answer:

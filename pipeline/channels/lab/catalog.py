@@ -117,13 +117,19 @@ class Catalog:
     folders: Mapping[str, Definition]
     names: Mapping[str, tuple[str, ...]]
     ignored: tuple[str, ...]
+    left_out: tuple[str, ...]
     drop: tuple[str, ...]
     base: Base = Base()
 
     @property
     def standing(self) -> frozenset[str]:
-        """Debian packages that are never taken: something of the lab is in their place, or nothing needs to be."""
+        """Debian packages that apt takes for installed: something of the lab is in their place, or nothing needs to be."""
         return frozenset(self.ignored).union(*(definition.stands_for for definition in self.folders.values()))
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """Debian packages that no dependency of a converted package names."""
+        return self.standing | frozenset(self.left_out)
 
     def expand(self, world: Iterable[str], arch: str) -> tuple[frozenset[str], frozenset[str]]:
         """`(folders, Debian packages)` that a world asks for: also what folders depend on, and what comes in by install_if."""
@@ -177,7 +183,7 @@ def read_catalog(folder: Path = PACKAGES) -> Catalog:
     names = {name: names_table.strings(name) for name in names_table}
     names_table.close()
     rules = read_toml(folder / "rules.toml", problems, shown=f"{shown}/rules.toml")
-    ignored, drop = rules.strings("ignored"), rules.strings("drop")
+    ignored, left_out, drop = rules.strings("ignored"), rules.strings("left_out", ()), rules.strings("drop")
     rules.close()
     folders = {}
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -188,7 +194,7 @@ def read_catalog(folder: Path = PACKAGES) -> Catalog:
     for name in sorted(set(folders) & set(names)):
         problems.add(f"{shown}/names.toml: {name}", f"has a folder {shown}/{name}/ too")
     problems.check("lab packages")
-    return Catalog(digest_tree(folder), folders, names, ignored, drop)
+    return Catalog(digest_tree(folder), folders, names, ignored, left_out, drop)
 
 
 def _read_definition(folder: Path, problems: Problems) -> Definition:

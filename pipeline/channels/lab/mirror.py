@@ -104,6 +104,7 @@ class LabMirror:
                 "folders": {name: _asked(item) for name, item in tables.folders.items()},
                 "names": {name: list(debs) for name, debs in tables.names.items()},
                 "ignored": list(tables.ignored),
+                "left_out": list(tables.left_out),
                 "suite": [self.settings.suite, *self.settings.components],
                 "base": digest_file(LOCK),
             }
@@ -297,7 +298,9 @@ def _closure(catalog: Catalog, apt: Apt, wanted: frozenset[str]) -> tuple[Locked
     """All Debian packages behind a world, also those behind folders whose files came in as dependencies."""
     world = wanted
     for _ in range(_ROUNDS):
-        found = apt.closure(catalog.expand(world, apt.arch)[1], catalog.standing)
+        debs = catalog.expand(world, apt.arch)[1]
+        # What a folder is made of is wanted, though for all others something stands in its place.
+        found = tuple(deb for deb in apt.closure(debs, catalog.standing - debs) if deb.name not in catalog.left_out)
         more = world | claimed(catalog, {deb.name: deb for deb in found}, world, apt.arch)
         if more == world:
             return found

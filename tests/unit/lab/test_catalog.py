@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import ConfigError
+from pipeline.channels.lab.apt import Apt
 from pipeline.channels.lab.assemble import claimed, make_jobs, select
 from pipeline.channels.lab.catalog import Catalog, base_name, read_catalog
 from pipeline.channels.lab.deb import Control
+from pipeline.channels.lab.mirror import _closure
 from pipeline.supply.lock import LockedFile
 
 Make = Callable[..., Catalog]
@@ -170,3 +172,38 @@ def test_a_kernel_takes_the_package_behind_its_meta_package(make: Make) -> None:
     locked = [deb("linux-image-amd64"), deb("linux-image-6.12.1+deb13-amd64"), deb("linux-image-6.12.1+deb13-cloud-amd64")]
     products = {product.name: product for product in select(catalog, locked, ["linux-lts"], "x86_64")}
     assert [item.name for item in products["linux-lts"].debs] == ["linux-image-amd64", "linux-image-6.12.1+deb13-amd64"]
+
+
+class Answers(Apt):
+    """apt, with one answer to all; it remembers what it was told."""
+
+    def __init__(self, *found: str) -> None:
+        self.arch = "x86_64"
+        self.found = tuple(map(deb, found))
+        self.wanted: set[str] = set()
+        self.standing: set[str] = set()
+
+    def closure(self, wanted: Iterable[str], standing: Iterable[str] = (), *, essential: bool = False) -> tuple[LockedFile, ...]:
+        self.wanted, self.standing = set(wanted), set(standing)
+        return self.found
+
+
+def test_what_a_folder_is_made_of_is_wanted_though_something_stands_in_its_place_for_all_others(make: Make) -> None:
+    catalog = make(rules="ignored = ['udev']\ndrop = []", eudev="description = 'd'\nfrom = ['udev']")
+    apt = Answers("udev")
+    _closure(catalog, apt, frozenset({"eudev"}))
+    assert (apt.wanted, apt.standing) == ({"udev"}, set())
+    other = Answers("lvm2")
+    _closure(catalog, other, frozenset({"lvm2"}))
+    assert (other.wanted, other.standing) == ({"lvm2"}, {"udev"})
+
+
+def test_what_apt_must_count_in_and_nothing_needs_is_left_out(make: Make) -> None:
+    catalog = make(rules="ignored = []\nleft_out = ['driver']\ndrop = []")
+    apt = Answers("driver", "library")
+    found = _closure(catalog, apt, frozenset({"library"}))
+    assert "driver" not in apt.standing
+    assert [row.name for row in found] == ["library"]
+    controls = {"library": control("library", Depends="driver (= 1.0-1)")}
+    (job,) = make_jobs(catalog, select(catalog, found, ["library"], "x86_64"), controls, 0, {})
+    assert job.depends == ()

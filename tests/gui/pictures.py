@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures as tests see them: what grim took, a pixel at a place, and PNG files to look at and to give to programs."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Rows of red, green and blue bytes."""
+
+    width: int
+    height: int
+    pixels: bytes
+
+    def at(self, x: int, y: int) -> Colour:
+        """The colour of a pixel."""
+        place = 3 * (y * self.width + x)
+        red, green, blue = self.pixels[place : place + 3]
+        return red, green, blue
+
+    def share(self, colour: Colour, left: int, top: int, right: int, bottom: int) -> float:
+        """Which part of a rectangle has this colour, give or take what scaling does to it."""
+        places = [(x, y) for y in range(top, bottom, 2) for x in range(left, right, 2)]
+        return sum(near(self.at(x, y), colour) for x, y in places) / len(places)
+
+    def png(self) -> bytes:
+        """The same as a PNG file."""
+        rows = b"".join(b"\0" + self.pixels[3 * y * self.width :][: 3 * self.width] for y in range(self.height))
+        parts = (
+            (b"IHDR", struct.pack(">IIBBBBB", self.width, self.height, 8, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        )
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+        )
+
+
+def near(one: Colour, other: Colour, most: int = 12) -> bool:
+    """Whether two colours look the same."""
+    return all(abs(a - b) <= most for a, b in zip(one, other, strict=True))
+
+
+def read_ppm(data: bytes) -> Picture:
+    """A binary PPM file, as `grim -t ppm` writes it."""
+    kind, width, height, most, pixels = data.split(maxsplit=4) if data.count(b"\n") else (b"",) * 5
+    assert (kind, most) == (b"P6", b"255"), data[:20]
+    # White space ends the head, and a pixel may look like it.
+    pixels = data[-3 * int(width) * int(height) :]
+    return Picture(int(width), int(height), pixels)
+
+
+def plain(colour: Colour, width: int = 64, height: int = 64) -> Picture:
+    """A picture of one colour."""
+    return Picture(width, height, bytes(colour) * (width * height))
