@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from tower.base import proc
-from tower.base.errors import DeviceError
+from tower.base.errors import DeviceError, ToolError
 from tower.base.refused import in_our_words
 from tower.disk.device import Disk
 from tower.installer.plan import HOME_PERCENT, MIB, Plan
@@ -44,7 +44,11 @@ devices {
 }
 """
 """Devices are made by mdev, not udev, and LVM must not wait for it: here, and in the new system and its initramfs."""
+START_NAME: Final = "tower-boot"
+CRYPT_NAME: Final = "tower-crypt"
+"""Names of the partitions, in their tables."""
 _MOUNTS: Final = ("sys", "proc", "dev", "boot", "home", "")
+_FAT_ID: Final = slice(67, 71)
 _LEFT_SECONDS: Final = 20.0
 
 
@@ -94,9 +98,9 @@ def _end_left() -> None:
         time.sleep(0.1)
 
 
-def left_in(folder: Path) -> Iterator[int]:
+def left_in(folder: Path, processes: Path = Path("/proc")) -> Iterator[int]:
     """The numbers of the processes, ourselves aside, that have their root, their folder or a file below `folder`."""
-    for place in Path("/proc").glob("[0-9]*"):
+    for place in processes.glob("[0-9]*"):
         if int(place.name) == os.getpid():
             continue
         with suppress(OSError):
@@ -111,12 +115,57 @@ def _leads_to(link: Path, folder: Path) -> bool:
     return False
 
 
+def parts_named(disk: Disk, name: str) -> Iterator[Path]:
+    """Nodes of a disk's partitions that its table calls by a name."""
+    for place in sorted(Path("/sys/class/block", disk.path.name).glob("*/partition")):
+        if f"PARTNAME={name}" in (place.parent / "uevent").read_text(errors="replace").splitlines():
+            yield Path("/dev", place.parent.name)
+
+
+def opens(part: Path, key: bytes) -> bool:
+    """Whether a key opens an encrypted partition."""
+    argv = ("cryptsetup", "open", "--test-passphrase", "--key-file", "-", part)
+    return proc.run(argv, stdin=key, timeout=_SECONDS, check=False).status == 0
+
+
+def open_volumes(part: Path, boot: Path, key: bytes) -> tuple[Made, bool]:
+    """Open the disk of an installed system: what the boot loader must know, and whether it has swap. Raises ToolError."""
+    Path("/run/cryptsetup").mkdir(mode=0o700, exist_ok=True)
+    proc.run(("cryptsetup", "open", "--key-file", "-", part, MAPPING), stdin=key, timeout=_SECONDS)
+    _lvm("vgchange", "--activate", "y", GROUP)
+    _lvm("vgmknodes")
+    luks = proc.run(("cryptsetup", "luksUUID", part), timeout=_SECONDS).stdout.decode().strip()
+    with in_our_words(boot, kind=DeviceError), boot.open("rb") as stream:
+        number = f"{int.from_bytes(stream.read(512)[_FAT_ID], 'little'):08X}"
+    return Made(luks, f"{number[:4]}-{number[4:]}"), Path("/dev", GROUP, "swap").exists()
+
+
+def mount_old() -> None:
+    """Mount the root of an installed system to be read, and its home. Raises ToolError.
+
+    An upgrade that was cut off may have left a root that cannot be mounted, or has nothing in it: then home alone.
+    """
+    TARGET.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with suppress(ToolError):
+        _mount("-t", "ext4", "-o", "ro", f"/dev/{GROUP}/root", "")
+    if not (TARGET / "home").is_dir():
+        _unmount([""])
+        (TARGET / "home").mkdir(exist_ok=True)
+    _mount("-t", "ext4", f"/dev/{GROUP}/home", "home")
+
+
+def empty_root() -> None:
+    """A new file system in place of the old root; home stays. Raises ToolError."""
+    _unmount(("home", ""))
+    proc.run(("mkfs.ext4", "-q", "-F", "-L", "tower-root", f"/dev/{GROUP}/root"), timeout=_SECONDS)
+
+
 def partition(plan: Plan) -> tuple[Path, Path]:
     """New tables on both disks; the partitions of the root disk and of the boot device. Raises DeviceError or ToolError."""
     size = min(plan.boot.size - _ENDS, _BOOT_MOST) // MIB
-    boot = _partition(plan.boot, f"type={_UUID}, size={size}MiB, name=tower-boot, attrs=LegacyBIOSBootable")
+    boot = _partition(plan.boot, f"type={_UUID}, size={size}MiB, name={START_NAME}, attrs=LegacyBIOSBootable")
     size = (plan.root.size - _ENDS) // MIB
-    return _partition(plan.root, f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name=tower-crypt"), boot
+    return _partition(plan.root, f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name={CRYPT_NAME}"), boot
 
 
 def _partition(disk: Disk, row: str) -> Path:

@@ -2,13 +2,14 @@
 """An installation from its plan to the end, a step at a time; who is interrupted hears what state the disks are in.
 
 It always begins anew: a step of a cut-off run is worth less than the certainty of what is on the disks. Until the last step
-the boot device starts nothing.
+the boot device of a new installation starts nothing. An upgrade takes the place of the root alone: /home and the key stay.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,19 +19,21 @@ from tower.base.errors import StoppedError, TowerError
 from tower.base.refused import OURS, ours
 from tower.base.view import View
 from tower.hosts.secret import new_key_file
-from tower.installer import disks, system
+from tower.installer import disks, existing, system
 from tower.installer.disks import Made
+from tower.installer.existing import Existing
 from tower.installer.plan import Plan
 
 LOG: Final = Path("/var/log/tower-setup.log")
-_STEPS: Final = 9
 
 
-class Installation:
-    """One run."""
+class Run(ABC):
+    """One run, a step at a time."""
 
-    def __init__(self, plan: Plan, medium: Path, view: View) -> None:
-        self._plan, self._medium, self._view = plan, medium, view
+    steps: int
+
+    def __init__(self, medium: Path, view: View) -> None:
+        self._medium, self._view = medium, view
         self._lines: list[str] = []
         self._count = 0
         self._changed = False
@@ -51,6 +54,37 @@ class Installation:
             with suppress(TowerError, OSError):
                 disks.release()
 
+    @abstractmethod
+    def _run(self) -> None:
+        """All steps."""
+
+    @abstractmethod
+    def _state(self) -> str:
+        """In what state the disks are."""
+
+    @contextmanager
+    def _step(self, text: str) -> Iterator[None]:
+        self._count += 1
+        with self._view.step(f"[{self._count}/{self.steps}] {text}"):
+            self._note(text)
+            yield
+
+    def _note(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S', time.gmtime())} {text}"
+        self._lines.append(line)
+        with suppress(OSError), LOG.open("a", encoding="utf-8") as stream:
+            stream.write(f"{line}\n")
+
+
+class Installation(Run):
+    """Onto two disks that are wiped."""
+
+    steps = 9
+
+    def __init__(self, plan: Plan, medium: Path, view: View) -> None:
+        super().__init__(medium, view)
+        self._plan = plan
+
     def _run(self) -> None:
         plan, swap = self._plan, self._plan.answers.swap
         key = new_key_file()
@@ -68,10 +102,11 @@ class Installation:
         with self._step("installing packages"):
             system.add_packages(key)
         with self._step("writing settings, adding the user"):
-            system.settings(plan.answers, made)
-            system.user(plan.answers)
+            system.settings(made, swap=bool(swap))
+            system.choices(plan.answers)
+            system.user(plan.answers.username, plan.answers.password_hash)
         with self._step("copying tower, host images and manual"):
-            system.tower(plan.answers, self._medium)
+            system.tower(plan.answers.username, self._medium, new=True)
         with self._step("placing boot loaders"):
             code = system.boot_files(made)
         with self._step("finishing"):
@@ -81,20 +116,50 @@ class Installation:
             for disk in (plan.root, plan.boot):
                 disks.write_loader(disk, code)
 
-    @contextmanager
-    def _step(self, text: str) -> Iterator[None]:
-        self._count += 1
-        with self._view.step(f"[{self._count}/{_STEPS}] {text}"):
-            self._note(text)
-            yield
-
-    def _note(self, text: str) -> None:
-        line = f"{time.strftime('%H:%M:%S', time.gmtime())} {text}"
-        self._lines.append(line)
-        with suppress(OSError), LOG.open("a", encoding="utf-8") as stream:
-            stream.write(f"{line}\n")
-
     def _state(self) -> str:
         if not self._changed:
             return "no disk was changed"
         return f"{self._plan.root.path} and {self._plan.boot.path} are wiped and hold no whole system: run it again"
+
+
+class Upgrade(Run):
+    """In place of the system that is on the disks."""
+
+    steps = 8
+
+    def __init__(self, old: Existing, medium: Path, view: View) -> None:
+        super().__init__(medium, view)
+        self._old = old
+
+    def _run(self) -> None:
+        old = self._old
+        with self._step("opening the root disk"):
+            made, swap = disks.open_volumes(old.part, old.boot_part, old.key)
+            disks.mount_old()
+        with self._step("laying aside what you have set"):
+            account = existing.keep()
+        with self._step("making a new root file system"):
+            self._changed = True
+            disks.empty_root()
+            disks.mount(old.boot_part)
+        with self._step("installing packages"):
+            system.add_packages(old.key)
+        with self._step("writing settings, adding the user"):
+            system.settings(made, swap=swap)
+            existing.restore()
+            system.user(account.name, account.password_hash, account.number)
+        with self._step("copying tower, host images and manual"):
+            system.tower(account.name, self._medium, new=False)
+        with self._step("placing boot loaders"):
+            code = system.boot_files(made)
+        with self._step("finishing"):
+            system.keep_log(self._lines)
+            existing.forget()
+            disks.close()
+            for disk in (old.root, old.boot):
+                disks.write_loader(disk, code)
+
+    def _state(self) -> str:
+        if not self._changed:
+            return "the system is as it was"
+        return "the old system is gone, /home and the key are whole: run it again, before you start this machine from its disk"

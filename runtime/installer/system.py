@@ -61,8 +61,9 @@ def add_packages(key: bytes) -> None:
     _write("etc/mkinitfs/features.d/tower.files", "/etc/lvm/lvm.conf\n")
     _write("etc/lvm/lvm.conf", LVM_CONFIG)
     _write("etc/update-extlinux.conf", "# The boot menu is tower's: nothing makes it anew.\noverwrite=0\n")
-    for place in (TARGET / KEY_FILE, TARGET / "boot" / KEY_FILE):
-        _write_secret(place, key)
+    _write_secret(TARGET / KEY_FILE, key)
+    if not (TARGET / "boot" / KEY_FILE).exists():  # in an upgrade it stays as it is
+        _write_secret(TARGET / "boot" / KEY_FILE, key)
     _write("etc/apk/repositories", "# Servers of packages, one a line; what is installed came from the medium.\n")
     keys = TARGET / "etc/apk/keys"
     keys.mkdir(parents=True, exist_ok=True)
@@ -84,31 +85,35 @@ def _apk(*words: str | Path) -> None:
         raise PackageError(f"packages of the medium: {error.message}", hint=_AGAIN) from error
 
 
-def settings(answers: Answers, made: Made) -> None:
-    """Everything in /etc that the answers decide. Raises ToolError."""
+def settings(made: Made, *, swap: bool) -> None:
+    """What in /etc depends on this machine and its disks. Raises ToolError."""
     rows = [
         f"/dev/{GROUP}/root\t/\text4\trw,relatime\t0 1",
         f"/dev/{GROUP}/home\t/home\text4\trw,nodev,nosuid,relatime\t0 2",
         f"UUID={made.boot}\t/boot\tvfat\trw,nodev,nosuid,noexec,umask=0077\t0 0",
         "tmpfs\t/tmp\ttmpfs\tnodev,nosuid,mode=1777\t0 0",
     ]
-    if answers.swap:
+    if swap:
         rows.append(f"/dev/{GROUP}/swap\tnone\tswap\tsw\t0 0")
     _write("etc/fstab", "\n".join(["# Made when this system was installed.", *rows, ""]))
     _write("etc/crypttab", f"{MAPPING}\tUUID={made.luks}\t/{KEY_FILE}\tluks\n")
     _write("etc/motd", _MOTD)
-    _write("etc/locale.conf", f"LANG={answers.lang}\n")
-    _write("etc/profile.d/10tower-lang.sh", f"# Made when this system was installed.\nexport LANG={answers.lang}\n")
-    _inside("setup-keymap", answers.keyboard_layout, answers.keyboard_variant)
-    _inside("setup-timezone", "-z", answers.timezone)
     for service in _SERVICES:
-        if service != "swap" or answers.swap:
+        if service != "swap" or swap:
             _inside("rc-update", "add", service, "boot")
     for service in _DESKTOP:
         _inside("rc-update", "add", service, "default")
     if serial := serial_line():
         with (TARGET / "etc/inittab").open("a", encoding="utf-8") as stream:
             stream.write(f"{serial}::respawn:/sbin/getty -L 0 {serial} vt100\n")
+
+
+def choices(answers: Answers) -> None:
+    """Keyboard, time zone and language. Raises ToolError."""
+    _write("etc/locale.conf", f"LANG={answers.lang}\n")
+    _write("etc/profile.d/10tower-lang.sh", f"# Made when this system was installed.\nexport LANG={answers.lang}\n")
+    _inside("setup-keymap", answers.keyboard_layout, answers.keyboard_variant)
+    _inside("setup-timezone", "-z", answers.timezone)
 
 
 def serial_line(root: Path = Path("/")) -> str:
@@ -122,36 +127,42 @@ def serial_line(root: Path = Path("/")) -> str:
         return ""
 
 
-def user(answers: Answers) -> None:
-    """The one user, who becomes root by doas; root itself does not log in. Raises ToolError."""
-    name = answers.username
-    _inside("adduser", "-D", "-s", "/bin/sh", "-g", "", name)
+def user(name: str, password_hash: str, number: int | None = None) -> None:
+    """The one user, who becomes root by doas; root itself does not log in. Raises ToolError.
+
+    `number` is the user's, where a home is there already.
+    """
+    own = [] if number is None else ["-H", "-u", str(number)]
+    _inside("adduser", "-D", *own, "-s", "/bin/sh", "-g", "", name)
     known = {line.partition(":")[0] for line in (TARGET / "etc/group").read_text().splitlines()}
     for group in _GROUPS:
         if group in known:
             _inside("addgroup", name, group)
-    _inside("chpasswd", "-e", stdin=f"{name}:{answers.password_hash}\nroot:!\n".encode())
+    _inside("chpasswd", "-e", stdin=f"{name}:{password_hash}\nroot:!\n".encode())
     for left in ("passwd-", "shadow-", "group-"):
         (TARGET / "etc" / left).unlink(missing_ok=True)
 
 
-def tower(answers: Answers, medium: Path) -> None:
-    """`tower` itself, the host images and the manual. Raises ImageProblemError."""
+def tower(name: str, medium: Path, *, new: bool) -> None:
+    """`tower` itself, the host images and the manual, into a `new` home or one that has been used. Raises ImageProblemError."""
     unpack_wheels(medium / "wheels", TARGET / "usr/lib/tower")
-    name = answers.username
     home = TARGET / "home" / name
     builds = home / ".cache/tower/builds"
-    builds.mkdir(parents=True)
+    builds.mkdir(parents=True, exist_ok=True)
     for image in sorted((medium / "images").glob("toweros-*")):
         shutil.copyfile(image, builds / image.name)
+    # Of an older version, in an upgrade.
+    shutil.rmtree(home / "docs", ignore_errors=True)
     shutil.copytree(medium / "docs", home / "docs")
     checksums = Path("/etc/tower/images.sha256")
     if checksums.is_file():
         shutil.copyfile(checksums, TARGET / "etc/tower" / checksums.name)
-    _inside("chown", "-R", f"{name}:{name}", f"/home/{name}")
-    # On the medium nobody may write.
-    _inside("chmod", "-R", "u+w", f"/home/{name}")
-    _inside("chmod", "0700", f"/home/{name}")
+    # Nothing else in a home that has been used is ours to change; on the medium nobody may write.
+    places = [f"/home/{name}"] if new else [f"/home/{name}/.cache/tower/builds", f"/home/{name}/docs"]
+    _inside("chown", "-R", f"{name}:{name}", *places)
+    _inside("chmod", "-R", "u+w", *places)
+    if new:
+        _inside("chmod", "0700", f"/home/{name}")
 
 
 def boot_files(made: Made) -> bytes:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thin client installs itself: the ISO fills two blank disks without a network, and the boot device starts the result.
 
-One installation is done for all tests here: it is asked for in the boot menu, and asks its questions. What starts afterwards
-writes to overlays of its disks.
+One live system does all for the tests here: it is asked for in the boot menu, asks its questions, installs, and then, when
+somebody's files are in the new home, upgrades what it has installed; the first try of that is killed. What starts afterwards
+writes to overlays of the disks: UEFI starts the new installation, BIOS the upgraded one.
 """
 
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ from pipeline.images.boot import LOGIN, uefi_arguments
 from pipeline.images.guest import FAILURES, Guest, running
 
 MIB = 1 << 20
-LIMIT = 1500
+LIMIT = 2400
+LONG = 300
+pytestmark = pytest.mark.timeout(LIMIT)
 SWAP = 256
 USER, PASSWORD = "al", "correct horse"
 LIVE = r"\[root@thinclient [^\]]*\][#$] $"
@@ -33,15 +37,57 @@ PC = (
 NETWORKS = ("-nic", "user,model=virtio-net-pci,restrict=on") * 2
 
 
+HOME = "/run/old"
+CLOSED_HOME = f"umount {HOME} && lvm vgchange -an tower && cryptsetup close old"
+OPEN_HOME = (
+    f"mkdir -p {HOME} /run/key && mount -t vfat -o ro /dev/sda1 /run/key && cryptsetup open --key-file "
+    "/run/key/crypto_keyfile.bin /dev/vda1 old && umount /run/key && lvm vgchange -ay tower && lvm vgmknodes && "
+    f"mount -t ext4 /dev/tower/home {HOME}"
+)
+FILES = f"cd {HOME} && find . -type f ! -path './*/docs/*' ! -path './*/builds/*' -exec sha256sum {{}} + | sort"
+HOSTS = r"""
+import os, sys
+from ipaddress import IPv4Address
+from tower.hosts import env, secret
+from tower.hosts.env import InstallationType, TowerEnv
+from tower.base.names import HostName, UserName
+from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, tower_of_user
+tower = tower_of_user()
+for name, address in (("web", "192.168.2.10"), ("vault", "192.168.3.10")):
+    pair, online = secret.new_key_pair(name), address.startswith("192.168.2.")
+    def make(place):
+        found = TowerEnv(
+            hostname=HostName(name), username=UserName("al"), public_key=pair.public, password_hash="$6$salt$" + "a" * 86,
+            keyboard_layout="us", keyboard_variant="us", timezone="UTC", lang="C.UTF-8", online=online, wlan=None,
+            address=IPv4Address(address), installation_type=InstallationType.INSTALL, color=place.color, alpine_branch="lab",
+        )
+        public = pair.public.encode() + b"\n"
+        return {
+            ENV: env.dump(found), USER_KEY: pair.private, f"{USER_KEY}.pub": public, f"{HOST_KEY}.pub": public,
+            KEY_FILE: b"x" * 512, WORLD: b"",
+        }
+    type(tower).check_new = lambda *_, **__: None
+    tower.add(HostName(name), online=online, make=make)
+"""
+"""Makes two hosts known to the user whose home is $HOME."""
+
+
 @dataclass(frozen=True)
 class Installed:
     """The disks of a machine that was installed, and what the installer said."""
 
     root: Path
     boot: Path
+    new_root: Path
+    """The disks as they were before the upgrade."""
+    new_boot: Path
     said: str
     planned: str
     log: str
+    upgraded: str
+    before: str
+    """Checksums of the files in /home, before and after the upgrade."""
+    after: str
     address: str
     """Of eth0, in the live system."""
 
@@ -69,11 +115,13 @@ def answers_drive(folder: Path) -> Path:
         "PASSWORD_HASH": hash_password(PASSWORD), "KEYBOARD_LAYOUT": "fr", "TIMEZONE": "Europe/Paris", "LANG": "fr_FR.UTF-8",
     }  # fmt: skip
     (folder / "answers").write_text("".join(f"{name}='{value}'\n" for name, value in rows.items()))
+    (folder / "hosts.py").write_text(HOSTS)
     drive = folder / "answers.img"
     with drive.open("wb") as stream:
         stream.truncate(16 * MIB)
     subprocess.run(["mkfs.vfat", "-n", "ANSWERS", drive], check=True, capture_output=True, timeout=60)
-    subprocess.run(["mcopy", "-i", drive, folder / "answers", "::answers"], check=True, timeout=60)
+    for name in ("answers", "hosts.py"):
+        subprocess.run(["mcopy", "-i", drive, folder / name, f"::{name}"], check=True, timeout=60)
     return drive
 
 
@@ -102,14 +150,18 @@ def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFac
         guest.type("root")
         text = answer(guest)
         guest.wait(LIVE, 60)
-        assert guest.command("mkdir /run/usb && mount -t vfat -o ro /dev/vdb /run/usb").status == 0
-        planned = guest.command("tower setup --answers /run/usb/answers --dry-run 2>&1", timeout=120)
-        assert planned.status == 0, planned.text
-        kept = guest.command("cat /var/log/tower-setup.log").text
+        assert said(guest, "mkdir /run/usb && mount -t vfat -o ro /dev/vdb /run/usb") == ""
+        planned = said(guest, "tower setup --answers /run/usb/answers --dry-run 2>&1", 300)
+        kept = said(guest, "cat /var/log/tower-setup.log")
+        for path in (root, boot):
+            # All is written and closed.
+            subprocess.run(["cp", "--sparse=always", path, path.with_suffix(".new")], check=True, timeout=300)
+        upgraded, before, after = upgrade(guest)
         address = said(guest, "cat /sys/class/net/eth0/address")
         guest.type("poweroff")
-        assert guest.ended(120)
-    return Installed(root, boot, text, planned.text, kept, address)
+        assert guest.ended(300)
+    new = (root.with_suffix(".new"), boot.with_suffix(".new"))
+    return Installed(root, boot, *new, text, planned, kept, upgraded, before, after, address)
 
 
 def answer(guest: Guest) -> str:
@@ -117,18 +169,42 @@ def answer(guest: Guest) -> str:
     start = len(guest.text)
     rows = [
         ("The disk for the system", "/dev/vda"), ("The boot device", "back"), ("The disk for the system", ""),
-        ("The boot device", "BOOT1"), ("Size of swap", f"{SWAP}M"), ("Your user name", USER), ("Your password", PASSWORD),
-        ("The same again", PASSWORD), ("Keyboard layout", "fr"),
+        ("The boot device", "BOOT1"), ("Size of swap", f"{SWAP}M"), ("Your user name", USER), ("Your password", "wrong"),
+        ("The same again", "another"), ("Your password", PASSWORD), ("The same again", PASSWORD), ("Keyboard layout", "fr"),
         ("Variant of the keyboard", ""), ("Time zone", "Europe/Paris"), ("Language", "fr_FR.UTF-8"),
     ]  # fmt: skip
     for question, line in rows:
         guest.wait(rf"{question}.*: ?$", 300)
         guest.type(line)
-    lost = r"All on /dev/vda \(serial ROOT1, .*\) and on /dev/sda \(QEMU HARDDISK, serial BOOT1, .*\) will be lost"
-    guest.wait(rf"{lost}\..*Go on\?[^\n]*$", 300)
+    guest.wait(r"All on /dev/vda \(serial ROOT1, .*\) and on /dev/sda \(QEMU HARDDISK, serial BOOT1, .*\) will be lost", 300)
     guest.type("yes")
     guest.wait("installed: take the medium out", LIMIT, failures=(*FAILURES, "Not installed"))
     return guest.text[start:]
+
+
+def upgrade(guest: Guest) -> tuple[str, str, str]:
+    """Lay somebody's files and hosts in the new home, and upgrade; what that said, and checksums of /home before and after.
+
+    What kills the first try leaves apk at work in the new root: the second one has to end it before it can unmount.
+    """
+    said(guest, OPEN_HOME, LONG)
+    said(guest, f"HOME={HOME}/{USER} PYTHONPATH=/run/tower/python python3 -P /run/usb/hosts.py", LONG)
+    said(
+        guest,
+        f"cd {HOME}/{USER} && umask 077 && mkdir notes && head -c 99999 /dev/urandom >notes/a && ln -s a notes/b; umask 022",
+    )
+    said(guest, f"chown -R 1000:1000 {HOME}/{USER}")
+    before = said(guest, FILES)
+    said(guest, f"cd / && {CLOSED_HOME}", LONG)
+    wait = "while ! pgrep -f initdb; do kill -0 $! || break; sleep 1; done"
+    said(guest, f"tower setup --upgrade --yes >/run/first 2>&1 & {wait}", 900)
+    guest.command("kill -9 $!; pgrep -f initdb")
+    assert "installing packages" in said(guest, "cat /run/first")
+    upgraded = said(guest, "tower setup --upgrade --yes 2>&1", LIMIT)
+    said(guest, OPEN_HOME, LONG)
+    after = said(guest, FILES)
+    said(guest, f"cd / && {CLOSED_HOME}", LONG)
+    return upgraded, before, after
 
 
 def overlay(disk: Path, folder: Path) -> Path:
@@ -145,12 +221,20 @@ def guest(installed: Installed, checkout: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("installed")
     disks = attached(overlay(installed.root, folder), overlay(installed.boot, folder), "qcow2")
     log = checkout / "build" / "log" / "installed.log"
-    with running("installed", [*PC, *NETWORKS, *disks], log=log, limit=LIMIT, ports={}) as machine:
+    power = ["-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"]
+    with running("installed", [*PC, *NETWORKS, *disks, *power], log=log, limit=LIMIT, ports={}) as machine:
         machine.wait(LOGIN, 600)
         assert not log_in(machine, "wrong")
         machine.wait(LOGIN, 60)
         assert log_in(machine, PASSWORD)
         yield machine
+
+
+@pytest.fixture(scope="module")
+def button(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The socket that its machine is commanded by."""
+    (place,) = tmp_path_factory.getbasetemp().glob("installed*/qmp")
+    return place
 
 
 def log_in(machine: Guest, password: str) -> bool:
@@ -181,7 +265,7 @@ def test_the_plan_names_what_would_be_wiped(installed: Installed) -> None:
 
 
 def test_no_secret_is_in_what_the_installer_said_or_logged(installed: Installed) -> None:
-    for text in (installed.said, installed.planned, installed.log):
+    for text in (installed.said, installed.planned, installed.log, installed.upgraded):
         assert "$6$" not in text
         assert PASSWORD not in text
 
@@ -304,7 +388,7 @@ def test_host_images_came_along(guest: Guest, images: Path) -> None:
 
 
 def test_uefi_starts_it_too(installed: Installed, checkout: Path, tmp_path: Path) -> None:
-    disks = attached(overlay(installed.root, tmp_path), overlay(installed.boot, tmp_path), "qcow2")
+    disks = attached(overlay(installed.new_root, tmp_path), overlay(installed.new_boot, tmp_path), "qcow2")
     log = checkout / "build" / "log" / "installed-uefi.log"
     with running(
         "installed-uefi", [*PC, *uefi_arguments(tmp_path), *NETWORKS, *disks], log=log, limit=LIMIT, ports={}
@@ -316,4 +400,45 @@ def test_uefi_starts_it_too(installed: Installed, checkout: Path, tmp_path: Path
 @pytest.mark.qa("T13")
 def test_the_address_of_eth0_stays(guest: Guest, installed: Installed) -> None:
     """Of two interfaces the same one is eth0, as it was when the machine ran the live system."""
+    assert installed.address == "52:54:00:12:34:56"
     assert said(guest, "cat /sys/class/net/eth0/address") == installed.address
+
+
+@pytest.mark.qa("T15")
+def test_radio_is_blocked(guest: Guest) -> None:
+    """That of the kernel's simulated adapters, which come long after the start."""
+    said(guest, "doas modprobe -a mac80211_hwsim hci_vhci", 120)
+    script = "import os,glob;f=os.open('/dev/vhci',2);os.write(f,bytes([255,0]));" + (
+        "[print(open(p+'/type').read().strip(),open(p+'/soft').read().strip()) for p in glob.glob('/sys/class/rfkill/*')]"
+    )
+    rows = set(said(guest, f'doas python3 -c "{script}"').splitlines())
+    assert rows == {"wlan 1", "bluetooth 1"}
+    assert "started" in said(guest, "rc-service tower-radio status 2>&1")
+
+
+def test_no_service_has_crashed(guest: Guest) -> None:
+    """As the user sees it, who may read less than root."""
+    assert said(guest, "rc-status --crashed 2>&1; doas rc-status --crashed 2>&1") == ""
+
+
+@pytest.mark.qa("T23")
+def test_an_upgrade_keeps_home_and_hosts(guest: Guest, installed: Installed) -> None:
+    """The fixture did, after a first try was killed while it installed packages."""
+    assert installed.before.count(" ./al/.local/tower/hosts/") >= 12
+    assert installed.after == installed.before
+    assert "/home stays" in installed.upgraded
+    assert said(guest, "readlink ~/notes/b; stat -c '%U %a' ~/notes").split() == ["a", USER, "700"]
+    assert guest.command("doas ls /home/.tower-upgrade").status != 0
+    found = guest.command("tower status --json 2>&1", 180).text
+    assert '"web"' in found
+    assert '"vault"' in found
+
+
+@pytest.mark.qa("T21", simulated="the emulated machine has a power button, but no lid")
+def test_the_power_button_shuts_down(guest: Guest, button: Path) -> None:
+    """The last test here: what it leaves is off."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(button))
+        line.sendall(b'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}')
+        guest.wait("Unmounting|Remounting", 180)
+        assert guest.ended(180)

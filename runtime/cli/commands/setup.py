@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower setup`: install TowerOS from the live system onto this machine's disk, encrypted, with a boot device."""
+"""`tower setup`: install TowerOS from the live system onto this machine's disk, encrypted, with a boot device; or upgrade it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ examples:
   tower setup --answers /media/usb/answers --dry-run     show what would be wiped, and do nothing
   tower setup --answers /media/usb/answers               install, after one last question
   tower setup --answers /media/usb/answers --yes         the same, nobody is asked
+  tower setup --upgrade                                  replace an installed system, keep /home and the key
 
 The file has a line NAME='value' for each answer:
   ROOT_DISK='/dev/sda'          the disk of the system: a path, or the serial number
@@ -32,13 +33,14 @@ The file has a line NAME='value' for each answer:
   SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8'
                                 each on a line of its own; these are the defaults
 
-Both disks are wiped. All that is installed comes from the medium; no network is used.
+Both disks are wiped, unless it is an upgrade. All that is installed comes from the medium; no network is used.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The answers, and whether to ask."""
     parser.add_argument("--answers", type=Path, metavar="FILE", help="a file with all answers (default: ask for them)")
+    parser.add_argument("--upgrade", action="store_true", help="put this version in place of an installed one; /home stays")
     parser.add_argument("--dry-run", action="store_true", help="show what would be wiped and installed, do nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask before the disks are wiped")
     parser.add_argument("--json", action="store_true", help="print the plan as one JSON object")
@@ -51,18 +53,21 @@ def execute(args: argparse.Namespace) -> int:
     from tower.installer.answers import read_answers
 
     view = View(json=args.json)
+    if args.upgrade and args.answers:
+        raise ValueRefusedError("an upgrade asks for nothing", hint="leave out --answers, or --upgrade")
     answers = read_answers(args.answers) if args.answers else None
-    if answers is None and not sys.stdin.isatty():
+    if answers is None and not args.upgrade and not sys.stdin.isatty():
         raise ValueRefusedError("there is nobody to ask", hint="give a file: --answers FILE")
-    if args.dry_run:
-        return _install(args, answers, view)
-    if os.geteuid() != 0:
+    needs_root = args.upgrade or not args.dry_run
+    if needs_root and os.geteuid() != 0:
         raise TowerError("only root installs", hint="log in as root, or type doas before it")
+    if not needs_root:
+        return _install(args, answers, view)
     medium.check_live(Path("/proc/mounts").read_text(errors="replace"))
     make_folders(_LOCK.parent, 0o755)
     with locked(_LOCK, busy="another `tower setup` is at work"):
         disks.release()
-        return _install(args, answers, view)
+        return _upgrade(args, view) if args.upgrade else _install(args, answers, view)
 
 
 def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> int:
@@ -81,4 +86,24 @@ def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> i
     view.confirm(f"All on {plan.root} and on {plan.boot} will be lost. Go on?", yes=args.yes)
     Installation(plan, source, view).run()
     view.say(f"installed: take the medium out, leave {plan.boot.path} in, and restart; without it this machine does not start")
+    return 0
+
+
+def _upgrade(args: argparse.Namespace, view: View) -> int:
+    from tower.disk.device import list_disks
+    from tower.installer import medium, system
+    from tower.installer.existing import find_existing
+    from tower.installer.install import Upgrade
+
+    source = medium.find_medium()
+    with view.step("getting tools from the medium"):
+        system.add_tools()
+    old = find_existing(list_disks())
+    view.show(old.rows())
+    if args.dry_run:
+        return 0
+    view.confirm(f"The system on {old.root} will be replaced, and /home kept. Go on?", yes=args.yes)
+    Upgrade(old, source, view).run()
+    view.say("upgraded: take the medium out, and restart")
+    view.say("install again what you had added: doas apk add, or tower install thinclient (~/.local/tower/thinclient.world)")
     return 0

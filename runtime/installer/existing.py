@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An installed system, found on this machine's disks and opened, so that a new version can take its place.
+
+What the user has chosen is carried over as the files that hold it. It is kept in /home, which is encrypted and stays, before
+the old root is given up: an upgrade that was cut off goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tower.base import proc
+from tower.base.errors import DeviceError, StateError
+from tower.base.jsontext import parse_json
+from tower.base.names import parse_user_name
+from tower.disk.device import FIXED, Disk
+from tower.installer import disks
+from tower.installer.disks import CRYPT_NAME, GROUP, START_NAME, TARGET
+
+KEY_FILE: Final = "crypto_keyfile.bin"
+KEPT: Final = TARGET / "home/.tower-upgrade"
+"""Root's alone; only there while an upgrade is under way."""
+_FILES: Final = (
+    "etc/conf.d/loadkmap", "etc/keymap", "etc/localtime", "etc/timezone", "etc/zoneinfo", "etc/locale.conf",
+    "etc/profile.d/10tower-lang.sh", "etc/apk/repositories",
+)  # fmt: skip
+"""What the user chose or may have changed: keyboard, time zone, language, servers of packages."""
+_USERS: Final = range(1000, 60000)
+_KEY_MOST: Final = 8 << 20
+_SECONDS: Final = 60
+_BOOT: Final = Path("/run/tower/boot-device")
+_PLUG_IN: Final = "plug in the boot device of that system, or a copy of it: without its key nothing there can be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The one user of an installed system."""
+
+    name: str
+    number: int
+    password_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """Both disks of an installed system."""
+
+    root: Disk
+    boot: Disk
+    part: Path
+    boot_part: Path
+    key: bytes = field(repr=False)
+
+    def rows(self) -> dict[str, object]:
+        """What an upgrade will do, for people and as JSON."""
+        return {
+            "root_disk": f"{self.root}: its system is replaced, /home stays",
+            "boot_device": f"{self.boot}: its kernel and boot loaders are written again, its key stays",
+        }
+
+
+def find_existing(found: tuple[Disk, ...]) -> Existing:
+    """The installed system whose key is on one of this machine's disks. Raises StateError or DeviceError."""
+    free = [disk for disk in found if disk.obstacle in ("", FIXED)]
+    roots = [(disk, part) for disk in free for part in disks.parts_named(disk, CRYPT_NAME)]
+    if not roots:
+        raise StateError("no disk of this machine holds an installed TowerOS", hint="to install it: tower setup")
+    keys = [(disk, part, _key(part)) for disk in free for part in disks.parts_named(disk, START_NAME)]
+    fits = [
+        Existing(root, boot, part, boot_part, key)
+        for root, part in roots
+        for boot, boot_part, key in keys
+        if key and disks.opens(part, key)
+    ]
+    if len(fits) == 1:
+        return fits[0]
+    listed = ", ".join(str(disk) for disk, _ in roots)
+    if fits:
+        pairs = "; ".join(f"{one.root} with {one.boot}" for one in fits)
+        raise DeviceError(f"more than one would do: {pairs}", hint="take out the disks that are not meant")
+    if not keys:
+        raise DeviceError(f"{listed}: locked, and no boot device of a TowerOS is here", hint=_PLUG_IN)
+    seen = ", ".join(str(disk) for disk, _, _ in keys)
+    raise DeviceError(f"{listed}: the key on {seen} does not open it", hint=_PLUG_IN)
+
+
+def _key(part: Path) -> bytes:
+    """The key on a boot partition; empty if there is none that can be read."""
+    with mounted(part, _BOOT) as folder:
+        try:
+            with (folder / KEY_FILE).open("rb") as stream:
+                return stream.read(_KEY_MOST)
+        except OSError:
+            return b""
+
+
+@contextmanager
+def mounted(part: Path, folder: Path) -> Iterator[Path]:
+    """A FAT partition, for reading. What cannot be mounted is an empty folder."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    done = proc.run(("mount", "-t", "vfat", "-o", "ro", part, folder), timeout=_SECONDS, check=False)
+    try:
+        yield folder
+    finally:
+        if done.status == 0:
+            proc.run(("umount", folder), timeout=_SECONDS)
+
+
+def keep() -> Account:
+    """Lay aside, in /home, what is carried over from the old system, mounted at `TARGET`; its user. Raises StateError.
+
+    If an upgrade was cut off, that is there already, and the old system may be gone.
+    """
+    done = KEPT / "account.json"
+    if not done.is_file():
+        account = read_account(TARGET)
+        new = KEPT.with_name(f"{KEPT.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        for name in _FILES:
+            _copy(TARGET / name, new / name)
+        (new / "account.json").write_text(json.dumps(asdict(account)), encoding="utf-8")
+        os.sync()
+        shutil.rmtree(KEPT, ignore_errors=True)
+        new.rename(KEPT)
+        os.sync()
+    found = parse_json(done.read_bytes())
+    return Account(found["name"], found["number"], found["password_hash"])
+
+
+def restore() -> None:
+    """Lay what was kept over the new system."""
+    for name in _FILES:
+        _copy(KEPT / name, TARGET / name)
+
+
+def forget() -> None:
+    """The upgrade has ended well."""
+    shutil.rmtree(KEPT)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file, a link as a link, or a whole folder; nothing if it is not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    elif source.is_symlink() or source.is_file():
+        target.unlink(missing_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def read_account(root: Path) -> Account:
+    """The user of the system below `root`. Raises StateError unless there is just one."""
+    try:
+        rows = [line.split(":") for line in (root / "etc/passwd").read_text(encoding="utf-8").splitlines()]
+        shadow = [line.split(":") for line in (root / "etc/shadow").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        rows, shadow = [], []
+    users = [row for row in rows if len(row) == 7 and row[2].isdigit() and int(row[2]) in _USERS and row[5] == f"/home/{row[0]}"]
+    hashes = {row[0]: row[1] for row in shadow if len(row) > 1}
+    if len(users) != 1 or users[0][0] not in hashes:
+        raise StateError(
+            f"/dev/{GROUP}/root: has {len(users)} users, an installed TowerOS has one",
+            hint="is it one? an installation that was cut off has nothing to keep: tower setup",
+        )
+    return Account(parse_user_name(users[0][0]), int(users[0][2]), hashes[users[0][0]])
