@@ -75,8 +75,22 @@ def test_the_screen_is_locked_by_whom_counts_the_idle_minutes(desktop: Desktop) 
     desktop.run("/usr/libexec/tower/desktop", "lock")
     locked = desktop.wait(lambda found: near(found.at(20, 710), LOCKED, 2) and near(found.at(*WINDOW), LOCKED, 2), "locked")
     assert locked.share(LOCKED, 0, 0, 400, 720) > 0.99
-    # swaylock ends its lock as it does after the right password; its child, which looks at passwords, must not get the signal.
-    desktop.run("kill", "-s", "USR1", str(desktop.box.running("^swaylock")[0]))
+    unlock(desktop)
+
+
+@pytest.mark.qa("T21", simulated="nobody closes a lid: what then locks the screen is run")
+def test_root_locks_the_screens_of_all_desktops(desktop: Desktop) -> None:
+    desktop.box.run("/usr/libexec/tower/lock")
+    desktop.wait(lambda found: near(found.at(20, 710), LOCKED, 2) and near(found.at(*WINDOW), LOCKED, 2), "locked")
+    unlock(desktop)
+
+
+def unlock(desktop: Desktop) -> None:
+    """End the lock as swaylock does after the right password.
+
+    It starts a process that looks at passwords, which must not get the signal, before it becomes a daemon by a further one.
+    """
+    desktop.run("kill", "-s", "USR1", str(desktop.box.running("^swaylock")[-1]))
     desktop.wait(whole, "wallpaper and bar")
 
 
