@@ -305,3 +305,10 @@ def test_size_of_modules(checkout: Path, texts: dict[Path, str]) -> None:
             if (lines := len(text.splitlines())) > _LONGEST_MODULE
         ]
     )
+
+
+def test_services_are_executable(checkout: Path) -> None:
+    """OpenRC refuses those that are not, on the device."""
+    found = [*checkout.glob("overlays/*/etc/init.d/*"), *checkout.glob("pipeline/channels/lab/packages/*/root/etc/init.d/*")]
+    assert found
+    assert not [str(path.relative_to(checkout)) for path in found if not path.stat().st_mode & 0o100]
