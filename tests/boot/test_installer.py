@@ -53,7 +53,7 @@ from tower.hosts.env import InstallationType, TowerEnv
 from tower.base.names import HostName, UserName
 from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, tower_of_user
 tower = tower_of_user()
-for name, address in (("web", "192.168.2.10"), ("vault", "192.168.3.10")):
+for name, address in (("web", "192.168.2.200"), ("vault", "192.168.3.200")):
     pair, online = secret.new_key_pair(name), address.startswith("192.168.2.")
     def make(place):
         found = TowerEnv(
