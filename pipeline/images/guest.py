@@ -144,8 +144,12 @@ class Guest:
 
     def type(self, text: str) -> None:
         """Type `text` and Enter."""
+        self.press(text + "\r")
+
+    def press(self, keys: str) -> None:
+        """Type `keys`, and no Enter."""
         try:
-            self._console.sendall(text.encode() + b"\r")
+            self._console.sendall(keys.encode())
         except OSError as error:
             raise self.error("ended while something was typed") from error
 

@@ -26,6 +26,7 @@ TOOLS: Final = ("cryptsetup", "lvm2", "sfdisk", "syslinux")
 FLAVOR: Final = "lts"
 _FEATURES: Final = "ata base cryptkey cryptsetup ext4 lvm mmc nvme scsi tower usb virtio"
 _GROUPS: Final = ("wheel", "audio", "video", "input", "netdev", "seat")
+_SHELL: Final = "/bin/bash"
 _DESKTOP: Final = ("udev", "udev-trigger", "seatd")
 """Services of the desktop, which the live system has not."""
 _SERVICES: Final = ("fsck", "root", "localmount", "swap", "loadkmap")
@@ -133,7 +134,7 @@ def user(name: str, password_hash: str, number: int | None = None) -> None:
     `number` is the user's, where a home is there already.
     """
     own = [] if number is None else ["-H", "-u", str(number)]
-    _inside("adduser", "-D", *own, "-s", "/bin/sh", "-g", "", name)
+    _inside("adduser", "-D", *own, "-s", _SHELL, "-g", "", name)
     known = {line.partition(":")[0] for line in (TARGET / "etc/group").read_text().splitlines()}
     for group in _GROUPS:
         if group in known:

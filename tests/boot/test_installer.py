@@ -421,6 +421,18 @@ def test_no_service_has_crashed(guest: Guest) -> None:
     assert said(guest, "rc-status --crashed 2>&1; doas rc-status --crashed 2>&1") == ""
 
 
+@pytest.mark.qa("T20")
+def test_the_shell_completes_words_of_tower(guest: Guest) -> None:
+    # Several commands begin so: they are listed.
+    guest.press("tower p\t\t")
+    guest.wait(r"\bprovision\b", 60)
+    for more, whole in (("r\t", "tower provision "), ("\x15tower status w\t", "tower status web ")):
+        guest.press(more)
+        guest.wait(rf"{whole}$", 60)
+    # Ctrl-U: nothing of it is run.
+    guest.press("\x15")
+
+
 @pytest.mark.qa("T23")
 def test_an_upgrade_keeps_home_and_hosts(guest: Guest, installed: Installed) -> None:
     """The fixture did, after a first try was killed while it installed packages."""
