@@ -13,9 +13,8 @@ from pipeline.build.factory import Factory
 from pipeline.cli.command_line import variables
 from pipeline.cli.report import Row
 from pipeline.cli.tasks import Task, task
-from pipeline.light.roots import NEEDED, root_of
+from pipeline.light.roots import NEEDED, RootName, root_of
 from pipeline.sim import start, state
-from pipeline.sim.machines import TOWER_ROOTS
 
 _KINDS = ("light",)
 
@@ -46,7 +45,7 @@ def begin(factory: Factory) -> None:
     """`doit sim`: start a Tower unless one runs, and list it. Raises BootError if it does not come up."""
     folder = state.folder_of(factory.paths)
     if state.read(folder) is None:
-        roots = {name.value: root_of(name, factory) for name in TOWER_ROOTS}
+        roots = {name.value: root_of(name, factory) for name in RootName}
         start.start(folder, factory.paths.checkout, roots, factory.progress.say)
     else:
         factory.progress.say("sim: a Tower runs already")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The roots of light machines: one file each, a file system or an archive, made of artifacts of the store.
 
-A host's root is what its image has. A thin client's root is made here of the medium's packages and settings, as the
-start of the medium would lay them; when an installer makes one, `root_of` is the only place to change.
+A host's root is what its image has. A thin client's root is made here of the packages that the installer takes and of the
+medium's settings; what starts a machine is left out, and it has no user yet.
 """
 
 from __future__ import annotations
@@ -41,15 +41,14 @@ class RootName(StrEnum):
 
     HOST = "host"
     THINCLIENT = "thinclient"
-    DESKTOP = "desktop"
-    """The thin client with the packages that only an installed one has, but for those that start a machine."""
+    """An installed one, without the packages that start a machine and unlock its disk."""
 
 
 def root_of(name: RootName, factory: Factory) -> Path:
     """The file that holds a root: `*.ext4` or `*.tar`. Raises BootError if the store lacks one of `NEEDED`."""
     if name is RootName.HOST:
         return _found(factory, _HOST)[_HOST].path / "root.ext4"
-    return _thinclient(factory, name).path / "root.tar"
+    return _thinclient(factory).path / "root.tar"
 
 
 def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
@@ -62,26 +61,24 @@ def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
     return there
 
 
-def _thinclient(factory: Factory, name: RootName) -> Artifact:
+def _thinclient(factory: Factory) -> Artifact:
     """The artifact of the thin client's root: kept in the store by all that it is made of, like a stage's."""
     inputs = _found(factory, *_THINCLIENT.values())
     script = _SCRIPT.read_bytes()
     document: JsonValue = {
-        "what": f"root of a light {name}",
+        "what": "root of a light thin client",
         "builder": factory.driver.builder_key(factory.lock(), factory.plan.channel.builder_arch),
         "inputs": {name: artifact.key for name, artifact in inputs.items()},
         "script": digest_bytes(script),
     }
     key = digest_json(document)
     artifact = factory.store.lookup(key)
-    return artifact or _made(factory, name, key, document=document, inputs=inputs, script=script)
+    return artifact or _made(factory, key, document, inputs, script)
 
 
-def _made(
-    factory: Factory, name: RootName, key: Digest, *, document: JsonValue, inputs: Mapping[str, Artifact], script: bytes
-) -> Artifact:
+def _made(factory: Factory, key: Digest, document: JsonValue, inputs: Mapping[str, Artifact], script: bytes) -> Artifact:
     sandbox = Sandbox(
-        name=f"light-{name}",
+        name="light-thinclient",
         image=factory.builder(),
         argv=("sh", "/src/thinclient.sh"),
         epoch=factory.plan.channel.epoch,
@@ -89,7 +86,7 @@ def _made(
             Input("/src", {_SCRIPT.name: script}),
             *(Input(place, inputs[name]) for place, name in _THINCLIENT.items()),
         ),
-        env={"TOWER_BRANCH": factory.plan.channel.branch, "TOWER_ROOT": name.value},
+        env={"TOWER_BRANCH": factory.plan.channel.branch},
         capabilities=tuple(sorted(CAPABILITIES)),
         timeout=_SCRIPT_SECONDS,
     )
@@ -97,6 +94,6 @@ def _made(
         if work.existing is not None:
             return work.existing
         started = time.monotonic()
-        with factory.log(f"light-{name}.{key[:12]}") as log:
+        with factory.log(f"light-thinclient.{key[:12]}") as log:
             outputs = run_stage(factory.engine, sandbox, outputs=work.path, declared=("root.tar",), log=log)
         return work.commit(time.monotonic() - started, outputs)

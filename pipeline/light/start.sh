@@ -14,7 +14,7 @@ work=$root/made root=$root/root
 mkdir "$work" "$root"
 mkdir -p "$disk/upper" "$disk/work" "$disk/boot"
 mount -t overlay -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/work" "$name" "$root"
-# Its boot device is in it, and mounted already: there is no device to mount. The live system has none.
+# Its boot device is in it, and mounted already: there is no device to mount. The thin client has none.
 [ ! -d "$root/boot" ] || mount --bind "$disk/boot" "$root/boot"
 
 mount -t tmpfs -o mode=0755,nosuid,nodev run "$root/run"

@@ -1,18 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The root of a thin client, until an installer makes one: what the start of the medium lays into memory (its packages,
-# its apkovl), and `tower` where an installed system has it. Runs in the builder, with the product's own apk.
+# The root of an installed thin client: the packages that the installer takes, the settings of the medium, and `tower`
+# where an installed system has it. Runs in the builder, with the product's own apk.
 set -eu
 
 root=/work/root
 mkdir -p "$root"
 printf '%s\n' "/in/repository/$TOWER_BRANCH"/* /in/packages >/work/repositories
 tar -xzf /in/apkovl/thinclient.apkovl.tar.gz -C "$root"
-cp "$root/etc/apk/world" /work/world
-if [ "$TOWER_ROOT" = desktop ]; then
-	# What starts a machine and unlocks its disk has no part in one that is light.
-	grep -vxE 'cryptsetup|grub-efi|linux-lts|lvm2|mkinitfs|syslinux' "$root/etc/tower/installed.world" >/work/world
-fi
+# What starts a machine and unlocks its disk has no part in one that is light.
+grep -vxE 'cryptsetup|grub-efi|linux-lts|lvm2|mkinitfs|syslinux' "$root/etc/tower/installed.world" >/work/world
 # shellcheck disable=SC2046 # a list of words
 apk --root "$root" --arch x86_64 --keys-dir /in/keys --repositories-file /work/repositories --no-cache --no-network \
 	add --initdb $(cat /work/world)

@@ -67,10 +67,6 @@ class Plan:
         return self.role is not None and self.root is RootName.HOST
 
 
-TOWER_ROOTS = (RootName.HOST, RootName.THINCLIENT)
-"""The roots that machines of a Tower have."""
-
-
 @dataclass(slots=True)
 class Machine(Box):
     """One machine of the Tower."""

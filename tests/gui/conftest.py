@@ -88,8 +88,8 @@ def thinclient() -> Iterator[Box]:
     if missing:
         pytest.skip(f"not on this machine: {', '.join(missing)}")
     with ExitStack() as stack:
-        made = stack.enter_context(roots(RootName.DESKTOP))
-        box = Box("thinclient", made, RootName.DESKTOP, made.disk(stack), (), stack)
+        made = stack.enter_context(roots(RootName.THINCLIENT))
+        box = Box("thinclient", made, RootName.THINCLIENT, made.disk(stack), (), stack)
         box.turn_on()
         box.wait_until_made()
         add_user(box, USER, administrator=True)

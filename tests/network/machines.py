@@ -23,7 +23,7 @@ from pipeline.light.roots import NEEDED, RootName, root_of
 from pipeline.light.services import NO_PASSWORD, SshServer
 from pipeline.light.shelf import Shelf, shelf
 from pipeline.light.switches import Leg, in_network_of
-from pipeline.sim.machines import INTERNET_ADDRESS, TOWER_ROOTS, USER, Machine, Plan, Tower, assembled, missing_tools
+from pipeline.sim.machines import INTERNET_ADDRESS, USER, Machine, Plan, Tower, assembled, missing_tools
 
 __all__ = [
     "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Leg", "Machine", "Plan", "SshServer", "Tower",
@@ -65,16 +65,16 @@ PLANS = (
 
 @contextmanager
 def roots(*names: RootName) -> Iterator[Shelf]:
-    """Some roots, or those of a Tower, built by the real command if need be; for as many Towers as the caller makes of them."""
+    """Some roots, or all of them, built by the real command if need be; for as many Towers as the caller makes of them."""
     factory = open_factory(CHECKOUT)
     try:
-        found = {name.value: root_of(name, factory) for name in names or TOWER_ROOTS}
+        found = {name.value: root_of(name, factory) for name in names or RootName}
     except BootError:
         argv = [sys.executable, "-m", "doit", *NEEDED]
         done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
         assert done.returncode == 0, f"{' '.join(argv)}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         factory.keys.reset()
-        found = {name.value: root_of(name, factory) for name in names or TOWER_ROOTS}
+        found = {name.value: root_of(name, factory) for name in names or RootName}
     with shelf(found) as made:
         yield made
 

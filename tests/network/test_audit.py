@@ -79,7 +79,7 @@ def audit(user: User, *words: str) -> Audited:
 @pytest.mark.qa("I03")
 @pytest.mark.qa("I04")
 @pytest.mark.qa("I05")
-@pytest.mark.qa("T14", simulated="its root is the live system's: nothing installs one yet")
+@pytest.mark.qa("T14")
 @pytest.mark.qa("H04")
 @pytest.mark.qa("H07")
 @pytest.mark.qa("H08")

@@ -149,7 +149,7 @@ def noted(user: User, name: str) -> str:
     return file.read_text() if file.exists() else ""
 
 
-@pytest.mark.qa("A01", simulated="the thin client's root is the live system's: nothing installs one yet")
+@pytest.mark.qa("A01")
 @pytest.mark.qa("I06")
 @pytest.mark.parametrize("name", ["online1", "offline1", "thinclient"])
 def test_a_package_and_what_it_needs(machines: Tower, user: User, mirror: Mirror, name: str) -> None:

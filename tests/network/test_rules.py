@@ -44,7 +44,7 @@ def on_bench(machines: Tower, role: str) -> Iterator[Bench]:
     machine.firewall("set")
 
 
-@pytest.mark.qa("T14", simulated="its root is the live system's: nothing installs one yet")
+@pytest.mark.qa("T14")
 @pytest.mark.qa("H08")
 @pytest.mark.qa("I03")
 @pytest.mark.qa("I04")
