@@ -34,6 +34,7 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "release": _SECRET | {"version"},
     "replay": _BUILD | {"shell", "stage", "target"},
     "sim": _BUILD | {"machines"},
+    "sim:screen": frozenset(),
     "sim:ssh": frozenset(),
     "sim:status": frozenset(),
     "sim:stop": frozenset(),

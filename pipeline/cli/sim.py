@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from pipeline.base import proc
 from pipeline.base.canonical import JsonValue
@@ -14,7 +15,8 @@ from pipeline.cli.command_line import variables
 from pipeline.cli.report import Row
 from pipeline.cli.tasks import Task, task
 from pipeline.light.roots import NEEDED, RootName, root_of
-from pipeline.sim import start, state
+from pipeline.sim import screen, start, state
+from pipeline.sim.plans import THIN_CLIENT
 
 _KINDS = ("light",)
 
@@ -29,6 +31,9 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     yield task("sim:status", partial(status, factory), doc="the machines of the Tower that runs")
     yield task(
         "sim:ssh", partial(ssh, factory), doc="a session on a machine of it, or a command: MACHINE [COMMAND...]", arguments=True
+    )
+    yield task(
+        "sim:screen", partial(show, factory), doc=f"a picture of a machine's screen: {THIN_CLIENT} [FILE.png]", arguments=True
     )
     yield task("sim:stop", partial(stop, factory), doc="end it")
 
@@ -72,6 +77,30 @@ def ssh(factory: Factory, words: Sequence[str]) -> None:
     argv = start.words_of(state.need(state.folder_of(factory.paths)), words)
     if status := proc.on_terminal(argv):
         raise FactoryError(f"sim:ssh: {words[0]}: exit status {status}")
+
+
+def show(factory: Factory, words: Sequence[str]) -> None:
+    """`doit sim:screen thinclient [FILE]`: start its desktop unless it runs, and write a picture of it as PNG.
+
+    Raises ConfigError if that machine has no screen or the file cannot be written, BootError if no desktop starts.
+    """
+    folder = state.folder_of(factory.paths)
+    found = state.need(folder)
+    if not words or len(words) > 2:
+        raise ConfigError("sim:screen: which machine's?", hint=f"./ci/doit sim:screen {THIN_CLIENT} [FILE.png]")
+    row = found.row(words[0])
+    if row.name != THIN_CLIENT:
+        raise ConfigError(f"sim:screen: {row.name} has no screen", hint=f"./ci/doit sim:screen {THIN_CLIENT}")
+    if not screen.session(row.pid):
+        factory.progress.say("sim: starting the desktop")
+        screen.start_desktop(row.pid)
+    path = Path(words[1]) if len(words) > 1 else folder / "screen.png"
+    data = screen.picture(row.pid)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"sim:screen: {path}: {error.strerror}", hint="name another file") from error
+    factory.progress.result("sim:screen", {"file": str(path)}, [str(path)])
 
 
 def stop(factory: Factory) -> None:

@@ -15,7 +15,7 @@ from tower.base.jsontext import parse_json
 from pipeline.base import proc
 from pipeline.base.errors import BootError, ConfigError, ToolError
 from pipeline.light.machine import PATH, inside
-from pipeline.sim import state
+from pipeline.sim import screen, state
 from pipeline.sim.keeper import KEEP
 from pipeline.sim.machines import USER, missing_tools
 from pipeline.sim.plans import THIN_CLIENT
@@ -85,5 +85,9 @@ def words_of(found: state.State, words: Sequence[str]) -> list[str]:
     if name != THIN_CLIENT:
         # From where its owner does it, and as they do.
         line = shlex.join(["ssh", *(["-t"] if os.isatty(0) and not command else []), name, *command])
+    else:
+        # What its user starts opens its windows on the desktop, if one runs.
+        shown = " ".join(f"{name}={value}" for name, value in screen.session(client.pid).items())
+        line = f"export {shown}; {line or 'exec bash -l'}" if shown else line
     login = ["su", "-l", USER, *(["-c", line] if line else [])]
     return ["env", "-i", f"PATH={PATH}", f"TERM={os.environ.get('TERM', 'dumb')}", *inside(client.pid, login)]

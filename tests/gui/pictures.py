@@ -56,6 +56,35 @@ def read_ppm(data: bytes) -> Picture:
     return Picture(int(width), int(height), pixels)
 
 
+def read_png(data: bytes) -> Picture:
+    """A PNG file of red, green and blue bytes, not interlaced, as grim writes it (PNG specification, third edition)."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n", data[:8]
+    place, packed, head = 8, b"", b""
+    while place < len(data):
+        size, kind = struct.unpack(">I4s", data[place : place + 8])
+        body = data[place + 8 : place + 8 + size]
+        head, packed = (body if kind == b"IHDR" else head), (packed + body if kind == b"IDAT" else packed)
+        place += 12 + size
+    width, height, depth, colours, *rest = struct.unpack(">IIBBBBB", head)
+    assert (depth, colours, rest) == (8, 2, [0, 0, 0])
+    rows, above, raw = [], bytearray(3 * width), zlib.decompress(packed)
+    for start in range(0, len(raw), 3 * width + 1):
+        above = _unfiltered(raw[start], raw[start + 1 : start + 1 + 3 * width], above)
+        rows.append(bytes(above))
+    return Picture(width, height, b"".join(rows))
+
+
+def _unfiltered(kind: int, row: bytes, above: bytearray) -> bytearray:
+    """Section 9 of the specification: what each byte is the difference to."""
+    made = bytearray(len(row))
+    for index, value in enumerate(row):
+        left, up = (made[index - 3] if index > 2 else 0), above[index]
+        corner = above[index - 3] if index > 2 else 0
+        nearest = min((left, up, corner), key=lambda one: abs(left + up - corner - one))
+        made[index] = value + (0, left, up, (left + up) // 2, nearest)[kind] & 0xFF
+    return made
+
+
 def plain(colour: Colour, width: int = 64, height: int = 64) -> Picture:
     """A picture of one colour."""
     return Picture(width, height, bytes(colour) * (width * height))

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.sim import state
+from tests.gui.pictures import Picture, near, read_png
+from tests.gui.test_desktop import BAR_TOP, TERMINAL, WINDOW, YELLOW
 from tests.network.machines import CHECKOUT, missing_tools
 
 FOLDER = CHECKOUT / "build" / "sim"
@@ -65,7 +67,15 @@ def nothing_runs() -> Iterator[None]:
     sim("sim:stop")
 
 
-def test_a_tower_stays_and_ends_when_told(nothing_runs: None) -> None:
+def until_it_shows(file: Path, seen: Callable[[Picture], bool]) -> None:
+    """Take pictures of the thin client's screen until one shows what it should."""
+    ends = time.monotonic() + 60
+    while not seen(read_png(file.read_bytes())):
+        assert time.monotonic() < ends, "the screen never showed it"
+        sim("sim:screen", "thinclient", str(file))
+
+
+def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) -> None:
     del nothing_runs
     assert "no Tower runs" in sim("sim:status", status=17).stderr
     sim("sim", "machines=light")
@@ -80,6 +90,13 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None) -> None:
     assert "exit status" in sim("sim:ssh", "vault", page, status=1).stderr
     assert "no such machines" in sim("sim", "machines=odd", status=10).stderr
     assert "no machine 'nosuch'" in sim("sim:ssh", "nosuch", status=10).stderr
+    # Its screen: the wallpaper, and what is opened there. The bar's own programs ask for the hosts.
+    file = tmp_path / "screen.png"
+    sim("sim:screen", "thinclient", str(file))
+    until_it_shows(file, lambda found: near(found.at(*WINDOW), YELLOW))
+    sim("sim:ssh", "thinclient", "foot --config=/dev/null >/dev/null 2>&1 &")
+    until_it_shows(file, lambda found: found.share(TERMINAL, 0, 0, 1280, BAR_TOP) > 0.2)
+    assert "web has no screen" in sim("sim:screen", "web", status=10).stderr
     # A second one is the same one.
     again = sim("sim", "machines=light")
     assert "runs already" in again.stderr
