@@ -18,6 +18,7 @@ from pipeline.config.channel import Channel
 from pipeline.config.stage import LIBRARY
 from pipeline.plan.keys import Keyed, environment_of, options_of, plain
 from pipeline.plan.nodes import Settings, StageNode, is_folder
+from pipeline.sandbox.container import ImageGoneError
 from pipeline.sandbox.spec import Sandbox
 from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
@@ -48,7 +49,17 @@ def run_node(run: StageRun, output: Path, log: BinaryIO, log_path: Path) -> Mapp
     """
     hint = f"whole log: {log_path}\n  replay: {replay_command(run.place, run.node)}"
     engine = run.place.engine_for(run.node.arch)
-    return run_stage(engine, sandbox_of(run), outputs=output, declared=run.node.spec.outputs, log=log, hint=hint)
+
+    def run_it() -> Mapping[str, FileRecord]:
+        return run_stage(engine, sandbox_of(run), outputs=output, declared=run.node.spec.outputs, log=log, hint=hint)
+
+    try:
+        return run_it()
+    except ImageGoneError as error:
+        # Between two stages nothing holds the builder: another checkout's build, or a cleaning of the engine, removed it.
+        run.place.progress.say(f"{error.message}; it is made again")
+        run.place.forget_builder(run.node.arch)
+        return run_it()
 
 
 def replay_command(place: Workplace, node: StageNode) -> str:

@@ -186,6 +186,11 @@ class Workplace:
                     write_file(self._builder_record, canonical_json({"key": key, "image": self._builders[arch]}))
             return self._builders[arch]
 
+    def forget_builder(self, arch: str = "") -> None:
+        """Look for the image of an architecture's builder again when it is asked for."""
+        with self._once:
+            self._builders.pop(arch if self.plan.engine_of(arch) else "", None)
+
     @property
     def _builder_record(self) -> Path:
         return self.paths.channel(self.plan.channel.name) / "builder.json"

@@ -37,6 +37,10 @@ _ENVIRONMENT = {
 _NO_PROGRAM = ("executable file not found", "no such file or directory")
 
 
+class ImageGoneError(SandboxError):
+    """The engine does not have the image of a sandbox, which somebody may have removed a moment ago."""
+
+
 class Container:
     """The container of one stage, with its inputs in place, not yet started."""
 
@@ -116,13 +120,16 @@ def opened(engine: Engine, sandbox: Sandbox, *, terminal: bool = False) -> Itera
 def _require_image(engine: Engine, sandbox: Sandbox) -> None:
     image = engine.find_image(sandbox.image)
     if image is None:
-        raise SandboxError(
-            f"{sandbox.name}: the engine at {engine.address} has no image {sandbox.image}", hint="run: ./ci/doit builder"
-        )
+        raise _gone(engine, sandbox)
     if sandbox.architecture and image_architecture(image) != engine_architecture(sandbox.architecture):
         raise SandboxError(
             f"{sandbox.name}: image {sandbox.image} is for {image_architecture(image)}, not {sandbox.architecture}"
         )
+
+
+def _gone(engine: Engine, sandbox: Sandbox) -> ImageGoneError:
+    text = f"{sandbox.name}: the engine at {engine.address} has no image {sandbox.image}"
+    return ImageGoneError(text, hint="run: ./ci/doit builder")
 
 
 def _volume(engine: Engine, stack: ExitStack, options: dict[str, str] | None = None) -> str:
@@ -163,6 +170,7 @@ def _mount(place: str, volume: str, *, read_only: bool) -> Any:
 def _create(
     engine: Engine, sandbox: Sandbox, argv: Sequence[str], mounts: list[Any], *, loader: bool = False, terminal: bool = False
 ) -> str:
+    from docker.errors import ImageNotFound
     from docker.types import LogConfig, Ulimit
 
     memory = sandbox.limits.memory or engine.memory() * 3 // 4
@@ -185,19 +193,23 @@ def _create(
             ipc_mode="private",
             log_config=LogConfig(type="none"),
         )
-        made = engine.api.create_container(
-            sandbox.image,
-            list(argv),
-            hostname="builder",
-            user="0:0",
-            working_dir="/" if loader else "/work",
-            environment={} if loader else {**_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(sandbox.epoch), **sandbox.env},
-            labels=engine.labels(),
-            host_config=host,
-            tty=terminal,
-            stdin_open=terminal,
-            stop_signal="SIGKILL",  # Podman removes what runs by stopping it, and waits ten seconds for one that does not listen
-        )
+        try:
+            made = engine.api.create_container(
+                sandbox.image,
+                list(argv),
+                hostname="builder",
+                user="0:0",
+                working_dir="/" if loader else "/work",
+                environment={} if loader else {**_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(sandbox.epoch), **sandbox.env},
+                labels=engine.labels(),
+                host_config=host,
+                tty=terminal,
+                stdin_open=terminal,
+                # Podman removes what runs by stopping it, and waits ten seconds for one that does not listen.
+                stop_signal="SIGKILL",
+            )
+        except ImageNotFound as error:
+            raise _gone(engine, sandbox) from error
         return str(made["Id"])
 
 

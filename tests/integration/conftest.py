@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 import pytest
 
-from pipeline.sandbox.engine import LABEL_CHECKOUT, LOCAL_IMAGES, checkout_id
+from pipeline.sandbox.engine import LABEL_CHECKOUT, checkout_id
 
 _TINY = Path(__file__).parent / "tiny"
 _TAKEN = ("ci", "dodo.py", "pipeline", "pyproject.toml")
@@ -110,18 +109,8 @@ def make_tiny(folder: Path, checkout: Path, cache: Path) -> Tiny:
     return Tiny(folder, cache)
 
 
-@pytest.fixture(scope="session")
-def _tidy_images() -> Iterator[None]:
-    """The tiny builder's image goes when the last test is done."""
-    yield
-    engine = docker.from_env()
-    for image in engine.api.images(f"{LOCAL_IMAGES}tower-tiny", quiet=True):
-        with suppress(docker.errors.APIError):  # another run of the tests uses it, or has removed it
-            engine.images.remove(image, force=False)
-
-
 @pytest.fixture
-def tiny_at(tmp_path: Path, checkout: Path, _tidy_images: None) -> Iterator[Callable[..., Tiny]]:
+def tiny_at(tmp_path: Path, checkout: Path) -> Iterator[Callable[..., Tiny]]:
     """Makes the tiny factory, in a folder `name`; what its builds left in the engine is removed at the end."""
     made: list[Tiny] = []
 
@@ -136,6 +125,8 @@ def tiny_at(tmp_path: Path, checkout: Path, _tidy_images: None) -> Iterator[Call
             container.remove(force=True, v=True)
         for volume in engine.volumes.list(filters={"label": label}):
             volume.remove(force=True)
+        for image in engine.api.images(filters={"label": label}, quiet=True):
+            engine.api.remove_image(image, force=True)
 
 
 @pytest.fixture

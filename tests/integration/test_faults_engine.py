@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -11,8 +12,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import docker
 import pytest
 
+from pipeline.base.filelock import locked
+from pipeline.sandbox.engine import LABEL_CHECKOUT, checkout_id
 from tests.integration.conftest import Tiny
 from tests.integration.test_faults_stage import containers, log_of, wait_for
 
@@ -145,3 +149,25 @@ def test_the_engine_goes_away_in_the_middle_of_a_stage(tiny: Tiny, passage: Pass
     tiny.doit()
     assert tiny.image == "one\ntwo\n"
     assert not containers(tiny)
+
+
+def test_the_builder_is_removed_between_two_stages(tiny: Tiny) -> None:
+    """As another checkout's build or a cleaning of the engine does it, which leave alone what a container uses."""
+    tiny.doit()
+    store = tiny.folder / "build" / "store"
+    (second,) = tiny.artifacts("second")
+    for path in (*tiny.artifacts("first"), second, *tiny.artifacts("image.img")):
+        shutil.rmtree(path.parents[1])
+    engine = docker.from_env()
+    (image,) = engine.api.images(filters={"label": f"{LABEL_CHECKOUT}={checkout_id(tiny.folder)}"}, quiet=True)
+    # The second stage waits for us, as it does for another build of the same.
+    with locked(store / "locks" / second.parents[1].name):
+        build = tiny.start()
+        assert build.stdout is not None
+        said = next(line for line in build.stdout if "by another process" in line)
+        engine.api.remove_image(image)
+    with build:
+        said += build.stdout.read()
+    assert build.returncode == 0, said
+    assert f"has no image {image}; it is made again" in said
+    assert tiny.image == "one\ntwo\n"

@@ -46,7 +46,8 @@ class TinyDriver:
         return digest_json({"busybox": digest_bytes(_BUSYBOX.read_bytes()), "applets": list(_APPLETS)})
 
     def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
-        tag = f"{LOCAL_IMAGES}tower-tiny:{self.builder_key(lock, arch)[:16]}"
+        # Of this checkout alone: other tests, and other runs of them, remove theirs at any time.
+        tag = f"{LOCAL_IMAGES}tower-tiny:{self.builder_key(lock, arch)[:16]}-{engine.checkout[:16]}"
         found = engine.find_image(tag)
         return str(found["Id"]) if found is not None else engine.import_image([_root()], tag)
 
