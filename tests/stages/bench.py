@@ -127,8 +127,8 @@ class Bench:
         file = GOLDEN / f"{name}.txt"
         if self.renew:
             file.write_text(found)
-        assert file.is_file(), f"there is no {file.name}: ./ci/doit test tests/stages -- {RENEW}"
-        assert found.splitlines() == file.read_text().splitlines(), f"renew it: ./ci/doit test tests/stages -- {RENEW}"
+        assert file.is_file(), f"there is no {file.name}: ./ci/doit test tests/stages {RENEW}"
+        assert found.splitlines() == file.read_text().splitlines(), f"renew it: ./ci/doit test tests/stages {RENEW}"
 
     def refused(self, stage: str, output: Path, *words: str, **given: object) -> None:
         """Run a stage that must fail: with an exit status of its script, and an error that has all the words."""
