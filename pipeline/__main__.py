@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pipeline`: doit for this checkout, as ./ci/doit runs it, with every error shown as one of ours."""
+"""`python -m pipeline`: run doit for this checkout, as ./ci/doit does, with every error shown as one of ours."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.base.streams import ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run doit; returns the exit status."""
+    """Run doit; return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     return ended(lambda: _run(given))
 
 
 def _run(words: list[str]) -> int:
-    # After the streams were made usable: doit keeps the output that it finds when it is imported.
+    # After the streams were made usable: doit keeps the output streams that it finds when it is imported.
     from pipeline.cli.front import Doit, Passed
 
     if "" in words:
-        raise ConfigError("the command line has an empty word, which names no task", hint="./ci/doit list shows those there are")
+        raise ConfigError("the command line has an empty word, which names no task", hint="./ci/doit list shows all tasks")
     try:
         return int(Doit().run(words))
     except Passed as passed:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pipeline.apk`; `solve` and `verify` in their plain form import next to nothing, since they are asked often."""
+"""`python -m pipeline.apk`; `solve` and `verify` in their plain form import next to nothing, since they are run often."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     return ended(lambda: _run(given))
 
@@ -36,5 +36,5 @@ def _run(given: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Taking a pool of packages apart takes as long as solving.
+    # Freeing a pool of packages takes as long as solving.
     os._exit(main())

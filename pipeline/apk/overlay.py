@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overlays to packages: trees that mirror / on the device, with a table of owners and modes, as an .apk.
+"""Make a package (.apk) of overlays: trees that mirror / on the device, with a table of owners and modes.
 
-Modes come from the table and not from the checkout, where umask and file systems change them. Stages run
-this as `python3 -m pipeline.apk.overlay`; it imports the standard library and `pipeline.apk` only.
+Modes come from the table, not from the checkout, where umask and file systems change them. Stages run
+this as `python3 -m pipeline.apk.overlay`; it imports only the standard library and `pipeline.apk`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.base.errors import ConfigError, FactoryError
 
 TEMPLATES = ("etc/issue", "etc/os-release")
-"""Files in which ${version} and the like are filled in."""
+"""The suffix of files in which ${version} and the like are filled in."""
 
 IDS: Mapping[str, int] = {"root": 0, "shadow": 42, "wheel": 10}
 """Owners and groups that the table may name, with Alpine's fixed numbers."""
@@ -32,7 +32,7 @@ _KEYS = {"path", "mode", "owner", "group"}
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table: what the files that fit the glob `path` are."""
+    """One row of the table: owner and mode of the files that match the glob `path`."""
 
     path: str
     mode: int
@@ -41,13 +41,13 @@ class Rule:
     pattern: re.Pattern[str]
 
     def fits(self, name: str) -> bool:
-        """Whether the row is about `name`, a path without a leading slash; a folder's ends in a slash, and so does its row's."""
+        """Tell whether the row applies to `name`, a path without a leading slash; both end in a slash for a folder."""
         return name.endswith("/") == self.path.endswith("/") and self.pattern.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file, folder or link of the overlays, where it is in the checkout and which row fits it."""
+    """One file, folder or link of the overlays, with its path in the checkout and its row."""
 
     name: str
     source: Path
@@ -55,12 +55,12 @@ class Item:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file of its own: no link, no folder."""
+        """Tell whether it is a regular file."""
         return self.source.is_file() and not self.source.is_symlink()
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
-    """The table of owners and modes; ConfigError lists every mistake in it."""
+    """Read the table of owners and modes. Raises a ConfigError that lists every mistake in it."""
     try:
         rows = tomllib.loads(path.read_text(encoding="utf-8")).get("rules", [])
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -85,15 +85,15 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
 
 
 def _pattern(glob: str) -> re.Pattern[str]:
-    """`*` stays inside a folder, `**` does not."""
+    """Compile a glob: `*` stays inside a folder, `**` does not."""
     parts = (".*" if part == "**" else "[^/]*" if part == "*" else re.escape(part) for part in re.split(r"(\*+)", glob))
     return re.compile("".join(parts))
 
 
 def collect(trees: Sequence[Path], rules: Sequence[Rule]) -> tuple[Item, ...]:
-    """What the trees hold, later trees over earlier ones, sorted by name.
+    """Return the items of the trees, later trees over earlier ones, sorted by name.
 
-    Raises ConfigError that names every file to which no row applies.
+    Raises a ConfigError that names every file to which no row applies.
     """
     found: dict[str, Item] = {}
     for tree in trees:
@@ -116,7 +116,7 @@ def _walk(tree: Path) -> Iterator[Path]:
 
 
 def entries(items: Sequence[Item], values: Mapping[str, str]) -> Iterator[tuple[TarEntry, Source]]:
-    """The items as a package's entries, with `values` filled into the templates."""
+    """Yield the items as entries of a package, with `values` filled into the templates."""
     for item in items:
         rule = item.rule
         owner, group = (rule.owner, rule.group) if rule else ("root", "root")
@@ -133,7 +133,7 @@ def entries(items: Sequence[Item], values: Mapping[str, str]) -> Iterator[tuple[
 
 
 def fill(item: Item, values: Mapping[str, str]) -> bytes:
-    """A template with its values; ConfigError if it asks for one that is unknown."""
+    """Fill `values` into a template. Raises ConfigError if it asks for an unknown one."""
     try:
         return string.Template(item.source.read_text(encoding="utf-8")).substitute(values).encode()
     except (KeyError, ValueError) as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that run for this process, ended when the user ends it.
+"""The programs that run for this process; they are ended when the user ends it.
 
-`pipeline.base.proc` gives each a session of its own, so Ctrl-C on the terminal does not reach them. Kept apart from it
-because that module is also laid into packages of the lab.
+`pipeline.base.proc` gives each a session of its own, so Ctrl-C on the terminal does not reach them. This module is apart
+from it because that one is also copied into packages of the lab.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.05
 
 
 def running() -> Iterator[int]:
-    """The children of this process that lead a process group of their own."""
+    """Yield the children of this process that lead a process group of their own."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, parent, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
@@ -31,7 +31,7 @@ def running() -> Iterator[int]:
 
 
 def stop_all(seconds: float, *, but: Collection[int] = ()) -> None:
-    """Interrupt all that run, as Ctrl-C would, but some; kill what has not ended after `seconds`."""
+    """Interrupt all running programs except `but`, as Ctrl-C would; kill those that have not ended after `seconds`."""
     for pid in set(running()).difference(but):
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGINT)

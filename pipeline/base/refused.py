@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the system refuses, as an error of ours: which file, why, and what to do about it.
+"""Turn errors of the system into errors of ours: which file, why, and what to do about it.
 
-Imports next to nothing: the short commands of `pipeline.apk` use it, too.
+Imports next to nothing, because the short commands of `pipeline.apk` use it, too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _HINTS = {
     errno.ENFILE: "too many files are open on this machine",
     errno.ENOMEM: "this machine has no memory left: free",
     errno.EAGAIN: "try again; see `ulimit -u`",
-    errno.ENOTDIR: "a part of the path is a file, and no folder",
-    errno.EISDIR: "it is a folder, and no file",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder, not a file",
     errno.ETXTBSY: "it is a program that is running",
     errno.EBUSY: "something else uses it",
 }
@@ -35,9 +35,9 @@ _DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOSPC, errno.
 
 
 def refused(error: OSError, where: str = "", *, hint: str = "") -> FactoryError:
-    """The error about `where`, or about the file that the system names; `hint` where the number tells nothing better.
+    """Return the error about `where`, or about the file that the system names; `hint` is used if the number has none.
 
-    StoreError where it is the disk's fault, or that of permissions.
+    A StoreError if the disk or the permissions are to blame.
     """
     where = where or _named(error)
     what = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
@@ -46,7 +46,7 @@ def refused(error: OSError, where: str = "", *, hint: str = "") -> FactoryError:
 
 
 def expected(error: BaseException) -> FactoryError | None:
-    """The error of ours for one of the system, of a text that is none, or of memory; None for a mistake in the code."""
+    """Return our error for one of the system, for undecodable text or for lack of memory; None for a bug."""
     if isinstance(error, FactoryError):
         return error
     if isinstance(error, OSError):
@@ -55,11 +55,11 @@ def expected(error: BaseException) -> FactoryError | None:
         return FactoryError(f"a name or a text is not UTF-8: {error}")
     if isinstance(error, MemoryError):
         return FactoryError("this machine has no memory left", hint="see what uses it: free, top")
-    # What pathlib makes of ELOOP, and of a user without a home.
+    # pathlib raises it for ELOOP, and for a user without a home.
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
         return FactoryError(f"{error}", hint=_HINTS[errno.ELOOP])
     if isinstance(error, RuntimeError) and str(error).startswith("Could not determine home"):
-        return FactoryError("whoever runs this has no home", hint="set HOME to a folder of yours")
+        return FactoryError("this user has no home folder", hint="set HOME to a folder that you own")
     return None
 
 

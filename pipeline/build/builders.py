@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builders that no build uses any more."""
+"""Remove builders that no build uses any more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def remove_old_builders(factory: Factory) -> int:
-    """For gc: remove builders that this checkout no longer uses, and those of checkouts that are gone; how many.
+    """Remove builders that this checkout no longer uses, and those of checkouts that are gone; return their number.
 
     Raises LockError without a lock that fits, SandboxError without an engine.
     """

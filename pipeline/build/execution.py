@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of a stage's script: what the sandbox is given for a node of the plan.
+"""One run of a stage's script: the sandbox for a node of the plan.
 
-The only module between the plan and the container engine; imported when a stage is really run.
+This is the only module between the plan and the container engine; it is imported when a stage is really run.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StageRun:
-    """A stage that is about to run: all of its inputs are built."""
+    """A stage that is about to run; all of its inputs are built."""
 
     place: Workplace
     node: StageNode
     keyed: Keyed
     artifacts: Mapping[str, Artifact]
-    """What it reads of other nodes, by the name that it knows them by."""
+    """The artifacts of other nodes that it reads, by the names of its inputs."""
     clock: str = ""
-    """Seconds that its programs see added to the time (`+86400`); no part of any key."""
+    """Seconds added to the clock that its programs see (`+86400`); not part of any key."""
 
 
 def run_node(run: StageRun, output: Path, log: BinaryIO, log_path: Path) -> Mapping[str, FileRecord]:
-    """Run the stage's script in the builder and bring what it made into `output`, checked against stage.toml.
+    """Run the stage's script in the builder, and bring its outputs into `output`, checked against stage.toml.
 
-    `log` takes what it prints; `log_path`, where that is kept, is named in errors. Returns what is known of the files
-    already, for the store. Raises StageError, SandboxError, DamagedError.
+    `log` takes the script's output; `log_path`, where that is kept, is named in errors. Returns the records of files that
+    are known already, for the store. Raises StageError, SandboxError, DamagedError.
     """
     hint = f"whole log: {log_path}\n  replay: {replay_command(run.place, run.node)}"
     engine = run.place.engine_for(run.node.arch)
@@ -63,13 +63,13 @@ def run_node(run: StageRun, output: Path, log: BinaryIO, log_path: Path) -> Mapp
 
 
 def replay_command(place: Workplace, node: StageNode) -> str:
-    """What to type to run just this node's script again, with its output on the terminal."""
+    """Return the command that runs just this node's script again, with its output on the terminal."""
     words = [f"./ci/doit replay stage={node.name.removeprefix('stage:')}"]
     return " ".join([*words, *(word for word in place.plan.settings.words if word not in Settings().words)])
 
 
 def sandbox_of(run: StageRun) -> Sandbox:
-    """The sandbox that the stage's script runs in; the builder is made if it is not there."""
+    """Return the sandbox for the stage's script; make the builder if it is missing."""
     place, node = run.place, run.node
     return Sandbox(
         name=node.name,
@@ -86,7 +86,7 @@ def sandbox_of(run: StageRun) -> Sandbox:
 
 
 def other_clock(channel: Channel, ahead: str) -> dict[str, str]:
-    """Variables that move the clock of programs in the builder by `ahead` seconds (`+86400`); none for ""."""
+    """Return variables that move the clock of programs in the builder by `ahead` seconds (`+86400`); none for ""."""
     if not ahead:
         return {}
     if not channel.faketime:
@@ -98,7 +98,7 @@ def other_clock(channel: Channel, ahead: str) -> dict[str, str]:
 
 
 def time_in_sandbox(place: Workplace, ahead: str, scratch: Path) -> int:
-    """What the builder's `date` says under `other_clock`: seconds since 1970.
+    """Return the time of the builder's `date` under `other_clock`: seconds since 1970.
 
     `scratch` is an empty folder. Raises SandboxError, StageError.
     """
@@ -117,12 +117,12 @@ def time_in_sandbox(place: Workplace, ahead: str, scratch: Path) -> int:
 
 
 def shifted(ahead: str) -> dict[str, str]:
-    """What libfaketime is told: waiting goes by the monotonic clock, and what files say of their age is left alone."""
+    """Return libfaketime's settings: waiting uses the monotonic clock, and times of files are not changed."""
     return {"FAKETIME": ahead, "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
 
 
 def inputs_of(run: StageRun) -> list[Input]:
-    """Everything that the script reads, at the places it knows; sources with the digests of the key."""
+    """Return everything that the script reads, with its places in the sandbox; sources with the digests of the key."""
     place, node = run.place, run.node
     options = {name: plain(value) for name, value in options_of(node, place.plan, place.driver).items()}
     found = [Input("/stage-options", {"options.json": json.dumps(options, sort_keys=True, indent=1).encode()})]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The factory: one checkout with one channel, and how a node of its plan gets built.
+"""The factory: one checkout with one channel; it builds the nodes of the plan.
 
-Ties plan, keys, store, channel and sandbox together. What is costly to load (the container engine, the channel's
-driver) is loaded when something is built and not before, so that a run with nothing to do is quick.
+It combines plan, keys, store, channel and sandbox. Modules that are slow to load (the container engine, the channel's
+driver) are loaded only when something is built, so that a run with nothing to do is quick.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STOP_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An artifact, and whether this run made it, or pulled it from the shared cache."""
+    """An artifact, and whether this run built or pulled it."""
 
     artifact: Artifact
     fresh: bool
@@ -43,7 +43,7 @@ class Built:
 
     @property
     def state(self) -> str:
-        """For the line of its task."""
+        """The state for the task's line."""
         return "pulled" if self.pulled else "built" if self.fresh else "cached"
 
 
@@ -52,16 +52,16 @@ class Factory(Workplace):
     """Everything that tasks need, made from a plan. Its methods may be called from several threads."""
 
     clock: str = ""
-    """For `verify:reproducible`: seconds that programs in the sandboxes see added to the time; no part of any key."""
+    """For `verify:reproducible`: seconds added to the clock in the sandboxes; not part of any key."""
     given: Mapping[str, str] = field(default_factory=dict)
     """The variables of the command line, for the shared cache."""
     _running: set[str] = field(default_factory=set)
     _there_before: frozenset[int] = field(default_factory=lambda: frozenset(children.running()))
-    """The engine, if ci/doit has just started it: this process is then its parent, and leaves it running."""
+    """The engine, if ci/doit has just started it: this process is then its parent, and leaves it running at the end."""
 
     @cached_property
     def cache(self) -> Cache | None:
-        """The shared cache, if `cache=` names one."""
+        """The shared cache that `cache=` names, or None."""
         if "cache" not in self.given and "cache-key" not in self.given:
             return None
         from pipeline.store.cache.chosen import open_cache
@@ -69,7 +69,7 @@ class Factory(Workplace):
         return open_cache(self.given, self.paths.checkout, check=self.engine.check, report=self.progress.say)
 
     def find(self, node: Node) -> Artifact | None:
-        """The artifact of `node` as it must now be, if the store has it and it is undamaged."""
+        """Return the artifact of `node` for its present key, if the store has it undamaged."""
         if is_folder(node):
             return None
         try:
@@ -82,25 +82,25 @@ class Factory(Workplace):
         return artifact
 
     def need(self, node: Node) -> Built:
-        """The artifact of `node`, built with all that it needs if it is not there."""
+        """Return the artifact of `node`; build it and its inputs if they are missing."""
         self.need_inputs(node)
         artifact = self.find(node)
         return Built(artifact, fresh=False, seconds=0.0) if artifact is not None else self.build(node)
 
     def need_inputs(self, node: Node) -> None:
-        """Build what `node` needs, as far as it is not there."""
+        """Build the inputs of `node` that are missing."""
         for name in node.inputs.values() if isinstance(node, StageNode) else ():
             self.need_by_name(name)
 
     def need_by_name(self, name: str) -> None:
-        """Build the node of this name, with all that it needs, if it is not there."""
+        """Build the node of this name and its inputs, if they are missing."""
         if not is_folder(self.plan.nodes[name]):
             self.need(self.plan.nodes[name])
 
     def build(self, node: Node) -> Built:
-        """The artifact of `node`, whose inputs are built already.
+        """Return the artifact of `node`, whose inputs are built already.
 
-        An input that turns out to be damaged or gone is built again first, and the key is made anew.
+        An input that turns out to be damaged or gone is built again first, and the key is computed again.
         """
         for _ in range(_REPAIRS):
             try:
@@ -116,7 +116,7 @@ class Factory(Workplace):
         return self._build(node)
 
     def discard(self, node: Node) -> None:
-        """Remove the artifact that `node` now has, if no other build uses it."""
+        """Remove the present artifact of `node`, unless another build uses it."""
         from pipeline.store.gc import collect
 
         artifact = self.find(node)
@@ -125,7 +125,7 @@ class Factory(Workplace):
             collect(self.store, keep=set(self.store.built_keys()) - {artifact.key}, max_bytes=0)
 
     def stop(self) -> None:
-        """End all sandboxes and programs of this process, and wait for their threads to tidy up."""
+        """End all sandboxes and programs of this process, and wait until their threads have cleaned up."""
         if "engine" in self.__dict__:
             self.engine.stop()
             children.stop_all(_STOP_SECONDS / 2, but=self._there_before)
@@ -172,7 +172,7 @@ class Factory(Workplace):
         return run_node(self.stage_run(node, keyed), output, log, self.log_path(node, keyed.key))
 
     def stage_run(self, node: StageNode, keyed: Keyed) -> StageRun:
-        """What a run of the script of `node` needs; inputs that are not there are built first."""
+        """Return the inputs for a run of the script of `node`; build those that are missing."""
         from pipeline.build.execution import StageRun
 
         needed = {name: self.plan.nodes[source] for name, source in node.inputs.items()}
@@ -192,10 +192,10 @@ class Factory(Workplace):
         return {}
 
     def log_path(self, node: Node, key: Digest) -> Path:
-        """Where the output of a node's last build of `key` is."""
+        """Return the log of a node's last build of `key`."""
         return self.paths.logs / f"{log_name(node, key)}.log"
 
 
 def log_name(node: Node, key: Digest) -> str:
-    """The name of a node's log below build/log, without its ending."""
+    """Return the name of a node's log below build/log, without its suffix."""
     return f"{node.name.partition(':')[2].replace(':', '-')}.{key[:12]}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running one stage again to see what it does: its output on the terminal, or a shell in its sandbox.
+"""Run one stage again to watch it: with its output on the terminal, or with a shell in its sandbox.
 
-The sandbox is the one of the build, down to inputs, options and capabilities; what it makes is thrown away.
+The sandbox is that of the build, including inputs, options and capabilities; the outputs are thrown away.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def replay_node(factory: Factory, node: StageNode, *, shell: bool) -> None:
 
 
 def _scratch(factory: Factory) -> Path:
-    """Outputs may be large: they go to the disk of the store, not to a /tmp that may live in memory."""
+    """Yield a scratch folder on the store's disk: outputs may be large, and /tmp may be in memory."""
     factory.paths.build.mkdir(parents=True, exist_ok=True)
     return factory.paths.build
 
@@ -82,7 +82,7 @@ def _shell(factory: Factory, node: StageNode, sandbox: Sandbox) -> None:
 
 
 def _talk(engine: Engine, container: Container) -> None:
-    """Connect this terminal with the container's until its shell ends."""
+    """Connect this terminal to the container's until its shell ends."""
     attached = container.attach(stdin=1, stdout=1, stderr=1)
     stream = getattr(attached, "_sock", attached)
     container.start()
@@ -117,7 +117,7 @@ def _relay(stream: Any) -> None:
 
 @contextmanager
 def _raw(keyboard: int) -> Iterator[None]:
-    """Hand every key to the container, Ctrl-C too, and put the terminal back at the end."""
+    """Pass every key to the container, including Ctrl-C; restore the terminal at the end."""
     before = termios.tcgetattr(keyboard)
     try:
         tty.setraw(keyboard)

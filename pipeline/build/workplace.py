@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Workplace:
-    """All of it for one plan. Its methods may be called from several threads."""
+    """All of these for one plan. Its methods may be called from several threads."""
 
     plan: Plan
     paths: Paths
@@ -42,9 +42,9 @@ class Workplace:
     _fetched: bool = False
     _lock: Lock | None = None
     _engines: dict[tuple[str, str], Engine] = field(default_factory=dict)
-    """By the user's name for it and the architecture that it was found to have."""
+    """By the user's name for the engine and its architecture."""
     _builders: dict[str, str] = field(default_factory=dict)
-    """Images by the architecture of the stages."""
+    """Images, by the architecture of the stages."""
 
     @cached_property
     def driver(self) -> ChannelDriver:
@@ -68,13 +68,13 @@ class Workplace:
 
     @cached_property
     def engine(self) -> Engine:
-        """The container engine, which is connected to when something is built."""
+        """The container engine; it is connected to when something is built."""
         from pipeline.sandbox.engine import Engine
 
         return Engine(self.paths.checkout, report=self.progress.say)
 
     def engine_for(self, arch: str) -> Engine:
-        """The engine that stages of an architecture run on: the usual one, if neither user nor channel name another."""
+        """Return the engine for the stages of an architecture: the usual one, unless user or channel name another."""
         name = self.plan.engine_of(arch)
         if not name:
             return self.engine
@@ -102,7 +102,7 @@ class Workplace:
         return lockfile.lock_path(self.paths, self.plan.channel)
 
     def lock_fits(self) -> bool:
-        """Whether there is a lock, made from what is now in the checkout."""
+        """Tell whether there is a lock that was made from the present checkout."""
         if not self.lock_path.is_file():
             return False
         lock = self._read_lock()
@@ -111,7 +111,7 @@ class Workplace:
         return fits
 
     def lock(self) -> Lock:
-        """The lock of the channel. Raises LockError if there is none that fits."""
+        """Return the lock of the channel. Raises LockError if there is none that fits."""
         with self._once:
             if self._lock is None and not self.lock_fits():
                 hint = f"run: {lockfile.lock_command(self.plan.channel)}"
@@ -124,7 +124,7 @@ class Workplace:
     def make_lock(self, *, again: bool, accept_older: bool = False) -> Lock:
         """Resolve the channel's lock and keep it; with `again` even if the present one fits.
 
-        A committed lock is never made by the way: only `doit lock` does it.
+        A committed lock is only ever made by `doit lock`. Raises LockError.
         """
         with self._guarded("lock"):
             if not again and self.plan.channel.releasable:
@@ -138,7 +138,7 @@ class Workplace:
 
     @contextmanager
     def _guarded(self, what: str) -> Iterator[None]:
-        """Only one process at a time makes the lock, or the builder, of this checkout."""
+        """Let only one process at a time make the lock, or the builder, of this checkout."""
         channel = self.plan.channel.name
 
         def waiting() -> None:
@@ -155,7 +155,7 @@ class Workplace:
             return False
 
     def fetch(self) -> None:
-        """Bring all that the lock names into the user's cache; once a run."""
+        """Bring everything that the lock names into the user's cache, once in a run."""
         with self._once:
             if not self._fetched:
                 self.driver.fetch(self.lock(), self.progress)
@@ -163,13 +163,13 @@ class Workplace:
 
     @contextmanager
     def log(self, name: str) -> Iterator[BinaryIO]:
-        """A new log file in build/log."""
+        """Open a new log file in build/log."""
         self.paths.logs.mkdir(parents=True, exist_ok=True)
         with (self.paths.logs / f"{name}.log").open("wb") as stream:
             yield stream
 
     def builder(self, arch: str = "") -> str:
-        """The image of the builder in the engine that stages of an architecture run on, made if it is not there.
+        """Return the image of the builder for stages of an architecture; make it if the engine does not have it.
 
         Without an architecture: of the usual builder, in the usual engine.
         """
@@ -196,7 +196,7 @@ class Workplace:
         return self.paths.channel(self.plan.channel.name) / "builder.json"
 
     def builder_known(self) -> bool:
-        """Whether the usual builder was made in an earlier run; it is made again in time if somebody removed it."""
+        """Tell whether an earlier run made the usual builder; if somebody removed it, it is made again when it is needed."""
         try:
             record = parse_json(read_regular(self._builder_record))
             return bool(record["key"] == self.driver.builder_key(self.lock(), self.plan.channel.builder_arch))

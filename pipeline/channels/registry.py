@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code speaks to a channel: one driver for all of them, and the lab's mirror where a channel makes its own."""
+"""Choose the code for a channel: one driver for all, and the lab's mirror for a channel that makes its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.supply.lock import Worlds
 
 
 def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver:
-    """The driver of `channel`, with a mirror of its own where the channel's file says so.
+    """Return the driver of `channel`, with a mirror of its own if the channel's file says so.
 
-    Raises ConfigError for a driver that does not exist, or settings that are wrong.
+    Raises ConfigError for an unknown driver, or for wrong settings.
     """
     if channel.driver != "alpine":
         raise ConfigError(f"{channel.path}: driver: no driver is called {channel.driver!r}", hint="known drivers: alpine")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of the factory: what doit is told, and what the user sees."""
+"""The command line of the factory: doit's settings, its tasks and its reporters."""

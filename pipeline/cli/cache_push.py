@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doit cache:push`: artifacts that were built here, signed, for the shared cache.
+"""`doit cache:push`: sign artifacts that were built here, and push them into the shared cache.
 
-Only stages go into the cache: repositories and wheels come from the lock's downloads, which have a vault. Builds
-never push. What was pulled is not pushed again: a signature says "I built this".
+Only stages go into the cache: repositories and wheels come from the lock's downloads, which have a vault. A build
+never pushes. An artifact that was pulled is not pushed again, because a signature says "I built this".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALLOWED: Final = ("dirty", "lab")
 
 
 def push_all(factory: Factory, given: Mapping[str, str]) -> None:
-    """`doit cache:push cache=… key=…`: sign and push what the present plan is made of, as far as it was built here.
+    """Sign and push the artifacts of the present plan that were built here (`doit cache:push cache=… key=…`).
 
     Raises FetchError if the registry is down or refuses.
     """
@@ -36,12 +36,12 @@ def push_all(factory: Factory, given: Mapping[str, str]) -> None:
     registry = Registry(RegistryPlace.parse(given["cache"]), check=factory.engine.check)
     _check_state(factory, given.get("cache-push", ""))
     secret = secret_key(given)
-    counts = {"pushed": 0, "there already": 0, "pulled, so not ours to sign": 0}
+    counts = {"pushed": 0, "there already": 0, "pulled, not built here": 0}
     size = 0
     try:
         for artifact in _artifacts(factory):
             if factory.store.origin(artifact.key):
-                counts["pulled, so not ours to sign"] += 1
+                counts["pulled, not built here"] += 1
                 continue
             done = push(registry, artifact, secret)
             counts["pushed" if done.fresh else "there already"] += 1
@@ -49,7 +49,7 @@ def push_all(factory: Factory, given: Mapping[str, str]) -> None:
     except UnavailableError as error:
         raise FetchError(
             f"cache {registry.place}: {error.message}",
-            hint="what was pushed stays; docker login, if it wants to know who you are",
+            hint="artifacts pushed so far stay in the registry; if it asks for credentials: docker login",
         ) from error
     shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "pushed")
     factory.progress.say(f"cache {registry.place}: {shown} ({size / 2**20:.1f} MiB), signed by {secret.public_key.name}")
@@ -58,7 +58,7 @@ def push_all(factory: Factory, given: Mapping[str, str]) -> None:
 
 
 def _artifacts(factory: Factory) -> Iterator[Artifact]:
-    """Every artifact of a stage of the plan that the store has, checked in full."""
+    """Yield every artifact of a stage of the plan that the store has; each is verified in full."""
     seen: set[str] = set()
     for node in factory.plan.nodes.values():
         found = factory.find(node) if isinstance(node, StageNode) else None
@@ -70,13 +70,15 @@ def _artifacts(factory: Factory) -> Iterator[Artifact]:
 
 
 def _check_state(factory: Factory, allowed: str) -> None:
-    """ReleaseError for what others should not be given, unless `cache-push=` asks for it."""
+    """Raise ReleaseError for a state that others should not be given, unless `cache-push=` allows it."""
     from pipeline.release.checks import checkout_state
 
     words = [word for word in allowed.split(",") if word]
     unknown = next((word for word in words if word not in ALLOWED), None)
     if unknown is not None:
-        raise ConfigError(f"cache-push={allowed}: {unknown} is unknown", hint=f"of: {', '.join(ALLOWED)}, with commas between")
+        raise ConfigError(
+            f"cache-push={allowed}: {unknown} is unknown", hint=f"one or more of: {', '.join(ALLOWED)}, separated by commas"
+        )
     faults = []
     if "lab" not in words and not factory.plan.channel.releasable:
         faults.append(
@@ -88,7 +90,7 @@ def _check_state(factory: Factory, allowed: str) -> None:
             _, changed = checkout_state(factory.paths.checkout)
         except ToolError as error:
             said = error.message.splitlines()[-1].strip()
-            faults.append(f"checkout: git cannot say what it is: {said} (cache-push=dirty does not ask)")
+            faults.append(f"checkout: git cannot tell its state: {said} (cache-push=dirty skips this)")
         else:
             if changed:
                 faults.append(f"checkout: differs from its commit in {', '.join(changed[:3])} (cache-push=dirty pushes it)")

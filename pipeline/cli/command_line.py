@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line's variables say, and what doit is told for it: the factory, its reporter, its settings."""
+"""Read the command line's variables, and configure doit from them: the factory, its reporter, its settings."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ VARIABLES = (
     "version",
 )
 SWITCHES = ("json", "shell")
-"""Variables that are 1 or not there."""
+"""Variables that take the value 1 or are left out."""
 ENGINE = "engine."
-"""Before the name of an architecture: the container engine for its stages."""
+"""The prefix of an architecture's name in the variable that chooses the container engine for its stages."""
 
 
 def open_factory(checkout: Path) -> Factory:
-    """The factory of a checkout, with the variables of the command line.
+    """Return the factory of a checkout, configured by the variables of the command line.
 
     Ends the process, with the error's text and status, if the configuration is wrong.
     """
@@ -66,7 +66,7 @@ def open_factory(checkout: Path) -> Factory:
 
 @contextmanager
 def _ended_by_errors() -> Iterator[None]:
-    """Expected errors end the process, with their text and status: doit would show a traceback here."""
+    """End the process on an expected error, with its text and status: doit would show a traceback here."""
     try:
         yield
     except Exception as found:
@@ -105,19 +105,19 @@ def _open(checkout: Path) -> Factory:
 
 
 def _end_with_the_reader_of_listings() -> None:
-    """Doit's own listings end as `cat` does when nobody reads on (`| head`); what builds goes on, see `Screen`."""
+    """Let doit's own listings end as `cat` does when the reader goes away (`| head`); a build goes on, see `Screen`."""
     words = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
     if words[:1] in (["list"], ["info"]):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def wants_json() -> bool:
-    """Whether the command line says json=1."""
+    """Tell whether the command line says json=1."""
     return (getattr(doit_cmd, "_CMDLINE_VARS", None) or {}).get("json") == "1"
 
 
 def variables() -> dict[str, str]:
-    """The `name=value` words of the command line. Raises ConfigError for a name that nothing asks for."""
+    """Return the `name=value` words of the command line. Raises ConfigError for a name that no task knows."""
     given: dict[str, str] = dict(getattr(doit_cmd, "_CMDLINE_VARS", None) or {})
     for name, value in given.items():
         if name not in VARIABLES and not name.startswith(ENGINE):
@@ -132,7 +132,7 @@ def variables() -> dict[str, str]:
 
 
 def number(name: str, default: float) -> float:
-    """A variable that is a number, 0 or more. Raises ConfigError for anything else."""
+    """Return a variable as a number, 0 or more. Raises ConfigError for anything else."""
     given = variables().get(name, "")
     try:
         found = float(given or default)
@@ -144,7 +144,7 @@ def number(name: str, default: float) -> float:
 
 
 def config(factory: Factory) -> dict[str, Any]:
-    """What dodo.py tells doit about itself."""
+    """Return the settings that dodo.py gives doit."""
     kind = Events if wants_json() else Lines
 
     def check(tasks: Iterable[str]) -> None:
@@ -163,7 +163,7 @@ def config(factory: Factory) -> dict[str, Any]:
     )
     return {
         "default_tasks": list(dict.fromkeys(image.recipe for image in chosen_images(factory))),
-        # A database that lives and dies with the process: nothing but our store decides, and two runs do not meet.
+        # doit's database is kept in memory: only our store decides what is built, and two runs do not share a file.
         "backend": "sqlite3",
         "dep_file": ":memory:",
         "reporter": reporter,

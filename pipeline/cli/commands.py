@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doit` does beside building and supply: explain, gc, replay, boot, test, verify, release, audit.
+"""The commands of `doit` beside building and supply: explain, gc, replay, boot, test, verify, release, audit.
 
-Each is one function that a task calls; what is heavy is imported there.
+Each is one function that a task calls; it imports heavy modules when it is called.
 """
 
 from __future__ import annotations
@@ -30,24 +30,26 @@ from pipeline.plan.nodes import Image, Node, StageNode, is_folder
 
 _TEST_SECONDS = 4 * 3600
 _ALL_TESTS = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
-"""Two files of tests run side by side, and the quickest ring comes first; more at once need more memory than a laptop has."""
+"""The test files run two at a time, the fastest ring first; more at once need more memory than a laptop has."""
 _GIB = 1 << 30
 _DEFAULT_GIB = 20
 _PYTEST_OPTIONS = (
-    {"name": "k", "short": "k", "type": str, "default": "", "help": "only tests whose names fit this expression"},
-    {"name": "m", "short": "m", "type": str, "default": "", "help": "only tests with these marks"},
+    {"name": "k", "short": "k", "type": str, "default": "", "help": "run only tests whose names match this expression"},
+    {"name": "m", "short": "m", "type": str, "default": "", "help": "run only tests with these marks"},
     {"name": "x", "short": "x", "type": bool, "default": False, "help": "stop at the first failure"},
-    {"name": "v", "short": "v", "type": bool, "default": False, "help": "a line for each test"},
+    {"name": "v", "short": "v", "type": bool, "default": False, "help": "print a line for each test"},
 )
 
 
 def all_tasks(factory: Factory) -> Iterator[Task]:
-    """The tasks of all commands."""
+    """Yield the tasks of all commands."""
     yield from boot_tasks(factory)
     yield from supply.all_tasks(factory)
     yield from sim.all_tasks(factory)
     yield _command("builder", lambda: builder(factory), "make the container image that stages run in", Row("builder", "channel"))
-    yield task("explain", lambda words: explain_all(factory, words), doc="why stages are built again [STAGE...]", arguments=True)
+    yield task(
+        "explain", lambda words: explain_all(factory, words), doc="explain why stages are built again [STAGE...]", arguments=True
+    )
     yield _command("gc", lambda: collect(factory), "remove old artifacts until the store fits into size=GiB (default 20)")
     yield _command(
         "replay", lambda: replay(factory), "run the script of stage=NAME again, on the terminal (shell=1: a shell in its place)"
@@ -55,14 +57,16 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     yield task(
         "test", partial(run_tests, factory), doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS
     )
-    yield _command("qa", lambda: acceptance(factory), "the acceptance list, and what the last runs of its tests found")
+    yield _command("qa", lambda: acceptance(factory), "show the acceptance list with the last results of its tests")
     yield _command("verify:reproducible", lambda: verify(factory), "build everything twice, in two places, and compare")
-    yield _command("cache:push", lambda: push(factory), "sign with key=FILE what was built here, and push it into cache=")
+    yield _command(
+        "cache:push", lambda: push(factory), "sign with key=FILE the artifacts that were built here, and push them into cache="
+    )
     yield from release_tasks(factory)
 
 
 def release_tasks(factory: Factory) -> Iterator[Task]:
-    """Releasing, and what speaks for a release."""
+    """Yield the tasks about releases."""
     from pipeline.images.elf import commands as audits
     from pipeline.release import commands as releases
 
@@ -70,7 +74,9 @@ def release_tasks(factory: Factory) -> Iterator[Task]:
         "release", lambda: releases.release(factory, variables()), "sign version=X.Y.Z with key=FILE, if built and tested"
     )
     yield _command(
-        "attest", lambda: releases.attest(factory, variables()), "sign with key=FILE that our build equals the release in dir="
+        "attest",
+        lambda: releases.attest(factory, variables()),
+        "sign with key=FILE a statement that our build equals the release in dir=",
     )
     yield _command(
         "verify:release",
@@ -89,7 +95,7 @@ def _command(name: str, action: Callable[[], None], doc: str, row: Row | None = 
 
 
 def builder(factory: Factory) -> None:
-    """`doit builder`: make sure that the builder is in the container engine, and those of other engines are in theirs."""
+    """Make the builder in the container engine, and the builders of other engines there, unless they exist (`doit builder`)."""
     factory.make_lock(again=False)
     for arch in ("", *(arch for arch in factory.plan.channel.architectures if factory.plan.engine_of(arch))):
         image, key, address = factory.builder(arch), factory.keys.builder(arch), factory.engine_for(arch).address
@@ -102,7 +108,7 @@ def builder(factory: Factory) -> None:
 
 
 def explain_all(factory: Factory, words: Sequence[str]) -> None:
-    """`doit explain [stage...]`: for each instance, what differs from its last build."""
+    """List for each instance what differs from its last build (`doit explain [stage...]`)."""
     nodes = chosen_nodes(factory)
     known = {name.removeprefix("stage:"): node for name, node in nodes.items() if not is_folder(node)}
     chosen: list[Node] = []
@@ -120,11 +126,11 @@ def explain_all(factory: Factory, words: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What `doit explain` says about one node."""
+    """The explanation for one node."""
 
     title: str
     state: str
-    """built, unbuilt, unknown."""
+    """One of: built, unbuilt, unknown."""
     key: str = ""
     since: str = ""
     """The key of the build that `lines` compares with."""
@@ -132,19 +138,19 @@ class Explained:
 
     @property
     def text(self) -> list[str]:
-        """The explanation as lines for people."""
+        """Return the explanation as lines for people."""
         return [self.title, *(f"  {line}" for line in self.lines)]
 
 
 def explain_node(factory: Factory, node: Node) -> Explained:
-    """Whether a node is built, and what differs from its last build, or of that from the one before."""
+    """Explain whether a node is built, and what differs from its last build; for a built one, from the build before that."""
     inputs = dict(node.inputs) if isinstance(node, StageNode) else {}
     last, before = explain.recall(factory.paths, node)
     try:
         keyed = factory.keys.of(node)
         built = factory.store.lookup(keyed.key) is not None
     except NotBuiltError as error:
-        return Explained(f"{node.name}: not known yet: {error} is to be built first", "unknown")
+        return Explained(f"{node.name}: not known yet: {error} has to be built first", "unknown")
     except LockError as error:
         return Explained(f"{node.name}: not known yet: {error.message}", "unknown")
     now = explain.snapshot(keyed)
@@ -167,7 +173,7 @@ def explain_node(factory: Factory, node: Node) -> Explained:
 
 
 def collect(factory: Factory) -> None:
-    """`doit gc [size=GiB]`: keep what the present plan is made of, and the rest as far as it fits."""
+    """Keep the artifacts of the present plan, and others as long as they fit (`doit gc [size=GiB]`)."""
     from pipeline.store.gc import collect as collect_store
 
     max_bytes = int(number("size", _DEFAULT_GIB) * _GIB)
@@ -182,7 +188,7 @@ def collect(factory: Factory) -> None:
 
 
 def _collect_packages(factory: Factory) -> int:
-    """Remove packages of the channel that were made anew since; how many."""
+    """Remove packages of the channel that were made again since; return their number."""
     if factory.driver.mirror is None:
         return 0
     removed, freed = factory.driver.mirror.remove_superseded()
@@ -192,7 +198,7 @@ def _collect_packages(factory: Factory) -> int:
 
 
 def _collect_builders(factory: Factory) -> int:
-    """Remove images of builders that are not used any more; how many. Without an engine, or a lock, all stay."""
+    """Remove images of builders that are no longer used; return their number. Without an engine or a lock, remove none."""
     from pipeline.build.builders import remove_old_builders
 
     try:
@@ -200,7 +206,7 @@ def _collect_builders(factory: Factory) -> int:
     except LockError:
         return 0
     except SandboxError as error:
-        factory.progress.say(f"builders: left alone: {error.message}")
+        factory.progress.say(f"builders: not removed: {error.message}")
         return 0
     if removed:
         factory.progress.say(f"builders: {removed} images removed")
@@ -208,23 +214,25 @@ def _collect_builders(factory: Factory) -> int:
 
 
 def replay(factory: Factory) -> None:
-    """`doit replay stage=NAME [shell=1]`: run one stage's script again, its output on the terminal, nothing kept."""
+    """Run one stage's script again on the terminal, and keep nothing (`doit replay stage=NAME [shell=1]`)."""
     from pipeline.build.replay import replay_node
 
     name = variables().get("stage", "").removeprefix("stage:")
     if not name:
-        raise ConfigError("replay: which stage?", hint="./ci/doit replay stage=NAME, with :TARGET where there are several")
+        raise ConfigError(
+            "replay: which stage?", hint="./ci/doit replay stage=NAME, or stage=NAME:TARGET if there are several targets"
+        )
     nodes = chosen_nodes(factory)
     found = [node for node in nodes.values() if isinstance(node, StageNode) and node.name == f"stage:{name}"]
     instances = found or [node for node in factory.plan.instances(name) if node.name in nodes]
     if len(instances) != 1:
         choices = [node.name.removeprefix("stage:") for node in instances] or list(factory.plan.stage_names)
-        raise ConfigError(f"stage={name}: names {len(instances)} stages", hint=f"one of: {', '.join(choices)}")
+        raise ConfigError(f"stage={name}: matches {len(instances)} stages", hint=f"one of: {', '.join(choices)}")
     replay_node(factory, instances[0], shell=variables().get("shell") == "1")
 
 
 def push(factory: Factory) -> None:
-    """`doit cache:push cache=… key=… [passphrase=N] [cache-push=dirty,lab]`: let others pull what was built here."""
+    """Let others pull what was built here (`doit cache:push cache=… key=… [passphrase=N] [cache-push=dirty,lab]`)."""
     from pipeline.cli.cache_push import push_all
 
     push_all(factory, variables())
@@ -234,7 +242,7 @@ def push(factory: Factory) -> None:
 
 
 def boot_tasks(factory: Factory) -> Iterator[Task]:
-    """`doit boot:<image>`: start a finished image in QEMU until it is up."""
+    """Yield the tasks that start a finished image in QEMU until it is up (`doit boot:<image>`)."""
     images = {(image.recipe, image.target): image for image in chosen_images(factory)}
     for name, place in BOOTS.items():
         image = images.get(place)
@@ -249,7 +257,7 @@ def boot_tasks(factory: Factory) -> Iterator[Task]:
 
 
 def boot(factory: Factory, name: str, image: Image) -> None:
-    """Boot a finished image; ends by itself. Raises BootError."""
+    """Boot a finished image, and end when it is up. Raises BootError."""
     from pipeline.images.boot import main_task
     from pipeline.images.publish import need_published
 
@@ -262,11 +270,11 @@ def boot(factory: Factory, name: str, image: Image) -> None:
 
 
 def run_tests(factory: Factory, words: Sequence[str]) -> None:
-    """`doit test [arguments]`: run pytest with the arguments, or all tests if there are none; its output on the terminal."""
+    """Run pytest on the terminal with the arguments, or with all tests if there are none (`doit test [arguments]`)."""
     sys.stdout.flush()
     # CI tells the tests that a missing tool is a failure (tests/conftest.py).
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
-    # Below the checkout: the tests do not see this machine's /tmp.
+    # Temporary files go below the checkout, so that the tests do not see this machine's /tmp.
     factory.paths.build.mkdir(parents=True, exist_ok=True)
     with temporary_folder("test", factory.paths.build) as folder:
         report = folder / "report.xml"
@@ -279,18 +287,18 @@ def run_tests(factory: Factory, words: Sequence[str]) -> None:
 
 
 def _counts(report: Path) -> dict[str, JsonValue]:
-    """Count the tests in pytest's report; empty if pytest wrote no report."""
+    """Return pytest's counts from its report; empty if pytest wrote no report."""
     if not report.is_file():
         return {}
     from xml.etree import ElementTree
 
-    suites = ElementTree.fromstring(report.read_bytes()).findall("testsuite")  # noqa: S314  (pytest's, just written)
+    suites = ElementTree.fromstring(report.read_bytes()).findall("testsuite")  # noqa: S314  (pytest has just written it)
     names = ("tests", "failures", "errors", "skipped")
     return {name: sum(int(suite.get(name, "0")) for suite in suites) for name in names}
 
 
 def acceptance(factory: Factory) -> None:
-    """`doit qa`: the rows of docs/acceptance.md with the state of their tests. Raises FactoryError if one failed."""
+    """Print the rows of docs/acceptance.md with the state of their tests (`doit qa`). Raises FactoryError if one failed."""
     from pipeline.cli.qa import count_states, read_rows
 
     rows = read_rows(factory.paths)
@@ -312,11 +320,11 @@ def acceptance(factory: Factory) -> None:
 
 
 def verify(factory: Factory) -> None:
-    """`doit verify:reproducible`: build all stages twice and compare. Raises FactoryError naming what differs."""
+    """Build all stages twice and compare (`doit verify:reproducible`). Raises FactoryError naming what differs."""
     from pipeline.release.reproducible import verify as verify_all
 
     def waiting() -> None:
-        factory.progress.say("verify:reproducible: another process does that in this checkout; waiting for it")
+        factory.progress.say("verify:reproducible: another process is running it in this checkout; waiting for it")
 
     with locked(factory.paths.build / "verify.guard", on_wait=waiting, check=factory.engine.check):
         report = verify_all(factory)

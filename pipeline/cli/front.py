@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""doit as `python -m pipeline` runs it: expected errors come out of it as they are, for the one handler of all commands.
+"""Run doit so that expected errors leave it unchanged and reach the one handler of all commands.
 
-doit itself shows a traceback for what it does not know.
+doit itself shows a traceback for an exception that it does not know.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Passed(BaseException):
 
 
 class Doit(DoitMain):  # type: ignore[misc]
-    """doit, whose commands hand expected errors over."""
+    """doit, with commands that pass expected errors on."""
 
     BIN_NAME = "./ci/doit"
 
     def get_cmds(self) -> Any:
-        """All commands of doit, and of the plugins that somebody may have."""
+        """Return all commands of doit and of the user's plugins."""
         found = super().get_cmds()
         found.update({name: handing_over(found.get_plugin(name)) for name in found})
         return found
 
 
 def handing_over(command: type[Command]) -> type[Command]:
-    """The same command, from which expected errors come as `Passed`."""
+    """Return a subclass of a command that raises expected errors as `Passed`."""
 
     class HandingOver(command):  # type: ignore[misc]
         name = command.get_name()

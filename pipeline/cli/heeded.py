@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which variables of the command line each task heeds: one that none of the chosen tasks would look at is refused.
+"""Which variables of the command line each task reads; a variable that no chosen task would read is refused.
 
-`channel=`, `compress=`, `engine.<architecture>=` and `json=` say what the plan is and how it is told, so that all tasks
-heed them but those without a plan, which are in `_WITHOUT_PLAN`.
+`channel=`, `compress=`, `engine.<architecture>=` and `json=` choose the plan and the form of the output, so every task
+reads them, except the tasks without a plan, which are in `_WITHOUT_PLAN`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "verify:release": frozenset({"dir", "key", "need", "rebuilders"}),
     "verify:reproducible": frozenset(),
 }
-"""Of every task that builds no node of the plan by its name."""
+"""The variables of every task that does not build a node of the plan by its name."""
 
 
 def heeded_by(task: str, plan: Plan) -> frozenset[str]:
-    """The variables that a task looks at, `engine.` for all that begin so; `target` only if it has the one that is chosen."""
+    """Return the variables that a task reads: `engine.` for all with this prefix; `target` only if the task has that target."""
     if task in _WITHOUT_PLAN:
         return frozenset({"json"})
     common = _PLAN | {_ENGINE}
@@ -59,7 +59,7 @@ def heeded_by(task: str, plan: Plan) -> frozenset[str]:
 
 
 def _targets(task: str, plan: Plan) -> set[str]:
-    """The targets of what a task builds or starts; none if it builds the same for all of them."""
+    """Return the targets that a task builds or starts; an empty set if it builds the same for all of them."""
     kind, _, rest = task.partition(":")
     if kind == "stage":
         name, _, target = rest.partition(":")
@@ -72,11 +72,11 @@ def _targets(task: str, plan: Plan) -> set[str]:
 
 
 def check_heeded(tasks: Iterable[str], given: Mapping[str, str], plan: Plan) -> None:
-    """Refuse what none of the chosen tasks heeds. Raises ConfigError."""
+    """Raise ConfigError for a variable that none of the chosen tasks reads."""
     chosen = list(tasks)
     heeded = frozenset[str]().union(*(heeded_by(task, plan) for task in chosen))
     for name, value in given.items():
         if name in heeded or (name.startswith(_ENGINE) and _ENGINE in heeded):
             continue
         known = ", ".join(f"{one}ARCHITECTURE=" if one == _ENGINE else f"{one}=" for one in sorted(heeded))
-        raise ConfigError(f"{name}={value}: {' '.join(chosen)} would ignore it", hint=f"leave it out; heeded here: {known}")
+        raise ConfigError(f"{name}={value}: {' '.join(chosen)} would ignore it", hint=f"leave it out; read here: {known}")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doit qa`: the rows of the acceptance list (docs/acceptance.md), and what the last runs of their tests found.
+"""`doit qa`: show the rows of the acceptance list (docs/acceptance.md) with the last results of their tests.
 
 Tests carry the number of a row as a mark. tests/conftest.py lists them (`--qa-list=FILE`) as {test: {row: reason}}, where
-the reason says why the test only simulates the row; it is empty if the test uses the product's own images and scripts. How
-each test ended is kept in `build/qa.json`: {test: {"outcome": "passed" | "failed" | "skipped", "when": "2026-01-31T12:00:00Z"}}.
+the reason says why the test only simulates the row; it is empty if the test uses the product's own images and scripts. The
+last result of each test is in `build/qa.json`:
+{test: {"outcome": "passed" | "failed" | "skipped", "when": "2026-01-31T12:00:00Z"}}.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ _COLLECT_SECONDS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the list, with its tests and how they ended."""
+    """One row of the list, with its tests and their results."""
 
     number: str
     what: str
     outcomes: Mapping[str, str]
     """Test -> passed, failed, skipped; or "not run"."""
     simulated: Mapping[str, str] = field(default_factory=dict)
-    """Test -> why it proves nothing about the product's own images; tests that use these are not in it."""
+    """Test -> the reason why it only simulates the row; a test that uses the product's own images is not in it."""
 
     @property
     def state(self) -> str:
-        """One of STATES: the worst outcome of the row's tests; `passed` needs a test that uses the product's own images."""
+        """The row's state, one of STATES: the worst result of its tests; `passed` needs a test that uses the product's images."""
         if not self.outcomes:
             return "not automated"
         found = set(self.outcomes.values())
@@ -54,20 +55,20 @@ class Row:
 
     @property
     def lines(self) -> list[str]:
-        """The row as it is printed: its state, and below a simulated row the reasons."""
+        """Return the lines to print: the row with its state, and for a simulated row the reasons."""
         first = f"{self.number}  {self.state:<13}  {self.what}"
         reasons = sorted(set(self.simulated.values())) if self.state == "simulated" else []
         return [first, *(f"{'':20}because {reason}" for reason in reasons)]
 
 
 def count_states(rows: Iterable[Row]) -> dict[str, int]:
-    """How many rows have each of STATES, in that order; 0 for a state that no row has."""
+    """Count the rows in each of STATES, in that order; 0 for a state that no row has."""
     found = Counter(row.state for row in rows)
     return {state: found[state] for state in STATES}
 
 
 def rows_of(text: str) -> Iterator[tuple[str, str]]:
-    """The numbers and texts of a list's rows, in order. Raises FactoryError for a number that is there twice."""
+    """Yield the number and the text of each row of a list, in order. Raises FactoryError if a number occurs twice."""
     seen = set()
     for line in text.splitlines():
         if (match := _ROW.match(line)) is None:
@@ -79,7 +80,7 @@ def rows_of(text: str) -> Iterator[tuple[str, str]]:
 
 
 def read_rows(paths: Paths) -> list[Row]:
-    """All rows, with the tests that there are now. Raises FactoryError if the tests cannot be listed."""
+    """Return all rows with the tests that exist now. Raises FactoryError if pytest cannot list the tests."""
     tests = _tests(paths)
     ended = _record(paths.build / RECORD)
     known = list(rows_of((paths.checkout / LIST).read_text(encoding="utf-8")))
@@ -93,7 +94,7 @@ def _row(number: str, what: str, tests: Mapping[str, Mapping[str, str]], ended: 
 
 
 def _tests(paths: Paths) -> dict[str, dict[str, str]]:
-    """Test -> the numbers that it carries, each with the reason why it is only simulated, or an empty string."""
+    """Map each test to the rows that it checks, each with the reason why the row is only simulated, or an empty string."""
     with temporary_folder("qa") as folder:
         listed = folder / "tests.json"
         argv: Sequence[str] = (sys.executable, "-m", "pytest", "--collect-only", "-q", f"--qa-list={listed}", "tests")
@@ -106,7 +107,7 @@ def _tests(paths: Paths) -> dict[str, dict[str, str]]:
 
 
 def _record(path: Path) -> dict[str, str]:
-    """Test -> how it ended last; a damaged record says nothing."""
+    """Map each test to its last result; a damaged record counts as empty."""
     try:
         return {str(test): str(row["outcome"]) for test, row in parse_json(read_regular(path)).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

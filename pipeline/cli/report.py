@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells: one line a task with state, key and seconds, and at the end what it came to.
+"""The output of a run: one line for each task with its state, key and seconds, and a summary at the end.
 
-These are doit's reporters; they read the `Row` that `pipeline.cli.tasks` gives every task. `Lines` is for people,
-`Events` (json=1) writes a JSON object a line for machines.
+These are doit's reporters; they read the `Row` that `pipeline.cli.tasks` gives every task. `Lines` is for people;
+`Events` (json=1) writes one JSON object a line for programs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.base.streams import INTERRUPTED, unwritten
 
 @dataclass(slots=True)
 class Row:
-    """What is known of one task; filled by the task, read by the reporter."""
+    """The state of one task; the task fills it in, and the reporter reads it."""
 
     name: str
     target: str = ""
@@ -30,15 +30,15 @@ class Row:
     """cached, built, pulled, done, failed, skipped."""
     seconds: float = 0.0
     counted: bool = False
-    """Whether it counts as a stage in the summary."""
+    """Whether the summary counts it as a stage."""
     quiet: bool = False
-    """No line, unless it fails: commands that write what they have to say."""
+    """Whether to print no line unless the task fails: such a command prints its own output."""
     error: FactoryError | None = None
     started: float = 0.0
 
 
 def row_of(task: Any) -> Row | None:
-    """The row of one of doit's tasks; None for groups."""
+    """Return the row of one of doit's tasks; None for a group."""
     meta = task.meta or {}
     row = meta.get("row")
     return row if isinstance(row, Row) else None
@@ -52,15 +52,15 @@ class Lines:
 
     @staticmethod
     def check(tasks: Iterable[str]) -> None:
-        """Refuse what the chosen tasks would ignore; `pipeline.cli.command_line.config` puts the factory's in its place."""
+        """Refuse variables that the chosen tasks would ignore; `pipeline.cli.command_line.config` sets it to the factory's."""
 
     @staticmethod
     def begin() -> None:
-        """Before the first task; `pipeline.cli.command_line.config` puts the factory's in its place."""
+        """Prepare the first task; `pipeline.cli.command_line.config` sets it to the factory's method."""
 
     @staticmethod
     def stop() -> None:
-        """End what still runs; `pipeline.cli.command_line.config` puts the factory's in its place."""
+        """End what is still running; `pipeline.cli.command_line.config` sets it to the factory's method."""
 
     def __init__(self, outstream: TextIO, options: Any) -> None:
         del options
@@ -71,33 +71,33 @@ class Lines:
         self.started = time.monotonic()
         self.guard = threading.Lock()
 
-    # --- what doit calls ------------------------------------------------------------------------------------
+    # --- called by doit --------------------------------------------------------------------------------------
 
     def initialize(self, tasks: Any, selected_tasks: Any) -> None:
-        """Before the first task."""
+        """Start the run, before the first task."""
         del tasks
         self.check(selected_tasks)
         self.begin()
 
     def get_status(self, task: Any) -> None:
-        """Before a task is asked whether it is up to date."""
+        """Do nothing; doit calls this before it asks whether a task is up to date."""
 
     def execute_task(self, task: Any) -> None:
-        """A task begins (called in its thread)."""
+        """Note that a task begins; doit calls this in the task's thread."""
         row = row_of(task)
         if row is not None:
             row.started = time.monotonic()
             self.screen.begin(task.name)
 
     def skip_uptodate(self, task: Any) -> None:
-        """A task has nothing to do."""
+        """Note that a task is up to date."""
         row = row_of(task)
         if row is not None:
             row.state = row.state or "cached"
             self.finish(row)
 
     def add_success(self, task: Any) -> None:
-        """A task did what it had to do."""
+        """Note that a task succeeded."""
         row = row_of(task)
         if row is not None:
             self.screen.end(task.name)
@@ -106,7 +106,7 @@ class Lines:
             self.finish(row)
 
     def add_failure(self, task: Any, fail: Any) -> None:
-        """A task failed, or could not begin because another one failed."""
+        """Note that a task failed, or could not begin because another one failed."""
         row = row_of(task) or Row(task.name)
         self.screen.end(task.name)
         row.state = "skipped" if type(fail).__name__ == "UnmetDependency" else "failed"
@@ -119,22 +119,22 @@ class Lines:
         self.finish(row, "" if row.state == "skipped" else f"error: {row.error}" if row.error else fail.get_msg())
 
     def skip_ignore(self, task: Any) -> None:
-        """A task that the user told doit to ignore."""
+        """Do nothing for a task that the user told doit to ignore."""
 
     def cleanup_error(self, exception: Any) -> None:
-        """A failure while tidying up."""
+        """Report an error that occurred during clean-up."""
         self.screen.say(exception.get_msg())
 
     def runtime_error(self, msg: str) -> None:
-        """A failure of doit itself."""
+        """Report an error of doit itself."""
         self.status = self.status or 2
         self.screen.say(msg)
 
     def teardown_task(self, task: Any) -> None:
-        """A task tidies up."""
+        """Do nothing when a task cleans up."""
 
     def complete_run(self) -> None:
-        """After the last task. Ends the process by the kind of the first failure: doit knows 0 to 3 only."""
+        """Print the summary, and end the process with the status of the first failure: doit itself knows only 0 to 3."""
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt)
         status = INTERRUPTED if interrupted else self.status
         if interrupted:
@@ -146,10 +146,10 @@ class Lines:
         if status:
             raise SystemExit(status)
 
-    # --- what it looks like ---------------------------------------------------------------------------------
+    # --- appearance -----------------------------------------------------------------------------------
 
     def finish(self, row: Row, trouble: str = "") -> None:
-        """Show a finished task."""
+        """Print the line of a finished task."""
         with self.guard:
             self.rows.append(row)
         if not row.quiet or row.state == "failed":
@@ -158,10 +158,10 @@ class Lines:
             self.screen.say(trouble)
 
     def summary(self, interrupted: bool) -> None:
-        """The last line."""
+        """Print the last line."""
         text = summary_text(self.rows, self.failed, time.monotonic() - self.started)
         if interrupted:
-            text = "interrupted: what was finished is kept; the same command goes on from there"
+            text = "interrupted: finished stages are kept; the same command continues from there"
         if text:
             self.screen.line(text, self.out)
 
@@ -207,13 +207,13 @@ class Events(Lines):
 
 
 def as_line(row: Row) -> str:
-    """A finished task in one line."""
+    """Return the line of a finished task."""
     seconds = f"{row.seconds:8.1f} s" if row.state in ("built", "pulled", "done", "failed") else ""
     return f"{row.name:<28} {row.target:<10} {row.key[:12]:<12}  {row.state:<7}{seconds}".rstrip()
 
 
 def summary_text(rows: list[Row], failed: list[str], seconds: float) -> str:
-    """What the run came to; empty where no stage was concerned."""
+    """Return the summary of a run; empty if no stage was concerned."""
     states = [row.state for row in rows if row.counted]
     built, pulled, cached = (states.count(state) for state in ("built", "pulled", "cached"))
     counts = f"{built} built, {f'{pulled} pulled, ' if pulled else ''}{cached} cached"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doit sim`: a Tower of pretended machines that is left running to play with."""
+"""`doit sim`: a Tower of simulated machines that keeps running until you stop it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ _KINDS = ("light",)
 
 
 def all_tasks(factory: Factory) -> Iterator[Task]:
-    """The tasks about such a Tower."""
+    """Yield the tasks of `doit sim`."""
     # Before anything is built for it.
-    yield task("_sim-possible", partial(_check, factory), doc="whether this machine can have a Tower in it")
+    yield task("_sim-possible", partial(_check, factory), doc="check that a Tower can run on this machine")
     needs = ["_sim-possible", *(name for name in NEEDED if name in factory.plan.nodes)]
-    doc = "start a Tower of light machines, and leave it running (machines=light)"
+    doc = "start a Tower of light machines that keeps running (machines=light)"
     yield task("sim", partial(begin, factory), doc=doc, row=Row("sim"), needs=needs)
-    yield task("sim:status", partial(status, factory), doc="the machines of the Tower that runs")
+    yield task("sim:status", partial(status, factory), doc="list the machines of the running Tower")
     yield task(
-        "sim:ssh", partial(ssh, factory), doc="a session on a machine of it, or a command: MACHINE [COMMAND...]", arguments=True
+        "sim:ssh",
+        partial(ssh, factory),
+        doc="open a session on a machine of the Tower, or run a command there: MACHINE [COMMAND...]",
+        arguments=True,
     )
     yield task(
-        "sim:screen", partial(show, factory), doc=f"a picture of a machine's screen: {THIN_CLIENT} [FILE.png]", arguments=True
+        "sim:screen", partial(show, factory), doc=f"take a picture of a machine's screen: {THIN_CLIENT} [FILE.png]", arguments=True
     )
-    yield task("sim:stop", partial(stop, factory), doc="end it")
+    yield task("sim:stop", partial(stop, factory), doc="end the running Tower")
 
 
 def _check(factory: Factory) -> None:
@@ -47,20 +50,20 @@ def _check(factory: Factory) -> None:
 
 
 def begin(factory: Factory) -> None:
-    """`doit sim`: start a Tower unless one runs, and list it. Raises BootError if it does not come up."""
+    """Start a Tower unless one runs, and list its machines (`doit sim`). Raises BootError if it does not come up."""
     folder = state.folder_of(factory.paths)
     if state.read(folder) is None:
         roots = {name.value: root_of(name, factory) for name in RootName}
         start.start(folder, factory.paths.checkout, roots, factory.progress.say)
     else:
-        factory.progress.say("sim: a Tower runs already")
+        factory.progress.say("sim: a Tower is already running")
     _list(factory, state.need(folder))
     if not factory.progress.json:
         factory.progress.say("sim: ./ci/doit sim:ssh thinclient, then tower status; ./ci/doit sim:stop ends it")
 
 
 def status(factory: Factory) -> None:
-    """`doit sim:status`: list the Tower that runs. Raises BootError if there is none."""
+    """List the machines of the running Tower (`doit sim:status`). Raises BootError if there is none."""
     _list(factory, state.need(state.folder_of(factory.paths)))
 
 
@@ -73,21 +76,24 @@ def _list(factory: Factory, found: state.State) -> None:
 
 
 def ssh(factory: Factory, words: Sequence[str]) -> None:
-    """`doit sim:ssh MACHINE [COMMAND...]`: its input and output are ours. Raises FactoryError with its exit status."""
+    """Run a session or a command on a machine, on this terminal (`doit sim:ssh MACHINE [COMMAND...]`).
+
+    Raises FactoryError, with the command's exit status, if that is not 0.
+    """
     argv = start.words_of(state.need(state.folder_of(factory.paths)), words)
     if status := proc.on_terminal(argv):
         raise FactoryError(f"sim:ssh: {words[0]}: exit status {status}")
 
 
 def show(factory: Factory, words: Sequence[str]) -> None:
-    """`doit sim:screen thinclient [FILE]`: start its desktop unless it runs, and write a picture of it as PNG.
+    """Write a picture of the thin client's desktop as PNG, after starting the desktop (`doit sim:screen thinclient [FILE]`).
 
     Raises ConfigError if that machine has no screen or the file cannot be written, BootError if no desktop starts.
     """
     folder = state.folder_of(factory.paths)
     found = state.need(folder)
     if not words or len(words) > 2:
-        raise ConfigError("sim:screen: which machine's?", hint=f"./ci/doit sim:screen {THIN_CLIENT} [FILE.png]")
+        raise ConfigError("sim:screen: the machine is missing", hint=f"./ci/doit sim:screen {THIN_CLIENT} [FILE.png]")
     row = found.row(words[0])
     if row.name != THIN_CLIENT:
         raise ConfigError(f"sim:screen: {row.name} has no screen", hint=f"./ci/doit sim:screen {THIN_CLIENT}")
@@ -104,7 +110,7 @@ def show(factory: Factory, words: Sequence[str]) -> None:
 
 
 def stop(factory: Factory) -> None:
-    """`doit sim:stop`: end the Tower that runs, if there is one; nothing of it is left."""
+    """End the running Tower, if there is one, and remove everything of it (`doit sim:stop`)."""
     was_there = state.stop(state.folder_of(factory.paths))
-    factory.progress.say("sim: the Tower is gone" if was_there else "sim: no Tower runs")
+    factory.progress.say("sim: the Tower has ended" if was_there else "sim: no Tower is running")
     factory.progress.result("sim:stop", {"was_running": was_there})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands about what builds are made from: lock, fetch, vault:export, vault:import, vault:gc, audit:lock."""
+"""Commands about the inputs of builds: lock, fetch, vault:export, vault:import, vault:gc, audit:lock."""
 
 from __future__ import annotations
 
@@ -23,31 +23,39 @@ _DAYS = 30.0
 
 
 def all_tasks(factory: Factory) -> Iterator[Task]:
-    """The tasks of these commands."""
+    """Yield the tasks of these commands."""
     yield task(
         "lock",
         lambda: lock(factory),
-        doc="choose the packages anew, and say what changed (older-index=accept)",
+        doc="choose the packages again, and list the changes (older-index=accept)",
         row=Row("lock", "channel"),
     )
-    yield task("fetch", lambda: fetch(factory), doc="download all that the lock names, verified", row=Row("fetch", "channel"))
-    yield task("vault:export", lambda: export(factory), doc="write all that the lock names into file=PATH, for another machine")
-    yield task("vault:import", lambda: load(factory), doc="take in what vault:export wrote into file=PATH")
     yield task(
-        "vault:gc", lambda: collect(factory), doc="remove downloads that no lock here names, unused for days=N (default 30)"
+        "fetch", lambda: fetch(factory), doc="download and verify everything that the lock names", row=Row("fetch", "channel")
     )
     yield task(
-        "lab:base", lambda: base(factory), doc="pin the newest wheel of the lab's Alpine, and say what changes (dry-run=1)"
+        "vault:export", lambda: export(factory), doc="write everything that the lock names into file=PATH, for another machine"
     )
-    yield task("audit:lock", lambda: audit(factory), doc="prove that the images hold nothing that the lock does not cover")
+    yield task("vault:import", lambda: load(factory), doc="import the file=PATH that vault:export wrote")
+    yield task(
+        "vault:gc",
+        lambda: collect(factory),
+        doc="remove downloads that no lock here names and nobody used for days=N (default 30)",
+    )
+    yield task(
+        "lab:base", lambda: base(factory), doc="pin the newest wheel of the lab's Alpine, and list the changes (dry-run=1)"
+    )
+    yield task("audit:lock", lambda: audit(factory), doc="prove that the lock covers everything in the images")
 
 
 def lock(factory: Factory) -> None:
-    """`doit lock [older-index=accept]`: resolve the channel's lock again, and say in words what differs."""
+    """Resolve the channel's lock again, and list the differences (`doit lock [older-index=accept]`)."""
     older = variables().get("older-index", "")
     if older:
         if older != "accept":
-            raise ConfigError(f"older-index={older}: unknown", hint="older-index=accept takes indexes older than those before")
+            raise ConfigError(
+                f"older-index={older}: unknown", hint="older-index=accept takes an index that is older than the last one"
+            )
         if factory.driver.mirror is not None:
             raise ConfigError(f"older-index: channel {factory.plan.channel.name} makes its own mirror: no index is older")
         factory.progress.say("older-index=accept: indexes may be older than before; their packages may lack later repairs")
@@ -65,12 +73,12 @@ def lock(factory: Factory) -> None:
 
 
 def base(factory: Factory) -> None:
-    """`doit lab:base [dry-run=1]`: pin the newest wheel of the lab's Alpine, and say in words what differs."""
+    """Pin the newest wheel of the lab's Alpine, and list the differences (`doit lab:base [dry-run=1]`)."""
     from pipeline.channels.lab.renew import Renewal, as_json
 
     asked = variables().get("dry-run", "")
     if asked not in ("", "1"):
-        raise ConfigError(f"dry-run={asked}: unknown", hint="dry-run=1 says what would change, and writes nothing")
+        raise ConfigError(f"dry-run={asked}: unknown", hint="dry-run=1 shows the changes without writing them")
     channel = factory.plan.channel
     if factory.driver.mirror is None:
         raise ConfigError(f"lab:base: channel {channel.name} makes no mirror of its own", hint="run: ./ci/doit lab:base")
@@ -78,23 +86,23 @@ def base(factory: Factory) -> None:
     done = Renewal(channel, shop, factory.paths.channel(channel.name) / "tmp", factory.progress).renew(dry_run=bool(asked))
     lines = [*done.changes] or ["nothing changed"]
     factory.progress.result("lab:base", as_json(done, dry_run=bool(asked)), lines)
-    pinned = "pinned; the next build takes it" if done.differs else "pinned already"
+    pinned = "pinned; the next build uses it" if done.differs else "pinned already"
     after = "nothing was written (dry-run=1)" if asked else pinned
     factory.progress.say(f"wheel {done.after} with Alpine {done.alpine}: {after}")
 
 
 def present(factory: Factory) -> Lock | None:
-    """The lock as it now is, fitting or not; None if there is none that can be read."""
+    """Return the present lock, whether or not it fits; None if there is none that can be read."""
     try:
         return lockfile.read(factory.lock_path, factory.plan.channel)
     except LockError as error:
         if factory.lock_path.exists():
-            factory.progress.say(f"{error.message}; it is made anew, and cannot be compared with")
+            factory.progress.say(f"{error.message}; the new lock cannot be compared with it")
         return None
 
 
 def fetch(factory: Factory) -> None:
-    """`doit fetch`: bring all downloads into the vault, so that builds need no network."""
+    """Bring all downloads into the vault, so that builds need no network (`doit fetch`)."""
     factory.make_lock(again=False)
     factory.fetch()
 
@@ -107,7 +115,7 @@ def _file(what: str) -> Path:
 
 
 def export(factory: Factory) -> None:
-    """`doit vault:export file=PATH`."""
+    """Write the vault's files that the lock names into a file (`doit vault:export file=PATH`)."""
     target = _file("vault:export")
     factory.make_lock(again=False)
     factory.fetch()
@@ -118,15 +126,15 @@ def export(factory: Factory) -> None:
 
 
 def load(factory: Factory) -> None:
-    """`doit vault:import file=PATH`."""
+    """Import a file that `vault:export` wrote (`doit vault:import file=PATH`)."""
     source = _file("vault:import")
     count = factory.driver.vault.load(source, factory.progress)
-    factory.progress.say(f"{source}: {count} files taken in")
+    factory.progress.say(f"{source}: {count} files imported")
     factory.progress.result("vault:import", {"file": str(source), "files": count})
 
 
 def collect(factory: Factory) -> None:
-    """`doit vault:gc [days=N]`: keep what any lock of this checkout names, and what was used lately."""
+    """Remove old downloads, but keep what any lock of this checkout names and what was used lately (`doit vault:gc [days=N]`)."""
     days = number("days", _DAYS)
     swept = factory.driver.vault.gc({file.sha256 for lock in all_locks(factory) for file in lock.files}, days)
     sizes = f"{swept.freed / 2**20:.1f} MiB freed, {swept.left / 2**20:.1f} MiB left"
@@ -135,7 +143,7 @@ def collect(factory: Factory) -> None:
 
 
 def all_locks(factory: Factory) -> Iterator[Lock]:
-    """Every lock of this checkout. Raises LockError for one that cannot be read: what it names is not known."""
+    """Yield every lock of this checkout. Raises LockError if one cannot be read, since the files that it names are unknown."""
     committed = factory.paths.checkout / "pipeline" / "locks"
     for path in [*sorted(committed.glob("*.lock.json")), *sorted(factory.paths.build.glob("*/*lock.json"))]:
         name = path.name.removesuffix(".lock.json") if path.parent == committed else path.parent.name
@@ -143,10 +151,10 @@ def all_locks(factory: Factory) -> Iterator[Lock]:
 
 
 def audit(factory: Factory) -> None:
-    """`doit audit:lock [target=]`. Raises FactoryError if something is not covered."""
+    """Audit the images against the lock (`doit audit:lock [target=]`). Raises FactoryError if something is not covered."""
     from pipeline.release.lock_audit import audit_lock
 
     report = audit_lock(factory, chosen_nodes(factory))
     factory.progress.result("audit:lock", {"uncovered": report.uncovered, "lines": list(report.lines)}, report.lines)
     if report.uncovered:
-        raise FactoryError(f"audit:lock: {report.uncovered} things are not covered by the lock", hint="the lines above name them")
+        raise FactoryError(f"audit:lock: the lock does not cover {report.uncovered} things", hint="the lines above name them")

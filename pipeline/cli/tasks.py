@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The face to doit: every task is made by `task`, and only our store says what is up to date.
+"""The interface to doit: `task` makes every task, and only our store decides what is up to date.
 
-doit orders the tasks and runs them in threads; its own database is kept in memory and forgotten, so two runs at
-once do not meet in it. Errors that are expected reach the user as they are, without a traceback.
+doit orders the tasks and runs them in threads; its own database is kept in memory and thrown away, so that two runs
+at the same time do not share it. Expected errors reach the user unchanged, without a traceback.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Task = dict[str, Any]
 
 
 class FailedTask(TaskFailed):  # type: ignore[misc]
-    """doit's word for a task that failed, with the error that the reporter shows."""
+    """A failed task, as doit knows it, with the error that the reporter shows."""
 
     def __init__(self, error: FactoryError) -> None:
         super().__init__(error.message)
@@ -49,9 +49,9 @@ def task(
     arguments: bool = False,
     options: Sequence[Mapping[str, Any]] = (),
 ) -> Task:
-    """One task of doit, with all that it may have.
+    """Return one task of doit.
 
-    `fresh` says whether there is nothing to do; without it the task always runs. With `group` it is a subtask of
+    `fresh` tells whether there is nothing to do; without it the task always runs. With `group` it is a subtask of
     that name. With `arguments` the action is given the words after the task's name on the command line.
     """
     line = row or Row(name, quiet=True)
@@ -68,7 +68,7 @@ def task(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what the system refuses (no room, no permission) into an error of ours, wherever it happened."""
+    """Turn an error of the system (no space, no permission) into one of ours, wherever it occurred."""
     try:
         yield
     except FactoryError:
@@ -83,10 +83,10 @@ def _explained() -> Iterator[None]:
 
 
 def _fullest() -> Path:
-    """Of the places that are written to, the one with the least room: who writes is not told which file it was."""
+    """Return the written folder with the least free space: an ENOSPC error does not say which file it was about."""
     free = dict[Path, int]()
     for find in (lambda: "build", cache_home, tempfile.gettempdir):
-        with suppress(FactoryError, OSError):  # there may be no home, and no room for anything temporary
+        with suppress(FactoryError, OSError):  # there may be no home, and no space for temporary files
             free[Path(find())] = shutil.disk_usage(find()).free
     return min(free, key=free.__getitem__, default=Path("build"))
 
@@ -142,7 +142,7 @@ def _shown(clean: Callable[[], None]) -> Callable[[], None]:
 
 
 def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
-    """`doit <recipe>`, with a subtask for every target."""
+    """Yield the task `doit <recipe>`, and a subtask for each target."""
     from pipeline.images import publish
 
     yield {"basename": recipe, "name": None, "doc": doc}
@@ -175,17 +175,17 @@ def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
 
 
 def chosen_images(factory: Factory) -> tuple[Image, ...]:
-    """The images that `target=` leaves: those for that target; without it all."""
+    """Return the images for the target that `target=` names; without it, all images."""
     return tuple(image for image in factory.plan.images if factory.plan.settings.target in ("", image.target))
 
 
 def chosen_nodes(factory: Factory) -> dict[str, Node]:
-    """The nodes that `target=` leaves: all that its images are made of, by name, in building order."""
+    """Return the nodes that the chosen images are made of, by name, in building order."""
     return {node.name: node for node in factory.plan.needs(image.final for image in chosen_images(factory))}
 
 
 def stage_tasks(factory: Factory) -> Iterator[Task]:
-    """`doit stage:<name>` and, where targets differ, `doit stage:<name>:<target>`."""
+    """Yield `doit stage:<name>` and, for stages that differ by target, `doit stage:<name>:<target>`."""
     for stage in factory.plan.stage_names:
         instances = factory.plan.instances(stage)
         summary = instances[0].spec.summary
@@ -202,7 +202,7 @@ def stage_tasks(factory: Factory) -> Iterator[Task]:
 
 
 def channel_tasks(factory: Factory) -> Iterator[Task]:
-    """What the channel gives: lock, downloads, builder, repositories, keys."""
+    """Yield the tasks of the channel: lock, downloads, builder, repositories, keys."""
     yield {
         "basename": "channel",
         "name": None,

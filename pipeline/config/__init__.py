@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people write: TOML files of channels, stages and recipes, read with types."""
+"""Typed readers of the TOML files that people write: channels, stages and recipes."""

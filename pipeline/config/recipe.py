@@ -16,7 +16,7 @@ from pipeline.config.stage import OptionValue, StageSpec, check_option
 from pipeline.config.toml import Problems, Table, read_toml
 
 COMMON = "common"
-"""The recipe without an image: stages that several recipes need."""
+"""The name of the recipe without an image, whose stages several recipes need."""
 
 _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _OUTPUT_FIELDS = {"version", "channel", "suffix"}
@@ -84,18 +84,18 @@ class Recipe:
 
 
 def load_recipes(folder: Path, specs: Mapping[str, StageSpec], problems: Problems) -> tuple[Recipe, ...]:
-    """All recipes, common.toml first, then by name."""
+    """Read all recipes: common.toml first, then by name."""
     files = sorted(folder.glob("*.toml"), key=lambda path: (path.stem != COMMON, path.stem))
     return tuple(load_recipe(path, specs, problems) for path in files)
 
 
 def load_recipe(path: Path, specs: Mapping[str, StageSpec], problems: Problems) -> Recipe:
-    """Read one recipe; mistakes are noted in `problems`."""
+    """Read one recipe, and note mistakes in `problems`."""
     table = read_toml(path, problems, shown=f"pipeline/recipes/{path.name}")
     common = path.stem == COMMON
     name = path.stem
     if not common and table.text("image") not in (name, ""):
-        table.problem("image", f"must be {name!r}, as the file")
+        table.problem("image", f"must be {name!r}, the name of the file")
     targets = _targets(table.table("targets"))
     if not common and not targets:
         table.problem("targets", "missing: an image needs at least one target")

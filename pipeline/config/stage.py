@@ -14,12 +14,12 @@ from typing import Any
 from pipeline.config.toml import Problems, Table, read_toml
 
 LIBRARY = "lib"
-"""The folder below stages/ that holds code shared by the scripts; it is no stage."""
+"""The folder below stages/ for code that the scripts share; it is not a stage."""
 
 OPTION_TYPES = ("string", "strings", "integer", "boolean", "table")
 SECRETS = ("signing-key",)
 BASE_OPTIONS = ("arch", "branch", "channel", "epoch", "signing_key_name", "target", "version")
-"""What every script is told without asking; no option may have these names."""
+"""Options that every script is given; no option of a stage may have these names."""
 
 OptionValue = str | int | bool | tuple[str, ...] | Mapping[str, str]
 _EMPTY: Mapping[str, OptionValue] = {"string": "", "strings": (), "integer": 0, "boolean": False, "table": {}}
@@ -55,7 +55,7 @@ class StageSpec:
 
 
 def load_stages(folder: Path, problems: Problems) -> dict[str, StageSpec]:
-    """All stages below `folder`, by name."""
+    """Read all stages below `folder`; return them by name."""
     found: dict[str, StageSpec] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_dir() and path.name not in (LIBRARY, "__pycache__") and not path.name.startswith("."):
@@ -64,7 +64,7 @@ def load_stages(folder: Path, problems: Problems) -> dict[str, StageSpec]:
 
 
 def load_stage(folder: Path, problems: Problems) -> StageSpec:
-    """Read one stage.toml; mistakes are noted in `problems`."""
+    """Read one stage.toml, and note mistakes in `problems`."""
     table = read_toml(folder / "stage.toml", problems, shown=f"stages/{folder.name}/stage.toml")
     spec = StageSpec(
         name=folder.name,
@@ -122,7 +122,7 @@ def _options(table: Table) -> dict[str, OptionSpec]:
 
 
 def check_option(value: Any, kind: str, table: Table, key: str) -> OptionValue | None:
-    """`value` as an option of type `kind`, frozen; None after noting that it is of another type."""
+    """Return `value` as a frozen option of type `kind`; note a problem and return None if it has another type."""
     if kind == "string" and isinstance(value, str):
         return value
     if kind == "integer" and isinstance(value, int) and not isinstance(value, bool):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished images: publishing them, looking into them, auditing and booting them."""
+"""Finished images: publish, inspect, audit and boot them."""

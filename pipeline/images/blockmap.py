@@ -22,7 +22,7 @@ _CHUNK = 1024 * BLOCK
 
 @dataclass(frozen=True, slots=True)
 class BlockRange:
-    """Consecutive blocks that hold something: first and last number, SHA-256 of their bytes."""
+    """Consecutive blocks with data: first and last number, SHA-256 of their bytes."""
 
     first: int
     last: int
@@ -43,12 +43,12 @@ class BlockMap:
 
     @property
     def mapped(self) -> int:
-        """Number of blocks that hold something."""
+        """Number of blocks with data."""
         return sum(row.last - row.first + 1 for row in self.ranges)
 
 
 def read_image(path: Path) -> BlockMap:
-    """The block map of an image; a block of zeros counts as empty, whether it is a hole or not.
+    """Return the block map of an image; a block of zeros counts as empty, whether it is a hole or not.
 
     So the map depends on the image's bytes alone, and not on how a file system happens to store them.
     """
@@ -70,7 +70,7 @@ def read_image(path: Path) -> BlockMap:
 
 
 def _blocks(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of each block that is not all zeros."""
+    """Yield number and bytes of each block that is not all zeros."""
     number = 0
     while chunk := stream.read(_CHUNK):
         if chunk.count(0) == len(chunk):
@@ -85,7 +85,7 @@ def _blocks(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def dump(found: BlockMap) -> bytes:
-    """The map as XML, with its own checksum filled in."""
+    """Return the map as XML, with its own checksum filled in."""
     lines = [
         '<?xml version="1.0" ?>',
         '<bmap version="2.0">',
@@ -112,7 +112,7 @@ def _numbers(row: BlockRange) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the block map of an image."""
+    """Write the block map of an image; return the exit status."""
     parser = argparse.ArgumentParser(description="Write the block map (bmap 2.0) of a disk image.")
     parser.add_argument("image", type=Path)
     parser.add_argument("map", type=Path)

@@ -40,7 +40,7 @@ _GIB: Final = 1 << 30
 
 
 class Machine(StrEnum):
-    """What an image can be started on."""
+    """The kinds of machine that an image can be booted on."""
 
     THINCLIENT_BIOS = "thinclient-bios"
     THINCLIENT_UEFI = "thinclient-uefi"
@@ -55,17 +55,17 @@ class Machine(StrEnum):
 
     @property
     def limit(self) -> float:
-        """Seconds until the login prompt at the latest; several times what two processors need that do nothing else."""
+        """Seconds until the login prompt at the latest; several times what two idle processors need."""
         return 420 if self in (Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI) else 900
 
 
 BOTH: Final = {"host-pc": (Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI)}
-"""Names that stand for several machines, started one after the other."""
+"""Names that stand for several machines, booted one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class BootResult:
-    """How an image came up; seconds from the start of the machine."""
+    """The result of a boot; seconds from the start of the machine."""
 
     machine: str
     login_seconds: float
@@ -81,7 +81,7 @@ class Says(Protocol):
     """A function that is called with each line about the progress of a boot."""
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Print a line about the progress."""
 
 
 @contextmanager
@@ -95,11 +95,11 @@ def started(
     files: Mapping[str, bytes] | None = None,
     second: Path | None = None,
 ) -> Iterator[Guest]:
-    """Start `image` on `machine`; it is gone at the end of the context, and after `limit` seconds in any case.
+    """Boot `image` on `machine`; it is ended with the context, and after `limit` seconds at the latest.
 
-    `stick` is a file that a PC has as a USB stick besides; it is written to. `files` are laid on the boot partition of a
-    host before, by name; the image stays as it is. `second` is the file of a PC's second disk: with one, what is written
-    to both disks stays. Hosts are in the offline network, and its first host is forwarded.
+    `stick` is a file that a PC has as an additional USB stick; it is written to. `files` are put onto the boot partition of
+    a host first, by name; the image is not changed. `second` is the file of a PC's second disk: with one, data written to
+    both disks stays. Hosts are in the offline network, and its first host is forwarded.
     """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
@@ -117,7 +117,7 @@ def started(
 
 
 def boot_image(machine: str, image: Path, *, log: Path, progress: Says) -> BootResult:
-    """Start an image until its login prompt (and sshd's greeting) is seen, then switch the machine off.
+    """Boot an image until its login prompt (and sshd's greeting) appears, then switch the machine off.
 
     `machine` is one of `Machine`, or a name in `BOTH` (the last result is returned). Raises BootError with the
     last lines of the console and the path of its log.
@@ -168,7 +168,7 @@ def _boot(machine: Machine, image: Path, log: Path) -> BootResult:
 
 
 def check_banner(guest: Guest, banner: str) -> None:
-    """BootError unless it is an SSH server's greeting."""
+    """Raise BootError unless the banner is an SSH server's greeting."""
     if not banner.startswith("SSH-2.0-"):
         raise guest.error(f"port {SSH} says {banner!r}, which is no SSH server")
 
@@ -198,7 +198,7 @@ def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, in
 
 
 def uefi_arguments(scratch: Path) -> list[str]:
-    """QEMU's arguments for a PC with UEFI, whose variables lie in `scratch`. Raises BootError if there is no firmware."""
+    """Return QEMU's arguments for a PC with UEFI, with its variables in `scratch`. Raises BootError if there is no firmware."""
     for code, variables in _OVMF:
         if Path(code).is_file() and Path(variables).is_file():
             own = shutil.copyfile(variables, scratch / "uefi-variables.fd")
@@ -210,7 +210,7 @@ def uefi_arguments(scratch: Path) -> list[str]:
 
 
 def _with_files(image: Path, files: Mapping[str, bytes], scratch: Path) -> Path:
-    """A copy of the image, unpacked, with files on its boot partition."""
+    """Return an unpacked copy of the image with files on its boot partition."""
     disk = unpacked(image, scratch)
     if disk == image:
         disk = scratch / f"own-{image.name}"
@@ -221,7 +221,7 @@ def _with_files(image: Path, files: Mapping[str, bytes], scratch: Path) -> Path:
 
 
 def _overlay(image: Path, scratch: Path, size: int = 0) -> Path:
-    """A disk that reads from the image and writes beside it; `size` in bytes, the image's own if 0."""
+    """Make a disk that reads from the image and writes beside it; `size` in bytes, the image's own if 0."""
     overlay = scratch / "disk.qcow2"
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(unpacked(image, scratch)), str(overlay)]
     proc.run([*argv, *([str(size)] if size else [])], timeout=60, hint="apt-get install qemu-utils")
@@ -229,7 +229,7 @@ def _overlay(image: Path, scratch: Path, size: int = 0) -> Path:
 
 
 def _raspberry(image: Path, scratch: Path, forward: str) -> list[str]:
-    """What the firmware of a Raspberry Pi 3 does with the boot partition, as arguments of QEMU."""
+    """Do with the boot partition what the firmware of a Raspberry Pi 3 does; return arguments of QEMU."""
     raw = unpacked(image, scratch)
     config = boot_file(raw, "/config.txt").decode()
     kernel = re.search(r"^kernel=(\S+)$", config, re.MULTILINE)
@@ -264,11 +264,11 @@ def _raspberry(image: Path, scratch: Path, forward: str) -> list[str]:
 
 class _Terminal:
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """Print a line on stderr."""
         sys.stderr.write(text + "\n")
 
 
 def main_task(machine: str, image: Path) -> BootResult:
-    """What `doit boot:<machine>` does: boot, and say how it went."""
+    """Boot a machine, and print the result (`doit boot:<machine>`)."""
     log = Path("build/log") / f"boot-{machine}.log"
     return boot_image(machine, image, log=log, progress=_Terminal())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of boot tests: which machines an image was started on, and whether it came up.
+"""The record of boot tests: the machines that an image was booted on, and whether it came up.
 
-Kept by the digest of the image, so that a record never speaks for other bytes than those that were started.
+It is kept by the digest of the image, so that a record always belongs to the bytes that were booted.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ BOOTS: Final = {
     "host-rpi": ("host", "rpi"),
     "host-pc": ("host", "pc"),
 }
-"""Names of boot tests, and the recipe and target of the image that each starts."""
+"""Names of boot tests, with the recipe and target of the image that each boots."""
 
 
 def record_path(paths: Paths, digest: Digest) -> Path:
-    """Where the record of an image is."""
+    """Return the path of an image's record."""
     return paths.build / "boots" / f"{digest}.json"
 
 
 def read(paths: Paths, digest: Digest) -> dict[str, bool]:
-    """Boot test -> whether the image came up; empty if it was never started.
+    """Return the record: boot test -> whether the image came up; empty if it was never booted.
 
-    A damaged record says nothing, nor does one of another image that was given this one's name.
+    A damaged record counts as empty, and so does one of another image that had this one's name.
     """
     try:
         record = parse_json(read_regular(record_path(paths, digest)))
@@ -50,7 +50,7 @@ def read(paths: Paths, digest: Digest) -> dict[str, bool]:
 
 @contextmanager
 def recorded(paths: Paths, name: str, image: Path) -> Iterator[None]:
-    """Start an image inside: how it ends becomes part of its record. What the user breaks off is not recorded."""
+    """Boot an image inside the context, and record how it ends. If the user interrupts it, nothing is recorded."""
     if not image.is_file():
         yield
         return

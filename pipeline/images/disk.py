@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking into finished disk images without mounting them: partitions, files of the boot partition and the root.
+"""Inspect finished disk images without mounting them: partitions, files of the boot partition and the root.
 
-For boot tests and checks; what makes images are the stages.
+For boot tests and checks; the stages make the images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Partition:
 
 
 def partitions(image: Path) -> tuple[Partition, ...]:
-    """The partitions of an image with an MBR; FormatError if it has none."""
+    """Return the partitions of an image with an MBR. Raises FormatError if it has none."""
     with open_regular(image) as stream:
         sector = stream.read(SECTOR)
     if len(sector) < SECTOR or sector[510:512] != b"\x55\xaa":
@@ -49,7 +49,7 @@ def partitions(image: Path) -> tuple[Partition, ...]:
 
 
 def unpacked(image: Path, folder: Path) -> Path:
-    """The image itself, or what it holds if it is compressed, as a file in `folder`."""
+    """Return the image itself, or its unpacked content as a file in `folder` if it is compressed."""
     command = _PACKED.get(image.suffix)
     if command is None:
         return image
@@ -63,13 +63,13 @@ def unpacked(image: Path, folder: Path) -> Path:
 
 
 def boot_files(image: Path) -> tuple[str, ...]:
-    """Names of all files of the boot partition, with a leading slash."""
+    """Return the names of all files of the boot partition, with a leading slash."""
     lines = (line.removeprefix("::") for line in _mtools(image, "mdir", "-/", "-b", "::").decode().splitlines())
     return tuple(sorted(line for line in lines if line and not line.endswith("/")))
 
 
 def boot_file(image: Path, name: str) -> bytes:
-    """Content of a file of the boot partition."""
+    """Return the content of a file of the boot partition."""
     return _mtools(image, "mcopy", f"::{name}", "-")
 
 
@@ -90,13 +90,13 @@ def put_boot_file(image: Path, name: str, data: bytes, folder: Path) -> None:
 
 
 def _mtools(image: Path, command: str, *words: str) -> bytes:
-    """What a program of mtools says about the boot partition; it takes the name of an image for more than a name."""
+    """Run a program of mtools on the boot partition; quote the image's path, since mtools gives some characters a meaning."""
     boot = f"{image.name}@@{partitions(image)[0].start}"
     return proc.run((command, "-i", boot, *words), cwd=image.absolute().parent, timeout=_SECONDS, hint=_HINT).stdout
 
 
 def root_file(image: Path, name: str, folder: Path) -> bytes:
-    """Content of a file of the root partition; `folder` is for scratch. ToolError if it is not there."""
+    """Return the content of a file of the root partition; `folder` is for scratch. Raises ToolError if it is missing."""
     root = root_filesystem(image, folder)
     done = proc.run(("debugfs", "-R", f"cat {name}", root), timeout=_SECONDS, hint=_HINT)
     if b"File not found" in done.stderr:
@@ -105,14 +105,14 @@ def root_file(image: Path, name: str, folder: Path) -> bytes:
 
 
 def root_stat(image: Path, name: str, folder: Path) -> str:
-    """What debugfs says about a file of the root partition: type, mode, owner, link target."""
+    """Return debugfs' description of a file of the root partition: type, mode, owner, link target."""
     return proc.run(
         ("debugfs", "-R", f"stat {name}", root_filesystem(image, folder)), timeout=_SECONDS, hint=_HINT
     ).stdout.decode()
 
 
 def root_filesystem(image: Path, folder: Path) -> Path:
-    """The last partition as a file in `folder`, copied there once."""
+    """Return the last partition as a file in `folder`, copied there once."""
     last = partitions(image)[-1]
     target = folder / f"{image.stem}.root"
     if not target.exists():

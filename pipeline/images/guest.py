@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running virtual machine, seen through its serial console: wait for a line, type one, run a command.
 
-The machine is QEMU, emulated without help of the processor (KVM is there and hangs on some machines). It ends
-with the context that it was started in, or at its time limit whatever happens to us.
+The machine is QEMU without hardware acceleration (KVM exists but hangs on some machines). It ends with the context that
+it was started in, or at its time limit, whatever happens to this process.
 
-Time limits are seconds of a processor: a machine that shares the processors with other work is slow, not broken. One that
-does not use its processor ends after `PATIENCE` times as long by the clock.
+Time limits are seconds of processor time: a machine that shares the processors with other work is slow, not broken. One
+that does not use its processor ends after `PATIENCE` times as long by the clock.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ FAILURES = (
     "No bootable device",
     "BdsDxe: No bootable option",
 )
-"""What a console says when waiting on is useless."""
+"""Texts on a console after which waiting is useless."""
 
 PATIENCE = 4
-"""By the clock, a machine may take so many times the seconds of a processor that it has."""
+"""The clock time that a machine may take, as a multiple of its processor time."""
 
 _TAIL = 25
 _KEPT = 1 << 20
 _CONNECT_SECONDS = 20
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>78])")
 _CUT = re.compile(r"\x1b(\[[0-9;?=]*|[()])?$")
-"""The beginning of an escape sequence whose rest has not come yet."""
+"""The beginning of an escape sequence that is not complete yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command on the guest left."""
+    """The result of a command on the guest."""
 
     status: int
     text: str
@@ -68,7 +68,7 @@ class Guest:
         *,
         used: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`used` gives the seconds of a processor that the machine had so far."""
+        """Make a guest; `used` returns the seconds of processor time that the machine has used so far."""
         self.name = name
         self.log_path = log_path
         self.ports = ports
@@ -87,24 +87,24 @@ class Guest:
 
     @property
     def seconds(self) -> float:
-        """Since it was started."""
+        """Seconds since it was started."""
         return time.monotonic() - self.started
 
     def _left(self, timeout: float) -> Callable[[], float]:
-        """What tells how many seconds are left of `timeout`; none are when it is 0 or less."""
+        """Return a function that tells how many seconds are left of `timeout`; 0 or less means none."""
         end, last = self._used() + timeout, time.monotonic() + PATIENCE * timeout
         return lambda: min(end - self._used(), last - time.monotonic())
 
     def _read(self) -> None:
-        """Take in the console until the machine ends."""
+        """Read the console until the machine ends."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         rest = ""
         with suppress(OSError):
             while data := self._console.recv(1 << 16):
-                with suppress(ValueError):  # the log is closed when the machine is given up
+                with suppress(ValueError):  # the log was closed because the machine was given up
                     self._log.write(data)
                     self._log.flush()
-                # What comes in may end in the middle of an escape sequence or of a character.
+                # A read may end in the middle of an escape sequence or of a character.
                 rest += decoder.decode(data)
                 cut = _CUT.search(rest)
                 whole, rest = (rest[: cut.start()], cut[0]) if cut else (rest, "")
@@ -120,7 +120,7 @@ class Guest:
             self._changed.notify_all()
 
     def wait(self, pattern: str, timeout: float, *, failures: Sequence[str] = FAILURES) -> re.Match[str]:
-        """Wait until the console shows `pattern` after what was matched before; `timeout` in seconds of a processor.
+        """Wait until the console shows `pattern` after the last match; `timeout` is in seconds of processor time.
 
         Raises BootError when one of `failures` is shown first, the machine ends, or the time is over.
         """
@@ -154,14 +154,14 @@ class Guest:
             raise self.error("ended while something was typed") from error
 
     def login(self, user: str, *, prompt: str, timeout: float = 60) -> None:
-        """Log in at a login prompt that was waited for before, without a password; `prompt` is the shell's."""
+        """Log in without a password at a login prompt that has been waited for; `prompt` is the shell's."""
         self.type(user)
         self.wait(prompt, timeout)
 
     def command(self, line: str, timeout: float = 60) -> Answer:
-        """Run a command line in the shell that is logged in; its output and exit status."""
+        """Run a command line in the shell that is logged in; return its output and exit status."""
         self._count += 1
-        # Put together by the shell, so that the echo of what was typed does not look like the answer.
+        # The shell joins the words, so that the echo of the typed line does not look like the answer.
         first, last = f"=begin{self._count}=", f"=end{self._count}="
         self.type(f"echo '=begin''{self._count}='; {line}; echo '=end''{self._count}='$?=")
         self.wait(f"^{re.escape(first)}\n", timeout)
@@ -169,11 +169,11 @@ class Guest:
         return Answer(int(found.group(2)), found.group(1))
 
     def banner(self, port: int, timeout: float) -> str:
-        """What the server behind the guest's `port` says first, tried until it says something."""
+        """Return the first output of the server behind the guest's `port`; retry until there is some."""
         time_left = self._left(timeout)
         while time_left() > 0:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[port]), timeout=10) as connection:
-                # QEMU takes the connection itself; without a server behind it there is nothing to read.
+                # QEMU itself accepts the connection; without a server behind it there is nothing to read.
                 connection.settimeout(10)
                 if text := connection.recv(256):
                     return text.decode(errors="replace").strip()
@@ -184,7 +184,7 @@ class Guest:
         raise self.error(f"port {port} did not answer within {timeout:.0f} s")
 
     def ended(self, timeout: float) -> bool:
-        """Wait for the machine to end by itself."""
+        """Wait for the machine to end by itself; tell whether it did."""
         time_left = self._left(timeout)
         with self._changed:
             while not self._ended and (left := time_left()) > 0:
@@ -193,24 +193,24 @@ class Guest:
 
     @property
     def text(self) -> str:
-        """What the console showed (its last megabyte)."""
+        """Return the output on the console (its last megabyte)."""
         with self._changed:
             return self._text
 
     def error(self, what: str) -> BootError:
-        """A BootError with the last lines of the console and the place of the log."""
+        """Return a BootError with the last lines of the console and the place of the log."""
         lines = [line for line in self._text.split("\n") if line.strip()][-_TAIL:]
         shown = "\n  | ".join(["", *lines]) if lines else " nothing"
         return BootError(f"{self.name}: {what}; its console showed last:{shown}", hint=f"the whole console: {self.log_path}")
 
 
 def quoted(path: Path) -> str:
-    """A path as a value in one of QEMU's options, where a comma begins the next."""
+    """Quote a path as a value in one of QEMU's options, where a comma begins the next one."""
     return str(path).replace(",", ",,")
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
+    """Return a TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -218,14 +218,14 @@ def free_port() -> int:
 
 @contextmanager
 def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: dict[int, int]) -> Iterator[Guest]:
-    """Start QEMU with `argv` and our console; the machine is gone at the end of the context, or after `PATIENCE * limit` seconds.
+    """Start QEMU with `argv` and our console; it is ended with the context, or after `PATIENCE * limit` seconds.
 
-    `argv` may name the console's character device, "console". `log` is overwritten with all that it shows.
+    `argv` may name the console's character device, "console". `log` is overwritten with the console's output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder("vm") as folder, log.open("wb") as out:
         place = folder / "console"
-        # QEMU waits for the console to be connected, so that nothing is lost. It ends with us, even if we are killed, and at
+        # QEMU waits until the console is connected, so that nothing is lost. It ends with us, even if we are killed, and at
         # its time limit.
         full = (
             "setpriv",
@@ -247,7 +247,7 @@ def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: d
 
 
 def _processor_seconds(pid: int) -> float:
-    """Seconds of a processor that the children of a process had; 0 when there are none any more.
+    """Return the seconds of processor time of a process's children; 0 when there are none any more.
 
     /proc/PID/stat: fields 14 and 15 are the times in user and kernel mode in clock ticks (proc_pid_stat(5)).
     """

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished sets: an image and the files beside it, in a folder where several checkouts may put theirs.
+"""Finished sets: an image and the files beside it, in a folder that several checkouts may use.
 
-    <folder>/<image>{,.bmap,.sha256,.manifest.json}
-    <folder>/.<image>.published    whose set it is, what it was made from, and what the file system says of its files
-    <folder>/.<image>.lock         held by whoever changes the set; there only meanwhile
-    <folder>/.<image>.new/         files that are not whole yet; there only meanwhile
+<folder>/<image>{,.bmap,.sha256,.manifest.json}
+<folder>/.<image>.published    the owner of the set, its inputs, and the file system's data about its files
+<folder>/.<image>.lock         held while the set is changed; exists only then
+<folder>/.<image>.new/         files that are not complete yet; exists only meanwhile
 
-At every moment the files that are there belong to one set: what describes the old image goes before the image is
-replaced, and the manifest comes last. Who is killed in between leaves a set without a manifest, which no reader takes.
+At every moment, the files in the folder belong to one set: the files that describe the old image are removed before the
+image is replaced, and the manifest comes last. A process that is killed in between leaves a set without a manifest, which
+no reader accepts.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from pipeline.base.filelock import locked
 from pipeline.store.artifact import FileRecord
 
 ENDINGS = ("", ".bmap", ".sha256", ".manifest.json")
-"""What is added to the name of an image for the files of its set, in the order in which they appear."""
+"""The suffixes of an image's name for the files of its set, in the order in which they appear."""
 
 _FICLONE = 0x40049409
-"""ioctl of Linux: share the blocks of another file (where the file system can), each side free to change its own."""
+"""ioctl of Linux: share the blocks of another file (if the file system can); each side can still change its own."""
 _CHUNK = 4 << 20
 _MOST_NOTE = 1 << 20
 
@@ -54,23 +55,23 @@ class Spot:
 
     @property
     def note(self) -> Path:
-        """What is known of the set."""
+        """The note about the set."""
         return self.folder / f".{self.image}.published"
 
     @property
     def lock(self) -> Path:
-        """The lock of whoever changes the set."""
+        """The lock for changing the set."""
         return self.folder / f".{self.image}.lock"
 
     @property
     def work(self) -> Path:
-        """Where the files of a new set are until they are whole; on the same file system."""
+        """The folder of a new set's files until they are complete; on the same file system."""
         return self.folder / f".{self.image}.new"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A file of a set: what it holds, and what the file system said of it when that was last known."""
+    """A file of a set: its content's record, and the file system's data about it when that was last checked."""
 
     sha256: Digest
     size: int
@@ -79,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Whose set it is, and what it was made from."""
+    """The owner of a set, and its inputs."""
 
     checkout: str
     key: Digest
@@ -87,7 +88,7 @@ class Note:
     files: Mapping[str, Row]
 
     def to_json(self) -> bytes:
-        """Its file."""
+        """Return the content of the note's file."""
         rows: dict[str, JsonValue] = {
             name: {"sha256": row.sha256, "size": row.size, "stat": row.stat} for name, row in self.files.items()
         }
@@ -96,14 +97,14 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file of a set shall hold: bytes, or a copy of a file."""
+    """The wanted content of a file of a set: bytes, or a copy of a file."""
 
     record: FileRecord
     source: bytes | Path
 
 
 def read_note(spot: Spot) -> Note | None:
-    """The note of a set; None if there is none, or it is damaged."""
+    """Return the note of a set; None if there is none, or if it is damaged."""
     try:
         with open_regular(spot.note, follow=False) as stream:
             data: Any = parse_json(stream.read())
@@ -118,7 +119,7 @@ def read_note(spot: Spot) -> Note | None:
 
 
 def owner_of(spot: Spot, checkout: Path) -> str:
-    """Who else's set lies there, whole: another checkout that still exists, or the makers who signed it; else empty."""
+    """Return another owner of a complete set there: an existing checkout, or the makers who signed it; "" if there is none."""
     note = read_note(spot)
     if note is None:
         return "its makers, who signed it" if _is_signed(spot) else ""
@@ -128,7 +129,7 @@ def owner_of(spot: Spot, checkout: Path) -> str:
 
 
 def _is_signed(spot: Spot) -> bool:
-    """Whether a signature beside it speaks for an image that is there."""
+    """Tell whether a signature beside it vouches for an image that is there."""
     from tower.image.minisign import SUFFIX
     from tower.image.verify import SUMS
 
@@ -158,13 +159,13 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def damaged_in(spot: Spot, note: Note) -> str:
-    """The first file of a set that is not what its note says; empty if all are."""
+    """Return the first file of a set that differs from its note; "" if none does."""
     with ExitStack() as stack:
         return next((name for name, row in note.files.items() if _held(spot.folder / name, row, stack) is None), "")
 
 
 def _held(path: Path, row: Row, stack: ExitStack) -> BufferedReader | None:
-    """The file, opened (`stack` closes it), if it holds what `row` says; hashed only if it may have changed."""
+    """Return the open file (`stack` closes it) if it matches `row`; it is hashed only if it may have changed."""
     try:
         stream = stack.enter_context(open_regular(path, follow=False))
         before = _fingerprint(stream)
@@ -178,17 +179,17 @@ def _held(path: Path, row: Row, stack: ExitStack) -> BufferedReader | None:
 
 
 def _there(path: Path, record: FileRecord, known: Row | None, stack: ExitStack) -> BufferedReader | None:
-    """The file in its place, opened, if it holds what `record` says; `known` is what the note says of it."""
+    """Return the open file in its place if it matches `record`; `known` is the note's row for it."""
     if known is None or known.sha256 == record.sha256:
         return _held(path, Row(record.sha256, record.size, known.stat if known else []), stack)
     with ExitStack() as own:
-        if _held(path, known, own) is not None:  # something else, for certain: it is not hashed to find that out
+        if _held(path, known, own) is not None:  # certainly a different file: no need to hash it
             return None
     return _held(path, Row(record.sha256, record.size, []), stack)
 
 
 def _fingerprint(stream: BinaryIO) -> list[JsonValue]:
-    """What any change of a file also changes, of the very file that is open."""
+    """Return data about an open file that changes with any change of the file."""
     info = os.fstat(stream.fileno())
     return [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
@@ -198,7 +199,7 @@ def _fingerprint(stream: BinaryIO) -> list[JsonValue]:
 
 @contextmanager
 def changing(spot: Spot, *, on_wait: Callable[[], None], check: Callable[[], None] | None = None) -> Iterator[None]:
-    """The right to change a set; others are waited for. What a killed one left of its work is removed."""
+    """Hold the right to change a set, waiting for others; first, the leftovers of a killed process are removed."""
     with locked(spot.lock, on_wait=on_wait, check=check) as lock:
         try:
             yield
@@ -207,10 +208,10 @@ def changing(spot: Spot, *, on_wait: Callable[[], None], check: Callable[[], Non
 
 
 def lay(spot: Spot, contents: Mapping[str, Content], *, checkout: Path, key: Digest, made_of: Digest) -> None:
-    """Put a whole set in its place; files that hold already what they shall stay. The caller is in `changing`.
+    """Put a complete set in its place; files that are right already stay. Call it inside `changing`.
 
-    `contents` has a file for each of `ENDINGS`. Raises OSError if that fails, and StoreError if what is copied is
-    not what it should be; until all new files are whole and on the disk, nothing of the old set is touched.
+    `contents` has a file for each of `ENDINGS`. Raises OSError if that fails, and StoreError if a copied file differs
+    from its record; until all new files are complete and on the disk, the old set is not touched.
     """
     names = [f"{spot.image}{ending}" for ending in ENDINGS]
     before = read_note(spot)
@@ -226,7 +227,7 @@ def lay(spot: Spot, contents: Mapping[str, Content], *, checkout: Path, key: Dig
                 new.append(name)
             files[name] = there or stack.enter_context(_write(_made(spot.work) / name, contents[name]))
         _switch(spot, new)
-        # Of the descriptors that were hashed: whatever bears the name now, it is no other file that is noted.
+        # Use the descriptors that were hashed: another file may have the name by now.
         rows = {name: Row(contents[name].record.sha256, contents[name].record.size, _fingerprint(files[name])) for name in names}
         note = Note(str(checkout), key, made_of, rows)
         if note != before:
@@ -238,14 +239,14 @@ def lay(spot: Spot, contents: Mapping[str, Content], *, checkout: Path, key: Dig
 
 
 def _switch(spot: Spot, new: list[str]) -> None:
-    """Give the whole files in `spot.work` their names; what describes the image goes before it changes."""
+    """Rename the complete files in `spot.work`; the files that describe the image are removed before it changes."""
     if not new:
         return
     names = [f"{spot.image}{ending}" for ending in ENDINGS]
     names = names[min(map(names.index, new)) :]
     for name in reversed(names):
         if name not in new:
-            # Right already, but what comes before it is not.
+            # It is right already, but a file before it is not.
             (spot.folder / name).rename(spot.work / name)
         elif name != spot.image:
             (spot.folder / name).unlink(missing_ok=True)
@@ -261,7 +262,7 @@ def _made(folder: Path) -> Path:
 
 
 def remove(spot: Spot) -> None:
-    """Remove a set and its note. The caller is in `changing`."""
+    """Remove a set and its note. Call it inside `changing`."""
     shutil.rmtree(spot.work, ignore_errors=True)
     for ending in reversed(ENDINGS):
         (spot.folder / f"{spot.image}{ending}").unlink(missing_ok=True)
@@ -277,7 +278,7 @@ def _sync(folder: Path) -> None:
 
 
 def _write(path: Path, content: Content) -> BufferedRandom:
-    """A new file with this content, whole, synced and open; hashed while it is written."""
+    """Write a new file with this content, synced and open; it is hashed while it is written."""
     with ExitStack() as stack:
         stream = stack.enter_context(path.open("xb+"))
         found = _copy(content.source, stream) if isinstance(content.source, Path) else _fill(content.source, stream)
@@ -299,7 +300,7 @@ def _fill(data: bytes, out: BinaryIO) -> str:
 
 
 def _copy(source: Path, out: BufferedRandom) -> str:
-    """Copy a file: by sharing its blocks where the file system can, else leaving holes where it holds nothing."""
+    """Copy a file: share its blocks if the file system can, otherwise keep its holes."""
     with open_regular(source) as stream:
         with suppress(OSError):
             fcntl.ioctl(out.fileno(), _FICLONE, stream.fileno())

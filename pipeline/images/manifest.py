@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a finished image: what it is made of, for people and programs; the same bytes from every build.
+"""The manifest of a finished image: its components, for people and programs; equal bytes from every build.
 
-`<image>.manifest.json` names every package with version, origin, apk's checksum (SHA-1 of what describes it) and the
-SHA-256 of its file, every stage with key and outputs, and the sizes. No time, no user, no place of this machine is in it.
+`<image>.manifest.json` names every package with version, origin, apk's checksum (SHA-1 of its control) and the
+SHA-256 of its file, every stage with key and outputs, and the sizes. It holds no time, user or path of this machine.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from pipeline.build.factory import Factory
 
 SCHEMA = 2
-"""Of the manifest; a published image with one of another schema gets its manifest anew."""
+"""The manifest's schema; a published image with another schema gets a new manifest."""
 PACKAGES = "packages.json"
-"""The output in which a stage lists the packages it installed or laid on a medium."""
+"""The output of a stage that lists the packages it installed or put onto a medium."""
 
 _FIELDS = ("name", "version", "arch", "checksum")
 
 
 def manifest_of(factory: Factory, image: Image, files: dict[str, FileRecord]) -> dict[str, JsonValue]:
-    """The manifest of `image`, all of whose stages are built; `files` are the finished files by their names."""
+    """Return the manifest of `image`, all of whose stages are built; `files` are the finished files by their names."""
     nodes = [node for node in factory.plan.needs([image.final]) if not is_folder(node)]
     artifacts = {node.name: factory.need(node).artifact for node in nodes}
     channel = factory.plan.channel
@@ -63,10 +63,10 @@ def manifest_of(factory: Factory, image: Image, files: dict[str, FileRecord]) ->
 
 
 def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) -> list[JsonValue]:
-    """What the stages of the image's own recipe and target say they installed, each package once, sorted.
+    """Return the packages that the stages of the image's own recipe and target installed, each once, sorted.
 
-    Each with its origin, and the SHA-256 of its file in the repositories of the image's architecture. Raises StageError if it
-    has none.
+    Each has its origin, and the SHA-256 of its file in the repositories of the image's architecture. Raises StageError if
+    there is none.
     """
     rows: dict[tuple[str, ...], Digest] = {}
     files = _package_files(image, artifacts)
@@ -93,7 +93,7 @@ def _packages(factory: Factory, image: Image, artifacts: dict[str, Artifact]) ->
 
 
 def _package_files(image: Image, artifacts: dict[str, Artifact]) -> dict[str, set[Digest]]:
-    """The packages in the repositories that the image was made with: file name -> SHA-256."""
+    """Return the packages in the repositories that the image was made from: file name -> SHA-256."""
     found: dict[str, set[Digest]] = {}
     for artifact in artifacts.values():
         for path, record in artifact.outputs.items():
@@ -103,7 +103,7 @@ def _package_files(image: Image, artifacts: dict[str, Artifact]) -> dict[str, se
 
 
 def read_packages(path: Path, stage: str) -> list[dict[str, JsonValue]]:
-    """A stage's list of packages. Raises StageError if it is not such a list."""
+    """Read a stage's list of packages. Raises StageError if it is not valid."""
     try:
         rows: Any = parse_json(read_regular(path))
         return [{field: str(row[field]) for field in _FIELDS} for row in rows]

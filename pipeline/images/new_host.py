@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tower provision` would lay on the boot partition of a new host, for one that is only tried in QEMU."""
+"""The files that `tower provision` would put onto the boot partition of a new host, for booting one in QEMU."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
 ADDRESS: Final = OFFLINE.hosts[0]
 THIN_CLIENT: Final = OFFLINE.thin_client
 NETWORK: Final = OFFLINE.addresses
-"""Where such a host is."""
+"""The network of such a host."""
 _NAME: Final = HostName("trial")
 
 
 def new_host() -> dict[str, bytes]:
-    """The files by name; keys and numbers are made up, and nobody knows a password."""
+    """Return the files by name; keys and numbers are made up, and nobody knows a password."""
     key = secret.new_key_pair(_NAME)
     settings = TowerEnv(
         hostname=_NAME,

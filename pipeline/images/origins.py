@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each package of an image comes from: `alpine 3.23.6`, `debian trixie`, or `ours`."""
+"""The origin of each package of an image: `alpine 3.23.6`, `debian trixie`, or `ours`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pipeline.build.factory import Factory
 
 OURS: Final = "ours"
-"""What a stage of this checkout packed, or what the lab packed of files of this checkout alone."""
+"""Packages that a stage of this checkout packed, or that the lab packed from files of this checkout alone."""
 _OF_THE_RELEASE: Final = ("alpine-release", "alpine-base")
-"""Packages whose version is that of Alpine's release, the surest first."""
+"""Packages whose version is that of Alpine's release, the most reliable first."""
 
 
 def is_package(path: str, arch: str) -> bool:
-    """Whether an output is a package in a repository of `arch`: the repository's folder is called as its architecture."""
+    """Tell whether an output is a package in a repository of `arch`: the repository's folder has that name."""
     folder, _, name = path.rpartition("/")
     return name.endswith(".apk") and folder.rpartition("/")[2] == arch
 
@@ -33,9 +33,9 @@ def is_package(path: str, arch: str) -> bool:
 def origins_of(
     factory: Factory, image: Image, artifacts: Mapping[str, Artifact], packages: Collection[Digest], versions: Mapping[str, str]
 ) -> dict[Digest, str]:
-    """The origin of each of an image's `packages`, which are named by the SHA-256 of their files, as in the result.
+    """Return the origin of each of an image's `packages`, by the SHA-256 of their files.
 
-    `artifacts` are those behind the image, by the names of their nodes; `versions` are those of the packages, by their names.
+    `artifacts` are the image's inputs, by the names of their nodes; `versions` are those of the packages, by their names.
     Raises FormatError if a package of the lab's mirror cannot be read.
     """
     mirror = factory.plan.channel.settings.get("mirror")
@@ -44,11 +44,11 @@ def origins_of(
     for name, artifact in artifacts.items():
         of_channel = isinstance(factory.plan.nodes[name], ChannelNode)
         for path, record in artifact.outputs.items():
-            # A repository has more packages than an image, and each takes its time to read.
+            # A repository has more packages than an image, and each takes time to read.
             if record.sha256 not in packages or not is_package(path, image.arch):
                 continue
             if not of_channel:
-                # A stage may hand on a package of the channel: it stays the channel's.
+                # A stage may pass on a package of the channel: it remains the channel's.
                 found.setdefault(record.sha256, OURS)
             elif mirror is None:
                 found[record.sha256] = alpine
@@ -58,15 +58,15 @@ def origins_of(
 
 
 def _release(versions: Mapping[str, str]) -> str:
-    """Alpine's release as its own packages say it: `3.23.6`; empty if the image has none of them."""
+    """Return Alpine's release as in its own packages: `3.23.6`; "" if the image has none of them."""
     version = next((versions[name] for name in _OF_THE_RELEASE if name in versions), "")
     return re.sub(r"-r\d+$", "", version)
 
 
 def _made_of(package: Path, alpine: str, debian: str) -> str:
-    """What a package of the lab was made of, by its field `commit`.
+    """Return what a package of the lab was made from, by its field `commit`.
 
-    Alpine's packages keep the commit of aports there; those made of Debian's have Debian's version in it.
+    Alpine's packages have the commit of aports there; those made from Debian's have Debian's version in it.
     """
     with open_regular(package) as stream:
         commit = read_package(stream, None, name=package.name).info.commit

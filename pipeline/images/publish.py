@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last step: finished images get their names and their place, each with manifest, block map and checksums.
 
-The place is the first of ./dist, ./builds and the cache's builds/ that exists; the last is made if none does. Several
-checkouts may have the same one: what lies there whole of another checkout stays, and ours goes into a folder of its own.
-Files are copied, never linked, so that nobody who edits an image there edits the store; one that was edited is
-noticed and written again.
+The place is the first of ./dist, ./builds and the cache's builds/ that exists; if none does, the last one is made. Several
+checkouts may use the same place: another checkout's complete set stays, and ours goes into a folder of its own. Files are
+copied, never linked, so that editing an image there does not change the store; an edited one is noticed and written again.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ class Published:
 
     path: Path
     files: Mapping[str, Digest]
-    """What it and the files beside it hold, by name."""
+    """The contents of the image and of the files beside it, by name."""
 
 
 def dist_folder(paths: Paths) -> Path:
-    """Where finished images go."""
+    """Return the folder for finished images."""
     for folder in (paths.checkout / "dist", paths.checkout / "builds"):
         if folder.is_dir():
             return folder
@@ -53,7 +52,7 @@ def dist_folder(paths: Paths) -> Path:
 
 
 def image_of(node: StageNode, artifact: Artifact) -> str:
-    """Which output is the image: the one that fits the first pattern of stage.toml's `outputs`."""
+    """Return the output that is the image: the one that matches the first pattern of stage.toml's `outputs`."""
     images = [name for name in artifact.outputs if fnmatchcase(name, node.spec.outputs[0]) and not name.endswith(".bmap")]
     if len(images) != 1:
         raise StageError(
@@ -64,7 +63,7 @@ def image_of(node: StageNode, artifact: Artifact) -> str:
 
 
 def block_map_of(artifact: Artifact, image: str) -> bytes:
-    """The block map that the stage made, or one of the image as it is (a compressed one needs the stage's)."""
+    """Return the stage's block map, or one made from the image (a compressed image needs the stage's)."""
     for name in artifact.outputs:
         if name.endswith(".bmap"):
             return read_regular(artifact.file(name))
@@ -74,7 +73,7 @@ def block_map_of(artifact: Artifact, image: str) -> bytes:
 
 
 def publish(factory: Factory, image: Image) -> Path:
-    """Bring an image, whose last stage is built, to its place; the path of the image there."""
+    """Bring an image, whose last stage is built, to its place; return its path there."""
     node = factory.plan.nodes[image.final]
     artifact = factory.need(node).artifact
     assert isinstance(node, StageNode)  # noqa: S101  (the plan makes no other final node)
@@ -97,7 +96,7 @@ def publish(factory: Factory, image: Image) -> Path:
 
 
 def _place(factory: Factory, main: Spot, contents: Mapping[str, Content], place: Callable[[Spot], None]) -> Path:
-    """Put the set where it belongs; the path of its image."""
+    """Put the set into its place; return the path of its image."""
     owner, own = owner_of(main, _checkout(factory)), _own(factory, main)
     if not owner:
         place(main)
@@ -122,7 +121,7 @@ def _same(note: Note, contents: Mapping[str, Content]) -> bool:
 
 
 def _contents(factory: Factory, image: Image, artifact: Artifact, output: str) -> dict[str, Content]:
-    """The files of the set."""
+    """Return the files of the set."""
     name = image.output
     contents = {name: Content(artifact.outputs[output], artifact.file(output))}
 
@@ -144,18 +143,18 @@ def _checkout(factory: Factory) -> Path:
 
 
 def _main(factory: Factory, image: Image) -> Spot:
-    """Where the image belongs."""
+    """Return the place of the image."""
     return Spot(dist_folder(factory.paths), image.output)
 
 
 def _own(factory: Factory, main: Spot) -> Spot:
-    """Where it goes if another checkout's lies there."""
+    """Return the image's place if another checkout's image is in the usual one."""
     checkout = _checkout(factory)
     return Spot(main.folder / f"{checkout.name}-{digest_bytes(bytes(checkout))[:8]}", main.image)
 
 
 def _made_of(factory: Factory, image: Image) -> Digest:
-    """Digest of the manifest's form and all keys behind an image: what the manifest says, beyond the image's own bytes."""
+    """Return the digest of the manifest's schema and of all keys behind an image: what the manifest depends on."""
     keys: dict[str, JsonValue] = {
         node.name: factory.keys.of(node).key for node in factory.plan.needs([image.final]) if not is_folder(node)
     }
@@ -163,13 +162,13 @@ def _made_of(factory: Factory, image: Image) -> Digest:
 
 
 def place_of(factory: Factory, image: Image) -> Path:
-    """Where the image of this checkout is, or would be."""
+    """Return the path of this checkout's image, whether it exists or not."""
     main = _main(factory, image)
     return _own(factory, main).path if owner_of(main, _checkout(factory)) else main.path
 
 
 def find_published(factory: Factory, image: Image, artifact: Artifact) -> Published | None:
-    """The image and all beside it, if they are in their place, untouched, and made from the present keys."""
+    """Return the image and its files, if they are in their place, unchanged, and made from the present keys."""
     node = factory.plan.nodes[image.final]
     assert isinstance(node, StageNode)  # noqa: S101  (the plan makes no other final node)
     wanted = (artifact.key, _made_of(factory, image), artifact.outputs[image_of(node, artifact)].sha256)
@@ -186,7 +185,7 @@ def find_published(factory: Factory, image: Image, artifact: Artifact) -> Publis
 
 
 def need_published(factory: Factory, image: Image) -> Published:
-    """`find_published`; raises StageError if it is not there."""
+    """Do as `find_published`; raise StageError if the image is not there."""
     artifact = factory.find(factory.plan.nodes[image.final])
     found = find_published(factory, image, artifact) if artifact is not None else None
     if found is None:
@@ -195,7 +194,7 @@ def need_published(factory: Factory, image: Image) -> Published:
 
 
 def withdraw(factory: Factory, image: Image) -> None:
-    """Remove an image and what is beside it from its place; another checkout's stays."""
+    """Remove an image and its files from its place; another checkout's stay."""
     main = _main(factory, image)
     if not main.folder.is_dir():
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes in namespaces of their own, which end with whoever started them, whatever ends that."""
+"""Processes in namespaces of their own, which end with the process that started them, even if that is killed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Process(Protocol):
     pid: int
 
     def poll(self) -> int | None:
-        """Its exit status, or None as long as it runs."""
+        """Return its exit status, or None while it runs."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, once it has ended."""
+        """Wait until it has ended, and return its exit status."""
 
     def kill(self) -> None:
         """End it at once."""
@@ -35,14 +35,14 @@ class Caged:
     """A process that holds namespaces."""
 
     outer: Process
-    """The program that made the namespaces, and waits; it ends as their first process ended."""
+    """The program that made the namespaces and waits; it ends with the status of their first process."""
     output: IO[bytes]
     input: IO[bytes]
 
     def first(self) -> int:
-        """Wait until the namespaces are ready; the number of their first process, as this machine sees it.
+        """Wait until the namespaces are ready; return the process ID of their first process on this machine.
 
-        Raises BootError with what the process said if it ended instead.
+        Raises BootError with the output of the process if it ended instead.
         """
         said = []
         for line in self.output:
@@ -53,12 +53,12 @@ class Caged:
 
 
 def caged(stack: ExitStack, argv: Sequence[str], namespaces: Sequence[str], *, within: int | None = None) -> Caged:
-    """Start `argv` as the first process of new namespaces (`--net` and its like); it says `ready` on its output.
+    """Start `argv` as the first process of new namespaces (`--net` and its like); it prints `ready` when it is.
 
-    With `within`, the file systems are those that this process sees. The end of the stack ends it.
+    With `within`, it sees the file systems of that process. The end of the stack ends it.
     """
     inside = ["nsenter", f"--target={within}", "--mount", "--"] if within is not None else []
-    # Whatever ends the tests, or the unshare between, ends the first process, and so its namespaces.
+    # If this process or the unshare between ends, for any reason, so does the first process, and its namespaces with it.
     cage = ["setpriv", "--pdeathsig", "KILL", *inside, "unshare", *namespaces, "--fork", "--kill-child=KILL", "--"]
     process = proc.spawn([*cage, *argv], stdin=proc.PIPE, stdout=proc.PIPE, stderr=proc.STDOUT)
     stack.callback(process.wait)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One light machine: a root from the shelf with changes in memory, in namespaces of its own, as seen and driven from here.
+"""One light machine: a root from the shelf with changes in memory, running in namespaces of its own.
 
-It has what its root has, and nothing of this machine but the kernel: file systems, /dev, processes, network and name
-are its own; its root may neither set the clock nor load modules nor make devices. That keeps programs that expect a
-machine of their own from doing harm; it is no prison.
+It shares only the kernel with this machine: file systems, /dev, processes, network and host name are its own, and its
+root user may not set the clock, load modules or make devices. That keeps programs that expect a machine of their own
+from doing harm; it is not a security boundary.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from pipeline.light.switches import in_network_of
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START: Final = Path(__file__).with_name("start.sh")
 TAKEN: Final = "-mac_admin,-mac_override,-mknod,-sys_module,-sys_rawio,-sys_time,-syslog,-wake_alarm"
-"""What would act on this machine's kernel."""
+"""Programs that would act on this machine's kernel."""
 _MOST_LINKS: Final = 40
 BROUGHT: Final = "/opt/brought"
-"""Where programs are that a test brings along."""
+"""The folder of programs that a test adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a program that ran inside has left."""
+    """The result of a program that ran inside."""
 
     returncode: int
     stdout: str
@@ -46,34 +46,34 @@ class Ran:
 
 
 def inside(pid: int, argv: Sequence[str]) -> list[str]:
-    """The command that runs `argv` on the machine whose first process has this number here, as its root."""
+    """Return the command that runs `argv` as root on the machine whose first process has this process ID here."""
     return ["setpriv", f"--bounding-set={TAKEN}", "nsenter", f"--target={pid}", "--all", "--root", "--wd", "--", *argv]
 
 
 @dataclass(slots=True)
 class Box:
-    """A machine: where its root and its disk are, and, while it is on, its processes."""
+    """A machine: its root, its disk, and its processes while it is on."""
 
     name: str
     shelf: Shelf
     tree: str
     """The name of its root on the shelf."""
     disk: str
-    """The folder on the shelf that keeps what it changes."""
+    """The folder on the shelf that keeps its changes."""
     services: tuple[str, ...]
-    """Services that start in addition to its runlevels. `-` alone: nothing runs at all."""
+    """Services that start in addition to its runlevels. `-` alone starts nothing at all."""
     stack: ExitStack
     cage: Caged | None = field(default=None, init=False)
     pid: int = field(default=0, init=False)
-    """Its first process, by the number that it has here."""
+    """The process ID of its first process on this machine."""
 
     def turn_on(self) -> None:
-        """Begin to start: `wait_until_made`, its cables (`switches.plug_in`) and `boot` come next."""
+        """Begin to start the machine: call `wait_until_made`, plug in its cables (`switches.plug_in`) and call `boot` next."""
         argv = ["sh", str(_START), f"{PLACE}/{self.tree}", self.disk, self.name, TAKEN, *self.services]
         self.cage = caged(self.stack, argv, ["--net", "--mount", "--pid", "--uts", "--ipc"], within=self.shelf.pid)
 
     def wait_until_made(self) -> None:
-        """Until its file systems and its network are there, and nothing runs yet."""
+        """Wait until its file systems and its network exist; nothing else runs yet."""
         self.pid = self._on.first()
 
     def boot(self) -> None:
@@ -82,7 +82,7 @@ class Box:
         self._on.input.flush()
 
     def wait_until_up(self, seconds: float = 60) -> None:
-        """Until its services have started."""
+        """Wait until its services have started. Raises BootError after `seconds`, or if it ended."""
         ends = time.monotonic() + seconds
         while not (self.root / "run/light-started").exists():
             if not self.is_on:
@@ -99,26 +99,26 @@ class Box:
 
     @property
     def is_on(self) -> bool:
-        """Whether it runs."""
+        """Tell whether it runs."""
         return self.cage is not None and self.cage.outer.poll() is None
 
     def wait_until_off(self, seconds: float = 60) -> bool:
-        """Until it has ended by itself; whether it asked to be started again."""
-        # As the kernel tells it for a namespace of processes: reboot(2).
+        """Wait until it has ended by itself; tell whether it asked for a restart."""
+        # The kernel reports it as the exit status of the PID namespace: reboot(2).
         return {signal.SIGHUP: True, signal.SIGINT: False}[signal.Signals(-self._on.outer.wait(seconds))]
 
     def pull_the_plug(self) -> None:
-        """No power: what was not on its disk is gone."""
+        """Cut the power: changes that are not on its disk are lost."""
         self._on.outer.kill()
         self._on.outer.wait(20)
 
     @property
     def root(self) -> Path:
-        """Its file system, seen from here. An absolute link in there leads elsewhere: see `path`."""
+        """Its root folder, seen from here. Absolute links in it would lead out of it: see `path`."""
         return Path(f"/proc/{self.pid}/root")
 
     def path(self, name: str) -> Path:
-        """A file of the machine, seen from here; its folder is found as the machine would find it, by its own links."""
+        """Return a file of the machine, seen from here; links to its folder are followed as the machine would follow them."""
         todo, place, links = [part for part in reversed(name.split("/")) if part], self.root, 0
         while len(todo) > 1:
             part = todo.pop()
@@ -138,7 +138,7 @@ class Box:
         return place / todo[0] if todo else place
 
     def write(self, name: str, text: str, mode: int = 0o644) -> None:
-        """Write a file inside; it takes the place of a link."""
+        """Write a file inside the machine; a link of this name is replaced."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
@@ -147,18 +147,18 @@ class Box:
         path.chmod(mode)
 
     def read(self, name: str) -> str:
-        """Read a file inside, that is no link."""
+        """Read a file inside the machine. Raises BootError if it is a link."""
         path = self.path(name)
         if path.is_symlink():
             raise ToolError(f"{self.name}: {name}: is a link to {path.readlink()}")
         return path.read_text()
 
     def original(self, name: str) -> Path:
-        """A file of the machine as its root has it, seen from here; it may not be there."""
+        """Return a file of the machine's root without its changes, seen from here; it may not exist."""
         return self.shelf.folder(self.tree) / self.path(name).relative_to(self.root)
 
     def restore(self, *names: str) -> None:
-        """Make files and folders again what the root has, or nothing."""
+        """Undo all changes to files and folders: they are again as in the root, or absent."""
         for name in names:
             place, original = self.path(name), self.original(name)
             proc.run(["rm", "-rf", place], timeout=60)
@@ -166,7 +166,7 @@ class Box:
                 proc.run(["cp", "-a", original, place], timeout=60)
 
     def argv(self, *argv: str) -> list[str]:
-        """The command that runs `argv` inside, as its root."""
+        """Return the command that runs `argv` inside, as root."""
         return inside(self.pid, argv)
 
     def run(
@@ -178,7 +178,7 @@ class Box:
         check: bool = True,
         timeout: float = 60,
     ) -> Ran:
-        """Run a program inside, as root or another user; what it prints is in the result and in the error."""
+        """Run a program inside, as root or another user; its output is in the result, and in the error if it fails."""
         words = argv if user is None else ("su", "-s", "/bin/sh", "-c", 'cd; exec "$@"', "--", user, "sh", *argv)
         given = {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}
         clean = ("env", "-i", *(f"{name}={value}" for name, value in given.items()))
@@ -190,19 +190,19 @@ class Box:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Sockets that this thread makes belong to the machine, for good."""
+        """Put this thread into the machine's network for good: its new sockets belong to the machine."""
         with in_network_of(self.pid):
             yield
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket on the machine's network, which does not block."""
+        """Return a non-blocking socket in the machine's network."""
         with self.inside():
             made = socket.socket(family, kind, protocol)
         made.setblocking(False)
         return made
 
     def processes(self) -> dict[int, str]:
-        """What runs inside, by its number there: the words of its command line."""
+        """Map each process ID inside the machine to the words of its command line."""
         found = {}
         for folder in (self.root / "proc").glob("[0-9]*"):
             try:
@@ -214,25 +214,25 @@ class Box:
         return found
 
     def running(self, pattern: str) -> list[int]:
-        """Processes whose command line fits a regular expression somewhere, by their numbers there."""
+        """Return the process IDs, inside the machine, of processes whose command line matches a regular expression."""
         return sorted(number for number, line in self.processes().items() if re.search(pattern, line))
 
     def kill(self, number: signal.Signals, pattern: str) -> list[int]:
-        """Send a signal to processes whose command line fits; whom it went to."""
+        """Send a signal to the processes whose command line matches; return their process IDs."""
         found = self.running(pattern)
         if found:
             self.run("kill", "-s", number.name.removeprefix("SIG"), *map(str, found), check=False)
         return found
 
     def listeners(self) -> list[tuple[str, int]]:
-        """Addresses and ports on which it takes connections, sorted."""
+        """Return the addresses and ports that the machine listens on, sorted."""
         rows = [row.split() for kind in ("tcp", "tcp6") for row in _lines(Path(f"/proc/{self.pid}/net/{kind}"))[1:]]
         # Columns of proc(5): local address, remote address, state; 0A is LISTEN.
         places = [row[1].rpartition(":") for row in rows if row[3] == "0A"]
         return sorted((_address(words), int(port, 16)) for words, _, port in places)
 
     def wait_for_listener(self, port: int, seconds: float = 20) -> None:
-        """Wait until something takes connections on a port."""
+        """Wait until a program listens on a port. Raises BootError after `seconds`."""
         ends = time.monotonic() + seconds
         while port not in {one for _, one in self.listeners()}:
             if time.monotonic() >= ends:
@@ -241,9 +241,9 @@ class Box:
 
 
 def bring(box: Box, program: str) -> None:
-    """Lay a program of this machine, with the libraries that it needs, where the machine finds it: what its root lacks.
+    """Copy a program of this machine that its root lacks, with its libraries, to where the machine finds it.
 
-    In a folder of its own, so that it is seen; nothing in there stands for the product.
+    It has a folder of its own, so that it is visible; nothing in there replaces a part of the product.
     """
     found = shutil.which(program, path=PATH)
     if found is None:
@@ -261,7 +261,7 @@ def bring(box: Box, program: str) -> None:
 
 
 def _address(words: str) -> str:
-    """An address as the kernel writes it: in hexadecimal, each four bytes as a number of this machine's byte order."""
+    """Convert an address of /proc/net: hexadecimal, each four bytes as a number in this machine's byte order."""
     raw = b"".join(int(words[place : place + 8], 16).to_bytes(4, sys.byteorder) for place in range(0, len(words), 8))
     return str(ip_address(raw))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The roots of light machines: one file each, a file system or an archive, made of artifacts of the store.
 
-A host's root is what its image has. A thin client's root is made here of the packages that the installer takes and of the
-medium's settings; what starts a machine is left out, and it has no user yet.
+A host's root is that of its image. The thin client's root is made here from the packages that the installer installs and
+the medium's settings, without what starts a machine, and without a user.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _THINCLIENT: Final = {
     "/in/repository": "channel:repository:x86_64",
     "/in/wheels": "stage:wheels",
 }
-"""Where the script finds what it makes the thin client's root of."""
+"""The folder where the script finds the parts of the thin client's root."""
 NEEDED: Final = (_HOST, *_THINCLIENT.values())
 """The nodes of the plan that must be built."""
 _SCRIPT_SECONDS: Final = 300
 
 
 class RootName(StrEnum):
-    """The roots that there are."""
+    """The names of all roots."""
 
     HOST = "host"
     THINCLIENT = "thinclient"
@@ -45,14 +45,14 @@ class RootName(StrEnum):
 
 
 def root_of(name: RootName, factory: Factory) -> Path:
-    """The file that holds a root: `*.ext4` or `*.tar`. Raises BootError if the store lacks one of `NEEDED`."""
+    """Return the file that holds a root: `*.ext4` or `*.tar`. Raises BootError if the store lacks one of `NEEDED`."""
     if name is RootName.HOST:
         return _found(factory, _HOST)[_HOST].path / "root.ext4"
     return _thinclient(factory).path / "root.tar"
 
 
 def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
-    """The artifacts of nodes of the plan."""
+    """Return the artifacts of nodes of the plan. Raises BootError for those that are not built."""
     nodes = {name: factory.plan.nodes.get(name) for name in names}
     found = {name: factory.find(node) if node is not None else None for name, node in nodes.items()}
     there = {name: artifact for name, artifact in found.items() if artifact is not None}
@@ -62,7 +62,7 @@ def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
 
 
 def _thinclient(factory: Factory) -> Artifact:
-    """The artifact of the thin client's root: kept in the store by all that it is made of, like a stage's."""
+    """Return the artifact of the thin client's root; the store keeps it under a key of its inputs, like that of a stage."""
     inputs = _found(factory, *_THINCLIENT.values())
     script = _SCRIPT.read_bytes()
     document: JsonValue = {

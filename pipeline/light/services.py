@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Services and users of a light machine.
 
-Its OpenRC takes it for a container: services that say of themselves that they are not for one (network, firewall, host
+Its OpenRC believes that it is in a container: services that declare themselves unfit for one (network, firewall, host
 name) are in no runlevel; they are started by name.
 """
 
@@ -18,40 +18,40 @@ from pipeline.light.machine import Box
 _SECONDS: Final = 120
 _FIRST_USER, _LAST_USER = 1000, 60000
 NO_PASSWORD: Final = "$6$salt$" + "a" * 86
-"""A hash of crypt(3)'s form that no password has: an account that is not locked, and takes keys only."""
+"""A hash in crypt(3)'s form that no password has: the account is not locked, but accepts only keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class SshServer:
-    """A running sshd, as a client needs to know it."""
+    """A running sshd, with what a client needs to know."""
 
     host_key: str
-    """The public key of the host, as `known_hosts` has it: type and base64."""
+    """The public key of the host, as in `known_hosts`: type and base64."""
 
 
 def service(box: Box, name: str, action: str) -> None:
-    """Let OpenRC start, stop or restart a service. Raises ToolError with its words if it fails."""
+    """Let OpenRC start, stop or restart a service. Raises ToolError with OpenRC's output if it fails."""
     box.run("rc-service", name, action, timeout=_SECONDS)
 
 
 def start_ssh_server(box: Box) -> None:
-    """Start the machine's sshd again, whatever ended it, and wait until it takes connections."""
+    """Start the machine's sshd again, whatever state it is in, and wait until it listens."""
     service(box, "sshd", "zap")
     service(box, "sshd", "start")
     box.wait_for_listener(22)
 
 
 def ssh_server(box: Box) -> SshServer:
-    """The machine's sshd, which its default runlevel has started."""
+    """Return the machine's sshd, which its default runlevel has started."""
     box.wait_for_listener(22)
     public = box.read("etc/ssh/ssh_host_ed25519_key.pub").split()
     return SshServer(" ".join(public[:2]))
 
 
 def add_user(box: Box, name: str, *, administrator: bool = False, shell: str = "/bin/sh") -> None:
-    """Make a user who logs in with keys only, with a group of the same name, if there is none yet.
+    """Add a user who logs in with keys only, and a group of the same name, unless they exist.
 
-    Written here, as adduser would: not every root has one.
+    This writes the files itself, as adduser would, because not every root has adduser.
     """
     accounts = box.read("etc/passwd")
     rows = [row.split(":") for row in accounts.splitlines()]
@@ -71,7 +71,7 @@ def add_user(box: Box, name: str, *, administrator: bool = False, shell: str = "
 
 
 def remove_user(box: Box, name: str) -> None:
-    """Take a user away again, with all that is theirs."""
+    """Remove a user and all of their files."""
     for file in ("passwd", "shadow", "group"):
         mode = stat.S_IMODE(box.path(f"etc/{file}").stat().st_mode)
         rows = [row for row in box.read(f"etc/{file}").splitlines() if row.partition(":")[0] != name]
@@ -80,13 +80,13 @@ def remove_user(box: Box, name: str) -> None:
 
 
 def set_shell(box: Box, name: str, shell: str) -> None:
-    """Give a user another login shell."""
+    """Change a user's login shell."""
     rows = [row.split(":") for row in box.read("etc/passwd").splitlines()]
     box.write("etc/passwd", "".join(":".join([*row[:6], shell] if row[0] == name else row) + "\n" for row in rows))
 
 
 def let_in(box: Box, keys: Sequence[str], user: str) -> None:
-    """The keys, and no others, that may log in as this user."""
+    """Set the keys that may log in as this user; all others are removed."""
     home = box.path(f"home/{user}").stat()
     folder = box.path(f"home/{user}/.ssh")
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shelf: a mount namespace that holds the unpacked roots in memory, read-only, for all machines of a run.
 
-It is gone with its process, and so are the trees: nothing to clean, nothing that a later run could find changed.
+The trees end with the shelf's process, so nothing has to be cleaned up, and a later run cannot find them changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.light.cage import caged
 
 PLACE: Final = "/mnt"
 _MOUNT_POINT: Final = f"{PLACE}/machine"
-"""Where each machine, in file systems of its own, puts together what it has: see start.sh."""
+"""The folder where each machine, in file systems of its own, mounts its parts: see start.sh."""
 _numbers: Final = itertools.count(1)
 _SECONDS: Final = 120
 _SPECIAL: Final = 0o7000
@@ -28,16 +28,16 @@ _SPECIAL: Final = 0o7000
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Where the roots are: in the file systems that process `pid` sees, below `PLACE`."""
+    """The place of the roots: in the file systems that process `pid` sees, below `PLACE`."""
 
     pid: int
 
     def folder(self, root: str) -> Path:
-        """An unpacked root, seen from here; not to be written."""
+        """Return an unpacked root, seen from here; do not write to it."""
         return Path(f"/proc/{self.pid}/root{PLACE}/{root}")
 
     def disk(self, stack: ExitStack) -> str:
-        """An empty disk, in memory, for a machine to start from more than once; its path there. It goes with the stack."""
+        """Make an empty disk, in memory, that outlives starts of its machine; return its path there. It goes with the stack."""
         place = f"{PLACE}/disk{next(_numbers)}"
         _within(self, "mkdir", place)
         _within(self, "mount", "-t", "tmpfs", "-o", "mode=0755", "disk", place)
@@ -60,7 +60,7 @@ def shelf(roots: Mapping[str, Path]) -> Iterator[Shelf]:
 
 
 def _within(made: Shelf, *argv: str, data: str = "") -> str:
-    """Run a program of this machine where the roots are; what it prints."""
+    """Run a program of this machine in the shelf's namespaces; return its output."""
     inside = ("nsenter", f"--target={made.pid}", "--mount", "--", *argv)
     return proc.run(inside, stdin=data.encode(), timeout=_SECONDS).stdout.decode()
 
@@ -70,7 +70,7 @@ def _unpack_tar(made: Shelf, file: Path, name: str) -> None:
 
 
 def _unpack_ext4(made: Shelf, file: Path, name: str) -> None:
-    """By debugfs, which mounts nothing; it forgets the bits of modes beyond rwx, so these are set from its listing."""
+    """Unpack with debugfs, which mounts nothing; set the mode bits beyond rwx, which it drops, from its listing."""
     _within(made, "debugfs", "-R", f"rdump / {PLACE}/{name}", str(file))
     base = made.folder(name)
     folders = [f"/{Path(place).relative_to(base)}".removesuffix("/.") for place, _, _ in os.walk(base)]
@@ -87,10 +87,10 @@ def _unpack_ext4(made: Shelf, file: Path, name: str) -> None:
                     (base / folder / entry).chmod(mode & 0o7777)
     unpacked = {Path(place) / name for place, names, files in os.walk(base) for name in (*names, *files)}
     if differ := unpacked ^ found:
-        raise BootError(f"{file}: not unpacked as it is: {sorted(map(str, differ))[:10]}")
+        raise BootError(f"{file}: was unpacked incorrectly: {sorted(map(str, differ))[:10]}")
 
 
 def _entry(line: str) -> tuple[int, str]:
-    """Mode and name in a line of `ls -p`: /inode/mode/uid/gid/name/size/, without a size if it is a folder."""
+    """Return mode and name from a line of `ls -p`: /inode/mode/uid/gid/name/size/, without a size for a folder."""
     fields = line.split("/")
     return int(fields[2], 8), fields[5]

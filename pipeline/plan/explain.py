@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why something is built again: what differs between a node's key document and the one of its last build.
+"""Explain why a node is built again: compare its key document with that of its last build.
 
-Beside the artifact the store keeps the document; build/last/ keeps, for every node, the document that was last
+The store keeps the document beside the artifact; build/last/ keeps, for every node, the document that was last
 used and the one before, with the entries of all source trees, so that a changed file can be named.
 """
 
@@ -27,7 +27,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A key document of an earlier run, with the trees behind it."""
+    """A key document of an earlier run, with its source trees."""
 
     key: str
     document: Mapping[str, Any]
@@ -39,7 +39,7 @@ def _place(paths: Paths, node: Node) -> Path:
 
 
 def remember(paths: Paths, node: Node, keyed: Keyed) -> None:
-    """Note that `keyed` is what `node` was last built or taken from; the one before stays beside it."""
+    """Note `keyed` as the last one that `node` was built or taken from; the previous one stays beside it."""
     place = _place(paths, node)
     if _key_in(place) == keyed.key:
         return
@@ -51,7 +51,7 @@ def remember(paths: Paths, node: Node, keyed: Keyed) -> None:
         rows.append({"key": before.key, "document": dict(before.document), "trees": dict(before.trees)})
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_suffix(f".{keyed.key[:12]}")
-    # The key stands alone in the first line: a run with nothing to do reads no more than that.
+    # The key has the first line to itself, so that a run with nothing to do reads nothing else.
     temporary.write_bytes(keyed.key.encode() + b"\n" + canonical_json(rows))
     temporary.replace(place)
 
@@ -65,7 +65,7 @@ def _key_in(place: Path) -> str:
 
 
 def recall(paths: Paths, node: Node) -> tuple[Snapshot | None, Snapshot | None]:
-    """What `node` was last built or taken from, and what before that. A file that cannot be read is as none."""
+    """Return the last snapshot of `node` and the one before it; None for a file that cannot be read."""
     try:
         rows = parse_json(read_regular(_place(paths, node)).partition(b"\n")[2])
         found = [Snapshot(str(row["key"]), dict(row["document"]), dict(row["trees"])) for row in rows]
@@ -75,7 +75,7 @@ def recall(paths: Paths, node: Node) -> tuple[Snapshot | None, Snapshot | None]:
 
 
 def differences(old: Snapshot, new: Snapshot, inputs: Mapping[str, str]) -> list[str]:
-    """What differs from `old` to `new`, a line each; `inputs` says which node makes which input."""
+    """List the differences from `old` to `new`, a line each; `inputs` maps an input to the node that makes it."""
     lines: list[str] = []
     for part in sorted({*old.document, *new.document}):
         before, after = old.document.get(part, _MISSING), new.document.get(part, _MISSING)
@@ -93,7 +93,7 @@ def differences(old: Snapshot, new: Snapshot, inputs: Mapping[str, str]) -> list
 
 
 def snapshot(keyed: Keyed) -> Snapshot:
-    """The present key in the form of an earlier one."""
+    """Return the present key as a snapshot."""
     return Snapshot(keyed.key, keyed.document, keyed.trees)
 
 
@@ -117,7 +117,7 @@ def _changed_sources(old: Snapshot, new: Snapshot) -> Iterator[str]:
 
 
 def _changed_values(where: str, before: Any, after: Any) -> list[str]:
-    """The leaves in which two JSON values differ; lists are compared as sets, lists of named things by name."""
+    """Yield the leaves in which two JSON values differ; lists are compared as sets, lists of named things by name."""
     before, after = _by_name(before), _by_name(after)
     if isinstance(before, dict) and isinstance(after, dict):
         lines: list[str] = []

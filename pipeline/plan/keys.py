@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys: the digest of everything that goes into a node, and the document that it is the digest of.
+"""Keys: the digest of everything that goes into a node, with the document that is digested.
 
-Inputs enter by what they hold, not by how they were made: a stage that is built again and gives the same bytes
-does not make the others build again. So a key is known only when the inputs are built, and is asked for late.
+Inputs enter by their content, not by how they were made: if a stage is built again and gives the same bytes, the
+stages after it are not built again. So a key is known only when the inputs are built, and is computed late.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from pipeline.plan.nodes import ChannelNode, Node, Plan, StageNode
 from pipeline.supply.lock import Lock
 
 SCHEMA = 1
-"""Part of every key; to be raised when the meaning of a document or the work of the sandbox changes."""
+"""Part of every key; raise it when the meaning of a document or the work of the sandbox changes."""
 
 Entries = list[list[JsonValue]]
 
 
 class NotBuiltError(Exception):
-    """A key cannot be known yet, because this input is not built."""
+    """The key cannot be computed yet: this input is not built."""
 
 
 class HasContent(Protocol):
-    """What keys need to know of an artifact."""
+    """The part of an artifact that keys need."""
 
     @property
     def content(self) -> Digest:
-        """Digest of what it holds."""
+        """Digest of its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Keyed:
     key: Digest
     document: dict[str, JsonValue]
     trees: Mapping[str, Entries]
-    """By the path in the checkout: what `explain` names changed files from; no part of the key."""
+    """By the path in the checkout; `explain` uses them to name changed files. They are not part of the key."""
 
 
 class Keys:
-    """The keys of a plan's nodes, each computed when first asked for.
+    """The keys of a plan's nodes, each computed when it is first asked for.
 
-    `lookup` is the store's; `lock` gives the channel's lock once it is there. Safe to share between threads.
+    `lookup` finds an artifact of the store by key; `lock` returns the channel's lock. Safe to share between threads.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Keys:
         self._guard = threading.RLock()
 
     def of(self, node: Node) -> Keyed:
-        """Key and document of `node`. Raises NotBuiltError naming the first input that is not built."""
+        """Return the key and document of `node`. Raises NotBuiltError naming the first input that is not built."""
         with self._guard:
             known = self._known.get(node.name)
             if known is None:
@@ -84,7 +84,7 @@ class Keys:
             return known
 
     def content(self, name: str) -> Digest:
-        """The digest of what the node of this name holds. Raises NotBuiltError if it is not built."""
+        """Return the digest of the content of the node with this name. Raises NotBuiltError if it is not built."""
         node = self.plan.nodes[name]
         if isinstance(node, ChannelNode) and node.what == "aports":
             return digest_json([list(row) for row in tree_entries(self.driver.aports())])
@@ -98,7 +98,7 @@ class Keys:
             return found
 
     def reset(self) -> None:
-        """Compute everything anew when next asked: the lock changed, or an artifact turned out to be damaged."""
+        """Forget all keys, because the lock changed or an artifact turned out to be damaged."""
         with self._guard:
             self._known.clear()
             self._contents.clear()
@@ -106,7 +106,7 @@ class Keys:
             self._builders.clear()
 
     def tree(self, path: str) -> Entries:
-        """The entries of a file or folder of the checkout, read once a run."""
+        """Return the entries of a file or folder of the checkout, which is read once a run. Raises ConfigError."""
         if path not in self._trees:
             try:
                 self._trees[path] = tree_entries(self.paths.checkout / path)
@@ -136,7 +136,7 @@ class Keys:
         return Keyed(digest_json(document), document, trees)
 
     def builder(self, arch: str = "") -> Digest:
-        """The key of the builder that stages of an architecture run in; without one, of the channel's usual builder."""
+        """Return the key of the builder that stages of an architecture run in; by default, of the channel's usual builder."""
         native = self.plan.builder_arch(arch)
         if native not in self._builders:
             self._builders[native] = self.driver.builder_key(self._lock(), native)
@@ -156,7 +156,7 @@ class Keys:
 
 
 def options_of(node: StageNode, plan: Plan, driver: ChannelDriver) -> dict[str, OptionValue]:
-    """All options that the script of `node` is given: those that every script gets, and its own."""
+    """Return all options of the script of `node`: those that every script gets, and its own."""
     base: dict[str, OptionValue] = {
         "arch": node.arch,
         "branch": plan.channel.branch,
@@ -171,14 +171,14 @@ def options_of(node: StageNode, plan: Plan, driver: ChannelDriver) -> dict[str, 
 
 
 def plain(value: OptionValue) -> JsonValue:
-    """An option as JSON data."""
+    """Return an option as JSON data."""
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 
 def environment_of(options: Mapping[str, OptionValue]) -> dict[str, str]:
-    """The options as TOWER_* variables for shell scripts; tables are left to options.json."""
+    """Return the options as TOWER_* variables for shell scripts; tables are only in options.json."""
     variables: dict[str, str] = {}
     for name, value in options.items():
         if isinstance(value, Mapping):

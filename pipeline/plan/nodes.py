@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan: every stage of every recipe for every target, in the order of what needs what. `pipeline.plan.planner` makes it."""
+"""The plan: every stage of every recipe for every target, ordered by their inputs. `pipeline.plan.planner` makes it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pipeline.config.stage import OptionValue, StageSpec
 
 NOARCH = "noarch"
 SUFFIXES = {"zstd": ".zst", "xz": ".xz", "none": ""}
-"""What `compress=` may be, and how the finished image's name then ends."""
+"""The values of `compress=`, each with the suffix of the finished image's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelNode:
-    """Something that the channel's driver makes: a repository, wheels, keys, aports."""
+    """A node that the channel's driver makes: a repository, wheels, keys, aports."""
 
     what: str
     arch: str = ""
 
     @property
     def name(self) -> str:
-        """As in tasks and messages, such as `channel:repository:x86_64`."""
+        """The name in tasks and messages, such as `channel:repository:x86_64`."""
         return f"channel:{self.what}" + (f":{self.arch}" if self.arch else "")
 
 
@@ -43,7 +43,7 @@ class StageNode:
 
     @property
     def name(self) -> str:
-        """As in tasks and messages, such as `stage:host-root:rpi`."""
+        """The name in tasks and messages, such as `stage:host-root:rpi`."""
         return node_name(self.stage, self.target)
 
 
@@ -58,13 +58,13 @@ class Image:
     target: str
     arch: str
     final: str
-    """Name of the node."""
+    """Name of the node that makes it."""
     output: str
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line's variables choose."""
+    """The choices that the command line's variables make."""
 
     channel: str = "lab"
     target: str = ""
@@ -74,14 +74,14 @@ class Settings:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What another command line says to build the same: all but the target."""
+        """The variables with which another command line builds the same, without the target."""
         engines = (f"engine.{arch}={name}" for arch, name in sorted(self.engines.items()))
         return (f"channel={self.channel}", f"compress={self.compress}", *engines)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All nodes, each after those that it needs, and the images that come out."""
+    """All nodes, each after its inputs, and the images that they result in."""
 
     channel: Channel
     settings: Settings
@@ -89,12 +89,12 @@ class Plan:
     nodes: Mapping[str, Node]
     images: tuple[Image, ...]
     worlds: Mapping[str, frozenset[str]]
-    """By architecture: all packages that some stage may want, for the lock."""
+    """By architecture: all packages that any stage may install, for the lock."""
     stage_worlds: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
-    """By architecture: what each stage wants, for a lock that solves them one by one."""
+    """By architecture: the world of each stage, for a lock that solves them one by one."""
 
     def needs(self, roots: Iterable[str]) -> tuple[Node, ...]:
-        """The nodes named, and all that they need, in building order."""
+        """Return the named nodes and everything that they need, in building order."""
         wanted: set[str] = set()
         waiting = list(roots)
         while waiting:
@@ -106,29 +106,29 @@ class Plan:
         return tuple(node for name, node in self.nodes.items() if name in wanted)
 
     def instances(self, stage: str) -> tuple[StageNode, ...]:
-        """The instances of the stage that recipes call `stage`."""
+        """Return the instances of the stage that recipes call `stage`."""
         return tuple(node for node in self.nodes.values() if isinstance(node, StageNode) and node.stage == stage)
 
     def engine_of(self, arch: str) -> str:
-        """The engine that stages of an architecture run on, as the user named it; "" for the usual one."""
+        """Return the user's name for the engine that stages of an architecture run on; "" for the usual one."""
         return self.settings.engines.get(arch, self.channel.engines.get(arch, ""))
 
     def builder_arch(self, arch: str) -> str:
-        """The architecture of the builder that stages of `arch` run in: their own where an engine for it is named."""
+        """Return the architecture of the builder for stages of `arch`: `arch` itself if an engine for it is named."""
         native = self.engine_of(arch) and arch in self.channel.native_builders
         return arch if native else self.channel.builder_arch
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The stages, in building order."""
+        """The names of the stages, in building order."""
         return tuple(dict.fromkeys(node.stage for node in self.nodes.values() if isinstance(node, StageNode)))
 
 
 def node_name(stage: str, target: str = "") -> str:
-    """The name of a stage's instance."""
+    """Return the name of a stage's instance."""
     return f"stage:{stage}" + (f":{target}" if target else "")
 
 
 def is_folder(node: Node) -> bool:
-    """Whether a node is a folder of the channel that is taken as it is, and never built."""
+    """Tell whether a node is a folder of the channel that is used as it is, and never built."""
     return isinstance(node, ChannelNode) and node.what == "aports"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From channel, stages and recipes to a plan.
+"""Make a plan from the channel, the stages and the recipes.
 
-Everything that can be known without a lock is checked here, at load: unknown stages, missing inputs,
-names used twice, cycles. Keys come later, from `pipeline.plan.keys`.
+Everything that can be checked without a lock is checked here, at load: unknown stages, missing inputs,
+names used twice, cycles. `pipeline.plan.keys` computes the keys later.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipeline.plan.nodes import NOARCH, SUFFIXES, ChannelNode, Image, Node, Plan
 
 
 def load_plan(paths: Paths, settings: Settings) -> Plan:
-    """Read channel, stages and recipes and put them together.
+    """Read the channel, the stages and the recipes, and combine them into a plan.
 
-    Raises ConfigError that lists every mistake of every file.
+    Raises a ConfigError that lists every mistake of every file.
     """
     problems = Problems()
     channel = load_channel(paths, settings.channel, problems)
@@ -39,7 +39,7 @@ def load_plan(paths: Paths, settings: Settings) -> Plan:
 
 
 def project_version(checkout: Path) -> str:
-    """The version in pyproject.toml: that of the images and of the `tower` wheel."""
+    """Return the version in pyproject.toml, which the images and the `tower` wheel have as well. Raises ConfigError."""
     path = checkout / "pyproject.toml"
     try:
         return str(tomllib.loads(read_regular(path).decode())["project"]["version"])
@@ -48,7 +48,7 @@ def project_version(checkout: Path) -> str:
 
 
 def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
-    """Read pipeline/channels/<name>.toml."""
+    """Read pipeline/channels/<name>.toml. Raises ConfigError if there is no such channel."""
     known = sorted(path.stem for path in paths.channels.glob("*.toml"))
     if name not in known:
         raise ConfigError(f"channel={name}: there is no such channel", hint=f"known channels: {', '.join(known) or 'none'}")
@@ -82,7 +82,7 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
 
 
 class _Planner:
-    """Turns recipes into nodes; one use."""
+    """Turns recipes into nodes; used once."""
 
     def __init__(
         self,
@@ -104,12 +104,12 @@ class _Planner:
         self.common_worlds = {name: world for recipe in recipes if recipe.name == COMMON for name, world in recipe.worlds.items()}
         self.worlds: dict[str, set[str]] = {}
         self.stage_worlds: dict[str, dict[frozenset[str], None]] = {}
-        self.wanted: set[str] = set()  # of the stage at hand
+        self.wanted: set[str] = set()  # of the stage that is being read
         self.used_worlds: set[str] = set()
         self.nodes: dict[str, Node] = {}
 
     def plan(self) -> Plan:
-        """The plan; what is wrong is noted in `problems`."""
+        """Return the plan; mistakes are noted in `problems`."""
         if self.settings.compress not in SUFFIXES:
             raise ConfigError(f"compress={self.settings.compress}: unknown", hint=f"one of: {', '.join(SUFFIXES)}")
         for recipe in self.recipes:
@@ -218,7 +218,7 @@ class _Planner:
                     self.problems.add(f"{recipe.where}: worlds.{name}", "no stage uses this world")
 
     def _ordered(self) -> list[str]:
-        """Depth first, so that what belongs together is built together; a cycle is noted."""
+        """Return the names of all nodes, depth first, so that related nodes are built one after the other; note a cycle."""
         ordered: dict[str, None] = {}
         path: list[str] = []
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attesting a rebuild: whoever built the same commit, and got the same images, signs the release's statement about them.
+"""Attest a rebuild: who built the same commit and got the same images signs the release's statement about them.
 
-The signature goes to `attestations/` of the release, one file a key; `verify:release` counts those it is told to trust.
+The signature goes to `attestations/` of the release, one file for each key; `verify:release` counts those of trusted keys.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def own_statement(factory: Factory, ready: Ready) -> bytes:
-    """What this checkout's build says."""
+    """Return the statement about the images of this checkout's build."""
     canonical = {one.image.output: str(canonical_digest(one.path)) for one in ready.images}
     return rebuild_statement(
         canonical, version=ready.version, channel=ready.channel, commit=ready.commit, lock=factory.lock().digest
@@ -34,13 +34,13 @@ def own_statement(factory: Factory, ready: Ready) -> bytes:
 
 
 def attest(folder: Path, own: bytes, secret: SecretKey) -> Path:
-    """Sign the statement of the release in `folder`, if our own build says the same to the byte; the attestation.
+    """Sign the statement of the release in `folder`, if our own build's is equal byte for byte; return the attestation's path.
 
     Raises VerifyError naming what differs.
     """
     path = folder / REBUILD
     if not path.is_file():
-        raise ReleaseError(f"{folder}: has no {REBUILD}: it is not the folder of a release", hint="dir= is that folder")
+        raise ReleaseError(f"{folder}: has no {REBUILD}, so it is not the folder of a release", hint="dir= is that folder")
     theirs = read_regular(path)
     if theirs != own:
         raise VerifyError(f"{path}: {_difference(theirs, own)}", hint="nothing was signed")

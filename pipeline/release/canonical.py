@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The canonical digest of an image: what it holds, without what only the owner of a private key can make.
+"""The canonical digest of an image: its content without the parts that only the owner of a private key can make.
 
-A disk image has nothing of the kind: its canonical form is its bytes, unpacked, so that it does not matter how it was
-compressed. An ISO carries a signed repository, because it must be installed without a network. Its canonical form is
-the list of its files, where packages and indexes are taken without their signature, and the initramfs without the
-modloop's and without the one public key that those signatures are checked with; and not where in the ISO they lie,
-which depends on the length of the signatures.
+A disk image has no such parts: its canonical form is its unpacked bytes, whatever compressed them. An ISO carries a
+signed repository, because it must be installed without a network. Its canonical form is the list of its files: packages
+and indexes without their signatures, and the initramfs without the modloop's signature and without the public key that
+checks those signatures. Their places in the ISO are left out, since they depend on the length of the signatures.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from pipeline.formats.iso9660 import IsoFile, files
 
 _CHUNK: Final = 1 << 20
 _BOOT_CODE: Final = 432
-"""Bytes of the first sector that are code; behind them stands where in the ISO its loader lies."""
+"""The number of bytes of code in the first sector; the place of the loader in the ISO follows them."""
 _BOOT_INFO: Final = (8, 64)
-"""The part of isolinux.bin that mkisofs fills with where it lies."""
+"""The part of isolinux.bin in which mkisofs notes the place of the file."""
 _INDEX: Final = "APKINDEX.tar.gz"
 _INITRAMFS: Final = re.compile(r"boot/initramfs-[^/]+")
 _SIGNED: Final = re.compile(rb"(\./)?var/cache/misc/[^/]*\.SIGN\.RSA\.[^/]+")
@@ -45,7 +44,7 @@ _UNPACK_SECONDS: Final = 120
 
 
 def canonical_digest(image: Path) -> Digest:
-    """The digest; the same for every rebuild, whoever signs. Raises FormatError if the image cannot be read."""
+    """Return the digest, which every rebuild gives, whoever signs. Raises FormatError if the image cannot be read."""
     try:
         if image.suffix == ".iso":
             with open_regular(image) as stream:
@@ -68,14 +67,14 @@ def _rows(stream: BinaryIO, where: Path) -> Iterator[JsonValue]:
     listed = files(stream, where)
     own = _own_keys(stream, listed)
     for file in listed:
-        # The catalog of boot images says where in the ISO they lie, and nothing else.
+        # The boot catalog holds only the places of the boot images in the ISO.
         if file.path == "boot/syslinux/boot.cat":
             continue
         yield [file.path, "link", file.link] if file.link else [file.path, "file", _content(stream, file, own)]
 
 
 def _own_keys(stream: BinaryIO, listed: tuple[IsoFile, ...]) -> frozenset[bytes]:
-    """Where an initramfs keeps the keys by which the medium's own indexes are signed."""
+    """Return the keys of an initramfs that sign the medium's own indexes."""
     found: set[bytes] = set()
     for file in listed:
         if file.path.rpartition("/")[2] == _INDEX:
@@ -103,18 +102,18 @@ def _content(stream: BinaryIO, file: IsoFile, own: frozenset[bytes]) -> str:
 
 
 def without_signature(data: bytes) -> bytes:
-    """A package or index without its first gzip member, if that is a signature; as it is otherwise."""
+    """Return a package or index without its first gzip member, if that is a signature; otherwise unchanged."""
     first, rest = _first_member(data)
     return rest if _is_signature(first) else data
 
 
 def signature_name(data: bytes) -> str:
-    """The name of the first file of a package or index, which says who signed it; empty if it has none."""
+    """Return the name of the first file of a package or index, which tells the signing key; "" if there is none."""
     return next(iter(_names(_first_member(data)[0])), "")
 
 
 def _first_member(data: bytes) -> tuple[bytes, bytes]:
-    """What the first gzip member holds, if it is a small one, and the bytes after it."""
+    """Return the content of the first gzip member, if it is small, and the bytes after the member."""
     reader = zlib.decompressobj(wbits=31)
     try:
         first = reader.decompress(data, _SIGNATURE_MOST)
@@ -129,7 +128,7 @@ def _is_signature(member: bytes) -> bool:
 
 
 def _names(member: bytes) -> list[str]:
-    """The files of a signature's member, which has no end; none if it is no tar."""
+    """Return the files of a signature's member, which has no end-of-archive blocks; an empty list if it is no tar."""
     try:
         return [entry.name for entry, _ in read_tar(BytesIO(member), "signature")]
     except FormatError:
@@ -150,7 +149,7 @@ def _unpacked(data: bytes, where: str) -> bytes:
 
 
 def without_signatures_inside(data: bytes, where: str, own: frozenset[bytes] = frozenset()) -> bytes:
-    """The list of an initramfs' files without the modloop's signature and the keys `own`; no archive is taken as it is."""
+    """Return the list of an initramfs' files without the modloop's signature and the keys `own`; other data as it is."""
     plain = _unpacked(data, where)
     rows = bytearray()
     place = 0
@@ -166,7 +165,7 @@ def without_signatures_inside(data: bytes, where: str, own: frozenset[bytes] = f
         if place > len(plain) + 3:
             raise FormatError(f"{where}: its archive is cut off")
         if not _SIGNED.fullmatch(name.rstrip(b"\0")) and name.rstrip(b"\0").removeprefix(b"./") not in own:
-            # Inode numbers (which count the records) and their check sum aside.
+            # Without inode numbers (which count the records) and their checksum.
             content = hashlib.sha256(plain[body : body + size]).digest()
             rows += head[14:54] + head[62:94] + name + b"\0" + content
     return bytes(rows) + plain[place:].strip(b"\0")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may become a release: the channel, the checkout, the version and every image are asked, all before one answer."""
+"""The checks before a release: the channel, the checkout, the version and every image. All faults are reported together."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Finished:
     path: Path
     digest: Digest
     files: Mapping[str, Digest]
-    """What it and the files beside it hold, by name."""
+    """The contents of the image and of the files beside it, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a release is made of."""
+    """The parts of a release."""
 
     version: str
     channel: str
@@ -45,11 +45,11 @@ class Ready:
 
 
 def check_release(factory: Factory, version: str) -> Ready:
-    """All that stands against a release. Raises ReleaseError that lists every reason."""
+    """Return the parts of a release. Raises a ReleaseError that lists every reason against it."""
     plan = factory.plan
     faults: list[str] = []
     if not plan.channel.releasable:
-        faults.append(f"channel {plan.channel.name}: nothing of it may be released")
+        faults.append(f"channel {plan.channel.name}: its images may not be released")
     if version != plan.version:
         faults.append(f"version={version}: pyproject.toml says {plan.version}")
     commit = _asked(faults, factory.paths)
@@ -60,13 +60,13 @@ def check_release(factory: Factory, version: str) -> Ready:
     if faults:
         count = f"{len(faults)} reasons" if len(faults) > 1 else "a reason"
         raise ReleaseError(
-            "\n  ".join([f"release {version}: refused, for {count}", *faults]), hint="docs/release.md says what is needed"
+            "\n  ".join([f"release {version}: refused for {count}", *faults]), hint="docs/release.md says what is needed"
         )
     return Ready(version, plan.channel.name, commit, images)
 
 
 def check_rebuild(factory: Factory) -> Ready:
-    """What a rebuild must be to be attested: made of a clean checkout, all images of it. Raises ReleaseError."""
+    """Return the parts of a rebuild that may be attested: a clean checkout and all of its images. Raises ReleaseError."""
     faults: list[str] = []
     commit = _asked(faults, factory.paths)
     images = finished_images(factory, faults)
@@ -80,7 +80,7 @@ def _asked(faults: list[str], paths: Paths) -> str:
     try:
         commit, changed = checkout_state(paths.checkout)
     except ToolError as error:
-        faults.append(f"checkout: git cannot say what it is: {error.message.splitlines()[-1].strip()}")
+        faults.append(f"checkout: git cannot tell its state: {error.message.splitlines()[-1].strip()}")
         return ""
     if changed:
         shown = ", ".join(changed[:_SHOWN]) + (", ..." if len(changed) > _SHOWN else "")
@@ -89,7 +89,7 @@ def _asked(faults: list[str], paths: Paths) -> str:
 
 
 def checkout_state(checkout: Path) -> tuple[str, list[str]]:
-    """The commit that is checked out, and the paths that differ from it. Raises ToolError if it is no checkout."""
+    """Return the commit that is checked out, and the paths that differ from it. Raises ToolError if it is no checkout."""
     git = ("git", "-C", str(checkout))
     top = proc.run((*git, "rev-parse", "--show-toplevel", "HEAD"), timeout=_GIT_SECONDS).stdout.decode().splitlines()
     if Path(top[0]).resolve() != checkout.resolve():
@@ -99,24 +99,24 @@ def checkout_state(checkout: Path) -> tuple[str, list[str]]:
 
 
 def finished_images(factory: Factory, faults: list[str]) -> tuple[Finished, ...]:
-    """The images of all recipes and targets, as they are in their place; what is missing is added to `faults`."""
+    """Return the finished images of all recipes and targets; add those that are missing to `faults`."""
     found: list[Finished] = []
     for image in factory.plan.images:
         artifact = factory.find(factory.plan.nodes[image.final])
         there = publish.find_published(factory, image, artifact) if artifact is not None else None
         if artifact is None or there is None:
-            faults.append(f"{image.output}: is not built from what is now in the checkout; run: ./ci/doit {image.recipe}")
+            faults.append(f"{image.output}: is not built from the present checkout; run: ./ci/doit {image.recipe}")
             continue
         digest = digest_file(there.path)
-        # Asked of the store as well: the note of publishing is only about the file system's opinion.
+        # The store is asked as well: the note of publishing only compares sizes and times of files.
         if digest not in {record.sha256 for record in artifact.outputs.values()}:
-            faults.append(f"{image.output}: is not what its last stage made; run: ./ci/doit {image.recipe}")
+            faults.append(f"{image.output}: differs from the output of its last stage; run: ./ci/doit {image.recipe}")
         found.append(Finished(image, there.path, digest, there.files))
     return tuple(found)
 
 
 def _pulled_faults(factory: Factory) -> list[str]:
-    """Who releases or attests says that it was built here: nothing of it may come from a shared cache."""
+    """List the nodes that were pulled from a shared cache: who releases or attests claims to have built them."""
     faults: list[str] = []
     for node in factory.plan.nodes.values():
         artifact = factory.find(node) if isinstance(node, StageNode) else None
@@ -132,10 +132,10 @@ def _boot_faults(paths: Paths, one: Finished) -> list[str]:
     faults: list[str] = []
     wanted = [name for name, place in BOOTS.items() if place == (one.image.recipe, one.image.target)]
     if not wanted:
-        faults.append(f"{one.image.output}: there is no boot test for it")
+        faults.append(f"{one.image.output}: has no boot test")
     for name in wanted:
         if name not in boots:
-            faults.append(f"{one.image.output}: was not started yet; run: ./ci/doit boot:{name}")
+            faults.append(f"{one.image.output}: was not booted yet; run: ./ci/doit boot:{name}")
         elif not boots[name]:
             faults.append(f"{one.image.output}: did not come up in its last boot test; run: ./ci/doit boot:{name}")
     return faults

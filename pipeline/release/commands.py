@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doit release`, `doit attest`, `doit verify:release`: each is one function that a task calls."""
+"""`doit release`, `doit attest` and `doit verify:release`: one function for each, which a task calls."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 TRUSTED: Final = Path("keys/release")
 REBUILDERS: Final = Path("keys/rebuilders")
-"""Where a checkout keeps the public keys of those who release, and of those who build again."""
+"""The folders of a checkout with the public keys of those who release, and of those who build again."""
 
 
 def release(factory: Factory, given: Mapping[str, str]) -> None:
-    """`doit release version=… key=…`: sign and lay out what was built and tested. Raises ReleaseError."""
+    """Sign and write the release of what was built and tested (`doit release version=… key=…`). Raises ReleaseError."""
     from pipeline.release.checks import check_release
     from pipeline.release.folder import write_release
 
-    version = _wanted(given, "version", "release", "version=X.Y.Z, that of pyproject.toml")
+    version = _wanted(given, "version", "release", "version=X.Y.Z, the version of pyproject.toml")
     _wanted(given, "key", "release", "key=FILE, a secret key of minisign")
     ready = check_release(factory, version)
     folder = write_release(factory, ready, secret_key(given))
@@ -33,7 +33,7 @@ def release(factory: Factory, given: Mapping[str, str]) -> None:
 
 
 def attest(factory: Factory, given: Mapping[str, str]) -> None:
-    """`doit attest key=… [dir=…]`: sign the statement of a release that our own build confirms."""
+    """Sign the statement of a release that our own build confirms (`doit attest key=… [dir=…]`)."""
     from pipeline.release.attest import attest as attest_folder
     from pipeline.release.attest import own_statement
     from pipeline.release.checks import check_rebuild
@@ -48,17 +48,17 @@ def attest(factory: Factory, given: Mapping[str, str]) -> None:
 
 
 def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
-    """`doit verify:release dir=… [key=…] [need=K rebuilders=…]`: check a release with public keys alone."""
+    """Check a release with public keys alone (`doit verify:release dir=… [key=…] [need=K rebuilders=…]`)."""
     from pipeline.release.inspection import inspect_release
 
-    folder = Path(_wanted(given, "dir", "verify:release", "dir=FOLDER, that of a release"))
+    folder = Path(_wanted(given, "dir", "verify:release", "dir=FOLDER, the folder of a release"))
     need = given.get("need", "0")
     if not need.isdecimal():
         raise ConfigError(f"need={need}: not a number of rebuilders", hint="for example: need=2")
     checkout = factory.paths.checkout
     keys = public_keys("key", given.get("key", ""), checkout / TRUSTED)
     if not keys:
-        raise ConfigError("verify:release: no key to trust", hint=f"key=FILE, or lay public keys into {TRUSTED}/")
+        raise ConfigError("verify:release: no key to trust", hint=f"key=FILE, or put public keys into {TRUSTED}/")
     rebuilders = public_keys("rebuilders", given.get("rebuilders", ""), checkout / REBUILDERS)
     found = inspect_release(folder, keys, rebuilders, int(need))
     rows = [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where two files differ, down to the member inside: archives, file systems, disk images, compressed or not.
+"""Find where two files differ, down to the member inside: archives, file systems, disk images, compressed or not.
 
 For `doit verify:reproducible`. Each format is taken apart into members; members that differ are taken apart
-in turn. What no tool of this machine can open is compared as bytes.
+in turn. A file that no tool of this machine can open is compared byte by byte.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SECTOR = 512
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of a container: its name, all that is not content, and its content if it has any."""
+    """One entry of a container: its name, its metadata, and its content if it has any."""
 
     name: str
     meta: str
@@ -47,9 +47,9 @@ class Member:
 
 
 def differences(first: Path, second: Path, name: str, *, scratch: Path) -> list[str]:
-    """Lines that say where two files differ, the innermost members named; empty if they are equal.
+    """List where two files differ, naming the innermost members; an empty list if they are equal.
 
-    `scratch` is a folder with room for what is unpacked.
+    `scratch` is a folder with enough space for the unpacked files.
     """
     if digest_file(first) == digest_file(second):
         return []
@@ -57,7 +57,7 @@ def differences(first: Path, second: Path, name: str, *, scratch: Path) -> list[
 
 
 def _compare(first: Path, second: Path, name: str, scratch: Path, depth: int) -> Iterator[str]:
-    """`differences` for files known to differ; always says at least one line."""
+    """Do the work of `differences` for files that are known to differ; yields at least one line."""
     kind, other = _kind(first), _kind(second)
     if kind != other or kind is None or depth == 0:
         yield f"{name}: {_bytes(first, second)}"
@@ -83,7 +83,7 @@ def _compare(first: Path, second: Path, name: str, scratch: Path, depth: int) ->
             said = True
             yield line
         if not said:
-            yield f"{name}: its members are equal, the container is not: {_bytes(first, second)}"
+            yield f"{name}: its members are equal, but the container differs: {_bytes(first, second)}"
 
 
 def _compare_members(mine: list[Member], theirs: list[Member], name: str, scratch: Path, depth: int) -> Iterator[str]:
@@ -123,7 +123,7 @@ Unpack = Callable[[Path, Path], list[Member]]
 
 
 def _kind(path: Path) -> Unpack | None:
-    """How to take a file apart, by its first bytes."""
+    """Return the function that takes a file apart, chosen by the file's first bytes."""
     with path.open("rb") as stream:
         head = stream.read(0x8006)
     starts: tuple[tuple[int, bytes, Unpack], ...] = (
@@ -170,7 +170,7 @@ def _zstd(path: Path, folder: Path) -> list[Member]:
 
 
 def _tar(path: Path, folder: Path) -> list[Member]:
-    """Also for .apk, whose signature, control and data follow each other without an end between them."""
+    """Unpack a tar, or an .apk: its signature, control and data follow each other without an end-of-archive between them."""
     found: list[Member] = []
     with path.open("rb") as stream:
         for number, (entry, content) in enumerate(read_tar(stream, path.name, end=False)):
@@ -199,7 +199,7 @@ def _keep(data: Readable, place: Path) -> Path:
 
 
 def _cpio(path: Path, folder: Path) -> list[Member]:
-    """The `newc` form, which the kernel reads; several archives may follow each other."""
+    """Unpack the `newc` form, which the kernel reads; several archives may follow each other."""
     data = path.read_bytes()
     found: list[Member] = []
     place = 0
@@ -232,7 +232,7 @@ def _squashfs(path: Path, folder: Path) -> list[Member]:
 def _iso(path: Path, folder: Path) -> list[Member]:
     root = folder / "root"
     proc.run(("xorriso", "-osirrox", "on", "-indev", path, "-extract", "/", root), timeout=_SECONDS)
-    # The time of the extraction is not that of the medium.
+    # The folders have the time of the extraction, not that of the medium.
     return _tree(root, skip_root=True)
 
 
@@ -268,7 +268,7 @@ def _tree(root: Path, *, skip_root: bool = False) -> list[Member]:
 
 
 def _disk(path: Path, folder: Path) -> list[Member]:
-    """A disk image with a DOS partition table: what lies before the first partition, and each partition."""
+    """Split a disk image with a DOS partition table: the part before the first partition, and each partition."""
     with path.open("rb") as stream:
         table = stream.read(_SECTOR)[446:510]
         parts = [(table[at + 4], *struct.unpack_from("<II", table, at + 8)) for at in range(0, 64, 16)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing the folder of a release: images and what is beside them, what they were made from, sums and signatures.
+"""Write the folder of a release: the images and the files beside them, what they were made from, sums and signatures.
 
-Everything but the signatures is the same from every rebuild of the same commit. The folder appears whole or not at all.
+Everything but the signatures is the same in every rebuild of a commit. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _AGAIN: Final = "build it again: ./ci/doit"
 
 
 def folder_of(factory: Factory, version: str) -> Path:
-    """Where the release of this version goes, or is."""
+    """Return the folder of the release of this version, whether it exists or not."""
     return publish.dist_folder(factory.paths) / f"toweros-{version}-{factory.plan.channel.name}"
 
 
 def write_release(factory: Factory, ready: Ready, secret: SecretKey) -> Path:
-    """Make the folder of a release. Raises ReleaseError if there is one already."""
+    """Make the folder of a release. Raises ReleaseError if it exists already."""
     target = folder_of(factory, ready.version)
     if target.exists():
         raise ReleaseError(
-            f"{target}: is there already; what was released is never written again", hint="raise the version in pyproject.toml"
+            f"{target}: exists already; a release is never written again", hint="raise the version in pyproject.toml"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
@@ -95,20 +95,20 @@ def _fill(work: Path, factory: Factory, ready: Ready, secret: SecretKey) -> None
 
 
 def _lay_image(work: Path, one: Finished, lock: Lock, commit: str) -> None:
-    """Copy an image with block map and manifest, and write what it was made from."""
+    """Copy an image with its block map and manifest, and write its SBOM and provenance. Raises ReleaseError."""
     name = one.image.output
     for ending in ("", BLOCK_MAP, MANIFEST):
         shutil.copyfile(one.path.with_name(name + ending), work / f"{name}{ending}")
         if digest_file(work / f"{name}{ending}") != one.files[f"{name}{ending}"]:
-            # Another build may have put its set there since it was checked.
+            # Another build may have replaced the files since they were checked.
             raise ReleaseError(f"{name}{ending}: was replaced while the release was made", hint="run the same command again")
     try:
         manifest: dict[str, Any] = parse_json(read_regular(work / f"{name}{MANIFEST}"))
         for file, row in manifest["files"].items():
             if digest_file(work / file) != row["sha256"]:
-                raise ReleaseError(f"{file}: is not what its manifest says", hint=_AGAIN)
+                raise ReleaseError(f"{file}: differs from its manifest", hint=_AGAIN)
         if manifest["lock"] != lock.digest:
-            raise ReleaseError(f"{name}: was made from another lock than the present one", hint=_AGAIN)
+            raise ReleaseError(f"{name}: was made from a lock other than the present one", hint=_AGAIN)
         bill, provenance = sbom_of(manifest), provenance_of(manifest, lock, commit)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ReleaseError(f"{name}{MANIFEST}: is not a manifest: {error!r}", hint=_AGAIN) from error

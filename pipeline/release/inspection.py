@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checking the folder of a release with public keys alone: every byte in it is signed, and all of it tells one story."""
+"""Check the folder of a release with public keys alone: every byte in it is signed, and its files agree with each other."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _MOST_ATTESTATIONS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """A release that holds."""
+    """The result of checking a good release."""
 
     version: str
     channel: str
     signer: PublicKey
     images: tuple[str, ...]
     rebuilders: tuple[PublicKey, ...]
-    """Who attested that a rebuild gives the same, of those asked about."""
+    """The rebuilders, of those asked about, who attested that a rebuild gives the same."""
 
 
 def inspect_release(folder: Path, keys: Iterable[PublicKey], rebuilders: Sequence[PublicKey] = (), need: int = 0) -> Inspected:
-    """Check all of a release. `need` of the `rebuilders` must have attested it. Raises VerifyError saying what is wrong."""
+    """Check all of a release; at least `need` of the `rebuilders` must have attested it. Raises VerifyError naming the fault."""
     try:
         return _inspect(folder, tuple(keys), rebuilders, need)
     except TowerError as error:
@@ -60,7 +60,7 @@ def _inspect(folder: Path, keys: tuple[PublicKey, ...], rebuilders: Sequence[Pub
     signer, signature = signer_of(sums_path, keys)
     said = read_comment(signature.trusted_comment, str(sums_path))
     if said["file"] != SUMS:
-        raise ImageError(f"{sums_path}: its signature is of a file of another name: {said['file']}")
+        raise ImageError(f"{sums_path}: its signature is for a file with another name: {said['file']}")
     sums = parse_sums(read_small(sums_path), str(sums_path))
     images = tuple(name.removesuffix(MANIFEST) for name in sums if name.endswith(MANIFEST))
     _check_names(folder, sums, images)
@@ -69,7 +69,7 @@ def _inspect(folder: Path, keys: tuple[PublicKey, ...], rebuilders: Sequence[Pub
     for name in (*images, REBUILD):
         own = verify_file(folder / name, (signer,))
         if own.trusted_comment != comment_of(name, said["version"], said["channel"]):
-            raise ImageError(f"{folder / name}: its signature says {own.trusted_comment!r}, which is not of this release")
+            raise ImageError(f"{folder / name}: its signature says {own.trusted_comment!r}, which is not this release")
     statement = _json(folder / REBUILD)
     for name in images:
         _check_image(folder, name, said, statement, sums)
@@ -77,18 +77,18 @@ def _inspect(folder: Path, keys: tuple[PublicKey, ...], rebuilders: Sequence[Pub
     attested = attested_by(folder, rebuilders)
     if len(attested) < need:
         have = ", ".join(key.name for key in attested) or "nobody"
-        raise ImageError(f"{folder}: attested by {len(attested)} of the {need} rebuilders that are needed ({have})")
+        raise ImageError(f"{folder}: {len(attested)} of the {need} needed rebuilders attested it ({have})")
     return Inspected(said["version"], said["channel"], signer, images, attested)
 
 
 def _check_names(folder: Path, sums: Mapping[str, str], images: tuple[str, ...]) -> None:
-    """Nothing is missing, nothing is there that nobody signed, and nothing is a link."""
+    """Check that no file is missing, none is unsigned, and none is a link. Raises VerifyError."""
     if not images:
         raise ImageError(f"{folder / SUMS}: names no image")
     wanted = {REBUILD} | {f"{name}{ending}" for name in images for ending in ("", BLOCK_MAP, MANIFEST, SBOM, PROVENANCE)}
     if wanted != set(sums):
         odd = sorted(wanted ^ set(sums))[0]
-        raise ImageError(f"{folder / SUMS}: {odd} is {'missing' if odd in wanted else 'no part of a release'}")
+        raise ImageError(f"{folder / SUMS}: {odd} is {'missing' if odd in wanted else 'not part of a release'}")
     allowed = {*sums, SUMS, *(f"{name}{SUFFIX}" for name in (*images, REBUILD, SUMS))}
     present = {path.name: path for path in folder.iterdir()}
     for name in sorted(allowed ^ set(present)):
@@ -102,7 +102,7 @@ def _check_names(folder: Path, sums: Mapping[str, str], images: tuple[str, ...])
 
 
 def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Mapping[str, Any], sums: Mapping[str, str]) -> None:
-    """Manifest, block map, SBOM and provenance of one image agree with it and with each other; `sums` hold."""
+    """Check that an image agrees with its sum, manifest, block map, SBOM and provenance, and these with each other."""
     manifest, sbom, provenance = (_json(folder / f"{name}{ending}") for ending in (MANIFEST, SBOM, PROVENANCE))
     digests = {file: sums[file] for file in (name, f"{name}{BLOCK_MAP}")}
     try:
@@ -136,7 +136,7 @@ def _check_image(folder: Path, name: str, said: Mapping[str, str], statement: Ma
 
 
 def _check_statement(folder: Path, statement: Mapping[str, Any], said: Mapping[str, str], images: tuple[str, ...]) -> None:
-    """The statement for rebuilders is of this release, and names the digests that its images have."""
+    """Check that the statement for rebuilders is about this release, and has the digests of its images."""
     try:
         subjects, predicate = subjects_of(statement), statement["predicate"]
         about = (predicate["version"], predicate["channel"])
@@ -151,7 +151,7 @@ def _check_statement(folder: Path, statement: Mapping[str, Any], said: Mapping[s
 
 
 def attested_by(folder: Path, rebuilders: Iterable[PublicKey]) -> tuple[PublicKey, ...]:
-    """The rebuilders, each counted once, whose signature of the statement is there. A bad one of theirs is an error."""
+    """Return the rebuilders, each once, who signed the statement. Raises VerifyError for a bad signature of theirs."""
     place = folder / ATTESTATIONS
     known = {key.key_id: key for key in rebuilders}
     found: dict[bytes, PublicKey] = {}
@@ -165,8 +165,8 @@ def attested_by(folder: Path, rebuilders: Iterable[PublicKey]) -> tuple[PublicKe
         if signer in known:
             signature = verify_file(folder / REBUILD, (known[signer],), signature=path)
             if not signature.trusted_comment.startswith("rebuilt:"):
-                raise ImageError(f"{path}: says {signature.trusted_comment!r}, which is no attestation")
-            # By the key itself: a number can be chosen, and must not count twice.
+                raise ImageError(f"{path}: says {signature.trusted_comment!r}, which is not an attestation")
+            # Compare the key itself: key numbers can be chosen, and one rebuilder must not count twice.
             found[known[signer].key] = known[signer]
     return tuple(found.values())
 
@@ -196,7 +196,7 @@ def _commit(build: Mapping[str, Any]) -> str:
 
 
 def _components(sbom: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """Name, version, apk's checksum, origin and SHA-256 of every package, sorted."""
+    """Return name, version, apk's checksum, origin and SHA-256 of every package, sorted."""
     return sorted(
         (
             row["name"],

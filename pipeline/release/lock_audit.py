@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doit audit:lock`: nothing is in the images that the lock does not cover.
+"""`doit audit:lock`: prove that the lock covers everything in the images.
 
-First every file that the channel gave is looked up in the lock, and every package that an image lists. Then the images
-are built once more, from nothing, without a network and with a cache that holds only what the lock names: what needs
-anything else fails, and what comes out otherwise is named. The builder's image is taken as it is; its key says that it
+First, every file of the channel and every package that an image lists is looked up in the lock. Then the images are
+built again from nothing, without a network and with a cache that holds only the locked files: a stage that needs
+anything else fails, and different output is reported. The builder's image is not made again; its key says that it
 was made of locked files.
 """
 
@@ -40,20 +40,20 @@ _NOWHERE = "http://127.0.0.1:9"
 
 @dataclass(slots=True)
 class LockAudit:
-    """What the audit found."""
+    """The findings of the audit."""
 
     lines: list[str] = field(default_factory=list)
     uncovered: int = 0
 
     def add(self, name: str, faults: list[str], fine: str) -> None:
-        """Note one thing that was looked at; `faults` say what is not covered in it."""
+        """Note the result for one thing: the `faults` that the lock does not cover, or the text `fine`."""
         self.uncovered += len(faults)
         self.lines.append(f"{name}: {f'{len(faults)} not covered' if faults else fine}")
         self.lines.extend(f"  {fault}" for fault in faults)
 
 
 def audit_lock(factory: Factory, nodes: Mapping[str, Node]) -> LockAudit:
-    """Audit `nodes`, all that the chosen images are made of, built first where they are not.
+    """Audit `nodes`, which the chosen images are made of, after building those that are missing.
 
     Raises FactoryError if the replay fails.
     """
@@ -70,7 +70,7 @@ def audit_lock(factory: Factory, nodes: Mapping[str, Node]) -> LockAudit:
 
 
 def _not_locked(factory: Factory, artifact: Artifact) -> Iterator[str]:
-    """Files of a channel's artifact that the lock does not name; where the channel converts, it makes them itself."""
+    """Yield the files of a channel's artifact that the lock does not name; a channel that converts makes its packages itself."""
     named = {file.sha256 for file in factory.lock().files}
     keys = factory.driver.keys()
     for path, record in artifact.outputs.items():
@@ -80,7 +80,7 @@ def _not_locked(factory: Factory, artifact: Artifact) -> Iterator[str]:
 
 
 def _strange(factory: Factory, artifact: Artifact) -> Iterator[str]:
-    """Packages that an artifact lists although neither the lock nor a stage of ours brings them in."""
+    """Yield packages of an artifact that come neither from the lock nor from a stage of ours."""
     if _PACKAGES not in artifact.outputs:
         return
     locked = {file.checksum for file in factory.lock().files if file.checksum}
@@ -131,7 +131,7 @@ def _differing(mine: Artifact, theirs: Artifact | None) -> list[str]:
 
 
 def _lay_out(factory: Factory, copy: Path, cache: Path) -> None:
-    """A copy of the checkout with lock and keys, and a cache with locked files alone."""
+    """Copy the checkout with its lock and keys, and make a cache that holds only the locked files."""
     for name in checkout_files(factory.paths.checkout):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(factory.paths.checkout / name, copy / name, follow_symlinks=False)
@@ -150,7 +150,7 @@ def _lay_out(factory: Factory, copy: Path, cache: Path) -> None:
 
 
 def _build(factory: Factory, copy: Path, cache: Path) -> str:
-    """Build all in the copy; how the network was kept away."""
+    """Build everything in the copy; return how the network was kept away."""
     settings = factory.plan.settings
     engines = [
         os.environ.get("DOCKER_HOST", "unix://"),
@@ -168,4 +168,4 @@ def _build(factory: Factory, copy: Path, cache: Path) -> str:
         raise StageError(
             "\n  ".join(["audit:lock: the replay needs something that the lock does not name", *last]), hint=f"whole log: {log}"
         )
-    return "a network of its own, with nothing in it" if apart else "proxies that lead nowhere"
+    return "in an empty network namespace" if apart else "with proxies that do not exist"

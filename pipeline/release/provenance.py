@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image was made from, as in-toto statements: SLSA's provenance, and the statement that rebuilders sign.
+"""The inputs of an image as in-toto statements: SLSA provenance, and the statement that rebuilders sign.
 
-Both are canonical JSON without times, users or places, so that a rebuild makes the same bytes.
+Both are canonical JSON without times, users or paths, so that a rebuild makes the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BUILD_TYPE: Final = "urn:toweros:image-factory:v1"
 
 
 def provenance_of(manifest: Mapping[str, Any], lock: Lock, commit: str) -> bytes:
-    """SLSA provenance of an image with its block map, from its manifest and the lock."""
+    """Return SLSA provenance for an image and its block map, made from its manifest and the lock."""
     channel = manifest["channel"]
     external: dict[str, JsonValue] = {name: manifest[name] for name in ("architecture", "recipe", "target", "version")}
     external |= {"channel": channel["name"], "branch": channel["branch"]}
@@ -69,7 +69,7 @@ def _rows(files: Sequence[LockedFile], where: str) -> list[JsonValue]:
 
 
 def rebuild_statement(canonical: Mapping[str, str], *, version: str, channel: str, commit: str, lock: str) -> bytes:
-    """What rebuilders sign: the canonical digest of each image, and what it was made from."""
+    """Return the statement that rebuilders sign: the canonical digest of each image, and its inputs."""
     return _statement(canonical, REBUILD, {"version": version, "channel": channel, "commit": commit, "lock": lock})
 
 
@@ -79,5 +79,5 @@ def _statement(subjects: Mapping[str, str], kind: str, predicate: dict[str, Json
 
 
 def subjects_of(statement: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> SHA-256 of a statement's subjects. Raises KeyError or TypeError if it is no statement."""
+    """Return the subjects of a statement: name -> SHA-256. Raises KeyError or TypeError if it is no statement."""
     return {row["name"]: row["digest"]["sha256"] for row in statement["subject"]}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`doit verify:reproducible`: everything built twice from nothing, in unlike circumstances, must be the same bytes.
+"""`doit verify:reproducible`: build everything twice from nothing, in different surroundings, and compare the bytes.
 
-The two builds share the lock, the downloads, the signing key and the builder's image; all else is made anew. They
-differ in: the folder (and the length of its path), the order in which files were written, their times, umask, time
-zone, home folder, and the clock. The second build's clock is 400 days and some hours ahead by libfaketime: in the
-sandboxes by the builder's own, tried before the build; in the factory itself by this machine's, if there is one. What
-could not be moved is said in the report, and differs by the time that the first build took.
+The two builds share the lock, the downloads, the signing key and the builder's image; everything else is made again.
+They differ in the folder (and the length of its path), the order in which files were written, their times, umask, time
+zone, home folder, and the clock. libfaketime sets the second build's clock 400 days and some hours ahead: in the
+sandboxes the builder's own libfaketime, which is tried before the build; in the factory this machine's, if it has one.
+The report says which clock could not be moved; that one differs by the time that the first build took.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ AHEAD = "+34587432"
 _BUILD_SECONDS = 4 * 3600
 _GIT_SECONDS = 60
 _CLOCK_SECONDS = 600
-_OLD = 981173106  # a time long before anything here was written
+_OLD = 981173106  # long before any file here was written
 _TAIL = 30
 _WITH_UMASK = "import os, sys; os.umask(int(sys.argv[1], 8)); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
-# Python sleeps until an absolute time, which the libfaketime of Debian 12 takes for wrong. Under it, waits are counted: in
+# Python sleeps until an absolute time, which the libfaketime of Debian 12 gets wrong. Under it, we wait on a lock instead: in
 # the factory and in the processes that it starts to convert packages. Python imports this by its name when it starts.
 _SITE = """\
 import threading, time
 time.sleep = lambda seconds: threading.Event().wait(seconds) and None
 """
 _GENERATED = ("build", "dist", "builds", ".git", ".venv")
-"""Folders of a checkout that nobody wrote."""
+"""Folders of a checkout that nobody wrote by hand."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """What a comparison found."""
+    """The findings of a comparison."""
 
     lines: list[str] = field(default_factory=list)
     compared: int = 0
     differing: int = 0
 
     def add(self, name: str, what: str, lines: Sequence[str]) -> None:
-        """Note one thing that was compared; `lines` say how it differs."""
+        """Note the result for one thing: `lines` say how it differs, `what` describes it if it does not."""
         self.compared += 1
         if lines:
             self.differing += 1
@@ -72,7 +72,7 @@ class Comparison:
 
 
 def verify(factory: Factory) -> Comparison:
-    """Build twice and compare; what was built is removed if all is well, and stays to be looked at if not."""
+    """Build twice and compare; the copies are removed if they are equal, and kept for inspection if not."""
     root = factory.paths.build / "verify"
     shutil.rmtree(root, ignore_errors=True)
     first, second = root / "a", root / "another-folder-with-a-much-longer-path" / "b"
@@ -103,7 +103,7 @@ def verify(factory: Factory) -> Comparison:
     report = compare(factory.plan, first, second, scratch=root)
     for where, moved in (("stages", inside), ("factory", outside is not None)):
         report.lines.append(
-            f"clock of the second build's {where}: {f'{AHEAD} s' if moved else 'the real one, for want of libfaketime'}"
+            f"clock of the second build's {where}: {f'{AHEAD} s' if moved else 'not moved, because there is no libfaketime'}"
         )
     report.lines.append(f"{report.compared} compared, {report.differing} differ" + (f"; see {root}" if report.differing else ""))
     if not report.differing:
@@ -112,12 +112,12 @@ def verify(factory: Factory) -> Comparison:
 
 
 def faketime_library() -> Path | None:
-    """The libfaketime of this machine, if it has one."""
+    """Return the libfaketime of this machine, or None."""
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 
 def _moved_inside(factory: Factory, root: Path) -> bool:
-    """Whether stages can have another clock. Raises StageError if they should, and do not."""
+    """Tell whether the stages' clock can be moved. Raises StageError if the channel says so, but it does not move."""
     if not factory.plan.channel.faketime:
         return False
     scratch = root / "clock"
@@ -135,7 +135,7 @@ def _moved_inside(factory: Factory, root: Path) -> bool:
 
 
 def checkout_files(checkout: Path) -> Iterator[str]:
-    """The files of the checkout, as git sees them; where there is no git, all that is not generated."""
+    """Yield the files of the checkout that git knows; without git, all files that were not generated."""
     if (checkout / ".git").exists():
         argv = ("git", "-C", checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         for name in proc.run(argv, timeout=_GIT_SECONDS).stdout.decode().split("\0"):
@@ -150,7 +150,7 @@ def checkout_files(checkout: Path) -> Iterator[str]:
 
 
 def _copy(factory: Factory, files: Sequence[str], folder: Path, how: Mapping[str, int]) -> None:
-    """A copy of the checkout, with the channel's lock and keys, and a dist/ of its own."""
+    """Copy the checkout, with the channel's lock and keys, and with a dist/ of its own."""
     for name in files:
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _copy(factory: Factory, files: Sequence[str], folder: Path, how: Mapping[str
 
 
 def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str], words: Sequence[str] = ()) -> None:
-    """Build all images in a copy, in a process of its own."""
+    """Build all images in a copy, in a process of its own. Raises FactoryError."""
     factory.progress.say(f"verify:reproducible: building in {folder}")
     log = folder.with_suffix(".log")
     argv = (

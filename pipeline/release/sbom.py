@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The software bill of materials of an image, in CycloneDX's JSON, made by its library from the manifest.
+"""The software bill of materials of an image, as CycloneDX JSON, made from the manifest by CycloneDX's library.
 
-The serial number comes from the image's digest and the time is the channel's epoch: the same image gives the same bytes.
+The serial number comes from the image's digest and the time is the channel's epoch, so equal images give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SPACE: Final = uuid.UUID("1a1ce2e5-9f6c-5d3c-8a5e-2a1c1b8d6d10")
 
 
 def sbom_of(manifest: Mapping[str, Any]) -> bytes:
-    """CycloneDX 1.6 of the image that the manifest describes."""
+    """Return CycloneDX 1.6 JSON for the image that the manifest describes."""
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
@@ -47,7 +47,7 @@ def sbom_of(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _component(row: Mapping[str, str]) -> Component:
-    """A package; the hash is that of its file."""
+    """Return the component of a package; its hash is that of the package's file."""
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL

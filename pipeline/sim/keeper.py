@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     lock = try_lock(folder / "lock")
     if lock is None:
-        _say("failed", message="sim: a Tower runs already", hint="./ci/doit sim:stop ends it")
+        _say("failed", message="sim: a Tower is already running", hint="./ci/doit sim:stop ends it")
         return 1
     try:
         hold(folder, roots, lock)

@@ -108,7 +108,7 @@ def need(folder: Path) -> State:
     """The Tower that runs. Raises BootError if there is none."""
     found = read(folder)
     if found is None:
-        raise BootError("sim: no Tower runs", hint="start one: ./ci/doit sim")
+        raise BootError("sim: no Tower is running", hint="start one: ./ci/doit sim")
     return found
 
 

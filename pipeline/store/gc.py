@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds the size of the store: removes the artifacts that were not used for the longest time.
+"""Bound the size of the store: remove the artifacts that have been unused for the longest time.
 
-Kept whatever the bounds: what the caller names (the current plan), what any running build looked up, and what
-is being built. Interrupted at any point it leaves every artifact whole or gone.
+Always kept are the keys that the caller names (the current plan), artifacts that a running build looked up, and those
+that are being built. If it is interrupted, every artifact is either whole or gone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a collection removed, what it left, in bytes on the disk, and how many it would have liked to remove."""
+    """The result of a collection: what was removed and what is left, in bytes on the disk, and how many were in use."""
 
     removed: tuple[Digest, ...]
     freed: int
@@ -48,7 +48,7 @@ def collect(
 ) -> Collected:
     """Remove leftovers and damaged artifacts, artifacts older than the age, then the oldest until the size fits.
 
-    Age counts from the last use. Sizes are what the disk gives back (holes do not count).
+    Age counts from the last use. Sizes are those that the disk gives back (holes do not count).
     """
     freed = 0 if dry_run else _remove_rubbish(store)
     rows = sorted(
@@ -72,7 +72,7 @@ def collect(
 
 
 def remove(store: Store, key: Digest) -> bool:
-    """Remove one artifact, unless somebody builds or uses it; whether it was removed."""
+    """Remove one artifact, unless somebody builds or uses it; tell whether it was removed."""
     building = try_lock(store.lock_path(key))
     if building is None:
         return False
@@ -81,7 +81,7 @@ def remove(store: Store, key: Digest) -> bool:
         building.release()
         return False
     try:
-        # Renamed first, so that a kill in the middle leaves rubbish and not half an artifact.
+        # Rename it first, so that a kill in the middle leaves a leftover and not half an artifact.
         store.temporary.mkdir(parents=True, exist_ok=True)
         grave = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=store.temporary))
         with suppress(FileNotFoundError):
@@ -109,7 +109,7 @@ def _used(folder: Path) -> float:
 
 
 def disk_size(root: Path) -> int:
-    """The bytes that the files below `root` take on the disk."""
+    """Return the bytes that the files below `root` take on the disk."""
     total = 0
     for folder, _, files in os.walk(root):
         for name in files:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The content-addressed store: remembers what was built, by key, and is the only judge of "built already".
+"""The content-addressed store: it keeps artifacts by key, and alone decides whether something is built already.
 
-Between plan and sandbox: a task asks `lookup`; if that gives None it builds in `building`, which holds the lock
-of the key, so that two builds share one store and make everything once. An artifact appears whole or not at all:
-written to a temporary folder, synced, renamed. A damaged one is moved away, said so, and built again.
+It stands between plan and sandbox: a task asks `lookup`; if that returns None, the task builds inside `building`, which
+holds the lock of the key, so that two builds share one store and make everything once. An artifact appears whole or not
+at all: it is written to a temporary folder, synced and renamed. A damaged one is reported, moved away and built again.
 """
 
 from __future__ import annotations
@@ -65,30 +65,30 @@ class Store:
 
     @property
     def temporary(self) -> Path:
-        """Where unfinished artifacts are; on the same file system as the finished ones."""
+        """The folder of unfinished artifacts; on the same file system as the finished ones."""
         return self.root / "tmp"
 
     @property
     def damaged(self) -> Path:
-        """Where damaged artifacts are moved, to be looked at; `gc` empties it."""
+        """The folder of damaged artifacts, kept for inspection; `gc` empties it."""
         return self.root / "damaged"
 
     def folder(self, key: Digest) -> Path:
-        """Where the artifact of `key` is, or would be."""
+        """Return the folder of the artifact of `key`, whether it exists or not. Raises StoreError if `key` is not a key."""
         if not is_key(key):
-            raise StoreError(f"{key!r} is not a key: 64 hexadecimal digits wanted")
+            raise StoreError(f"{key!r} is not a key: expected 64 hexadecimal digits")
         return self.root / key
 
     def lock_path(self, key: Digest) -> Path:
-        """The lock that whoever builds, moves or removes the artifact of `key` holds."""
+        """Return the lock that a process holds while it builds, moves or removes the artifact of `key`."""
         return self.root / "locks" / key
 
     def use_path(self, key: Digest) -> Path:
-        """The lock that everybody who uses the artifact of `key` shares, so that no `gc` takes it from them."""
+        """Return the lock that all users of the artifact of `key` share, so that `gc` does not remove it."""
         return self.root / "locks" / f"{key}.use"
 
     def built_keys(self) -> list[Digest]:
-        """The keys of all artifacts, sorted."""
+        """Return the keys of all artifacts, sorted."""
         if not self.root.is_dir():
             return []
         return sorted(Digest(path.name) for path in self.root.iterdir() if is_key(path.name) and is_folder(path))
@@ -96,11 +96,11 @@ class Store:
     # --- questions ------------------------------------------------------------------------------------------
 
     def lookup(self, key: Digest) -> Artifact | None:
-        """The artifact of `key`, or None if it is not built, or was damaged (then it is moved away, and said so)."""
+        """Return the artifact of `key`; None if it is not built or damaged (a damaged one is reported and moved away)."""
         return self._checked(key, full=False)
 
     def verify(self, key: Digest) -> Artifact | None:
-        """Like `lookup`, but every file is hashed again."""
+        """Do as `lookup`, but hash every file again."""
         return self._checked(key, full=True)
 
     def _checked(self, key: Digest, *, full: bool) -> Artifact | None:
@@ -110,21 +110,21 @@ class Store:
         try:
             return self._check(key, full=full)
         except DamagedError:
-            # Looked at once more with the lock: another build may have replaced it a moment ago.
+            # Check again under the lock: another build may have replaced it a moment ago.
             with _translated(self.root), locked(self.lock_path(key), check=self._stop):
                 return self._check_or_move(key, full=full)
 
     def _check(self, key: Digest, *, full: bool) -> Artifact:
         folder = self.folder(key)
         if not is_folder(folder):
-            raise DamagedError("it is no folder", key=key)
+            raise DamagedError("it is not a folder", key=key)
         artifact, hashed = check(folder, key, full=full)
         self._pin(key)
         if hashed:
-            with suppress(OSError):  # a store that may only be read still answers
+            with suppress(OSError):  # a read-only store still answers
                 write(folder / STAT, canonical_json(fingerprint(folder)), lasting=False)
         with suppress(OSError):
-            os.utime(folder)  # when it was last used: `gc` removes the oldest first
+            os.utime(folder)  # the time of the last use: `gc` removes the oldest first
         return artifact
 
     def _check_or_move(self, key: Digest, *, full: bool) -> Artifact | None:
@@ -144,15 +144,15 @@ class Store:
         self._report(f"store: {key[:12]} is damaged ({reason}); moved to {place}, it will be built again")
 
     def reject(self, key: Digest, reason: str) -> None:
-        """Move the artifact of `key` away, because whoever read it found that it is damaged."""
+        """Move the artifact of `key` away, because its reader found that it is damaged."""
         with _translated(self.root), locked(self.lock_path(key), check=self._stop):
             if self._check_or_move(key, full=True) is not None:
-                self._report(f"store: {key[:12]}: {reason}; read again, it is as recorded")
+                self._report(f"store: {key[:12]}: {reason}; a second reading matches the record")
 
     def origin(self, key: Digest) -> str:
-        """The shared cache that the artifact of `key` was pulled from and who signed it; empty if it was built here.
+        """Return the shared cache that the artifact of `key` was pulled from, and its signer; "" if it was built here.
 
-        Raises StoreError if that cannot be told.
+        Raises StoreError if the note about it cannot be read.
         """
         try:
             return read_regular(self.folder(key) / PULLED).decode(errors="replace")
@@ -160,22 +160,22 @@ class Store:
             return ""
         except OSError as error:
             raise StoreError(
-                f"{error.filename}: {error.strerror}", hint=f"remove the artifact, it is built again: rm -r {self.folder(key)}"
+                f"{error.filename}: {error.strerror}", hint=f"remove the artifact to build it again: rm -r {self.folder(key)}"
             ) from error
 
     # --- building -------------------------------------------------------------------------------------------
 
     @contextmanager
     def building(self, key: Digest, document: JsonValue) -> Iterator[Work]:
-        """The right to build `key`, and an empty folder to do it in.
+        """Hold the right to build `key`, with an empty folder to build in.
 
         Waits while another build makes the same key; then `existing` of the work is what that build made, and
-        nothing is left to do. Whatever is not committed when the context ends, or when the process is killed, goes.
+        nothing is left to do. Uncommitted files are removed when the context ends, or after the process was killed.
         Raises StoreError when the disk is full or the store cannot be written.
         """
         data = canonical_json(document)
         if digest_bytes(data) != key:
-            raise StoreError(f"{key[:12]}: is not the key of the document it shall be built for")
+            raise StoreError(f"{key[:12]}: is not the key of the document that it is to be built for")
         self.folder(key)
         with _translated(self.root):
             waiting = partial(self._report, f"store: {key[:12]} is being built by another process; waiting for it")
@@ -191,12 +191,12 @@ class Store:
                     shutil.rmtree(place, ignore_errors=True)
 
     def _remove_leftovers(self, key: Digest) -> None:
-        """Remove what killed builds of `key` left; its lock is held, so nobody is at work there."""
+        """Remove the leftovers of killed builds of `key`; its lock is held, so no build is using them."""
         for path in self.temporary.glob(f"{key}.*"):
             remove(path)
 
     def sweep(self) -> int:
-        """Remove what killed builds left, except where a build is at work; the number of folders removed."""
+        """Remove the leftovers of killed builds, except where a build is running; return the number of removed folders."""
         removed = 0
         for path in sorted(self.temporary.glob("*")):
             name = path.name.partition(".")[0]
@@ -218,7 +218,7 @@ class Store:
                     self._pins[key] = lock
 
     def close(self) -> None:
-        """Let go of all artifacts that were looked up."""
+        """Release all artifacts that were looked up."""
         with self._pins_guard:
             for lock in self._pins.values():
                 lock.release()
@@ -261,10 +261,10 @@ class Work:
         return self._place / FILES
 
     def commit(self, seconds: float, known: Mapping[str, FileRecord] | None = None, *, pulled: str = "") -> Artifact:
-        """Record what is in `path`, sync it and give it its place in the store.
+        """Record the files in `path`, sync them and move them to their place in the store.
 
-        `known` names files that were hashed while they were written (what `run_stage` returns). `pulled` says where
-        it comes from, if it was not built.
+        `known` has the records of files that were hashed while they were written (what `run_stage` returns). `pulled` says
+        where it comes from, if it was not built.
         Raises StoreError for anything but regular files and folders, and when the disk is full.
         """
         if self.existing is not None:
@@ -279,7 +279,7 @@ class Work:
 
 @contextmanager
 def _translated(root: Path) -> Iterator[None]:
-    """Turn what the system says into StoreError, with a remedy where a disk is full or closed to us."""
+    """Turn errors of the system into StoreError, with a remedy if a disk is full or read-only."""
     try:
         yield
     except OSError as error:

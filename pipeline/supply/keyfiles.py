@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys that variables of the command line name: public ones to trust, a secret one to sign with."""
+"""The keys that variables of the command line name: public keys to trust, and a secret key to sign with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]:
-    """The keys that a variable names (files, folders or keys, with commas between), or those in `folder`."""
+    """Return the keys that a variable names (files, folders or keys, separated by commas), or those in `folder`."""
     from tower.base.errors import TowerError
     from tower.image.verify import key_of, trusted_keys
 
@@ -37,7 +37,7 @@ def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]
 
 
 def secret_key(given: Mapping[str, str]) -> SecretKey:
-    """The key of the file that `key=` names; asks for its passphrase. Raises ConfigError or ReleaseError."""
+    """Read the key of the file that `key=` names; ask for its passphrase. Raises ConfigError or ReleaseError."""
     from pipeline.supply.minisign import ask_passphrase, load_secret_key
 
     path = Path(given["key"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secret keys in minisign's format, and the signatures that they make.
+"""Secret keys in minisign's format, and signing with them.
 
-A key file holds number, secret and checksum, disguised with scrypt of the passphrase. The passphrase comes from a
-terminal or a file descriptor, never from an argument or the environment. Checking signatures is `tower.image.minisign`.
+A key file holds number, secret and checksum, encrypted with scrypt of the passphrase. The passphrase comes from a
+terminal or a file descriptor, never from an argument or the environment. `tower.image.minisign` verifies signatures.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _CHECKSUM: Final = b"B2"
 _COMMENT: Final = "minisign encrypted secret key"
 _PLAIN_SIZE: Final = 104
 _MOST_MEMORY: Final = 1 << 30
-"""What minisign itself asks for; a file that wants more is not one of its keys."""
+"""The most that minisign itself uses; a file that asks for more is not one of its keys."""
 _PASSPHRASE_MOST: Final = 1024
 _RATIO: Final = 32
-"""minisign asks for so many bytes of memory for each operation of scrypt."""
+"""Bytes of memory that minisign allows for each operation of scrypt."""
 
 Passphrase = Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
 class SecretKey:
-    """What signs. Its secret is never shown, not even by `repr`."""
+    """A signing key. Its secret is never shown, not even by `repr`."""
 
     key_id: bytes
     seed: bytes = field(repr=False)
@@ -51,12 +51,12 @@ class SecretKey:
 
     @classmethod
     def generate(cls) -> SecretKey:
-        """A new key."""
+        """Generate a new key."""
         return cls.of(secrets.token_bytes(8), secrets.token_bytes(32))
 
     @classmethod
     def of(cls, key_id: bytes, seed: bytes) -> SecretKey:
-        """The key of an identifier (8 bytes) and an Ed25519 seed (32 bytes)."""
+        """Return the key of an identifier (8 bytes) and an Ed25519 seed (32 bytes)."""
         return cls(key_id, seed, _private(seed).public_key().public_bytes_raw())
 
     @property
@@ -65,7 +65,7 @@ class SecretKey:
         return PublicKey(self.key_id, self.public)
 
     def sign(self, stream: BinaryIO, trusted_comment: str, *, prehashed: bool = True) -> Signature:
-        """Sign what the stream holds; without a time in it, so that signing twice gives the same bytes."""
+        """Sign the content of a stream; the signature holds no time, so that signing twice gives the same bytes."""
         if not trusted_comment.isprintable() and not trusted_comment.replace("\t", "").isprintable():
             raise ReleaseError(f"trusted comment {trusted_comment!r}: has control characters")
         key = _private(self.seed)
@@ -79,11 +79,11 @@ class SecretKey:
         )
 
     def sign_bytes(self, data: bytes, trusted_comment: str) -> bytes:
-        """The signature file for `data`."""
+        """Return the signature file for `data`."""
         return self.sign(io.BytesIO(data), trusted_comment).dump()
 
     def dump(self, passphrase: str = "", *, memory: int = _MOST_MEMORY) -> bytes:
-        """The key file; without a passphrase it is not encrypted. `memory` bytes are what each guess costs."""
+        """Return the key file; without a passphrase it is not encrypted. `memory` is the bytes that each guess costs."""
         secret = self.key_id + self.seed + self.public
         if passphrase:
             operations, salt, kind = memory // _RATIO, secrets.token_bytes(32), _SCRYPT
@@ -99,7 +99,7 @@ class SecretKey:
 def load_secret_key(path: Path, passphrase: Passphrase) -> SecretKey:
     """Read a key file, asking for its passphrase if it has one.
 
-    Raises ConfigError if it is no key file or open to others, ReleaseError if the passphrase is wrong.
+    Raises ConfigError if it is no key file or others may read it, ReleaseError if the passphrase is wrong.
     """
     try:
         mode = path.stat().st_mode
@@ -114,7 +114,7 @@ def load_secret_key(path: Path, passphrase: Passphrase) -> SecretKey:
 
 
 def parse_secret_key(data: bytes, where: str, passphrase: Passphrase) -> SecretKey:
-    """As `load_secret_key`, of bytes."""
+    """Do as `load_secret_key`, with the file's bytes."""
     lines = data.decode("utf-8", errors="replace").removesuffix("\n").split("\n")
     try:
         raw = base64.b64decode(lines[1], validate=True) if len(lines) == 2 else b""
@@ -127,7 +127,7 @@ def parse_secret_key(data: bytes, where: str, passphrase: Passphrase) -> SecretK
     if kind == _SCRYPT:
         if memory > _MOST_MEMORY or operations > _MOST_MEMORY:
             raise ConfigError(
-                f"{where}: asks for {memory >> 20} MiB to try a passphrase", hint="minisign -G makes keys that do not"
+                f"{where}: needs {memory >> 20} MiB of memory to try a passphrase", hint="minisign -G makes keys that do not"
             )
         hidden = _xor(hidden, _stretch(passphrase(), salt, operations, memory))
     elif kind != _NO_SCRYPT:
@@ -143,10 +143,10 @@ def parse_secret_key(data: bytes, where: str, passphrase: Passphrase) -> SecretK
 
 
 def ask_passphrase(where: str, descriptor: str) -> str:
-    """The passphrase: one line from file descriptor `descriptor` if it is a number, else from the terminal."""
+    """Return the passphrase: one line from file descriptor `descriptor` if it is a number, else from the terminal."""
     if not descriptor:
         try:
-            # getpass by itself would fall back to a stdin that shows what is typed.
+            # getpass by itself would fall back to a stdin that echoes the input.
             os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
             return getpass.getpass(f"passphrase of {where}: ")
         except (EOFError, OSError) as error:
@@ -154,7 +154,7 @@ def ask_passphrase(where: str, descriptor: str) -> str:
                 f"{where}: there is no terminal to ask for the passphrase on", hint="passphrase=N reads it from file descriptor N"
             ) from error
     if not descriptor.isdecimal():
-        raise ConfigError("passphrase=: is the number of a file descriptor, never the passphrase itself", hint="passphrase=0")
+        raise ConfigError("passphrase=: expected a file descriptor's number, never the passphrase", hint="passphrase=0")
     try:
         line = os.read(int(descriptor), _PASSPHRASE_MOST)
         while line and b"\n" not in line and (more := os.read(int(descriptor), _PASSPHRASE_MOST)):
@@ -164,7 +164,7 @@ def ask_passphrase(where: str, descriptor: str) -> str:
     try:
         return line.split(b"\n")[0].decode()
     except UnicodeDecodeError:
-        raise ConfigError(f"passphrase={descriptor}: what is read there is not UTF-8") from None
+        raise ConfigError(f"passphrase={descriptor}: its content is not UTF-8") from None
 
 
 def _private(seed: bytes) -> Ed25519PrivateKey:
@@ -182,7 +182,7 @@ def _xor(first: bytes, second: bytes) -> bytes:
 
 
 def _stretch(passphrase: str, salt: bytes, operations: int, memory: int) -> bytes:
-    """Scrypt with the parameters that libsodium's pwhash_scryptsalsa208sha256 takes from the two limits."""
+    """Run scrypt with the parameters that libsodium's pwhash_scryptsalsa208sha256 derives from the two limits."""
     operations = max(operations, 32768)
     block = 8
     if operations < memory // 32:
@@ -197,7 +197,7 @@ def _stretch(passphrase: str, salt: bytes, operations: int, memory: int) -> byte
 
 
 def _power_below(most: int) -> int:
-    """The first power of two, from 2 on, that is more than half of `most`."""
+    """Return the first power of two, from 2 on, that is more than half of `most`."""
     power = 2
     while power <= most // 2:
         power *= 2

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trusted keys: folders of `keys/`, each with a table that says what every key is and which architecture it may sign.
+"""Trusted keys: folders of `keys/`, each with a table that describes every key and the architectures it may sign for.
 
-The table is the statement that a person has checked (docs/keys.md); a file that differs from it, or that it does not
-name, stops the factory.
+A person has checked the table (docs/keys.md); the factory refuses a file that differs from it, or that it does not
+name.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Trust:
     keys: tuple[TrustedKey, ...]
 
     def ring(self, arch: str) -> KeyRing:
-        """The keys that may sign repositories of `arch`. Raises VerifyError if there is none."""
+        """Return the keys that may sign repositories of `arch`. Raises VerifyError if there is none."""
         found = {key.file: key.pem for key in self.keys if arch in key.architectures}
         if not found:
             raise VerifyError(f"{TABLE}: no key may sign for {arch}", hint="docs/keys.md says how a key is added")
         return KeyRing(found)
 
     def files(self, architectures: Iterable[str]) -> Mapping[str, bytes]:
-        """The key files for these architectures, by name."""
+        """Return the key files for these architectures, by name."""
         wanted = set(architectures)
         return {key.file: key.pem for key in self.keys if wanted & set(key.architectures)}
 
@@ -59,7 +59,7 @@ class Trust:
 def load_trust(folder: Path) -> Trust:
     """Read a folder of keys and check it against its table.
 
-    Raises ConfigError for a table that is wrong, VerifyError for files that are not what it says.
+    Raises ConfigError for a wrong table, VerifyError for files that differ from it.
     """
     problems = Problems()
     table = read_toml(folder / TABLE, problems, shown=f"{folder.parent.name}/{folder.name}/{TABLE}")
@@ -79,7 +79,7 @@ def load_trust(folder: Path) -> Trust:
 
 
 def own_trust(name: str, pem: bytes, architectures: Iterable[str]) -> Trust:
-    """A key that this checkout made for itself, as the only one that may sign for `architectures`."""
+    """Return a key that this checkout made for itself, as the only one that may sign for `architectures`."""
     spki, bits = fingerprint(pem, name)
     key = TrustedKey(
         file=name,
@@ -122,7 +122,7 @@ def _checked(folder: Path, row: dict[str, object]) -> TrustedKey:
 
 
 def fingerprint(pem: bytes, where: str) -> tuple[str, int]:
-    """SHA-256 of a public RSA key's DER SubjectPublicKeyInfo, and its size in bits. Raises VerifyError."""
+    """Return the SHA-256 of a public RSA key's DER SubjectPublicKeyInfo, and its size in bits. Raises VerifyError."""
     from cryptography.hazmat.primitives.asymmetric import rsa
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 

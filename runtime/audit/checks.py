@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an audit finds: one check a line. A silence counts only where the same question was answered elsewhere."""
+"""The checks of an audit. A silence counts only if the same question was answered elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INTERNET: Final = "internet"
 
 
 class Outcome(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     HELD = "held"
     BROKEN = "broken"
@@ -25,10 +25,10 @@ _ORDER: Final = (Outcome.BROKEN, Outcome.NOT_TRIED, Outcome.HELD)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold."""
+    """A property that must hold."""
 
     about: str
-    """What it is about, in one word: way, firewall, ssh, names ..."""
+    """Its subject, in one word: way, firewall, ssh, names ..."""
     source: str
     """The machine that it is about, or that tries."""
     target: str
@@ -38,18 +38,18 @@ class Check:
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """What several checks are together; nothing at all is not tried."""
+    """Return the worst of several results; not tried if there are none."""
     return min(outcomes, key=_ORDER.index, default=Outcome.NOT_TRIED)
 
 
 def judged(about: str, source: str, faults: Sequence[str], *, target: str = "", well: str = "") -> Check:
-    """A check that was tried: broken if there are faults."""
+    """Return a check that was tried: broken if there are faults."""
     outcome = Outcome.BROKEN if faults else Outcome.HELD
     return Check(about, source, target, outcome, "; ".join(dict.fromkeys(faults)) or well)
 
 
 def not_tried(about: str, source: str, why: str, *, target: str = "") -> Check:
-    """A check that could not be made."""
+    """Return a check that could not be made."""
     return Check(about, source, target, Outcome.NOT_TRIED, why)
 
 
@@ -62,11 +62,11 @@ class AuditReport:
 
     @property
     def outcome(self) -> Outcome:
-        """What they are together."""
+        """The worst outcome of all checks."""
         return worst([check.outcome for check in self.checks])
 
     def as_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return the report as JSON data."""
         return {
             "outcome": self.outcome.value,
             "machines": list(self.machines),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Doors of the thin client that are open while hosts try: a program listens, the firewall stays as it is."""
+"""Open ports of the thin client while hosts try to reach it: a program listens, the firewall stays as it is."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tower.base.errors import ToolError
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """A port of each kind, for both families."""
+    """An open port of each kind, for both families."""
 
     tcp: socket.socket
     udp: socket.socket
 
     @property
     def tcp_port(self) -> int:
-        """Where connections would be taken."""
+        """The port that accepts connections."""
         return int(self.tcp.getsockname()[1])
 
     @property
     def udp_port(self) -> int:
-        """Where datagrams would be taken."""
+        """The port that accepts datagrams."""
         return int(self.udp.getsockname()[1])
 
     def came_in(self) -> list[tuple[str, str]]:
-        """Who came in: address, and by what."""
+        """Return who came in: the address, and how."""
         found = []
         while True:
             try:
@@ -49,7 +49,7 @@ class Doors:
 
 @contextmanager
 def opened() -> Iterator[Doors]:
-    """The doors, closed at the end of the context."""
+    """Yield open doors, which are closed at the end of the context."""
     with ExitStack() as stack:
         yield Doors(_listener(stack, socket.SOCK_STREAM), _listener(stack, socket.SOCK_DGRAM))
 
@@ -59,10 +59,10 @@ def _listener(stack: ExitStack, kind: socket.SocketKind) -> socket.socket:
         made = stack.enter_context(socket.socket(socket.AF_INET6, kind))
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind(("::", 0))
-    except OSError:  # a machine without IPv6
+    except OSError:  # this machine has no IPv6
         try:
             made = stack.enter_context(socket.socket(socket.AF_INET, kind))
-            made.bind(("0.0.0.0", 0))  # noqa: S104  (that is the point: whatever the firewall lets in)
+            made.bind(("0.0.0.0", 0))  # noqa: S104  (on purpose: whatever the firewall lets in)
         except OSError as error:
             raise ToolError(f"cannot listen on this machine: {error.strerror}") from error
     if kind == socket.SOCK_STREAM:

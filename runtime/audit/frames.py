@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of Ethernet: made to try a host with, and read as it answers.
+"""Ethernet frames: built to try a host, and parsed when it answers.
 
-Only what the audit sends is made here: openings of connections, datagrams, echo requests, questions for a neighbour.
+Only frames that the audit sends can be built: TCP SYNs and the like, datagrams, echo requests, neighbour solicitations.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _NAMES: Final = {TCP: "TCP", UDP: "UDP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A frame that came in, as far as it matters here."""
+    """The fields of a received frame that matter here."""
 
     hardware: bytes
-    """Who sent it, on this wire."""
+    """Its sender, by hardware address."""
     protocol: int
-    """ARP, or the number that IP has for what it carries; 0 if it makes no sense."""
+    """ARP, or the protocol number in the IP header; 0 if it is not valid."""
     source: Address | None = None
     target: Address | None = None
     source_port: int = 0
-    """Of ICMP its type."""
+    """The type, for ICMP."""
     target_port: int = 0
     flags: int = 0
 
@@ -51,7 +51,7 @@ class Seen:
 
 
 def checksum(data: bytes) -> int:
-    """The checksum of IP and all that it carries."""
+    """Return the checksum of IP and the protocols on top of it."""
     if len(data) % 2:
         data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -61,21 +61,21 @@ def checksum(data: bytes) -> int:
 
 
 def tcp(source: Address, target: Address, ports: tuple[int, int], flags: int = SYN, number: int = 1) -> bytes:
-    """A segment of TCP without data, with the IP header around it."""
+    """Build a TCP segment without data, with its IP header."""
     made = struct.pack("!HHIIBBHHH", *ports, number, 0, 5 << 4, flags, 64240, 0, 0)
     total = checksum(_pseudo(source, target, TCP, len(made)) + made)
     return packet(source, target, TCP, made[:16] + struct.pack("!H", total) + made[18:])
 
 
 def udp(source: Address, target: Address, ports: tuple[int, int], data: bytes) -> bytes:
-    """A datagram, with the IP header around it."""
+    """Build a datagram, with its IP header."""
     made = struct.pack("!HHHH", *ports, 8 + len(data), 0) + data
     total = checksum(_pseudo(source, target, UDP, len(made)) + made) or 0xFFFF
     return packet(source, target, UDP, made[:6] + struct.pack("!H", total) + made[8:])
 
 
 def echo(source: Address, target: Address, number: int) -> bytes:
-    """An echo request, with the IP header around it."""
+    """Build an echo request, with its IP header."""
     six = isinstance(target, IPv6Address)
     made = struct.pack("!BBHHH", 128 if six else 8, 0, 0, number, 1)
     total = checksum((_pseudo(source, target, ICMPV6, len(made)) if six else b"") + made)
@@ -83,14 +83,14 @@ def echo(source: Address, target: Address, number: int) -> bytes:
 
 
 def who_has(source: IPv6Address, target: IPv6Address, hardware: bytes) -> bytes:
-    """IPv6's question for the hardware address of a neighbour, asked of the neighbour itself."""
+    """Build a neighbour solicitation of IPv6, addressed to the neighbour itself."""
     made = struct.pack("!BBHI", 135, 0, 0, 0) + target.packed + b"\x01\x01" + hardware
     total = checksum(_pseudo(source, target, ICMPV6, len(made)) + made)
     return packet(source, target, ICMPV6, made[:2] + struct.pack("!H", total) + made[4:], hops=255)
 
 
 def packet(source: Address, target: Address, protocol: int, content: bytes, *, hops: int = 64) -> bytes:
-    """A packet of IP, of the family of its addresses."""
+    """Build an IP packet, of the family of its addresses."""
     if isinstance(target, IPv6Address):
         return struct.pack("!IHBB", 6 << 28, len(content), protocol, hops) + source.packed + target.packed + content
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(content), 0, 0x4000, hops, protocol, 0) + source.packed + target.packed
@@ -98,13 +98,13 @@ def packet(source: Address, target: Address, protocol: int, content: bytes, *, h
 
 
 def frame(source: bytes, target: bytes, content: bytes) -> bytes:
-    """A packet of IP on the wire."""
+    """Build a frame with an IP packet."""
     kind = IPV6 if content[0] >> 4 == 6 else IPV4
     return target + source + struct.pack("!H", kind) + content
 
 
 def read(data: bytes) -> Seen | None:
-    """A frame that came in; None for one that is neither IP nor ARP."""
+    """Parse a received frame; None if it is neither IP nor ARP."""
     if len(data) < 14:
         return None
     hardware, (kind,), rest = data[6:12], struct.unpack("!H", data[12:14]), data[14:]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each host is asked: facts about itself, and tries to reach others, run there by `probe.sh` as root.
+"""Ask each host: for facts about itself, and to try to reach others, by `probe.sh`, which runs there as root.
 
-What comes back is a host's word, read strictly: what makes no sense is "not tried", never "held".
+The answers are a host's word, and parsed strictly: an invalid answer counts as "not tried", never as "held".
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tower.base.errors import GarbageError
 from tower.ssh.sessions import Session
 
 TRY_SECONDS: Final = 9.0
-"""The longest that one heap of tries takes on a host; some hundred are one heap."""
+"""Seconds that one batch of tries may take on a host; a batch has some hundred."""
 _HEAP: Final = 120
 _MOST: Final = 16 << 20
-"""Bytes of all that a host says; each of its sockets takes 160, each rule of its firewall 100."""
+"""The most bytes of a host's answer; each of its sockets takes 160, each rule of its firewall 100."""
 _BEGIN: Final = re.compile(r"-- ([a-z0-9_]{1,20}) --")
 _END: Final = re.compile(r"-- end ([0-9]{1,3}) --")
 _LINE: Final = re.compile(r"([0-9]{1,6}) ([0-9]{1,3}) ?([ -~]*)")
-_LEG: Final = re.compile(r"[a-z0-9.]{1,15}")
-# As glibc and as musl say it.
+_INTERFACE: Final = re.compile(r"[a-z0-9.]{1,15}")
+# The error messages of glibc and musl.
 _CLOSED: Final = (
     "Operation not permitted",
     "Permission denied",
@@ -42,27 +42,27 @@ _REFUSED: Final = ("Connection refused", "Connection reset", "No route to host",
 
 
 class Result(StrEnum):
-    """How a try ended."""
+    """The result of a try."""
 
     CLOSED = "closed"
-    """The host itself did not send it: its firewall or its routes."""
+    """The host itself did not send it: its firewall or its routes prevented that."""
     SILENT = "silent"
-    """Nothing came back; whether it left the host is not known."""
+    """No answer came; whether it left the host is not known."""
     LEFT = "left"
-    """It left the host, and nothing came back."""
+    """It left the host, but no answer came."""
     REACHED = "reached"
-    """Something came back: an answer, or a refusal by another machine."""
+    """An answer came, or a refusal by another machine."""
     FAILED = "failed"
     """It could not be tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """What a host tries: a machine by one of its addresses."""
+    """A try of a host: to reach a machine at one of its addresses."""
 
     target: str
     protocol: str
-    """tcp, udp, icmp; name: a question to a name server at `address`; resolve: one to whom the host would ask."""
+    """tcp, udp, icmp; name: a query to the name server at `address`; resolve: one through the host's own resolver."""
     address: str
     port: int = 0
     name: str = ""
@@ -75,14 +75,14 @@ class Try:
         return f"{self.protocol} {self.address}" + (f" port {self.port}" if self.port else "")
 
     def line(self, number: int) -> str:
-        """The call of the probe."""
+        """Return the probe's call for it."""
         last = self.name if self.protocol in ("name", "resolve") else str(self.port)
         return shlex.join(["try", str(number), self.protocol, self.address or "-", last])
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A try and how it ended."""
+    """A try and its result."""
 
     tried: Try
     result: Result
@@ -95,21 +95,21 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a host says about itself; a section that failed there is missing."""
+    """A host's facts about itself; a section that failed there is missing."""
 
     hardware: Mapping[str, bytes]
     addresses: tuple[tuple[str, IPv6Address], ...]
-    """Its IPv6 addresses, each with its leg; without loopback."""
+    """Its IPv6 addresses, each with its interface; without loopback."""
     routes: tuple[tuple[str, str], ...]
-    """Its default ways of IPv4: leg and gateway."""
+    """Its default IPv4 routes: interface and gateway."""
     switches: Mapping[str, str]
     listeners: tuple[Listener, ...]
     name_servers: tuple[str, ...]
     sshd: Mapping[str, tuple[str, ...]] | None
     rules: tuple[str, str] | None
-    """What iptables-save and ip6tables-save print."""
+    """The output of iptables-save and ip6tables-save."""
     controls: Mapping[str, bool]
-    """Whether tries of a protocol work at all: they reach the host's own loopback."""
+    """Whether tries of a protocol work at all: by tries of the host's own loopback."""
 
 
 CONTROLS: Final = (
@@ -123,23 +123,23 @@ CONTROLS: Final = (
 
 
 def family_of(one: Try) -> str:
-    """The control that must have worked for the try to mean anything."""
+    """Return the control that must have worked for the try to mean anything."""
     protocol = "udp" if one.protocol in ("name", "resolve") else one.protocol
     return protocol + ("6" if ":" in one.address else "4")
 
 
 def ask(session: Session) -> Facts:
-    """The host's facts. Raises an AnswerError if it does not say them, or nonsense."""
+    """Return the host's facts. Raises an AnswerError if it does not answer, or not validly."""
     calls = ["facts", *(one.line(number) for number, one in enumerate(CONTROLS))]
     text = _run(session, calls, timeout=60)
     try:
         return _facts(_sections(text), text)
     except (ValueError, KeyError, IndexError) as error:
-        raise GarbageError(f"{session.host.name}: what it says about itself makes no sense: {error!r}") from None
+        raise GarbageError(f"{session.host.name}: its facts about itself are not valid: {error!r}") from None
 
 
 def attempt(session: Session, tries: Sequence[Try]) -> tuple[Answered, ...]:
-    """Let the host try; one result for each. Raises an AnswerError if the host does not let us."""
+    """Let the host make tries; return a result for each. Raises an AnswerError if the host refuses."""
     calls = [one.line(number) for number, one in enumerate(tries)]
     text = _run(session, calls, timeout=30 + TRY_SECONDS * (1 + len(tries) // _HEAP))
     return _answers(tries, text)
@@ -149,12 +149,12 @@ def _run(session: Session, calls: Sequence[str], *, timeout: float) -> str:
     script = resources.files(__package__).joinpath("probe.sh").read_bytes()
     text = script + "".join(f"{call}\n" for call in (*calls, "wait")).encode()
     said = session.root(("busybox", "sh", "-s"), stdin=text, timeout=timeout, most=_MOST).stdout.decode(errors="replace")
-    # Parts of it are shown.
+    # Parts of the output are shown.
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in said)
 
 
 def _sections(text: str) -> dict[str, str]:
-    """What the commands printed that succeeded, by name; line by line, since a host may write what a pattern is slow with."""
+    """Split the output of successful commands by name; line by line, since a host could write lines that slow a pattern down."""
     found: dict[str, str] = {}
     name, lines = "", [""]
     for line in text.split("\n"):
@@ -177,22 +177,22 @@ def _answers(tries: Sequence[Try], text: str) -> tuple[Answered, ...]:
             found[int(match[1])] = (int(match[2]), match[3])
     made = []
     for number, one in enumerate(tries):
-        status, said = found.get(number, (-1, "the host did not say"))
+        status, said = found.get(number, (-1, "the host did not report it"))
         made.append(Answered(one, result_of(one.protocol, status, said), said))
     return tuple(made)
 
 
 def result_of(protocol: str, status: int, said: str) -> Result:
-    """What exit status and words of a try mean; whatever is not known is a failure, and none that was prevented."""
+    """Return the result for a try's exit status and output; unknown output is a failure, not a prevented try."""
     if status < 0 or status in (126, 127) or "applet not found" in said:
         return Result.FAILED
     if any(words in said for words in _CLOSED) and "bytes from" not in said:
         return Result.CLOSED
     if any(words in said for words in _REFUSED):
-        # A host without a name server asks itself.
+        # A host without a name server queries itself.
         by_itself = protocol == "resolve" and any(mark in said for mark in ("'127.", "'::1'", "'localhost"))
         return Result.CLOSED if by_itself else Result.REACHED
-    ended = status in (124, 143, 142)  # by its own time limit
+    ended = status in (124, 143, 142)  # ended by its own time limit
     if protocol == "tcp":
         if status == 1 and "timed out" in said:
             return Result.SILENT
@@ -213,15 +213,15 @@ def result_of(protocol: str, status: int, said: str) -> Result:
 def _facts(sections: Mapping[str, str], text: str) -> Facts:
     hardware = {}
     for line in sections["hardware"].splitlines():
-        leg, address = line.split()
-        if not _LEG.fullmatch(leg):
-            raise ValueError(leg)
-        hardware[leg] = bytes.fromhex(address.replace(":", ""))
+        interface, address = line.split()
+        if not _INTERFACE.fullmatch(interface):
+            raise ValueError(interface)
+        hardware[interface] = bytes.fromhex(address.replace(":", ""))
     addresses = []
     for line in sections["addresses6"].splitlines():
         words = line.split()
         found = IPv6Address(bytes.fromhex(words[0]))
-        if not _LEG.fullmatch(words[5]):
+        if not _INTERFACE.fullmatch(words[5]):
             raise ValueError(words[5])
         if not found.is_loopback:
             addresses.append((words[5], found))
@@ -242,9 +242,9 @@ def _facts(sections: Mapping[str, str], text: str) -> Facts:
 def _routes(text: str) -> tuple[tuple[str, str], ...]:
     found = []
     for line in text.splitlines()[1:]:
-        leg, target, gateway, _, _, _, _, mask = line.split()[:8]
+        interface, target, gateway, _, _, _, _, mask = line.split()[:8]
         if (target, mask) == ("00000000", "00000000"):
-            found.append((leg, ".".join(str(octet) for octet in reversed(bytes.fromhex(gateway)))))
+            found.append((interface, ".".join(str(octet) for octet in reversed(bytes.fromhex(gateway)))))
     return tuple(found)
 
 

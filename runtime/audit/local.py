@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be seen on the thin client itself: who may read the keys, how ssh is set, who listens, what is passed on."""
+"""Checks on the thin client itself: who may read the keys, ssh's settings, listeners, forwarding."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _SAVE: Final = ("sh", "-c", 'for table in raw mangle nat filter; do "$0" -t "$ta
 
 
 def check_here(tower: Tower, hosts: tuple[Host, ...]) -> list[Check]:
-    """All checks that need no host."""
+    """Return all checks that need no host."""
     return [files(tower), *(client(tower, host) for host in hosts), listening(), forwarding(), firewall()]
 
 
 def files(tower: Tower) -> Check:
-    """`~/.local/tower` is its owner's alone, and so is the way to it; ssh's configuration is changed by nobody else."""
+    """Check that only its owner can reach `~/.local/tower`, and only its owner can change ssh's configuration."""
     try:
         faults = list(_open_files(tower))
     except OSError as error:
         return not_tried("files", THINCLIENT, f"{error.filename}: {error.strerror}")
-    return judged("files", THINCLIENT, faults, well=f"{tower.folder} and what is in it can be read by you alone")
+    return judged("files", THINCLIENT, faults, well=f"only you can read {tower.folder} and the files in it")
 
 
 def _open_files(tower: Tower) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _open_files(tower: Tower) -> Iterator[str]:
         elif stat.S_ISSOCK(status.st_mode):
             continue
         elif status.st_mode & 0o077:
-            yield f"{path}: mode {stat.S_IMODE(status.st_mode):04o}, others have a right to it"
+            yield f"{path}: mode {stat.S_IMODE(status.st_mode):04o}, others have access to it"
         if status.st_uid != os.getuid():
             yield f"{path}: belongs to user {status.st_uid}, not to you"
     for path in (tower.ssh_config, tower.ssh_config.parent, *tower.folder.parents):
@@ -51,7 +51,7 @@ def _open_files(tower: Tower) -> Iterator[str]:
 
 
 def client(tower: Tower, host: Host) -> Check:
-    """What the user's `ssh <host>` would do."""
+    """Check what the user's `ssh <host>` would do."""
     if not tower.ssh_config.exists():
         return judged("ssh client", THINCLIENT, [f"there is no {tower.ssh_config}: ssh knows no host"], target=host.name)
     try:
@@ -66,7 +66,7 @@ def client(tower: Tower, host: Host) -> Check:
         "hostkeyalias": host.name,
     }
     wanted |= {name: [value] for name, value in own.items()}
-    # Of keys, those that the user's own configuration names for all machines come after ours.
+    # Keys that the user's own configuration names for all machines come after ours.
     found["identityfile"] = found.get("identityfile", [])[:1]
     faults = [
         f"{name} is {' '.join(found.get(name, ['not set']))}, not {' '.join(wanted.get(name, ['set']))}"
@@ -77,7 +77,7 @@ def client(tower: Tower, host: Host) -> Check:
 
 
 def _settings(config: Path, host: Host) -> dict[str, list[str]]:
-    """What ssh says of its settings for a host. Raises ToolError."""
+    """Return ssh's settings for a host. Raises ToolError."""
     argv = ("ssh", "-G", "-F", config, "--", host.name)
     found: dict[str, list[str]] = {}
     for line in proc.run(argv, timeout=20, missing="install openssh-client").stdout.decode(errors="replace").splitlines():
@@ -87,7 +87,7 @@ def _settings(config: Path, host: Host) -> dict[str, list[str]]:
 
 
 def listening() -> Check:
-    """Nothing listens on the thin client towards a network."""
+    """Check that nothing listens on the thin client towards a network."""
     try:
         found = sockets.listeners_here()
     except (OSError, ValueError) as error:
@@ -96,7 +96,7 @@ def listening() -> Check:
 
 
 def forwarding() -> Check:
-    """The thin client passes nothing from one network to the other."""
+    """Check that the thin client does not forward between the networks."""
     faults = []
     for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         path = Path("/proc/sys/net") / name
@@ -105,11 +105,11 @@ def forwarding() -> Check:
                 faults.append(f"{path} is not 0")
         except OSError as error:
             return not_tried("forwarding", THINCLIENT, f"{path}: {error.strerror}")
-    return judged("forwarding", THINCLIENT, faults, well="passes nothing on")
+    return judged("forwarding", THINCLIENT, faults, well="forwards nothing")
 
 
 def firewall() -> Check:
-    """The rules that act here are those of a thin client."""
+    """Check that the firewall's rules are those of a thin client."""
     try:
         wanted = rules.expected_rules(None)
         faults = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An audit as people read it: who gets through to whom, what holds on each machine, and what does not."""
+"""Show an audit to people: who reaches whom, what holds on each machine, and what does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORDS: Final = {
 
 
 def show(report: AuditReport) -> None:
-    """Two tables and the details on stdout."""
+    """Print two tables and the details on stdout."""
     from rich.console import Console
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -51,7 +51,7 @@ def _machines(report: AuditReport) -> object:
 
 
 def _table(title: str, report: AuditReport) -> Table:
-    """A column a machine, by its number: there is room for twenty."""
+    """Return a table with a column for each machine, by its number: there is space for twenty."""
     from rich import box
     from rich.table import Table
 

@@ -52,8 +52,8 @@ rules() {
 }
 
 hardware() {
-	for leg in /sys/class/net/*; do
-		[ -f "$leg/address" ] && echo "${leg##*/} $(busybox cat "$leg/address")"
+	for interface in /sys/class/net/*; do
+		[ -f "$interface/address" ] && echo "${interface##*/} $(busybox cat "$interface/address")"
 	done
 }
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The firewall's rules that act on a machine, beside those that its role has.
+"""The firewall's rules on a machine, compared with those of its role.
 
-What they must be is made here, by this system's own `firewall` and tables, from the host's settings as this machine
-keeps them: neither the host's tables nor its word for its role count.
+The expected rules are made here, by this system's own `firewall` and tables, from the host's settings as stored on this
+machine: neither the host's tables nor its claim about its role count.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _MOST: Final = 4
 
 
 def expected_rules(host: Host | None) -> tuple[str, str]:
-    """The rules of a host, or of this thin client (None): IPv4's and IPv6's. Raises ToolError if they cannot be made."""
+    """Return the rules of a host, or of this thin client (None): for IPv4 and IPv6. Raises ToolError if they cannot be made."""
     hint = "this needs an installed thin client"
     with tempfile.TemporaryDirectory(prefix="tower-audit-") as folder:
         config = Path(folder) / "firewall.env"
-        # Everything else that the tables take from there follows from the role.
+        # The tables' other settings follow from the role.
         config.write_text(f"ROLE={role_of(host)}\n", encoding="utf-8")
         values = {"FIREWALL_CONFIG": str(config)}
         made = [proc.run((FIREWALL, "render", family), timeout=30, env=values, hint=hint).stdout for family in _FAMILIES]
@@ -36,14 +36,14 @@ def expected_rules(host: Host | None) -> tuple[str, str]:
 
 
 def role_of(host: Host | None) -> str:
-    """The firewall's word for what a machine is; None is the thin client."""
+    """Return the firewall's name for a machine's role; None is the thin client."""
     if host is None:
         return "thinclient"
     return "router" if host.env.is_router else host.env.network.name
 
 
 def differences(wanted: str, found: str, family: str) -> list[str]:
-    """What is missing and what is too much, in words; empty if the rules are the same, each chain's in their order."""
+    """Return the missing and the unexpected rules in words; empty if the rules are the same, in the order of each chain."""
     if not _chains(wanted):
         raise TowerError(f"{FIREWALL} gave no rules", hint="is this an installed thin client?")
     if _chains(wanted) == _chains(found):
@@ -51,7 +51,7 @@ def differences(wanted: str, found: str, family: str) -> list[str]:
     lines, others = _lines(wanted), _lines(found)
     faults = [f"{family}: missing: {line}" for line in lines if line not in others]
     faults += [f"{family}: unexpected: {line}" for line in others if line not in lines]
-    return _shortened(faults) or [f"{family}: the rules are in another order, or there several times"]
+    return _shortened(faults) or [f"{family}: the rules are in another order, or repeated"]
 
 
 def _shortened(faults: Sequence[str]) -> list[str]:
@@ -69,7 +69,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _chains(text: str) -> dict[str, list[str]]:
-    """Rules by chain: iptables-save has the chains of a table in an order of its own."""
+    """Return the rules by chain: iptables-save prints a table's chains in an order of its own."""
     chains: dict[str, list[str]] = {}
     for line in _lines(text):
         chains.setdefault(line.split()[1] if line.startswith("-A ") else "policies", []).append(line)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flow of an audit: all hosts at once, in bounded time, and nothing is left behind on any machine.
 
-1. what can be seen here; 2. each host is asked for facts; 3. all hosts try to reach all others, while what arrives here
-is counted; 4. this machine tries each host past its own firewall.
+1. checks on this machine; 2. each host is asked for facts; 3. all hosts try to reach all others, while arrivals here are
+counted; 4. this machine tries each host past its own firewall.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from tower.ssh.sessions import Session
 
 _MOST_AT_ONCE: Final = 32
 _SETTLE: Final = 1.5
-"""Seconds that a host has for an answer."""
+"""Seconds to wait for a host's answer."""
 _METHODS: Final = re.compile(r"Permission denied \(([a-z0-9,-]+)\)")
 _Given = TypeVar("_Given")
 
 
 def audit(tower: Tower, options: Options, view: View) -> AuditReport:
-    """Try everything; what could not be tried is in the report, and is no error."""
+    """Try everything; a try that was not possible is in the report, and is no error."""
     one = Audit(tower, tower.hosts(), options)
     with view.step("looking at this machine"):
         one.checks += local.check_here(tower, one.hosts)
-    # Whatever ends it, the connections are closed first: that ends what the threads wait for.
+    # At the end, close the connections first: that ends the waiting of the threads.
     with ThreadPoolExecutor(max(1, min(len(one.hosts), _MOST_AT_ONCE))) as pool, ExitStack() as stack:
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         with view.step(f"asking {len(one.hosts)} hosts about themselves"):
@@ -58,7 +58,7 @@ def audit(tower: Tower, options: Options, view: View) -> AuditReport:
 
 
 def _each(one: Audit, pool: ThreadPoolExecutor, what: Callable[[Host], _Given]) -> dict[str, _Given]:
-    """Do something for all hosts at once; who fails is in `why`, and is left out from then on."""
+    """Do something for all hosts at once; a host that fails is noted in `why`, and left out from then on."""
     begun = {host.name: pool.submit(what, host) for host in one.hosts if host.name not in one.why}
     done: dict[str, _Given] = {}
     for name, future in begun.items():
@@ -88,7 +88,7 @@ def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Se
 
 
 def login(tower: Tower, host: Host) -> Check:
-    """Whom its ssh server lets in: nobody without a key, and not root with one."""
+    """Check who can log in to its ssh server: nobody without a key, and not root."""
     base = ("ssh", "-F", tower.config, "-n", "-T", "-o", "BatchMode=yes", "-o", "ControlPath=none", "-o", "ConnectTimeout=10")
     faults = []
     for who, words in (("anybody", ("-o", "PubkeyAuthentication=no")), ("root", ("-l", "root"))):
@@ -97,14 +97,14 @@ def login(tower: Tower, host: Host) -> Check:
         if done.status != 255:
             faults.append(f"lets {who} in")
         elif found is None:
-            return not_tried("login", host.name, "its ssh server did not say whom it lets in")
+            return not_tried("login", host.name, "its ssh server did not say how to log in")
         elif found[1] != "publickey":
-            faults.append(f"offers to log in by {found[1]}")
+            faults.append(f"offers to log in with {found[1]}")
     return judged("login", host.name, faults, well="by key alone, and not as root")
 
 
 def _try(one: Audit, pool: ThreadPoolExecutor, opened: dict[str, Session]) -> None:
-    # No name that anybody knows the answer to.
+    # A name that does not exist.
     label = f"{secrets.token_hex(8)}.example.com"
     with doors.opened() as open_doors:
         options = one.options

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who listens on a machine, from the tables of /proc/net, each line with its table's name in front."""
+"""The listeners of a machine, from the tables of /proc/net, each line with its table's name in front."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNCONNECTED: Final = "07"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Listener:
-    """A socket that takes what comes in by a network."""
+    """A socket that accepts packets from a network."""
 
     protocol: str
     port: int
@@ -28,7 +28,7 @@ class Listener:
 
 
 def listeners_here(proc_net: Path = Path("/proc/net")) -> tuple[Listener, ...]:
-    """Of this machine. Raises OSError if that cannot be read."""
+    """Return this machine's listeners. Raises OSError if the tables cannot be read."""
     lines = []
     for table in _TABLES:
         path = proc_net / table
@@ -38,7 +38,7 @@ def listeners_here(proc_net: Path = Path("/proc/net")) -> tuple[Listener, ...]:
 
 
 def listeners(lines: list[str]) -> tuple[Listener, ...]:
-    """Sockets that listen on more than loopback, sorted. Raises ValueError if a line makes no sense."""
+    """Return the sockets that listen on more than loopback, sorted. Raises ValueError for an invalid line."""
     return tuple(sorted(set(_found(lines))))
 
 
@@ -58,9 +58,9 @@ def _found(lines: list[str]) -> Iterator[Listener]:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
-    """An address as the kernel prints it: words of 4 bytes, in the order of this processor (all of ours are alike)."""
+    """Parse an address as the kernel prints it: words of 4 bytes in this processor's order (all our machines have the same)."""
     if len(text) not in (8, 32):
-        raise ValueError(f"{text[:40]} is no address")
+        raise ValueError(f"{text[:40]} is not an address")
     words = struct.unpack(f">{len(text) // 8}I", bytes.fromhex(text))
     found = ip_address(struct.pack(f"<{len(words)}I", *words))
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found

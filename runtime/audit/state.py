@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An audit as far as it got."""
+"""The state of an audit so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tower.audit.attack import PORTS, Attacker, Victim
 from tower.audit.checks import Check
 from tower.audit.frames import Seen
 from tower.audit.hosts import Answered, Facts, Result
-from tower.audit.tries import LEG
+from tower.audit.tries import INTERFACE
 from tower.audit.wire import Wire
 from tower.base.networks import OFFLINE, ONLINE, ROUTER_ADDRESS, Network
 from tower.hosts.registry import Host, Tower
@@ -19,7 +19,7 @@ from tower.hosts.registry import Host, Tower
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for."""
+    """The user's options."""
 
     internet: IPv4Address
     """A server in the Internet that answers on `internet_port`."""
@@ -30,7 +30,7 @@ class Options:
 
 @dataclass(slots=True)
 class Audit:
-    """What is known."""
+    """The results so far."""
 
     tower: Tower
     hosts: tuple[Host, ...]
@@ -39,7 +39,7 @@ class Audit:
     facts: dict[str, Facts] = field(default_factory=dict)
     answers: dict[str, tuple[Answered, ...]] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
-    """Why a host could not be asked, by its name."""
+    """The reason why a host could not be asked, by its name."""
     attackers: Mapping[str, Attacker] = field(default_factory=dict)
     """By the name of the network; empty if root does not open the wires."""
     why_no_wires: str = ""
@@ -51,7 +51,7 @@ class Audit:
         return tuple(network for network in (ONLINE, OFFLINE) if network.name in found)
 
     def attack_from(self, wires: Mapping[str, Wire]) -> None:
-        """Take the wires into use: one attacker a network."""
+        """Use the wires: one attacker for each network."""
         taken = {host.env.address for host in self.hosts}
         made = {}
         for network in self.networks:
@@ -60,29 +60,31 @@ class Audit:
         self.attackers = made
 
     def attacker(self, host: Host) -> Attacker | None:
-        """Who tries a host."""
+        """Return the attacker for a host."""
         return self.attackers.get(host.env.network.name)
 
     def seen_from(self, host: Host, start: int = 0) -> list[Seen]:
-        """What came in from a host, from number `start` of all that its wire saw."""
+        """Return the frames from a host, from number `start` of all that its wire received."""
         attacker, facts = self.attacker(host), self.facts.get(host.name)
         if attacker is None or facts is None:
             return []
         return [seen for seen in attacker.wire.seen[start:] if seen.hardware in facts.hardware.values()]
 
     def victim(self, host: Host) -> Victim | None:
-        """A host as it is tried; None if its hardware address is not known."""
+        """Return a host as a victim; None if its hardware address is not known."""
         facts = self.facts[host.name]
-        hardware = facts.hardware.get(LEG)
+        hardware = facts.hardware.get(INTERFACE)
         if hardware is None or len(hardware) != 6:
             return None
         ports = {*PORTS, *(one.port for one in facts.listeners)}
         more: Collection[int] = range(1, 65536) if self.options.all_ports else ()
-        addresses = tuple(address for leg, address in facts.addresses if leg == LEG or not address.is_link_local)
+        addresses = tuple(
+            address for interface, address in facts.addresses if interface == INTERFACE or not address.is_link_local
+        )
         return Victim(host.name, host.env.is_router, hardware, host.env.address, addresses, ports, more)
 
     def near(self, host: Host) -> dict[IPv4Address, str]:
-        """The addresses of hosts, and their names, that a host may not reach: all but its router, for which all is well."""
+        """Return the addresses of hosts that a host may not reach, with their names: all but its router, and itself."""
         return {
             other.env.address: other.name
             for other in self.hosts
@@ -91,7 +93,7 @@ class Audit:
 
     @property
     def internet_answers(self) -> bool:
-        """Whether some online host reached the Internet: only then does another's silence mean anything."""
+        """Whether an online host reached the Internet: only then does another host's silence mean anything."""
         wanted = (str(self.options.internet), self.options.internet_port)
         return any(
             one.result is Result.REACHED and (one.tried.address, one.tried.port) == wanted and "refused" not in one.said

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each host tries: every other machine by every address of it, the Internet, and names."""
+"""The tries of each host: every other machine by each of its addresses, the Internet, and names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tower.audit.hosts import Facts, Try
 from tower.base.networks import OFFLINE, ONLINE, ROUTER_ADDRESS
 from tower.hosts.registry import Host
 
-LEG: Final = "eth0"
-"""The leg of every host that leads into its network."""
+INTERFACE: Final = "eth0"
+"""Every host's interface in its network."""
 _INTERNET6: Final = IPv6Address("2620:fe::9")
 _SSH: Final = 22
 _OTHER: Final = 80
@@ -25,23 +25,23 @@ _DNS: Final = 53
 
 @dataclass(frozen=True, slots=True)
 class TryPlan:
-    """All that the tries are made of."""
+    """The data that the tries are made from."""
 
     hosts: tuple[Host, ...]
     facts: Mapping[str, Facts]
     here: tuple[tuple[str, IPv6Address], ...]
-    """This machine's IPv6 addresses, each with its leg."""
+    """This machine's IPv6 addresses, each with its interface."""
     tcp_port: int
     udp_port: int
     internet: IPv4Address
     internet_port: int
 
     def ways(self, host: Host) -> tuple[Try, ...]:
-        """To all other machines and the Internet."""
+        """Return the tries to all other machines and the Internet."""
         return (*self._here(host), *(one for other in self.hosts for one in self._other(host, other)), *self._internet(host))
 
     def names(self, host: Host, label: str) -> tuple[Try, ...]:
-        """An offline host's questions for a name, to whoever might answer."""
+        """Return an offline host's queries for a name, to every machine that might answer."""
         if host.env.online:
             return ()
         likely = [ROUTER_ADDRESS, ONLINE.thin_client, OFFLINE.thin_client, OFFLINE.addresses[1], self.internet]
@@ -64,7 +64,7 @@ class TryPlan:
         addresses = [str(other.env.address)]
         if other.name in self.facts:
             near = other.env.network == host.env.network
-            addresses += _reachable(self.facts[other.name].addresses, LEG if near else "")
+            addresses += _reachable(self.facts[other.name].addresses, INTERFACE if near else "")
         for address in addresses:
             for port in (_SSH, _OTHER):
                 yield Try(other.name, "tcp", address, port)
@@ -80,22 +80,22 @@ class TryPlan:
             yield Try(INTERNET, "icmp", address)
 
 
-def _reachable(addresses: tuple[tuple[str, IPv6Address], ...], leg: str) -> list[str]:
-    """A machine's addresses as another can name them: link-local ones only on a common wire (`leg` of the machine)."""
+def _reachable(addresses: tuple[tuple[str, IPv6Address], ...], interface: str) -> list[str]:
+    """Return the addresses that another machine can reach: link-local ones only on a common wire (`interface` of the machine)."""
     found = []
     for own, address in addresses:
         if not address.is_link_local:
             found.append(str(address))
-        elif own == leg:
-            found.append(f"{address}%{LEG}")
+        elif own == interface:
+            found.append(f"{address}%{INTERFACE}")
     return found
 
 
 def addresses_here(path: Path = Path("/proc/net/if_inet6")) -> tuple[tuple[str, IPv6Address], ...]:
-    """IPv6 addresses of this machine, each with its leg; without loopback."""
+    """Return this machine's IPv6 addresses, each with its interface; without loopback."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:  # a machine without IPv6
+    except FileNotFoundError:  # this machine has no IPv6
         return ()
     rows = [(line.split()[5], IPv6Address(bytes.fromhex(line.split()[0]))) for line in lines]
-    return tuple((leg, address) for leg, address in rows if not address.is_loopback)
+    return tuple((interface, address) for interface, address in rows if not address.is_loopback)

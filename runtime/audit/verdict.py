@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host's facts and tries mean, one check a line."""
+"""Turn a host's facts and tries into checks, one for each line."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _SSHD: Final = {
     "trustedusercakeys": ("none",),
     "hostkey": ("/etc/ssh/ssh_host_ed25519_key",),
 }
-"""What `sshd -T` must say, as far as the host's sshd knows the setting."""
+"""The required output of `sshd -T`, as far as the host's sshd has the setting."""
 _MUST_BE_THERE: Final = ("port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "x11forwarding")
 _OFFERED: Final = {"router": {("tcp", 22), ("tcp", 9050), ("udp", 123)}}
 
 
 def about_host(host: Host, facts: Facts) -> list[Check]:
-    """What the host says of itself, beside what it should be."""
+    """Compare a host's facts with what they should be."""
     return [sshd(host, facts), firewall(host, facts), forwarding(host, facts), way_out(host, facts), listening(host, facts)]
 
 
 def sshd(host: Host, facts: Facts) -> Check:
-    """The settings that act in its ssh server."""
+    """Check the settings of its ssh server."""
     found = facts.sshd
     if found is None:
         return not_tried("ssh server", host.name, "sshd -T failed there")
@@ -56,7 +56,7 @@ def sshd(host: Host, facts: Facts) -> Check:
 
 
 def firewall(host: Host, facts: Facts) -> Check:
-    """The rules that act there, beside those of its role."""
+    """Check its firewall's rules against those of its role."""
     role = rules.role_of(host)
     if facts.rules is None:
         return not_tried("firewall", host.name, "iptables-save or ip6tables-save failed there")
@@ -73,42 +73,42 @@ def firewall(host: Host, facts: Facts) -> Check:
 
 
 def forwarding(host: Host, facts: Facts) -> Check:
-    """The router passes on IPv4; nobody else passes anything on."""
+    """Check that the router forwards IPv4, and no other machine forwards anything."""
     wanted = {"ipv4/ip_forward": "1" if host.env.is_router else "0", "ipv6/conf/all/forwarding": "0"}
     faults = [f"{name} is {value}" for name, value in facts.switches.items() if name in wanted and value != wanted[name]]
     if "ipv4/ip_forward" not in facts.switches:
-        return not_tried("forwarding", host.name, "it does not say whether it passes anything on")
-    return judged("forwarding", host.name, faults, well="IPv4, for its hosts" if host.env.is_router else "passes nothing on")
+        return not_tried("forwarding", host.name, "it does not report whether it forwards")
+    return judged("forwarding", host.name, faults, well="IPv4, for its hosts" if host.env.is_router else "forwards nothing")
 
 
 def way_out(host: Host, facts: Facts) -> Check:
-    """An offline host has no way to elsewhere, an online host has the router."""
+    """Check that an offline host has no default route, and an online host has one through the router."""
     faults = []
-    for leg, gateway in facts.routes:
+    for interface, gateway in facts.routes:
         if not host.env.online:
-            faults.append(f"has a way to everywhere: {gateway} ({leg})")
+            faults.append(f"has a default route: {gateway} ({interface})")
         elif not host.env.is_router and gateway != str(ROUTER_ADDRESS):
-            faults.append(f"its way to the Internet is {gateway} ({leg}), not the router")
-        elif host.env.is_router and leg == host.env.network.interface:
-            faults.append(f"its way to the Internet leads into the network of hosts: {gateway} ({leg})")
-    return judged("way out", host.name, faults, well="by the router" if host.env.online else "none")
+            faults.append(f"its way to the Internet is {gateway} ({interface}), not the router")
+        elif host.env.is_router and interface == host.env.network.interface:
+            faults.append(f"its way to the Internet leads into the network of hosts: {gateway} ({interface})")
+    return judged("way out", host.name, faults, well="through the router" if host.env.online else "none")
 
 
 def listening(host: Host, facts: Facts) -> Check:
-    """Its ssh server listens; what else does is named, and was among the ports that were tried."""
+    """Check that only its ssh server listens; other listeners are named, and their ports were tried."""
     offered = _OFFERED.get(rules.role_of(host), {("tcp", 22)})
     more = sorted({f"{one.protocol} {one.port}" for one in facts.listeners if (one.protocol, one.port) not in offered})
     if ("tcp", 22) not in {(one.protocol, one.port) for one in facts.listeners}:
-        return not_tried("listeners", host.name, "its list of listeners lacks ssh, which does listen")
+        return not_tried("listeners", host.name, "its list of listeners lacks ssh, although that listens")
     return judged("listeners", host.name, [], well=f"behind the firewall also: {', '.join(more)}" if more else "ssh alone")
 
 
 def way(
     source: str, target: str, answers: Sequence[Answered], controls: Mapping[str, bool], *, alive: bool, more: Sequence[str] = ()
 ) -> Check:
-    """Whether a machine is kept from another: no answer, and nothing that left it.
+    """Check that a machine cannot reach another: no answer, and no packet that left it.
 
-    A silence counts if the tries work at all (`controls`) and if there was somebody to answer (`alive`).
+    A silence counts only if such tries work at all (`controls`) and if the other machine is up (`alive`).
     """
     faults = [str(one) for one in answers if one.result in (Result.REACHED, Result.LEFT)]
     if faults or more:
@@ -127,7 +127,7 @@ def way(
 
 
 def names(host: Host, answers: Sequence[Answered]) -> Check:
-    """An offline host asks nobody for a name."""
+    """Check that an offline host sends no query for a name."""
     faults = [str(one) for one in answers if one.result in (Result.REACHED, Result.LEFT)]
     failed = [f"{one.tried}: {one.said or 'no result'}" for one in answers if one.result is Result.FAILED]
     if failed and not faults:

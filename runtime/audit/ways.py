@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets through to whom: the checks of every pair of machines."""
+"""Who reaches whom: the checks of every pair of machines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tower.hosts.registry import Host
 _MOST: Final = 5
 _THROUGH: Final = (Result.REACHED, Result.LEFT)
 Arrivals = Mapping[tuple[str, str], list[str]]
-"""By host, and by the machine that it should not have reached: what proves it."""
+"""By host, and by the machine that it should not have reached: the proof."""
 
 
 def arrivals(one: Audit, doors: Doors) -> Arrivals:
-    """What arrived here while the hosts tried."""
+    """Return what arrived here while the hosts tried."""
     found: dict[tuple[str, str], list[str]] = {}
     addresses: dict[str, str] = {str(host.env.address): host.name for host in one.hosts}
     for facts_of, facts in one.facts.items():
@@ -41,7 +41,7 @@ def arrivals(one: Audit, doors: Doors) -> Arrivals:
 
 
 def from_host(one: Audit, host: Host, arrived: Arrivals) -> Iterator[Check]:
-    """A host's ways to all others, and its questions for names."""
+    """Yield the checks of a host's ways to all others, and of its queries for names."""
     answers = one.answers.get(host.name, ())
     for target in (THINCLIENT, *(other.name for other in one.hosts if other.name != host.name), INTERNET):
         mine = [answer for answer in answers if answer.tried.target == target]
@@ -62,17 +62,19 @@ def _forbidden(one: Audit, host: Host, target: str, answers: list[Answered], mor
     controls = one.facts[host.name].controls if host.name in one.facts else {}
     found = verdict.way(host.name, target, answers, controls, alive=alive, more=more)
     if found.outcome is Outcome.HELD and target == THINCLIENT:
-        # What its own firewall dropped and what ours dropped look the same to the host: only the wire tells.
+        # To the host, a packet that its firewall dropped looks like one that ours dropped: only the wire tells them apart.
         attacker = one.attacker(host)
         if attacker is None:
             return not_tried("way", host.name, one.why_no_wires, target=target)
         if attacker.wire.lost:
-            return not_tried("way", host.name, f"{attacker.wire.leg}: {attacker.wire.lost} frames came too fast", target=target)
+            return not_tried(
+                "way", host.name, f"{attacker.wire.interface}: {attacker.wire.lost} frames came too fast", target=target
+            )
     return found
 
 
 def _online(one: Audit, host: Host, answers: list[Answered]) -> Check:
-    """An online host reaches the Internet by IPv4, and by nothing else."""
+    """Check that an online host reaches the Internet by IPv4, and not otherwise."""
     four = [answer for answer in answers if ":" not in answer.tried.address]
     six = [answer for answer in answers if ":" in answer.tried.address]
     found = verdict.way(host.name, INTERNET, six, one.facts[host.name].controls, alive=one.internet_answers)
@@ -80,17 +82,17 @@ def _online(one: Audit, host: Host, answers: list[Answered]) -> Check:
         return found
     if not any(answer.result is Result.REACHED for answer in four):
         return not_tried("way", host.name, f"{four[0].tried} does not answer: is the router connected?", target=INTERNET)
-    return judged("way", host.name, [], target=INTERNET, well="IPv4 by the router, no IPv6")
+    return judged("way", host.name, [], target=INTERNET, well="IPv4 through the router, no IPv6")
 
 
 def to_host(one: Audit, host: Host, start: int) -> Check:
-    """What a host answers to this machine, and to one that does not exist; `start` is where its wire was then."""
+    """Check a host's answers to this machine, and to one that does not exist; `start` is the first frame of this check."""
     attacker = one.attacker(host)
     if host.name not in one.facts:
         return not_tried("way", THINCLIENT, one.why[host.name], target=host.name)
     if attacker is None:
         return not_tried("way", THINCLIENT, one.why_no_wires, target=host.name)
-    # What the router passes on is a matter of its way to the Internet.
+    # Packets that the router forwards belong to the check of its way to the Internet.
     seen = [seen for seen in one.seen_from(host, start) if seen.source != one.options.internet]
     faults, _ = attack.faults_of(seen, attacker, {})
     if faults:
@@ -99,12 +101,14 @@ def to_host(one: Audit, host: Host, start: int) -> Check:
     if not any(attacker.is_control(frame) for frame in seen):
         return not_tried("way", THINCLIENT, "its ssh server did not answer such tries", target=host.name)
     if attacker.wire.lost:
-        return not_tried("way", THINCLIENT, f"{attacker.wire.leg}: {attacker.wire.lost} frames came too fast", target=host.name)
+        return not_tried(
+            "way", THINCLIENT, f"{attacker.wire.interface}: {attacker.wire.lost} frames came too fast", target=host.name
+        )
     return judged("way", THINCLIENT, [], target=host.name, well="answers on port 22, to this machine, and to nothing else")
 
 
 def to_internet(one: Audit, router: Host | None, start: int) -> Check:
-    """Whether the router takes this machine into the Internet."""
+    """Check that the router does not forward this machine's packets into the Internet."""
     if router is None:
         return judged("way", THINCLIENT, [], target=INTERNET, well="there is no router")
     attacker = one.attacker(router)
@@ -112,9 +116,11 @@ def to_internet(one: Audit, router: Host | None, start: int) -> Check:
         return not_tried("way", THINCLIENT, one.why.get(router.name, one.why_no_wires), target=INTERNET)
     seen = [seen for seen in one.seen_from(router, start) if seen.source == one.options.internet]
     if seen:
-        return judged("way", THINCLIENT, [f"the router passes on what is no host's: {seen[0]}"], target=INTERNET)
+        return judged("way", THINCLIENT, [f"the router forwards packets that are not from a host: {seen[0]}"], target=INTERNET)
     if not one.internet_answers:
         return not_tried("way", THINCLIENT, f"{one.options.internet} did not answer anybody", target=INTERNET)
     if attacker.wire.lost:
-        return not_tried("way", THINCLIENT, f"{attacker.wire.leg}: {attacker.wire.lost} frames came too fast", target=INTERNET)
-    return judged("way", THINCLIENT, [], target=INTERNET, well="the router passes nothing on that is no host's")
+        return not_tried(
+            "way", THINCLIENT, f"{attacker.wire.interface}: {attacker.wire.lost} frames came too fast", target=INTERNET
+        )
+    return judged("way", THINCLIENT, [], target=INTERNET, well="the router forwards only packets of hosts")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thin client's two wires, below its own firewall: frames out, and what comes in whether or not it is taken.
+"""The thin client's two wires, below its own firewall: send frames, and read incoming ones, accepted or not.
 
-Root opens the sockets and does nothing else; what is sent and read is done as the user. Sessions of ssh pass by
-unseen: the kernel filters them out, so that a busy Tower is no harder to audit.
+Root only opens the sockets; sending and reading is done as the user. Sessions of ssh are not seen: the kernel filters
+them out, so that a busy Tower is no harder to audit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tower.base import proc
 from tower.base.errors import ToolError
 
 MARKS: Final = range(20000, 28000)
-"""Ports that the audit sends from; nothing else here does: the kernel takes those above 32768."""
+"""Ports that the audit sends from; nothing else here uses them: the kernel takes those above 32768."""
 _OUTGOING: Final = 4
 _OTHER_HOST: Final = 3
 _SOL_PACKET: Final = 263
@@ -40,12 +40,12 @@ _FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 _OPENER: Final = """\
 import socket, sys
 made = []
-for leg in sys.argv[1:]:
+for interface in sys.argv[1:]:
     made.append(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
-    made[-1].bind((leg, 3))
+    made[-1].bind((interface, 3))
 socket.send_fds(socket.socket(fileno=0), [b'.'], [one.fileno() for one in made])
 """
-# Frames of sessions of ssh, from port 22 to a port that is none of our marks, are left out.
+# Leave out frames of ssh sessions: from port 22 to a port that is none of our marks.
 # Opcodes: 28 load 2 bytes, 30 load 1 byte, b1 length of IP's header, 48 load 2 bytes behind it, 15 ==, 35 >=, 45 &, 06 end;
 # then how many to skip if so, and if not.
 _FILTER: Final = (
@@ -68,38 +68,38 @@ _FILTER: Final = (
 
 @dataclass(slots=True)
 class Wire:
-    """One leg of the thin client."""
+    """One interface of the thin client."""
 
-    leg: str
+    interface: str
     hardware: bytes
     socket: socket.socket
     seen: list[Seen] = field(default_factory=list)
     lost: int = 0
 
     def send(self, target: bytes, content: bytes) -> None:
-        """A packet of IP to a neighbour's hardware address. Raises ToolError if it cannot be sent within some seconds."""
+        """Send an IP packet to a neighbour's hardware address. Raises ToolError if that fails for some seconds."""
         ends = time.monotonic() + _PATIENCE
         while True:
             try:
                 self.socket.send(frames.frame(self.hardware, target, content))
             except OSError as error:
-                # A real wire is slower than we are.
+                # A real wire may be slower than we are.
                 if error.errno not in _FULL or time.monotonic() > ends:
                     raise ToolError(
-                        f"{self.leg}: cannot be sent to: {error.strerror}", hint="is its cable plugged in?"
+                        f"{self.interface}: cannot be sent to: {error.strerror}", hint="is its cable plugged in?"
                     ) from error
                 select.select([], [self.socket], [], 0.01)
             else:
                 return
 
     def take(self) -> None:
-        """Read what came in."""
+        """Read the frames that have come in."""
         while True:
             try:
                 data, (_, _, kind, _, _) = self.socket.recvfrom(2048)
             except BlockingIOError:
                 break
-            except OSError:  # the leg went down: what comes after is not seen
+            except OSError:  # the interface went down: later frames are not seen
                 self.lost += 1
                 break
             found = frames.read(data) if kind not in (_OUTGOING, _OTHER_HOST) else None
@@ -110,16 +110,16 @@ class Wire:
 
 
 @contextmanager
-def wires(legs: Sequence[str]) -> Iterator[Mapping[str, Wire]]:
-    """The wires of the legs, read all the time by a thread. Raises ToolError if root does not open them."""
+def wires(interfaces: Sequence[str]) -> Iterator[Mapping[str, Wire]]:
+    """Yield the wires of the interfaces; a thread reads them all the time. Raises ToolError if root does not open them."""
     with ExitStack() as stack:
         made = {}
-        for leg, handle in zip(legs, _open(legs), strict=True):
+        for interface, handle in zip(interfaces, _open(interfaces), strict=True):
             one = stack.enter_context(socket.socket(fileno=handle))
             _leave_out_sessions(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
             one.setblocking(False)
-            made[leg] = Wire(leg, hardware_of(leg), one)
+            made[interface] = Wire(interface, hardware_of(interface), one)
         stop = threading.Event()
         reader = threading.Thread(target=_read, args=(list(made.values()), stop), daemon=True)
         reader.start()
@@ -128,12 +128,12 @@ def wires(legs: Sequence[str]) -> Iterator[Mapping[str, Wire]]:
         yield made
 
 
-def hardware_of(leg: str) -> bytes:
-    """The hardware address of a leg of this machine. Raises ToolError if there is none."""
+def hardware_of(interface: str) -> bytes:
+    """Return the hardware address of an interface of this machine. Raises ToolError if there is none."""
     try:
-        return bytes.fromhex(Path(f"/sys/class/net/{leg}/address").read_text(encoding="ascii").strip().replace(":", ""))
+        return bytes.fromhex(Path(f"/sys/class/net/{interface}/address").read_text(encoding="ascii").strip().replace(":", ""))
     except (OSError, ValueError) as error:
-        raise ToolError(f"{leg}: there is no such interface on this machine", hint="this needs a thin client") from error
+        raise ToolError(f"{interface}: there is no such interface on this machine", hint="this needs a thin client") from error
 
 
 def _read(made: Sequence[Wire], stop: threading.Event) -> None:
@@ -141,21 +141,21 @@ def _read(made: Sequence[Wire], stop: threading.Event) -> None:
         select.select([one.socket for one in made], [], [], 0.1)
         for one in made:
             one.take()
-        # Frames are handled in heaps: the kernel keeps them meanwhile.
+        # Frames are read in batches: the kernel keeps them meanwhile.
         time.sleep(0.02)
 
 
-def _open(legs: Sequence[str]) -> Sequence[int]:
+def _open(interfaces: Sequence[str]) -> Sequence[int]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        argv = (*proc.as_root_here(), sys.executable, "-I", "-c", _OPENER, *legs)
+        argv = (*proc.as_root_here(), sys.executable, "-I", "-c", _OPENER, *interfaces)
         done = proc.run(argv, stdin=theirs.fileno(), timeout=60, check=False, missing="install doas")
         theirs.close()
-        _, handles, _, _ = socket.recv_fds(ours, 16, len(legs))
-    if done.status != 0 or len(handles) != len(legs):
+        _, handles, _, _ = socket.recv_fds(ours, 16, len(interfaces))
+    if done.status != 0 or len(handles) != len(interfaces):
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise ToolError(
-            f"the wires {', '.join(legs)}: root did not open them: {' '.join(said)}",
+            f"the wires {', '.join(interfaces)}: root did not open them: {' '.join(said)}",
             hint="run this as a user who may become root, on the thin client",
         )
     return handles

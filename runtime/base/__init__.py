@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every other part of `tower` stands on: errors, processes, files, names, output."""
+"""The base of every other part of `tower`: errors, processes, files, names, output."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Text of `NAME='value'` lines, as strict as can be: no value is ever evaluated.
+r"""Text of `NAME='value'` lines, read strictly: no value is ever evaluated.
 
-The quotes are a shell's strong ones, with `'\''` for a quote inside: the text is harmless even to a shell that sources it.
+Values have a shell's strong quotes, with `'\\''` for a quote inside, so the text is harmless even to a shell that sources it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def dump_assignments(values: Mapping[str, str]) -> bytes:
-    """The text of names and values, in their order."""
+    """Return the text of names and values, in their order."""
     return "".join(f"{name}='{value.replace(chr(39), _QUOTE)}'\n" for name, value in values.items()).encode()
 
 
 def parse_assignments(
     data: bytes, where: str, names: Collection[str], *, synonyms: Mapping[str, str] = _NONE, for_people: bool = False
 ) -> dict[str, str]:
-    """Name -> value. `synonyms` are further names, each with the one that it must not stand beside.
+    """Parse a text: name -> value. `synonyms` are further names, each with the name that must not stand beside it.
 
-    A text `for_people` may have empty lines and comments, and a name that is not known gets a hint with those that are.
+    A text `for_people` may have empty lines and comments, and an unknown name gets a hint with the known ones.
     Raises ValueRefusedError naming `where` and the line.
     """
     try:
@@ -36,7 +36,7 @@ def parse_assignments(
     except UnicodeDecodeError:
         raise ValueRefusedError(f"{where}: is not UTF-8") from None
     if not text.endswith("\n"):
-        raise ValueRefusedError(f"{where}: is cut off: its last line has no end")
+        raise ValueRefusedError(f"{where}: is cut off: its last line has no newline")
     found: dict[str, str] = {}
     for number, line in enumerate(text[:-1].split("\n"), start=1):
         if for_people and (not line.strip() or line.startswith("#")):
@@ -49,6 +49,6 @@ def parse_assignments(
             hint = f"one of: {', '.join(names)}" if for_people else ""
             raise ValueRefusedError(f"{where}: line {number}: {name} is not known", hint=hint)
         if {synonyms.get(one, one) for one in found} & {synonyms.get(name, name)}:
-            raise ValueRefusedError(f"{where}: line {number}: {name} is there twice")
+            raise ValueRefusedError(f"{where}: line {number}: {name} occurs twice")
         found[name] = match[2].replace(_QUOTE, "'")
     return found

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one family of errors of `tower`: what, on which object, expected and got, and the next command to type.
 
-A subclass per remedy, each with its exit status. They are raised low and shown once, by `tower.cli.main`; none of them
-shows a traceback. 2 is argparse's: a wrong command line.
+There is a subclass for each remedy, with its exit status. Errors are raised where they are noticed and shown once, by
+`tower.cli.main`; none of them shows a traceback. Status 2 is argparse's: a wrong command line.
 """
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """A text for a terminal: lines, and nothing that it would obey. Hosts, servers and disks may have a part in it."""
+    """Make a text safe for a terminal: keep lines, escape control characters. Hosts, servers and disks may have supplied it."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
@@ -28,25 +28,25 @@ class TowerError(Exception):
 
 
 class ValueRefusedError(TowerError):
-    """A name, an address or a setting is not what it must be: give another one."""
+    """A name, an address or a setting is not valid: give another one."""
 
     exit_status = 10
 
 
 class HostError(TowerError):
-    """A host is not known, exists already, or must wait for another one."""
+    """A host is unknown, exists already, or must wait for another one."""
 
     exit_status = 11
 
 
 class StateError(TowerError):
-    """A file of ~/.local/tower, of ssh's configuration, or the output, cannot be read or written, or is damaged."""
+    """A file of ~/.local/tower or of ssh's configuration, or the output, cannot be read or written, or is damaged."""
 
     exit_status = 12
 
 
 class ImageProblemError(TowerError):
-    """There is no image to take, or it is not what its makers say."""
+    """There is no image to use, or it differs from what its makers signed."""
 
     exit_status = 13
 
@@ -68,15 +68,15 @@ class DownError(AnswerError):
 
 
 class RefusedError(AnswerError):
-    """The host is there, and its ssh server is not."""
+    """The host answers, but its ssh server does not."""
 
 
 class HangsError(AnswerError):
-    """The host takes a connection, or a command, and says nothing for too long."""
+    """The host accepts a connection, or a command, and then is silent for too long."""
 
 
 class KeyRefusedError(AnswerError):
-    """The host does not take our key."""
+    """The host does not accept our key."""
 
 
 class HostKeyError(AnswerError):
@@ -88,7 +88,7 @@ class LostError(AnswerError):
 
 
 class GarbageError(AnswerError):
-    """What answers does not speak as a host does."""
+    """The answer is not that of a host's ssh server."""
 
 
 class PortTakenError(AnswerError):
@@ -108,13 +108,13 @@ class ToolError(TowerError):
 
 
 class PackageError(TowerError):
-    """Packages or their index cannot be had, are not what their signatures say, or cannot be installed."""
+    """Packages or their index are missing, do not match their signatures, or cannot be installed."""
 
     exit_status = 18
 
 
 class StoppedError(TowerError):
-    """A signal told us to stop; the exit status is that of a program ended by it."""
+    """A signal stopped us; the exit status is that of a program ended by it."""
 
     def __init__(self, signal_number: int, *, hint: str = "") -> None:
         super().__init__("stopped", hint=hint)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there: written beside, synced, renamed. Nobody else may read what is written here."""
+"""Files that are whole or absent: written beside their place, synced, renamed. Only their owner may read them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tower.base.errors import StateError, TowerError
 from tower.base.refused import home_folder, in_our_words, refused
 from tower.base.regular import open_regular
 
-_WRITABLE = "it must be writable for you"
+_WRITABLE = "you must be able to write to it"
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 def look(path: Path, kind: type[TowerError] = StateError) -> os.stat_result | None:
-    """What is at a path; None if there is nothing. Raises an error of `kind` if it may not be looked at, or is no path."""
+    """Return the status of a path; None if nothing is there. Raises an error of `kind` if it may not be read, or is no path."""
     try:
         return path.stat()
     except _MISSING:
@@ -30,21 +30,21 @@ def look(path: Path, kind: type[TowerError] = StateError) -> os.stat_result | No
 
 
 def is_file(path: Path, kind: type[TowerError] = StateError) -> bool:
-    """Whether there is a file at a path, or a link to one. Raises as `look` does."""
+    """Tell whether a path is a file, or a link to one. Raises as `look` does."""
     found = look(path, kind)
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
 def is_folder(path: Path, kind: type[TowerError] = StateError) -> bool:
-    """Whether there is a folder at a path, or a link to one. Raises as `look` does."""
+    """Tell whether a path is a folder, or a link to one. Raises as `look` does."""
     found = look(path, kind)
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def give(handle: int, path: Path) -> None:
-    """Give what root has made at `path`, and has open, to whom it belongs there: `sudo tower` leaves nothing of root's.
+    """Give the open file at `path`, which root made, to its proper owner, so that `sudo tower` leaves no files of root.
 
-    In a home that is its owner, elsewhere the folder's. Raises OSError.
+    In a home that is the owner of the home, elsewhere that of the folder. Raises OSError.
     """
     if os.geteuid() != 0:
         return
@@ -55,7 +55,7 @@ def give(handle: int, path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Make `path` hold `data`; one that holds it already is not touched. Raises StateError."""
+    """Write `data` to `path`, unless the file holds it already. Raises StateError."""
     try:
         if path.is_file() and path.read_bytes() == data:
             path.chmod(mode)
@@ -79,7 +79,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make a new folder that holds `files`, all of them or none, for its owner alone. Raises StateError."""
+    """Make a new folder with all of `files`, or none, which only its owner may enter. Raises StateError."""
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -96,7 +96,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder of plain files; one that is gone is fine. Raises StateError if something of it stays."""
+    """Remove a folder of plain files; one that is gone is fine. Raises StateError if a part of it stays."""
     import shutil
 
     with in_our_words(hint=_WRITABLE), suppress(FileNotFoundError):
@@ -104,14 +104,14 @@ def remove_folder(folder: Path) -> None:
 
 
 def _drop(folder: Path) -> None:
-    """Remove as much of a scratch folder as can be; the next one sweeps again."""
+    """Remove as much of a scratch folder as possible; the next run removes the rest."""
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _give_folder(folder: Path) -> int:
-    """A new folder, open, of whom it belongs to there. Raises OSError."""
+    """Make and open a new folder, and give it to its proper owner. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         give(handle, folder)
@@ -123,9 +123,9 @@ def _give_folder(folder: Path) -> int:
 
 @contextmanager
 def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder that nobody else may enter, gone at the end; a lock on it says that it is in use.
+    """Make a new folder that nobody else may enter, removed at the end; a lock on it says that it is in use.
 
-    What killed ones left of the same kind is swept away first. Raises OSError.
+    First it removes folders of the same kind that killed processes left. Raises OSError.
     """
     _sweep(parent, prefix)
     folder, handle = _locked_folder(parent, prefix)
@@ -139,7 +139,7 @@ def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        # Before it is locked, another of us may sweep it away: then another one.
+        # Before it is locked, another `tower` may remove it: then make another one.
         with suppress(FileNotFoundError):
             handle = _give_folder(folder)
             flock(handle, LOCK_EX)
@@ -149,7 +149,7 @@ def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def _sweep(parent: Path, prefix: str) -> None:
-    """Remove the folders of ours whose `tower` is gone."""
+    """Remove our folders whose `tower` has ended."""
     for folder in parent.glob(f"{prefix}????????"):
         try:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -166,27 +166,27 @@ def _sweep(parent: Path, prefix: str) -> None:
 
 
 def read_file(path: Path, *, most: int = 1 << 20) -> bytes:
-    """A small regular file. Raises StateError."""
+    """Return the content of a small regular file. Raises StateError."""
     try:
         with open_regular(path) as stream:
             data = stream.read(most + 1)
     except OSError as error:
         raise refused(error, path) from error
     if len(data) > most:
-        raise StateError(f"{path}: more than {most} bytes, which no such file has")
+        raise StateError(f"{path}: more than {most} bytes, too many for such a file")
     return data
 
 
 def make_folder(folder: Path) -> None:
-    """A folder for its owner alone, with its parents; what is there is closed to others."""
-    with in_our_words(folder, hint="it must be a folder of yours"):
+    """Make a folder for its owner alone, with its parents; an existing folder is closed to others. Raises StateError."""
+    with in_our_words(folder, hint="it must be a folder that you own"):
         make_folders(folder, 0o700)
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)
 
 
 def make_folders(folder: Path, mode: int = 0o777) -> None:
-    """A folder with its parents, each of whom it belongs to there; what is there stays as it is. Raises OSError."""
+    """Make a folder with its parents, each for its proper owner; existing ones stay as they are. Raises OSError."""
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -201,7 +201,7 @@ def make_folders(folder: Path, mode: int = 0o777) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
+    """Sync a folder, so that the names in it are on the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -211,9 +211,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, busy: str = "") -> Iterator[None]:
-    """Hold a lock that ends with this process, whatever ends it.
+    """Hold a lock that ends with this process, even if it is killed.
 
-    With `busy`, another holder is an error with that text; otherwise it is waited for.
+    With `busy`, another holder is an error with that text; otherwise wait for it.
     """
     with in_our_words(path, hint=_WRITABLE):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

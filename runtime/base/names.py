@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and settings as types: each is parsed once, at the border, and is well-formed from then on.
+"""Names and settings as types: each is parsed once, where it enters, and is well-formed from then on.
 
-Whoever gives something else is told what was expected. Nothing here looks at the machine.
+Errors say what was expected. Nothing here looks at the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RESERVED: Final = frozenset({THIN_CLIENT, "localhost", "all"})
 """Names that mean something else to `tower`, or to every machine."""
 _HOST: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _USER: Final = re.compile(r"(?![0-9]+$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
-"""What both busybox' adduser and shadow take, but for bare numbers, which `chown` takes for the number of a user."""
+"""What both busybox' adduser and shadow accept, without bare numbers, which `chown` would take for a user ID."""
 _SYSTEM_USERS: Final = frozenset(
     """
     root bin daemon lp sync shutdown halt mail man news uucp cron ftp sshd games ntp guest nobody dhcpcd chrony klogd messagebus
@@ -29,7 +29,7 @@ _SYSTEM_USERS: Final = frozenset(
     tape video netdev render kvm shadow www-data users usb abuild utmp ping nogroup
     """.split()  # noqa: SIM905  (a list would have a line a word)
 )
-"""Users of the system itself, and groups, which a new user of the same name would be given."""
+"""The system's own users and groups; a new user of such a name would get the group."""
 _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9][A-Za-z0-9_+-]*){0,2}")
 _KEYBOARD: Final = re.compile(r"[a-z][A-Za-z0-9_-]{0,31}")
 _LANG: Final = re.compile(r"(?:C|POSIX|[a-z]{2,3}(?:_[A-Z]{2})?)(?:\.[A-Za-z0-9-]{1,16})?(?:@[a-z]{1,16})?")
@@ -52,32 +52,34 @@ def _form(text: str, pattern: re.Pattern[str], what: str, example: str) -> str:
 
 
 def parse_host_name(text: str) -> HostName:
-    """The name of a host: one label of RFC 1123, in small letters, that begins with a letter."""
+    """Parse the name of a host: one label of RFC 1123, in lower case, that begins with a letter."""
     if _HOST.fullmatch(text) is None:
         raise ValueRefusedError(
             f"{text!r} is not a host name", hint="a letter, then up to 62 letters, digits or dashes; no capitals: web, office-2"
         )
     if text in _RESERVED:
-        raise ValueRefusedError(f"{text!r} is not for a host", hint=f"any other name than {', '.join(sorted(_RESERVED))}")
+        raise ValueRefusedError(
+            f"{text!r} is reserved, and cannot name a host", hint=f"choose a name other than {', '.join(sorted(_RESERVED))}"
+        )
     return HostName(text)
 
 
 def parse_user_name(text: str) -> UserName:
-    """The name of a user who may log in; never root, or another one of the system's own."""
+    """Parse the name of a user who may log in; never root, or another one of the system's own."""
     if _USER.fullmatch(text) is None:
-        why = "a name there has letters, digits, dots, dashes and underscores, 32 at most, and is no number"
+        why = "it has at most 32 letters, digits, dots, dashes and underscores, and is not a number"
         raise ValueRefusedError(
             f"{text!r} cannot be a user of a host: {why}", hint=f"give another name: --username {near_user_name(text)}"
         )
     if text in _SYSTEM_USERS:
         raise ValueRefusedError(
-            f"{text} is not for logging in: a host's system has that name for itself", hint="give another name: --username alice"
+            f"{text} cannot log in: a host's system uses that name", hint="give another name: --username alice"
         )
     return UserName(text)
 
 
 def near_user_name(text: str) -> str:
-    r"""A name that a user of a host may have, as near to another one as can be: `DOMAIN\José` gives Jose."""
+    r"""Return the name most like `text` that a user of a host may have: `DOMAIN\\José` gives Jose."""
     import unicodedata
 
     name = unicodedata.normalize("NFKD", re.split(r"[\\/+]", text)[-1].partition("@")[0])
@@ -88,44 +90,44 @@ def near_user_name(text: str) -> str:
 
 
 def parse_time_zone(text: str) -> str:
-    """A time zone by its name."""
+    """Parse the name of a time zone."""
     return _form(text, _ZONE, "a time zone", "Europe/Paris")
 
 
 def parse_keyboard(text: str) -> str:
-    """A keyboard layout, or the variant of one."""
+    """Parse a keyboard layout, or the variant of one."""
     return _form(text, _KEYBOARD, "a keyboard layout", "us, fr, fr-bepo")
 
 
 def parse_lang(text: str) -> str:
-    """A locale."""
+    """Parse a locale."""
     return _form(text, _LANG, "a locale", "en_US.UTF-8")
 
 
 def parse_color(text: str) -> str:
-    """A colour as red, green and blue."""
+    """Parse a colour of red, green and blue."""
     return _form(text, _COLOR, "a colour", "#4363d8")
 
 
 def parse_branch(text: str) -> str:
-    """The branch that a system's packages come from."""
+    """Parse the branch that a system's packages come from."""
     return _form(text, _BRANCH, "a branch", "v3.24")
 
 
 def parse_public_key(text: str) -> str:
-    """A public ed25519 key of ssh, as one line."""
-    return _form(text, _PUBLIC_KEY, "a public key of ssh", "ssh-ed25519 AAAA... alice@thinclient")
+    """Parse a public ed25519 key of ssh; returns it as one line."""
+    return _form(text, _PUBLIC_KEY, "an ed25519 public key of ssh", "ssh-ed25519 AAAA... alice@thinclient")
 
 
 def parse_password_hash(text: str) -> str:
-    """A hashed password, as /etc/shadow takes it: sha512crypt or yescrypt."""
+    """Parse a hashed password as in /etc/shadow: sha512crypt or yescrypt."""
     if _HASH.fullmatch(text) is None:  # not shown: it may be a password
-        raise ValueRefusedError("what is given as hash of a password is none", hint="it begins with $6$ or $y$")
+        raise ValueRefusedError("this is not the hash of a password", hint="it begins with $6$ or $y$")
     return text
 
 
 def parse_ssid(text: str) -> str:
-    """The name of a Wi-Fi network, as it was typed: any 1 to 32 bytes. What is no UTF-8 is kept as Python keeps arguments."""
+    """Parse the name of a Wi-Fi network as it was typed: any 1 to 32 bytes. Bytes that are not UTF-8 become surrogates."""
     try:
         return _ssid(os.fsencode(text))
     except UnicodeEncodeError:
@@ -133,7 +135,7 @@ def parse_ssid(text: str) -> str:
 
 
 def parse_ssid_hex(text: str) -> str:
-    """The name of a Wi-Fi network, by its bytes in hexadecimal."""
+    """Parse the name of a Wi-Fi network from its bytes in hexadecimal."""
     if _HEX.fullmatch(text) is None:
         raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network in hexadecimal", hint="for example: 486f6d65")
     return _ssid(bytes.fromhex(text))
@@ -148,25 +150,25 @@ def _ssid(octets: bytes) -> str:
 
 
 def ssid_octets(ssid: str) -> bytes:
-    """The bytes of a network's name, which are what is sent by radio."""
+    """Return the bytes of a network's name, as they are sent by radio."""
     return ssid.encode(errors="surrogateescape")
 
 
 def ssid_text(ssid: str) -> str:
-    """A network's name for people: what is nothing to read is shown by its number."""
+    """Return a network's name for people; unprintable characters become escapes."""
     readable = ssid_octets(ssid).decode(errors="backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in readable)
 
 
 def parse_wlan_key(text: str) -> str:
-    """A derived Wi-Fi key: 256 bits in hexadecimal."""
+    """Parse a derived Wi-Fi key: 256 bits in hexadecimal."""
     if _WLAN_KEY.fullmatch(text) is None:  # not shown
-        raise ValueRefusedError("the shared key of the Wi-Fi is not one", hint="it has 64 hexadecimal digits")
+        raise ValueRefusedError("the shared key of the Wi-Fi is not valid", hint="it has 64 hexadecimal digits")
     return text
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as 512M, 4G or 1T (powers of 1024), at most 1024T. Raises ValueRefusedError."""
+    """Parse a size such as 512M, 4G or 1T (powers of 1024), at most 1024T; returns bytes. Raises ValueRefusedError."""
     match = _SIZE.fullmatch(text)
     size = int(match[1]) * _UNITS[match[2].upper()] if match else _LARGEST + 1
     if size > _LARGEST:
@@ -175,7 +177,7 @@ def parse_size(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time limit, for argparse, which shows this name. Raises ValueError for what is none: nan, inf, less than nothing."""
+    """Parse a time limit, for argparse, which shows this name. Raises ValueError for nan, inf, 0 and less."""
     found = float(text)
     if not 0 <= found <= _LONGEST:
         raise ValueError(text)

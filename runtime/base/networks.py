@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two networks of a Tower, and how a new host gets its address and its colour.
 
-Allocation is a pure function of what the other hosts have: the lowest that is free, so that there are neither gaps
-nor clashes. Whoever allocates holds the lock of `tower.hosts.registry`.
+Allocation depends only on the other hosts: a new host gets the lowest free address, so that there are neither gaps
+nor clashes. The caller holds the lock of `tower.hosts.registry`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tower.base.errors import HostError, ValueRefusedError
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One of the networks that the thin client has a leg in."""
+    """One of the two networks that the thin client has an interface in."""
 
     name: str
     addresses: IPv4Network
@@ -27,7 +27,7 @@ class Network:
 
     @property
     def hosts(self) -> tuple[IPv4Address, ...]:
-        """The addresses that hosts get, in the order in which they do."""
+        """The addresses for hosts, in the order in which they are given out."""
         return tuple(self.addresses[number] for number in range(200, 255))
 
 
@@ -39,16 +39,16 @@ _COLORS: Final = (
     "#4363d8", "#e6194b", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#fabed4", "#469990",
     "#dcbeff", "#9a6324", "#ffe119", "#800000", "#aaffc3", "#808000", "#ffd8b1", "#000075", "#a9a9a9",
 )  # fmt: skip
-"""Colours that most eyes tell apart; the router has the first one that is free when it is made, as any host."""
+"""Colours that most people can tell apart; the router gets the first free one, like any host."""
 
 
 def network_of(*, online: bool) -> Network:
-    """The network of a host."""
+    """Return the network of a host."""
     return ONLINE if online else OFFLINE
 
 
 def next_address(network: Network, taken: Collection[IPv4Address]) -> IPv4Address:
-    """The lowest address for a host that is free. HostError if there is none."""
+    """Return the lowest free address for a host. Raises HostError if there is none."""
     for address in network.hosts:
         if address not in taken:
             return address
@@ -59,13 +59,13 @@ def next_address(network: Network, taken: Collection[IPv4Address]) -> IPv4Addres
 
 
 def next_color(taken: Collection[str]) -> str:
-    """The first colour that no host has; after the well-known ones, steps around the wheel that never meet."""
+    """Return the first colour that no host has; after the fixed ones, hues at steps that never coincide."""
     for color in _COLORS:
         if color not in taken:
             return color
     step = 0
     while True:
-        # The golden angle: each new hue falls into the widest gap that is left.
+        # The golden angle: each new hue falls into the widest remaining gap.
         red, green, blue = colorsys.hls_to_rgb(step * 0.618034 % 1, 0.35 + step % 3 * 0.15, 0.8)
         color = f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
         if color not in taken:
@@ -74,7 +74,7 @@ def next_color(taken: Collection[str]) -> str:
 
 
 def parse_address(text: str) -> IPv4Address:
-    """An IPv4 address in its usual form."""
+    """Parse an IPv4 address in dotted form. Raises ValueRefusedError."""
     try:
         address = IPv4Address(text)
     except ValueError:
@@ -83,7 +83,7 @@ def parse_address(text: str) -> IPv4Address:
 
 
 def parse_network(text: str) -> Network:
-    """One of the two networks, by its addresses."""
+    """Parse one of the two networks from its addresses. Raises ValueRefusedError."""
     for network in (ONLINE, OFFLINE):
         if text == str(network.addresses):
             return network

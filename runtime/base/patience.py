@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a server is waited for: it must keep sending, and not a byte now and then.
+"""How long to wait for a server: it must keep sending, and not just a byte now and then.
 
-The time limit of a socket begins anew with every byte, so a server that drips (on purpose, or behind a line that hardly
-works) would keep us for as long as it likes, in its headers as well as in a file. A watch looks at what has come in each
-span of time, and ends the connection if that is too little.
+The time limit of a socket begins again with every byte, so a server that trickles (on purpose, or over a bad line)
+could hold us as long as it likes, in its headers as well as in a file. A watch counts the bytes of each span of time,
+and ends the connection if there are too few.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Final, Self
 SPAN: Final = 60.0
 """Seconds."""
 LEAST: Final = 30 << 10
-"""Bytes that must come in a span: what the slowest of lines still brings."""
+"""The bytes that must come in a span: what the slowest usable line delivers."""
 _LOOK: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How much must come in how many seconds."""
+    """How many bytes must come in how many seconds."""
 
     span: float = SPAN
     least: int = LEAST
@@ -37,9 +37,9 @@ class Patience:
 
 
 class Watch:
-    """Watches one answer of a server, from the request to its end (a context).
+    """Watches one answer of a server, from the request to its end (a context manager).
 
-    `late` is true after it has ended the connection; `stop` is asked now and then, and ends it when it says so.
+    `late` is true once it has ended the connection; it calls `stop` regularly, and ends the connection if that returns true.
     """
 
     def __init__(self, patience: Patience, stop: Callable[[], bool] = lambda: False) -> None:
@@ -62,19 +62,19 @@ class Watch:
         self._let_go()
 
     def attach(self, connection: socket.socket | None) -> None:
-        """The answer comes by this connection from now on."""
+        """Watch this connection from now on: the answer comes through it."""
         with self._guard:
             self._let_go()
             if connection is not None and connection.fileno() >= 0:
-                # A descriptor of our own: the other one is closed by who uses it, and its number used again.
+                # A descriptor of our own: the user closes the other one, and the system reuses its number.
                 self._socket = socket.socket(fileno=os.dup(connection.fileno()))
 
     def answered(self) -> None:
-        """The headers are here: the server is alive."""
+        """Note that the headers have come: the server is alive."""
         self.came(self.patience.least)
 
     def came(self, amount: int) -> None:
-        """So many bytes have come."""
+        """Note that so many bytes have come."""
         self._came += amount
 
     def _look(self) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place of `tower` that starts programs: argv tuples, a rebuilt environment, a time limit; never a shell.
 
-What a program is fed on its stdin is not shown when it fails: it may be a secret.
+Errors do not show what a program was given on stdin: it may be a secret.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ NULL: Final = subprocess.DEVNULL
 
 
 class OverrunError(ToolError):
-    """A program took too long, or wrote too much; it was ended."""
+    """A program took too long, or wrote too much, and was ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a finished program left: its exit status and what it wrote."""
+    """The result of a finished program: its exit status and its output."""
 
     status: int
     stdout: bytes
@@ -41,7 +41,7 @@ class Done:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of every child: an allow-list of ours, a fixed locale, system folders on PATH, and `extra`."""
+    """Return the environment for a child: an allow-list of ours, a fixed locale, system folders in PATH, and `extra`."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = kept.get("PATH", os.defpath).split(os.pathsep)
     kept["PATH"] = os.pathsep.join([*path, *(folder for folder in _SYSTEM if folder not in path)])
@@ -49,7 +49,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def as_root_here() -> tuple[str, ...]:
-    """The words before a program that make it one of this machine's root; none if we are root."""
+    """Return the words before a program that run it as root of this machine; empty if we are root."""
     return () if os.geteuid() == 0 else ("doas", "-n", "--")
 
 
@@ -65,13 +65,13 @@ def run(
     most: int | None = None,
     cwd: str | os.PathLike[str] | None = None,
 ) -> Done:
-    """Run a program to its end, and its whole process group with it; `timeout` is in seconds.
+    """Run a program to its end, in a process group of its own; `timeout` is in seconds.
 
-    `stdin` is what it is fed, or a descriptor. With `most`, it is ended when it has written more bytes than that.
-    `missing` is the hint if there is no such program, `hint` the one if it fails. `cwd` is the folder that it works in, if
-    not ours.
-    Raises ToolError when it is missing, and (with `check`) when it fails; OverrunError, which is one, when it takes too
-    long or writes too much.
+    `stdin` is its input: bytes or a descriptor. With `most`, it is ended when it has written more bytes than that.
+    `missing` is the hint if there is no such program, `hint` the one if it fails. `cwd` is its working folder; by default,
+    ours.
+    Raises ToolError when it is missing, and (with `check`) when it fails; OverrunError, a kind of ToolError, when it takes
+    too long or writes too much.
     """
     args = tuple(os.fspath(arg) for arg in argv)
     source = subprocess.PIPE if isinstance(stdin, bytes) else subprocess.DEVNULL if stdin is None else stdin
@@ -90,7 +90,7 @@ def run(
 
 
 def _failed(program: str, status: int, said: bytes, hint: str = "") -> ToolError:
-    """The error of a program that ended with another status than 0, with the end of what it said."""
+    """Return the error for a program that ended with a status other than 0, with the end of its output."""
     how = f"exit status {status}" if status > 0 else f"ended by signal {-status} ({signal.strsignal(-status)})"
     last = (line.rstrip() for line in said.decode(errors="replace").strip().splitlines()[-_TAIL:])
     return ToolError("\n  ".join([f"{program}: {how}", *last]), hint=hint)
@@ -98,10 +98,10 @@ def _failed(program: str, status: int, said: bytes, hint: str = "") -> ToolError
 
 @contextmanager
 def reading(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> Iterator[IO[bytes]]:
-    """The unbuffered output of a program while it runs; at the end of the context it is gone.
+    """Yield the unbuffered output of a running program; at the end of the context the program is ended.
 
-    Raises ToolError if it cannot be started, or if all that it wrote was read and its exit status is not 0: then with
-    what it said on stderr, even in place of a TowerError of the reader, who saw no more than an early end.
+    Raises ToolError if it cannot be started, or if all of its output was read and its exit status is not 0. That error has
+    the program's stderr, and replaces a TowerError of the reader, who only saw the output end early.
     """
     args = tuple(os.fspath(arg) for arg in argv)
     with os.fdopen(os.memfd_create("stderr"), "w+b") as said:
@@ -111,7 +111,7 @@ def reading(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> Ite
             try:
                 yield child.stdout
             except TowerError:
-                # Only at its end: one that still writes was not what the reader stumbled over.
+                # Only if it has ended: a program that still writes did not cause the reader's error.
                 if not select.select([child.stdout], [], [], 0)[0] or child.stdout.read(1) or not child.wait():
                     raise
             else:
@@ -133,7 +133,7 @@ def running(
     env: Mapping[str, str] | None = None,
     missing: str = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program while it runs, with unbuffered pipes where PIPE is asked for; at the end of the context it is gone.
+    """Yield a running program, with unbuffered pipes where PIPE is given; at the end of the context it is ended.
 
     Raises ToolError if it cannot be started.
     """
@@ -147,7 +147,7 @@ def running(
 
 @contextmanager
 def attached(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    """A program with our own terminal, input and output, in our process group; at the end of the context it is gone.
+    """Yield a program with our own terminal, input and output, in our process group; it is ended with the context.
 
     Raises ToolError if it cannot be started.
     """
@@ -162,7 +162,7 @@ def attached(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> It
 
 
 def ended(child: subprocess.Popen[bytes], timeout: float) -> int:
-    """The exit status of a program that has done its work; one that does not end within `timeout` seconds is killed."""
+    """Return the exit status of a program that has done its work; kill it if it does not end within `timeout` seconds."""
     with suppress(subprocess.TimeoutExpired):
         child.wait(timeout)
     _kill_group(child)
@@ -170,7 +170,7 @@ def ended(child: subprocess.Popen[bytes], timeout: float) -> int:
 
 
 def _communicate(child: subprocess.Popen[bytes], name: str, fed: bytes, timeout: float, most: int) -> tuple[bytes, bytes]:
-    """What Popen.communicate does, for a program that is not believed to stop writing."""
+    """Do as Popen.communicate, but limit the output of the program."""
     assert child.stdout is not None  # noqa: S101  (they are pipes)
     assert child.stderr is not None  # noqa: S101
     end = time.monotonic() + timeout
@@ -205,7 +205,7 @@ def _communicate(child: subprocess.Popen[bytes], name: str, fed: bytes, timeout:
 
 
 def _feed(handle: int, left: memoryview) -> memoryview:
-    """Write what fits; what is left. A program that reads no more gets no more."""
+    """Write as much as fits; return the rest. It is dropped if the program reads no more."""
     try:
         return left[os.write(handle, left[:_CHUNK]) :]
     except BlockingIOError:
@@ -246,16 +246,16 @@ def _start(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Nothing of a program is left: neither its processes nor our ends of its pipes."""
+    """End a program: kill its processes, and close our ends of its pipes."""
     _kill_group(child)
     for pipe in (child.stdin, child.stdout, child.stderr):
         if pipe is not None:
-            with suppress(OSError):  # what it was still to be fed
+            with suppress(OSError):  # input that it has not read
                 pipe.close()
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """End what `_start` started, if it still runs, and take its exit status."""
+    """Kill the process group that `_start` made, if it still runs, and collect the exit status."""
     if child.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

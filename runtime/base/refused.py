@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the system refuses, as an error of ours: which file, why, and how to mend it.
+"""Turn errors of the system into errors of ours: which file, why, and what to do about it.
 
-Most of it is one thing: `sudo tower` of an earlier day left files of root in the user's home.
+The usual cause is that an earlier `sudo tower` left files of root in the user's home.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _HINTS: Final = {
     errno.ENOMEM: "this machine has no memory left: free",
     errno.EAGAIN: "try again; see `ulimit -u`",
     errno.EIO: "the disk may be failing: dmesg",
-    errno.ENOTDIR: "a part of the path is a file, and no folder",
-    errno.EISDIR: "it is a folder, and no file",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder, not a file",
     errno.ETXTBSY: "it is a program that is running",
     errno.EBUSY: "something else uses it",
     errno.EBADF: "it is closed, or not open for writing",
@@ -38,16 +38,16 @@ _HINTS: Final = {
 
 
 def ours(error: Exception) -> TowerError:
-    """What an error that no module knew of is shown as: what the system refused, what is no text, what is not installed whole."""
+    """Return our error for one that no module handled: an error of the system, undecodable text, an incomplete installation."""
     match error:
         case TowerError():
             return error
         case BrokenPipeError():
-            raise error  # that nobody reads what we write is for `tower.cli.main`
+            raise error  # a reader that went away is handled by `tower.cli.main`
         case OSError():
             return refused(error)
         case UnicodeError():
-            return ValueRefusedError(f"what was given is not text: {error}", hint="give it in UTF-8")
+            return ValueRefusedError(f"the input is not text: {error}", hint="give it in UTF-8")
         case MemoryError():
             return StateError("there is no memory left", hint="see what uses it: free; and `ulimit -v`")
         case ImportError():
@@ -56,25 +56,25 @@ def ours(error: Exception) -> TowerError:
 
 
 OURS: Final = (OSError, UnicodeError, MemoryError, ImportError)
-"""Errors that `ours` has words for."""
+"""The exceptions that `ours` translates."""
 
 
 def refused(error: OSError, path: Path | str | None = None, *, kind: type[TowerError] = StateError, hint: str = "") -> TowerError:
-    """The error of `kind` about `path`, or about the file that the system names; `hint` where errno tells nothing better."""
+    """Return the error of `kind` about `path`, or about the file that the system names; `hint` is used if errno has none."""
     where = os.fspath(path) if path is not None else _named(error)
     if not where and error.errno == errno.ENOENT:
-        where = "the current folder"  # the one thing that is looked for and has no name; it was removed
+        where = "the current folder"  # the only path without a name; the folder was removed
     what = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
     if error.errno in (errno.EACCES, errno.EPERM):
         hint = (_barrier(Path(where)) if where else "") or hint
-    elif what == os.strerror(error.errno or 0):  # the system's own words: ours say what they mean
+    elif what == os.strerror(error.errno or 0):  # the system's own words are enough
         hint = _HINTS.get(error.errno or 0, hint)
     return kind(f"{where}: {what}" if where else what, hint=hint)
 
 
 @contextmanager
 def in_our_words(path: Path | str | None = None, *, kind: type[TowerError] = StateError, hint: str = "") -> Iterator[None]:
-    """Raise what `refused` makes of an OSError; that nobody reads what we write is for `tower.cli.main`."""
+    """Raise what `refused` makes of an OSError, except for a reader that went away: `tower.cli.main` handles that."""
     try:
         yield
     except BrokenPipeError:
@@ -84,7 +84,7 @@ def in_our_words(path: Path | str | None = None, *, kind: type[TowerError] = Sta
 
 
 def asked_by() -> str:
-    """Who became root to run this, by doas or sudo; empty if nobody did."""
+    """Return the user who became root by doas or sudo to run this; empty if nobody did."""
     if os.geteuid() != 0:
         return ""
     found = os.environ.get("DOAS_USER") or os.environ.get("SUDO_USER") or ""
@@ -92,21 +92,21 @@ def asked_by() -> str:
 
 
 def home_folder() -> Path:
-    """The home of whoever runs this. Raises StateError if there is none."""
+    """Return the user's home folder. Raises StateError if there is none."""
     try:
         return Path.home().absolute()
     except RuntimeError:
-        raise StateError("whoever runs this has no home", hint="set HOME to a folder of yours") from None
+        raise StateError("this user has no home folder", hint="set HOME to a folder that you own") from None
 
 
 def _named(error: OSError) -> str:
-    """The file that an error of the system is about; empty if it names none."""
+    """Return the file that an error of the system is about; empty if it names none."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
     return " -> ".join(names)
 
 
 def _barrier(path: Path) -> str:
-    """What on the way to `path` keeps us out, and how to mend that; empty if it cannot be told."""
+    """Return which part of the way to `path` keeps us out, and how to change that; empty if unknown."""
     own = os.geteuid()
     try:
         home, path = home_folder(), path.absolute()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening what must be a regular file: a pipe in its place hangs nobody, and a device is not touched.
+"""Open files that must be regular: a pipe in their place cannot hang us, and a device is not touched.
 
-What is wrong with it is an OSError whose text says so, like that of a file that is not there.
+Errors are OSErrors with a text, as for a missing file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _KINDS: Final = (
 
 
 def open_regular(path: Path | str, *, follow: bool = True) -> BufferedReader:
-    """A regular file, opened for reading. Raises OSError if it is none; without `follow` also if it is a link."""
-    # Asked before, since to open some devices does something; and after, since it may have been replaced.
+    """Open a regular file for reading. Raises OSError if it is not regular; without `follow` also if it is a link."""
+    # Check before, since opening some devices has an effect; and after, since it may have been replaced.
     _check(Path(path).stat(follow_symlinks=follow), path)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     try:
@@ -34,11 +34,11 @@ def open_regular(path: Path | str, *, follow: bool = True) -> BufferedReader:
 
 
 def read_regular(path: Path | str, *, most: int = 64 << 20) -> bytes:
-    """The content of a regular file of at most so many bytes. Raises OSError."""
+    """Return the content of a regular file of at most `most` bytes. Raises OSError."""
     with open_regular(path) as stream:
         data = stream.read(most + 1)
     if len(data) > most:
-        raise OSError(errno.EFBIG, f"has more than {most} bytes, which no such file has", os.fspath(path))
+        raise OSError(errno.EFBIG, f"has more than {most} bytes, too many for such a file", os.fspath(path))
     return data
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input, output and errors as we were given them: closed, full, in another encoding, or read by nobody.
+"""Input, output and errors as we were given them: closed, full, in another encoding, or with no reader.
 
-What cannot be written to the output is an error, for it is the result; what cannot be said on the way is not.
+Failing to write the output is an error, since it is the result; failing to write progress is not.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from tower.base.errors import ValueRefusedError
 
 OUTPUT: Final = "standard output"
 _LONGEST: Final = 4096
-"""Characters of a line of input: an answer, or a password."""
+"""The most characters of a line of input: an answer, or a password."""
 
 
 def prepare() -> None:
-    """Make all three usable: what is closed fails when it is written to, and has no number that a file could get instead."""
+    """Make all three usable: a closed one fails when it is written to, and its number cannot go to another file."""
     if sys.stdin is None:
         sys.stdin = _void(os.O_RDONLY, "r")
     if sys.stdout is None:
-        sys.stdout = _void(os.O_RDONLY, "w")  # writing to it gives EBADF, as if it were closed
+        sys.stdout = _void(os.O_RDONLY, "w")  # writing to it fails with EBADF, as if it were closed
     if sys.stderr is None:
         sys.stderr = _void(os.O_WRONLY, "w")
-    # What an encoding has not is shown by its number.
+    # Characters that the encoding lacks are shown as escapes.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -38,12 +38,12 @@ def prepare() -> None:
 
 def _void(flags: int, mode: Literal["r", "w"]) -> TextIO:
     handle = os.open(os.devnull, flags)
-    os.set_inheritable(handle, True)  # as the three are: programs get them, too
+    os.set_inheritable(handle, True)  # inheritable, as the three are: programs get them, too
     return os.fdopen(handle, mode, encoding="utf-8")
 
 
 def show(text: str) -> None:
-    """Write a result, or a part of it. Raises OSError that names the output; BrokenPipeError if nobody reads it any more."""
+    """Write a result, or a part of it. Raises OSError naming the output; BrokenPipeError if the reader went away."""
     try:
         sys.stdout.write(text)
     except BrokenPipeError:
@@ -53,14 +53,14 @@ def show(text: str) -> None:
 
 
 def show_json(row: Mapping[str, object]) -> None:
-    """Write a result for programs: one JSON object, as a line. Raises as `show` does."""
+    """Write a result for programs: one JSON object on a line. Raises as `show` does."""
     import json
 
     show(f"{json.dumps(row, sort_keys=True)}\n")
 
 
 def note(text: str) -> None:
-    """Say something about how it goes. Raises BrokenPipeError if nobody reads it any more."""
+    """Write a line about the progress. Raises BrokenPipeError if the reader went away."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -71,7 +71,7 @@ def note(text: str) -> None:
 
 
 def line() -> str:
-    """One line of the input, with its end; empty when there is none any more. Raises ValueRefusedError for one without end."""
+    """Read one line of the input, with its newline; "" at its end. Raises ValueRefusedError for an endless line."""
     found = sys.stdin.readline(_LONGEST + 1)
     if len(found) > _LONGEST:
         raise ValueRefusedError(f"the input has a line of more than {_LONGEST} characters", hint="give a password as a line")
@@ -79,7 +79,7 @@ def line() -> str:
 
 
 def finish() -> OSError | None:
-    """Write what is still to be written; what kept the output from that. Nothing is left for the end of Python to try."""
+    """Write what is still buffered; return the error that prevented it. Python then has nothing left to write at its exit."""
     problem = _flush(sys.stdout)
     _flush(sys.stderr)
     return problem

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a small tar that another machine sent: all of them, or an error.
+"""Read the files of a small tar that another machine sent: all of them, or an error.
 
-Python's own reader takes a damaged header, and a missing end, for the end of the archive, and goes round for ever on a
-size below zero. Here an archive has its end, each header its sum, and what is not known is refused.
+Python's own reader takes a damaged header, and a missing end, for the end of the archive, and loops for ever on a
+negative size. This one insists on an end, on a checksum for each header, and refuses what it does not know.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _END: Final = bytes(2 * _BLOCK)
 _MAGICS: Final = (b"ustar\x0000", b"ustar  \0", b"ustar\0\0\0", bytes(8))
 _FILES: Final = b"0\0"
 _OTHERS: Final = b"123456"
-"""Links, devices, folders and pipes: named, without content."""
+"""Entries without content: links, devices, folders and pipes."""
 _LONG_NAME, _LONG_LINK, _PAX = b"L", b"K", b"x"
 _MOST_EXTENDED: Final = 64 << 10
 _MOST_NAME: Final = 4096
@@ -26,12 +26,12 @@ _FIELDS: Final = frozenset((b"path", b"linkpath", b"mtime", b"atime", b"ctime", 
 
 
 class DamagedError(ValueError):
-    """These bytes are no whole tar; the text says why."""
+    """The bytes are not a whole tar; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry; `content` is None for what is no regular file, `made` its time in seconds since 1970."""
+    """One entry; `content` is None if it is no regular file, `made` is its time in seconds since 1970."""
 
     name: str
     made: int
@@ -39,7 +39,7 @@ class Member:
 
 
 def read_tar(data: bytes, *, most: int) -> tuple[Member, ...]:
-    """The entries of a tar, at most so many. Raises DamagedError."""
+    """Return the entries of a tar, at most `most`. Raises DamagedError."""
     found: list[Member] = []
     fields: dict[bytes, bytes] = {}
     at = 0
@@ -48,18 +48,18 @@ def read_tar(data: bytes, *, most: int) -> tuple[Member, ...]:
         kind, content = header[156:157], data[at + _BLOCK : at + _BLOCK + size]
         at += _BLOCK + size + -size % _BLOCK
         if at > len(data) or data[at - (-size % _BLOCK) : at].strip(b"\0"):
-            raise DamagedError("it is cut off, or has something between its files")
+            raise DamagedError("it is cut off, or has data between its files")
         if kind in (_LONG_NAME, _LONG_LINK, _PAX):
             fields |= _extended(kind, content, fields)
             continue
         if kind not in (_FILES[:1], _FILES[1:]) and (kind not in _OTHERS or size):
-            raise DamagedError(f"it has an entry of an unknown type, or content where none can be ({kind!r})")
+            raise DamagedError(f"it has an entry of an unknown type, or unexpected content ({kind!r})")
         found.append(Member(_name(header, fields), _made(header, fields), content if kind in _FILES else None))
         fields = {}
         if len(found) > most:
             raise DamagedError(f"it has more than {most} files")
     if fields or data[at : at + len(_END)] != _END or data[at:].strip(b"\0"):
-        raise DamagedError("it has no end, or something after it")
+        raise DamagedError("it has no end, or data after its end")
     return tuple(found)
 
 
@@ -74,25 +74,25 @@ def _checked_size(header: bytes) -> int:
 def _number(field: bytes) -> int:
     match = _NUMBER.fullmatch(field)
     if match is None:
-        raise DamagedError("one of its headers has a number that is none")
+        raise DamagedError("a number in one of its headers is invalid")
     return int(match[1] or b"0", 8)
 
 
 def _extended(kind: bytes, content: bytes, before: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """What a long name of GNU's, or a header of pax, says of the next entry."""
+    """Return what a long name of GNU tar, or a pax header, says about the next entry."""
     if len(content) > _MOST_EXTENDED or len(before) > len(_FIELDS):
-        raise DamagedError(f"one of its headers is longer than {_MOST_EXTENDED} bytes, or says too much")
+        raise DamagedError(f"one of its headers is longer than {_MOST_EXTENDED} bytes, or has too many records")
     if kind != _PAX:
         name = b"path" if kind == _LONG_NAME else b"linkpath"
         if content[-1:] != b"\0" or name in before:
-            raise DamagedError("one of its long names is damaged, or there twice")
+            raise DamagedError("one of its long names is damaged, or occurs twice")
         return {name: content[:-1]}
     found: dict[bytes, bytes] = {}
     at = 0
     while match := _RECORD.match(content, at):
         end = at + int(match[1])
         if match[2] not in _FIELDS or {**before, **found}.get(match[2]) is not None or content[end - 1 : end] != b"\n":
-            raise DamagedError("one of its headers says what is not known, or says it twice")
+            raise DamagedError("one of its headers has an unknown record, or one twice")
         found[match[2]], at = content[match.end() : end - 1], end
     if at != len(content) or not found:
         raise DamagedError("one of its headers is damaged")
@@ -107,7 +107,7 @@ def _name(header: bytes, fields: dict[bytes, bytes]) -> str:
     if len(name) > _MOST_NAME:
         raise DamagedError(f"it has a name of more than {_MOST_NAME} bytes")
     if not name or b"\0" in name:
-        raise DamagedError("it has a name that is none")
+        raise DamagedError("one of its names is invalid")
     return name.decode(errors="surrogateescape")
 
 
@@ -117,5 +117,5 @@ def _made(header: bytes, fields: dict[bytes, bytes]) -> int:
         return _number(header[136:148])
     seconds = given.partition(b".")[0]
     if not seconds.isdigit() or len(seconds) > 12:
-        raise DamagedError("it has a time that is none")
+        raise DamagedError("one of its times is invalid")
     return int(seconds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which `tower` this is, and which system it runs on."""
+"""The version of `tower`, and the system that it runs on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST: Final = 64 << 10
 
 
 def tower_version() -> str:
-    """The version of the installed wheel; "unknown" in a checkout that was not installed."""
+    """Return the version of the installed wheel; "unknown" in a checkout that was not installed."""
     try:
         return version("tower")
     except PackageNotFoundError:
@@ -25,7 +25,7 @@ def tower_version() -> str:
 
 
 def read_os_release(path: Path) -> dict[str, str]:
-    """The assignments of an os-release file; empty if there is none."""
+    """Return the assignments of an os-release file; empty if there is none."""
     try:
         text = read_regular(path, most=_MOST).decode(errors="replace")
     except OSError:

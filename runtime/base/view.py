@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user sees while a command works: steps and bars on stderr; data, for people or as JSON, on stdout."""
+"""The output of a command: steps and bars on stderr; data, for people or as JSON, on stdout."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How one command speaks."""
+    """How one command prints."""
 
     json: bool = False
 
     def say(self, text: str) -> None:
-        """One line about how it goes."""
+        """Print a line about the progress."""
         text = printable(text)
-        # Over a bar that may stand there; it is drawn again below.
+        # It overwrites a bar, which is drawn again below.
         streams.note(f"\r\x1b[K{text}\n" if sys.stderr.isatty() else f"{text}\n")
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """A step that takes a while; its line is written when it is done, with its seconds."""
+        """Run a step that takes a while; its line is printed with its seconds when it is done."""
         start = time.monotonic()
         if sys.stderr.isatty():
             streams.note(f"{text} ...\r")
@@ -40,7 +40,7 @@ class View:
 
     @contextmanager
     def bar(self, text: str, total: int) -> Iterator[Callable[[int], object]]:
-        """A step with a bar; what it gives is told how many more bytes are done."""
+        """Show a step with a bar; call the yielded function with the number of bytes done since the last call."""
         with self.step(text):
             if not sys.stderr.isatty():
                 yield lambda _: None
@@ -52,7 +52,7 @@ class View:
 
     @contextmanager
     def amount(self, text: str) -> Iterator[Callable[[int, int], object]]:
-        """A bar for what is known only as it goes; what it gives is told how many bytes are done, and of how many."""
+        """Show a bar of unknown length; call the yielded function with the bytes done and the bytes in all."""
         bar: tqdm[NoReturn] | None = None
 
         def tell(done: int, total: int) -> None:
@@ -72,7 +72,7 @@ class View:
                 bar.close()
 
     def show(self, rows: Mapping[str, object]) -> None:
-        """The result of a command."""
+        """Print the result of a command."""
         if self.json:
             streams.show_json(rows)
             return
@@ -81,11 +81,11 @@ class View:
             streams.show(f"{name.replace('_', ' '):{width}}  {printable(str(value))}\n")
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Go on only if the user says so. Raises TowerError, or ValueRefusedError if nobody can be asked."""
+        """Return if the user agrees to go on. Raises TowerError if not, ValueRefusedError if nobody can be asked."""
         if yes:
             return
         if not sys.stdin.isatty():
-            raise ValueRefusedError("there is nobody to ask whether to go on", hint="look with --dry-run, then add --yes")
+            raise ValueRefusedError("there is no terminal to confirm on", hint="look at what --dry-run shows, then add --yes")
         sys.stderr.write(f"{printable(question)} [y/N] ")
         sys.stderr.flush()
         if streams.line().strip().lower() not in ("y", "yes"):
@@ -93,7 +93,7 @@ class View:
 
 
 def read_secret(question: str, *, env_hint: str) -> str:
-    """A password: asked for twice on a terminal, or one line of stdin. Raises ValueRefusedError if they differ."""
+    """Read a password: twice on a terminal, or one line of stdin. Raises ValueRefusedError if they differ."""
     if not sys.stdin.isatty():
         line = streams.line()
         if not line:
@@ -104,7 +104,7 @@ def read_secret(question: str, *, env_hint: str) -> str:
     try:
         first = getpass.getpass(f"{question}: ", sys.stderr)
         if getpass.getpass(f"{question}, again: ", sys.stderr) != first:
-            raise ValueRefusedError("the two are not the same", hint="try again")
+            raise ValueRefusedError("the two differ", hint="try again")
     except EOFError:
         raise TowerError("not done", hint="nothing was changed") from None
     return first

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of `tower status`, for people: a row a host, in the host's colour. rich is imported here and nowhere before."""
+"""The table of `tower status` for people: a row for each host, in its colour. Only this module imports rich."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tower.status.status import State, Status
 
 _COLUMNS: Final = ("host", "network", "state", "version", "packages", "up for", "load", "memory", "disk", "temperature")
 _SPARE: Final = ("network", "packages")
-"""Columns that a narrow terminal does without; `tower status --json` has them."""
+"""Columns that a narrow terminal does not show; `tower status --json` has them."""
 _WIDE: Final = 110
-"""Columns of a terminal."""
+"""The least columns of a wide terminal."""
 _STYLES: Final = {State.UP: "green", State.DOWN: "red", State.STRANGE: "bold red"}
 _FULL: Final = 0.9
-"""Of memory or disk; from there on it is worth a colour."""
+"""The part of memory or disk from which on it is coloured."""
 _HOT: Final = 80.0
-"""Degrees Celsius at which a Raspberry Pi begins to slow down."""
+"""Degrees Celsius from which on a Raspberry Pi slows down."""
 
 
 def table(hosts: Iterable[Host], found: Mapping[HostName, Status], *, width: int) -> Table:
-    """All hosts, with what is known of them by now, for a terminal so wide."""
+    """Return the table of all hosts, with their state so far, for a terminal of this width."""
     wide = width >= _WIDE
     made = Table(box=None, pad_edge=False)
     for name in _COLUMNS:
@@ -45,18 +45,18 @@ def table(hosts: Iterable[Host], found: Mapping[HostName, Status], *, width: int
 
 @contextmanager
 def live(console: Console) -> Iterator[Callable[[Table], None]]:
-    """Shows a table again and again, in its place on the terminal."""
+    """Yield a function that shows a table in the place of the last one."""
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
         yield lambda made: shown.update(made, refresh=True)
 
 
 def console(width: int | None = None) -> Console:
-    """Stdout, as rich sees it, or as wide as given."""
+    """Return a console of rich for stdout, or of the given width."""
     return Console(highlight=False, width=width)
 
 
 def _row(host: Host, status: Status | None, *, wide: bool) -> dict[str, Text]:
-    """The cells of a host. Texts, not marked-up strings: nothing that a host says is ever read as a style."""
+    """Return the cells of a host. They are Texts, not marked-up strings, so that a host's words are never read as styles."""
     kind = "router" if host.env.is_router else host.env.network.name
     state = Text("asked ...", style="dim") if status is None else Text(status.state.value, style=_STYLES[status.state])
     cells = {"host": Text(host.name, style=host.env.color), "network": Text(kind), "state": state}
@@ -86,7 +86,7 @@ def _size(size: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span in its two largest units."""
+    """Return a time span in its two largest units."""
     parts: list[str] = []
     rest = int(seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of `tower`: a table of commands, each in a module of its own that is imported when called.
+"""The command line of `tower`: a table of commands, each in a module of its own that is imported when it is called.
 
-A command's module has `arguments(parser)`, which declares what it takes, and `execute(args) -> int`, which does it and
+A command's module has `arguments(parser)`, which declares its arguments, and `execute(args) -> int`, which runs it and
 returns the exit status; `EXAMPLES`, if it has that, ends its help. Errors are shown here, and nowhere else.
 
 Exit statuses: 0 done, 1 not done, 2 a wrong command line, 10 and up by kind (`tower.base.errors`), 128+N ended by signal N.
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "audit": "try what the isolation of this Tower forbids",
-    "completion": "print what a shell needs to complete the words of tower",
+    "completion": "print a shell's completion script for tower",
     "deprovision": "forget a host and its keys",
     "install": "install packages on hosts, or on this machine",
     "mdhelp": "print the manual of all commands as Markdown, or write man pages",
     "poweroff": "switch hosts off",
     "provision": "make a host: its keys, its disk, and its first answer",
-    "reboot": "start hosts anew",
+    "reboot": "restart hosts",
     "run": "run a command on a host, as if it were here",
     "setup": "install TowerOS onto this machine, from the live system",
     "status": "show which hosts are up, and how they are",
     "synctime": "give offline hosts the router's time",
-    "upgrade": "bring a host, or the thin client, to another version",
+    "upgrade": "upgrade a host or the thin client to another version",
     "verify-image": "check an image against its makers' signatures",
     "version": "show the versions of tower and of this system",
     "wlan-connect": "let the router join another Wi-Fi network",
 }
-"""Name of a command, which is that of its module in `tower.cli.commands` (with `_` for `-`), and its one line of help."""
+"""The name of a command, which is that of its module in `tower.cli.commands` (with `_` for `-`), and its line of help."""
 _EPILOG: Final = """\
 examples:
   tower provision router --wlan-ssid Home
@@ -56,7 +56,7 @@ The manual is on the medium, in toweros/docs.
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose help must arrive: argparse passes over an output that takes none."""
+    """A parser that notices when its help cannot be written; argparse ignores that."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout and message:
@@ -66,22 +66,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Command(Protocol):
-    """What the module of a command offers."""
+    """The interface of a command's module."""
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
 
     def execute(self, args: argparse.Namespace) -> int:
-        """Do it; the exit status."""
+        """Run the command; return the exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status."""
+    """Run one command; return its exit status."""
     end: SystemExit | None = None
     streams.prepare()
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
-    except SystemExit as left:  # argparse's: help, or a wrong command line
+    except SystemExit as left:  # raised by argparse: help, or a wrong command line
         end, status = left, left.code if isinstance(left.code, int) else 1
     problem = streams.finish()
     if problem is not None and status == 0:
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    """The one place where what went wrong is shown. Raises SystemExit for help and for a wrong command line."""
+    """Run a command, and show its error: only this function does. Raises SystemExit for help and for a wrong command line."""
     shown = "tower"
     try:
         chosen = next((word for word in words if not word.startswith("-")), "")
@@ -112,7 +112,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def make_parser(wanted: Collection[str] | None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of the commands in `wanted` alone (None: of all): the others are not imported."""
+    """Return the parser, with the arguments of the commands in `wanted` only (None: of all): others are not imported."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="tower", description="Provision and use the hosts of this thin client.", epilog=_EPILOG, formatter_class=raw
@@ -132,14 +132,14 @@ def _load(name: str) -> Command:
 
 
 def _stop_at_signals() -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does: what it opened is closed."""
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, so that it closes what it opened."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise StoppedError(number)
 
-    with suppress(ValueError):  # not in the main thread of a program that uses us: its signals are its own
+    with suppress(ValueError):  # another program uses us in a thread: its signals are its own
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup set it
                 signal.signal(number, stop)
 
 
@@ -150,7 +150,7 @@ def _show(command: str, error: TowerError) -> int:
 
 
 def _unwritten(problem: OSError) -> int:
-    """What is shown when the output took no more; to a reader that has gone, nothing, as other programs do."""
+    """Show that the output could not be written, unless the reader went away; return the exit status."""
     if isinstance(problem, BrokenPipeError):
         return 128 + signal.SIGPIPE
     return _show("tower", refused(problem, streams.OUTPUT))

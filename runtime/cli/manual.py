@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manual of `tower`, from what `--help` is made of: the parser's words, and the EXAMPLES of each command.
+"""The manual of `tower`, made from the sources of `--help`: the parser's texts, and the EXAMPLES of each command.
 
-`pages` reads them; `markdown` and `man_page` write them. Nothing is told twice, so nothing can disagree.
+`pages` reads them; `markdown` and `man_page` write them. Each text has one source, so the two cannot differ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CODE: Final = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of text under a title (empty: that of the page's own): a paragraph, or lines as they are."""
+    """A part of the text under a title (empty: the page's own): a paragraph, or literal lines."""
 
     title: str
     lines: tuple[str, ...]
@@ -39,10 +39,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The manual of `tower` or of one of its commands."""
+    """The manual page of `tower` or of one of its commands."""
 
     words: tuple[str, ...]
-    """What is typed: tower, or tower and a command."""
+    """The words of the command: tower, or tower and a command."""
     summary: str
     usage: str
     groups: tuple[Group, ...]
@@ -55,7 +55,7 @@ class Page:
 
 
 def pages() -> tuple[Page, ...]:
-    """The page of `tower`, then one a command."""
+    """Return the page of `tower`, then one for each command."""
     parser = make_parser(None)
     found = [_page(parser, ("tower",), (parser.description or "").removesuffix("."))]
     statuses = Group("exit status", tuple(_statuses()))
@@ -106,7 +106,7 @@ def _help(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
 
 
 def _blocks(text: str) -> Iterator[Block]:
-    """Paragraphs of an epilog; a line `examples:` gives the indented lines after it a title."""
+    """Yield the paragraphs of an epilog; a line `examples:` is the title of the indented lines after it."""
     title = ""
     for piece in re.split(r"\n\s*\n", text.strip("\n")):
         lines = piece.splitlines()
@@ -120,7 +120,7 @@ def _blocks(text: str) -> Iterator[Block]:
 
 
 def markdown(manual: Sequence[Page]) -> str:
-    """The whole manual as one page of Markdown."""
+    """Return the whole manual as one page of Markdown."""
     lines = ["# The command `tower`", ""]
     for page in manual:
         if len(page.words) > 1:
@@ -138,9 +138,9 @@ def markdown(manual: Sequence[Page]) -> str:
 
 
 def man_page(page: Page, *, date: str, version: str) -> str:
-    """A page of section 1, in the macros `man`; `date` is YYYY-MM-DD."""
+    """Return a page of section 1, in the macros `man`; `date` is YYYY-MM-DD."""
     lines = [
-        # What follows tells groff and mandoc alike to break no word: names of options stay whole.
+        # This tells groff and mandoc not to hyphenate: names of options stay whole.
         f'.TH "{_roff(page.name.upper())}" 1 "{date}" "tower {_roff(version)}" "TowerOS"',
         ".nh",
         ".ad l",
@@ -189,12 +189,12 @@ _ESCAPES: Final = {
 
 
 def _roff(text: str) -> str:
-    """Text in which roff sees no request, no escape and no other character than what is meant."""
+    """Escape a text so that roff reads no request, no escape and no special character in it."""
     return "".join(_ESCAPES.get(char) or (char if char.isascii() else f"\\[u{ord(char):04X}]") for char in text)
 
 
 def _line(text: str, *, code: bool = True) -> str:
-    """A line of text that is no request; what stands in backticks becomes bold."""
+    """Escape a line of text; words in backticks become bold."""
     if code:
         parts = _CODE.split(text)
         text = "".join(f"\\fB{_roff(part)}\\fR" if number % 2 else _roff(part) for number, part in enumerate(parts))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disks: which may be written, and how an image becomes a host's disk."""
+"""Disks: which ones may be written, and how an image becomes a host's disk."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which disk may be overwritten: removable, not in use, not this system's, large enough. In doubt, none.
 
-What there is comes from `lsblk --json`; whether a memory card is one, and not memory soldered in, from /sys/block. Which
-disk it is, among those that were and will be at the same place, is told by its `identity`: the kernel counts the disks
-that it sees, and gives no number twice until it is started anew.
+`lsblk --json` lists the disks; /sys/block tells memory cards from soldered memory. An `identity` distinguishes a disk from
+those that were, or will be, in the same place: the kernel numbers the disks that it sees, and uses no number twice until
+it restarts.
 """
 
 from __future__ import annotations
@@ -24,71 +24,71 @@ from tower.base.jsontext import parse_json
 from tower.disk.ownnames import OURS, Names, names
 
 SECTOR: Final = 512
-"""Bytes of a logical sector that the table of partitions and the file systems of our images are made for."""
+"""Bytes of a logical sector, as the partition table and the file systems of our images assume."""
 FIXED: Final = "is not removable"
-"""The obstacle of a disk that is built in, if it has no other."""
+"""The obstacle of a built-in disk that has no other."""
 _COLUMNS: Final = "NAME,PATH,MAJ:MIN,TYPE,SIZE,RM,HOTPLUG,RO,SERIAL,MODEL,TRAN,MOUNTPOINTS,UUID,PARTUUID,LOG-SEC"
 _DISK_SEQUENCE: Final = 0x80081280
-"""BLKGETDISKSEQ: the number that the kernel gave to a disk when it came; Linux 5.15."""
+"""BLKGETDISKSEQ: the number that the kernel gave to a disk when it appeared; Linux 5.15."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A whole disk, as far as the choice depends on it."""
+    """A whole disk, with the properties that the choice depends on."""
 
     path: Path
     size: int
     serial: str
     model: str
     kind: str
-    """How it is attached: usb, card, loop, or as lsblk says."""
+    """How it is attached: usb, card, loop, or the word of lsblk."""
     removable: bool
     obstacle: str
     """Why it may not be written, whatever its size; empty if it may."""
     number: str = ""
     """The device's number, as the kernel writes it: 8:16."""
     identity: str = ""
-    """What tells it from any other disk until this machine is started anew."""
+    """Distinguishes it from any other disk until this machine restarts."""
 
     def __str__(self) -> str:
         words = (self.model, f"serial {self.serial}" if self.serial else "", self.kind)
         return f"{self.path} ({', '.join([*(word for word in words if word), human_size(self.size)])})"
 
     def why_not(self, least: int) -> str:
-        """Why it cannot take `least` bytes; empty if it can."""
+        """Return why it cannot hold `least` bytes; "" if it can."""
         if self.obstacle or self.size >= least:
             return self.obstacle
         has, needed = human_size(self.size), human_size(least)
         return f"has {has}, {needed} are needed" if has != needed else f"has {self.size} bytes, {least} are needed"
 
     def is_like(self, other: Disk) -> bool:
-        """Whether it looks as another one does: then only the kernel can tell them apart, and only while they stay."""
+        """Tell whether it looks like another one: then only the kernel can tell them apart, while they stay."""
         return (self.serial, self.model, self.size) == (other.serial, other.model, other.size)
 
 
 def human_size(size: int) -> str:
-    """A size as it is printed on disks and cards: decimal."""
+    """Return a size as it is printed on disks and cards: decimal."""
     if size < 1000:
         return f"{size} bytes"
     amount, unit = size / 1000, "kB"
     for larger in ("MB", "GB", "TB"):
-        if amount >= 999.5:  # else it is written as 1e+03
+        if amount >= 999.5:  # otherwise it would be printed as 1e+03
             amount, unit = amount / 1000, larger
     return f"{amount:.3g} {unit}"
 
 
 def number_of(about: os.stat_result) -> str:
-    """The number of a device, by what stat says of it."""
+    """Return the number of a device from its stat."""
     return f"{os.major(about.st_rdev)}:{os.minor(about.st_rdev)}"
 
 
 def identity_of(number: str, sequence: str) -> str:
-    """The `identity` of the disk with that number, which the kernel counted as `sequence`."""
+    """Return the `identity` of the disk with that number, which the kernel counted as `sequence`."""
     return f"{boot_id()} {number} {sequence}"
 
 
 def identity_of_open(handle: int) -> str:
-    """The `identity` of the disk that a descriptor is open on; its number cannot be given to another one meanwhile."""
+    """Return the `identity` of the disk that a descriptor is open on; meanwhile no other disk gets its number."""
     number, buffer = number_of(os.fstat(handle)), bytearray(8)
     try:
         fcntl.ioctl(handle, _DISK_SEQUENCE, buffer)
@@ -98,22 +98,22 @@ def identity_of_open(handle: int) -> str:
 
 
 def boot_id() -> str:
-    """What tells this start of this machine from others."""
+    """Return the ID of this machine's present start."""
     return _text(Path("/proc/sys/kernel/random/boot_id"))
 
 
 def list_disks(root: Path = Path("/")) -> tuple[Disk, ...]:
-    """The disks of this machine. Raises ToolError or DeviceError."""
-    # Before lsblk looks: of a disk that is swapped meanwhile the old number is kept, which will be no disk's.
+    """List the disks of this machine. Raises ToolError or DeviceError."""
+    # Read the numbers before lsblk runs: a disk that is swapped meanwhile keeps the old number, which no disk will have.
     sequences = {place.name: _text(place / "diskseq") for place in (root / "sys/block").glob("*")}
     done = proc.run(("lsblk", "--json", "--bytes", "--output", _COLUMNS), timeout=30, missing="install lsblk (util-linux)")
     return parse_disks(done.stdout, root, sequences)
 
 
 def parse_disks(data: bytes, root: Path = Path("/"), sequences: Mapping[str, str] = MappingProxyType({})) -> tuple[Disk, ...]:
-    """What lsblk says, with what the files of the system below `root` add. Raises DeviceError if it is not what lsblk says.
+    """Parse lsblk's output, and add what the files of the system below `root` say. Raises DeviceError if it is not valid.
 
-    `sequences` has how the kernel counted the disk of a name.
+    `sequences` maps a disk's name to its number from the kernel.
     """
     named = names(root)
     try:
@@ -122,7 +122,7 @@ def parse_disks(data: bytes, root: Path = Path("/"), sequences: Mapping[str, str
         return tuple(_disk(row, named, root, sequences.get(row["name"], "")) for row in rows)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DeviceError(
-            f"lsblk says what is no list of disks: {error}", hint="install lsblk of util-linux 2.37 or newer"
+            f"the output of lsblk is not a list of disks: {error}", hint="install lsblk of util-linux 2.37 or newer"
         ) from None
 
 
@@ -138,15 +138,15 @@ def _disk(row: dict[str, Any], named: Names, root: Path, sequence: str) -> Disk:
 
 
 def _obstacle(row: dict[str, Any], named: Names) -> str:
-    """Why a disk may not be written, removable or not."""
+    """Return why a disk may not be written, removable or not."""
     parts = tuple(_below(row))
     mounted = [str(point) for part in parts for point in part["mountpoints"] or () if point]
     if mounted:
         return f"is in use: {', '.join(sorted(mounted))}"
-    # Made of it, or of a partition of it: a volume of LVM, a RAID, an opened LUKS.
+    # Devices on it or on a partition of it: a volume of LVM, a RAID, an open LUKS container.
     made = [part for part in parts[1:] if part["type"] != "part"]
     if made:
-        return f"is in use: {made[0]['path']} ({made[0]['type']}) is made of it"
+        return f"is in use: {made[0]['path']} ({made[0]['type']}) is built on it"
     ids = [str(part[name]) for part in parts for name in ("uuid", "partuuid") if part[name]]
     if named.have(ids, paths=[str(part["path"]) for part in parts]):
         return OURS
@@ -157,16 +157,16 @@ def _obstacle(row: dict[str, Any], named: Names) -> str:
 
 
 def wrong_sector(size: int) -> str:
-    """What is said of a disk with logical sectors of `size` bytes."""
+    """Return the text about a disk with logical sectors of `size` bytes."""
     return f"has sectors of {size} bytes; images are made for {SECTOR}, and no machine could start from it"
 
 
 def _serial(place: Path) -> str:
-    """The serial number of a disk, or of the USB device that it is part of; lsblk has it from udev, which Alpine has not."""
+    """Return the serial number of a disk, or of its USB device; lsblk gets it from udev, which Alpine does not have."""
     for folder in Path(os.path.realpath(place)).parents:
         if (folder / "idVendor").is_file():
             return _text(folder / "serial")
-    # virtio and NVMe say it as text; SATA and SAS in their page of "vital product data", behind four bytes.
+    # virtio and NVMe give it as text; SATA and SAS in their page of "vital product data", after four bytes.
     return _text(place / "serial") or _text(place / "device/serial") or _text(place / "device/vpd_pg80")[4:].strip("\0 ")
 
 
@@ -184,30 +184,30 @@ def _text(path: Path) -> str:
 
 
 def choose(disks: tuple[Disk, ...], least: int, *, wanted: Path | None = None) -> Disk:
-    """The disk to write: the one that was named, or the only one that may be. Raises DeviceError with what speaks against it."""
+    """Return the disk to write: the named one, or the only possible one. Raises DeviceError with the reasons against each."""
     if wanted is not None:
         disk = next((disk for disk in disks if _is_at(disk, wanted)), None)
         if disk is None:
             names = ", ".join(str(disk.path) for disk in disks) or "none"
             raise DeviceError(f"{wanted}: is not a disk of this machine", hint=f"a whole disk, not a partition: {names}")
         if why := disk.why_not(least):
-            raise DeviceError(f"{disk}: {why}", hint="take a removable disk that is not in use")
+            raise DeviceError(f"{disk}: {why}", hint="use a removable disk that is not in use")
         return disk
-    # A loop device is for who names it.
+    # A loop device must be named.
     found = [disk for disk in disks if not disk.why_not(least) and disk.kind != "loop"]
     if len(found) == 1:
         return found[0]
     if found:
         rows = "".join(f"\n  {disk}" for disk in found)
         raise DeviceError(
-            f"there are {len(found)} disks that could be written:{rows}", hint=f"name one: --device {found[0].path}"
+            f"there are {len(found)} disks that could be written:{rows}", hint=f"choose one: --device {found[0].path}"
         )
     rows = "".join(f"\n  {disk}: {disk.why_not(least)}" for disk in disks if disk.kind != "loop")
     raise DeviceError(f"there is no disk that may be written:{rows or ' none at all'}", hint="insert an SD card or a USB stick")
 
 
 def _is_at(disk: Disk, path: Path) -> bool:
-    """Whether a path leads to a disk: by number where there is a device, whatever it is called."""
+    """Tell whether a path leads to a disk: by device number, whatever its name."""
     try:
         about = path.stat()
     except OSError:
@@ -218,13 +218,13 @@ def _is_at(disk: Disk, path: Path) -> bool:
 
 
 def check_same(before: Disk, after: Disk) -> None:
-    """DeviceError if another disk is there than the one that was chosen."""
+    """Raise DeviceError if the disk is not the one that was chosen."""
     if not before.is_like(after):
         raise DeviceError(f"{after}: is not the disk that was there before: {before}", hint="insert that one, or start again")
 
 
 def doubt(disk: Disk, disks: tuple[Disk, ...]) -> str:
-    """What must be said before a disk is written that cannot be told from others by what is known of it; or nothing."""
+    """Return a warning about a disk that cannot be told from others, or ""."""
     twins = [
         other
         for other in disks
@@ -233,7 +233,7 @@ def doubt(disk: Disk, disks: tuple[Disk, ...]) -> str:
     if twins:
         names = " and ".join(str(one.path) for one in (disk, *twins))
         known = "and the same serial number" if disk.serial else "and no serial number"
-        return f"{names} have the same size {known}: they cannot be told apart; take out the one that is to be kept"
+        return f"{names} have the same size {known}: they cannot be told apart; remove the one that is to be kept"
     if disk.serial:
         return ""
-    return f"{disk.path} has no serial number: another disk of {human_size(disk.size)} in its place could not be told from it"
+    return f"{disk.path} has no serial number: tower could not tell another disk of {human_size(disk.size)} in its place from it"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which blocks a file system uses, read from a partition in a file: FAT32 and ext4, as the images of hosts have them.
+"""Find the blocks that a file system uses, read from a partition in a file: FAT32 and ext4, as in the images of hosts.
 
-A block that is used must be on the medium even if it holds zeros: free entries of a FAT, an empty bitmap, zeros inside
-a file. Flashing skips zeros; this says which of them count.
+A used block must be on the medium even if it holds zeros: free entries of a FAT, an empty bitmap, zeros inside a file.
+Flashing skips zeros; this module tells which of them count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INODE_ZEROED: Final = 4
 
 
 def fat_units(path: Path) -> set[int]:
-    """Units that a FAT32 uses: all before its first cluster, and the clusters that its table gives to something."""
+    """Return the units that a FAT32 uses: everything before its first cluster, and the clusters that its table allocates."""
     fat = _fat(path)
     with path.open("rb") as stream:
         stream.seek(fat.table)
@@ -43,13 +43,13 @@ def fat_units(path: Path) -> set[int]:
 
 
 def fat_head(path: Path) -> int:
-    """How many bytes of a FAT32 come before its first cluster; its first sector is enough to know."""
+    """Return how many bytes of a FAT32 come before its first cluster; its first sector is enough to know."""
     return _fat(path).start
 
 
 @dataclass(frozen=True, slots=True)
 class _Fat:
-    """Where a FAT32 has what, in bytes."""
+    """The layout of a FAT32, in bytes."""
 
     table: int
     table_size: int
@@ -65,14 +65,14 @@ def _fat(path: Path) -> _Fat:
     start = (reserved + tables * length) * sector
     fits = sector in (512, 1024, 2048, 4096) and per_cluster and length and start < path.stat().st_size
     if head[510:512] != b"\x55\xaa" or not fits:
-        raise ImageProblemError("the boot partition is no FAT32")
+        raise ImageProblemError("the boot partition is not FAT32")
     return _Fat(reserved * sector, length * sector, start, per_cluster * sector)
 
 
 def ext4_units(path: Path) -> set[int]:
-    """Units that an ext4 uses: what its bitmaps say, and whatever the file holds besides holes.
+    """Return the units that an ext4 uses: those in its bitmaps, and all of the file that is not a hole.
 
-    Tables of inodes that the kernel zeroes by itself after the first mount (lazy initialisation) are left to it.
+    Tables of inodes that the kernel zeroes by itself after the first mount (lazy initialisation) are left out.
     """
     found = data_units(path)
     lazy: list[tuple[int, int]] = []
@@ -93,16 +93,16 @@ def ext4_units(path: Path) -> set[int]:
 
 
 def _groups(handle: int) -> Iterator[tuple[int, int, tuple[int, int], int]]:
-    """First block, block of the bitmap, first and last block of the inodes' table, and flags of each group."""
+    """Yield first block, block of the bitmap, first and last block of the inode table, and flags of each group."""
     sb = os.pread(handle, 1024, 1024)
     if sb[56:58] != b"\x53\xef":
-        raise ImageProblemError("the root of the image is no ext4")
+        raise ImageProblemError("the root of the image is not ext4")
     blocks, log = struct.unpack_from("<I", sb, 4)[0], struct.unpack_from("<I", sb, 24)[0]
     first_block, per_group, inodes = (struct.unpack_from("<I", sb, place)[0] for place in (20, 32, 40))
     inode_size = struct.unpack_from("<H", sb, 88)[0]
     incompat = struct.unpack_from("<I", sb, 96)[0]
     if 1024 << log != _EXT4_BLOCK or first_block or per_group != 8 * _EXT4_BLOCK or incompat & _META_BG:
-        raise ImageProblemError("the root of the image is an ext4 of another layout", hint="blocks of 4096 bytes, no meta_bg")
+        raise ImageProblemError("the root of the image is an ext4 with another layout", hint="blocks of 4096 bytes, no meta_bg")
     wide = bool(incompat & _64BIT)
     size = struct.unpack_from("<H", sb, 254)[0] if wide else 32
     if wide:
@@ -120,7 +120,7 @@ def _groups(handle: int) -> Iterator[tuple[int, int, tuple[int, int], int]]:
 
 
 def _inside(tables: list[tuple[int, int]]) -> set[int]:
-    """Units that lie wholly inside tables, neighbours taken together."""
+    """Return the units that lie wholly inside tables; adjacent tables are joined."""
     found: set[int] = set()
     merged: list[tuple[int, int]] = []
     for first, last in sorted(tables):

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing an image to a medium: unpacked on the way, holes skipped, everything read back and compared while writing.
+"""Write an image to a medium: unpack it on the fly, skip holes, and read everything back while writing.
 
-Threads with a stock of buffers between them: one unpacks, one holds the image against its block map, one writes, a few
-read back what was synced and compare it. A buffer is free again when both its digest and its comparison are
-done. What the block map calls empty is skipped; `tower.disk.partition` later zeroes those of the empty blocks that a file
-system uses.
+Threads share a stock of buffers: one unpacks, one compares the image with its block map, one writes, a few read back
+what was synced and compare it. A buffer is free again when both its digest and its comparison are done. Blocks that are
+empty in the block map are skipped; `tower.disk.partition` later zeroes those that a file system uses.
 
-An interrupted flash is continued by comparing first: only what differs is written. Nothing about the medium has to
-be remembered or believed for that.
+An interrupted flash continues by comparing first: only differing data is written. So nothing about the medium has to
+be remembered or trusted.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ from tower.image.blockmap import AGAIN, BlockMap, Check
 from tower.image.unpack import unpacked
 
 GAP: Final = 256 << 10
-"""A hole smaller than this is written: as fast as skipping it."""
+"""A hole smaller than this is written: that is as fast as skipping it."""
 _BATCH: Final = 4
-"""Buffers between two syncs: 16 MiB, read back while the next are written. More were slower, and a longer tail."""
+"""Buffers between two syncs: 16 MiB, read back while the next are written. More of them were slower, with a longer tail."""
 _BUFFERS: Final = 3 * _BATCH
 _CHECKERS: Final = 3
-"""Threads that read back: a medium answers several requests sooner than one after the other, above all a busy one."""
+"""Threads that read back: a medium serves several requests at once faster than one by one, above all a busy one."""
 
 Advance = Callable[[int], object]
-"""Told how many more bytes are written and compared."""
+"""Called with the number of bytes that were written and compared since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A buffer's content and where it belongs; `old` says that the medium has it already."""
+    """A buffer's content and its place; `old` says that the medium has it already."""
 
     place: int
     length: int
@@ -52,17 +51,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """The next bytes of the image, for its digest: the first `length` of a buffer, or that many that are a hole."""
+    """The next bytes of the image, for its digest: the first `length` of a buffer, or a hole of that length."""
 
     length: int
     buffer: mmap.mmap | None = None
     shared: bool = False
-    """Whether the buffer is written and compared, too."""
+    """Whether the buffer is also written and compared."""
 
 
 @dataclass(slots=True)
 class _Line:
-    """What the threads share: queues, and the first failure, which ends all of them."""
+    """State that the threads share: queues, and the first failure, which ends all of them."""
 
     free: queue.SimpleQueue[mmap.mmap | None] = field(default_factory=queue.SimpleQueue)
     digest: queue.SimpleQueue[_Stretch | None] = field(default_factory=queue.SimpleQueue)
@@ -71,10 +70,10 @@ class _Line:
     failure: BaseException | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     half: set[int] = field(default_factory=set)
-    """Buffers that one of their two users is done with."""
+    """Buffers that one of their two users has finished with."""
 
     def done(self, buffer: mmap.mmap) -> None:
-        """One of the two users of a buffer is done with it; after the second it is free."""
+        """Note that one of its two users has finished with a buffer; after the second it is free."""
         with self.lock:
             if id(buffer) not in self.half:
                 self.half.add(id(buffer))
@@ -88,7 +87,7 @@ class _Line:
         self.stop()
 
     def stop(self) -> None:
-        """Wake whoever waits."""
+        """Wake all waiting threads."""
         self.free.put(None)
         self.digest.put(None)
         self.write.put(None)
@@ -97,7 +96,7 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class Flashed:
-    """What was done, in bytes."""
+    """The result, in bytes."""
 
     written: int
     kept: int
@@ -106,9 +105,9 @@ class Flashed:
 def flash(
     image: Path, block_map: BlockMap, medium: Medium, *, compare: bool = False, advance: Advance = lambda _: None
 ) -> Flashed:
-    """Write an image. With `compare`, what is on the medium already stays. Raises ImageProblemError or DeviceError.
+    """Write an image. With `compare`, equal data on the medium is kept. Raises ImageProblemError or DeviceError.
 
-    Before the first byte nothing is changed; after an error or an interruption the medium holds a part.
+    If it fails before the first byte, nothing is changed; after an error or an interruption the medium holds a part.
     """
     if medium.size < block_map.size:
         raise DeviceError(
@@ -152,7 +151,7 @@ def _guarded(line: _Line, work: Callable[[], None]) -> None:
 
 
 def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> None:
-    """Unpack; all of it goes to its digest, and what is to be written to be written. Raises ImageProblemError."""
+    """Unpack the image: everything goes to the digest, and data goes to the writer. Raises ImageProblemError."""
     place = 0
     for start, end in (*block_map.spans(GAP), (block_map.size, block_map.size)):
         while place < end:
@@ -176,7 +175,7 @@ def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> N
 
 
 def _hole(stream: IO[bytes], place: int, until: int) -> int:
-    """Pass over a hole of an image that is not packed: how many bytes; 0 if there is none, or it cannot be known."""
+    """Skip a hole of an image that is not packed; return its bytes, 0 if there is none or if it is unknown."""
     handle = stream.fileno()
     try:
         size = os.fstat(handle).st_size
@@ -204,7 +203,7 @@ def _fill(stream: IO[bytes], into: memoryview, image: Path) -> None:
 
 
 def _digest(line: _Line, check: Check) -> None:
-    """Hold the image against its map: the slowest of the threads, so it does nothing else."""
+    """Compare the image with its map. This is the slowest of the threads, so it does nothing else."""
     while (stretch := line.digest.get()) is not None and line.failure is None:
         if stretch.buffer is None:
             check.skip(stretch.length)
@@ -256,12 +255,12 @@ def _check(line: _Line, medium: Medium, advance: Advance) -> None:
         line.done(piece.buffer)
         with line.lock:
             advance(piece.length)
-    line.check.put(None)  # for the next of us
+    line.check.put(None)  # pass the end on to the next thread
 
 
 def differs(medium: Medium, place: int, length: int) -> DeviceError:
-    """The error of a medium that does not hold what was written."""
+    """Return the error for a medium that does not hold what was written."""
     return DeviceError(
-        f"{medium.where}: bytes {place}-{place + length - 1} read back are not what was written",
-        hint="the medium is worn out or not as large as it says: take another one",
+        f"{medium.where}: bytes {place}-{place + length - 1} read back differ from what was written",
+        hint="the medium is worn out or smaller than it claims: use another one",
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that must not become the disk of a virtual machine: the image and what belongs to it, tower's own, the kernel's.
+"""Files that must not become the disk of a virtual machine: the image and its files, tower's own files, the kernel's.
 
-Which file it is, is told by its inode and not by its name: hard links, symbolic links and bind mounts all lead to the
-same one. What is not there yet is told by the folder that it would be made in.
+A file is identified by its inode, not by its name: hard links, symbolic links and bind mounts all lead to the same one. A
+file that does not exist yet is identified by the folder that it would be made in.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _VOUCHES: Final = re.compile(
 """Names of signatures and checksums."""
 _MOST_LINKS: Final = 40
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
-_HINT: Final = "name a file of yours with --device-file, outside of tower's own folder and that of the image"
+_HINT: Final = "with --device-file, name a file of your own, outside of tower's folder and that of the image"
 
 Inode = tuple[int, int]
 
 
 def check_file(path: Path, image: Path) -> None:
-    """DeviceError if no disk may be written to `path`, be there a file or not. Nothing is changed."""
+    """Raise DeviceError if no disk may be written to `path`, whether the file exists or not. Changes nothing."""
     about = look(path, DeviceError)
     if about is not None and stat.S_ISBLK(about.st_mode):
-        raise DeviceError(f"{path}: is a device", hint=f"give it with --device {path}")
+        raise DeviceError(f"{path}: is a device", hint=f"use --device {path}")
     real = _real(path)
     for step in (*_steps(path), real):
         _check_place(path, step)
     if about is not None and ((named := look(real, DeviceError)) is None or _inode(named) != _inode(about)):
-        raise DeviceError(f"{path}: leads to a file that has no name", hint=_HINT)
+        raise DeviceError(f"{path}: leads to a file without a name", hint=_HINT)
     if about is not None and not stat.S_ISREG(about.st_mode):
-        raise DeviceError(f"{path}: is no regular file", hint=_HINT)
+        raise DeviceError(f"{path}: is not a regular file", hint=_HINT)
     parent = look(real.parent, DeviceError)
     if parent is None or not stat.S_ISDIR(parent.st_mode):
         raise DeviceError(f"{path}: there is no folder {real.parent}", hint="make it first, or name a file in another one")
@@ -65,7 +65,7 @@ def check_file(path: Path, image: Path) -> None:
 
 
 def check_open_file(handle: int, path: Path, image: Path) -> None:
-    """The same for the regular file that a descriptor is open on, whatever `path` leads to by now."""
+    """Do as `check_file`, for the regular file that a descriptor is open on, wherever `path` leads by now."""
     real, about = Path(f"/proc/self/fd/{handle}").readlink(), os.fstat(handle)
     if not about.st_nlink:
         raise DeviceError(f"{path}: was removed meanwhile", hint="start again")
@@ -75,16 +75,16 @@ def check_open_file(handle: int, path: Path, image: Path) -> None:
 
 
 def check_loop(disk: Path, image: Path) -> None:
-    """DeviceError if the file behind a loop device is one that no disk may be written to."""
+    """Raise DeviceError if no disk may be written to the file behind a loop device."""
     backing = _backing_file(disk.name)
     if (about := _stat_or_none(backing)) is not None:
         _check_inode(disk, backing, _inode(about), image, but=disk.name)
 
 
 def _steps(path: Path) -> Iterator[Path]:
-    """A path as it is written, and each that its links lead to: /dev/stdout is a way to a file of any place."""
+    """Yield a path as written, and each path that its links lead to: /dev/stdout may lead to any file."""
     for _ in range(_MOST_LINKS):
-        path = Path(os.path.abspath(path))  # noqa: PTH100  (links are looked at one by one)
+        path = Path(os.path.abspath(path))  # noqa: PTH100  (links are followed one by one)
         yield path
         if not path.is_symlink():
             return
@@ -95,25 +95,25 @@ def _check_place(path: Path, real: Path) -> None:
     folder = next((folder for folder in _KERNELS_FOLDERS if real.is_relative_to(folder)), None)
     if folder is not None:
         raise DeviceError(
-            f"{path}: is below {folder}, which is no place for the disk of a virtual machine",
-            hint="a disk of this machine is given with --device; see how it is called: lsblk",
+            f"{path}: is below {folder}, where no disk of a virtual machine may be",
+            hint="to write a disk of this machine, use --device; lsblk shows its name",
         )
 
 
 def _check_file_system(path: Path, number: int) -> None:
-    """By the number of the file system that a file lies in, or would."""
+    """Check the file system that a file lies in, or would, by its number."""
     if (kind := _kind_of_file_system(number)) in _KERNELS_FILE_SYSTEMS:
-        raise DeviceError(f"{path}: lies in a file system of the kernel ({kind})", hint=_HINT)
-    # In a container it is an ordinary file system with devices in it.
+        raise DeviceError(f"{path}: is in a file system of the kernel ({kind})", hint=_HINT)
+    # In a container, /dev is an ordinary file system with devices in it.
     if os.path.ismount("/dev") and Path("/dev").stat().st_dev == number:
-        raise DeviceError(f"{path}: lies among the devices, in /dev", hint=_HINT)
+        raise DeviceError(f"{path}: is among the devices, in /dev", hint=_HINT)
 
 
 def _check_inode(path: Path, real: Path, inode: Inode | None, image: Path, *, but: str = "") -> None:
-    """By what a file is, or, of one that is not there yet, where it would be; `but` is the loop device that it may be behind."""
+    """Check a file by its inode, or a new one by its folder; `but` is the loop device that may be behind the file."""
     above = [_inode(about) for folder in real.parents if (about := _stat_or_none(folder)) is not None]
     if _is_of_images(real.name, inode, above, image):
-        raise DeviceError(f"{path}: is the image that is to be written, another one, or belongs to one", hint=_HINT)
+        raise DeviceError(f"{path}: is this image, another one, or a file that belongs to one", hint=_HINT)
     own = _inodes_of_tower()
     if inode in own or own.intersection(above) or real in {_real(top) for top in _own_folders()}:
         raise DeviceError(f"{path}: is a file of tower's own or of ssh, or in a folder of theirs", hint=_HINT)
@@ -122,7 +122,7 @@ def _check_inode(path: Path, real: Path, inode: Inode | None, image: Path, *, bu
 
 
 def _is_of_images(name: str, inode: Inode | None, above: list[Inode], image: Path) -> bool:
-    """Whether it is the image, another image, or something that belongs to one; or would pass for it."""
+    """Tell whether it is this image, another one, or a file that belongs to one; or has such a name."""
     images = {image.name, _real(image).name}
     folders = {image.absolute().parent, _real(image).parent, builds_folder(), home_folder() / ".cache/tower/builds"}
     for folder in folders:
@@ -140,10 +140,10 @@ def _belongs(name: str, images: set[str]) -> bool:
 
 
 def _inodes_of_tower() -> frozenset[Inode]:
-    """All files and folders of tower's: hosts with their keys, ssh's configuration, the keys of the system, the program."""
+    """Return all files and folders of tower's: hosts with their keys, ssh's configuration, keys of the system, the program."""
     found: set[Inode] = set()
     for top in _own_folders():
-        # A link in there to a folder is not followed: much else may lie in that.
+        # A link to a folder is not followed: the folder may hold many other files.
         for folder, _, names in os.walk(top):
             paths = (Path(folder), *(Path(folder, name) for name in names))
             found.update(_inode(about) for path in paths if (about := _stat_or_none(path)) is not None)
@@ -151,7 +151,7 @@ def _inodes_of_tower() -> frozenset[Inode]:
 
 
 def _own_folders() -> tuple[Path, ...]:
-    """Where files of tower's and of ssh lie; a host's folder may be a link, on an encrypted disk for instance."""
+    """Return the folders of tower's and ssh's files; a host's folder may be a link, to an encrypted disk for instance."""
     tower, hosts = tower_of_user(), list[Path]()
     with suppress(OSError):
         folders = [path for path in (tower.folder / "hosts").iterdir() if path.is_symlink() and path.is_dir()]
@@ -160,18 +160,18 @@ def _own_folders() -> tuple[Path, ...]:
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Inode]]:
-    """Name and inode of all that is in a folder; links are followed."""
+    """Yield name and inode of everything in a folder; links are followed."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):
                 yield entry.name, _inode(entry.stat())
 
 
-# --- what the kernel says ---------------------------------------------------------------------------------------------
+# --- the kernel's view -----------------------------------------------------------------------------------------------
 
 
 def _real(path: Path) -> Path:
-    """Where a path leads; a circle of links leads to itself."""
+    """Return where a path leads; a circle of links leads to itself."""
     return Path(os.path.realpath(path))
 
 
@@ -180,7 +180,7 @@ def _inode(about: os.stat_result) -> Inode:
 
 
 def _kind_of_file_system(number: int) -> str:
-    """What the file system with that number is, by the table of mounts; empty if it is not there."""
+    """Return the type of the file system with that number, from the mount table; "" if it is not there."""
     wanted = f"{os.major(number)}:{os.minor(number)}"
     for line in _lines(Path("/proc/self/mountinfo")):
         words = line.split(" ")
@@ -190,7 +190,7 @@ def _kind_of_file_system(number: int) -> str:
 
 
 def _in_use(but: str) -> Iterator[tuple[str, Inode]]:
-    """Files that the kernel uses as disks or as swap, and how."""
+    """Yield the files that the kernel uses as disks or as swap, each with its use."""
     for place in Path("/sys/block").glob("loop*"):
         if place.name != but and (about := _stat_or_none(_backing_file(place.name))) is not None:
             yield f"it is what is behind /dev/{place.name}", _inode(about)

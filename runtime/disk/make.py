@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making a host's disk of an image: flashed, its root grown to the end, its own files on the boot partition.
+"""Make a host's disk from an image: flash it, grow its root to the end, put the host's files onto the boot partition.
 
-In this order, the table of partitions after the root and the secrets last. Done again after an interruption, it begins
-by putting back what differs from the image, so that every step always starts from the same bytes.
+The steps run in this order, with the partition table after the root, and the secrets last. After an interruption, it
+begins by restoring what differs from the image, so that every step always starts from the same bytes.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from tower.image.source import ImageSource
 _SECONDS: Final = 600
 _LARGEST_BOOT: Final = 1 << 30
 _MTOOLS: Final = {"MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": "/dev/null"}
-# Tables of inodes are zeroed by the kernel after the first mount, and not now, on a slow medium.
+# The kernel zeroes inode tables after the first mount; on a slow medium, it would take too long now.
 _LAZY: Final = {"RESIZE2FS_FORCE_LAZY_ITABLE_INIT": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class HostDisk:
-    """What a disk is made of."""
+    """The inputs of a disk."""
 
     source: ImageSource
     boot_files: Mapping[str, Path]
     """Name on the boot partition -> file to copy there."""
     scratch: Path
-    """A folder with room for the image's partitions."""
+    """A folder with enough space for the image's partitions."""
 
 
 def make_disk(job: HostDisk, medium: Medium, *, resume: bool, view: View) -> None:
-    """Make the disk. Raises ImageProblemError, DeviceError or ToolError; after that, or a signal, do it again with `resume`."""
+    """Make the disk. Raises ImageProblemError, DeviceError or ToolError; after that, or a signal, repeat it with `resume`."""
     block_map = job.source.block_map
     with view.bar("writing and reading back", block_map.mapped) as advance:
         flash(job.source.path, block_map, medium, compare=resume, advance=advance)
@@ -58,9 +58,7 @@ def _grow(medium: Medium, root: Partition, spans: tuple[tuple[int, int], ...], f
     with scratch(medium, root, spans, folder) as part:
         check = proc.run(("e2fsck", "-f", "-p", part.path), timeout=_SECONDS, check=False, missing="install e2fsprogs")
         if check.status not in (0, 1):
-            raise DeviceError(
-                f"{medium.where}: e2fsck does not take the root that was written", hint="fetch or build the image again"
-            )
+            raise DeviceError(f"{medium.where}: e2fsck rejects the root that was written", hint="fetch or build the image again")
         if size > root.size:
             with part.path.open("r+b") as stream:
                 stream.truncate(size)
@@ -76,18 +74,18 @@ def _place(medium: Medium, boot: Partition, spans: tuple[tuple[int, int], ...], 
                     ("mcopy", "-o", "-i", part.path, path, f"::{name}"), timeout=_SECONDS, env=_MTOOLS, missing="install mtools"
                 )
             except ToolError as error:
-                raise DeviceError(f"{medium.where}: {name} cannot be laid onto its boot partition: {error.message}") from error
+                raise DeviceError(f"{medium.where}: {name} cannot be written to its boot partition: {error.message}") from error
         part.put_back(fat_units(part.path))
 
 
 def read_boot_file(medium: Medium, name: str, folder: Path) -> bytes:
-    """A small file of the boot partition of a medium that somebody wrote; empty if there is none of this name.
+    """Read a small file of the boot partition of any medium; b"" if it has no such file.
 
-    Raises ImageProblemError if the medium is not partitioned as a host's. What is in the file is the medium's.
+    Raises ImageProblemError if the medium is not partitioned as a host's. Do not trust the content of the file.
     """
     boot = read_partitions(medium)[0]
     if boot.size > _LARGEST_BOOT or boot.start + boot.size > medium.size:
-        raise ImageProblemError(f"{medium.where}: its first partition is no boot partition of a host")
+        raise ImageProblemError(f"{medium.where}: its first partition is not a host's boot partition")
     with scratch(medium, boot, (), folder) as part:
         part.take([(boot.start, boot.start + UNIT)], boot.size)
         part.take([(boot.start, boot.start + fat_head(part.path))], boot.size)

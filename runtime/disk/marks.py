@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on a disk: ids and names by which this system's files may call it, and marks of LVM, RAID and their like.
+"""Identify a disk: IDs and names by which this system's files may refer to it, and marks of LVM, RAID and the like.
 
-Read from the open disk itself: lsblk has it from udev, which Alpine has not, or from looking at the disk, which only root
-may do.
+They are read from the open disk itself: lsblk gets them from udev, which Alpine does not have, or from the disk, which
+only root may read.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ _MARKS: Final = (
     (4096, _MD, "a RAID (md)"),
     (4096 + 24, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"), "a bcache"),
 )
-"""Where in a disk or partition which bytes say what it is part of."""
+"""Where in a disk or partition which bytes show what it is a part of."""
 _TEXTS: Final = (
     (1080, b"\x53\xef", 1024 + 104, 1024 + 120, 16),
     (0, b"XFSB", 32, 108, 12),
     (65536 + 64, b"_BHRfS_M", 65536 + 32, 65536 + 299, 256),
     (4096 - 10, b"SWAPSPACE2", 1024 + 12, 1024 + 28, 16),
 )
-"""File systems: where which bytes tell them, where their UUID is, where their label, and how long that is."""
+"""File systems: the place and value of their magic bytes, the places of UUID and label, and the label's length."""
 _READ: Final = 68 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What was found on a disk and its partitions."""
+    """The findings on a disk and its partitions."""
 
     ids: frozenset[str]
-    """UUIDs of file systems and partitions, as /etc/fstab has them."""
+    """UUIDs of file systems and partitions, as in /etc/fstab."""
     labels: frozenset[str]
     part_of: str
-    """What it is, or was, a part of: an LVM, a RAID; empty if nothing says so."""
+    """What it is, or was, a part of: an LVM, a RAID; empty if no mark is found."""
 
 
 def read(handle: int, size: int) -> Signature:
-    """What is on an open disk of `size` bytes. Raises OSError; whatever else is there is no error."""
+    """Return the findings on an open disk of `size` bytes. Raises OSError; unknown content is no error."""
     ids, labels, parts = set[str](), set[str](), list[str]()
     for start, length, own, name in ((0, size, "", ""), *_partitions(handle, os.pread(handle, 2 * _SECTOR, 0))):
         ids.add(own)
@@ -63,28 +63,26 @@ def read(handle: int, size: int) -> Signature:
 
 
 def obstacle(handle: int, size: int, root: Path = Path("/")) -> str:
-    """Why an open disk of `size` bytes may not be written, by what is on it; empty if it may. Raises OSError.
+    """Return why an open disk of `size` bytes may not be written, judging by its content; "" if it may. Raises OSError.
 
-    The files of the system below `root` say which disks are its own.
+    The files of the system below `root` tell which disks are its own.
     """
     found = read(handle, size)
     if found.part_of:
-        return (
-            f"is part of {found.part_of}; if that is not needed any more, remove the mark from it or its partition: wipefs --all"
-        )
+        return f"is part of {found.part_of}; if that is no longer needed, remove the mark from it or its partition: wipefs --all"
     return OURS if names(root).have(found.ids, found.labels) else ""
 
 
 def _marks(handle: int, data: bytes, start: int, length: int) -> Iterator[str]:
     yield from (what for place, mark, what in _MARKS if data[place : place + len(mark)] == mark)
-    # The older ones of md are at the end.
+    # Older marks of md are at the end.
     for place in ((length & ~0xFFFF) - 0x10000, ((length // _SECTOR - 16) & ~7) * _SECTOR):
         if place > 0 and os.pread(handle, 4, start + place) in (_MD, _MD[::-1]):
             yield "a RAID (md)"
 
 
 def _file_systems(data: bytes) -> Iterator[tuple[str, str]]:
-    """UUID and label of what is at the begin of a disk or partition."""
+    """Yield UUID and label of the file system at the beginning of a disk or partition."""
     for place, mark, uuid, label, length in _TEXTS:
         if data[place : place + len(mark)] == mark:
             yield _uuid(data[uuid : uuid + 16]), _text(data[label : label + length])
@@ -101,7 +99,7 @@ def _file_systems(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _partitions(handle: int, first: bytes) -> Iterator[tuple[int, int, str, str]]:
-    """Begin and length in bytes, PARTUUID and name of each partition, by the table that the disk begins with."""
+    """Yield begin and length in bytes, PARTUUID and name of each partition in the table at the disk's beginning."""
     if first[510:512] != b"\x55\xaa":
         return
     if first[512:520] == b"EFI PART":
@@ -116,7 +114,7 @@ def _partitions(handle: int, first: bytes) -> Iterator[tuple[int, int, str, str]
 
 
 def _rows(sector: bytes) -> Iterator[tuple[int, int, int]]:
-    """Type, first sector and sectors of the four rows of an MBR."""
+    """Yield type, first sector and number of sectors of the four rows of an MBR."""
     for place in range(446, 510, 16):
         if len(row := sector[place : place + 16]) == 16:
             start, count = struct.unpack_from("<II", row, 8)
@@ -124,7 +122,7 @@ def _rows(sector: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _logical(handle: int, disk: int, base: int) -> Iterator[tuple[int, int, str, str]]:
-    """The partitions inside an extended one, which are a chain."""
+    """Yield the partitions inside an extended one, which form a chain."""
     place = base
     for number in range(5, 5 + _MOST_LOGICAL):
         sector = os.pread(handle, _SECTOR, place * _SECTOR)
@@ -164,7 +162,7 @@ def _uuid(data: bytes) -> str:
 
 
 def _serial(data: bytes) -> str:
-    """How the number of a FAT is written."""
+    """Return the serial number of a FAT as it is written."""
     text = data[::-1].hex().upper()
     return f"{text[:4]}-{text[4:]}" if len(text) == 8 else ""
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host's disk is written to: a block device, or a file for a virtual machine.
+"""The medium of a host's disk: a block device, or a file for a virtual machine.
 
-Written and read past the page cache (O_DIRECT), so that what is read back comes from the medium. Where the file system
-of a file cannot do that, written bytes are synced and dropped from the cache before they are read.
+It is written and read past the page cache (O_DIRECT), so that reading back asks the medium. If the file system of a
+file does not support that, written bytes are synced and dropped from the cache before they are read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tower.base.refused import in_our_words, refused
 from tower.disk.device import SECTOR, wrong_sector
 
 ALIGN: Final = 4096
-"""Positions and lengths on a medium, and so the size of a file for one, are multiples of it."""
+"""Positions and lengths on a medium, and the size of a file for one, are multiples of this."""
 CHUNK: Final = 4 << 20
 _LARGE: Final = 2 << 20
 _SECTOR_SIZE: Final = 0x1268
@@ -36,16 +36,16 @@ _SECTOR_SIZE: Final = 0x1268
 
 
 def new_buffer(size: int = CHUNK) -> mmap.mmap:
-    """Memory that O_DIRECT takes: aligned to pages; of large pages where it can be, which makes fewer, larger requests."""
+    """Return memory for O_DIRECT: aligned to pages; huge pages if possible, which makes fewer, larger requests."""
     buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if size >= _LARGE:
-        with suppress(OSError):  # a kernel without them
+        with suppress(OSError):  # this kernel has no huge pages
             buffer.madvise(mmap.MADV_HUGEPAGE)
     return buffer
 
 
 def same(one: mmap.mmap, other: mmap.mmap, length: int) -> bool:
-    """Whether two buffers begin with the same bytes; other threads run meanwhile, and nothing is copied."""
+    """Tell whether two buffers begin with the same `length` bytes; other threads run meanwhile, and nothing is copied."""
     import ctypes
 
     compare = ctypes.CDLL(None).memcmp
@@ -70,7 +70,7 @@ class Medium:
             done += self._try(os.pwritev, data[done:], place + done)
 
     def read(self, place: int, into: memoryview) -> None:
-        """Fill `into` with what is at `place`."""
+        """Fill `into` from `place`."""
         done = 0
         while done < len(into):
             got = self._try(os.preadv, into[done:], place + done)
@@ -84,11 +84,11 @@ class Medium:
         except OSError as error:
             raise DeviceError(
                 f"{self.where}: {error.strerror} at byte {place}",
-                hint="the medium is worn out, was taken out, or the disk is full",
+                hint="the medium is worn out or was removed, or the disk is full",
             ) from error
 
     def flush(self, place: int, length: int) -> None:
-        """Bring what was written to the medium, so that reading it means something."""
+        """Sync a range to the medium, so that reading it back is meaningful."""
         try:
             os.fdatasync(self.handle)
             if not self.direct:
@@ -100,25 +100,25 @@ class Medium:
 
 
 Check = Callable[[int], object]
-"""Looks at what a descriptor is open on, before anything is changed; raises DeviceError if that may not be written."""
+"""Checks an open descriptor before anything is changed; raises DeviceError if it may not be written."""
 
 
 def opened(path: Path, *, size: int | None = None) -> AbstractContextManager[Medium]:
-    """Open a block device, or a file that has (or gets) `size` bytes, for us alone. Raises DeviceError."""
+    """Open a block device, or a file that has (or gets) `size` bytes, exclusively. Raises DeviceError."""
     found = look(path, DeviceError)
     return opened_disk(path) if found is not None and stat.S_ISBLK(found.st_mode) else opened_file(path, size=size)
 
 
 @contextmanager
 def opened_disk(path: Path, check: Check = lambda _: None) -> Iterator[Medium]:
-    """Open a block device, which nobody can mount or open so meanwhile. Raises DeviceError."""
+    """Open a block device exclusively, so that nobody can mount it meanwhile. Raises DeviceError."""
     handle = _open_device(path)
     try:
         if not stat.S_ISBLK(os.fstat(handle).st_mode):
-            raise DeviceError(f"{path}: is no block device any more", hint="see which devices there are: lsblk")
+            raise DeviceError(f"{path}: is no longer a block device", hint="see which devices there are: lsblk")
         _lock(handle, path)
         if (sector := _sector(handle)) != SECTOR:
-            raise DeviceError(f"{path}: {wrong_sector(sector)}", hint="take another disk")
+            raise DeviceError(f"{path}: {wrong_sector(sector)}", hint="use another disk")
         check(handle)
         yield _medium(handle, path)
     finally:
@@ -127,9 +127,9 @@ def opened_disk(path: Path, check: Check = lambda _: None) -> Iterator[Medium]:
 
 @contextmanager
 def opened_file(path: Path, check: Check = lambda _: None, *, size: int | None = None, write: bool = True) -> Iterator[Medium]:
-    """Open a file that has, or gets, `size` bytes, for us alone. Raises DeviceError.
+    """Open a file that has, or gets, `size` bytes, exclusively. Raises DeviceError.
 
-    One that is made here is gone again if it may not be written. Without `write` it must be there, and is read only.
+    A new file is removed again if it may not be written. Without `write` the file must exist, and is only read.
     """
     handle, made = _open_file(path, write=write)
     try:
@@ -155,7 +155,7 @@ def _medium(handle: int, path: Path) -> Medium:
 
 def _lock(handle: int, path: Path) -> None:
     if _locked_by_others(handle):
-        raise DeviceError(f"{path}: is in use by another program, as the disk of a virtual machine that runs is")
+        raise DeviceError(f"{path}: is in use by another program, such as a running virtual machine")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -163,31 +163,31 @@ def _lock(handle: int, path: Path) -> None:
 
 
 def _locked_by_others(handle: int) -> bool:
-    """Whether somebody holds a lock of the other kind on a part of a file: QEMU does, on the disks of what it runs.
+    """Tell whether another process locks a part of a file in the other way: QEMU does, for the disks of running machines.
 
-    It is asked for and not taken: on a network's file system both kinds are one, and would stand in each other's way.
+    The lock is queried, not taken: on a network file system, both kinds are one, and would block each other.
     """
     wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         found = fcntl.fcntl(handle, fcntl.F_GETLK, wanted)
-    except OSError:  # a file system without locks
+    except OSError:  # this file system has no locks
         return False
     return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
 
 
 def _sector(handle: int) -> int:
-    """Bytes of a logical sector of an open disk."""
+    """Return the bytes of a logical sector of an open disk."""
     buffer = bytearray(4)
     fcntl.ioctl(handle, _SECTOR_SIZE, buffer)
     return int.from_bytes(buffer, sys.byteorder)
 
 
 def _open_file(path: Path, *, write: bool) -> tuple[int, bool]:
-    """A descriptor of a regular file, and whether the file was made by this."""
-    # Without blocking: a FIFO would wait for its other end.
+    """Open a regular file; return the descriptor, and whether the file is new."""
+    # Without blocking: opening a FIFO would wait for its other end.
     name = os.path.realpath(path)
     flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
-    with in_our_words(path, kind=DeviceError, hint="it must be a file of yours"):
+    with in_our_words(path, kind=DeviceError, hint="it must be a file that you own"):
         if write:
             with suppress(FileExistsError):
                 handle = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600)
@@ -210,7 +210,7 @@ def _stretch(handle: int, path: Path, size: int) -> None:
 
 
 def _open_device(path: Path) -> int:
-    """Open a device so that nothing on it can be mounted meanwhile; by doas or sudo where that takes root."""
+    """Open a device so that nothing on it can be mounted meanwhile; with doas or sudo if only root may."""
     try:
         return os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except PermissionError:
@@ -226,12 +226,12 @@ def _not_opened(path: Path, number: int | None) -> DeviceError:
 
 
 def _open_as_root(path: Path) -> int:
-    """The device as root opened it: root does this and nothing else."""
+    """Have root open the device, and do nothing else."""
     import shutil
 
     tool = next((name for name in ("doas", "sudo") if shutil.which(name)), None)
     if tool is None:
-        raise DeviceError(f"{path}: may not be written by you", hint="run tower as root")
+        raise DeviceError(f"{path}: you may not write to it", hint="run tower as root")
     ours, theirs = socket.socketpair()
     with ours, theirs:
         argv = (tool, "-n", sys.executable, "-I", "-c", _OPENER, str(path))

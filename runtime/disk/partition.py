@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changing a partition of a flashed medium: taken out into a sparse file, changed there by its own tools, put back.
+"""Change a partition of a flashed medium: copy it into a sparse file, change it there with its own tools, write it back.
 
-So no tool ever works on the medium itself, nothing is mounted, and every byte that changes is read back. Putting back
-also zeroes the blocks that the file system uses and that flashing skipped as empty: on a medium that was used before,
-they hold something else.
+So no tool ever works on the medium itself, nothing is mounted, and every changed byte is read back. Writing back also
+zeroes the blocks that the file system uses and that flashing skipped as empty: on a used medium, they hold old data.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tower.disk.flash import differs
 from tower.disk.medium import Medium, new_buffer
 
 UNIT: Final = 64 << 10
-"""What is put back at once: few seeks, and little that did not change."""
+"""The amount that is written back at once: it takes few seeks, and includes few unchanged blocks."""
 SECTOR: Final = 512
 _MIB: Final = 1 << 20
 _BATCH: Final = 256
@@ -41,7 +40,7 @@ class Partition:
 
 
 def partitions(first: bytes, where: str) -> tuple[Partition, ...]:
-    """The partitions by the first sector (MBR). Raises ImageProblemError if it has none."""
+    """Return the partitions in the first sector (MBR). Raises ImageProblemError if it has none."""
     if len(first) < SECTOR or first[510:512] != b"\x55\xaa":
         raise ImageProblemError(f"{where}: no partition table in its first sector")
     found: list[Partition] = []
@@ -54,22 +53,20 @@ def partitions(first: bytes, where: str) -> tuple[Partition, ...]:
 
 
 def read_partitions(medium: Medium) -> tuple[Partition, ...]:
-    """The boot partition and the root of a host's medium: two, of which the root is the last."""
+    """Return the boot partition and the root of a host's medium: two partitions, with the root last."""
     found = partitions(_read(medium, 0, UNIT)[:SECTOR], medium.where)
     if [row.number for row in found] != [1, 2] or any(row.start % UNIT for row in found) or found[0].start >= found[1].start:
-        raise ImageProblemError(
-            f"{medium.where}: is not partitioned as the image of a host is", hint="tower builds those of hosts"
-        )
+        raise ImageProblemError(f"{medium.where}: is not partitioned as the image of a host", hint="tower builds those of hosts")
     return found
 
 
 def root_size(medium: Medium, root: Partition) -> int:
-    """How large the root can be: to the end of the medium, or of what the table of partitions can say."""
+    """Return the largest size of the root: to the end of the medium, or of what the partition table can describe."""
     return max(root.size, min((medium.size - root.start) // _MIB * _MIB, 0xFFFFFFFF // 2048 * _MIB))
 
 
 def grow_table(medium: Medium) -> Partition:
-    """Make the root in the table reach to the end of the medium; the root."""
+    """Make the root in the table reach to the end of the medium; return the root."""
     root = read_partitions(medium)[-1]
     size = root_size(medium, root)
     if size > root.size:
@@ -97,17 +94,17 @@ def _read(medium: Medium, place: int, length: int) -> bytes:
 
 
 class Scratch:
-    """A partition in a sparse file of its own, and what of it the medium is known to hold."""
+    """A partition in a sparse file of its own, and the content that the medium is known to have."""
 
     def __init__(self, medium: Medium, partition: Partition, path: Path) -> None:
         self.path = path
         self._medium = medium
         self._start = partition.start
         self._known: dict[int, bytes] = {}
-        """Unit -> digest of what the medium has there; units that flashing skipped are missing."""
+        """Unit -> digest of the medium's content there; units that flashing skipped are missing."""
 
     def take(self, spans: Collection[tuple[int, int]], size: int) -> None:
-        """Copy the partition of `size` bytes from the medium: what was flashed there (`spans`), and zeros between."""
+        """Copy the partition of `size` bytes from the medium: the flashed `spans`, and zeros between them."""
         with self.path.open("wb") as out:
             out.truncate(size)
             for start, end in spans:
@@ -122,7 +119,7 @@ class Scratch:
             self._known[place // UNIT] = _digest(data)
 
     def put_back(self, used: Collection[int]) -> int:
-        """Write every unit in `used` that the medium does not hold; how many bytes that took."""
+        """Write every unit in `used` that differs on the medium; return the number of bytes written."""
         written: list[tuple[int, bytes]] = []
         total = 0
         with self.path.open("rb") as stream:
@@ -162,18 +159,18 @@ def _digest(data: bytes) -> bytes:
 def scratch(
     medium: Medium, partition: Partition, spans: Collection[tuple[int, int]], folder: Path, *, size: int | None = None
 ) -> Iterator[Scratch]:
-    """A partition taken out; `size` is how large it was before its row in the table grew. Its file is gone at the end."""
+    """Yield a copy of a partition; `size` is its size before its row in the table grew. The file is removed at the end."""
     try:
         with own_folder(folder, ".partition-") as place:  # it holds the host's keys
             found = Scratch(medium, partition, place / f"partition{partition.number}")
             found.take(spans, size or partition.size)
             yield found
     except OSError as error:
-        raise refused(error, folder, kind=DeviceError, hint="a partition is changed in a file there: make room") from error
+        raise refused(error, folder, kind=DeviceError, hint="a partition is changed in a file there: free some space") from error
 
 
 def data_units(path: Path) -> set[int]:
-    """The units of a sparse file that hold anything but a hole."""
+    """Return the units of a sparse file that are not holes."""
     found: set[int] = set()
     with path.open("rb") as stream:
         handle = stream.fileno()
@@ -181,7 +178,7 @@ def data_units(path: Path) -> set[int]:
         while True:
             try:
                 start = os.lseek(handle, end, os.SEEK_DATA)
-            except OSError:  # ENXIO: no data behind `end`
+            except OSError:  # ENXIO: no data after `end`
                 return found
             end = os.lseek(handle, start, os.SEEK_HOLE)
             found.update(range(start // UNIT, -(-end // UNIT)))

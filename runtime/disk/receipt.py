@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receipt of a provisioning: which image went onto which device, and how far it came.
+"""The receipt of a provisioning: which image was written to which device, and how far it came.
 
     prepared -> written -> answered
 
-It is written when the host gets its keys, before its device is touched, so that whatever ends `tower` can be resumed;
-it is closed when the host first answers, and a copy on the boot partition lets the host show it.
+It is written when the host gets its keys, before its device is touched, so that an interrupted `tower` can be resumed;
+it is closed when the host first answers, and the host shows its copy from the boot partition.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Stage(StrEnum):
-    """How far a provisioning came."""
+    """How far a provisioning has come."""
 
     PREPARED = "prepared"
     WRITTEN = "written"
@@ -39,7 +39,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was, or is to be, written: a disk, or a file for a virtual machine (kind `file`)."""
+    """The disk that was, or will be, written, or a file for a virtual machine (kind `file`)."""
 
     path: str
     size: int
@@ -47,7 +47,7 @@ class Target:
     model: str
     kind: str
     identity: str = ""
-    """What tells this very disk or file from others until this machine is started anew; empty if there was no file yet."""
+    """Distinguishes this disk or file from others until this machine restarts; empty if the file did not exist yet."""
 
     def __str__(self) -> str:
         from tower.disk.device import human_size
@@ -61,7 +61,7 @@ class Receipt:
     """One provisioning of one host."""
 
     id: str
-    """What tells this provisioning from any other."""
+    """The ID of this provisioning."""
     host: str
     stage: Stage
     image: str
@@ -74,7 +74,7 @@ class Receipt:
     written: str = ""
     answered: str = ""
     system: str = ""
-    """What the host said it is when it first answered."""
+    """The host's description of its system in its first answer."""
 
     @classmethod
     def new(cls, host: str, source: ImageSource, target: Target) -> Receipt:
@@ -92,33 +92,33 @@ class Receipt:
         )
 
     def dump(self) -> bytes:
-        """The file."""
+        """Return the content of the file."""
         return (json.dumps({"schema": _SCHEMA, **asdict(self)}, indent=1, sort_keys=True) + "\n").encode()
 
     def at(self, stage: Stage, *, system: str = "") -> Receipt:
-        """The receipt when that stage was reached."""
+        """Return the receipt at a later stage."""
         if stage is Stage.ANSWERED:
             return replace(self, stage=stage, system=system, answered=now())
         return replace(self, stage=stage, written=now(), answered="", system="")
 
     @property
     def public(self) -> bytes:
-        """What the host gets: nothing about the thin client's files."""
+        """Return the host's copy, without the paths of the thin client's files."""
         shown = {"schema": _SCHEMA, "id": self.id, "host": self.host, "version": self.version, "channel": self.channel}
         return (json.dumps({**shown, "image_sha256": self.image_sha256}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def now() -> str:
-    """The time, to the second."""
+    """Return the time, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse(data: bytes, where: str) -> Receipt:
-    """A receipt. Raises StateError naming `where`."""
+    """Parse a receipt. Raises StateError naming `where`."""
     try:
         row: dict[str, Any] = parse_json(data)
         if row.pop("schema") != _SCHEMA or not _ID.fullmatch(row["id"]):
-            raise StateError(f"{where}: is of another version of tower")
+            raise StateError(f"{where}: was written by another version of tower")
         target, stage = Target(**row.pop("target")), Stage(row.pop("stage"))
         texts = [value for name, value in (*row.items(), *asdict(target).items()) if name != "size"]
         if not isinstance(target.size, int) or not all(isinstance(text, str) for text in texts):
@@ -129,10 +129,10 @@ def parse(data: bytes, where: str) -> Receipt:
 
 
 def read(path: Path) -> Receipt:
-    """The receipt in a file. Raises StateError."""
+    """Read the receipt in a file. Raises StateError."""
     return parse(read_file(path), str(path))
 
 
 def write(path: Path, receipt: Receipt) -> None:
-    """Keep a receipt."""
+    """Write a receipt to a file."""
     write_file(path, receipt.dump())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written, a removable disk or a file for a virtual machine: chosen, looked at, and looked at again once it is open.
+"""The target to write, a removable disk or a file for a virtual machine: chosen, checked, and checked again once it is open.
 
-Paths are looked up twice, and people swap disks in between. So the choice remembers which disk or file it was, and what a
-descriptor is open on must be that one; all that is written then goes through this descriptor.
+Paths are looked up twice, and people swap disks in between. So the choice remembers which disk or file it was, and the
+open descriptor must be on that one; everything is then written through this descriptor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OTHER: Final = "take a removable disk that is not in use"
 
 
 def target_disk(source: ImageSource, wanted: Path | None, view: View) -> Target:
-    """The disk that will be written; says so if it cannot be told from others. Raises DeviceError."""
+    """Return the disk to write; warn if it cannot be told from others. Raises DeviceError."""
     disks = device.list_disks()
     disk = device.choose(disks, _aligned(source.block_map.size), wanted=wanted)
     if disk.kind == "loop":
@@ -44,7 +44,7 @@ def target_disk(source: ImageSource, wanted: Path | None, view: View) -> Target:
 
 
 def _check_content(disk: Disk) -> None:
-    """DeviceError if what is on a disk speaks against writing it; who may not read it hears that when it is opened."""
+    """Raise DeviceError if the content of a disk is a reason not to write it; if it cannot be read, opening it will say so."""
     try:
         handle = os.open(disk.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -63,22 +63,22 @@ def _check_signature(disk: Disk, handle: int) -> None:
 
 
 def target_file(source: ImageSource, path: Path, size: int | None) -> Target:
-    """The file that will be a virtual machine's disk, of `size` bytes if that is given. Raises DeviceError."""
+    """Return the file for a virtual machine's disk, of `size` bytes if that is given. Raises DeviceError."""
     check_file(path, source.path)
     about = look(path, DeviceError)
     there, least = (about.st_size if about else 0), _aligned(source.block_map.size)
     if size is not None and size < max(there, least):
-        has = f"the image needs {least}" if there < least else f"the file has {there} already"
+        has = f"the image needs {least}" if there < least else f"the file already has {there}"
         raise DeviceError(
             f"{path}: cannot have {size} bytes: {has}",
-            hint=f"give it --size {-(-max(there, least) >> 20)}M, or more; or none, to make it as large as need be",
+            hint=f"use --size {-(-max(there, least) >> 20)}M or more, or leave --size out",
         )
     identity = "" if about is None else _identity_of_file(about)
     return Target(str(path.absolute()), _aligned(max(size or 0, there, least)), "", "", FILE, identity)
 
 
 def _aligned(size: int) -> int:
-    """A size that a medium can have."""
+    """Round a size up to one that a medium can have."""
     return -(-size // ALIGN) * ALIGN
 
 
@@ -87,10 +87,10 @@ def _identity_of_file(about: os.stat_result) -> str:
 
 
 def still(target: Target, view: View, *, yes: bool) -> Target:
-    """A target of an earlier run, if it may still be written. Raises DeviceError if another disk is there now.
+    """Return the target of an earlier run, if it may still be written. Raises DeviceError if another disk is there now.
 
-    A disk without a serial number that was taken out, or was there before this machine was started anew, could be any
-    other of its size: it is asked for, as `View.confirm` does.
+    Another disk of the same size could replace a disk without a serial number that was removed, or that was there before
+    a restart of this machine: the user is asked, as in `View.confirm`.
     """
     if target.kind == FILE:
         here = target.identity.startswith(device.boot_id())
@@ -99,14 +99,14 @@ def still(target: Target, view: View, *, yes: bool) -> Target:
     disk = device.choose(disks, 0, wanted=Path(target.path))
     device.check_same(_disk_of(target), disk)
     if disk.identity != target.identity and (doubt := device.doubt(disk, disks)):
-        view.say(f"{doubt}; whether it is the one that was begun, tower cannot know")
+        view.say(f"{doubt}; tower cannot know whether it is the one that was begun")
         view.confirm(f"{target} will be overwritten. Go on?", yes=yes)
     return replace(target, identity=disk.identity)
 
 
 @contextmanager
 def open_target(target: Target, image: Path, *, write: bool = True) -> Iterator[Medium]:
-    """What is to be written, open. Raises DeviceError if it is another one than was chosen, or may not be written any more."""
+    """Open the target. Raises DeviceError if it is not the chosen one, or may no longer be written."""
     path = Path(target.path)
     if target.kind == FILE:
         size = _aligned(target.size) if write else None
@@ -125,17 +125,17 @@ def _check_file(target: Target, image: Path, handle: int) -> None:
 
 
 def _check_disk(target: Target, image: Path, handle: int) -> None:
-    """What is known of the disk that is open must be what was known of the one that was chosen."""
+    """Raise DeviceError unless the open disk is known to be the one that was chosen."""
     number = device.number_of(os.fstat(handle))
     disk = next((disk for disk in device.list_disks() if disk.number == number), None)
     if disk is None:
-        raise DeviceError(f"{target.path}: is no whole disk of this machine", hint="see which there are: lsblk")
+        raise DeviceError(f"{target.path}: is not a whole disk of this machine", hint="see which there are: lsblk")
     device.check_same(_disk_of(target), replace(disk, size=os.lseek(handle, 0, os.SEEK_END)))
     if why := disk.why_not(0):
         raise DeviceError(f"{disk}: {why}", hint=_OTHER)
     if target.identity not in ("", device.identity_of_open(handle)):
         raise DeviceError(
-            f"{disk}: is not the disk that was there before, or was taken out meanwhile", hint="insert that one, and start again"
+            f"{disk}: is not the disk that was there before, or was removed meanwhile", hint="insert that one, and start again"
         )
     if disk.kind == "loop":
         check_loop(disk.path, image)
@@ -143,5 +143,5 @@ def _check_disk(target: Target, image: Path, handle: int) -> None:
 
 
 def _disk_of(target: Target) -> Disk:
-    """What is known of a disk that was chosen."""
+    """Return the known properties of a disk that was chosen."""
     return Disk(Path(target.path), target.size, target.serial, target.model, target.kind, removable=True, obstacle="")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which hosts there are, and what each of them was told about itself."""
+"""The hosts of a Tower, and the settings of each."""

@@ -36,7 +36,7 @@ from tower.base.names import (
 from tower.base.networks import ROUTER_ADDRESS, Network, network_of, parse_address, parse_network
 
 MOST: Final = 16 << 10
-"""Bytes; a real one has less than one KiB."""
+"""Bytes; a real file has less than one KiB."""
 _NAMES: Final = (
     "HOSTNAME", "USERNAME", "PUBLIC_KEY", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
     "ONLINE", "WLAN_SSID_HEX", "WLAN_SHARED_KEY", "THIN_CLIENT_IP", "TOWER_NETWORK", "STATIC_HOST_IP", "ROUTER_IP",
@@ -44,7 +44,7 @@ _NAMES: Final = (
 )  # fmt: skip
 _DEFAULTS: Final = {"ENCRYPTION": "required"}
 _OLD_SSID: Final = "WLAN_SSID"
-"""What was there in place of WLAN_SSID_HEX, with the network's name as text."""
+"""The former WLAN_SSID_HEX, which had the network's name as text."""
 
 
 class InstallationType(StrEnum):
@@ -55,7 +55,7 @@ class InstallationType(StrEnum):
 
 
 class Encryption(StrEnum):
-    """Whether a host without a second disk, which cannot be encrypted, may be installed at all."""
+    """Whether to install a host without a second disk, which cannot be encrypted."""
 
     REQUIRED = "required"
     NONE = "none"
@@ -63,10 +63,10 @@ class Encryption(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wlan:
-    """The Wi-Fi network that the router joins; the key is derived, the password is nowhere."""
+    """The Wi-Fi network that the router joins, with its derived key; the password is not stored."""
 
     ssid: str
-    """As `tower.base.names.parse_ssid` gives it: what is no UTF-8 stands in it as Python keeps arguments."""
+    """As `tower.base.names.parse_ssid` returns it: bytes that are not UTF-8 are surrogates."""
     shared_key: str
 
     def __repr__(self) -> str:
@@ -75,7 +75,7 @@ class Wlan:
 
 @dataclass(frozen=True, slots=True)
 class TowerEnv:
-    """A host's settings. Raises ValueRefusedError if they do not fit each other."""
+    """A host's settings. Raises ValueRefusedError if they contradict each other."""
 
     hostname: HostName
     username: UserName
@@ -98,26 +98,26 @@ class TowerEnv:
             raise ValueRefusedError(f"{self.hostname}: the router is online and has the address {ROUTER_ADDRESS}")
         if not self.is_router and self.address not in self.network.hosts:
             raise ValueRefusedError(
-                f"{self.hostname}: {self.address} is no address for a host of the {self.network.name} network"
+                f"{self.hostname}: {self.address} is not an address for a host of the {self.network.name} network"
             )
         if (self.wlan is not None) != self.is_router:
             raise ValueRefusedError(f"{self.hostname}: the router, and it alone, has a Wi-Fi network")
 
     def __repr__(self) -> str:
-        return f"TowerEnv({self.hostname!r}, {self.address})"  # never the hash or the key, whatever prints it
+        return f"TowerEnv({self.hostname!r}, {self.address})"  # no printing may show the hash or the key
 
     @property
     def is_router(self) -> bool:
-        """Whether this is the host that the other online hosts reach the Internet through."""
+        """Tell whether this is the host through which the other online hosts reach the Internet."""
         return self.hostname == ROUTER
 
     @property
     def network(self) -> Network:
-        """Where the host is."""
+        """The host's network."""
         return network_of(online=self.online)
 
     def values(self) -> dict[str, str]:
-        """Name -> value, in the order of the file."""
+        """Return name -> value, in the order of the file."""
         found = (
             self.hostname, self.username, self.public_key, self.password_hash, self.keyboard_layout, self.keyboard_variant,
             self.timezone, self.lang, "true" if self.online else "false", ssid_octets(self.wlan.ssid).hex() if self.wlan else "",
@@ -129,12 +129,12 @@ class TowerEnv:
 
 
 def dump(env: TowerEnv) -> bytes:
-    """The file."""
+    """Return the content of the file."""
     return dump_assignments(env.values())
 
 
 def parse(data: bytes, where: str = "tower.env") -> TowerEnv:
-    """A file that `dump` wrote. Raises ValueRefusedError naming `where` and the line; no value is ever evaluated."""
+    """Parse a file that `dump` wrote. Raises ValueRefusedError naming `where` and the line; no value is ever evaluated."""
     values = _DEFAULTS | read_values(data, where)
     if _OLD_SSID in values:
         values["WLAN_SSID_HEX"] = values.pop(_OLD_SSID).encode().hex()
@@ -147,14 +147,14 @@ def parse(data: bytes, where: str = "tower.env") -> TowerEnv:
         raise ValueRefusedError(f"{where}: {error.message}", hint=error.hint) from None
     for name, value in env.values().items():
         if values[name] != value:
-            raise ValueRefusedError(f"{where}: {name} is {values[name]!r}, but {value!r} is what fits the other values")
+            raise ValueRefusedError(f"{where}: {name} is {values[name]!r}, but the other values require {value!r}")
     return env
 
 
 def read_values(data: bytes, where: str) -> dict[str, str]:
-    """The values as text. Raises ValueRefusedError naming the line."""
+    """Return the values as text. Raises ValueRefusedError naming the line."""
     if len(data) > MOST:
-        raise ValueRefusedError(f"{where}: {len(data)} bytes, which no such file has")
+        raise ValueRefusedError(f"{where}: {len(data)} bytes, too many for such a file")
     return parse_assignments(data, where, _NAMES, synonyms={_OLD_SSID: "WLAN_SSID_HEX"})
 
 

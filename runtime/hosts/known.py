@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time zones and keyboards that there are. Others are refused with names that are near: a host would come up without.
+"""The known time zones and keyboards. Others are refused, with similar names: a host would come up without them.
 
-The lists came with this version; what this system has beside them is taken, too.
+The lists came with this version; zones and keyboards of this system are accepted, too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MISTAKEN: Final = {
     "italian": ("it",), "portuguese": ("pt", "br"), "russian": ("ru",), "swiss": ("ch",),
     "qwertz": ("de", "ch"), "azerty": ("fr", "be"), "qwerty": ("us", "gb"), "dvorak": ("us",), "bepo": ("fr",), "neo": ("de",),
 }  # fmt: skip
-"""Codes of languages, and names of kinds, that are no layout, and the layouts that are meant."""
+"""Codes of languages and names of kinds that are not layouts, with the layouts that are meant."""
 _MOST: Final = 4
 
 
 def time_zone(text: str, root: Path = Path("/")) -> str:
-    """A time zone that there is. Raises ValueRefusedError that names those that are near."""
+    """Check that a time zone is known. Raises ValueRefusedError that names similar ones."""
     known = _rows("zones.txt")
     parse_time_zone(text)
     if text in known or any((root / folder / text).is_file() for folder in _ZONES):
@@ -39,7 +39,7 @@ def time_zone(text: str, root: Path = Path("/")) -> str:
 
 
 def near_zones(text: str, known: Collection[str]) -> list[str]:
-    """Zones whose name, or whose city, is like a text; the most alike first."""
+    """Return zones whose name, or whose city, resembles a text; the most similar first."""
     city = text.rpartition("/")[2].casefold()
     same = [zone for zone in known if zone.rpartition("/")[2].casefold() == city]
     if same:
@@ -49,7 +49,7 @@ def near_zones(text: str, known: Collection[str]) -> list[str]:
 
 
 def keyboard(layout: str, variant: str = "", root: Path = Path("/")) -> tuple[str, str]:
-    """A layout and its variant, by default that of the layout's own name; ValueRefusedError names those that are near."""
+    """Return a layout and its variant, by default the layout's own name. Raises ValueRefusedError that names similar ones."""
     known = _keyboards()
     if layout not in known and not _is_here(root, layout, variant or layout):
         near = [*_MISTAKEN.get(layout.casefold(), ()), *_alike(layout, known)]
@@ -67,7 +67,7 @@ def keyboard(layout: str, variant: str = "", root: Path = Path("/")) -> tuple[st
 
 
 def _is_here(root: Path, layout: str, variant: str) -> bool:
-    """Whether this system has that keyboard, or uses it: its keymap is kept when the package of all of them is gone."""
+    """Tell whether this system has or uses that keyboard: its keymap stays when the package of all keymaps is removed."""
     try:
         parse_keyboard(layout)
         parse_keyboard(variant)
@@ -91,7 +91,7 @@ def _or(near: Iterable[str], otherwise: str) -> str:
 
 
 def _rows(name: str) -> dict[str, str]:
-    """The lines of one of our lists: what is before a colon, and what is behind it."""
+    """Return the lines of one of our lists: the part before a colon, and the part after it."""
     lines = resources.files("tower.hosts").joinpath(name).read_text(encoding="utf-8").splitlines()
     found = (line.partition(":") for line in lines if not line.startswith("#"))
     return {row[0]: row[2] for row in found}

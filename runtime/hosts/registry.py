@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`~/.local/tower`: which hosts there are, with their keys, and the ssh configuration made from them.
+"""`~/.local/tower`: the hosts with their keys, and the ssh configuration made from them.
 
     config        hosts for ssh, included from ~/.ssh/config by one line; nothing else of the user's is touched
     known_hosts   their host keys, known since provisioning: ssh never asks
     hosts/<name>/ tower.env, id_ed25519(.pub), ssh_host_ed25519_key(.pub), crypto_keyfile.bin, world, receipt.json
 
-The folders of hosts are the one source: `config` and `known_hosts` are written from them, never read by us, so that no
-parser of ssh's configuration is needed and nothing can disagree. Who adds or removes a host holds the lock.
+The folders of hosts are the only source: `config` and `known_hosts` are written from them, and never read by us, so
+no parser of ssh's configuration is needed and the files cannot disagree. To add or remove a host, hold the lock.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OWN: Final = (
     USER_KEY, f"{USER_KEY}.pub", HOST_KEY, f"{HOST_KEY}.pub", KEY_FILE, WORLD, RECEIPT, RECEIPT_ON_BOOT, ".lock", ".install.lock",
     ENV,
 )  # fmt: skip
-"""All files that may lie in a host's folder, beside the folder of an upgrade."""
+"""All files that may be in a host's folder, beside the folder of an upgrade."""
 _HEAD: Final = (
     "# Made by tower from the folders in hosts/; it writes this file anew. Your own settings belong into ~/.ssh/config.\n"
 )
@@ -59,13 +59,13 @@ class Host:
         return self.env.hostname
 
     def file(self, name: str) -> Path:
-        """One of the files that are kept about it."""
+        """Return one of the files that are kept about it."""
         return self.folder / name
 
 
 @dataclass(frozen=True, slots=True)
 class FreeAddress:
-    """What is free for a new host."""
+    """A free address and colour for a new host."""
 
     address: str
     color: str
@@ -80,7 +80,7 @@ class Tower:
 
     @property
     def config(self) -> Path:
-        """The configuration that ssh reads; `ssh -F` takes it, too."""
+        """The configuration that ssh reads; also for `ssh -F`."""
         return self.folder / "config"
 
     @property
@@ -89,7 +89,7 @@ class Tower:
         return self.folder / "known_hosts"
 
     def hosts(self, *, but: str = "") -> tuple[Host, ...]:
-        """All hosts, by name, `but` one. Raises StateError naming the folder that is damaged."""
+        """Return all hosts by name, except `but`. Raises StateError naming a damaged folder."""
         try:
             names = sorted(path.name for path in (self.folder / "hosts").iterdir() if not path.name.startswith("."))
             names = [name for name in names if name != but]
@@ -100,11 +100,11 @@ class Tower:
         return tuple(self._host(name) for name in names)
 
     def has(self, name: HostName) -> bool:
-        """Whether there is something of this name among the hosts, a whole host or not."""
+        """Tell whether a folder of this name exists among the hosts, complete or not."""
         return os.path.lexists(self.folder / "hosts" / name)
 
     def host(self, name: HostName) -> Host:
-        """One host. Raises HostError if there is none of this name."""
+        """Return one host. Raises HostError if there is none of this name."""
         if not self.has(name):
             known = ", ".join(host.name for host in self.hosts()) or "none"
             hint = f"make one: tower provision {name}"
@@ -118,14 +118,14 @@ class Tower:
         return home is not None and home.st_uid != 0
 
     def named(self, names: Iterable[str]) -> tuple[Host, ...]:
-        """The hosts of these names, all if there are none; the router first. Raises HostError if there is none of a name."""
+        """Return the hosts of these names (all if none are given), the router first. Raises HostError for an unknown name."""
         wanted = {parse_host_name(name) for name in names}
         hosts = tuple(self.host(name) for name in wanted) if wanted else self.hosts()
         return tuple(sorted(hosts, key=lambda host: (not host.env.is_router, host.name)))
 
     def _host(self, name: str) -> Host:
         folder = self.folder / "hosts" / name
-        hint = f"put it right, or remove the host: tower deprovision {name}"
+        hint = f"repair it, or remove the host: tower deprovision {name}"
         try:
             parse_host_name(name)
             found = env.parse(read_file(folder / ENV), str(folder / ENV))
@@ -134,12 +134,12 @@ class Tower:
         except StateError as error:
             raise StateError(error.message, hint=error.hint or hint) from error
         if found.hostname != name:
-            raise StateError(f"{folder / ENV}: is of host {found.hostname}", hint="a folder of hosts/ has the name of its host")
+            raise StateError(f"{folder / ENV}: is for host {found.hostname}", hint="a folder of hosts/ has the name of its host")
         return Host(folder, found)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Only one `tower` at a time adds or removes hosts; what a killed one left half-made is removed."""
+        """Hold the lock for adding and removing hosts, and remove folders that a killed `tower` left incomplete."""
         make_folder(self.folder)
         make_folder(self.folder / "hosts")
         with locked(self.folder / ".lock"):
@@ -149,7 +149,7 @@ class Tower:
             yield
 
     def place(self, name: HostName, *, online: bool) -> FreeAddress:
-        """Address and colour for a new host. Raises HostError if it may not be made now."""
+        """Return a free address and colour for a new host. Raises HostError if it may not be made now."""
         hosts = self.hosts()
         self.check_new(name, online=online, hosts=hosts)
         envs = [host.env for host in hosts]
@@ -161,13 +161,11 @@ class Tower:
         )
 
     def check_new(self, name: HostName, *, online: bool, hosts: tuple[Host, ...]) -> None:
-        """HostError if there is such a host already, or an online one comes before the router; StateError about the home."""
+        """Raise HostError if the host exists, or is online while there is no router; StateError about the home."""
         quoted(self.known_hosts)
         names = {host.name for host in hosts}
         if name in names:
-            what = (
-                "there is a router already, and a Tower has one" if name == "router" else f"{name}: there is such a host already"
-            )
+            what = "there is a router already, and a Tower has one" if name == "router" else f"{name}: this host exists already"
             raise HostError(
                 what, hint=f"continue an unfinished one: tower provision --resume {name}; or: tower deprovision {name}"
             )
@@ -178,9 +176,9 @@ class Tower:
             )
 
     def add(self, name: HostName, *, online: bool, make: Callable[[FreeAddress], Mapping[str, bytes]]) -> Host:
-        """Add a host: `make` is told its place and gives the files of its folder.
+        """Add a host: `make` is given its place and returns the files of its folder.
 
-        Its address and colour are its own from then on, even if two of us run at once.
+        The address and colour belong to the host from then on, even if two processes add hosts at the same time.
         """
         with self.lock():
             files = make(self.place(name, online=online))
@@ -190,7 +188,7 @@ class Tower:
         return self.host(name)
 
     def remove(self, name: HostName) -> None:
-        """Forget a host, its keys included. Raises HostError if there is none of this name, and StateError."""
+        """Forget a host and its keys. Raises HostError if there is none of this name, and StateError."""
         with self.lock():
             folder = self.folder / "hosts" / name
             if not self.has(name):
@@ -198,7 +196,7 @@ class Tower:
             if folder.is_symlink() or not folder.is_dir():
                 _remove_linked(folder)
             else:
-                # Renamed first: what is left of a removal that was killed is no host.
+                # Rename it first: the leftovers of a killed removal are not a host.
                 gone = folder.with_name(f".{name}.gone")
                 remove_folder(gone)
                 with in_our_words(folder, hint="it must be a folder of yours"):
@@ -207,13 +205,13 @@ class Tower:
             self._write_config()
 
     def refresh(self) -> None:
-        """Write ssh's configuration anew: one of us may have been killed just before it did."""
+        """Write ssh's configuration again: a killed `tower` may not have got to it."""
         with self.lock():
             self._write_config()
             self._include()
 
     def notice(self, *, made: bool = False) -> str:
-        """What the user has to do for `ssh` alone to know the hosts; empty if it does, or will when a host is `made`."""
+        """Return what the user has to do so that `ssh` knows the hosts; "" if nothing, also once a host is `made`."""
         why = why_not_included(self.ssh_config, self.config)
         why = why or (why_not_included(self.ssh_config, self.config, tried=True) if made else "")
         if not why:
@@ -224,12 +222,12 @@ class Tower:
         )
 
     def ssh_to(self, name: str) -> str:
-        """What to type for a session on a host."""
+        """Return the command for a session on a host."""
         included = not why_not_included(self.ssh_config, self.config, tried=True)
         return f"ssh {name}" if included else f"ssh -F {shlex.quote(os.fspath(self.config))} {name}"
 
     def _write_config(self) -> None:
-        """Bring `config` and `known_hosts` up to what hosts there are."""
+        """Write `config` and `known_hosts` from the present hosts."""
         hosts = self.hosts()
         write_file(self.known_hosts, "".join(_known_host(host) for host in hosts).encode())
         write_file(self.config, (_HEAD + "".join(self._stanza(host) for host in hosts)).encode())
@@ -238,25 +236,25 @@ class Tower:
         return stanza(host.name, str(host.env.address), host.env.username, key=host.file(USER_KEY), known_hosts=self.known_hosts)
 
     def _include(self) -> None:
-        """Where the line cannot be put in, the user is told what it is, and `tower` needs none."""
+        """Put our line into ssh's configuration; if that fails, `notice` shows the line, and `tower` works without it."""
         with suppress(StateError):
             include(self.ssh_config, self.config)
 
 
 def tower_of_user(home: Path | None = None) -> Tower:
-    """The folder of whoever runs this."""
+    """Return the folder of this user."""
     home = home or home_folder()
     return Tower(home / ".local" / "tower", home / ".ssh" / "config")
 
 
 def _remove_linked(link: Path) -> None:
-    """Remove what stands in place of a host's folder; if it leads to one elsewhere, the files of ours there go first."""
+    """Remove a link in place of a host's folder; if it leads to one elsewhere, remove our files there first."""
     if link.is_dir() and any(os.path.lexists(link / name) for name in (ENV, USER_KEY, HOST_KEY)):
         with in_our_words(link, hint="it must be a folder of yours"):
             remove_folder(link / UPGRADE)
             for name in OWN:
                 (link / name).unlink(missing_ok=True)
-            with suppress(OSError):  # what else is there is not ours
+            with suppress(OSError):  # other files there are not ours
                 link.resolve().rmdir()
     with in_our_words(link, hint="it must be yours"):
         link.unlink()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host's provisioning makes up: key pairs, the key file of its disk, a hashed password, a derived Wi-Fi key.
+"""The secrets of a new host: key pairs, the key file of its disk, a hashed password, a derived Wi-Fi key.
 
-No secret is ever an argument of a program, part of a message, or shown by `repr`.
+A secret is never an argument of a program, part of a message, or shown by `repr`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tower.base.names import parse_password_hash, ssid_octets
 KEY_FILE_BYTES: Final = 512
 _PSK: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _PSK_ROUNDS: Final = 4096
-"""Fixed by WPA2, as its salt is: the name of the network."""
+"""Fixed by WPA2, which uses the name of the network as the salt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class KeyPair:
 
     private: bytes = field(repr=False)
     public: str
-    """One line, without its end."""
+    """One line, without newline."""
 
 
 def new_key_pair(comment: str) -> KeyPair:
-    """A key pair of its own for a host or its user."""
+    """Generate a key pair for a host or its user."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -43,35 +43,35 @@ def new_key_pair(comment: str) -> KeyPair:
 
 
 def new_key_file() -> bytes:
-    """The key of a host's encrypted disk, which stays on its boot device."""
+    """Generate the key of a host's encrypted disk, which stays on its boot device."""
     return secrets.token_bytes(KEY_FILE_BYTES)
 
 
 def hash_password(password: str) -> str:
-    """The password as /etc/shadow takes it, by the sha512crypt of openssl; it reads the password from its stdin."""
+    """Hash a password for /etc/shadow with openssl's sha512crypt, which reads the password from its stdin."""
     if not password or not password.isprintable():
-        raise ValueRefusedError("an empty password, or one with control characters, logs nobody in")
+        raise ValueRefusedError("a password must not be empty or have control characters")
     if len(password.encode()) > 256:
-        raise ValueRefusedError("the password is too long", hint="it may have 256 bytes")
+        raise ValueRefusedError("the password is too long", hint="at most 256 bytes are allowed")
     done = proc.run(("openssl", "passwd", "-6", "-stdin"), stdin=password.encode() + b"\n", timeout=30)
     return parse_password_hash(done.stdout.decode().strip())
 
 
 def no_password() -> str:
-    """The hash of a password that nobody knows: the host is reached with its key alone."""
+    """Return the hash of a password that nobody knows: only its key opens the host."""
     return hash_password(secrets.token_urlsafe(32))
 
 
 def wlan_key(ssid: str, password: str) -> str:
-    """The key that WPA2 derives from a network's name and password (PBKDF2), or that was given in place of the password.
+    """Return the key that WPA2 derives from a network's name and password (PBKDF2), in hexadecimal.
 
-    In hexadecimal, as 64 such digits are a key and no password.
+    64 hexadecimal digits in place of the password are the key itself. Raises ValueRefusedError.
     """
     if _PSK.fullmatch(password):
         return password.lower()
     if not 8 <= len(password) <= 63 or not (password.isascii() and password.isprintable()):
         raise ValueRefusedError(
-            "the password of the Wi-Fi is not one",
+            "the password of the Wi-Fi is not valid",
             hint="WPA2 takes 8 to 63 printable ASCII characters, or the key itself: 64 hexadecimal digits",
         )
     return hashlib.pbkdf2_hmac("sha1", password.encode(), ssid_octets(ssid), _PSK_ROUNDS, 32).hex()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thin client's own settings, which a new host gets unless told otherwise: user, keyboard, time zone, language.
+"""The thin client's own settings, the defaults for a new host: user, keyboard, time zone, language.
 
-Read where Alpine's setup-* programs, and Debian's, leave them. What is missing or odd there is no error: the default
-is taken, since a host with another keyboard is better than none; `--dry-run` shows what was found.
+They are read where Alpine's setup-* programs, and Debian's, write them. If one is missing or odd, that is no error: the
+default is used, since a host with another keyboard is better than none; `--dry-run` shows the result.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tower.base.regular import read_regular
 from tower.hosts import known
 
 _MOST = 64 << 10
-"""Bytes of a file of settings."""
+"""The most bytes of a file of settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was found."""
+    """The settings that were found."""
 
     keyboard_layout: str
     keyboard_variant: str
@@ -34,13 +34,13 @@ class Settings:
 
 
 def read_settings(root: Path = Path("/")) -> Settings:
-    """The settings of the system whose files are below `root`."""
+    """Read the settings of the system whose files are below `root`."""
     layout, variant = _keyboard(root)
     return Settings(layout, variant, _time_zone(root), _lang(root))
 
 
 def current_user() -> UserName:
-    """Who runs this; behind doas or sudo, who typed it. Raises ValueRefusedError if a host cannot have such a user: root."""
+    """Return the user who typed the command, also behind doas or sudo. Raises ValueRefusedError for root, say."""
     import pwd
 
     name = asked_by()
@@ -52,7 +52,7 @@ def current_user() -> UserName:
     try:
         return parse_user_name(name)
     except ValueRefusedError as error:
-        raise ValueRefusedError(f"who runs this gives a host its user, but {error.message}", hint=error.hint) from None
+        raise ValueRefusedError(f"the host gets your user name, but {error.message}", hint=error.hint) from None
 
 
 def _keyboard(root: Path) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ssh is told of a host, and the one line by which the user's own configuration includes it.
+"""A host's section of ssh's configuration, and the line by which the user's own configuration includes ours.
 
-ssh takes the first value that it finds of each setting. Ours is included in front of the user's, and says all that would
-otherwise come from a `Host *` there and break a connection, or lead from a host that must reach nothing back to here.
+ssh takes the first value that it finds of each setting. Ours is included in front of the user's, and sets everything that
+a `Host *` there could otherwise set to break a connection, or to lead back from an isolated host to this machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tower.base.files import look, make_folder, read_file, write_file
 from tower.base.refused import refused
 
 SETTINGS: Final = {
-    # Where to, and by which way.
+    # Where to connect, and how.
     "Port": "22",
     "AddressFamily": "inet",
     "BindAddress": "0.0.0.0",  # noqa: S104  (of a client: from any address; it also makes ssh pass over BindInterface)
@@ -29,11 +29,11 @@ SETTINGS: Final = {
     "ControlMaster": "no",
     "ControlPath": "none",
     "ControlPersist": "no",
-    # What it is encrypted with: whatever this ssh knows. A list with one taken away, which is in none, is the default.
+    # Encryption: ssh's defaults. A list minus an unknown name is the default list.
     "Ciphers": "-none",
     "MACs": "-none",
     "KexAlgorithms": "-none",
-    # Which machine it is.
+    # The machine's identity.
     "HostKeyAlgorithms": "ssh-ed25519",
     "StrictHostKeyChecking": "yes",
     "GlobalKnownHostsFile": "none",
@@ -55,13 +55,13 @@ SETTINGS: Final = {
     "HostbasedAuthentication": "no",
     "PasswordAuthentication": "no",
     "KbdInteractiveAuthentication": "no",
-    # What the host gets, and what it may ask of this machine: nothing.
+    # What the host is given, and may ask of this machine: nothing.
     "ClearAllForwardings": "yes",
     "ForwardAgent": "no",
     "ForwardX11": "no",
     "ForwardX11Trusted": "no",
     "Tunnel": "no",
-    # What runs: what is typed.
+    # Run just the command that was typed.
     "PermitLocalCommand": "no",
     "RemoteCommand": "none",
     "RequestTTY": "auto",
@@ -69,14 +69,14 @@ SETTINGS: Final = {
     "StdinNull": "no",
     "ForkAfterAuthentication": "no",
 }
-"""The same for every host. tests/unit/runtime/test_stanza.py says of each other word of ssh's why it may be the user's."""
+"""The same for every host. tests/unit/runtime/test_stanza.py explains each other word of ssh's that the user may set."""
 _INCLUDE: Final = re.compile(r"^[ \t]*include[ \t=]", re.IGNORECASE)
 _MOST: Final = 16 << 20
-"""Bytes; large enough for any that a person wrote."""
+"""Bytes; enough for any file that a person writes."""
 
 
 def stanza(name: str, address: str, user: str, *, key: Path, known_hosts: Path) -> str:
-    """A host, as ssh's configuration has it. Raises StateError if a path cannot stand there."""
+    """Return a host's section of ssh's configuration. Raises StateError if a path cannot be written there."""
     own = {
         "HostName": address,
         "User": user,
@@ -88,7 +88,7 @@ def stanza(name: str, address: str, user: str, *, key: Path, known_hosts: Path) 
 
 
 def quoted(path: Path) -> str:
-    """A path as ssh's configuration takes it. Raises StateError if it cannot."""
+    """Return a path as ssh's configuration takes it. Raises StateError if it cannot."""
     text = os.fspath(path)
     if '"' in text or "\\" in text or not text.isprintable():
         raise StateError(f"{path}: a path with quotes or backslashes cannot stand in ssh's configuration")
@@ -96,13 +96,13 @@ def quoted(path: Path) -> str:
 
 
 def include_line(config: Path) -> str:
-    """The line of the user's configuration. Raises StateError if there can be none."""
-    # An Include knows patterns, and since OpenSSH 9.9 tokens: what means something in one of them is any character.
+    """Return the line for the user's configuration. Raises StateError if there can be none."""
+    # An Include expands patterns, and since OpenSSH 9.9 tokens: `?` stands for each character that is special there.
     return "Include " + re.sub(r"[*?\[\]%$]", "?", quoted(config).replace("%%", "%"))
 
 
 def include(ssh_config: Path, config: Path) -> None:
-    """Make the user's configuration include ours, by one line in front: below a `Host` it would count for that host only.
+    """Make the user's configuration include ours, by a line at its beginning: below a `Host` it would count for that host only.
 
     A line of ours that stands below other Includes, whose settings would count first, is moved. All other bytes, the mode
     and, if it is one, the link stay as they are. Raises StateError, with nothing changed, if it may not be written.
@@ -120,7 +120,7 @@ def include(ssh_config: Path, config: Path) -> None:
 
 
 def why_not_included(ssh_config: Path, config: Path, *, tried: bool = False) -> str:
-    """Why the line is not there and cannot be put there; empty if it is, or can and was not `tried` yet. Changes nothing."""
+    """Return why the line is missing and cannot be added; "" if it is there, or can be added and was not `tried`."""
     try:
         real, before = _read(ssh_config)
         if tried and (before is None or _with_line(before, config) != before):
@@ -128,7 +128,7 @@ def why_not_included(ssh_config: Path, config: Path, *, tried: bool = False) -> 
         if before is None:
             there = next(folder for folder in real.parents if look(folder) is not None)
             if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
-                return f"{there} is not writable for you"
+                return f"you cannot write to {there}"
         elif _with_line(before, config) != before:
             _check_writable(real)
     except TowerError as error:
@@ -137,7 +137,7 @@ def why_not_included(ssh_config: Path, config: Path, *, tried: bool = False) -> 
 
 
 def _read(ssh_config: Path) -> tuple[Path, bytes | None]:
-    """The file itself, whatever links lead to it, and what it holds; None if there is none. Raises StateError."""
+    """Return the file that links lead to, and its content; None if there is none. Raises StateError."""
     try:
         real = Path(os.path.realpath(ssh_config, strict=True))
     except FileNotFoundError:
@@ -146,20 +146,20 @@ def _read(ssh_config: Path) -> tuple[Path, bytes | None]:
         raise refused(error, ssh_config) from error
     found = look(real)
     if found is not None and not stat.S_ISREG(found.st_mode):
-        raise StateError(f"{ssh_config}: is no regular file")
+        raise StateError(f"{ssh_config}: is not a regular file")
     return real, read_file(real, most=_MOST)
 
 
 def _check_writable(real: Path) -> None:
-    """StateError if a file should stay as it is, or cannot be replaced."""
+    """Raise StateError if a file should not be changed, or cannot be replaced."""
     if not stat.S_IMODE(real.stat().st_mode) & 0o222:
         raise StateError(f"{real}: is write-protected")
     if not os.access(real.parent, os.W_OK | os.X_OK, effective_ids=True):
-        raise StateError(f"{real}: its folder is not writable for you")
+        raise StateError(f"{real}: you cannot write to its folder")
 
 
 def _with_line(data: bytes, config: Path) -> bytes:
-    """A configuration in which a line of ours is the first that means something."""
+    """Return the configuration with our line as the first one that is not a comment."""
     line = f"{include_line(config)}\n".encode()
     rows = re.findall(rb"[^\n]*\n|[^\n]+", data)
     leading = 0
@@ -176,7 +176,7 @@ def _with_line(data: bytes, config: Path) -> bytes:
 
 
 def _is_ours(row: bytes, config: Path) -> bool:
-    """Whether an Include begins with our configuration, however it was written: `~/.local/tower/config` by hand, say."""
+    """Tell whether an Include begins with our configuration, in any spelling, such as `~/.local/tower/config`."""
     line = row.decode(errors="surrogateescape").strip()
     if line == include_line(config):
         return True

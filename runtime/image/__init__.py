@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images: where they are found, and whether they are what their makers signed."""
+"""Images: finding them, and checking that they are what their makers signed."""

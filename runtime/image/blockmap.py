@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block maps (bmap 2.0) of images: reading them, and holding the bytes of an image against one.
+"""Block maps (bmap 2.0) of images: reading them, and comparing the bytes of an image with one.
 
-A map is never believed: whoever flashes with it feeds every byte of the image to `Check`, which insists that mapped
-ranges have their digests and that all else is zeros. So a wrong map is an error, and not a wrong disk.
+A map is never trusted: the writer feeds every byte of the image to `Check`, which insists that mapped ranges have
+their digests and that all other bytes are zeros. So a wrong map gives an error, and not a wrong disk.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tower.base.errors import ImageProblemError
 BLOCK: Final = 4096
 MOST: Final = 64 << 20
 AGAIN: Final = "fetch or build the image again"
-"""The hint for an image that is not what its map says."""
+"""The hint for an image that differs from its map."""
 _CHECKSUM: Final = re.compile(rb"<BmapFileChecksum>\s*([0-9a-f]{64})\s*</BmapFileChecksum>")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _RANGE: Final = re.compile(r"([0-9]{1,15})(?:-([0-9]{1,15}))?")
 _ZEROS: Final = bytearray(1 << 20)
-"""A bytearray compares itself with other memory where it is; bytes and views copy, or go byte by byte."""
+"""A bytearray compares itself with other memory in place; bytes and views copy, or go byte by byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bytes of an image that hold something, from `start` to before `end`, and their SHA-256."""
+    """Bytes of an image that are not all zeros, from `start` to before `end`, and their SHA-256."""
 
     start: int
     end: int
@@ -43,11 +43,11 @@ class BlockMap:
 
     @property
     def mapped(self) -> int:
-        """How many bytes hold something."""
+        """Return the number of bytes in the ranges."""
         return sum(row.end - row.start for row in self.ranges)
 
     def spans(self, gap: int) -> tuple[tuple[int, int], ...]:
-        """Start and end of what to write, where holes smaller than `gap` do not interrupt it."""
+        """Return start and end of what to write, where holes smaller than `gap` do not interrupt it."""
         found: list[tuple[int, int]] = []
         for row in self.ranges:
             if found and row.start - found[-1][1] < gap:
@@ -58,9 +58,9 @@ class BlockMap:
 
 
 def parse(data: bytes, where: str) -> BlockMap:
-    """A map whose own checksum holds. Raises ImageProblemError naming `where`."""
+    """Parse a map and verify its own checksum. Raises ImageProblemError naming `where`."""
     if len(data) > MOST:
-        raise ImageProblemError(f"{where}: more than {MOST} bytes, which no block map has")
+        raise ImageProblemError(f"{where}: more than {MOST} bytes, too many for a block map")
     own = _CHECKSUM.search(data[: 64 << 10])
     if own is None or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise ImageProblemError(f"{where}: not a block map")
@@ -98,7 +98,7 @@ def _read(data: bytes, where: str) -> tuple[int, int, list[tuple[int, int, str]]
 
 
 class Check:
-    """Holds an image, fed from its first byte to its last, against its map."""
+    """Compares an image, fed from its first byte to its last, with its map."""
 
     def __init__(self, block_map: BlockMap, where: str) -> None:
         self._rows = iter(block_map.ranges)
@@ -109,7 +109,7 @@ class Check:
         self._place = 0
 
     def feed(self, data: memoryview) -> None:
-        """The next bytes. Raises ImageProblemError when they are not what the map says."""
+        """Take the next bytes. Raises ImageProblemError when they differ from the map."""
         while data:
             row = self._row
             inside = row is not None and self._place >= row.start
@@ -120,14 +120,14 @@ class Check:
             if inside:
                 self._digest.update(part)
             elif not is_zero(part):
-                raise self._differs(f"holds something near byte {self._place}, where its block map says that it is empty")
+                raise self._differs(f"has data near byte {self._place}, where its block map says that it is empty")
             self._place += len(part)
             data = data[len(part) :]
             if inside and row is not None and self._place == row.end:
                 self._close(row)
 
     def skip(self, length: int) -> None:
-        """The next bytes are known to be zeros, since they are a hole of a file. As `feed` otherwise."""
+        """Take the next bytes, which are known to be zeros because they are a hole of a file. Otherwise as `feed`."""
         end = self._place + length
         if end > self._size or (self._row is not None and end > self._row.start):
             raise self._differs(f"is empty near byte {end}, where its block map says that it is not")
@@ -142,7 +142,7 @@ class Check:
         self._row = next(self._rows, None)
 
     def finish(self) -> None:
-        """ImageProblemError unless the image was fed to its end."""
+        """Raise ImageProblemError unless the image was fed to its end."""
         if self._place != self._size:
             raise self._differs(f"ends after {self._place} bytes, its block map says {self._size}")
 
@@ -151,9 +151,9 @@ class Check:
 
 
 def is_zero(data: memoryview) -> bool:
-    """Whether there is nothing but zeros."""
+    """Tell whether all bytes are zeros."""
     whole = len(data) - len(data) % len(_ZEROS)
-    # On the left, since it is its comparison that is fast.
+    # It must be on the left, because its comparison is the fast one.
     if not all(_ZEROS == data[place : place + len(_ZEROS)] for place in range(0, whole, len(_ZEROS))):  # noqa: SIM300
         return False
     return bytearray(len(data) - whole) == data[whole:]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public keys and signatures in minisign's format: reading and checking them.
+"""Public keys and signatures in minisign's format: reading and verifying them.
 
 A signature file has four lines: an untrusted comment, the signature, a trusted comment, and a second signature over
 the first one and the trusted comment. The signature is Ed25519 over the file (`Ed`) or over its BLAKE2b digest (`ED`).
-The untrusted comment is the one thing that no key covers: who writes signatures of releases always writes
-`COMMENT` there, and who checks them asks for just that.
+No key covers the untrusted comment; so signatures of releases always have `COMMENT` there, and verifying them
+requires that.
 
-Standard library and `cryptography` only; making signatures is the image factory's business.
+Uses only the standard library and `cryptography`; the image factory makes the signatures.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ PREHASHED: Final = b"ED"
 _UNTRUSTED: Final = "untrusted comment: "
 _TRUSTED: Final = "trusted comment: "
 _MOST: Final = 16 << 10
-"""Bytes of a key or signature file; a trusted comment may have 8 KiB."""
+"""The most bytes of a key or signature file; a trusted comment may have 8 KiB."""
 _LEGACY_MOST: Final = 1 << 30
 _CHUNK: Final = 1 << 20
 
 
 class SignatureError(ImageProblemError):
-    """A key or signature is malformed, or does not hold: what, on which file, expected and got."""
+    """A key or signature is malformed, or does not verify: what, on which file, expected and got."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """What a signature is checked with."""
+    """A key that verifies signatures."""
 
     key_id: bytes
     key: bytes
 
     @property
     def name(self) -> str:
-        """The key's number as minisign shows it."""
+        """Return the key's number as minisign shows it."""
         return f"{int.from_bytes(self.key_id, 'little'):X}"  # without leading zeros, as minisign prints it
 
     @property
     def text(self) -> str:
-        """The one line that `minisign -P` takes."""
+        """Return the line that `minisign -P` takes."""
         return base64.b64encode(ALGORITHM + self.key_id + self.key).decode()
 
     def dump(self) -> bytes:
-        """The key file."""
+        """Return the key file."""
         return f"{_UNTRUSTED}minisign public key {self.name}\n{self.text}\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A signature file, read."""
+    """A parsed signature file."""
 
     algorithm: bytes
     key_id: bytes
@@ -75,11 +75,11 @@ class Signature:
 
     @property
     def signer(self) -> str:
-        """The number of the key that is said to have made it."""
+        """Return the number of the key that the signature claims."""
         return f"{int.from_bytes(self.key_id, 'little'):X}"  # without leading zeros, as minisign prints it
 
     def dump(self) -> bytes:
-        """The file."""
+        """Return the signature file."""
         first = base64.b64encode(self.algorithm + self.key_id + self.signature).decode()
         last = base64.b64encode(self.comment_signature).decode()
         return f"{_UNTRUSTED}{self.untrusted_comment}\n{first}\n{_TRUSTED}{self.trusted_comment}\n{last}\n".encode()
@@ -89,10 +89,10 @@ class Signature:
 
 
 def parse_public_key(data: bytes, where: str) -> PublicKey:
-    """A key file, or the line of its key alone. Raises SignatureError naming `where`.
+    """Parse a key file, or the line of its key alone. Raises SignatureError naming `where`.
 
-    What minisign takes: the key is the second line, up to a carriage return; the comment before it, and what comes
-    after, may be anything.
+    As in minisign, the key is the second line, up to a carriage return; the comment before it, and all that follows,
+    may be anything.
     """
     lines = data.split(b"\n")
     text = lines[1] if len(lines) > 1 and lines[1].strip() else lines[0]
@@ -104,10 +104,10 @@ def parse_public_key(data: bytes, where: str) -> PublicKey:
 
 
 def parse_signature(data: bytes, where: str) -> Signature:
-    """A signature file, which must be just as minisign writes it. Raises SignatureError naming `where`."""
+    """Parse a signature file, which must be exactly as minisign writes it. Raises SignatureError naming `where`."""
     lines = _lines(data, where, "a minisign signature")
     if len(lines) != 4 or not data.endswith(b"\n"):
-        raise SignatureError(f"{where}: {len(lines)} lines, a minisign signature has four whole ones")
+        raise SignatureError(f"{where}: {len(lines)} lines, but a minisign signature has four, each with a newline")
     for number, start in ((0, _UNTRUSTED), (2, _TRUSTED)):
         if not lines[number].startswith(start):
             raise SignatureError(f"{where}: line {number + 1} does not begin with {start.strip()!r}")
@@ -125,21 +125,21 @@ def parse_signature(data: bytes, where: str) -> Signature:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """The key of a file. Raises SignatureError naming the file."""
-    # As minisign does, which reads two lines and does not care what follows.
+    """Read the key of a file. Raises SignatureError naming the file."""
+    # As in minisign, which reads two lines and ignores the rest.
     return parse_public_key(_head(path), str(path))
 
 
 def read_small(path: Path) -> bytes:
-    """The content of a key or signature file. Raises SignatureError if it cannot be read, or is far too large."""
+    """Read a key or signature file. Raises SignatureError if it cannot be read, or is far too large."""
     data = _head(path)
     if len(data) > _MOST:
-        raise SignatureError(f"{path}: more than {_MOST} bytes, which no key or signature has")
+        raise SignatureError(f"{path}: more than {_MOST} bytes, too many for a key or signature")
     return data
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a regular file, one more than it may have. Raises SignatureError."""
+    """Read the first bytes of a regular file, one more than it may have. Raises SignatureError."""
     try:
         with open_regular(path) as stream:
             return stream.read(_MOST + 1)
@@ -159,7 +159,7 @@ def _lines(data: bytes, where: str, what: str) -> list[str]:
 
 
 def _decode(text: str, size: int, where: str, what: str) -> bytes:
-    """Base64 in its one right form: other spellings of the same bytes are refused."""
+    """Decode base64 in its canonical form: other spellings of the same bytes are refused."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -175,13 +175,13 @@ def _decode(text: str, size: int, where: str, what: str) -> bytes:
 
 
 def verify(stream: BinaryIO, signature: Signature, keys: Iterable[PublicKey], where: str, *, plain: bool = False) -> PublicKey:
-    """The key, one of `keys`, whose owner signed what the stream holds.
+    """Return the key, one of `keys`, that signed the content of the stream.
 
     With `plain` the untrusted comment must be `COMMENT`, so that not one bit of the signature file can change.
     Raises SignatureError naming `where`.
     """
     known = tuple(keys)
-    # Numbers of keys are chosen by who makes them: several may have the same.
+    # The maker of a key chooses its number, so several keys may have the same one.
     named = [key for key in known if key.key_id == signature.key_id]
     if not named:
         trusted = ", ".join(sorted(key.name for key in known)) or "none"
@@ -198,14 +198,14 @@ def verify(stream: BinaryIO, signature: Signature, keys: Iterable[PublicKey], wh
 
 
 def verify_file(path: Path, keys: Iterable[PublicKey], *, signature: Path | None = None, plain: bool = True) -> Signature:
-    """Check a file against the signature beside it, or `signature`; the signature. Raises SignatureError."""
+    """Verify a file against the signature beside it, or `signature`; return the signature. Raises SignatureError."""
     return signer_of(path, keys, signature=signature, plain=plain)[1]
 
 
 def signer_of(
     path: Path, keys: Iterable[PublicKey], *, signature: Path | None = None, plain: bool = True
 ) -> tuple[PublicKey, Signature]:
-    """The key that signed a file, by the signature beside it or `signature`; both. Raises SignatureError."""
+    """Verify a file as `verify_file` does; return the key and the signature. Raises SignatureError."""
     beside = signature or path.with_name(path.name + SUFFIX)
     found = parse_signature(read_small(beside), str(beside))
     try:
@@ -216,7 +216,7 @@ def signer_of(
 
 
 def prehash(stream: BinaryIO) -> bytes:
-    """What a prehashed signature signs."""
+    """Return the digest that a prehashed signature signs."""
     digest = hashlib.blake2b()
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image that hosts are made from: where it is found, what it says about itself, and whether that may be believed.
+"""The image for new hosts: where it is found, what its manifest says, and whether it may be trusted.
 
-Images lie in the first of ./dist, ./builds and ~/.cache/tower/builds that exists. One is taken if its makers signed it;
-without a signature, if it is one of those that came with this very system, on the same medium; if it is of the same
-development channel as this system; or if that was asked for in so many words. Its checksum must hold in any case.
+Images lie in the first of ./dist, ./builds and ~/.cache/tower/builds that exists. An image is accepted if its makers
+signed it; without a signature, if it came with this very system, on the same medium; if it is of the same development
+channel as this system; or if --unsigned allows it. Its checksum must match in any case.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tower.image.blockmap import BlockMap
 TARGETS: Final = ("rpi", "pc")
 ROOT: Final = 0
 OWN_IMAGES: Final = Path("/etc/tower/images.sha256")
-"""Checksums of the images on the medium that this system came from, as `sha256sum` writes them; root's."""
+"""Checksums of the images on the medium that this system came from, in the form of `sha256sum`; the file is root's."""
 _NAME: Final = re.compile(
     r"toweros-host-(?P<version>[0-9][0-9A-Za-z.+~_]*)-(?P<channel>[a-z0-9.-]+)-(?P<target>[a-z0-9]+)\.img(?:\.zst|\.xz)?"
 )
@@ -38,7 +38,7 @@ _MEDIUM: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """An image of hosts, and what its manifest says."""
+    """An image of hosts, with the data of its manifest."""
 
     path: Path
     version: str
@@ -53,7 +53,7 @@ class ImageSource:
 
 
 def builds_folder(home: Path | None = None) -> Path:
-    """Where finished images are looked for."""
+    """Return the folder where finished images are looked for."""
     for folder in (Path("dist"), Path("builds")):
         if is_folder(folder):
             return folder.absolute()
@@ -61,23 +61,23 @@ def builds_folder(home: Path | None = None) -> Path:
 
 
 def find_image(folder: Path, target: str) -> Path:
-    """The image of hosts for a target; the newest version if there are several. Raises ImageProblemError."""
+    """Return the image of hosts for a target; the newest version if there are several. Raises ImageProblemError."""
     return _newest(folder, _NAME, target, f"image of hosts for {target}")
 
 
 def find_medium(folder: Path) -> Path:
-    """The thin client's medium; the newest version if there are several. Raises ImageProblemError."""
+    """Return the thin client's medium; the newest version if there are several. Raises ImageProblemError."""
     return _newest(folder, _MEDIUM, "x86_64", "medium of the thin client")
 
 
 def is_for(name: str, target: str) -> bool:
-    """Whether that is the name of an image of hosts for a target."""
+    """Tell whether a name is that of an image of hosts for a target."""
     match = _NAME.fullmatch(name)
     return match is not None and match["target"] == target
 
 
 def is_image(name: str) -> bool:
-    """Whether that is the name of an image, of whatever target, or of a file that belongs to one."""
+    """Tell whether a name is that of an image for any target, or of a file that belongs to one."""
     return any(form.match(name) for form in (_NAME, _MEDIUM))
 
 
@@ -96,27 +96,27 @@ def _newest(folder: Path, form: re.Pattern[str], target: str, what: str) -> Path
     if len(best) > 1:
         raise ImageProblemError(
             f"{folder}: there are {len(best)} images of that version: {', '.join(path.name for path in best)}",
-            hint=f"name one: --image {best[0]}",
+            hint=f"choose one: --image {best[0]}",
         )
     return best[0]
 
 
 def version_key(text: str) -> tuple[Any, ...]:
-    """What versions are compared by: numbers as numbers, letters before the end."""
+    """Return a key that sorts versions: numbers as numbers, letters before the end."""
     rows = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"[0-9]+|[A-Za-z]+", text)]
     return (*rows, (0, 1, ""))  # the end comes after letters: 1.0 is newer than 1.0rc1
 
 
 def read_source(path: Path) -> ImageSource:
-    """An image with manifest and block map beside it. Raises ImageProblemError; its bytes are not looked at yet."""
+    """Read an image's manifest and block map, but not the image itself. Raises ImageProblemError."""
     if not is_file(path, ImageProblemError):
         raise ImageProblemError(
-            f"{path}: there is no such image", hint="images are looked for in ./dist, ./builds and ~/.cache/tower/builds"
+            f"{path}: no such image", hint="images are looked for in ./dist, ./builds and ~/.cache/tower/builds"
         )
     beside = {ending: path.with_name(path.name + ending) for ending in (".bmap", ".manifest.json")}
     for file in beside.values():
         if not is_file(file, ImageProblemError):
-            raise ImageProblemError(f"{path}: there is no {file.name} beside it", hint="take the image with all files beside it")
+            raise ImageProblemError(f"{path}: there is no {file.name} beside it", hint="get the image with all files beside it")
     mapped = _read(beside[".bmap"], most=blockmap.MOST)
     block_map = blockmap.parse(mapped, str(beside[".bmap"]))
     where = beside[".manifest.json"]
@@ -132,22 +132,22 @@ def read_source(path: Path) -> ImageSource:
         ) from None
     if of_map is not None and hashlib.sha256(mapped).hexdigest() != of_map:
         raise ImageProblemError(
-            f"{beside['.bmap']}: is not the block map that {where.name} names: they are of different builds",
+            f"{beside['.bmap']}: is not the block map that {where.name} names: they come from different builds",
             hint="take the image with its own files, or build it again: ./ci/doit",
         )
     return ImageSource(path, version, name, branch, releasable, sha256, block_map)
 
 
 def _read(path: Path, *, most: int) -> bytes:
-    """A file beside an image: it may go at any moment, if a build puts another image there."""
+    """Read a file beside an image; a build may replace the image at any moment. Raises ImageProblemError."""
     try:
         return read_file(path, most=most)
     except StateError as error:
-        raise ImageProblemError(error.message, hint="take the image with all files beside it") from error
+        raise ImageProblemError(error.message, hint="get the image with all files beside it") from error
 
 
 def check_source(source: ImageSource, *, unsigned: bool) -> str:
-    """Check signature and checksum of an image; one line that says what was found. Raises ImageProblemError."""
+    """Check the signature and checksum of an image; return a line with the result. Raises ImageProblemError."""
     from tower.image.minisign import SUFFIX, SignatureError
     from tower.image.verify import SUMS, sha256_of, trusted_keys, verify_image
 
@@ -162,14 +162,14 @@ def check_source(source: ImageSource, *, unsigned: bool) -> str:
         try:
             found = verify_image(path, trusted_keys())
         except SignatureError as error:
-            raise ImageProblemError(str(error), hint="take the image from its makers again") from error
+            raise ImageProblemError(str(error), hint="get the image from its makers again") from error
         said = found.release["version"], found.release["channel"]
         if said != (source.version, source.channel):
-            # Else an older image could be passed off as a newer one.
+            # Otherwise an older image could be passed off as a newer one.
             raise ImageProblemError(
                 f"{path}: is signed as version {said[0]}, channel {said[1]};"
                 f" its manifest says {source.version}, {source.channel}",
-                hint="take the image from its makers again",
+                hint="get the image from its makers again",
             )
         return f"signed by {found.signer.name}"
     if source.sha256 in own_images():
@@ -177,14 +177,14 @@ def check_source(source: ImageSource, *, unsigned: bool) -> str:
     own = read_os_release(OS_RELEASE).get("TOWER_CHANNEL", "")
     if not unsigned and (source.releasable or own != source.channel):
         raise ImageProblemError(
-            f"{path}: is not signed by its makers",
-            hint="images for development are taken with --unsigned; others never should be",
+            f"{path}: its makers did not sign it",
+            hint="use --unsigned only for images for development",
         )
-    return f"not signed: of the channel {source.channel}, for development"
+    return f"not signed: from the development channel {source.channel}"
 
 
 def own_images() -> frozenset[str]:
-    """The checksums in OWN_IMAGES; none unless root alone can write there, and the file has the form that it should have."""
+    """Return the checksums in OWN_IMAGES; empty unless the file is well-formed and only root can write it."""
     try:
         about = OWN_IMAGES.stat()
         if about.st_uid != ROOT or about.st_mode & 0o022:

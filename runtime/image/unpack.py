@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of an image, unpacked on the way by zstd or xz; what those say when they cannot is what the user reads."""
+"""The bytes of an image, unpacked on the fly by zstd or xz, whose error messages the user gets to read."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _PACKINGS: Final = (
     (b"PK\x03\x04", "zip"),
     (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
 )
-"""How files begin that are packed."""
+"""The first bytes of packed files."""
 _MEMORY: Final = ("too much memory", "Window size larger", "Memory usage limit")
 
 
 @contextmanager
 def unpacked(image: Path) -> Iterator[IO[bytes]]:
-    """The bytes of an image, unpacked by a program beside us where its name says that it is packed.
+    """Yield the bytes of an image, unpacked by a program if its name says that it is packed.
 
-    Raises ImageProblemError, with the program's own words if it failed: whatever the reader made of a stream that ended
-    too early, the reason is the program's.
+    Raises ImageProblemError with the program's own words if it failed: if the stream ended too early, the program knows
+    why.
     """
     command = _COMMANDS.get(image.suffix)
     if command is None:
@@ -58,8 +58,8 @@ def _plain(image: Path) -> Iterator[IO[bytes]]:
             stream.seek(0)
             if packing := next((name for start, name in _PACKINGS if head.startswith(start)), ""):
                 raise ImageProblemError(
-                    f"{image}: is packed with {packing}; images are taken as they are, or as .zst or .xz",
-                    hint="take the image from its makers, with all files beside it, under the name that they gave it",
+                    f"{image}: is packed with {packing}; images must be unpacked, or packed as .zst or .xz",
+                    hint="get the image from its makers, with all files beside it, and keep its name",
                 )
             yield stream
     except OSError as error:
@@ -68,5 +68,5 @@ def _plain(image: Path) -> Iterator[IO[bytes]]:
 
 def _hint(said: str, image: Path) -> str:
     if any(words in said for words in _MEMORY):
-        return f"{image.name} needs more memory to be unpacked than is safe to give: have it packed again, without --long"
-    return "it is damaged or cut off, or something follows it (trailing garbage): fetch or build the image again"
+        return f"{image.name} needs too much memory to unpack: have it packed again, without --long"
+    return "it is damaged or cut off, or has trailing garbage: fetch or build the image again"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is an image what its makers signed? Checked with public keys alone, before it is written anywhere.
+"""Check with public keys alone that an image is what its makers signed, before it is written anywhere.
 
-An image has a signature of its own beside it, or stands in a signed SHA256SUMS, or both; all that is there must hold.
-A block map beside it must describe the image to the last block, the empty ones included.
+An image has a signature of its own beside it, or is listed in a signed SHA256SUMS, or both; everything that is there
+must verify. A block map beside it must describe the image to the last block, the empty ones included.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tower.image.unpack import unpacked
 SUMS: Final = "SHA256SUMS"
 MANIFEST: Final = ".manifest.json"
 KEY_FOLDERS: Final = (Path("/etc/tower/keys"), Path("~/.local/tower/keys"))
-"""Where the public keys of trusted makers of images lie, as *.pub."""
+"""The folders of public keys of trusted makers of images, as *.pub."""
 _SUM_LINE: Final = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._+-]*)")
 _CHUNK: Final = 1 << 20
 
@@ -38,16 +38,16 @@ class ImageError(SignatureError):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """An image that holds, and by what."""
+    """The result for a good image."""
 
     signer: PublicKey
     release: Mapping[str, str]
-    """What the trusted comment says: version, channel."""
+    """The fields of the trusted comment: version, channel."""
     checks: tuple[str, ...]
 
 
 def trusted_keys(folders: Iterable[Path] = KEY_FOLDERS) -> tuple[PublicKey, ...]:
-    """The keys in the folders of this system and this user, each once.
+    """Return the keys in the folders of this system and this user, each once.
 
     A file that holds no key of minisign is left out with a warning: the others are trusted all the same.
     """
@@ -56,16 +56,16 @@ def trusted_keys(folders: Iterable[Path] = KEY_FOLDERS) -> tuple[PublicKey, ...]
         try:
             place = folder.expanduser()
             paths = sorted(path for path in place.iterdir() if path.name.endswith(".pub"))
-        except (FileNotFoundError, RuntimeError):  # the latter: this user has no home
+        except (FileNotFoundError, RuntimeError):  # RuntimeError: this user has no home
             continue
         except OSError as error:
-            _warn(f"{folder}: its keys are left out: {error.strerror}")
+            _warn(f"{folder}: its keys are ignored: {error.strerror}")
             continue
         for path in paths:
             try:
                 found.append(read_public_key(path))
             except SignatureError as error:
-                _warn(f"this key is left out: {error.message}")
+                _warn(f"this key is ignored: {error.message}")
     return tuple(dict.fromkeys(found))
 
 
@@ -74,15 +74,15 @@ def _warn(text: str) -> None:
 
 
 def verify_image(path: Path, keys: Iterable[PublicKey]) -> Verified:
-    """Check an image against all that lies beside it. Raises SignatureError saying what is wrong."""
+    """Check an image against everything that lies beside it. Raises SignatureError saying what is wrong."""
     known = tuple(keys)
     if not is_file(path, ImageError):
-        raise ImageError(f"{path}: there is no such image")
+        raise ImageError(f"{path}: no such image")
     own, sums = path.with_name(path.name + SUFFIX), path.with_name(SUMS)
     found: list[tuple[PublicKey, dict[str, str], str]] = []
     if look(own, ImageError):
         found.append((*_signed(path, path.name, known), "signature"))
-    # A SHA256SUMS that neither is signed nor names the image belongs to something else.
+    # A SHA256SUMS that is not signed and does not name the image belongs to something else.
     if look(sums, ImageError) and (look(sums.with_name(SUMS + SUFFIX), ImageError) or path.name.encode() in read_small(sums)):
         signer, said = _signed(sums, SUMS, known)
         listed = parse_sums(read_small(sums), str(sums))
@@ -105,21 +105,21 @@ def verify_image(path: Path, keys: Iterable[PublicKey]) -> Verified:
 
 
 def _signed(path: Path, name: str, keys: tuple[PublicKey, ...]) -> tuple[PublicKey, dict[str, str]]:
-    """Signer and release of a signed file, whose signature must be of a file of this name."""
+    """Return the key and the release of a signed file, whose signature must be for this name."""
     signer, signature = signer_of(path, keys)
     said = read_comment(signature.trusted_comment, str(path))
     if said.pop("file") != name:
-        raise ImageError(f"{path}: its signature is of a file of another name: {signature.trusted_comment!r}")
+        raise ImageError(f"{path}: its signature is for a file with another name: {signature.trusted_comment!r}")
     return signer, said
 
 
 def comment_of(name: str, version: str, channel: str) -> str:
-    """The trusted comment of a file of a release."""
+    """Return the trusted comment for a file of a release."""
     return f"file:{name}\tversion:{version}\tchannel:{channel}"
 
 
 def read_comment(text: str, where: str) -> dict[str, str]:
-    """`comment_of`, back. Raises ImageError for the comment of anything else."""
+    """Parse what `comment_of` makes. Raises ImageError for any other comment."""
     rows = dict(word.partition(":")[::2] for word in text.split("\t"))
     if list(rows) != ["file", "version", "channel"] or comment_of(*rows.values()) != text:
         raise ImageError(f"{where}: its trusted comment {text!r} is not that of a file of a release")
@@ -130,7 +130,7 @@ def read_comment(text: str, where: str) -> dict[str, str]:
 
 
 def parse_sums(data: bytes, where: str) -> dict[str, str]:
-    """File name -> SHA-256 of a SHA256SUMS: plain names, sorted, each once. Raises ImageError."""
+    """Parse a SHA256SUMS (file name -> SHA-256): plain names, sorted, each once. Raises ImageError."""
     lines = data.decode("utf-8", errors="replace").split("\n")
     if lines.pop() != "" or not lines:
         raise ImageError(f"{where}: is cut off")
@@ -146,18 +146,18 @@ def parse_sums(data: bytes, where: str) -> dict[str, str]:
 
 
 def dump_sums(sums: Mapping[str, str]) -> bytes:
-    """A SHA256SUMS."""
+    """Return the text of a SHA256SUMS."""
     return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with in_our_words(path, kind=ImageError), open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_sum(path: Path, expected: str) -> None:
-    """ImageError unless the file has this SHA-256."""
+    """Raise ImageError unless the file has this SHA-256."""
     got = sha256_of(path)
     if got != expected:
         raise ImageError(f"{path}: sha256 {got}, expected {expected}")
@@ -167,7 +167,7 @@ def check_sum(path: Path, expected: str) -> None:
 
 
 def check_block_map(image: Path, block_map: Path) -> None:
-    """ImageProblemError unless the map describes the unpacked image, and all blocks outside it are zeros."""
+    """Raise ImageProblemError unless the map describes the unpacked image, and all blocks outside it are zeros."""
     check = blockmap.Check(blockmap.parse(_read(block_map), str(block_map)), str(image))
     with unpacked(image) as stream:
         while chunk := stream.read(_CHUNK):
@@ -181,7 +181,7 @@ def _read(path: Path) -> bytes:
 
 
 def key_of(text: str) -> PublicKey:
-    """A key as `--key` has it: the path of a key file, or the one line of a key. Raises SignatureError."""
-    path, longest = Path(text), 255  # of a name; longer ones the system does not even look at
+    """Return a key that `--key` names: the path of a key file, or the line of a key. Raises SignatureError."""
+    path, longest = Path(text), 255  # the most bytes of a file name; the system refuses longer ones
     named = ("/" in text or len(os.fsencode(text)) <= longest) and is_file(path, SignatureError)
     return read_public_key(path) if named else parse_public_key(os.fsencode(text), text)

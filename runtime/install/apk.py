@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The talk with `packages`, the program of every machine of the Tower that runs apk for us; see its own first lines.
+"""The protocol with `packages`, the program on every machine of the Tower that runs apk for us; its first lines describe it.
 
-We say what to install and how apk finds it; it says what apk says, line by line, and what it does itself. Nothing of
-that is believed but its form: a line is shown without what a terminal would obey, and is of a limited length. Whoever lets
-it be done looks at the plan first: it says if some of those lines were not understood.
+We tell it what to install and how apk finds it; it reports what apk prints, line by line, and what it does itself. Only
+the form of these lines is trusted: they are shown without control characters, and their length is limited. The caller
+checks the plan first: it tells whether some of the lines were not understood.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = "/usr/libexec/tower/packages"
 SILENCE: Final = 900.0
-"""Seconds that a machine may say nothing: the scripts of some packages take their time on a small one."""
+"""Seconds that a machine may be silent: the scripts of some packages are slow on a small one."""
 _MOST_LINE: Final = 1 << 20
-"""Bytes of a line; scripts of packages may write long ones."""
+"""The most bytes of a line; scripts of packages may write long ones."""
 _MOST_SHOWN: Final = 4096
 _MOST_SAID: Final = 64 << 20
-"""Bytes of all that a machine says; the largest installations say less than one MiB."""
+"""The most bytes of all output of a machine; the largest installations write less than one MiB."""
 _WORDS: Final = frozenset({"planned", "installed", "undone", "failed"})
 
 
@@ -44,20 +44,20 @@ class Talk:
     say: Callable[[str], object]
     progress: Callable[[int, int], object]
     installed: Callable[[tuple[str, ...]], object]
-    """Told of what an earlier, interrupted run had finished."""
+    """Called with the result of an earlier, interrupted run that has been finished."""
     plan: Transaction = field(default_factory=Transaction)
-    """What its apk would do, once it was asked."""
+    """What its apk would do; known after `ask`."""
     _planned: bool = False
     _told: list[str] = field(default_factory=list)
     _said: Iterator[str] | None = None
 
     @property
     def steps(self) -> list[str]:
-        """What apk would do, `Installing nano (8.2-r0)` and the like; with lines that are none of those we know."""
+        """The steps of apk's plan, such as `Installing nano (8.2-r0)`, and the lines that were not understood."""
         return [*(step.text for step in self.plan.steps), *self.plan.odd]
 
     def ask(self, request: Sequence[str]) -> None:
-        """Say how apk finds its packages; then `plan` is what it would do. Raises PackageError and AnswerErrors."""
+        """Send how apk finds its packages; then `plan` is what it would do. Raises PackageError and AnswerErrors."""
         self._send(*request, ".")
         for word, text in self._lines():
             if word == "planned":
@@ -69,7 +69,7 @@ class Talk:
         raise self._over()
 
     def go(self) -> None:
-        """Let it be done. Raises PackageError and AnswerErrors."""
+        """Let apk carry out the plan. Raises PackageError and AnswerErrors."""
         self._send("go")
         for word, _ in self._lines():
             if word == "installed":
@@ -77,12 +77,12 @@ class Talk:
         raise self._over()
 
     def write(self, *lines: str) -> None:
-        """Say something that nothing is answered to. Raises PackageError and LostError."""
+        """Send lines that have no answer. Raises PackageError and LostError."""
         if not self._send(*lines):
             raise self._over()
 
     def _send(self, *lines: str) -> bool:
-        """Say something; whether anybody listens. Who does not any more has said why: that is to be read yet."""
+        """Send lines; tell whether the program still reads. If it does not, its reason is still to be read."""
         assert self.child.stdin is not None  # noqa: S101  (it is a pipe)
         try:
             self.child.stdin.write("".join(f"{line}\n" for line in lines).encode())
@@ -91,7 +91,7 @@ class Talk:
         return True
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        """What the program says of itself, word and text; what apk says is passed on."""
+        """Yield the program's own messages, word and text; apk's output is passed on."""
         assert self.child.stdout is not None  # noqa: S101  (it is a pipe)
         self._said = self._said or _split(self.child.stdout, self.name)
         for line in self._said:
@@ -101,12 +101,12 @@ class Talk:
                 self._apk(text)
             elif who != "tower" or word not in _WORDS:
                 raise GarbageError(
-                    f"{self.name}: says {line[:60]!r} where a word of ours was expected", hint="is it a host of TowerOS?"
+                    f"{self.name}: sent {line[:60]!r}, expected a message of packages", hint="is it a host of TowerOS?"
                 )
             elif word == "failed":
                 raise PackageError("\n  ".join([f"{self.name}: {rest}", *self._told[-10:]]), hint=self._hint(rest))
             elif word == "undone":
-                self.plan = Transaction()  # what was heard so far was about that
+                self.plan = Transaction()  # the lines so far were about that
                 self.say(f"{self.name}: undone: {rest}")
             else:
                 yield word, rest
@@ -124,29 +124,31 @@ class Talk:
 
     def _hint(self, what: str) -> str:
         if "another installation" in what:
-            return "wait for it to end, and type the same command again"
+            return "wait for it to end, and run the same command again"
         if "no room" in what or any("No space left" in line for line in self._told):
-            return f"look at the room on its disk: ssh {self.name} df -h" if self.name != "thinclient" else "make room: df -h"
+            return (
+                f"look at the free space on its disk: ssh {self.name} df -h" if self.name != "thinclient" else "make room: df -h"
+            )
         if "repositories" in what:
-            return "is the router on, and has it the Internet? See: tower status router"
-        return "nothing of it was kept; mend what apk says, and type the same command again"
+            return "is the router on, and connected to the Internet? Check: tower status router"
+        return "nothing was changed; fix what apk reports, and run the same command again"
 
     def _over(self) -> Exception:
-        """Why there is no more to read."""
+        """Return the error about the end of the output."""
         if not self.alive():
             return LostError(
                 f"{self.name}: the connection broke during the installation",
-                hint="it is finished or undone there; type the same command again when the host is back",
+                hint="the host finishes or undoes it; run the same command again when the host is back",
             )
         status = proc.ended(self.child, 20)
         said = _rest(self.child.stderr)
         if status == 127 or "not found" in said or "No such file" in said:
             return PackageError(f"{self.name}: has no {PROGRAM}", hint=f"upgrade it: tower upgrade {self.name}")
-        return PackageError(f"{self.name}: ended with status {status} {said}".rstrip(), hint="type the same command again")
+        return PackageError(f"{self.name}: ended with status {status} {said}".rstrip(), hint="run the same command again")
 
 
 def words_of(text: str, name: str) -> tuple[str, ...]:
-    """Names of packages as a machine gives them back. Raises GarbageError."""
+    """Parse names of packages that a machine sent. Raises GarbageError."""
     words = tuple(text.split())
     try:
         check_names(words)
@@ -156,29 +158,27 @@ def words_of(text: str, name: str) -> tuple[str, ...]:
 
 
 def clean(data: bytes) -> str:
-    """A line for a terminal: nothing that it would obey."""
+    """Return a line that is safe for a terminal."""
     return "".join(char if char.isprintable() else "?" for char in data.decode(errors="replace"))
 
 
 def _split(stream: IO[bytes], name: str) -> Iterator[str]:
-    """Lines of a pipe, without their ends; a last one without an end is left out: it may be half. Raises HangsError."""
+    """Yield lines of a pipe, without newlines; an unfinished last line is dropped. Raises HangsError."""
     kept, said = b"", 0
     while True:
         end = time.monotonic() + SILENCE
         while not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
             if time.monotonic() >= end:
-                raise HangsError(f"{name}: says nothing for {SILENCE / 60:.0f} min", hint=f"see what it does: ssh {name} top")
+                raise HangsError(f"{name}: silent for {SILENCE / 60:.0f} min", hint=f"see what it does: ssh {name} top")
         data = os.read(stream.fileno(), 65536)
         if not data:
             return
         *lines, kept = (kept + data).split(b"\n")
         said += len(data)
         if len(kept) > _MOST_LINE or said > _MOST_SAID:
-            line = f"a line that does not end within {_MOST_LINE} bytes"
-            what = (
-                line if len(kept) > _MOST_LINE else f"more than the {_MOST_SAID} bytes that are heard, more than any installation"
-            )
-            raise GarbageError(f"{name}: says {what}", hint="is it a host of TowerOS?")
+            line = f"sent a line of more than {_MOST_LINE} bytes"
+            what = line if len(kept) > _MOST_LINE else f"sent more than {_MOST_SAID} bytes, more than any installation"
+            raise GarbageError(f"{name}: {what}", hint="is it a host of TowerOS?")
         yield from map(clean, lines)
 
 

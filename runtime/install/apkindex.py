@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tower` reads of Alpine's formats: which package files an index names, and whether a file is the one it names.
+"""Read Alpine's formats as far as `tower` needs them: the package files of an index, and whether a file is the one it names.
 
-An index and a package are gzip members one after the other: signature, then control or index. Signatures are apk's
-business, here and on the host; nothing here is read before `apk verify` has found it good, and all of it is bounded.
+An index and a package are gzip members one after the other: signature, then control or index. apk verifies signatures,
+here and on the host; nothing is read here before `apk verify` has accepted it, and everything is bounded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tower.install.apkwords import is_file
 
 INDEX: Final = "APKINDEX.tar.gz"
 MOST_INDEX: Final = 64 << 20
-"""Bytes of an index; the largest of Alpine's has three MiB."""
+"""The most bytes of an index; Alpine's largest has three MiB."""
 _MOST_PLAIN: Final = 512 << 20
 _MOST_CONTROL: Final = 16 << 20
 _MOST_FILES: Final = 100
@@ -40,28 +40,28 @@ class Package:
     name: str
     version: str
     checksum: str
-    """SHA-1 of its control member, in hexadecimal; that holds the SHA-256 of the rest."""
+    """SHA-1 of its control member, in hexadecimal; the control has the SHA-256 of the rest."""
     size: int
     installed_size: int
 
     @property
     def file_name(self) -> str:
-        """What it is called in a repository."""
+        """The name of its file in a repository."""
         return f"{self.name}-{self.version}.apk"
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """All that an index names, and when it was made (seconds since 1970, from its signed part)."""
+    """The packages of an index, and when it was made (seconds since 1970, from its signed part)."""
 
     made: int
     packages: Mapping[tuple[str, str], Package]
     odd: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """What is wrong with a record, for those that cannot be used."""
+    """The fault of each record that cannot be used."""
 
 
 def read_index(path: Path) -> Index:
-    """An index that apk has verified. Raises PackageError if it is none."""
+    """Read an index that apk has verified. Raises PackageError if it is not an index."""
     try:
         with open_regular(path) as stream:
             _skip_member(stream)
@@ -85,12 +85,12 @@ def read_index(path: Path) -> Index:
 
 
 def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
-    """The package of a record. ValueError if no file could be like that."""
+    """Return the package of a record. Raises ValueError if no file could match it."""
     if not (name and version and is_file(f"{name}-{version}.apk")):
-        raise ValueError(f"{name[:80]!r} and {version[:80]!r} make no name of a file")
+        raise ValueError(f"{name[:80]!r} and {version[:80]!r} do not make a file name")
     checksum = fields.get("C", "")
     if _SUM.fullmatch(checksum) is None:
-        raise ValueError(f"C: is no checksum: {checksum[:80]!r}")
+        raise ValueError(f"C: is not a checksum: {checksum[:80]!r}")
     sizes = [fields.get(letter, "0") for letter in "SI"]
     for size in sizes:
         if not (size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS):
@@ -99,11 +99,11 @@ def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
 
 
 def control_checksum(path: Path) -> str:
-    """SHA-1, in hexadecimal, of the second member of a signed package, as an index has it. Raises PackageError."""
+    """Return the SHA-1, in hexadecimal, of a signed package's second member, as in an index. Raises PackageError."""
     try:
         with open_regular(path) as stream:
             _skip_member(stream)
-            found = hashlib.sha1(usedforsecurity=False)  # Alpine's choice; the signature covers the same bytes
+            found = hashlib.sha1(usedforsecurity=False)  # Alpine chose SHA-1; the signature covers the same bytes
             _skip_member(stream, found.update)
     except (OSError, EOFError, zlib.error) as error:
         raise PackageError(f"{path.name}: is not a package: {error}") from error
@@ -111,7 +111,7 @@ def control_checksum(path: Path) -> str:
 
 
 def _skip_member(stream: BinaryIO, see: Callable[[bytes], object] | None = None) -> None:
-    """Read one gzip member and leave the stream behind it; `see` is told its raw bytes."""
+    """Read one gzip member and leave the stream behind it; `see` is called with its raw bytes."""
     unpack, plain = zlib.decompressobj(wbits=31), 0
     while not unpack.eof:
         data = stream.read(_CHUNK)
@@ -127,7 +127,7 @@ def _skip_member(stream: BinaryIO, see: Callable[[bytes], object] | None = None)
 
 
 def _inflate(stream: BinaryIO, most: int) -> bytes:
-    """The rest of a stream, one gzip member, unpacked."""
+    """Unpack the rest of a stream, one gzip member."""
     packed = stream.read(MOST_INDEX + 1)
     if len(packed) > MOST_INDEX:
         raise EOFError(f"it is too long: it has more than {MOST_INDEX} bytes")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle: packages and their signed indexes for one host, a manifest that names them all, and our signature under it.
+"""A bundle: packages and their signed indexes for one host, a manifest that names them all, and our signature of it.
 
 The manifest is lines of words, so that a shell script can check each whole line (`/usr/libexec/tower/bundle` on the host):
 
     tower-bundle 1
-    host NAME                            whom it is for; no other host takes it
-    serial N                             above that of the last bundle that the host used, so that none comes twice
+    host NAME                            the host that it is for; others refuse it
+    serial N                             above that of the last bundle that the host used, so that none is used twice
     state SHA256                         of the world and database that the packages were chosen for
     space BYTES                          that the packages take when installed
     repository N TAG                     `-` for no tag
@@ -43,7 +43,7 @@ PROGRAM: Final = "/usr/libexec/tower/bundle"
 NAMESPACE: Final = "tower-bundle"
 _PIECE: Final = 256 << 10
 _SYNC: Final = 300.0
-"""Seconds that a host may take to write down what it has got: the cards of small ones are slow."""
+"""Seconds that a host may take to write the bundle to its disk: memory cards are slow."""
 _SILENCE: Final = 120.0
 _MOST_MISSING: Final = 16 << 20
 _NO_SPACE, _BUSY, _CHANGED, _UNSETTLED, _NO_PROGRAM = 73, 75, 76, 77, (126, 127)
@@ -66,7 +66,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """All that a host gets."""
+    """Everything that a host gets."""
 
     host: Host
     state: HostState
@@ -76,7 +76,7 @@ class Bundle:
 
     @property
     def manifest(self) -> bytes:
-        """What is signed."""
+        """Return the manifest, which is signed."""
         rows = [
             "tower-bundle 1",
             f"host {self.host.name}",
@@ -91,15 +91,15 @@ class Bundle:
 
 
 def sign(manifest: bytes, host: Host) -> bytes:
-    """The signature of the manifest by the key that logs in to the host, which knows no other."""
+    """Sign the manifest with the key that logs in to the host, the only key that the host knows."""
     argv = ("ssh-keygen", "-q", "-Y", "sign", "-f", host.file(USER_KEY), "-n", NAMESPACE)
     return proc.run(argv, stdin=manifest, timeout=20, missing="install openssh-keygen").stdout
 
 
 def read_state(session: Session, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> HostState:
-    """What the host says of its packages; one that is installing others is waited for, and put in order.
+    """Return the host's description of its packages; wait for another installation there, and repair an interrupted one.
 
-    Raises AnswerErrors, and PackageError if it cannot be put in order.
+    Raises AnswerErrors, and PackageError if it cannot be repaired.
     """
     name, end, told, repaired = session.host.name, time.monotonic() + _WAIT, False, False
     while True:
@@ -109,7 +109,7 @@ def read_state(session: Session, say: Callable[[str], None], sleep: Callable[[fl
             repaired = True
         elif done.status == _BUSY and time.monotonic() < end:
             if not told:
-                say(f"{name}: goes on with an earlier installation; waiting for its end")
+                say(f"{name}: is finishing an earlier installation; waiting for its end")
             told, repaired = True, False
             sleep(1)
         else:
@@ -117,7 +117,7 @@ def read_state(session: Session, say: Callable[[str], None], sleep: Callable[[fl
 
 
 def send(session: Session, bundle: Bundle, progress: Callable[[int], object]) -> int:
-    """Bring the bundle to its host, but for what is there already; how many bytes were sent. Raises PackageError."""
+    """Send the parts of a bundle that the host lacks; return the number of bytes sent. Raises PackageError."""
     manifest = bundle.manifest
     manifest += sign(manifest, bundle.host)
     sent = 0
@@ -135,7 +135,7 @@ def send(session: Session, bundle: Bundle, progress: Callable[[int], object]) ->
                 sent += _send_file(child.stdin, files[digest], have, progress)
             child.stdin.close()
         except BrokenPipeError:
-            pass  # it ended, and says why
+            pass  # the program ended, and prints why
         errors = _rest(child.stderr, session.host.name)
         status = proc.ended(child, 20)
     if status == 255 and not session.alive():
@@ -145,24 +145,24 @@ def send(session: Session, bundle: Bundle, progress: Callable[[int], object]) ->
 
 
 def _missing(stream: IO[bytes], bundle: Bundle) -> dict[str, int]:
-    """Which files the host lacks, and how much of each it has; in the order in which it takes them."""
+    """Return the files that the host lacks, with the bytes that it has of each; in the order in which it takes them."""
     name, sizes = bundle.host.name, {file.digest: file.size for file in bundle.files}
     found: dict[str, int] = {}
     said = b""
     end = time.monotonic() + _SYNC
     while not (said == b".\n" or said.endswith(b"\n.\n")):
         if not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
-            raise HangsError(f"{name}: does not say what it lacks", hint=f"see what it does: ssh {name} top")
+            raise HangsError(f"{name}: does not list the files that it lacks", hint=f"see what it does: ssh {name} top")
         data = os.read(stream.fileno(), 1 << 16)
         if not data:
             raise BrokenPipeError
         said += data
         if len(said) > _MOST_MISSING:
-            raise GarbageError(f"{name}: says what it lacks in more than {_MOST_MISSING} bytes", hint="is it a host of TowerOS?")
+            raise GarbageError(f"{name}: more than {_MOST_MISSING} bytes of missing files", hint="is it a host of TowerOS?")
     for line in said.decode(errors="replace").splitlines()[:-1]:
         one = _MISSING.fullmatch(line)
         if one is None or int(one[2]) > sizes.get(one[1], -1):
-            raise GarbageError(f"{name}: says {line[:60]!r}, expected what it lacks", hint="is it a host of TowerOS?")
+            raise GarbageError(f"{name}: sent {line[:60]!r}, expected a file that it lacks", hint="is it a host of TowerOS?")
         found[one[1]] = int(one[2])
     return found
 
@@ -179,7 +179,7 @@ def _send_file(out: IO[bytes], file: File, have: int, progress: Callable[[int], 
 
 
 def _write(out: IO[bytes], data: bytes) -> None:
-    """All of it into an unbuffered pipe. Raises BrokenPipeError when nobody reads any more, or for too long."""
+    """Write all data into an unbuffered pipe. Raises BrokenPipeError if nobody reads it, or too slowly."""
     left = memoryview(data)
     while left:
         if not select.select([], [out], [], _SILENCE)[1]:
@@ -188,19 +188,19 @@ def _write(out: IO[bytes], data: bytes) -> None:
 
 
 def _rest(stream: IO[bytes], name: str) -> bytes:
-    """The end of what a program says, once it has ended. Raises HangsError."""
+    """Return the rest of a program's output, once it has ended. Raises HangsError."""
     said, end = b"", time.monotonic() + _SYNC
     while (left := end - time.monotonic()) > 0 and select.select([stream], [], [], left)[0]:
         data = os.read(stream.fileno(), 1 << 16)
         if not data:
             return said
-        said = (said + data)[-(1 << 16) :]  # why it ended is what it says last
-    raise HangsError(f"{name}: does not write down what it has got", hint="type the same command again to go on")
+        said = (said + data)[-(1 << 16) :]  # its last lines say why it ended
+    raise HangsError(f"{name}: does not finish writing the bundle to its disk", hint="type the same command again to go on")
 
 
 @contextmanager
 def installing(session: Session, view: View, installed: Callable[[tuple[str, ...]], object]) -> Iterator[Talk]:
-    """The talk with the host's program, which has verified what was sent once more; see tower.install.apk."""
+    """Yield the protocol with the host's program, which has verified the bundle once more; see tower.install.apk."""
     name = session.host.name
     with session.popen(as_root([PROGRAM, "install"])) as child, view.amount(name) as bar:
         talk = Talk(name, child, session.alive, lambda _: None, bar, installed)
@@ -211,7 +211,7 @@ def installing(session: Session, view: View, installed: Callable[[tuple[str, ...
 
 
 def _asked(session: Session, done: Done) -> Done:
-    """What the host's program did, or the error that it tells of."""
+    """Return the result of the host's program, or raise the error that it reports."""
     if done.status == 0:
         return done
     name = session.host.name
@@ -219,13 +219,13 @@ def _asked(session: Session, done: Done) -> Done:
     shown = "\n  ".join(clean(line[:300]) for line in said)
     if done.status in _NO_PROGRAM:
         raise RemoteError(
-            f"{name}: its system knows no bundles: {shown}",
+            f"{name}: its system does not support bundles: {shown}",
             hint=f"upgrade it: tower upgrade {name}; or install through a tunnel: tower install --tunnel",
         )
     hints = {
-        _NO_SPACE: f"make room: ssh {name} df -h; then type the same command again",
-        _BUSY: "wait for it, then type the same command again",
+        _NO_SPACE: f"free some space: ssh {name} df -h; then run the same command again",
+        _BUSY: "wait for it, then run the same command again",
         _UNSETTLED: f"look: ssh {name} doas /usr/libexec/tower/packages repair",
-        _CHANGED: "type the same command again: the packages are chosen anew",
+        _CHANGED: "run the same command again: the packages are chosen again",
     }
-    raise PackageError(f"{name}: {shown}", hint=hints.get(done.status, "nothing of it was used; type the same command again"))
+    raise PackageError(f"{name}: {shown}", hint=hints.get(done.status, "the bundle was not used; run the same command again"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packages of `tower install`, fetched once for all hosts and verified with the keys of each."""
+"""Fetch the packages of `tower install` once for all hosts, and verify them with the keys of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tower.install.repository import Repository
 
 
 def fetch_all(jobs: Sequence[BundleJob], downloads: Downloads, view: View) -> dict[str, Path]:
-    """Every package that some host needs, once; by checksum. All are verified with the keys of each host they are for."""
+    """Fetch every package that a host needs, once; return them by checksum. Each is verified with the keys of its hosts."""
     wanted: dict[str, tuple[Repository, str, Package]] = {}
     for job in jobs:
         for number, package in job.choice.packages:
@@ -26,9 +26,9 @@ def fetch_all(jobs: Sequence[BundleJob], downloads: Downloads, view: View) -> di
         with view.step("verifying"):
             _verify(jobs, files)
     except PackageError as error:
-        if all(path.exists() for path in downloads.doubtful):  # those that do not hold are removed
+        if all(path.exists() for path in downloads.doubtful):  # files that do not verify are removed
             raise
-        view.say(f"{error.message}: it was kept by an earlier run, or came in pieces; it is fetched anew")
+        view.say(f"{error.message}: it came from an earlier run, or in pieces; it is fetched again")
         downloads.doubtful.clear()
         files = _bring(wanted, downloads, view)
         with view.step("verifying"):
@@ -47,7 +47,7 @@ def _bring(wanted: dict[str, tuple[Repository, str, Package]], downloads: Downlo
 
 
 def _verify(jobs: Sequence[BundleJob], files: dict[str, Path]) -> None:
-    """Signature and content, by the keys of each host; hosts with equal keys share the work."""
+    """Verify signatures and content with the keys of each host; hosts with equal keys share the work."""
     good: dict[str, set[Path]] = {}
     for job in jobs:
         keys = hashlib.sha256(repr(sorted(job.state.keys.items())).encode()).hexdigest()
@@ -56,7 +56,7 @@ def _verify(jobs: Sequence[BundleJob], files: dict[str, Path]) -> None:
         try:
             job.copy.check_packages(sorted(new))
         except PackageError:
-            # Which of them it was is in the message; none is used again unseen.
+            # The message names the bad one; none of them is used again without being verified.
             for path in new:
                 path.unlink(missing_ok=True)
             raise

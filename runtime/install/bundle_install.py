@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower install` by bundles: read, choose, fetch, verify, send, install; the network settings of hosts are not touched.
+"""`tower install` with bundles: read, choose, fetch, verify, send, install; the hosts' network settings are not touched.
 
-    read     what each host says of its packages
+    read     each host's description of its packages
     choose   this machine's apk, over the signed indexes, with the host's own keys
     fetch    once for all hosts, through the router; interrupted downloads continue
     verify   checksum of the index, signature, content
-    send     what the host does not have yet, under a signed manifest
-    install  by the host's own apk, without a network, after it has verified all once more
+    send     the files that the host lacks, under a signed manifest
+    install  by the host's own apk, without a network, after it has verified everything once more
 
-Whatever ends this, the same command goes on: what was fetched and sent is kept, and a host that began goes on by itself.
+After an interruption the same command continues: downloads and sent files are kept, and a host that has begun finishes
+by itself.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ if TYPE_CHECKING:
     from tower.ssh.sessions import Session
 
 SEEN: Final = "indexes.json"
-"""In ~/.local/tower: when the newest index of each repository that was used here was made."""
+"""In ~/.local/tower: the date of the newest index of each repository that was used here."""
 _DAY: Final = 86400
 _AT_ONCE: Final = 8
-"""Hosts that are spoken with at the same time."""
+"""The most hosts to work with at the same time."""
 
 
 def install_by_bundle(
@@ -66,16 +67,16 @@ def install_by_bundle(
     dry_run: bool = False,
     servers: Collection[tuple[str, int]] = (),
 ) -> Outcome:
-    """Install packages on hosts. `servers` are those that the user has named as good.
+    """Install packages on hosts. `servers` are those that the user has allowed.
 
-    Raises a TowerError if it concerns them all, before anything was sent; what concerns one is in the report.
+    Raises a TowerError if it concerns all hosts, before anything is sent; trouble with one host is in the report.
     """
     check_names(words)
     report = Outcome(tuple(dict.fromkeys(words)))
     hosts = [tower.host(parse_host_name(name)) for name in names]
     with ExitStack() as stack:
         for host in hosts:
-            busy = f"{host.name}: another tower installs packages on it"
+            busy = f"{host.name}: another tower is installing packages on it"
             stack.enter_context(locked(host.file(".install.lock"), busy=busy))
         session, jobs = _read_all(stack, tower, hosts, report, view)
         jobs = _led_only_to_known_servers(jobs, report, tower, view, allowed=servers, yes=yes or dry_run)
@@ -107,14 +108,14 @@ def _cache() -> Path:
 def _read_all(
     stack: ExitStack, tower: Tower, hosts: Sequence[Host], report: Outcome, view: View
 ) -> tuple[Session, list[BundleJob]]:
-    """Connect to the router and to all hosts at once, and ask each; what one of them lacks is in the report."""
+    """Connect to the router and to all hosts at once, and ask each; trouble with a host is in the report."""
     router = tower.host(ROUTER)
 
     def read(host: Host) -> BundleJob:
         session = stack.enter_context(connect(tower, host))
         state = read_state(session, view.say)
         for what in state.left_out:
-            view.say(f"{host.name}: its {what}, is left out")
+            view.say(f"{host.name}: ignoring its {what}")
         return BundleJob(session, stack.enter_context(copy_of(state, host.name)))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -134,7 +135,7 @@ def _read_all(
 def _led_only_to_known_servers(
     jobs: Sequence[BundleJob], report: Outcome, tower: Tower, view: View, *, allowed: Collection[tuple[str, int]], yes: bool
 ) -> list[BundleJob]:
-    """The jobs of hosts whose repositories are all on known servers (see tower.install.servers); the others fail."""
+    """Return the jobs of hosts whose repositories are all on known servers (see tower.install.servers); the others fail."""
     good = []
     for job in jobs:
         try:
@@ -148,7 +149,7 @@ def _led_only_to_known_servers(
 
 
 def _choose(jobs: Sequence[BundleJob], report: Outcome, downloads: Downloads, tower: Tower) -> list[BundleJob]:
-    """Fetch every index once, verify it with the keys of each host, and ask apk; those hosts for which all is well."""
+    """Fetch every index once, verify it with the keys of each host, and ask apk; return the jobs without trouble."""
     fetched: dict[tuple[Repository, str], Path] = {}
     read: dict[str, Index] = {}
     good = []
@@ -175,35 +176,35 @@ def _choose(jobs: Sequence[BundleJob], report: Outcome, downloads: Downloads, to
 
 
 def _checked(job: BundleJob, number: int, path: Path, downloads: Downloads, read: dict[str, Index]) -> Index:
-    """An index that the host's keys have signed. Raises PackageError.
+    """Return an index that the host's keys have signed. Raises PackageError.
 
-    If one of an earlier run does not hold, it may have been changed here since: then it is fetched anew, once.
+    An index of an earlier run that does not verify may have been changed here since: it is fetched again, once.
     """
     try:
         return job.copy.check_index(number, path, read)
     except PackageError:
         if path not in downloads.unchanged:
             raise
-        downloads.report(f"{path}: does not hold any more, it was changed since it was fetched; it is fetched anew")
+        downloads.report(f"{path}: was changed since it was fetched; it is fetched again")
         downloads.forget_index(path)
         return job.copy.check_index(number, downloads.index(job.state.repositories[number], job.state.arch), read)
 
 
 def _check_age(tower: Tower, name: str, made: int) -> None:
-    """PackageError if a newer index of that repository was seen: an old one hides what was mended since."""
+    """Raise PackageError if a newer index of that repository was seen: an old one hides later repairs."""
     path = tower.folder / SEEN
     with locked(tower.folder / ".indexes.lock"):
         try:
             seen = parse_json(read_file(path)) if look(path) else {}
             newest = int(seen.get(name, 0))
         except (ValueError, AttributeError, TypeError) as error:
-            raise StateError(f"{path}: makes no sense", hint="remove it; it is made anew") from error
+            raise StateError(f"{path}: is damaged", hint="remove it; it is made anew") from error
         if made < newest:
             raise PackageError(
                 f"{name}: its index was made {_day(made)}; one made {_day(newest)} was seen before",
-                hint=f"the server is behind, or hides newer packages; if it was set back on purpose, remove {path}",
+                hint=f"the server is out of date, or hides newer packages; if its index was set back on purpose, remove {path}",
             )
-        # One of the future, by a clock that was wrong, would make all others old.
+        # An index from the future (a clock was wrong) would make all others look old.
         if newest < made < time.time() + _DAY:
             write_file(path, json.dumps({**seen, name: made}, sort_keys=True).encode())
 
@@ -231,7 +232,7 @@ def _mib(size: int) -> str:
 
 
 def _install_all(jobs: Sequence[BundleJob], files: dict[str, Path], report: Outcome, view: View) -> None:
-    """Send to all hosts at once and install; a host with a problem does not keep the others waiting."""
+    """Send to all hosts at once and install; trouble with one host does not delay the others."""
     digests: dict[Path, str] = {}
     bundles = [_bundle(job, report.words, files, digests) for job in jobs]
     stopped = threading.Event()
@@ -248,13 +249,15 @@ def _install_all(jobs: Sequence[BundleJob], files: dict[str, Path], report: Outc
         try:
             problems = [one.exception() for one in running]
         except BaseException as stop:
-            # Told to stop: what goes through connections that are closed ends at once, and nothing new begins.
+            # A signal came: closing the connections ends everything that uses them, and nothing new begins.
             stopped.set()
             for job in jobs:
                 job.session.close()
             if isinstance(stop, KeyboardInterrupt | StoppedError):
                 number = stop.exit_status - 128 if isinstance(stop, StoppedError) else signal.SIGINT
-                raise StoppedError(number, hint="hosts that had begun go on by themselves; type the same command again") from None
+                raise StoppedError(
+                    number, hint="hosts that have begun finish by themselves; run the same command again"
+                ) from None
             raise
     for job, one, problem in zip(jobs, running, problems, strict=True):
         if problem is None:
@@ -266,12 +269,12 @@ def _install_all(jobs: Sequence[BundleJob], files: dict[str, Path], report: Outc
 
 
 def _install(job: BundleJob, words: Sequence[str], view: View) -> None:
-    """Raises PackageError if the host's apk chooses otherwise than ours, or fails, and AnswerErrors."""
+    """Install on one host. Raises PackageError if its apk chooses other packages than ours, or fails, and AnswerErrors."""
     name, world = job.host.name, job.host.file(WORLD)
     with view.step(f"{name}: installing"), installing(job.session, view, lambda found: record_wanted(world, found)) as talk:
         if talk.plan.doubt:
             raise PackageError(
-                f"{name}: its apk {talk.plan.doubt}, which is not understood here; nothing was changed",
+                f"{name}: its apk {talk.plan.doubt}, which tower does not understand; nothing was changed",
                 hint=f"install without a bundle: tower install {name} {' '.join(words)} --tunnel",
             )
         if tuple(sorted(talk.steps)) != job.choice.steps:

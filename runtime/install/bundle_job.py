@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One host of a `tower install` by bundles, and what is known of it so far."""
+"""One host of a `tower install` with bundles, and its state so far."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class BundleJob:
-    """One host, and what is known of it so far."""
+    """One host, and its state so far."""
 
     session: Session
     copy: Copy
@@ -24,10 +24,10 @@ class BundleJob:
 
     @property
     def host(self) -> Host:
-        """Whom it is for."""
+        """The host that it is for."""
         return self.session.host
 
     @property
     def state(self) -> HostState:
-        """What the host said."""
+        """The host's description of its packages."""
         return self.copy.state

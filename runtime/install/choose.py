@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packages a host would get: this machine's own `apk` is asked, about a copy of what the host says of itself.
+"""Choose the packages for a host: this machine's own `apk` decides, on a copy of the host's state.
 
 The copy lies in a private folder: the host's world and database, its trusted keys, and the indexes as local
-repositories. Nothing is installed and nothing is fetched; an index that none of the host's keys has signed is refused.
+repositories. Nothing is installed or fetched; an index that none of the host's keys has signed is refused.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from tower.install.repository import HostState
 from tower.ssh.sockets import socket_folder
 
 _STEP: Final = apkwords.STEP
-_HINT: Final = "install apk-tools; without it packages come through a tunnel: tower install --tunnel"
+_HINT: Final = "install apk-tools, or use a tunnel: tower install --tunnel"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What apk would do on a host."""
+    """apk's plan for a host."""
 
     steps: tuple[str, ...]
-    """`Installing NAME (VERSION)` and the like, sorted."""
+    """The steps, such as `Installing NAME (VERSION)`, sorted."""
     packages: tuple[tuple[int, Package], ...]
     """The packages to send, each with the number of its repository."""
 
     @property
     def space(self) -> int:
-        """Bytes that the packages take when installed; what they replace is not taken off."""
+        """Bytes that the packages take when installed, without counting what they replace."""
         return sum(package.installed_size for _, package in self.packages)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """ValueRefusedError if one could not be the name of a package, with a version or a tag."""
+    """Raise ValueRefusedError if a word is not the name of a package, optionally with a version or a tag."""
     for name in names:
         if not apkwords.is_wanted(name):
             raise ValueRefusedError(
@@ -55,20 +55,20 @@ def check_names(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A private folder with what a host says of itself."""
+    """A private folder with a copy of a host's state."""
 
     folder: Path
     state: HostState
     host: str
 
     def index_place(self, number: int) -> Path:
-        """Where the index of a repository lies."""
+        """Return the path for the index of a repository."""
         return self.folder / "mirror" / str(number) / self.state.arch / INDEX
 
     def check_index(self, number: int, index: Path, known: dict[str, Index]) -> Index:
-        """Lay the index of a repository down, if a key of the host has signed it. Raises PackageError.
+        """Store the index of a repository, if a key of the host has signed it. Raises PackageError.
 
-        `known` keeps what was read, by the file's digest: to read a large one takes half a second.
+        `known` caches parsed indexes by the file's digest: a large one takes half a second to read.
         """
         place = self.index_place(number)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ class Copy:
         return known[digest]
 
     def check_packages(self, paths: Sequence[Path]) -> None:
-        """PackageError if a package is not signed by a key of the host, or its content is not what was signed."""
+        """Raise PackageError unless the host's keys have signed all packages, and their content matches."""
         if paths:
             self._verify(paths, "a package")
 
@@ -92,24 +92,24 @@ class Copy:
             raise PackageError(
                 f"{what} for {self.host} is not signed by a key that {self.host} trusts, or was changed: "
                 + "; ".join(_first([line.removeprefix(f"{self.folder}/") for line in said], 3)),
-                hint="it is not used; the server may be wrong, or somebody in between; try another mirror",
+                hint="it is not used; the server, or somebody in between, may have changed it; try another mirror",
             )
 
     def choose(self, names: Sequence[str], indexes: Sequence[Index]) -> Choice:
-        """What `apk add NAMES` would do. Raises PackageError with apk's reasons if it cannot be done."""
+        """Return the plan of `apk add NAMES`. Raises PackageError with apk's reasons if there is none."""
         argv = ("apk", *self._options("repositories"), "--no-network", "--no-progress", "add", "--simulate", "--", *names)
-        # apk 3 takes a word with a dot for a file, if there is such a file where it works.
+        # apk 3 takes a word with a dot for a file, if its working folder has such a file.
         done = proc.run(argv, timeout=300, check=False, missing=_HINT, cwd=self.folder / "root")
         if done.status != 0:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise PackageError(
                 f"{self.host}: apk cannot install {' '.join(names)}:\n  " + "\n  ".join(_first(said.splitlines(), 20)),
-                hint=f"is the name right? What {self.host} has already: ssh {self.host} apk list --installed",
+                hint=f"is the name right? See what {self.host} has: ssh {self.host} apk list --installed",
             )
         plan = read_plan(done.stdout.decode(errors="replace").splitlines())
         if plan.doubt:
             raise PackageError(
-                f"{self.host}: this machine's apk {plan.doubt}, which is not understood here; nothing was chosen",
+                f"{self.host}: this machine's apk {plan.doubt}, which tower does not understand; nothing was chosen",
                 hint=f"let the host choose for itself: tower install {self.host} {' '.join(names)} --tunnel",
             )
         packages = [self._package(step, indexes) for step in plan.steps if step.brings]
@@ -123,7 +123,7 @@ class Copy:
         odd = next((index.odd[step.name, step.version] for index in indexes if (step.name, step.version) in index.odd), "")
         raise PackageError(
             f"{self.host}: apk chooses {step.name} {step.version}, "
-            + (f"whose record in the index is not as it should be: {odd}" if odd else "which no index of its repositories names"),
+            + (f"whose record in the index is not valid: {odd}" if odd else "which no index of its repositories names"),
             hint=f"let the host fetch it for itself: tower install {self.host} {step.name} --tunnel",
         )
 
@@ -134,23 +134,23 @@ class Copy:
 
 
 def _first(lines: Sequence[str], most: int) -> list[str]:
-    """The first lines, and how many there are more."""
+    """Return the first lines, and how many more there are."""
     more = len(lines) - most
     return [*lines[:most], *([f"... and {more} more lines"] if more > 0 else [])]
 
 
 @contextmanager
 def copy_of(state: HostState, host: str) -> Iterator[Copy]:
-    """A private copy of what a host says of itself, gone at the end of the context.
+    """Make a private copy of a host's state, removed at the end of the context.
 
-    It is in a folder of the kind that sockets have: what a killed `tower` leaves, the next one sweeps away.
+    It is in a folder like those of sockets: if `tower` is killed, the next run removes it.
     """
     with socket_folder() as folder:
         database = folder / "root" / "usr" / "lib" / "apk" / "db"
         settings = folder / "root" / "etc" / "apk"
         for made in (database, settings, folder / "keys"):
             made.mkdir(parents=True)
-        # Older and newer apk look in different places.
+        # Older and newer versions of apk look in different places.
         (folder / "root" / "lib").symlink_to("usr/lib")
         (database / "installed").write_bytes(state.installed)
         (database / "triggers").touch()

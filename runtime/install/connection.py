@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of all commands: what an interrupted `tower install` left on the host is put in order before anything else."""
+"""Connections for all commands: first, what an interrupted `tower install` left on the host is repaired."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tower.ssh.sessions import Session
 
 @contextmanager
 def connect(tower: Tower, host: Host, *, timeout: float = 10) -> Iterator[Session]:
-    """A connection to a host, closed at the end of the context; `timeout` is in seconds. Raises as `sessions.connect` does."""
+    """Connect to a host until the end of the context; `timeout` is in seconds. Raises as `sessions.connect` does."""
     with sessions.connect(tower, host, timeout=timeout, mend=_mend) as session:
         yield session
 
 
 def _mend(session: Session) -> None:
-    # Needed next to never, and `tower run` is to be quick.
+    # Rarely needed, and `tower run` must start quickly.
     from tower.install.repair import repair
 
     repair(session, View().say)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indexes and packages, fetched on the thin client through a tunnel that ends on the router; kept for all hosts.
+"""Fetch indexes and packages on the thin client, through a tunnel that ends on the router, and keep them for all hosts.
 
     ~/.cache/tower/packages/<name>-<version>.<checksum>.apk    named by what the signed index says of it
-    ~/.cache/tower/packages/indexes/<address>.tar.gz           with what the server said of it, to ask only for news
+    ~/.cache/tower/packages/indexes/<address>.tar.gz           with the server's validators, to ask only for changes
 
-A file is written beside its place and moved there when it is whole; what an interrupted run has of it is gone on from.
-Nothing here is believed: who takes a file out of the cache has it verified, with the keys of the host it is for.
+A file is written beside its place and moved there when it is whole; an interrupted download is continued. Nothing here is
+trusted: whoever takes a file out of the cache verifies it, with the keys of the host that it is for.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ _TRIES: Final = 3
 _CHUNK: Final = 256 << 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
-_PAGE: Final = "a page for people"
+_PAGE: Final = "a web page"
 _GZIP: Final = b"\x1f\x8b"
-_LOGIN: Final = "does the router's network want a login first (a hotel's)? Else try later, or with another mirror"
+_LOGIN: Final = "does the router's network require a login first, as in a hotel? Otherwise try later, or with another mirror"
 _ELSE: Final = "the server has another file, or somebody changed it on the way; try later, or with another mirror"
 _MOST_KEPT: Final = 4 << 30
-"""Bytes of packages that are kept; those unused for longest go first."""
+"""Bytes of packages that are kept; the ones that were not used for longest are removed first."""
 
 
 class _BrokenError(Exception):
-    """The way or the server failed; another try may do."""
+    """The connection or the server failed; another try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A file to be brought to `part`, of `most` bytes at most."""
+    """A file to download to `part`, of at most `most` bytes."""
 
     url: str
     part: Path
@@ -60,7 +60,7 @@ class _Wanted:
 
 
 class Downloads:
-    """The cache of a user, filled through a way."""
+    """A user's cache, filled through the router."""
 
     def __init__(
         self,
@@ -78,19 +78,19 @@ class Downloads:
         self._pause = pause
         self._patience = patience or Patience()
         self._last = ""
-        """What came last, in words."""
+        """A description of the last answer."""
         self.received = 0
         """Bytes that came over the network in this run."""
         self._pieces = 0
-        """Answers that the last package was put together of."""
+        """The number of answers that the last package was assembled from."""
         self.doubtful: set[Path] = set()
-        """Packages that did not come in one piece in this run: if one does not hold, another try may help."""
+        """Packages that came in several pieces in this run: if one does not verify, another try may help."""
         self.unchanged: set[Path] = set()
-        """Indexes that are those of an earlier run: the server has no news of them."""
+        """Indexes of an earlier run that the server has not changed since."""
         make_folder(folder / "indexes")
 
     def index(self, repository: Repository, arch: str) -> Path:
-        """The repository's index, as the server has it now. Not verified. Raises PackageError."""
+        """Return the repository's index as the server has it now, unverified. Raises PackageError."""
         name = hashlib.sha256(f"{repository.address} {arch}".encode()).hexdigest()[:32]
         kept, notes = self._folder / "indexes" / f"{name}.tar.gz", self._folder / "indexes" / f"{name}.json"
         asked = _read_notes(notes) if is_file(kept) else {}
@@ -103,39 +103,39 @@ class Downloads:
         else:
             self._check_index(part, url)
             self.unchanged.discard(kept)
-            notes.unlink(missing_ok=True)  # it is not of the new one
+            notes.unlink(missing_ok=True)  # the validators are not those of the new file
             _keep(part, kept)
             write_file(notes, json.dumps(response).encode())
         return kept
 
     def _check_index(self, part: Path, url: str) -> None:
-        """PackageError for what is no index at first sight: it does not take the place of one that was good."""
+        """Raise PackageError for a file that is plainly no index, so that it does not replace a good one."""
         with open_regular(part) as stream:
             good = stream.read(len(_GZIP)) == _GZIP
         if not good:
             part.unlink()
-            raise PackageError(f"{url}: the server sends {self._last}, and no index", hint=_hint(self._last))
+            raise PackageError(f"{url}: the server sends {self._last}, not an index", hint=_hint(self._last))
 
     def forget_index(self, path: Path) -> None:
-        """One that turned out bad is not asked news of."""
+        """Fetch a bad index in full the next time, without asking whether it changed."""
         path.unlink(missing_ok=True)
         path.with_suffix("").with_suffix(".json").unlink(missing_ok=True)
 
     def place(self, package: Package) -> Path:
-        """Where a package is kept."""
+        """Return the path of a package in the cache."""
         return self._folder / f"{package.file_name.removesuffix('.apk')}.{package.checksum}.apk"
 
     def has(self, package: Package) -> bool:
-        """Whether a package is here, whole."""
+        """Tell whether a package is in the cache, whole."""
         place = self.place(package)
         return is_file(place) and place.stat().st_size == package.size and control_checksum(place) == package.checksum
 
     def started(self, package: Package) -> int:
-        """Bytes of a package that an interrupted run has left."""
+        """Return the bytes of a package that an interrupted run has left."""
         return min(_size(self.place(package).with_suffix(".part")), package.size)
 
     def package(self, repository: Repository, arch: str, package: Package, progress: Callable[[int], object]) -> Path:
-        """A package that is what the index names; its data is still to be verified. Raises PackageError."""
+        """Return a package that the index names; its data is still to be verified. Raises PackageError."""
         place = self.place(package)
         if self.has(package):
             os.utime(place)
@@ -160,15 +160,15 @@ class Downloads:
                     self.doubtful.add(place)
                 return place
             part.unlink(missing_ok=True)
-            if not resumed:  # what was added to may have been another file; once from its start
+            if not resumed:  # the part may have been of another file: try once from the start
                 break
         raise PackageError(
-            f"{url}: is not what the signed index names, {package.size} bytes; the server sends {self._last}; it was thrown away",
+            f"{url}: is not the file of {package.size} bytes in the signed index, but {self._last}; it was discarded",
             hint=_hint(self._last),
         )
 
     def tidy(self) -> None:
-        """Remove packages that were not used for longest, until the rest fits its bound."""
+        """Remove the packages that were not used for longest, until the rest fits the limit."""
         files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in self._folder.glob("*.apk"))
         total = sum(size for _, size, _ in files)
         for _, size, path in files:
@@ -178,7 +178,7 @@ class Downloads:
             total -= size
 
     def _fetch(self, wanted: _Wanted) -> dict[str, str] | None:
-        """Bring a file to its part, going on where that ends; what to ask news of it with, or None if there are none."""
+        """Download a file to its part, continuing where that ends; return validators for the next time, or None if unchanged."""
         for attempt in range(_TRIES):
             try:
                 return self._try(wanted)
@@ -188,8 +188,8 @@ class Downloads:
             if attempt + 1 < _TRIES:
                 self._pause(1.0 + attempt)
         raise PackageError(
-            f"{wanted.url}: cannot be had through {self._way.session.host.name}: {_text(problem)}",
-            hint="what has come is kept; type the same command again to go on",
+            f"{wanted.url}: cannot be fetched through {self._way.session.host.name}: {_text(problem)}",
+            hint="the downloaded part is kept; run the same command again to continue",
         )
 
     def _try(self, wanted: _Wanted) -> dict[str, str] | None:
@@ -201,7 +201,7 @@ class Downloads:
                 if watch.late:
                     raise slow from error
                 raise
-            if watch.late:  # to the reader it may have looked like the end
+            if watch.late:  # the reader may have taken it for the end
                 raise slow
             return found
 
@@ -212,29 +212,29 @@ class Downloads:
             response.read()
             return None
         if response.status == 416 or (response.status == 206 and not _goes_on(response, have)):
-            # Here it would be the same with every try: the next one begins at the start.
+            # Every try would fail here: the next one begins at the start.
             wanted.part.unlink(missing_ok=True)
             response.close()
-            raise _BrokenError("the server sends another part than asked for")
+            raise _BrokenError("the server sends another part of the file than it was asked for")
         if response.status not in (200, 206):
             response.close()
             raise PackageError(
                 f"{wanted.url}: the server says {response.status} {response.reason[:80]}",
-                hint="its index and its packages may be of different days; try again later",
+                hint="its index and its packages may have different dates; try again later",
             )
         self._store(wanted, response, have if response.status == 206 else 0, watch)
         names = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
         return {asked: response.getheader(name, "") for name, asked in names.items() if response.getheader(name)}
 
     def _store(self, wanted: _Wanted, response: http.client.HTTPResponse, have: int, watch: Watch) -> None:
-        """Write what comes; on any failure what has come stays."""
+        """Write the data as it comes; after a failure, the part is kept."""
         part = wanted.part
         self._pieces = self._pieces + 1 if have else 1
         try:
             out = part.open("r+b" if have else "wb")
             give(out.fileno(), part)
         except OSError as error:
-            raise refused(error, part, hint="it must be writable for you") from error
+            raise refused(error, part, hint="you must be able to write to it") from error
         with out:
             out.seek(have)
             while data := response.read1(_CHUNK):
@@ -244,7 +244,7 @@ class Downloads:
                 if have > wanted.most:
                     part.unlink(missing_ok=True)
                     raise PackageError(
-                        f"{wanted.url}: the server sends {_shown(response)}, more than the {wanted.most} bytes that it can have",
+                        f"{wanted.url}: the server sends {_shown(response)}, more than the {wanted.most} bytes that it may have",
                         hint=_hint(_shown(response)),
                     )
                 try:
@@ -253,8 +253,8 @@ class Downloads:
                     raise refused(error, part) from error
                 wanted.progress(len(data))
         if response.length:
-            raise _BrokenError(f"{response.length} bytes did not come")
-        response.read()  # nothing; but only now the connection is free for the next request
+            raise _BrokenError(f"{response.length} bytes are missing")
+        response.read()  # empty, but only then is the connection free for the next request
         self._last = f"{_shown(response)} of {have} bytes"
 
     def _ask(self, url: str, headers: dict[str, str], watch: Watch) -> http.client.HTTPResponse:
@@ -273,17 +273,17 @@ class Downloads:
             response.close()
             connection.close()
             place = _redirected(place, response.getheader("Location", ""))
-        raise PackageError(f"{url}: the server sends us around in circles, at last to {place}")
+        raise PackageError(f"{url}: the server redirects in circles, at last to {place}")
 
 
 def _goes_on(response: http.client.HTTPResponse, have: int) -> bool:
-    """Whether a part of a file begins where the part ends that we have; one that is wrong all the same is found out later."""
+    """Tell whether an answer continues our part of the file; a wrong continuation is found out later."""
     where = response.getheader("Content-Range")
     return where is None or where.strip().startswith(f"bytes {have}-")
 
 
 def _shown(response: http.client.HTTPResponse) -> str:
-    """What came, in words, where it is not the file that was asked for."""
+    """Describe an answer that is not the expected file."""
     kind = response.headers.get_content_type()
     return f"{_PAGE} ({kind})" if kind in _PAGES else "another file"
 
@@ -293,15 +293,15 @@ def _hint(shown: str) -> str:
 
 
 def _redirected(url: str, place: str) -> str:
-    """Where a server sends us. Raises PackageError if we do not go there."""
+    """Return the address that a server redirects to. Raises PackageError if we do not follow it."""
     allowed = ("https",) if url.startswith("https:") else ("http", "https")
     try:
         target = urlsplit(urljoin(url, place))
         good = target.scheme in allowed and target.hostname and target.port != 0 and target.geturl().isascii()
-    except ValueError:  # what looks like an address of IPv6, or like a port, and is none
+    except ValueError:  # a malformed IPv6 address or port
         good = False
     if not good:
-        raise PackageError(f"{url}: the server sends us to {place[:200]!r}, where we do not go")
+        raise PackageError(f"{url}: the server redirects to {place[:200]!r}, which tower does not follow")
     return target.geturl()
 
 
@@ -330,7 +330,7 @@ def _keep(part: Path, place: Path) -> None:
 
 
 def _read_notes(path: Path) -> dict[str, str]:
-    """What was noted beside an index; without it, all is asked for."""
+    """Return the validators noted beside an index; without them, the whole index is requested."""
     try:
         found = parse_json(read_regular(path))
     except (OSError, ValueError):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower install` by the machine's own apk, with its own repositories and keys; through tunnels where it has no Internet.
+"""`tower install` by the machine's own apk, with its own repositories and keys; through tunnels if it has no Internet.
 
     an online host      asks its repositories itself
     an offline host     a port of its 127.0.0.1 -> this machine -> the router -> the repository's server
     the thin client     a port of its 127.0.0.1 -> the router -> the server
 
-Only apk sees those ports, by the names that its repositories have: see overlays/common/usr/libexec/tower/packages, which
-also undoes what was interrupted. Bytes pass through here as they are; what they must be, apk knows by its keys.
+Only apk sees those ports, under the names of its repositories: see overlays/common/usr/libexec/tower/packages, which
+also undoes interrupted installations. Bytes pass through here unchanged; apk verifies them with its keys.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     import subprocess
 
 OWN_WORLD: Final = "thinclient.world"
-"""In ~/.local/tower: what was installed on the thin client itself."""
+"""In ~/.local/tower: the packages that were installed on the thin client itself."""
 
 
 class ApkMachine(Protocol):
-    """A machine that packages are installed on."""
+    """A machine to install packages on."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
 
     @property
     def online(self) -> bool:
@@ -53,7 +53,7 @@ class ApkMachine(Protocol):
 
     @property
     def world(self) -> Path:
-        """Where it is kept what was installed."""
+        """The file that lists the packages installed on it."""
 
     def repositories(self) -> str:
         """Return its list of repositories, one a line."""
@@ -62,10 +62,10 @@ class ApkMachine(Protocol):
         """Start the program `packages` as root, with pipes to its input and errors."""
 
     def lead(self, port: int) -> AbstractContextManager[int]:
-        """A port of its 127.0.0.1 that leads to one of ours."""
+        """Open a port of its 127.0.0.1 that leads to one of ours."""
 
     def alive(self) -> bool:
-        """Whether it can still be heard."""
+        """Tell whether the machine can still be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
         return self.session.host.name
 
     @property
@@ -86,7 +86,7 @@ class Remote:
 
     @property
     def world(self) -> Path:
-        """Where it is kept what was installed."""
+        """The file that lists the packages installed on it."""
         return self.session.host.file(WORLD)
 
     def repositories(self) -> str:
@@ -98,11 +98,11 @@ class Remote:
         return self.session.popen(as_root([PROGRAM, *words]))
 
     def lead(self, port: int) -> AbstractContextManager[int]:
-        """A tunnel back to us."""
+        """Open a tunnel back to us."""
         return self.session.reverse(port)
 
     def alive(self) -> bool:
-        """Whether the connection stands."""
+        """Tell whether the connection is up."""
         return self.session.alive()
 
 
@@ -134,7 +134,7 @@ class Here:
 
 @dataclass(slots=True)
 class Installation:
-    """One `tower install`: what for, and the way to the servers, opened when it is first needed."""
+    """One `tower install`: its packages, and the connection to the servers, opened when it is first needed."""
 
     tower: Tower
     view: View
@@ -142,17 +142,17 @@ class Installation:
     yes: bool = False
     dry_run: bool = False
     servers: Collection[tuple[str, int]] = ()
-    """Servers that the user has named as good."""
+    """Servers that the user has allowed."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _router: Session | None = None
     _ports: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def close(self) -> None:
-        """End the way to the servers."""
+        """Close the connection to the servers."""
         self._stack.close()
 
     def on(self, place: ApkMachine) -> tuple[str, ...]:
-        """Install on one machine; the steps that its apk took. Raises a TowerError."""
+        """Install on one machine; return the steps of its apk. Raises a TowerError."""
         with ExitStack() as stack:
             request = [] if place.online else self._lead(place, stack)
             child = stack.enter_context(place.start(["add", *self.words]))
@@ -161,7 +161,7 @@ class Installation:
             talk.ask(request)
             if self.dry_run:
                 if talk.plan.doubt:
-                    self.view.say(f"{place.name}: its apk {talk.plan.doubt}, which is not understood here")
+                    self.view.say(f"{place.name}: its apk {talk.plan.doubt}, which tower does not understand")
             else:
                 self._ask_user(place.name, talk.plan)
                 talk.go()
@@ -171,29 +171,29 @@ class Installation:
         return tuple(talk.steps) or ((f"its apk {talk.plan.doubt}",) if talk.plan.doubt else ())
 
     def _ask_user(self, name: str, plan: Transaction) -> None:
-        """Go on only if nothing is to be done, or the user says so. Raises a TowerError."""
+        """Return if there is nothing to do, or the user agrees. Raises a TowerError."""
         if plan.doubt and self.yes:
             raise PackageError(
-                f"{name}: its apk {plan.doubt}, which is not understood here; nothing was changed",
-                hint="look with --dry-run; without --yes you are asked",
+                f"{name}: its apk {plan.doubt}, which tower does not understand; nothing was changed",
+                hint="look at what --dry-run shows; without --yes tower asks you",
             )
         if plan.doubt:
-            self.view.confirm(f"{name}: its apk {plan.doubt}, which is not understood here; install all the same?", yes=False)
+            self.view.confirm(f"{name}: its apk {plan.doubt}, which tower does not understand; install anyway?", yes=False)
         elif plan.steps:
             self.view.confirm(f"{name}: install this?", yes=self.yes)
 
     def _lead(self, place: ApkMachine, stack: ExitStack) -> list[str]:
-        """Open a tunnel to each server of the place's repositories; the request that says so to `packages`."""
+        """Open a tunnel to each server of the machine's repositories; return the request that tells `packages` about them."""
         found, left_out = parse_repositories(place.repositories())
         for line in left_out:
-            self.view.say(f"{place.name}: its repository {line[:100]!r} is not on a server and is left out")
+            self.view.say(f"{place.name}: ignoring its repository {line[:100]!r}, which is not on a server")
         check_servers(self.tower, place.name, found, self.view, allowed=self.servers, yes=self.yes or self.dry_run)
         ports = {server: stack.enter_context(place.lead(self._port(*server))) for server in servers_of(found)}
         names = dict.fromkeys(server for server, _ in ports)
         return [*(f"name {name}" for name in names), *(f"repository {_through(one, ports)}" for one in found)]
 
     def _port(self, server: str, port: int) -> int:
-        """A port here that leads to a server through the router."""
+        """Return a port here that leads to a server through the router."""
         if self._router is None:
             with self.view.step("connecting to the router"):
                 self._router = self._stack.enter_context(connect(self.tower, self.tower.host(ROUTER)))
@@ -203,7 +203,7 @@ class Installation:
 
 
 def _through(repository: Repository, ports: dict[tuple[str, int], int]) -> str:
-    """The line of a repository, with the port that leads there; its name stays, so its certificate and its host do."""
+    """Return the line of a repository with the tunnel's port; the name stays, and with it certificate and Host header."""
     port = ports[repository.server, repository.port]
     return f"{repository.tag} {repository.scheme}://{repository.server}:{port}{repository.path}".strip()
 
@@ -218,9 +218,9 @@ def install(
     dry_run: bool = False,
     servers: Collection[tuple[str, int]] = (),
 ) -> Outcome:
-    """Install packages on machines, one after the other; one with a problem does not keep the others waiting.
+    """Install packages on machines, one after the other; trouble with one does not stop the others.
 
-    Raises a TowerError if a name is not one, and StoppedError.
+    Raises a TowerError if a name is not valid, and StoppedError.
     """
     check_names(words)
     hosts = {name: None if name == THIN_CLIENT else tower.host(parse_host_name(name)) for name in names}
@@ -236,7 +236,7 @@ def install(
                 report.problems[name] = error
     except (KeyboardInterrupt, StoppedError) as stop:
         number = stop.exit_status - 128 if isinstance(stop, StoppedError) else signal.SIGINT
-        raise StoppedError(number, hint="what had begun is finished or undone there; type the same command again") from None
+        raise StoppedError(number, hint="each machine finishes or undoes what it has begun; run the same command again") from None
     finally:
         job.close()
     return report
@@ -261,9 +261,9 @@ def install_by_choice(
     dry_run: bool = False,
     servers: Collection[tuple[str, int]] = (),
 ) -> Outcome:
-    """Install packages on machines: offline hosts get a bundle, and with `bundle` all hosts; with `tunnel` none does.
+    """Install packages on machines: offline hosts get a bundle, with `bundle` all hosts, with `tunnel` none.
 
-    Raises a TowerError if a name is not one, and StoppedError; what concerns a machine is in the report.
+    Raises a TowerError if a name is not valid, and StoppedError; trouble with a machine is in the report.
     """
     hosts = {name: tower.host(parse_host_name(name)) for name in names if name != THIN_CLIENT}
     bundled = [name for name, host in hosts.items() if not tunnel and (bundle or not host.env.online)]
@@ -285,7 +285,7 @@ def install_by_choice(
 
 
 def reinstall(tower: Tower, name: str, view: View) -> Outcome:
-    """Install again what `tower install` had installed on a machine. Raises a TowerError if that failed."""
+    """Install again the packages that `tower install` had installed on a machine. Raises a TowerError if that fails."""
     file = tower.folder / OWN_WORLD if name == THIN_CLIENT else tower.host(parse_host_name(name)).file(WORLD)
     words = read_wanted(file)
     report = install_by_choice(tower, [name], words, view, yes=True) if words else Outcome(())
@@ -295,7 +295,7 @@ def reinstall(tower: Tower, name: str, view: View) -> Outcome:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """The machines of a command line: `web`, `web,vault`, `thinclient`."""
+    """Parse the machines of a command line: `web`, `web,vault`, `thinclient`."""
     names = tuple(text.split(","))
     for name in names:
         if name != THIN_CLIENT:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of a `tower install`."""
+"""The result of a `tower install`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tower.base.errors import TowerError
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a `tower install`, by machine."""
+    """The result of a `tower install`, by machine."""
 
     words: tuple[str, ...]
     steps: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: dict[str, TowerError] = field(default_factory=dict)
     downloaded: int | None = None
-    """Bytes that came over the network to this machine; None if that was not our business."""
+    """Bytes that this machine downloaded; None if it did not download."""
     sent: int = 0
     """Bytes of bundles that went to hosts."""

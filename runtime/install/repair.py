@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an interrupted `tower install` left on a machine, put in order by the next `tower` that connects to it."""
+"""Repair a machine on which `tower install` was interrupted; the next `tower` that connects to it does this."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS: Final = 400.0
 
 
 def repair(session: Session, say: Callable[[str], object]) -> None:
-    """Have the host undo what was interrupted, and note what was done; a problem is said, and is none of the command's."""
+    """Have the host undo an interrupted installation, and note a finished one; a failure is reported, but is no error."""
     name = session.host.name
     try:
         done = session.root([PROGRAM, "repair"], timeout=_SECONDS, check=False, most=1 << 20)
@@ -34,4 +34,4 @@ def repair(session: Session, say: Callable[[str], object]) -> None:
             elif (who, word) == ("tower", "failed"):
                 say(f"{name}: {rest}; try: tower install {name} PACKAGE")
     except TowerError as error:
-        say(f"{name}: an interrupted installation is not in order yet: {error.message}")
+        say(f"{name}: an interrupted installation is not repaired yet: {error.message}")

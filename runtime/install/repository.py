@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host says of its packages: repositories, trusted keys, world, what is installed. Read, bounded, made harmless.
+"""A host's description of its packages: repositories, trusted keys, world, database. Read, bounded, made harmless.
 
-The host sends one tar archive of known files. Its words end up as input of this machine's `apk`, so of the database
-only known fields are taken over, and of the repositories only addresses that a package can be fetched from. Packages would
-be chosen wrongly if one of those fields were lost: what cannot be taken over as it is, is an error, or is said.
+The host sends one tar archive of known files. Its words become input of this machine's `apk`; so only known fields of the
+database are copied, and only those repositories that packages can be fetched from. apk would choose wrongly if one of
+those fields were lost: a field that cannot be copied as it is, is an error, or is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tower.base.tarfiles import DamagedError, read_tar
 from tower.install.apkwords import is_tag, is_world
 
 _MOST_KEY: Final = 16 << 10
-"""Bytes of a public key; one of RSA 16384 has 3 KiB."""
+"""The most bytes of a public key; one of RSA 16384 has 3 KiB."""
 _MOST_FILES: Final = 200
 _NAMES: Final = frozenset({"arch", "digest", "installed", "repositories", "serial", "world"})
 _KEY: Final = re.compile(r"keys/([A-Za-z0-9_][A-Za-z0-9._@-]{0,120}\.pub)")
@@ -44,40 +44,40 @@ class Repository:
     server: str
     port: int
     path: str
-    """Begins with a slash and does not end with one, unless it is empty."""
+    """Begins with a slash and does not end with one, or is empty."""
     tag: str
-    """`@name` if packages come from it only when asked for by that; else empty."""
+    """`@name` if its packages are used only when asked for with this tag; else empty."""
 
     @property
     def address(self) -> str:
-        """As /etc/apk/repositories has it, without the tag."""
+        """The repository's line in /etc/apk/repositories, without the tag."""
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{self.server}{port}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """All that decides which packages a host gets, but for the indexes."""
+    """Everything that decides which packages a host gets, except the indexes."""
 
     arch: str
     repositories: tuple[Repository, ...]
     left_out: tuple[str, ...]
-    """What does not count here, each as a few words: repositories that are not on a server, files that are no keys."""
+    """Ignored parts, each in a few words: repositories that are not on a server, files that are not keys."""
     keys: Mapping[str, bytes]
     world: bytes
     installed: bytes
     digest: str
-    """SHA-256 of world and database, as the host has them."""
+    """SHA-256 of the host's world and database."""
     serial: int
     """The number of the last bundle that the host has used."""
 
 
 def parse_state(data: bytes, host: str) -> HostState:
-    """What `bundle state` wrote. Raises AnswerError if it makes no sense."""
+    """Parse what `bundle state` wrote. Raises AnswerError if it is not valid."""
     files, keys, odd = _unpack(data, host)
     missing = sorted(_NAMES - files.keys())
     if missing:
-        raise AnswerError(f"{host}: does not say its {', '.join(missing)}", hint=f"look: ssh {host} ls -l /etc/apk")
+        raise AnswerError(f"{host}: does not send its {', '.join(missing)}", hint=f"look: ssh {host} ls -l /etc/apk")
     repositories, left_out = parse_repositories(files["repositories"].decode(errors="replace"))
     return HostState(
         arch=_word(files["arch"], _ARCH, host, "architecture"),
@@ -92,14 +92,14 @@ def parse_state(data: bytes, host: str) -> HostState:
 
 
 def _unpack(data: bytes, host: str) -> tuple[dict[str, bytes], dict[str, bytes], list[str]]:
-    """The files, the keys, and what of the keys is none."""
+    """Return the files, the keys, and the files that are not keys."""
     files: dict[str, bytes] = {}
     keys: dict[str, bytes] = {}
     odd: list[str] = []
     try:
         members = read_tar(data, most=_MOST_FILES)
     except DamagedError as error:
-        raise AnswerError(f"{host}: what it says about its packages is no archive: {error}") from error
+        raise AnswerError(f"{host}: its description of its packages is not an archive: {error}") from error
     for member in members:
         key = _KEY.fullmatch(member.name)
         if member.content is not None and member.name in _NAMES:
@@ -107,14 +107,14 @@ def _unpack(data: bytes, host: str) -> tuple[dict[str, bytes], dict[str, bytes],
         elif member.content is not None and key and len(member.content) <= _MOST_KEY:
             keys[key[1]] = member.content
         elif member.content is not None and member.name.startswith("keys/"):
-            odd.append(f"file {member.name[:100]!r} of {len(member.content)} bytes, which is no key")
+            odd.append(f"file {member.name[:100]!r} of {len(member.content)} bytes, which is not a key")
     return files, keys, odd
 
 
 def _word(data: bytes, form: re.Pattern[str], host: str, what: str) -> str:
     text = data.decode(errors="replace").strip()
     if form.fullmatch(text) is None:
-        raise AnswerError(f"{host}: {text[:80]!r} is no {what}")
+        raise AnswerError(f"{host}: sent {text[:80]!r} as its {what}")
     return text
 
 
@@ -122,34 +122,34 @@ def _world(data: bytes, host: str) -> bytes:
     words = data.decode(errors="replace").split()
     for word in words:
         if not is_world(word):
-            raise AnswerError(f"{host}: its world has {word[:80]!r}, which is no name of a package")
+            raise AnswerError(f"{host}: its world has {word[:80]!r}, which is not the name of a package")
     return "".join(f"{word}\n" for word in words).encode()
 
 
 def _database(data: bytes, host: str) -> bytes:
-    """The records of what is installed, without their files, in a form that is harmless. Raises AnswerError."""
+    """Return the installed packages' records, without their files, in a harmless form. Raises AnswerError."""
     lines = (_field(line, host) for line in data.decode(errors="replace").split("\n"))
     return "\n".join(line for line in lines if line is not None).encode()
 
 
 def _field(line: str, host: str) -> str | None:
-    """A line of the database; None if choosing does not need it."""
+    """Check a line of the database; None if choosing does not need it."""
     letter = line[:1]
     if not line or (letter in _CHOOSING and line[1:2] == ":" and _CONTROL.search(line) is None):
         return line
     if letter in _TEXTS and line[1:2] == ":":
         return _CONTROL.sub("?", line)
-    # As apk does it: of fields that it does not know, those with a small letter do not matter.
+    # As in apk: unknown fields with a lower-case letter do not matter.
     if line[1:2] == ":" and (letter in _FILES or (letter in ascii_lowercase and letter not in _CHOOSING)):
         return None
     raise AnswerError(
-        f"{host}: its database of packages has a line that makes no sense: {line[:80]!r}",
-        hint=f"if its system is newer than this one, upgrade this one; else look: ssh {host} apk list --installed",
+        f"{host}: its database of packages has an invalid line: {line[:80]!r}",
+        hint=f"if its system is newer than this one, upgrade this one; otherwise try: ssh {host} apk list --installed",
     )
 
 
 def parse_repositories(text: str) -> tuple[tuple[Repository, ...], tuple[str, ...]]:
-    """The repositories on servers, and the lines that name something else."""
+    """Return the repositories on servers, and the lines that name something else."""
     found: list[Repository] = []
     left_out: list[str] = []
     for line in (line.strip() for line in text.splitlines()):

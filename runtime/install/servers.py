@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers that packages come from, and which of them a machine without the Internet may be led to.
+"""The servers that packages come from, and those that a machine without the Internet may be connected to.
 
-A host names its repositories itself. If that were enough, one that was taken over would name a server of its master's,
-and `tower` would open it the way out that it must not have. So a server must be known here: by this machine's own
-repositories, or because the user has said so once.
+A host names its repositories itself. If that were enough, a compromised host could name its attacker's server, and `tower`
+would open it the connection that it must not have. So a server must be known here: from this machine's own repositories,
+or because the user has allowed it once.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from tower.hosts.registry import Tower
 from tower.install.repository import Repository, parse_repositories
 
 SERVERS: Final = "servers"
-"""In ~/.local/tower: what the user has said, NAME:PORT a line."""
+"""In ~/.local/tower: the servers that the user has allowed, NAME:PORT a line."""
 PORTS: Final = (80, 443)
-"""What the router's sshd leads to: see overlays/common/etc/ssh/sshd_config.d/tower.conf."""
+"""The ports that the router's sshd connects to: see overlays/common/etc/ssh/sshd_config.d/tower.conf."""
 _OWN: Final = Path("/etc/apk")
 
 
 def servers_of(repositories: Sequence[Repository]) -> tuple[tuple[str, int], ...]:
-    """Their names and ports, each once."""
+    """Return the names and ports of the servers, each once."""
     return tuple(dict.fromkeys((one.server, one.port) for one in repositories))
 
 
 def parse_server(text: str) -> tuple[str, int]:
-    """A server as the user names it: NAME, which is one of https, or NAME:PORT."""
+    """Parse a server: NAME, for https, or NAME:PORT."""
     found, _ = parse_repositories(f"https://{text}/")
     if not found or found[0].path:
-        raise ValueRefusedError(f"{text!r} is not a server of packages", hint="for example: packages.example.org:443")
+        raise ValueRefusedError(f"{text!r} is not a package server", hint="for example: packages.example.org:443")
     return found[0].server, found[0].port
 
 
 def check_servers(
     tower: Tower, name: str, repositories: Sequence[Repository], view: View, *, allowed: Collection[tuple[str, int]], yes: bool
 ) -> None:
-    """Go on only if all servers are known here, or the user says so. Raises ValueRefusedError, HostError, TowerError."""
+    """Return if all servers are known here, or the user agrees. Raises ValueRefusedError, HostError, TowerError."""
     wanted = servers_of(repositories)
     if not wanted:
         raise HostError(
             f"{name}: has no repository that packages could come from",
-            hint=f"put one into its list: ssh -t {name} doas vi /etc/apk/repositories",
+            hint=f"add one to its list: ssh -t {name} doas vi /etc/apk/repositories",
         )
     for server, port in wanted:
         if _is_address(server):
@@ -80,7 +80,7 @@ def known_servers(tower: Tower) -> frozenset[tuple[str, int]]:
 
 
 def remember(tower: Tower, servers: Collection[tuple[str, int]]) -> None:
-    """Keep what the user said."""
+    """Keep the servers that the user has allowed."""
     new = frozenset(servers) - known_servers(tower)
     if new:
         file = tower.folder / SERVERS
@@ -94,6 +94,6 @@ def _is_address(server: str) -> bool:
     try:
         ipaddress.ip_address(server)
     except ValueError:
-        # Forms that resolvers take for an address all the same: 127.1, 0x7f000001.
+        # Forms that resolvers accept as an address as well: 127.1, 0x7f000001.
         return server.rpartition(".")[2][:1].isdigit()
     return True

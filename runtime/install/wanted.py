@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `tower install` has installed, by machine: one word of apk's a line, kept to install it again after an upgrade.
+"""The packages that `tower install` has installed, by machine: one word of apk a line, to install them again after an upgrade.
 
-It is not a host's own /etc/apk/world, which also names what its image is made of.
+This is not a host's own /etc/apk/world, which also names the packages of its image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tower.install.choose import check_names
 
 
 def read_wanted(file: Path) -> tuple[str, ...]:
-    """The words of a file, sorted; none if there is no file. Raises StateError if one could not be a package's name."""
+    """Return the words of a file, sorted; none if there is no file. Raises StateError if one is not a package's name."""
     if not look(file):
         return ()
     words = read_file(file).decode(errors="replace").split()
@@ -28,7 +28,7 @@ def read_wanted(file: Path) -> tuple[str, ...]:
 
 
 def record_wanted(file: Path, words: Sequence[str]) -> None:
-    """Add words to a file; one takes the place of another about the same package."""
+    """Add words to a file; a word replaces another one about the same package."""
     with locked(file.with_name(f".{file.name}.lock")):
         kept = {name_of(word): word for word in (*read_wanted(file), *words)}
         write_file(file, "".join(f"{kept[name]}\n" for name in sorted(kept)).encode())

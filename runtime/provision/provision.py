@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provisioning a host: decided first, then its keys made, its disk written, and its first answer waited for.
+"""Provision a host: decide first, then make its keys, write its disk, and wait for its first answer.
 
-Up to `prepare` nothing is changed anywhere. `prepare` gives the host its folder, with keys, settings and receipt;
-from then on each step can be interrupted at any moment and done again (`tower provision --resume NAME`).
+Nothing is changed before `prepare`, which gives the host its folder, with keys, settings and receipt; from then on each
+step can be interrupted at any moment and repeated (`tower provision --resume NAME`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tower.hosts.settings import Settings
 from tower.image.source import ImageSource, read_source
 
 BOOT_FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub")
-"""What the boot partition gets of a host's folder, and the receipt beside them."""
+"""The files of a host's folder that the boot partition gets, beside the receipt."""
 _SSH: Final = 22
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What was asked for."""
+    """The choices of the user."""
 
     name: HostName
     online: bool
@@ -46,11 +46,11 @@ class Wish:
     settings: Settings
     wlan: Wlan | None
     password: str | None = field(repr=False)
-    """For the host's console; without one, the host is reached by ssh alone."""
+    """The password for the host's console; without one, the host is reached by ssh alone."""
     encryption: Encryption = Encryption.REQUIRED
 
     def env(self, place: FreeAddress, source: ImageSource, public_key: str) -> TowerEnv:
-        """The host's settings."""
+        """Return the host's settings."""
         return TowerEnv(
             hostname=self.name,
             username=self.username,
@@ -71,28 +71,30 @@ class Wish:
 
 
 def check_network(address: IPv4Address, *, online: bool) -> None:
-    """AnswerError unless this machine has its leg in the host's network, and nobody has the address that the host will get."""
+    """Raise AnswerError unless this machine is in the host's network, and nobody uses the address for the host."""
     network = network_of(online=online)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((str(network.thin_client), 0))
         except OSError:
             raise AnswerError(
-                f"no leg in the {network.name} network: {network.interface} has not the address {network.thin_client}",
+                f"not in the {network.name} network: {network.interface} has no address {network.thin_client}",
                 hint="plug the network in; or do not wait for the host: --no-wait",
             ) from None
         probe.settimeout(1)
         try:
             probe.connect((str(address), _SSH))
         except OSError as error:
-            # Unreachable or silent: nobody is there. A refusal is somebody's answer.
+            # If it is unreachable or silent, nobody is there. A refusal is an answer.
             if not isinstance(error, ConnectionRefusedError):
                 return
-    raise AnswerError(f"{address}: somebody has this address already", hint="switch that machine off, or take it off the network")
+    raise AnswerError(
+        f"{address}: another machine has this address already", hint="switch that machine off, or take it off the network"
+    )
 
 
 def prepare(tower: Tower, wish: Wish, source: ImageSource, target: Target) -> Host:
-    """Give a host its name, address, colour and keys, all at once. Raises HostError if somebody was faster."""
+    """Give a host its name, address, colour and keys in one step. Raises HostError if another `tower` was faster."""
 
     def make(place: FreeAddress) -> Mapping[str, bytes]:
         user, host = secret.new_key_pair(f"{wish.username}@{wish.name}"), secret.new_key_pair(str(wish.name))
@@ -114,38 +116,40 @@ def prepare(tower: Tower, wish: Wish, source: ImageSource, target: Target) -> Ho
 
 @contextmanager
 def busy(host: Host) -> Iterator[None]:
-    """Only one `tower` at a time works on a host's disk."""
-    with locked(host.file(".lock"), busy=f"{host.name}: another tower provisions this host"):
+    """Let only one `tower` at a time work on a host's disk."""
+    with locked(host.file(".lock"), busy=f"{host.name}: another tower is provisioning this host"):
         yield
 
 
 def read_receipt(host: Host) -> Receipt:
-    """How far a host came."""
+    """Return the receipt of a host, which tells how far its provisioning came."""
     found = receipt.read(host.file(RECEIPT))
     if found.host != host.name:
-        raise HostError(f"{host.file(RECEIPT)}: is of host {found.host}", hint=f"remove the host: tower deprovision {host.name}")
+        raise HostError(
+            f"{host.file(RECEIPT)}: belongs to host {found.host}", hint=f"remove the host: tower deprovision {host.name}"
+        )
     return found
 
 
 def keep_receipt(host: Host, found: Receipt) -> Receipt:
-    """Write a host's receipt."""
+    """Write a host's receipt; return it."""
     receipt.write(host.file(RECEIPT), found)
     return found
 
 
 def source_of(found: Receipt) -> ImageSource:
-    """The image that a provisioning began with. Raises ImageProblemError if another one is there now."""
+    """Return the image that a provisioning began with. Raises ImageProblemError if another one is there now."""
     source = read_source(Path(found.image))
     if source.sha256 != found.image_sha256:
         raise ImageProblemError(
-            f"{source.path}: is another image than the one that {found.host} was begun with",
+            f"{source.path}: differs from the image that the provisioning of {found.host} began with",
             hint=f"start again: tower deprovision {found.host}, then tower provision {found.host}",
         )
     return source
 
 
 def write_disk(host: Host, found: Receipt, source: ImageSource, *, resume: bool, view: View) -> Receipt:
-    """Write the host's disk; the receipt that says so. Raises a TowerError; then, or after a signal, `resume`."""
+    """Write the host's disk; return the updated receipt. After a TowerError or a signal, repeat it with `resume`."""
     folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     files = {name: host.file(name) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}

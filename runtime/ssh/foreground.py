@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command of a host as if it ran here: our input and output, our terminal, our signals, its exit status.
+"""Run a command of a host as if it ran here: with our input and output, terminal, signals and exit status.
 
 ssh joins its arguments with spaces and gives them to the host's shell; here each word arrives as it was typed. ssh ends
-when it gets a signal, and without a terminal nobody tells the command on the host; here it is told.
+when it gets a signal, and without a terminal the command on the host would not learn of it; here it does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import subprocess
 
 _LOST: Final = 255
-"""What ssh says when it has no connection; a command may say so, too."""
+"""The words of ssh when it has no connection; a command may print them, too."""
 _PATIENCE: Final = 5.0
 """Seconds to reach the host with a signal."""
 # The mark is in the arguments of the one shell that leads the command's process group, and comes on stdin here, so that it
@@ -37,7 +37,7 @@ done 2>/dev/null
 
 
 def run(session: Session, argv: Sequence[str], *, tty: bool) -> int:
-    """Run a command of the host; its exit status, 128+N if signal N ended it.
+    """Run a command of the host; return its exit status, 128+N if signal N ended it.
 
     Raises LostError if the connection broke, StoppedError if a signal ended us and not the command.
     """
@@ -53,7 +53,7 @@ def run(session: Session, argv: Sequence[str], *, tty: bool) -> int:
 
 
 def _wait(session: Session, child: subprocess.Popen[bytes], mark: str) -> int:
-    """Wait for the end of the command, and pass signals on to it. Another one while it ends: do not wait any more."""
+    """Wait for the end of the command, and pass signals on to it; on a second signal, stop waiting."""
     try:
         return child.wait()
     except (KeyboardInterrupt, StoppedError) as stop:
@@ -64,13 +64,13 @@ def _wait(session: Session, child: subprocess.Popen[bytes], mark: str) -> int:
         except (KeyboardInterrupt, StoppedError):
             _tell(session, mark, signal.SIGKILL)
             raise StoppedError(number) from None
-    # Ctrl-C reaches ssh, too, which ends at once and leaves no status of the command.
+    # Ctrl-C reaches ssh, too, which ends at once and does not return the command's status.
     if status in (_LOST, -number):
         raise StoppedError(number)
     return status
 
 
 def _tell(session: Session, mark: str, number: signal.Signals) -> None:
-    with suppress(AnswerError):  # out of reach: it loses its connection
+    with suppress(AnswerError):  # the host cannot be reached: the command loses its connection
         name = number.name.removeprefix("SIG")
         session.run(["sh", "-c", _KILL, "sh", name], stdin=f"{mark}\n".encode(), timeout=_PATIENCE, check=False)

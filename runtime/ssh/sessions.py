@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     import subprocess
 
 SYSTEM_PATH: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-"""For programs of root: who logs in by ssh may have another PATH, and doas looks for programs there."""
+"""For programs of root: the PATH of a user who logs in by ssh may differ, and doas searches it."""
 MOST: Final = 16 << 20
-"""Bytes that a command of a host may write; a host is not believed to stop."""
+"""The most bytes that a command of a host may write."""
 _READY: Final = b"tower-ready"
-# A constant: nothing of the user's or the host's is in it. The parent of the shell is the host's end of the connection.
+# A constant without data of the user or the host. The parent of the shell is the host's end of the connection.
 _END: Final = 'read -r _ _ _ parent _ </proc/$$/stat && kill "$parent"'
-# The folder is the journal of an installation: tower.install.repair puts it in order.
+# The folder is the journal of an installation, which tower.install.repair finishes or undoes.
 _GUARD: Final = f"[ ! -d /var/lib/tower/packages ] || more=-unfinished; echo {_READY.decode()}$more; cat; {_END}"
 _PUT: Final = """\
 set -eu
@@ -63,7 +63,7 @@ trap - EXIT
 sync "$(dirname -- "$1")"
 """
 _LOST: Final = 255
-"""The exit status of an ssh that has no connection (and of a command that ends so)."""
+"""The exit status of an ssh without a connection (and of a command that ends so)."""
 # Raspberry Pis up to 4 have no instructions for AES. On an x86 core, OpenSSL's AES-128-GCM makes 4.6 GB/s with them and 0.3
 # without, ChaCha20-Poly1305 1.4 to 3.5: first where AES is slow by far, and nowhere too slow for the wire.
 _CIPHERS: Final = "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com,aes256-gcm@openssh.com,aes256-ctr"
@@ -71,7 +71,7 @@ _POST_QUANTUM: Final = "mlkem768x25519-sha256"
 
 
 class Session:
-    """A connection that is open. Made by `connect`."""
+    """An open connection. Made by `connect`."""
 
     def __init__(self, tower: Tower, host: Host, folder: Path, timeout: float) -> None:
         self.host = host
@@ -85,7 +85,7 @@ class Session:
         self._master: subprocess.Popen[bytes] | None = None
         self._asked = 0
         self.unfinished = False
-        """Whether the host had an installation under way, or interrupted, when we connected."""
+        """Whether an installation was under way, or interrupted, on the host when we connected."""
         self.tunnels: list[tunnel.Tunnel] = []
 
     # Commands.
@@ -101,7 +101,7 @@ class Session:
         hint: str = "",
         most: int = MOST,
     ) -> Done:
-        """Run a program of the host to its end; `timeout` is in seconds, `stdin` what it is fed, or a descriptor.
+        """Run a program of the host to its end; `timeout` is in seconds, `stdin` is its input: bytes or a descriptor.
 
         Raises HangsError, LostError, GarbageError (it wrote more than `most` bytes), RemoteError (it failed, with `check`).
         """
@@ -120,7 +120,7 @@ class Session:
         return done
 
     def root(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **how: object) -> Done:
-        """The same as root of the host."""
+        """Run a program as `run` does, but as root of the host."""
         return self.run(as_root(argv, env), **how)  # type: ignore[arg-type]
 
     @contextmanager
@@ -132,18 +132,18 @@ class Session:
         stdin: int = proc.PIPE,
         stderr: int = proc.PIPE,
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A program of the host while it runs, with unbuffered pipes; at the end of the context our end of it is gone."""
+        """Yield a running program of the host, with unbuffered pipes; our end of it is closed with the context."""
         self.ensure()
         with proc.running(self._client(argv, env), stdin=stdin, stderr=stderr) as child:
             yield child
 
     def put(self, content: bytes | Path, path: str, mode: int = 0o600, *, timeout: float = 60, root: bool = False) -> None:
-        """Write a file of the host, whole or not at all; its folder must be there.
+        """Write a file of the host, whole or not at all; its folder must exist.
 
-        Raises RemoteError if it cannot be written: no room, no right.
+        Raises RemoteError if it cannot be written, for lack of space or permission.
         """
         run = self.root if root else self.run
-        hint = f"look at the room on its disk: ssh {self.host.name} df"
+        hint = f"look at the free space on its disk: ssh {self.host.name} df"
         argv = ["sh", "-c", _PUT, "sh", path, f"{mode:04o}"]
         if isinstance(content, bytes):
             run([*argv, str(len(content))], stdin=content, timeout=timeout, hint=hint)
@@ -155,27 +155,27 @@ class Session:
     # Tunnels.
 
     def forward(self, target: str, port: int, *, local_port: int = 0) -> AbstractContextManager[int]:
-        """A port of this machine's 127.0.0.1 that leads through the host to `target`, a name or an address, and its port.
+        """Open a port of this machine's 127.0.0.1 that leads through the host to `port` of `target`, a name or an address.
 
         Raises PortTakenError if `local_port` is given and taken, RemoteError if the host's side refuses it.
         """
         return tunnel.forward(self, target, port, local_port)
 
     def reverse(self, local_port: int, *, host_port: int = 0, target: str = "127.0.0.1") -> AbstractContextManager[int]:
-        """A port of the host's 127.0.0.1 that leads to `local_port` here.
+        """Open a port of the host's 127.0.0.1 that leads to `local_port` here.
 
         Raises PortTakenError if `host_port` is given and taken, or the host's side refuses it.
         """
         return tunnel.reverse(self, local_port, host_port, target)
 
     def control(self, *words: str, timeout: float = 15) -> Done:
-        """A request to the master: `-O forward` and its like."""
+        """Send a request to the master: `-O forward` and the like."""
         return proc.run((*self._base, "-O", *words, "--", self.host.name), timeout=timeout, check=False, most=MOST)
 
     # Health.
 
     def alive(self, timeout: float = 5) -> bool:
-        """Whether the host answers through this connection, now."""
+        """Tell whether the host answers through this connection now; waits up to `timeout` seconds."""
         master = self._master
         if master is None or master.poll() is not None:
             return False
@@ -200,7 +200,7 @@ class Session:
                 one.open(self)
 
     def close(self) -> None:
-        """End the connection and all that goes through it."""
+        """End the connection and everything that goes through it."""
         self._stack.close()
         self._master = None
 
@@ -219,8 +219,8 @@ class Session:
                 line = _line(master.stdout, time.monotonic() + self.timeout + 2)
             except TimeoutError:
                 raise HangsError(
-                    f"{self.host.name}: takes the connection and then says nothing for {self.timeout:.0f} s",
-                    hint=f"is it overloaded? Start it anew, or try: ssh {self.host.name}",
+                    f"{self.host.name}: accepts the connection, then is silent for {self.timeout:.0f} s",
+                    hint=f"is it overloaded? Restart it, or try: ssh {self.host.name}",
                 ) from None
             if line not in (_READY, _READY + b"-unfinished"):
                 if not line:
@@ -232,8 +232,8 @@ class Session:
             self._stack = stack.pop_all()
 
     def client(self, command: str, *, tty: bool = False) -> tuple[str, ...]:
-        """The program that runs a command line of the host's shell through this connection."""
-        # Without the master there is no other way: a client that connects by itself would belong to nobody.
+        """Return the program that runs a command line of the host's shell through this connection."""
+        # It must not connect without the master: nothing would end such a client.
         options = ("-tt" if tty else "-T", "-o", "ControlMaster=no", "-o", "ProxyCommand=false")
         return (*self._base, *options, "--", self.host.name, command)
 
@@ -246,13 +246,13 @@ class Session:
         if not self.alive():
             raise LostError(
                 f"{self.host.name}: the connection broke during {what}",
-                hint=f"is it on and plugged in? See: tower status {self.host.name}",
+                hint=f"is it on and plugged in? Check: tower status {self.host.name}",
             )
 
 
 @contextmanager
 def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: Callable[[Session], None] | None = None) -> Iterator[Session]:
-    """A connection to a host, closed at the end of the context whatever happens; `timeout` is in seconds.
+    """Connect to a host, and close the connection at the end of the context; `timeout` is in seconds.
 
     `mend` is called first if an installation is under way on the host, or was interrupted: see `tower.install.connection`.
 
@@ -271,13 +271,13 @@ def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: Callable[[Se
 
 
 def as_root(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The words that make a command one of root's; doas takes no environment along."""
+    """Return the words that run a command as root; doas passes no environment on, so `env` sets it."""
     names = ("env", *(f"{name}={value}" for name, value in env.items())) if env else ()
     return ("doas", "-n", "--", *names, *argv)
 
 
 def failed(name: str, argv: Sequence[str], done: Done, hint: str = "") -> RemoteError:
-    """What to raise about a command of a host that failed."""
+    """Return the error about a command of a host that failed."""
     said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-10:]
     program = next((word for word in argv if word not in ("doas", "-n", "--", "env") and "=" not in word), argv[0])
     shown = ("".join(char if char.isprintable() else "?" for char in line[:300]) for line in said)
@@ -291,7 +291,7 @@ def _options(timeout: float) -> list[str]:
         "ControlMaster=yes",
         "ControlPersist=no",
         "IdentityAgent=none",
-        "LogLevel=INFO",  # at less, ssh does not say why it broke off
+        "LogLevel=INFO",  # at a lower level, ssh does not say why it broke off
         "ServerAliveInterval=5",
         "ServerAliveCountMax=3",
         f"Ciphers={_CIPHERS}",
@@ -303,12 +303,12 @@ _known_exchanges: list[str] = []
 
 
 def _key_exchange() -> list[str]:
-    """ML-KEM first where this ssh knows it: safe from quantum computers, as sntrup761 is, at a tenth of its time."""
+    """Return options that put ML-KEM first if this ssh has it: quantum-safe like sntrup761, at a tenth of its time."""
     return [f"KexAlgorithms=^{_POST_QUANTUM}"] if _POST_QUANTUM in known_exchanges() else []
 
 
 def known_exchanges() -> Sequence[str]:
-    """The key exchanges that this machine's ssh knows."""
+    """Return the key exchanges that this machine's ssh knows."""
     if not _known_exchanges:
         _known_exchanges.extend(
             proc.run(("ssh", "-Q", "kex"), timeout=10, missing="install openssh-client").stdout.decode().split()
@@ -317,10 +317,10 @@ def known_exchanges() -> Sequence[str]:
 
 
 def _line(stream: IO[bytes], end: float) -> bytes:
-    """One line of an unbuffered pipe, without its end; empty when there is none any more. Raises TimeoutError."""
+    """Read a line of an unbuffered pipe, without its newline; "" at its end. Raises TimeoutError at the time `end`."""
     found = bytearray()
     while len(found) < 256:
-        left = end - time.monotonic()  # one that never stops talking says nothing either
+        left = end - time.monotonic()  # a line that never ends counts as none
         if left <= 0 or not select.select([stream], [], [], left)[0]:
             raise TimeoutError
         char = stream.read(1)

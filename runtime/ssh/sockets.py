@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the sockets of connections are: a folder for each, that nobody else may enter, gone with the `tower` that made it.
+"""The folders for sockets of connections: one for each, that nobody else may enter, removed with its `tower`.
 
-A `tower` that was killed leaves its folder; the next one sweeps it away. A lock on the folder says that it is in use.
+A killed `tower` leaves its folder; the next one removes it. A lock on the folder says that it is in use.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tower.base.refused import refused
 
 _PREFIX: Final = "tower-"
 _MOST: Final = 104 - len("/tower-12345678/s.1234567890123456") - 1
-"""Bytes of a folder's path; those of a socket's are limited to 104, and ssh first makes it under a longer name."""
+"""The most bytes of a folder's path; a socket's path is limited to 104, and ssh first makes it under a longer name."""
 
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """A new folder for the sockets of one connection. Raises StateError if there is no place for it."""
+    """Make a folder for the sockets of one connection. Raises StateError if there is no place for it."""
     parent = _parent()
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(own_folder(parent, _PREFIX))
         except OSError as error:
-            raise refused(error, parent, hint="it must be writable for you") from error
+            raise refused(error, parent, hint="you must be able to write to it") from error
         yield folder
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a host could not be reached: ssh's own words, sorted into what the user can do about it."""
+"""Explain why a host could not be reached: ssh's own words, sorted by what the user can do about it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tower.base.errors import (
 )
 from tower.hosts.registry import Host
 
-# The first row that fits decides.
+# The first row that matches decides.
 _WORDS: Final = (
     (HostKeyError, ("Host key verification failed", "IDENTIFICATION HAS CHANGED", "no matching host key")),
     (KeyRefusedError, ("Permission denied", "Too many authentication failures", "UNPROTECTED PRIVATE KEY", "Load key")),
@@ -38,12 +38,12 @@ _WORDS: Final = (
 
 
 def trouble_of(host: Host, line: bytes, said: str) -> AnswerError:
-    """The error about a connection that was not made: `line` is what the host's shell wrote, `said` what ssh did."""
+    """Return the error about a failed connection: `line` is the output of the host's shell, `said` that of ssh."""
     if line:
         shown = "".join(char if char.isprintable() else "?" for char in line[:60].decode(errors="replace"))
         return GarbageError(
-            f"{host.name}: answers {shown}, which no host does",
-            hint=f"something on the host writes when {host.env.username} logs in: look into ~/.ssh/rc and its shell's files",
+            f"{host.name}: answers {shown}, which is not a host's answer",
+            hint=f"something prints when {host.env.username} logs in there: look into ~/.ssh/rc and its shell's files",
         )
     kind = next((kind for kind, words in _WORDS if any(word in said for word in words)), AnswerError)
     message, hint = _text(kind, host)
@@ -53,24 +53,24 @@ def trouble_of(host: Host, line: bytes, said: str) -> AnswerError:
 
 
 def _text(kind: type[AnswerError], host: Host) -> tuple[str, str]:
-    """What it means, and what to do next."""
+    """Return the explanation and the next step for a kind of error."""
     address = host.env.address
     texts: dict[type[AnswerError], tuple[str, str]] = {
         DownError: (f"nothing answers at {address}", f"is it on, and plugged into the {host.env.network.name} network?"),
         RefusedError: (
-            f"the machine at {address} is on, its ssh server is not",
+            f"the machine at {address} is on, but its ssh server is not running",
             "it may still be starting: try again in a minute",
         ),
-        HangsError: (f"the machine at {address} takes the connection and says nothing", "is it overloaded? Start it anew"),
+        HangsError: (f"the machine at {address} accepts the connection but is silent", "is it overloaded? Start it anew"),
         KeyRefusedError: (
-            "does not take the key that was made for it",
-            f"was it provisioned by another thin client? Make it anew: tower deprovision {host.name}, then provision it",
+            "does not accept the key that was made for it",
+            f"did another thin client provision it? Make it again: tower deprovision {host.name}, then provision it",
         ),
         HostKeyError: (
             f"the machine at {address} has another host key than the one made for {host.name}",
-            "it was started from another disk, or it is another machine: do not use it until you know which",
+            "it started from another disk, or it is another machine: do not use it until you know which",
         ),
-        GarbageError: (f"what answers at {address} does not speak ssh as a host does", "is it a host of this Tower?"),
-        LostError: ("the connection was closed before it was ready", "try again; if it stays so, start the host anew"),
+        GarbageError: (f"the machine at {address} does not speak ssh as a host does", "is it a host of this Tower?"),
+        LostError: ("the connection was closed before it was ready", "try again; if that does not help, restart the host"),
     }
     return texts.get(kind, ("could not be reached", f"try: ssh -v {host.name} true"))

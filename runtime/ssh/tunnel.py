@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels through a connection: ports that lead to the other side. Whoever opens one owns it, and closes it."""
+"""Tunnels through a connection: ports that lead to the other side. The opener of a tunnel owns and closes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRIES: Final = 5
 
 
 class Connection(Protocol):
-    """What a tunnel needs of the connection that it goes through."""
+    """The part of a connection that a tunnel needs."""
 
     host: Host
     tunnels: list[Tunnel]
@@ -29,36 +29,36 @@ class Connection(Protocol):
         """Make the connection again if it broke. Raises as `tower.ssh.sessions.connect` does."""
 
     def control(self, *words: str, timeout: float = 15) -> Done:
-        """A request to the master: `-O forward` and its like; `timeout` is in seconds."""
+        """Send a request to the master: `-O forward` and the like; `timeout` is in seconds."""
 
     def alive(self, timeout: float = 5) -> bool:
-        """Whether the host answers through this connection, now."""
+        """Tell whether the host answers through this connection now."""
 
 
 @dataclass(slots=True)
 class Tunnel:
-    """One tunnel, as ssh's command line has it: `-L` leads from here, `-R` from the host."""
+    """One tunnel, in the terms of ssh's command line: `-L` leads from here, `-R` from the host."""
 
     flag: str
     port: int
-    """Where it listens, on 127.0.0.1; 0 until the host has chosen one."""
+    """The port of 127.0.0.1 that it listens on; 0 until the host has chosen one."""
     target: str
     _asked: str = ""
 
     @property
     def words(self) -> tuple[str, str]:
-        """As ssh takes it."""
+        """Return the tunnel's option for ssh."""
         return self.flag, f"{_HERE}:{self.port}:{self.target}"
 
     def open(self, session: Connection) -> None:
-        """Ask the master for it. Raises PortTakenError, LostError."""
+        """Ask the master for the tunnel. Raises PortTakenError, LostError."""
         name = session.host.name
         if any(other.words == self.words for other in session.tunnels if other is not self):
-            # For ssh the two would be one, and the first to end would close both.
+            # ssh would treat the two as one, and the first to end would close both.
             raise PortTakenError(
                 f"{name}: there is a tunnel at port {self.port} already", hint="leave the choice of the port out"
             )
-        # What was asked for with port 0 is known to ssh by that, not by the port that it got.
+        # ssh knows a tunnel with port 0 by that 0, not by the port that it was given.
         _, self._asked = self.words
         done = session.control("forward", *self.words)
         if done.status == 0:
@@ -74,22 +74,20 @@ class Tunnel:
         )
 
     def cancel(self, session: Connection) -> None:
-        """Close it; of a connection that is gone, it is."""
+        """Close the tunnel, unless the connection is gone, and the tunnel with it."""
         with suppress(TowerError):
             session.control("cancel", self.flag, self._asked)
 
 
 @contextmanager
 def forward(session: Connection, target: str, port: int, local_port: int) -> Iterator[int]:
-    """A port here that leads through the host to the target; see Session.forward."""
+    """Open a port here that leads through the host to the target; see Session.forward."""
     if _TARGET.fullmatch(target) is None or not 0 < port < 1 << 16:
-        raise ValueRefusedError(
-            f"{target!r} port {port} is nothing that a tunnel leads to", hint="for example: 192.168.2.1 port 443"
-        )
+        raise ValueRefusedError(f"{target!r} port {port} is not a target for a tunnel", hint="for example: 192.168.2.1 port 443")
     session.ensure()
     tries = 1 if local_port else _TRIES
     while True:
-        # ssh chooses none by itself on this side; between our look and its use somebody may take it: then another.
+        # ssh does not choose a port on this side; if another program takes ours before ssh does, try another one.
         made = Tunnel("-L", local_port or free_port(), f"{target}:{port}")
         tries -= 1
         try:
@@ -104,9 +102,9 @@ def forward(session: Connection, target: str, port: int, local_port: int) -> Ite
 
 @contextmanager
 def reverse(session: Connection, local_port: int, host_port: int, target: str) -> Iterator[int]:
-    """A port of the host that leads here; see Session.reverse."""
+    """Open a port of the host that leads here; see Session.reverse."""
     if not 0 < local_port < 1 << 16:
-        raise ValueRefusedError(f"{local_port} is no port")
+        raise ValueRefusedError(f"{local_port} is not a port")
     session.ensure()
     made = Tunnel("-R", host_port, f"{target}:{local_port}")
     made.open(session)
@@ -125,7 +123,7 @@ def _owned(session: Connection, made: Tunnel) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port of this machine's 127.0.0.1 that nobody has now."""
+    """Return a port of this machine's 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind((_HERE, 0))
         port: int = probe.getsockname()[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections to servers of packages through a host: tunnels that end on the router, which asks by its own address."""
+"""Connections to package servers through a host: tunnels that end on the router, which connects with its own address."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tower.ssh.sessions import Session
 
 _SILENCE: Final = 30.0
-"""Seconds after which a server that says nothing is given up."""
+"""Seconds until a silent server is given up."""
 
 
 @dataclass(slots=True)
@@ -29,14 +29,14 @@ class Way:
     _open: dict[tuple[str, str, int], http.client.HTTPConnection] = field(default_factory=dict)
 
     def connection(self, scheme: str, server: str, port: int) -> http.client.HTTPConnection:
-        """A connection that speaks to `server`, which sees the router. Raises OSError, AnswerError or RemoteError."""
+        """Return a connection that speaks to `server`, which sees the router. Raises OSError, AnswerError or RemoteError."""
         known = self._open.get((scheme, server, port))
         if known is not None and known.sock is not None:
             return known
         if (server, port) not in self._ports:
             self._ports[server, port] = self._stack.enter_context(self.session.forward(server, port))
         local = socket.create_connection(("127.0.0.1", self._ports[server, port]), timeout=_SILENCE)
-        # Named as the server, so that the request is what the server expects; its socket is the tunnel's.
+        # It has the server's name, so that the server gets the request that it expects; the socket is the tunnel's.
         made = http.client.HTTPConnection(server, port if port != {"http": 80, "https": 443}[scheme] else None)
         made.auto_open = 0
         try:
@@ -48,12 +48,12 @@ class Way:
         return made
 
     def reset(self) -> None:
-        """Forget connections that may be broken; the next ones are made anew, the tunnel too."""
+        """Forget connections that may be broken; the next ones are made again, with their tunnels."""
         self.close()
         self._stack = ExitStack()
 
     def close(self) -> None:
-        """End all that was opened."""
+        """Close all connections and tunnels."""
         for connection in self._open.values():
             connection.close()
         self._open.clear()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How hosts are: status, clocks, power, Wi-Fi."""
+"""The state of hosts: status, clocks, power, Wi-Fi."""

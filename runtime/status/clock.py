@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clocks of hosts, read and set over ssh: the offline hosts take the router's time, since they reach no other.
+"""Read and set the clocks of hosts over ssh: the offline hosts take the router's time, since they reach no other.
 
-Every clock is compared with this machine's stopwatch (which is no clock, and never set): a question goes out, the answer
-comes back, and the clock was read some time between the two. The shortest of a few such round trips says the most. A clock
-is set at a whole second, all that a small `date` can do, by an order that is sent when it will be that second there.
+Every clock is compared with this machine's monotonic clock, which is never set: a question goes out, the answer comes
+back, and the clock was read at some time in between. The shortest of a few such round trips is the most exact. A clock
+is set at a full second, as a small `date` can do no better, by an order that is sent to arrive at that second.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 _ROUNDS: Final = 8
 _GOOD: Final = 0.005
-"""Seconds of error that need no further round."""
+"""An error in seconds that is small enough to stop."""
 _LIMIT: Final = 10.0
-"""Seconds for an answer."""
+"""Seconds to wait for an answer."""
 _MOST: Final = 2048
 _MARGIN: Final = 0.1
-"""Seconds between deciding for a second and its beginning."""
+"""Seconds between the decision for a second and its beginning."""
 _ENOUGH: Final = 0.05
-"""Seconds by which a clock may be off; less is no reason to set it."""
+"""Seconds by which a clock may be wrong without being set."""
 _EARLIEST: Final = 1767225600
-"""2026: a clock that says less was never set, whatever this system is."""
+"""2026: a clock that shows an earlier time was never set."""
 _SPAN: Final = 30 * 365 * 86400
-"""A clock that is further ahead of the image than this says nonsense."""
-# Busybox' date has no parts of a second, but its adjtimex has. One line of input is one question, and starts one program.
+"""A clock that is further ahead of the image than this is not valid."""
+# Busybox' date has no fractions of a second, but its adjtimex does. Each line of input is a question, and starts one program.
 _READ: Final = """\
 case $(date +%N) in
 *[!0-9]* | '') small=yes ;;
@@ -60,31 +60,31 @@ done
 _PLAIN: Final = re.compile(r"([0-9]{1,12})(?:\.([0-9]{9}))?")
 _ADJTIMEX: Final = re.compile(r"(?:.* )?status: ([0-9]{1,8}) .*\btime\.tv_sec: ([0-9]{1,12}) time\.tv_usec: ([0-9]{1,9})(?: .*)?")
 _NANOSECONDS: Final = 0x2000
-"""The kernel's STA_NANO, in the status: what it calls microseconds are nanoseconds."""
+"""The kernel's STA_NANO in the status: its microseconds are nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a clock shows, beside this machine's stopwatch."""
+    """A clock's time, relative to this machine's monotonic clock."""
 
     offset: float
-    """Seconds to add to the stopwatch."""
+    """Seconds to add to the monotonic clock."""
     error: float
-    """Seconds by which that may be wrong."""
+    """The possible error, in seconds."""
 
     def now(self) -> float:
-        """What the clock shows now."""
+        """Return what the clock shows now."""
         return time.monotonic() + self.offset
 
 
 def earliest(os_release: Path = OS_RELEASE) -> int:
-    """No clock of this Tower is before it: when the image of this system was made."""
+    """Return the date of this system's image: no clock of this Tower can be before it."""
     epoch = read_os_release(os_release).get("TOWER_EPOCH", "")
     return max(_EARLIEST, int(epoch)) if re.fullmatch(r"[0-9]{1,10}", epoch) else _EARLIEST
 
 
 def check_sane(name: str, seconds: float, since: int) -> None:
-    """Raises AnswerError if a clock that shows so many seconds is not to be followed."""
+    """Raise AnswerError if a clock that shows so many seconds should not be followed."""
     if since <= seconds <= since + _SPAN:
         return
     shown = time.strftime("%Y-%m-%d", time.gmtime(seconds)) if 0 <= seconds < 1 << 37 else f"{seconds:.0f}"
@@ -95,21 +95,21 @@ def check_sane(name: str, seconds: float, since: int) -> None:
 
 
 def parse_time(line: str, name: str) -> tuple[float, float]:
-    """Seconds, and how exact they are, of a line that a host wrote. Raises GarbageError, which shows nothing of it."""
+    """Parse a line of a host: the seconds, and how exact they are. Raises GarbageError, which does not show the line."""
     if (match := _PLAIN.fullmatch(line)) is not None:
         seconds, parts = match.groups()
-        # Without parts, the clock was somewhere in that second.
+        # Without a fraction, the clock was somewhere in that second.
         return (int(seconds) + int(parts) / 1e9, 0.0) if parts else (int(seconds) + 0.5, 0.5)
     if (match := _ADJTIMEX.fullmatch(line)) is not None:
         unit = 1e-9 if int(match[1]) & _NANOSECONDS else 1e-6
         part = int(match[3]) * unit
         if part < 1:
             return int(match[2]) + part, 0.0
-    raise GarbageError(f"{name}: answers what is no time", hint=f"see: ssh {name} date")
+    raise GarbageError(f"{name}: its answer is not a time", hint=f"see: ssh {name} date")
 
 
 def read_clock(session: Session) -> Reading:
-    """What a host's clock shows. Raises GarbageError, HangsError, and what broken connections raise."""
+    """Read a host's clock. Raises GarbageError, HangsError, and the errors of broken connections."""
     best: Reading | None = None
     with _talk(session, ("sh", "-c", _READ)) as talk:
         for _ in range(_ROUNDS):
@@ -127,9 +127,9 @@ def read_clock(session: Session) -> Reading:
 
 
 def set_clock(session: Session, wanted: Reading, *, lead: float) -> None:
-    """Make a host's clock show what `wanted` does; `lead` is how many seconds an order is under way.
+    """Set a host's clock to `wanted`; `lead` is the number of seconds that an order takes to arrive.
 
-    Raises RemoteError if the host does not do it.
+    Raises RemoteError if the host fails to do it.
     """
     with _talk(session, as_root(("sh", "-c", _SET))) as talk:
         if talk.line() == "ready":
@@ -141,45 +141,45 @@ def set_clock(session: Session, wanted: Reading, *, lead: float) -> None:
 
 
 def follows_the_internet(session: Session) -> bool | None:
-    """Whether a host has its time from servers; None where nothing can tell."""
+    """Tell whether a host gets its time from servers; None if that is unknown."""
     done = session.run(["chronyc", "-c", "tracking"], timeout=_LIMIT, check=False, most=_MOST)
     fields = done.stdout.decode(errors="replace").strip().split(",")
     return fields[-1] != "Not synchronised" if done.status == 0 and len(fields) > 10 else None
 
 
 def is_off(found: Reading, wanted: Reading) -> bool:
-    """Whether a clock is to be set."""
+    """Tell whether a clock has to be set."""
     return abs(found.offset - wanted.offset) > max(_ENOUGH, found.error + wanted.error)
 
 
 @dataclass(slots=True)
 class _Talk:
-    """A program of a host that answers a line with a line."""
+    """A program of a host that answers each line with a line."""
 
     name: str
     child: subprocess.Popen[bytes]
 
     def ask(self, line: str) -> str:
-        """Its answer. Raises HangsError, GarbageError, LostError."""
+        """Send a line and return the answer. Raises HangsError, GarbageError, LostError."""
         assert self.child.stdin is not None  # noqa: S101  (it is a pipe)
-        with suppress(OSError):  # it has ended: reading tells
+        with suppress(OSError):  # it has ended: reading will show why
             self.child.stdin.write(f"{line}\n".encode())
         return self.line()
 
     def line(self) -> str:
-        """The next line that it writes; empty if it has ended."""
+        """Return the next line of its output; "" if it has ended."""
         assert self.child.stdout is not None  # noqa: S101  (it is a pipe)
         found, end = bytearray(), time.monotonic() + _LIMIT
         while not found.endswith(b"\n"):
             if not select.select([self.child.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise HangsError(f"{self.name}: does not tell the time within {_LIMIT:.0f} s")
+                raise HangsError(f"{self.name}: did not answer with the time within {_LIMIT:.0f} s")
             data = os.read(self.child.stdout.fileno(), _MOST)
             found += data
             if not data:
                 break
             if len(found) > _MOST:
                 raise GarbageError(
-                    f"{self.name}: answers with more than {_MOST} bytes where a time was expected",
+                    f"{self.name}: answered more than {_MOST} bytes, expected a time",
                     hint=f"see: ssh {self.name} date",
                 )
         return found.decode(errors="replace").removesuffix("\n")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Switching hosts off, or starting them anew: told over ssh, then watched until it really happened.
+"""Switch hosts off or restart them: send the order over ssh, then watch until it has really happened.
 
-Off is a machine that its network knows no more: whoever has power, a network and an address answers there to the question
-who has it (ARP), also behind a firewall. Back is a host that answers as another start of its system than before: one that
-never went down is not back. The router comes last, since the others reach the Internet through it.
+A machine is off when its network no longer knows it: any machine with power, a network and an address answers the
+question who has the address (ARP), also behind a firewall. A host is back when its system shows another boot ID than
+before: one that never went down is not back. The router comes last, since the others reach the Internet through it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tower.status.status import Status, Survey
 _SSH: Final = 22
 _PAUSE: Final = 1.0
 _ASKED: Final = 20.0
-"""Seconds for a host to take the order."""
+"""Seconds for a host to accept the order."""
 _UNKNOWN: Final = 4.0
 """Seconds in which the kernel finds out that nobody has an address: it asks three times, a second apart."""
 _GONE: Final = frozenset({errno.EHOSTUNREACH, errno.EHOSTDOWN})
 
 
 class Order(StrEnum):
-    """What a host is told; the name of the program."""
+    """The order for a host; the value is the name of the program."""
 
     POWEROFF = "poweroff"
     REBOOT = "reboot"
@@ -45,17 +45,17 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A host that took an order."""
+    """A host that accepted an order."""
 
     host: Host
     boot: str
-    """What it called the start of its system then."""
+    """The ID of the host's start at that time."""
     since: float
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of it."""
+    """The result for one host."""
 
     host: Host
     done: bool
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def in_order(hosts: Iterable[Host]) -> Iterator[tuple[Host, ...]]:
-    """Groups of hosts, one after the other; those of a group at once."""
+    """Yield groups of hosts, one after the other; the hosts of a group go together."""
     found = sorted(hosts, key=lambda host: host.name)
     for group in ([host for host in found if not host.env.is_router], [host for host in found if host.env.is_router]):
         if group:
@@ -72,18 +72,18 @@ def in_order(hosts: Iterable[Host]) -> Iterator[tuple[Host, ...]]:
 
 
 def tell(tower: Tower, found: Status, order: Order) -> Told:
-    """Give a host its order; not done yet. Raises an AnswerError if it cannot be reached, RemoteError if it refuses."""
+    """Send a host its order, without waiting for the result. Raises AnswerError, or RemoteError if the host refuses."""
     since = time.monotonic()
     with connect(tower, found.host) as session:
         try:
             session.root([order.value], env=SYSTEM_PATH, timeout=_ASKED, hint=f"see: ssh {found.host.name} doas {order.value}")
         except LostError:
-            pass  # it obeyed faster than it could say so
+            pass  # it went down before it could answer
     return Told(found.host, found.report.boot if found.report else "", since)
 
 
 def wait_until_off(told: Iterable[Told], *, limit: float) -> Iterator[Outcome]:
-    """Each host when it is off, or when `limit` seconds have passed."""
+    """Yield each host when it is off, or when `limit` seconds have passed."""
     waiting = list(told)
     while waiting:
         start = time.monotonic()
@@ -93,12 +93,12 @@ def wait_until_off(told: Iterable[Told], *, limit: float) -> Iterator[Outcome]:
             if one.host.name in off or seconds >= limit:
                 waiting.remove(one)
                 done = one.host.name in off
-                yield Outcome(one.host, done, "off" if done else f"still there after {limit:.0f} s", seconds)
+                yield Outcome(one.host, done, "off" if done else f"still on after {limit:.0f} s", seconds)
         _pause(waiting, start)
 
 
 def wait_until_back(told: Iterable[Told], asked: Survey, *, limit: float) -> Iterator[Outcome]:
-    """Each host when it answers after its new start, or when `limit` seconds have passed."""
+    """Yield each host when it answers after its restart, or when `limit` seconds have passed."""
     waiting = {one.host.name: one for one in told}
     while waiting:
         start = time.monotonic()
@@ -138,9 +138,9 @@ def switched_off(hosts: Sequence[Host]) -> set[HostName]:
 
 
 def _forget(networks: Iterable[Network]) -> None:
-    """Who has which address: that the kernel learned it is otherwise good for half a minute, also if nobody has it any more.
+    """Make the kernel forget who has which address: otherwise it remembers for half a minute, even if nobody has it any more.
 
-    Where this is not allowed, or not possible, nothing is wrong but that it takes longer.
+    If this is not permitted or possible, it only takes longer.
     """
     for network in networks:
         with suppress(ToolError):

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host says about itself for `tower status`: the question, and the strict reading of the answer.
+"""A host's report for `tower status`: the question, and the strict parser of the answer.
 
-The question is a constant; it goes over with each connection, so that a host needs nothing for it but its shell, and an
-older host can be asked by a newer `tower`. One line of standard input is one question, so that a connection that stays
-open can be asked again. A host may be in somebody else's hands: its answer is bounded, every line must have its form,
-and only printable text is ever shown.
+The question is a constant that is sent with each connection; so a host needs only its shell, and a newer `tower` can ask
+an older host. Each line of standard input is one question, so that an open connection can be asked again. A host may be
+compromised: its answer is bounded, every line must have its form, and only printable text is ever shown.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Final
 from tower.base.errors import AnswerError
 
 MOST: Final = 4 << 10
-"""Bytes of an answer; a real one has a few hundred."""
+"""The most bytes of an answer; a real one has a few hundred."""
 _MOST_VALUE: Final = 100
 _FIRST: Final = "tower-status 1"
 _LAST: Final = "end"
-# Builtins of the shell where they do: each program started costs a small host milliseconds.
+# Shell builtins where possible: starting a program takes a small host milliseconds.
 QUESTION: Final = f"""\
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 exec 2>/dev/null
@@ -41,7 +40,7 @@ df -Pk / | {{ read -r line; read -r line value name line && echo "disk $value $n
 echo {_LAST}
 done
 """
-"""Run by the host's shell. Nothing of the user's or the host's is in it."""
+"""Run by the host's shell. It holds no data of the user or the host."""
 _FORMS: Final = {
     "boot": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
     "uptime": re.compile(r"[0-9]{1,10}\.[0-9]{1,3}"),
@@ -56,7 +55,7 @@ _FORMS: Final = {
 }
 _NEEDED: Final = ("boot", "uptime", "load", "memory", "available", "disk")
 _OFTEN: Final = "temperature"
-"""A machine has several sensors, or none; the hottest counts."""
+"""A machine may have several sensors, or none; the hottest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,39 +63,39 @@ class HostReport:
     """A host's answer; sizes are in bytes."""
 
     boot: str
-    """What the kernel calls this start of the machine: another one after each reboot."""
+    """The kernel's ID of this start of the machine: another one after each restart."""
     uptime: float
     """Seconds."""
     load: float
-    """Average of a minute."""
+    """The average over a minute."""
     memory: int
     memory_used: int
     disk: int
     disk_used: int
     temperature: float | None
-    """Degrees Celsius; None where there is no sensor."""
+    """Degrees Celsius; None if there is no sensor."""
     packages: int | None
-    """None where no packages of Alpine are."""
+    """None if there are no packages of Alpine."""
     system: str
     version: str
-    """Both are empty where the host does not know."""
+    """Both are empty if the host does not know."""
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether an answer that is coming in has come to its end."""
+    """Tell whether an answer that is coming in is complete."""
     return data.endswith(f"\n{_LAST}\n".encode())
 
 
 def parse(data: bytes) -> HostReport:
-    """A host's answer. Raises AnswerError, which shows nothing of it, if it is not one."""
+    """Parse a host's answer. Raises AnswerError, which does not show the answer, if it is not valid."""
     values = _values(data)
     missing = [name for name in _NEEDED if name not in values]
     if missing:
-        raise AnswerError(f"answers nothing about {', '.join(missing)}")
+        raise AnswerError(f"its answer lacks {', '.join(missing)}")
     memory, available = int(values["memory"][0]) << 10, int(values["available"][0]) << 10
     disk, used = (int(word) << 10 for word in values["disk"][0].split(" "))
     if available > memory or used > disk:
-        raise AnswerError("answers with more used than there is")
+        raise AnswerError("its answer has more used than there is")
     return HostReport(
         boot=values["boot"][0],
         uptime=float(values["uptime"][0]),
@@ -113,33 +112,33 @@ def parse(data: bytes) -> HostReport:
 
 
 def _values(data: bytes) -> dict[str, list[str]]:
-    """Name -> what was said of it, each in its form."""
+    """Parse the lines: name -> values, each checked for its form."""
     if len(data) > MOST:
-        raise AnswerError(f"answers with more than {MOST} bytes")
+        raise AnswerError(f"its answer has more than {MOST} bytes")
     try:
         lines = data.decode().split("\n")
     except UnicodeDecodeError:
-        raise AnswerError("answers what is no text") from None
+        raise AnswerError("its answer is not text") from None
     if len(lines) < 3 or (lines[0], lines[-2], lines[-1]) != (_FIRST, _LAST, ""):
-        raise AnswerError("answers something else than was asked")
+        raise AnswerError("its answer is not the expected report")
     found: dict[str, list[str]] = {}
     for number, line in enumerate(lines[1:-2], start=2):
         name, _, value = line.partition(" ")
         if name in ("system", "version"):
             value = _unquoted(value)
         if len(value) > _MOST_VALUE:
-            raise AnswerError(f"answers something else than was asked, in line {number}: more than {_MOST_VALUE} characters")
+            raise AnswerError(f"its answer is not the expected report, in line {number}: more than {_MOST_VALUE} characters")
         form = _FORMS.get(name)
         if form is None or not value.isprintable() or form.fullmatch(value) is None:
-            raise AnswerError(f"answers something else than was asked, in line {number}")
+            raise AnswerError(f"its answer is not the expected report, in line {number}")
         if name in found and name != _OFTEN:
-            raise AnswerError(f"answers twice about {name}")
+            raise AnswerError(f"its answer has {name} twice")
         found.setdefault(name, []).append(value)
     return found
 
 
 def _unquoted(value: str) -> str:
-    """A value of os-release without its quotes."""
+    """Return a value of os-release without its quotes."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         return value[1:-1]
     return value

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking all hosts at once how they are: one ssh and one round trip a host, every one of them bounded in time.
+"""Ask all hosts at once for their state: one ssh and one round trip for each, every one of them bounded in time.
 
-Each ssh process is talked to by its pipes, all of them from one loop: waiting for twenty hosts costs no more than waiting
-for one, and an interruption ends them all. A connection may be kept, and is then asked again on the next round.
+One loop reads and writes the pipes of all ssh processes: waiting for twenty hosts takes as long as waiting for one, and an
+interruption ends them all. A connection may be kept, and is then asked again in the next round.
 """
 
 from __future__ import annotations
@@ -28,39 +28,40 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
 _MOST_SAID: Final = 16 << 10
-"""Bytes of ssh's own messages that are read."""
+"""The most bytes of ssh's own messages that are read."""
 _GRACE: Final = 1.0
 """Seconds that ssh has, after its own limit, to say why it gives up."""
 _EXCHANGES: Final = ("mlkem768x25519-sha256", "curve25519-sha256")
-"""Key exchanges that cost next to nothing, on either side. A status is no secret of later decades: that the second is not
-proof against their computers is no loss, and a tenth of the time of the one that ssh would take in its place."""
+"""Key exchanges that cost next to nothing on either side. The second is not quantum-safe, but a status need not stay
+secret for decades, and it takes a tenth of the time of the one that ssh would choose instead.
+"""
 
 
 class State(StrEnum):
-    """Whether a host is there."""
+    """Whether a host is up."""
 
     UP = "up"
     DOWN = "down"
     STRANGE = "strange"
-    """Somebody is there, but does not answer as the host should."""
+    """A machine answers, but not as the host should."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known about a host after it was asked."""
+    """The state of a host when it was asked."""
 
     host: Host
     state: State
     reason: str
     """Why it is not up."""
     seconds: float
-    """Until this was known."""
+    """Seconds until this was known."""
     report: HostReport | None = None
 
 
 @dataclass(slots=True)
 class _Line:
-    """A connection to a host: its ssh, and what came of it since the last question."""
+    """A connection to a host: its ssh process, and its output since the last question."""
 
     host: Host
     child: Popen[bytes]
@@ -72,13 +73,13 @@ class _Line:
 
     @property
     def pipes(self) -> dict[IO[bytes], bytearray]:
-        """What is read, and where to."""
+        """Return the pipes to read, each with its buffer."""
         assert self.child.stdout is not None  # noqa: S101  (they are pipes)
         assert self.child.stderr is not None  # noqa: S101
         return {self.child.stdout: self.answer, self.child.stderr: self.said}
 
     def ask(self) -> None:
-        """Put the question once more."""
+        """Ask the question once more."""
         self.asked = time.monotonic()
         self.answer.clear()
         self.said.clear()
@@ -86,17 +87,17 @@ class _Line:
             assert self.child.stdin is not None  # noqa: S101  (it is a pipe)
             self.child.stdin.write(b"\n")
         except OSError:
-            pass  # it has ended: what it says tells why
+            pass  # it has ended: its output will say why
 
     def read(self, pipe: IO[bytes]) -> bool:
-        """Take in what came; False at the end."""
+        """Read what has come; False at the end."""
         data = os.read(pipe.fileno(), 4096)
         kept = self.pipes[pipe]
         kept += data[: max(_MOST_SAID, report.MOST) + 1 - len(kept)]
         return bool(data)
 
     def status(self, limit: float) -> Status | None:
-        """What is known by now; None if it must be waited for."""
+        """Return the state if it is known by now; None if it is still to be waited for."""
         seconds = time.monotonic() - self.asked
         ended = len(self.ended) == len(self.pipes)
         if report.is_whole(bytes(self.answer)) or len(self.answer) > report.MOST or (ended and self.answer):
@@ -107,26 +108,26 @@ class _Line:
         if ended:
             return Status(self.host, *explain(self.host, self.said.decode(errors="replace")), seconds)
         if seconds >= limit + _GRACE:
-            return Status(self.host, State.STRANGE, f"gives no answer within {limit:g} s", seconds)
+            return Status(self.host, State.STRANGE, f"did not answer within {limit:g} s", seconds)
         return None
 
 
 def explain(host: Host, said: str) -> tuple[State, str]:
-    """What it means that ssh gave up."""
+    """Translate the reason why ssh gave up."""
     trouble = trouble_of(host, b"", said)
     there = not isinstance(trouble, (DownError, RefusedError))
     return State.STRANGE if there else State.DOWN, trouble.message.removeprefix(f"{host.name}: ")
 
 
 class Survey:
-    """Asks hosts, and owns the connections that are open."""
+    """Asks hosts, and owns the open connections."""
 
     def __init__(self, tower: Tower, *, limit: float, keep: bool) -> None:
         self._tower, self._limit, self._keep = tower, limit, keep
         self._lines: dict[str, _Line] = {}
 
     def ask(self, hosts: Iterable[Host]) -> Iterator[Status]:
-        """One round: each host once, in the order in which their answers are known; all of them soon after the limit."""
+        """Ask each host once, and yield the answers in the order in which they come; all of them soon after the limit."""
         with selectors.DefaultSelector() as selector:
             waiting = []
             for host in hosts:
@@ -153,7 +154,7 @@ class Survey:
                         yield found
 
     def _line(self, host: Host) -> _Line:
-        """The open connection to a host, or a new one."""
+        """Return the open connection to a host, or a new one."""
         line = self._lines.get(host.name)
         if line is None:
             with ExitStack() as stack:
@@ -172,7 +173,7 @@ class Survey:
 
 @contextmanager
 def survey(tower: Tower, *, limit: float, keep: bool = False) -> Iterator[Survey]:
-    """Ask hosts while the context lasts; with `keep`, connections stay open from one round to the next."""
+    """Yield a survey for the context; with `keep`, connections stay open from one round to the next."""
     made = Survey(tower, limit=limit, keep=keep)
     try:
         yield made
@@ -181,7 +182,7 @@ def survey(tower: Tower, *, limit: float, keep: bool = False) -> Iterator[Survey
 
 
 def _argv(host: Host, tower: Tower, limit: float) -> tuple[str | os.PathLike[str], ...]:
-    # A connection of its own: for one round trip, a shared one would cost a process and a socket more.
+    # A direct connection: for one round trip, a shared one would need another process and a socket.
     options = ("BatchMode=yes", f"ConnectTimeout={max(1, round(limit))}", "ControlMaster=no", "ControlPath=none")
     exchange = f"KexAlgorithms=^{next(name for name in _EXCHANGES if name in sessions.known_exchanges())}"
     pairs = [word for option in (*options, exchange) for word in ("-o", option)]

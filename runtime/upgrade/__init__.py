@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New versions for hosts and for the thin client."""
+"""Upgrades of hosts and of the thin client."""

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a new image onto the boot device of a host that runs, over its own ssh connection.
+"""Write a new image onto the boot device of a running host, over its own ssh connection.
 
     look -> make -> send -> start -> watch
 
-The disk is made here, as a sparse file, the way `tower.disk.make` makes any; what of it is data is cut into pieces, named by
-their SHA-256. The host gathers them beside its system, each checked when it comes; until it has all of them nothing
-of its boot device is changed. Then it writes them by itself, whatever becomes of the connection, reads each back past
-its cache, and holds it against its digest. The root comes first; then the boot partition, and the table of partitions
-last: until shortly before the end, a host that loses its power starts as it did before.
+The disk is made here, as a sparse file, in the same way as `tower.disk.make` makes any; its data is cut into pieces, named
+by their SHA-256. The host collects them beside its system and checks each as it comes; until it has all of them, nothing
+of its boot device is changed. Then it writes them by itself, with or without the connection, reads each back past its
+cache, and compares digests. The root comes first; then the boot partition, and the partition table last: until shortly
+before the end, a host that loses its power starts as it did before.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from tower.ssh.sessions import Session, as_root
 
 FOLDER: Final = "/var/lib/tower/upgrade"
 SCRIPT: Final = f"{FOLDER}/upgrade.sh"
-# `mkdir -p -m` gives the mode to the last folder alone: those above it get what the caller's umask says.
+# `mkdir -p -m` sets the mode of the last folder only: the umask decides those above it.
 _MAKE: Final = 'umask 022; mkdir -p -- "${1%/*}"; umask 077; mkdir -p -- "$1"'
 PIECE_UNITS: Final = 64
-"""A piece has 4 MiB at most."""
+"""The most bytes of a piece: 4 MiB."""
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,200}")
 _IDENTITY: Final = re.compile(r"[0-9a-z:/-]{1,200}")
 _LARGEST: Final = 2 << 40
-"""Bytes of a boot device: more than that no table of partitions of ours can say."""
+"""The most bytes of a boot device: a partition table of ours cannot describe more."""
 _WRITING: Final = re.compile(r"writing ([0-9]{1,9}) ([0-9]{1,9})")
 _ROOM: Final = 64 << 20
-"""What must stay free on the host beside the pieces."""
+"""Bytes that must stay free on the host beside the pieces."""
 _SHORT: Final = 60
 _PAUSE: Final = 0.5
 _SILENT: Final = 120.0
-"""Seconds without a connection after which a host that is writing is no longer waited for."""
+"""Seconds without a connection after which we no longer wait for a host that is writing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The boot device of a host, as the host sees it."""
+    """The boot device of a host, as the host describes it."""
 
     device: str
     size: int
@@ -68,10 +68,10 @@ class Found:
     """Bytes for the pieces."""
     rows: tuple[Partition, ...]
     receipt: bytes
-    """What is on its boot partition; empty if that could not be read."""
+    """The receipt on its boot partition; empty if that could not be read."""
     state: str
     identity: str = ""
-    """What tells it from any other until the host is started anew."""
+    """Distinguishes it from any other device until the host restarts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class Piece:
 
 
 def script() -> bytes:
-    """The host's side."""
+    """Return the script for the host."""
     return files("tower.upgrade").joinpath("upgrade.sh").read_bytes()
 
 
 def look(session: Session, device: str | None) -> Found:
-    """The host's boot device, or the one that is named. Raises DeviceError if it may not be written; changes nothing."""
+    """Return the host's boot device, or the named one. Raises DeviceError if it may not be written; changes nothing."""
     name = session.host.name
     argv = ("sh", "-s", "--", "look", *([device] if device else []))
     try:
@@ -97,7 +97,7 @@ def look(session: Session, device: str | None) -> Found:
     except RemoteError as error:
         hint = f"put its boot device into this machine: tower upgrade {name} --device DEVICE"
         raise DeviceError(error.message, hint=hint) from None
-    odd = GarbageError(f"{name}: does not describe its boot device in a way that makes sense")
+    odd = GarbageError(f"{name}: its description of its boot device is not valid")
     try:
         rows = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
         table, receipt = (base64.b64decode(rows[key], validate=True) for key in ("table", "receipt"))
@@ -110,18 +110,18 @@ def look(session: Session, device: str | None) -> Found:
     try:
         return Found(*found, partitions(table, f"{name}: {found[0]}"), receipt, rows.get("state", ""), identity)
     except ImageProblemError as error:
-        raise DeviceError(error.message, hint="name the right one: --boot-device DEVICE") from None
+        raise DeviceError(error.message, hint="choose the right one: --boot-device DEVICE") from None
 
 
 @contextmanager
 def made(job: HostDisk, found: Found, folder: Path, view: View) -> Iterator[tuple[Path, tuple[Piece, ...]]]:
-    """The disk as the host will have it, in a file that is gone at the end, and its pieces in the order of writing."""
-    # In a folder of its own: another host may be upgraded at the same time, and what is in it are the host's keys.
+    """Make the host's new disk in a file, removed at the end, and its pieces in the order of writing."""
+    # In a folder of its own: another host may be upgraded at the same time, and it holds the host's keys.
     with ExitStack() as stack:
         try:
             path = stack.enter_context(own_folder(folder, ".upgrade-")) / "disk"
         except OSError as error:
-            raise refused(error, folder, kind=DeviceError, hint="the disk is made in a file there: make room") from error
+            raise refused(error, folder, kind=DeviceError, hint="the disk is made in a file there: free some space") from error
         with opened(path, size=found.size - found.size % ALIGN) as medium:
             make_disk(job, medium, resume=False, view=view)
         with path.open("rb") as stream:
@@ -138,9 +138,9 @@ def pieces(
     new: tuple[Partition, ...],
     advance: Callable[[int], object] = lambda _: None,
 ) -> tuple[Piece, ...]:
-    """What a disk in a sparse file holds, in the order in which it may be written over one partitioned as `old`.
+    """Return the pieces of a disk in a sparse file, in an order that is safe for one partitioned as `old`.
 
-    First what lies behind both boot partitions; then those; then what is in front of them, and the first unit last.
+    First those behind both boot partitions; then those in them; then those in front of them, and the first unit last.
     """
     boots = (*old[:1], new[0])
     behind, front = max(row.start + row.size for row in boots) // UNIT, min(row.start for row in boots) // UNIT
@@ -162,18 +162,18 @@ def pieces(
 
 
 def read_piece(stream: IO[bytes], place: int, units: int) -> bytes:
-    """The bytes of a piece; zeros behind the end of the file."""
+    """Read the bytes of a piece; zeros beyond the end of the file."""
     data = os.pread(stream.fileno(), units * UNIT, place * UNIT)
     return data + bytes(units * UNIT - len(data))
 
 
 def plan_of(rows: Iterable[Piece]) -> bytes:
-    """The list that the host writes by."""
+    """Return the list of pieces for the host."""
     return "".join(f"{row.place} {row.units} {row.sha256}\n" for row in rows).encode()
 
 
 def send(session: Session, found: Found, path: Path, rows: tuple[Piece, ...], view: View) -> str:
-    """Bring all pieces that the host has not yet; the digest of the plan. Raises DeviceError, LostError or RemoteError."""
+    """Send the pieces that the host lacks; return the digest of the plan. Raises DeviceError, LostError or RemoteError."""
     name = session.host.name
     session.root(("sh", "-c", _MAKE, "sh", FOLDER), timeout=_SHORT)
     session.put(script(), SCRIPT, root=True)
@@ -183,7 +183,7 @@ def send(session: Session, found: Found, path: Path, rows: tuple[Piece, ...], vi
     if size + _ROOM > found.free:
         raise DeviceError(
             f"{name}: has {found.free >> 20} MiB free in /var/lib, {(size + _ROOM) >> 20} are needed for the new image",
-            hint=f"make room; or put its boot device into this machine: tower upgrade {name} --device DEVICE",
+            hint=f"free some space; or put its boot device into this machine: tower upgrade {name} --device DEVICE",
         )
     with view.bar("sending", size) as advance:
         if missing:
@@ -194,7 +194,7 @@ def send(session: Session, found: Found, path: Path, rows: tuple[Piece, ...], vi
 
 
 def _send(session: Session, path: Path, rows: list[Piece], advance: Callable[[int], object]) -> None:
-    """Feed the host, and hear which pieces it took."""
+    """Send pieces to the host, and read which ones it has stored."""
     name = session.host.name
     with session.popen(as_root(("sh", SCRIPT, "keep"))) as child:
         assert child.stdin is not None  # noqa: S101  (they are pipes)
@@ -207,10 +207,10 @@ def _send(session: Session, path: Path, rows: list[Piece], advance: Callable[[in
         while taken < len(rows) and (data := _heard(child.stdout, name, _SILENT)):
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) > 64:
-                raise GarbageError(f"{name}: says what is no digest")
+                raise GarbageError(f"{name}: sent something that is not a digest")
             for line in lines:
                 if taken == len(rows) or line != rows[taken].sha256.encode():
-                    raise GarbageError(f"{name}: took another piece than the one that was sent")
+                    raise GarbageError(f"{name}: confirmed another piece than the one that was sent")
                 advance(rows[taken].units * UNIT)
                 taken += 1
         if taken < len(rows):
@@ -225,12 +225,12 @@ def _send(session: Session, path: Path, rows: list[Piece], advance: Callable[[in
 
 def _heard(stream: IO[bytes], name: str, limit: float) -> bytes:
     if not select.select([stream], [], [], limit)[0]:
-        raise HangsError(f"{name}: says nothing for {limit:.0f} s", hint=f"see what it does: ssh {name} top")
+        raise HangsError(f"{name}: silent for {limit:.0f} s", hint=f"see what it does: ssh {name} top")
     return os.read(stream.fileno(), 4096)
 
 
 def _feed(out: IO[bytes], path: Path, rows: list[Piece]) -> None:
-    # What breaks here is noticed by who waits for the host's answers.
+    # If the connection breaks here, the reader of the host's answers notices.
     with suppress(OSError, ValueError), path.open("rb") as stream:
         for row in rows:
             for data in (f"{row.sha256} {row.units}\n".encode(), read_piece(stream, row.place, row.units)):
@@ -241,14 +241,14 @@ def _feed(out: IO[bytes], path: Path, rows: list[Piece]) -> None:
 
 
 def start(session: Session, found: Found, digest: str) -> None:
-    """Have the host write its boot device, if it is still the one that was looked at. It goes on by itself from here."""
+    """Have the host write its boot device, if it has not been replaced; from here on the host works by itself."""
     session.root(("sh", SCRIPT, "start", found.device, digest, found.identity), timeout=_SHORT)
 
 
 def watch(tower: Tower, host: Host, view: View, *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Wait until the host wrote its boot device; a connection that breaks is made again.
+    """Wait until the host has written its boot device; reconnect if the connection breaks.
 
-    Raises DeviceError if the host could not write it, or LostError if nothing was heard of it for two minutes.
+    Raises DeviceError if the host could not write it, LostError if the host was silent for two minutes.
     """
     heard = time.monotonic()
     with ExitStack() as stack:
@@ -266,14 +266,14 @@ def watch(tower: Tower, host: Host, view: View, *, sleep: Callable[[float], None
             except TowerError as error:
                 if time.monotonic() - heard > _SILENT:
                     raise LostError(
-                        f"{host.name}: nothing was heard of it for {_SILENT:.0f} s: {error.message}",
-                        hint="it goes on by itself as long as it has power",
+                        f"{host.name}: silent for {_SILENT:.0f} s: {error.message}",
+                        hint="it continues by itself as long as it has power",
                     ) from None
                 sleep(_PAUSE)
 
 
 class _Shown:
-    """The bar of what the host does; there is one as soon as the host says how much it has to do."""
+    """The bar of the host's work; it appears when the host has said how much there is to do."""
 
     def __init__(self, stack: ExitStack, view: View, text: str) -> None:
         self._stack, self._view, self._text = stack, view, text
@@ -281,7 +281,7 @@ class _Shown:
         self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """So many units of so many are done."""
+        """Show that `done` of `total` units are done."""
         if self._advance is None:
             self._advance = self._stack.enter_context(self._view.bar(self._text, total * UNIT))
         self._advance(max(0, done - self._done) * UNIT)
@@ -300,7 +300,7 @@ def _is_done(host: Host, data: bytes, show: Callable[[int, int], object]) -> boo
 
 
 def state_of(session: Session) -> str:
-    """How far the host is, in one word: nothing, checking, writing, stopped, failed, done."""
+    """Return the host's state in one word: nothing, checking, writing, stopped, failed, done."""
     done = session.root(("sh", "-s", "--", "state"), stdin=script(), timeout=_SHORT, most=4096)
     return done.stdout.decode(errors="replace").partition(" ")[0].strip()
 

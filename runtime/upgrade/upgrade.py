@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new version for a host: its boot device written again, its name, address and keys kept.
+"""Upgrade a host: write its boot device again, and keep its name, address and keys.
 
     prepared -> written -> answered -> packages installed again
 
-What is begun is kept in the folder `upgrade` of the host's own, as if it were another provisioning: settings of the type
-`upgrade`, and a receipt with a number of its own. They take the place of the host's when its boot device is written, and
-the folder is removed when all is done: until then, `tower upgrade --resume NAME` goes on, whatever ended it.
+An upgrade that has begun is kept in the folder `upgrade` of the host's own, like another provisioning: settings of type
+`upgrade`, and a receipt with an ID of its own. They replace those of the host when its boot device is written, and the
+folder is removed at the end: until then, `tower upgrade --resume NAME` continues, whatever interrupted it.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _PAUSE: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """One that was begun."""
+    """An upgrade that has begun."""
 
     host: Host
     receipt: Receipt
 
     @property
     def folder(self) -> Path:
-        """Its files, until they take the place of the host's."""
+        """Its folder, until its files replace those of the host."""
         return self.host.file(UPGRADE)
 
     @property
@@ -62,46 +62,46 @@ class Upgrade:
         return self.receipt.target.kind == IN_PLACE
 
     def keep(self, found: Receipt) -> Upgrade:
-        """Remember how far it came."""
+        """Note how far it has come."""
         receipt.write(self.folder / RECEIPT, found)
         return replace(self, receipt=found)
 
 
 def target_of(found: Receipt) -> str:
-    """The kind of machine that a host's image was for. Raises ImageProblemError if its name does not say."""
+    """Return the kind of machine that a host's image was for. Raises ImageProblemError if its name does not tell."""
     name = Path(found.image).name
     for target in source.TARGETS:
         if source.is_for(name, target):
             return target
-    raise ImageProblemError(f"{found.host}: {name} does not say for which kind of machine it is", hint="say so: --target rpi")
+    raise ImageProblemError(f"{found.host}: {name} does not tell the kind of machine it is for", hint="say so: --target rpi")
 
 
 def check_version(installed: str, new: ImageSource, what: str, *, older: bool) -> None:
-    """ImageProblemError if an image is older than what is installed, and that was not asked for."""
+    """Raise ImageProblemError if an image is older than the installed one, unless `older` allows it."""
     if not older and source.version_key(new.version) < source.version_key(installed):
         raise ImageProblemError(
-            f"{new.path}: is of version {new.version}, {what} has the newer {installed}",
-            hint="older versions have known faults; if it must be: --older",
+            f"{new.path}: is version {new.version}, but {what} has the newer {installed}",
+            hint="older versions have known faults; to install it anyway: --older",
         )
 
 
 def check_ready(host: Host, *, lose_files: bool) -> Receipt:
-    """The receipt of a host that may be upgraded. Raises HostError saying what comes first."""
+    """Return the receipt of a host that may be upgraded. Raises HostError saying what has to be done first."""
     found = provision.read_receipt(host)
     if is_folder(host.file(UPGRADE)):
-        raise HostError(f"{host.name}: an upgrade is begun already", hint=f"go on with it: tower upgrade --resume {host.name}")
+        raise HostError(f"{host.name}: an upgrade has already begun", hint=f"continue it: tower upgrade --resume {host.name}")
     if found.stage is not Stage.ANSWERED:
-        raise HostError(f"{host.name}: never answered yet", hint=f"first: tower provision --resume {host.name}")
+        raise HostError(f"{host.name}: has never answered", hint=f"first: tower provision --resume {host.name}")
     if host.env.encryption is env.Encryption.NONE and not lose_files:
         raise HostError(
-            f"{host.name}: was made to run without a second disk: its files may lie on its boot device, and are lost",
+            f"{host.name}: was made to run without a second disk: its files may be on its boot device, and would be lost",
             hint="save them, then add --lose-files",
         )
     return found
 
 
 def begin(host: Host, before: Receipt, new: ImageSource, target: Target) -> Upgrade:
-    """Make the files of an upgrade, all at once."""
+    """Make the files of an upgrade, all of them or none."""
     found = Receipt.new(host.name, new, target)
     if before.host != host.name:
         raise HostError(f"{host.file(RECEIPT)}: is of host {before.host}")
@@ -112,9 +112,9 @@ def begin(host: Host, before: Receipt, new: ImageSource, target: Target) -> Upgr
 
 
 def begun(host: Host) -> Upgrade:
-    """The upgrade that was begun. Raises HostError if there is none."""
+    """Return the upgrade that has begun. Raises HostError if there is none."""
     if not is_folder(host.file(UPGRADE)):
-        raise HostError(f"{host.name}: no upgrade is begun", hint=f"begin one: tower upgrade {host.name}")
+        raise HostError(f"{host.name}: no upgrade has begun", hint=f"begin one: tower upgrade {host.name}")
     found = receipt.read(host.file(UPGRADE) / RECEIPT)
     if found.host != host.name:
         raise HostError(f"{host.file(UPGRADE)}: is of host {found.host}", hint=f"remove it: rm -r {host.file(UPGRADE)}")
@@ -122,27 +122,27 @@ def begun(host: Host) -> Upgrade:
 
 
 def boot_files(one: Upgrade) -> dict[str, Path]:
-    """What goes onto the boot partition: the host's own keys, and the settings and receipt of the upgrade."""
+    """Return the files for the boot partition: the host's own keys, and the settings and receipt of the upgrade."""
     ours = (ENV, RECEIPT_ON_BOOT)
     return {name: (one.folder / name if name in ours else one.host.file(name)) for name in (*BOOT_FILES, RECEIPT_ON_BOOT)}
 
 
 def job_of(one: Upgrade, new: ImageSource) -> HostDisk:
-    """What the boot device is made of."""
+    """Return the description of the new boot device."""
     folder = home_folder() / ".cache" / "tower"
     make_folder(folder)
     return HostDisk(new, boot_files(one), folder)
 
 
 def adopt(one: Upgrade) -> None:
-    """The boot device is written: the upgrade's settings and receipt are the host's from now on. Can be done again."""
+    """Make the upgrade's settings and receipt those of the host, after its boot device is written. It can be repeated."""
     for name in (ENV, RECEIPT_ON_BOOT):
         write_file(one.host.file(name), read_file(one.folder / name))
     provision.keep_receipt(one.host, one.receipt)
 
 
 def forget(one: Upgrade) -> None:
-    """All is done, or nothing was."""
+    """Remove the upgrade's files: everything is done, or nothing was."""
     gone = one.host.file(f".{UPGRADE}.gone")
     remove_folder(gone)
     with in_our_words(one.folder):
@@ -154,9 +154,9 @@ def forget(one: Upgrade) -> None:
 
 
 def check_is_of(host: Host, before: Receipt, new: ImageSource, target: Target) -> None:
-    """DeviceError unless a disk is the boot device of this host: one with the host's receipt, or the one that was written.
+    """Raise DeviceError unless a disk is the boot device of this host: by its receipt, or because it was written.
 
-    The one that was written may be another host's by now: then it has the receipt of that.
+    A disk that was written for this host may belong to another one by now: then it has that one's receipt.
     """
     was = before.target
     if target.kind == FILE and not is_file(Path(target.path), DeviceError):
@@ -183,12 +183,12 @@ def _receipt_on(target: Target, new: ImageSource) -> dict[str, str]:
     with open_target(target, new.path, write=False) as medium:
         try:
             return _receipt_rows(read_boot_file(medium, RECEIPT_ON_BOOT, folder))
-        except ImageProblemError:  # not partitioned as a host's
+        except ImageProblemError:  # its partitions are not those of a host
             return {}
 
 
 def _receipt_rows(data: bytes) -> dict[str, str]:
-    """A receipt as it is on a boot partition; empty if it is none. What others wrote is not believed to be one."""
+    """Return the fields of a receipt on a boot partition; empty if it is not valid, since others may have written it."""
     try:
         rows = parse_json(data)
         return {name: str(rows[name]) for name in ("id", "host") if str(rows[name]).isprintable()}
@@ -197,7 +197,7 @@ def _receipt_rows(data: bytes) -> dict[str, str]:
 
 
 def write_here(one: Upgrade, new: ImageSource, *, resume: bool, view: View) -> Upgrade:
-    """Write the boot device, which is in this machine. Raises a TowerError; then, or after a signal, with `resume`."""
+    """Write the boot device, which is in this machine. After a TowerError or a signal, repeat it with `resume`."""
     with open_target(one.receipt.target, new.path) as medium:
         make_disk(job_of(one, new), medium, resume=resume, view=view)
     return one.keep(one.receipt.at(Stage.WRITTEN))
@@ -207,7 +207,7 @@ def write_here(one: Upgrade, new: ImageSource, *, resume: bool, view: View) -> U
 
 
 def look(session: Session, before: Receipt, new: ImageSource, *, named: str | None) -> inplace.Found:
-    """The host's boot device, which must be large enough, and the one that tower wrote unless it is named. DeviceError."""
+    """Return the host's boot device: large enough, and the one that tower wrote unless it is named. Raises DeviceError."""
     host = session.host
     found = inplace.look(session, named)
     if found.size - found.size % ALIGN < new.block_map.size:
@@ -221,15 +221,15 @@ def look(session: Session, before: Receipt, new: ImageSource, *, named: str | No
         has = f"a provisioning of {rows['host']}" if rows.get("host") else "no receipt"
         raise DeviceError(
             f"{host.name}: {found.device} shows {has}, expected {before.id[:12]} of {before.host}",
-            hint="if it is the boot device all the same, name it: --boot-device DEVICE",
+            hint="if it is the boot device nevertheless, name it: --boot-device DEVICE",
         )
     return found
 
 
 def write_in_place(one: Upgrade, new: ImageSource, tower: Tower, view: View, *, named: str | None = None) -> Upgrade:
-    """Have the host write its boot device, or go on with that; `named` is another one than before.
+    """Have the host write its boot device, or continue that; `named` is a device other than before.
 
-    Raises a TowerError; then, or after a signal, again.
+    After a TowerError or a signal, repeat it.
     """
     with connect(tower, one.host) as session:
         if inplace.state_of(session) not in ("done", "checking", "writing"):
@@ -246,14 +246,14 @@ def write_in_place(one: Upgrade, new: ImageSource, tower: Tower, view: View, *, 
 
 
 def target_in_place(found: inplace.Found) -> Target:
-    """The boot device of a host, as the host sees it."""
+    """Return the boot device of a host as a target."""
     return Target(found.device, found.size, "", "", IN_PLACE, found.identity)
 
 
 def _check_still(one: Upgrade, there: inplace.Found) -> None:
-    """DeviceError unless it is the device that was chosen, or one that shows that it is the host's boot device.
+    """Raise DeviceError unless it is the chosen device, or shows that it is the host's boot device.
 
-    Names of devices change when a host is started anew, and disks are swapped.
+    Names of devices change when a host restarts, and disks are swapped.
     """
     if there.identity == one.receipt.target.identity:
         return
@@ -261,25 +261,25 @@ def _check_still(one: Upgrade, there: inplace.Found) -> None:
     if rows.get("host") != one.host.name or rows.get("id") not in own:
         raise DeviceError(
             f"{one.host.name}: {there.device} is not the device that was there before, and has not the receipt of this host",
-            hint="if it is the boot device all the same, name it: --boot-device DEVICE",
+            hint="if it is the boot device nevertheless, name it: --boot-device DEVICE",
         )
 
 
 def restart(one: Upgrade, tower: Tower, view: View) -> None:
-    """Remove what was sent, and start the host anew; not one that did so already."""
+    """Remove the pieces, and restart the host, unless it has restarted already."""
     state, got = answer.ask(one.host, tower)
     if got is None or got.receipt_id == one.receipt.id:
         view.say(f"{one.host.name}: {state or 'has the new version already'}")
         return
     with connect(tower, one.host) as session:
         inplace.clean(session)
-        view.say(f"{one.host.name}: starts anew")
-        with suppress(LostError):  # the connection ends by it
+        view.say(f"{one.host.name}: restarting")
+        with suppress(LostError):  # this ends the connection
             session.root(["reboot"], env=SYSTEM_PATH, timeout=30)
 
 
 def wait_for(one: Upgrade, tower: Tower, *, limit: float, view: View, sleep: Callable[[float], None] = time.sleep) -> str:
-    """The name of the system, once the host answers with the receipt of its upgrade. Raises AnswerError after `limit`."""
+    """Return the system's name, once the host answers with the receipt of its upgrade. Raises AnswerError after `limit`."""
     host, end, told = one.host, time.monotonic() + limit, ""
     while True:
         state, got = answer.ask(host, tower)
@@ -287,7 +287,7 @@ def wait_for(one: Upgrade, tower: Tower, *, limit: float, view: View, sleep: Cal
             if got.receipt_id == one.receipt.id:
                 view.say(f"{host.name}: {got.system}")
                 return got.system
-            state = "answers, and has not the receipt of the upgrade yet"
+            state = "answers, but without the receipt of the upgrade"
         if state != told:
             view.say(f"{host.name}: {state}")
             told = state
@@ -297,6 +297,6 @@ def wait_for(one: Upgrade, tower: Tower, *, limit: float, view: View, sleep: Cal
 
 
 def packages_again(host: Host, tower: Tower, view: View) -> None:
-    """Install again what was installed on the host before. Raises a TowerError; can be done again."""
+    """Install again the packages that the host had before. Raises a TowerError; it can be repeated."""
     if is_file(host.file(WORLD)) and read_file(host.file(WORLD)).strip():
         install.reinstall(tower, host.name, view)

@@ -206,7 +206,7 @@ def test_tampering(served: Served, artifact: Artifact, puller: Puller, trick: st
             expected = "bytes|sha256|longer"
         case "removed":
             blob.unlink()
-            expected = "gone from the registry"
+            expected = "the registry lacks one of its files"
         case "unsigned":
             served.put(record, b"no signature", artifact, tag)
             expected = "minisign"
@@ -254,7 +254,7 @@ def test_a_registry_that_is_down_is_said_once(tmp_path: Path, artifact: Artifact
         assert puller.pull(served.registry, name=name, cache=cache) is None
     (line,) = puller.said
     assert "cannot be reached" in line
-    assert "goes on without it" in line
+    assert "continues without it" in line
 
 
 def test_a_registry_that_breaks_off(artifact: Artifact, puller: Puller, served: Served) -> None:
@@ -274,7 +274,7 @@ def test_a_registry_that_breaks_off(artifact: Artifact, puller: Puller, served: 
     assert big.stat().st_size > 2_000_000, "more than the buffers of a socket"
     assert puller.pull(registry) is None
     (line,) = puller.said
-    assert "goes on without it" in line
+    assert "continues without it" in line
 
 
 def test_read_only(tmp_path: Path, artifact: Artifact, puller: Puller) -> None:
@@ -305,11 +305,11 @@ def test_the_real_command(tiny: Tiny, served: Served, tmp_path: Path) -> None:
     assert len(re.findall(r"^(?:first|second|third) .*\bpulled\b", said, re.MULTILINE)) == 3, said
     assert "3 pulled" in said
     assert tiny.image == image
-    assert "3 pulled, so not ours" in tiny.doit(*pushing)
+    assert "3 pulled, not built here" in tiny.doit(*pushing)
     served.process.kill()
     served.process.wait()
     shutil.rmtree(tiny.folder / "build" / "store")
     said = tiny.doit(cache, trusted)
-    assert said.count("goes on without it") == 1
+    assert said.count("continues without it") == 1
     assert "3 built" in said
     assert tiny.doit(*pushing, status=FETCH_ERROR).count("cannot be reached") == 1

@@ -23,7 +23,7 @@ def test_a_mistyped_task(tiny: Tiny, words: tuple[str, ...]) -> None:
     said = tiny.doit(*words, status=3)
     assert "hsot: there is no such task" in said
     assert "did you mean host" in said
-    assert "./ci/doit list shows those there are" in said
+    assert "./ci/doit list shows all tasks" in said
     assert 'Type "' not in said
 
 

@@ -84,7 +84,7 @@ def test_results_of_tests(tiny: Tiny) -> None:
 ERRORS = (
     (("explain", "nothing"), 10, "there is no such stage"),
     (("gc", "size=much"), 10, "size=much"),
-    (("replay", "stage=none"), 10, "names 0 stages"),
+    (("replay", "stage=none"), 10, "matches 0 stages"),
     (("replay", "stage=first", "shell=1"), 10, "json=1 keeps it"),
     (("release",), 10, "version= is missing"),
     (("attest",), 10, "key= is missing"),

@@ -85,7 +85,7 @@ def test_into_a_file(home: Path, tmp_path: Path) -> None:
     assert target.stat().st_size == 256 * MIB
     check_placed(home, "vm", target, tmp_path)
     assert left_over(home) == []
-    assert "such a host already" in run(home, "provision", "vm", *COMMON, "--device-file", str(target), status=11)
+    assert "this host exists already" in run(home, "provision", "vm", *COMMON, "--device-file", str(target), status=11)
     run(home, "deprovision", "vm", "--yes")
     assert not (home / ".local/tower/hosts/vm").exists()
     assert "vm" not in (home / ".local/tower/config").read_text()

@@ -65,7 +65,7 @@ def plain(packed: Path, tmp_path: Path) -> Path:
 
 # --- the image, and what belongs to it ----------------------------------------------------------------------------------
 
-OURS = "the image that is to be written"
+OURS = "is this image"
 BESIDE = {
     "image": "{image}",
     "block map": "{image}.bmap",
@@ -262,7 +262,7 @@ def test_a_file_in_use(refused: Refusals, home: Path, builds: Path, tmp_path: Pa
     with subprocess.Popen([sys.executable, "-c", code, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
         assert user.stdout is not None
         user.stdout.readline()
-        assert "virtual machine that runs" in refused(*argv)
+        assert "running virtual machine" in refused(*argv)
         user.kill()
     assert {name: data for name, data in seen(tmp_path).items() if not name.startswith(str(home))} == before
 
@@ -287,7 +287,7 @@ def test_a_size_that_cannot_be(refused: Refusals, home: Path, builds: Path, tmp_
     target.write_bytes(b"something")
     os.truncate(target, 96 * MIB)
     before = seen(tmp_path)
-    assert "the file has" in refused(*argv, "95M")
+    assert "the file already has" in refused(*argv, "95M")
     assert "--size is for --device-file" in refused("provision", "--resume", "db", "--size", "1G", status=10)
     assert seen(tmp_path) == before
     run(home, *map(str, argv), "97M")

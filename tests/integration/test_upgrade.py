@@ -86,7 +86,7 @@ def test_stopped_and_gone_on_with(home: Path, builds: Path, vm: Path, tmp_path: 
     )
     argv = ("upgrade", "vm", *AGAIN, *newer(builds), "--device-file", str(vm))
     run(home, *argv, status=-9 if number is signal.SIGKILL else 128 + number, code=code)
-    assert "begun already" in run(home, *argv, status=11)
+    assert "has already begun" in run(home, *argv, status=11)
     run(home, "upgrade", "--resume", "vm", *AGAIN)
     check(home, vm, tmp_path)
 
@@ -122,7 +122,7 @@ def test_what_must_be_asked_for(home: Path, builds: Path, vm: Path, tmp_path: Pa
     settings.write_text(settings.read_text().replace("'required'", "'none'"))
     assert "--lose-files" in run(home, *argv, str(old), status=11)
     run(home, *argv, str(old), "--lose-files")
-    assert "no upgrade is begun" in run(home, "upgrade", "--resume", "vm", status=11)
+    assert "no upgrade has begun" in run(home, "upgrade", "--resume", "vm", status=11)
 
 
 def test_a_medium_for_the_thin_client(home: Path, builds: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_the_router_down_in_the_middle_of_a_download(machines: Tower, user: User
     router.kill(signal.SIGKILL, "^sshd")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 18, errors
-    assert "type the same command again" in errors
+    assert "run the same command again" in errors
     start_ssh_server(router)
     come = next(part.glob("big*.part")).stat().st_size
     mirror.pace = 0.0
@@ -197,7 +197,7 @@ def test_what_was_changed_in_the_cache_is_fetched_anew(machines: Tower, user: Us
     kept.write_bytes(data)
     done = install(user, "offline2", "editor")
     assert done.returncode == 0, done.stderr
-    assert "it is fetched anew" in done.stdout + done.stderr
+    assert "it is fetched again" in done.stdout + done.stderr
     assert has(machines["offline2"], "editor")
     assert kept.read_bytes() != data
 

@@ -168,7 +168,7 @@ def test_a_package_and_what_it_needs(machines: Tower, user: User, mirror: Mirror
         same(was, machines[other])
     assert {one.peer for one in mirror.requests} == {machines["router"].address("wlan0")}
     again = user.tower("install", "--tunnel", name, "editor", "--yes")
-    assert (again.returncode, again.stdout) == (0, f"{name}  editor: there already\n"), again.stderr
+    assert (again.returncode, again.stdout) == (0, f"{name}  editor: already installed\n"), again.stderr
 
 
 def test_only_apk_sees_the_tunnel(machines: Tower, user: User, mirror: Mirror) -> None:

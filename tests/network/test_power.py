@@ -90,7 +90,7 @@ def test_a_host_that_only_stops_its_ssh_server_is_not_off(machines: Tower, user:
             time.sleep(0.05)
         host.kill(signal.SIGTERM, "sshd.*listener")
         found = asking.result()
-    assert found["hosts"][0]["text"] == "still there after 4 s"
+    assert found["hosts"][0]["text"] == "still on after 4 s"
     assert not host.wait_until_off(20)
 
 
@@ -123,7 +123,7 @@ def test_a_host_that_refuses(machines: Tower, user: User) -> None:
         host.write("etc/doas.conf", rules, 0o400)
     assert not machines["router"].wait_until_off(20)
     rows = {row["host"]: row for row in found["hosts"]}
-    assert rows["offline1"]["text"].startswith("cannot be told: ")
+    assert rows["offline1"]["text"].startswith("cannot be reached: ")
     assert rows["router"]["text"] == "told"
     assert host.is_on
 

@@ -77,7 +77,7 @@ def until_it_shows(file: Path, seen: Callable[[Picture], bool]) -> None:
 
 def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) -> None:
     del nothing_runs
-    assert "no Tower runs" in sim("sim:status", status=17).stderr
+    assert "no Tower is running" in sim("sim:status", status=17).stderr
     sim("sim", "machines=light")
     found = listing()
     assert list(found) == ["internet", "thinclient", "router", "web", "vault"]
@@ -99,7 +99,7 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) ->
     assert "web has no screen" in sim("sim:screen", "web", status=10).stderr
     # A second one is the same one.
     again = sim("sim", "machines=light")
-    assert "runs already" in again.stderr
+    assert "is already running" in again.stderr
     assert listing()["web"]["pid"] == found["web"]["pid"]
     mine = networks([int(str(row["pid"])) for row in found.values()])
     assert len(mine) == 5
@@ -143,7 +143,7 @@ def no_tower_is_left(mine: set[str]) -> None:
     while state.is_held(FOLDER):
         assert time.monotonic() < ends
         time.sleep(0.05)
-    assert "no Tower runs" in sim("sim:status", status=17).stderr
+    assert "no Tower is running" in sim("sim:status", status=17).stderr
 
 
 def _below(pid: int) -> list[int]:

@@ -88,7 +88,7 @@ def test_the_table_on_a_terminal_is_filled_as_hosts_answer(machines: Tower, user
     assert status == 15
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     assert text.index("asked ...") < text.index(" up    ") < text.index("strange")
-    assert "offline1: the machine at 192.168.3.200 takes the connection" in " ".join(text.split())
+    assert "offline1: the machine at 192.168.3.200 accepts the connection" in " ".join(text.split())
 
 
 def one_is(user: User, state: str, reason: str) -> None:
@@ -114,12 +114,12 @@ def test_a_host_without_its_ssh_server(machines: Tower, user: User) -> None:
 
 def test_a_host_that_hangs(machines: Tower, user: User) -> None:
     with sshd_stopped(machines["offline1"], signal.SIGSTOP):
-        one_is(user, "strange", "takes the connection and says nothing")
+        one_is(user, "strange", "accepts the connection but is silent")
 
 
 def test_a_host_that_hangs_after_the_login(machines: Tower, user: User) -> None:
     with login_shell(machines["offline1"], "#!/bin/sh\nexec sleep 60\n"):
-        one_is(user, "strange", "gives no answer within 2 s")
+        one_is(user, "strange", "did not answer within 2 s")
 
 
 def test_a_host_that_refuses_the_key(machines: Tower, user: User) -> None:
@@ -127,7 +127,7 @@ def test_a_host_that_refuses_the_key(machines: Tower, user: User) -> None:
     keys = host.read("home/user/.ssh/authorized_keys")
     host.write("home/user/.ssh/authorized_keys", "", 0o600)
     try:
-        one_is(user, "strange", "does not take the key")
+        one_is(user, "strange", "does not accept the key")
     finally:
         host.write("home/user/.ssh/authorized_keys", keys, 0o600)
 

@@ -234,7 +234,7 @@ def test_in_place(host: Host, machines: Tower, tmp_path: Path) -> None:
 def test_the_next_start_is_the_upgrade(host: Host, tmp_path: Path) -> None:
     assert json.loads(host.upgrade("--no-restart"))["state"] == "written"
     assert not host.machine.path("etc/tower/tower-receipt.json").exists()
-    assert "begun already" in host.upgrade(status=11)
+    assert "has already begun" in host.upgrade(status=11)
     first_start(host.machine)
     assert json.loads(host.upgrade(resume=True))["state"] == "answered"
     host.machine.run("rm", "-rf", PIECES)

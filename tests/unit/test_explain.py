@@ -41,7 +41,7 @@ def test_what_is_built(factory: Factory) -> None:
 
 def test_the_first_time(factory: Factory) -> None:
     (line,) = said(factory, "stage:pack:pc")
-    assert "not known yet: channel:keys is to be built first" in line
+    assert "not known yet: channel:keys has to be built first" in line
     factory.need_by_name("channel:keys")
     (line,) = said(factory, "stage:pack:pc")
     assert line.endswith("will be built, for the first time")

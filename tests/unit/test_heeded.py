@@ -116,7 +116,7 @@ def test_explain_and_replay_of_one_target(
     with pytest.raises(ConfigError, match="no such stage"):
         commands.explain_all(factory, ["root:rpi"])
     monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", {"stage": "root:rpi", "target": "pc"})
-    with pytest.raises(ConfigError, match="names 0 stages"):
+    with pytest.raises(ConfigError, match="matches 0 stages"):
         commands.replay(factory)
 
 

@@ -129,7 +129,7 @@ def test_a_common_stage_and_another_recipe_s_target(tmp_path: Path) -> None:
         ),
         ("pipeline/recipes/host.toml", '"aarch64"', '"mips"', "architecture 'mips' is not one of channel lab"),
         ("pipeline/recipes/host.toml", "{suffix}", "{date}", "unknown field {date}"),
-        ("pipeline/recipes/host.toml", 'image = "host"', 'image = "hots"', "image: must be 'host', as the file"),
+        ("pipeline/recipes/host.toml", 'image = "host"', 'image = "hots"', "image: must be 'host', the name of the file"),
         ("pipeline/channels/lab.toml", "epoch = 1000", "", "pipeline/channels/lab.toml: epoch: missing"),
         ("pipeline/channels/lab.toml", "epoch", "epcoh", "epcoh: unknown key; do you mean 'epoch'?"),
     ],

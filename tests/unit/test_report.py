@@ -92,7 +92,7 @@ def test_an_interruption() -> None:
             made.complete_run()
     assert ended.value.code == 130
     assert stopped == [True]
-    assert "what was finished is kept" in out.getvalue()
+    assert "finished stages are kept" in out.getvalue()
 
 
 def test_commands_are_quiet_unless_they_fail() -> None:

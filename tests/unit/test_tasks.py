@@ -142,7 +142,7 @@ def test_the_command_line_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_which_stage_to_replay(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
-    for given, message in (({}, "which stage"), ({"stage": "root"}, "names 2 stages"), ({"stage": "x"}, "names 0 stages")):
+    for given, message in (({}, "which stage"), ({"stage": "root"}, "matches 2 stages"), ({"stage": "x"}, "matches 0 stages")):
         monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", given)
         with pytest.raises(ConfigError, match=message):
             commands.replay(factory)

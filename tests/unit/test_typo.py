@@ -27,11 +27,11 @@ def test_names_that_look_like_it(word: str, near: str) -> None:
     error = unknown(word, KNOWN)
     assert error.message == f"{word}: there is no such task"
     assert error.hint.startswith(near)
-    assert error.hint.endswith("./ci/doit list shows those there are")
+    assert error.hint.endswith("./ci/doit list shows all tasks")
 
 
 def test_nothing_looks_like_it() -> None:
-    assert unknown("xyzzy", KNOWN).hint == "./ci/doit list shows those there are"
+    assert unknown("xyzzy", KNOWN).hint == "./ci/doit list shows all tasks"
 
 
 def test_names_of_tasks_and_groups() -> None:

@@ -163,7 +163,7 @@ def map_that_was_edited(image: Path) -> None:
     ("spoil", "said"),
     [
         (unsigned, "is not signed"),
-        (renamed, "its signature is of a file of another name"),
+        (renamed, "its signature is for a file with another name"),
         (two_releases, "are of different releases"),
         (by_another_key, "which is not trusted"),
         (sums_by_another_key, "which is not trusted"),
@@ -174,7 +174,7 @@ def map_that_was_edited(image: Path) -> None:
         (map_of_another_image, "block map says"),
         (map_with_a_hole, "its block map says that it is empty"),
         (map_that_was_edited, "its own checksum does not hold"),
-        (lambda image: image.unlink(), "there is no such image"),
+        (lambda image: image.unlink(), "no such image"),
     ],
 )
 def test_bad(image: Path, spoil: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +251,7 @@ def test_an_odd_key_is_left_out_and_said(
     (keys / "tower.pub").write_bytes(KEY.public_key.dump())
     assert main.main(["verify-image", str(image), str(image)]) == 0
     said = capsys.readouterr().err
-    assert said.count("warning: this key is left out") == 1
+    assert said.count("warning: this key is ignored") == 1
     assert str(keys / name).replace("\x1b", "?") in said
     assert "\x1b" not in said
 
@@ -269,7 +269,7 @@ def test_keys_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with nobody():
         assert trusted_keys((Path("none"), closed, keys)) == (KEY.public_key,)
     said = capsys.readouterr().err
-    assert "closed: its keys are left out: Permission denied" in said
+    assert "closed: its keys are ignored: Permission denied" in said
     assert "keys/unreadable.pub: Permission denied" in said
 
 

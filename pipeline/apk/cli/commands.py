@@ -35,14 +35,14 @@ examples:
   python -m pipeline.apk solve --keys keys/alpine --index main/APKINDEX.tar.gz --arch x86_64 alpine-base openssh
   python -m pipeline.apk index --key build/lab/keys/lab.rsa -o APKINDEX.tar.gz *.apk
 
-exit status: 0 all well, 1 a file cannot be read or written, or a world has no solution, 2 wrong usage, 10 wrong setting,
+exit status: 0 success, 1 a file cannot be read or written, or a world has no solution, 2 wrong usage, 10 wrong setting,
              13 damaged, hostile or not signed by a trusted key
 """
 _EPILOGS = {
     "info": "Signatures are listed, not checked: use verify for that.",
-    "verify": "One line a file. Indexes (*.tar.gz) are verified too. Exit status 13 if one file fails.",
+    "verify": "Prints one line a file. Indexes (*.tar.gz) are verified too. Exit status 13 if one file fails.",
     "index": "Every package is read to its end and checked. Without --key the index is not signed.",
-    "sign": "Files are replaced; a signature that is there already is left out.",
+    "sign": "Files are replaced, and so is a signature that they have.",
     "solve": "Prints name-version, sorted. PKG as in apk's world: foo, 'foo>=1.2', foo~1, !foo, so:libfoo.so.1, cmd:foo.",
     "pack": "PKGINFO holds 'pkgname = hello' and so on; size, builddate and datahash are filled in.",
 }
@@ -55,7 +55,7 @@ def _signer(options: argparse.Namespace) -> Signer | None:
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, and put it in its place only when that went well."""
+    """Let `write` fill a file beside `path`, and move it to its place only if that succeeded."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
@@ -65,7 +65,7 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _row(path: Path, package: Package) -> dict[str, object]:
-    """What there is to say of a package."""
+    """Return the metadata of a package."""
     row: dict[str, object] = {name: getattr(package.info, name) for name in type(package.info).__slots__}
     row |= {"file": str(path), "file_size": package.size, "checksum": package.checksum, "scripts": sorted(package.scripts)}
     row["signatures"] = [f"{item.algorithm}:{item.key_name}" for item in package.signatures]
@@ -73,7 +73,7 @@ def _row(path: Path, package: Package) -> dict[str, object]:
 
 
 def _info(options: argparse.Namespace) -> int:
-    """A package may have a million files: they are shown as they come, once all packages have been found whole."""
+    """Print packages. One may have a million files: they are printed one by one, after all packages have been verified."""
     for path in options.file:
         with path.open("rb") as stream:
             read_package(stream, None, name=str(path)).verify_data()
@@ -182,7 +182,7 @@ def _add_epoch(parser: argparse.ArgumentParser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that notices when its help cannot be written; argparse passes over that."""
+    """A parser that notices when its help cannot be written; argparse ignores that."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if message and file is not None and file is sys.stdout:
@@ -203,19 +203,19 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("file", nargs="+", type=Path)
         return command
 
-    info = add("info", _info, "show what a package says of itself and holds")
+    info = add("info", _info, "show the metadata and the files of a package")
     verify = add("verify", _verify, "check signatures and content of packages and indexes")
     verify.add_argument("--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys (*.pub)")
     for command in (info, verify):
         command.add_argument("--json", action="store_true", help="write JSON")
     index = add("index", _index, "write the index of packages")
-    index.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where to, say APKINDEX.tar.gz")
-    index.add_argument("-d", "--description", default="", metavar="TEXT", help="what the repository is called")
+    index.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="output file, such as APKINDEX.tar.gz")
+    index.add_argument("-d", "--description", default="", metavar="TEXT", help="name of the repository")
     index.add_argument("--keys", type=Path, metavar="DIR", help="take only packages signed by a key in this folder")
     index.add_argument("--arch", default="", help="list packages for every architecture (noarch) as packages for this one")
     _add_signing(index)
     _add_signing(add("sign", _sign, "sign packages and indexes"), required=True)
-    solve = add("solve", _solve, "say which packages a world means", files=False)
+    solve = add("solve", _solve, "choose the packages for a world", files=False)
     solve.add_argument("--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys (*.pub)")
     solve.add_argument(
         "--index", type=Path, required=True, action="append", metavar="FILE", help="APKINDEX.tar.gz; may be repeated"
@@ -228,14 +228,14 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("package", nargs="+", metavar="PKG", help="a dependency of the world")
     pack = add("pack", _pack, "make a package of a folder", files=False)
     pack.add_argument("--info", type=Path, required=True, metavar="FILE", help="its .PKGINFO")
-    pack.add_argument("--root", type=Path, required=True, metavar="DIR", help="the tree to pack; all is owned by root")
-    pack.add_argument("--script", type=Path, action="append", default=[], metavar="FILE", help="script, say .post-install")
-    pack.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to (default: NAME-VERSION.apk)")
+    pack.add_argument("--root", type=Path, required=True, metavar="DIR", help="the tree to pack; root will own all files")
+    pack.add_argument("--script", type=Path, action="append", default=[], metavar="FILE", help="script, such as .post-install")
+    pack.add_argument("-o", "--output", type=Path, metavar="FILE", help="output file (default: NAME-VERSION.apk)")
     _add_signing(pack)
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line; returns the exit status. Raises FactoryError, OSError, SystemExit."""
+    """Run the command line; return the exit status. Raises FactoryError, OSError, SystemExit."""
     options = _parser().parse_args(arguments)
     return int(options.run(options))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One function over many items on all cores: forked workers, which cost next to nothing to start."""
+"""One function over many items on all cores, in forked workers, which start quickly."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _FEW = 4
 
 
 def each(items: Sequence[Item], work: Callable[[Item], dict[str, object]], sizes: Sequence[int]) -> Iterator[dict[str, object]]:
-    """`work` of each item, in the order of the items; results hold plain values only.
+    """Yield `work` of each item, in the order of the items; results hold plain values only.
 
-    Workers take the largest item left as they come free. An item whose worker was killed is done again here.
+    A worker that becomes free takes the largest item left. If a worker is killed, its item is done again in this process.
     """
     cores = len(os.sched_getaffinity(0))
     if cores < 2 or len(items) < _FEW:
@@ -53,7 +53,7 @@ def _spread(
         os.set_blocking(queue_in, False)
         yield from _collect(items, work, workers, (ours, order))
     finally:
-        # All of them before waiting for any: a worker that waits for work, or writes, ends by that.
+        # Close all pipes before waiting for any worker: one that is waiting for work, or writing, ends by that.
         for pipe in (*ours, *workers):
             os.close(pipe)
         for child in workers.values():
@@ -63,10 +63,10 @@ def _spread(
 def _serve(
     queue_out: int, result_in: int, others: Sequence[int], items: Sequence[Item], work: Callable[[Item], dict[str, object]]
 ) -> None:
-    """The life of a worker: numbers of items in, results out. `others` are pipe ends of the parent alone."""
+    """Run a worker: it reads numbers of items and writes results. `others` are pipe ends of the parent alone."""
     status = 1
     try:
-        for pipe in others:  # or nobody would see that the parent has gone
+        for pipe in others:  # otherwise no worker would notice that the parent has gone
             os.close(pipe)
         while number := os.read(queue_out, _HEAD):
             data = marshal.dumps((int.from_bytes(number, "big"), work(items[int.from_bytes(number, "big")])))
@@ -113,7 +113,7 @@ def _end(buffer: bytes) -> int:
 
 
 def _give(queue_in: list[int], order: Sequence[int], given: int) -> int:
-    """Put the numbers of more items into the queue, and close it after the last; how many it was given by now."""
+    """Put the numbers of more items into the queue, and close it after the last; return how many it has been given."""
     try:
         while given < len(order):
             os.write(queue_in[0], order[given].to_bytes(_HEAD, "big"))

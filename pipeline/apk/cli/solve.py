@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pipeline.apk solve`: what a world means, one `name-version` a line."""
+"""`python -m pipeline.apk solve`: print the packages for a world, one `name-version` a line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USAGE = 2
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks for; `cache` is "" for the usual folder, `generation` that of apk."""
+    """The options of the command line; `cache` is "" for the default folder, `generation` that of apk."""
 
     keys: str
     indexes: tuple[str, ...]
@@ -30,7 +30,7 @@ class Request:
 
 
 def plain_request(arguments: Sequence[str]) -> Request | None:
-    """The request in a command line of plain `--option value` pairs and packages; None if it wants a real parser."""
+    """Return the request of a command line with plain `--option value` pairs and packages; None if it needs a real parser."""
     given: dict[str, list[str]] = {name: [] for name in _OPTIONS}
     world = []
     rest = iter(arguments)
@@ -53,11 +53,11 @@ def plain_request(arguments: Sequence[str]) -> Request | None:
 
 
 def run(request: Request) -> int:
-    """Solve, and print the packages; returns the exit status. Raises FactoryError, UnsolvableError too, and OSError."""
+    """Solve, and print the packages; return the exit status. Raises FactoryError (UnsolvableError too) and OSError."""
     from pipeline.apk.format.pkginfo import parse_dependency
     from pipeline.apk.solver.cache import Cache
 
-    gc.disable()  # a short run, and the many small objects of it would be looked through again and again
+    gc.disable()  # the run is short, and garbage collection would visit its many small objects again and again
     try:
         for text in request.world:
             parse_dependency(text)

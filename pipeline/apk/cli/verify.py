@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pipeline.apk verify`: signatures and content of packages and indexes, one line a file, on all cores."""
+"""`python -m pipeline.apk verify`: verify signatures and content of packages and indexes, one line a file, on all cores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asks for: the folder of trusted keys, and files."""
+    """The options of the command line: the folder of trusted keys, and files."""
 
     keys: str
     files: tuple[str, ...]
@@ -29,23 +29,23 @@ class Request:
 
 
 def plain_request(arguments: Sequence[str]) -> Request | None:
-    """The request in `--keys DIR FILE...`; None if it wants a real parser."""
+    """Return the request of `--keys DIR FILE...`; None if it needs a real parser."""
     if len(arguments) < 3 or arguments[0] != "--keys" or any(text.startswith("-") for text in arguments[1:]):
         return None
     return Request(arguments[1], tuple(arguments[2:]))
 
 
 def is_index(path: str) -> bool:
-    """Whether a file is taken for an index, by its name."""
+    """Tell whether a file counts as an index, by its name."""
     return path.endswith(".tar.gz")
 
 
 def _check(path: str, ring: KeyRing) -> dict[str, object]:
-    """The row of one file."""
+    """Return the row of one file."""
     row: dict[str, object] = {"file": path, "ok": True, "text": "ok"}
     name = path.rpartition("/")[2]
     try:
-        # Reading goes by pieces that are large already.
+        # The reader asks for large pieces, so no buffer is needed.
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 (pathlib is slow to import)
             if is_index(path):
                 from pipeline.apk.format.index import read_index
@@ -68,8 +68,8 @@ def _size(path: str) -> int:
 
 
 def run(request: Request) -> int:
-    """Verify, and print a line for each file; returns the exit status. Raises FactoryError and OSError for the keys."""
-    gc.disable()  # a short run, and the many small objects of it would be looked through again and again
+    """Verify, and print a line for each file; return the exit status. Raises FactoryError and OSError for the keys."""
+    gc.disable()  # the run is short, and garbage collection would visit its many small objects again and again
     ring = KeyRing.load(request.keys)
 
     rows = each(request.files, lambda path: _check(path, ring), tuple(map(_size, request.files)))

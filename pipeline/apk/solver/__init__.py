@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packages a world means: the answer that apk itself gives, and why there is none."""
+"""The solver: choose the packages for a world as apk itself does, and explain why there is no solution."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of a world that has no solution; apart, so that nobody needs the solver to catch it."""
+"""The error of a world without a solution, in a module of its own, so that catching it does not load the solver."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a world has no solution, in the words of a person: who wants what, who is in whose way, what was meant perhaps.
+"""Explain to a person why a world has no solution: missing names, conflicts, and names that may have been meant.
 
-The search went on after it had failed, so what it found holds all that the world leads to: whatever does not hold
-among these packages is a reason.
+The search continued after it had failed, so its result holds everything that the world leads to: each condition that
+does not hold among these packages is a reason.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _SHOWN = 12
 
 
 def _listed(texts: Iterable[str]) -> str:
-    """Up to a dozen of `texts`, sorted, and how many more there are."""
+    """Join up to a dozen of `texts`, sorted, and count the rest."""
     every = sorted(set(texts))
     more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
     return ", ".join(every[:_SHOWN]) + more
 
 
 def _offers(universe: Universe, name: int) -> list[str]:
-    """What there is of a name: the packages that provide it, and as which version if this is not their own."""
+    """List the packages that provide a name, each with the version of the name if that is not the package's own."""
     tables = universe.tables
     found = []
     row = iter(tables.offers[name])
@@ -50,7 +50,7 @@ def _stem(universe: Universe, package: int) -> str:
 
 
 def _similar(universe: Universe, name: str) -> list[str]:
-    """Names that are spelt almost like `name`, or that contain it."""
+    """Return names that are spelt almost like `name`, or that contain it."""
     import difflib
 
     tables = universe.tables
@@ -62,7 +62,7 @@ def _similar(universe: Universe, name: str) -> list[str]:
 
 
 def missing(universe: Universe, wanted: Dependency, by: str) -> str:
-    """That nothing fulfils a dependency, and what there is instead."""
+    """Say that nothing fulfils a dependency, and what comes closest."""
     number = universe.tables.find(wanted.name)
     if number >= 0 and (offers := _offers(universe, number)):
         return f"{by} wants {wanted}, but there is only {_listed(offers)}"
@@ -73,7 +73,7 @@ def missing(universe: Universe, wanted: Dependency, by: str) -> str:
 
 
 class _Reasons:
-    """What does not hold among the packages that a failed search came to."""
+    """The conditions that do not hold among the packages of a failed search."""
 
     def __init__(self, universe: Universe, search: Search, found: Sequence[Package]) -> None:
         self.universe, self.search, self.found = universe, search, found
@@ -88,11 +88,11 @@ class _Reasons:
                 self._look_at(package, item)
 
     def stem(self, package: Package | None) -> str:
-        """`name-version`, or the world."""
+        """Return `name-version`, or the word for the world."""
         return _WORLD if package is None else _stem(self.universe, package.number)
 
     def text(self, item: Condition) -> Dependency:
-        """A condition as people write it."""
+        """Return a condition as people write it."""
         return Dependency(self.universe.tables.names.text(item.name), item.op, item.version, item.conflict)
 
     def _block(self, package: Package, other: Package, reason: str) -> None:
@@ -101,7 +101,7 @@ class _Reasons:
         self.involved |= {package: None, other: None}
 
     def _look_at_names(self, package: Package) -> None:
-        """A package's names that another has, or that it has twice."""
+        """Note names of a package that another package has as well, or that it provides twice."""
         tables, chosen = self.universe.tables, self.search.chosen
         offered: dict[int, str | None] = {}
         for number, version in ((package.name, package.version), *package.provided):
@@ -119,7 +119,7 @@ class _Reasons:
             self.involved[package] = None
 
     def _look_at(self, owner: Package | None, item: Condition) -> None:
-        """A condition that does not hold."""
+        """Note a condition that does not hold."""
         taken = self.search.chosen.get(item.name, NONE)
         if self.search.fulfils(owner, item, taken):
             return
@@ -144,7 +144,7 @@ class _Reasons:
             self._look_at_rivals([package for package, _version in fitting], other)
 
     def _look_at_rivals(self, packages: Sequence[Package], taken: Package | None) -> None:
-        """Why none of the packages that would do was taken."""
+        """Note why none of the packages that would fulfil a condition was chosen."""
         name = self.universe.tables.names.text
         for package in packages:
             clashes = [
@@ -173,7 +173,7 @@ class _Reasons:
         return f"{self.stem(owner)} wants {text}{f', which is {offers}' if plain else ''}"
 
     def lines(self) -> list[str]:
-        """All of it, the world's part first, with how the world came to what is involved."""
+        """Return all reasons: first those about the world, then how the world leads to the packages involved."""
         asked: dict[str, None] = {}
         came_by: dict[Package, tuple[Package | None, Condition]] = {}
         rows: list[tuple[Package | None, Sequence[Condition]]] = [(None, self.search.world)]
@@ -201,6 +201,6 @@ class _Reasons:
 
 
 def explain(universe: Universe, search: Search, found: Sequence[Package]) -> str:
-    """The reasons why a search failed: what is wanted, then what is in the way."""
+    """Return the reasons why a search failed: first what is wanted, then the conflicts."""
     lines = _Reasons(universe, search, found).lines()
     return "no packages fulfil the world:\n" + "\n".join(f"  {line}" for line in lines)

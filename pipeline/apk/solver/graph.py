@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of some indexes (`solver_tables`), made of what was read and verified.
+"""Make the tables (`pipeline.apk.solver.tables`) of some verified indexes.
 
-apk keeps names in a hash table and goes through it when it notes who depends on whom. The order that this gives
-decides in the end in which order it chooses, so names are numbered by it here.
+apk keeps names in a hash table, and walks through it when it notes which packages depend on which. The resulting order
+finally decides in which order apk chooses, so names are numbered by it here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WORD = 0xFFFFFFFF
 
 
 def bucket(name: str) -> int:
-    """Where apk's table keeps a name: by MurmurHash3 of 32 bits."""
+    """Return a name's bucket in apk's table: by MurmurHash3 of 32 bits."""
     data = name.encode()
     whole = len(data) & ~3
     value = _SEED
@@ -55,12 +55,12 @@ class Member:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names under which it can be had, its own first."""
+        """All names that it provides, its own first."""
         return tuple(dict.fromkeys((self.entry.name, *(item.name for item in self.provides))))
 
 
 class _Reader:
-    """Reads lists of conditions as apk of a generation does; most conditions are in many lists."""
+    """Reads lists of conditions as apk of a generation does; it caches them, since most conditions are in many lists."""
 
     def __init__(self, generation: int) -> None:
         self._newer = generation > 2
@@ -76,7 +76,7 @@ class _Reader:
         return (item if self._newer or not broken else None), broken
 
     def read(self, texts: Iterable[str]) -> tuple[tuple[Dependency, ...], bool]:
-        """What apk takes from a list of conditions, and whether it found one of them broken."""
+        """Return what apk takes from a list of conditions, and whether one of them is broken."""
         taken: list[Dependency] = []
         broken = False
         for text in texts:
@@ -89,7 +89,7 @@ class _Reader:
 
 
 def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation: int) -> list[Member]:
-    """The packages of all indexes; a package that is in several counts once."""
+    """Return the packages of all indexes; a package that is in several counts once."""
     members: dict[str, Member] = {}
     read = _Reader(generation).read
     for number, entries in enumerate(indexes):
@@ -108,7 +108,7 @@ def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation:
 
 
 class Graph:
-    """Names and packages by number, and what leads from the ones to the others."""
+    """Names and packages by number, and the edges between them."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = members
@@ -116,7 +116,7 @@ class Graph:
         for member in members:
             for name in (member.entry.name, *(item.name for item in (*member.depends, *member.provides, *member.install_if))):
                 created.setdefault(name, len(created))
-        # A name that is new goes to the front of its place in the table.
+        # A new name goes to the front of its bucket.
         self.texts = sorted(created, key=lambda name: (bucket(name), -created[name]))
         self.numbers = {name: number for number, name in enumerate(self.texts)}
         self.offers: list[list[tuple[int, str]]] = [[] for _ in self.texts]
@@ -141,7 +141,7 @@ class Graph:
         return [self.numbers[item.name] for item in items]
 
     def _waiting(self) -> list[dict[int, int]]:
-        """For each name those that come in by install_if of it, and another name without which they do not."""
+        """Return for each name the packages that come in by install_if of it, with another name that they need as well."""
         waiting: list[dict[int, int]] = [{} for _ in self.texts]
         for name, offers in enumerate(self.offers):
             for package, _version in offers:
@@ -153,7 +153,7 @@ class Graph:
         return waiting
 
     def _is_hidden(self, name: int, package: int, watched: set[int]) -> bool:
-        """Whether nothing but its one package leads to a name, as to most commands that packages provide."""
+        """Tell whether only its one package leads to a name, as for most commands that packages provide."""
         member = self.members[package]
         return not (self.asking[name] or name in watched or member.install_if or self.texts[name] == member.entry.name)
 
@@ -163,7 +163,7 @@ def _pairs(items: Iterable[tuple[int, int]]) -> list[int]:
 
 
 def make_tables(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation: int) -> bytes:
-    """The tables for `arch` as apk of a `generation` (2 or 3) reads the indexes."""
+    """Return the tables for `arch` as apk of a `generation` (2 or 3) reads the indexes."""
     graph = Graph(read_members(indexes, arch, generation))
     texts: dict[str, int] = {}
     conditions: dict[tuple[int, int, int], int] = {}

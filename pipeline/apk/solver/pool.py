@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indexes that somebody wants to solve over: verified and made into tables once, taken from the cache afterwards."""
+"""Indexes to solve over: verified and made into tables once, afterwards taken from the cache."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 SCHEMA = f"solver 6 {sys.byteorder}".encode()
 _MOST_KEY = 1 << 16
-_LONG_WALK = 1000  # names; a shorter one takes less time than to read it
+_LONG_WALK = 1000  # names; computing a shorter walk is faster than reading it
 _MOST_WALKS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """An index that somebody wants to solve over: its bytes, and what errors call it."""
+    """An index to solve over: its bytes, and its name in errors."""
 
     name: str
     data: bytes
 
 
 def read_keys(folder: str) -> dict[str, bytes]:
-    """The public keys (`*.pub`) of a folder. Raises VerifyError if there is none."""
+    """Return the public keys (`*.pub`) of a folder. Raises VerifyError if there is none."""
     keys = {}
     for name in sorted(os.listdir(folder)):  # noqa: PTH208 (pathlib is slow to import)
         if name.endswith(".pub"):
             with open(f"{folder}/{name}", "rb") as stream:  # noqa: PTH123
                 keys[name] = stream.read(_MOST_KEY + 1)
             if len(keys[name]) > _MOST_KEY:
-                raise VerifyError(f"{folder}/{name}: more than {_MOST_KEY} bytes, which no public key has")
+                raise VerifyError(f"{folder}/{name}: more than {_MOST_KEY} bytes, too large for a public key")
     if not keys:
         raise VerifyError(f"{folder}: no public keys (*.pub) in this folder")
     return keys
@@ -75,7 +75,7 @@ class Universe:
     def load(
         cls, files: Sequence[IndexFile], keys: Mapping[str, bytes], arch: str, cache: Cache | None = None, *, generation: int = 3
     ) -> Universe:
-        """The packages of verified indexes. Raises VerifyError if a signature does not hold."""
+        """Load the packages of signed indexes. Raises VerifyError if a signature does not hold."""
         cache = cache or Cache()
         ring = key_of(part for name in sorted(keys) for part in (name.encode(), keys[name]))
         digests = (sha256(file.data).digest() for file in files)
@@ -89,13 +89,13 @@ class Universe:
 
     @classmethod
     def of(cls, indexes: Sequence[Sequence[IndexEntry]], arch: str, *, generation: int = 3) -> Universe:
-        """The packages of indexes that were read already, and are believed."""
+        """Return the packages of indexes that were read and verified before."""
         return cls(Tables(memoryview(_make(indexes, arch, generation))), arch, generation, ("the indexes",))
 
     def numbers(self, roots: Sequence[int]) -> Sequence[int]:
-        """The numbers that apk's walk from `roots` gives to names.
+        """Return the numbers that apk's walk from `roots` gives to names.
 
-        The first root mostly leads to nearly all names there are, so its walk is kept.
+        The first root mostly leads to nearly all names, so its walk is cached.
         """
         if self.generation < 3:
             return walk2(self.tables, roots)

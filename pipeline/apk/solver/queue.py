@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On which name apk decides next.
+"""The order in which apk decides on names.
 
-First on names that leave no choice and on which nothing that is undecided depends; then on names for which it may
-take a package by itself; then on the others. Among these the world's own come first, and what the walk numbered later.
-apk 3 lets names of packages go before names that packages only provide.
+It first decides on names that leave no choice and on which nothing undecided depends, then on names for which it may
+choose a package by itself, then on the others. Among these, the world's own names come first, and then those that the
+walk numbered last. apk 3 prefers names of packages to names that packages only provide.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _READY, _SELECTABLE, _OTHER = 1, 2, 3
 
 
 class Queue3:
-    """apk 3's queue: a name gets its place when it comes, and another only if something about it has changed."""
+    """apk 3's queue: a name gets its rank when it is added, and another rank only when something about it has changed."""
 
     def __init__(self) -> None:
         self._ready: deque[Name] = deque()
@@ -28,11 +28,11 @@ class Queue3:
 
     @staticmethod
     def rank(number: int, *, asked: bool, real: bool) -> int:
-        """The rank of a name with this number of the walk; the highest goes first."""
+        """Return the rank of a name with this number of the walk; the highest goes first."""
         return number + _ASKED * asked + _REAL * real
 
     def put(self, name: Name, *, again: bool = False) -> None:
-        """Give a name its place; one that has one already keeps it, unless it is ready now or `again` is set."""
+        """Add a name; if it is there already it keeps its rank, unless it is ready now or `again` is set."""
         if name.place:
             if name.place == _READY or not (name.is_ready or again):
                 return
@@ -47,11 +47,11 @@ class Queue3:
 
     @staticmethod
     def remove(name: Name) -> None:
-        """Take a name out."""
-        name.place = 0  # where it lies it is passed over
+        """Remove a name."""
+        name.place = 0  # `pop` skips it where it is
 
     def pop(self) -> Name | None:
-        """Take out the first name; None if there is none."""
+        """Remove and return the first name; None if there is none."""
         while self._ready:
             name = self._ready.popleft()
             if name.place == _READY:
@@ -67,32 +67,32 @@ class Queue3:
 
 
 class Queue2:
-    """apk 2's queue: which name is first is found anew each time."""
+    """apk 2's queue: it searches for the first name each time."""
 
     def __init__(self) -> None:
         self._names: dict[Name, None] = {}
 
     @staticmethod
     def rank(number: int, *, asked: bool, real: bool) -> int:  # noqa: ARG004
-        """The rank of a name with this number of the walk; the highest goes first."""
+        """Return the rank of a name with this number of the walk; the highest goes first."""
         return number + _ASKED * asked
 
     def put(self, name: Name, *, again: bool = False) -> None:  # noqa: ARG002
-        """Take a name in, or out if nobody wants it any more."""
+        """Add a name, or remove it if nothing needs it any more."""
         if name.wanted or name.comes_by_itself:
             self._names.setdefault(name)
         else:
             self.remove(name)
 
     def remove(self, name: Name) -> None:
-        """Take a name out."""
+        """Remove a name."""
         self._names.pop(name, None)
 
     def pop(self) -> Name | None:
-        """Take out the first name; None if there is none."""
+        """Remove and return the first name; None if there is none."""
         if not self._names:
             return None
-        # What came last is looked at first.
+        # The name that was added last is examined first.
         ready = next((name for name in reversed(self._names) if name.is_ready), None)
         first = ready or max(self._names, key=lambda name: (name.selectable, name.rank))
         self.remove(first)

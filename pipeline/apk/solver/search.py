@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search for one world's packages, by the rules of apk, whose answers it gives.
+"""The search for one world's packages, by the rules of apk, so that it gives apk's answer.
 
-apk never takes back a decision. It notes what is wanted, and what follows from it: a name with one package left wants
-what this depends on; of several packages for a name what all depend on is wanted; a package that cannot be had any
-more drops out, and with it what depends on it. Once nothing follows, it decides on one name (`solver_queue` says on
-which) and takes the best package for it (`_better`). What this excludes drops out, what waits for it by install_if comes in.
-If a decision breaks something, apk has no answer; the search goes on then only to find what to say about it.
+apk never takes back a decision. It notes what is needed and what follows from that: a name with one package left needs
+the package's dependencies; of several packages for a name, the dependencies that all share are needed; a package that can
+no longer be installed drops out, with all that depends on it. When nothing else follows, it decides on one name
+(`pipeline.apk.solver.queue`), and takes the best package for it (`_better`). Packages that this one excludes drop out;
+packages that wait for it by install_if come in. If a decision breaks a condition, apk has no answer; the search then
+continues only to find the reasons.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Search(State):
-    """The search for one world's packages; `run` once."""
+    """The search for one world's packages; call `run` once."""
 
     def __init__(self, tables: Tables, generation: int, world: Sequence[Condition], numbers: Sequence[int]) -> None:
         super().__init__(tables, generation)
@@ -41,7 +42,7 @@ class Search(State):
         self._asked = {item.name for item in world}
 
     def run(self) -> list[Package]:
-        """The packages in the order in which apk installs them; `failures` says that this is no answer."""
+        """Return the packages in apk's order of installation; if there are `failures`, they are not a solution."""
         for item in self.world:
             self._want(None, item)
         while True:
@@ -56,7 +57,7 @@ class Search(State):
             self._decide(chosen)
 
     def _open(self, number: int) -> Name:
-        """The state of a name."""
+        """Return the state of a name."""
         name = self.names.get(number)
         if name is None:
             offers = self.offers(number)
@@ -66,7 +67,7 @@ class Search(State):
         return name
 
     def _mark(self, name: Name) -> None:
-        """Have a name looked at again, if anything depends on what it is."""
+        """Have a name examined again, if anything depends on its state."""
         if name.dirty or name.number in self.chosen or not (name.wanted or name.check_install_if):
             return
         if not name.registered:
@@ -78,19 +79,19 @@ class Search(State):
         self._dirty.append(name)
 
     def _touch(self, number: int) -> None:
-        """What fulfils a name has changed: look again at who depends on it."""
+        """Note that other packages may fulfil a name now: examine again those that depend on it."""
         self._touched.add(number)
         for name in self._dependents.get(number, ()):
             name.check_depends = True
             self._mark(name)
 
     def _wake(self, number: int) -> None:
-        """Something about a name has changed: look again at what waits for it."""
+        """Note that a name has changed: examine again the names that wait for it."""
         pairs = iter(self.tables.waiting[number])
         for waiting, other in zip(pairs, pairs, strict=True):
             name = self.names.get(waiting)
             if name is None or not name.wanted:
-                # What comes in by itself only when another name is there as well can wait for that.
+                # A package that comes in only if another name does as well can wait for that name.
                 if (other >= 0 and other not in self.chosen) or not self._numbers[waiting]:
                     continue
                 name = name or self._open(waiting)
@@ -99,7 +100,7 @@ class Search(State):
                 self._mark(name)
 
     def _drop(self, package: Package) -> None:
-        """A package cannot be had."""
+        """Note that a package cannot be installed."""
         package.usable = False
         for number in package.names:
             self._touch(number)
@@ -107,7 +108,7 @@ class Search(State):
             self._wake(number)
 
     def _require(self, number: int) -> None:
-        """A name is wanted."""
+        """Note that a name is needed."""
         name = self._open(number)
         if name.wanted:
             return
@@ -118,7 +119,7 @@ class Search(State):
         self._mark(name)
 
     def _want(self, owner: Package | None, item: Condition) -> None:
-        """A condition has to hold: whoever does not fulfil it drops out."""
+        """Note that a condition has to hold: packages that do not fulfil it drop out."""
         if not item.conflict:
             self._require(item.name)
             if not item.op:
@@ -128,7 +129,7 @@ class Search(State):
                 self._drop(offer[0])
 
     def _reconsider(self, name: Name) -> None:
-        """Look at a name's packages again, and note what follows from them."""
+        """Examine a name's packages again, and note what follows from them."""
         check_install_if, name.check_install_if = name.check_install_if, False
         if name.check_depends:
             name.check_depends = False
@@ -161,7 +162,7 @@ class Search(State):
                 self._drop(package)
 
     def _can_be(self, owner: Package, item: Condition) -> bool:
-        """Whether a condition can still be fulfilled."""
+        """Tell whether a condition can still be fulfilled."""
         taken = self.chosen.get(item.name)
         if taken is not None:
             return self.fulfils(owner, item, taken)
@@ -172,14 +173,14 @@ class Search(State):
         return any(offer[0].usable and self.fulfils(owner, item, offer) for offer in offers)
 
     def _check_install_if(self, package: Package) -> None:
-        """Find out whether a package comes in by itself."""
+        """Find out whether a package comes in by install_if."""
         if package.triggered or package.fails_install_if:
             return
         for item in package.install_if:
             taken = self.chosen.get(item.name)
             if taken is None:
                 if item.conflict and self.generation > 2:
-                    # apk 3 decides on the name then, if only that it is not there.
+                    # apk 3 decides on the name then, even if only that it stays empty.
                     name = self._open(item.name)
                     name.undecided = True
                     self._queue.put(name)
@@ -190,7 +191,7 @@ class Search(State):
         package.triggered = True
 
     def _follow(self, name: Name, candidates: Sequence[Offer]) -> None:
-        """Note what all packages that are left for a name have in common."""
+        """Note the dependencies that all remaining packages of a name share."""
         first = candidates[0][0]
         needs = [{item.name for item in package.depends if not item.conflict} for package, _version in candidates]
         common = set.intersection(*needs)
@@ -210,14 +211,14 @@ class Search(State):
                 self._exclude(rivals, name.number, among_bare=bare)
 
     def _exclude(self, offers: Sequence[Offer], needed: int, *, among_bare: bool) -> None:
-        """Who provides a name must provide `needed` as well, since what will be taken for this provides both."""
+        """Exclude packages that provide a name but not `needed`, because the package that is chosen must provide both."""
         for package, version in offers:
             spared = among_bare and (version is None or package.has_bare)
             if package.usable and needed not in package.name_set and not spared:
                 self._drop(package)
 
     def _is_last(self, name: Name) -> bool:
-        """Whether all that depends on a name, and may matter, has been decided on."""
+        """Tell whether everything that depends on a name, and may matter, has been decided."""
         while name.asking:
             if name.asking[-1] not in self._picked and not self._is_decided(name.asking[-1]):
                 return False
@@ -225,7 +226,7 @@ class Search(State):
         return True
 
     def _is_decided(self, package: int) -> bool:
-        """Whether the names of a package that was not taken are all given to others, as far as they matter."""
+        """Tell whether the names of a package that was not chosen all went to other packages, as far as they matter."""
         names = (self.tables.package_name[package], *self.tables.provides[package][::2])
         known = [number for number in names if self._numbers[number]]
         if known and self.tables.package_flags[package] & HIDDEN:
@@ -233,7 +234,7 @@ class Search(State):
         return all(number in self.chosen for number in known)
 
     def _decide(self, name: Name) -> None:
-        """Take the best package for a name, or note that there is none."""
+        """Choose the best package for a name, or note that there is none."""
         best: Offer | None = None
         for offer in name.offers if name.wanted or name.comes_by_itself else ():
             may = name.wanted or (offer[0].triggered and offer[0].usable)
@@ -252,7 +253,7 @@ class Search(State):
             self._want(package, item)
 
     def _better(self, a: Offer, b: Offer) -> int:
-        """Above zero if apk takes `a` rather than `b`."""
+        """Compare two packages; above zero if apk prefers `a` to `b`."""
         (package, version), (other, other_version) = a, b
         order = (package.usable - other.usable) or (package.considered - other.considered)
         order = order or self.compare(version, other_version)
@@ -261,10 +262,10 @@ class Search(State):
         return order or package.priority - other.priority or other.index - package.index
 
     def _assign(self, number: int, taken: Taken) -> None:
-        """A name is given to a package, or to none."""
+        """Assign a package, or none, to a name."""
         package, version = taken
         if number in self.chosen:
-            # Without a version both times several packages may have a name.
+            # Several packages may have a name if all of them provide it without a version.
             self.failures |= version is not None or self.chosen[number][1] is not None
             return
         self.chosen[number] = taken
@@ -284,7 +285,7 @@ class Search(State):
             self._wake(woken)
 
     def _collect(self) -> list[Package]:
-        """What the world leads to among what was chosen, each package after what it depends on."""
+        """Return the chosen packages that the world leads to, each after its dependencies."""
         found: dict[Package, None] = {}
         entered: set[int] = set()
         done: set[int] = set()
@@ -313,7 +314,7 @@ class Search(State):
         return list(found)
 
     def _comes_in(self, number: int, done: set[int]) -> bool:
-        """Whether a name's package is there because all that it waits for is."""
+        """Tell whether a name's package is installed because everything that its install_if names is."""
         package = self.chosen.get(number, NONE)[0]
         if package is None or number in done:
             return False

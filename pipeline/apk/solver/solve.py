@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packages a world means: those that apk would install.
+"""Choose the packages for a world: those that apk would install.
 
-apk decides step by step and never goes back, so of several sets that would do it has one answer, and sometimes none
-where there is one. The answer here is apk's: `solver_search` goes by its rules, of apk 3 or of apk 2, over the packages of a
-`Universe` (`solver_pool`), in the order of apk's walk (`solver_walk`).
+apk decides step by step and never goes back; so it has one answer where several sets would do, and sometimes none
+where there is one. This solver gives apk's answer: `search` follows its rules, of apk 3 or of apk 2, over the packages of
+a `Universe` (`pool`), in the order of apk's walk (`walk`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """One package of a solution; `index` is the number of the index it is in, `checksum` what this says of it."""
+    """One package of a solution; `index` is the number of its index, `checksum` the one that the index states."""
 
     name: str
     version: str
@@ -42,7 +42,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The packages that a world means, sorted by name, and the architecture they are for."""
+    """The packages of a world, sorted by name, and their architecture."""
 
     world: tuple[str, ...]
     arch: str
@@ -50,7 +50,7 @@ class Solution:
 
 
 def generation_of(branch: str) -> int:
-    """The generation of apk that a branch of Alpine has: 3 from v3.23 on, and for what is no number (edge)."""
+    """Return the generation of apk in a branch of Alpine: 3 from v3.23 on, and for a branch without a number (edge)."""
     major, _, minor = branch.removeprefix("v").partition(".")
     return 2 if major.isdigit() and minor.isdigit() and (int(major), int(minor)) < (3, 23) else 3
 
@@ -71,19 +71,19 @@ class Solver:
         *,
         generation: int = 3,
     ) -> Solver:
-        """A solver over verified indexes, for apk of a `generation` (2 or 3). Raises VerifyError if a signature does not hold."""
+        """Load a solver over signed indexes for apk of a `generation` (2 or 3). Raises VerifyError for a bad signature."""
         return cls(Universe.load(files, keys, arch, cache, generation=generation))
 
     def solve(self, world: Iterable[str]) -> Solution:
-        """The packages for `world`. Raises UnsolvableError with the reason, FormatError for what is no dependency."""
+        """Return the packages for `world`. Raises UnsolvableError with the reason, FormatError for a bad dependency."""
         texts = tuple(world)
         chosen = in_order(self.universe, texts)
         return Solution(texts, self.universe.arch, tuple(sorted(chosen, key=lambda item: (item.name, item.version))))
 
 
 def in_order(universe: Universe, world: Iterable[str]) -> list[Chosen]:
-    """The packages for `world` in the order in which apk installs them. Raises UnsolvableError, FormatError."""
-    # The last of a name counts, and apk goes by the names, whatever their case.
+    """Return the packages for `world` in apk's order of installation. Raises UnsolvableError, FormatError."""
+    # The last word for a name counts, and apk sorts by name, ignoring case.
     wanted = {item.name: item for item in map(parse_dependency, world)}
     items = [wanted[name] for name in sorted(wanted, key=lambda name: (name.lower(), name))]
     conditions = _conditions(universe, items)
@@ -98,7 +98,7 @@ def in_order(universe: Universe, world: Iterable[str]) -> list[Chosen]:
 
 
 def _conditions(universe: Universe, items: Iterable[Dependency]) -> list[Condition]:
-    """The world with its names as numbers; what excludes a name that there is not says nothing."""
+    """Return the world with its names as numbers; a conflict with a name that does not exist is dropped."""
     conditions = []
     for item in items:
         number = universe.tables.find(item.name)
@@ -125,5 +125,5 @@ def solve(
     cache: Cache | None = None,
     generation: int = 3,
 ) -> Solution:
-    """The packages of one world; for several worlds over the same indexes make one `Solver`."""
+    """Solve one world; for several worlds over the same indexes make one `Solver`."""
     return Solver.load(indexes, keys, arch, cache, generation=generation).solve(world)

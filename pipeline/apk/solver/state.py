@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search knows: names, packages and conditions as far as it came to them, and what was chosen."""
+"""The state of a search: the names, packages and conditions that it has met, and what was chosen."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from pipeline.apk.solver.tables import Tables
 
     Offer = tuple["Package", str | None]
-    """A package as one that provides a name, and the version that this has by it."""
+    """A package that provides a name, and the version in which it provides it."""
     Taken = tuple["Package | None", str | None]
-    """What a name was given to; no package where it was found that it shall not be there."""
+    """What a name was assigned to; no package if it turned out that the name stays empty."""
 
 NONE: Taken = (None, None)
 
@@ -30,7 +30,7 @@ class Condition:
 
 
 class Package:
-    """A package, and what became of it so far."""
+    """A package and its state so far."""
 
     __slots__ = (
         "considered", "depends", "fails_install_if", "has_bare", "index", "install_if", "name", "name_set", "names", "number",
@@ -58,12 +58,12 @@ class Package:
         self.fails_install_if = not self.install_if
 
     def gives_bare(self, name: int) -> bool:
-        """Whether one of its names, other than its own, comes without a version."""
+        """Tell whether it provides a name, other than its own, without a version."""
         return next(version for other, version in self.provided if other == name) is None
 
 
 class Name:
-    """A name, and what is known of it so far."""
+    """A name and its state so far."""
 
     __slots__ = (
         "asking", "candidates", "check_depends", "check_install_if", "comes_by_itself", "dirty", "has_options", "is_last",
@@ -83,12 +83,12 @@ class Name:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is nothing to decide and nothing to wait for."""
+        """Tell whether there is nothing left to decide and nothing to wait for."""
         return self.is_last and self.wanted and self.selectable and not self.has_options
 
 
 class State:
-    """The names and packages of one search, made as they are come to."""
+    """The names and packages of one search, created when it meets them."""
 
     def __init__(self, tables: Tables, generation: int) -> None:
         self.tables, self.generation = tables, generation
@@ -100,7 +100,7 @@ class State:
         self._answers: dict[tuple[str, str, str], bool] = {}
 
     def condition(self, number: int) -> Condition:
-        """A condition by its number."""
+        """Return a condition by its number."""
         found = self._conditions.get(number)
         if found is None:
             tables = self.tables
@@ -111,14 +111,14 @@ class State:
         return found
 
     def package(self, number: int) -> Package:
-        """A package by its number."""
+        """Return a package by its number."""
         found = self._packages.get(number)
         if found is None:
             found = self._packages[number] = Package(number, self)
         return found
 
     def offers(self, name: int) -> list[Offer]:
-        """The packages that provide a name, in the order of the indexes."""
+        """Return the packages that provide a name, in the order of the indexes."""
         pairs = iter(self.tables.offers[name])
         text = self.tables.texts.text
         return [
@@ -126,12 +126,12 @@ class State:
         ]
 
     def rivals(self, name: int) -> Sequence[Offer]:
-        """The packages that provide a name, if there are several."""
+        """Return the packages that provide a name, if there are several."""
         begins = self.tables.offers.begins
         return self.offers(name) if begins[name + 1] - begins[name] > 2 else ()
 
     def is_selectable(self, offer: Offer) -> bool:
-        """Whether apk takes a package for a name by itself; not one that gives it without a version and without priority."""
+        """Tell whether apk chooses a package for a name by itself; not if it provides it without version and priority."""
         package, version = offer
         if version is not None or package.priority:
             return True
@@ -139,7 +139,7 @@ class State:
         return own is not None and own.wanted
 
     def fulfils(self, owner: Package | None, item: Condition, taken: Taken) -> bool:
-        """Whether a condition of `owner` (None: of the world) holds if its name is given to `taken`."""
+        """Tell whether a condition of `owner` (None: of the world) holds if its name is assigned to `taken`."""
         package, version = taken
         if package is None:
             return item.conflict
@@ -164,7 +164,7 @@ class State:
         return found
 
     def compare(self, a: str | None, b: str | None) -> int:
-        """Which of two versions is newer; to apk 3 a missing one is older than any, apk 2 does not compare it."""
+        """Compare two versions; apk 3 takes a missing one for older than any, apk 2 does not compare it."""
         if a == b or (self.generation < 3 and (a is None or b is None)):
             return 0
         return self.versions.compare(a or "", b or "")

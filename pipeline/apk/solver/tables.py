@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packages of some indexes as numbers, in one piece of memory of which a solver reads only what it comes to.
+"""The packages of some indexes as numbers, in one block of memory of which a solver reads only the parts that it needs.
 
-Names and packages are numbered; lists of all names lie behind each other, with a list of where each begins. Such a
-piece is read from the cache as it is: nothing is parsed, and for one world only a small part of it becomes objects.
-`solver_graph` makes it.
+Names and packages are numbered; the lists of all names follow each other, with a list of the places where they begin.
+The block is read from the cache as it is: nothing is parsed, and for one world only a small part of it becomes objects.
+`pipeline.apk.solver.graph` makes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WORD = array("i").itemsize
 NOTHING = -1
 
-# What there is of every name, or package, or text. "...": several numbers for each, found by a list of beginnings.
+# The lists, one entry for every name, package or text. "...": several numbers for each, found by a list of offsets.
 LISTS = (
     "names...",  # the bytes of each name
     "by_text",  # the names in the order of their texts
@@ -29,7 +29,7 @@ LISTS = (
     "provides...",  # of a package: name, version
     "condition_name", "condition_op", "condition_version",
     "texts...",  # the bytes of versions
-    "walk...",  # see solver_walk
+    "walk...",  # see walk.py
     "walk_shared",
 )  # fmt: skip
 USABLE, HIDDEN = 1, 2  # package_flags: can be chosen; has names that only it provides and nobody asks for
@@ -39,7 +39,7 @@ _CHECKSUM = 30
 
 
 def pack(numbers: Mapping[str, Sequence[int]], nested: Mapping[str, Sequence[Sequence[int]]], checksums: bytes) -> bytes:
-    """The tables in one piece: a list of lengths, then the lists."""
+    """Pack the tables into one block: a list of lengths, then the lists."""
     bodies = []
     for name in LISTS:
         if name.endswith("..."):
@@ -67,7 +67,7 @@ class Rows:
         return self.values[self.begins[number] : self.begins[number + 1]].tolist()
 
     def text(self, number: int) -> str:
-        """The row as text, where the numbers are bytes."""
+        """Return a row as text, if its numbers are bytes."""
         return str(self.values[self.begins[number] : self.begins[number + 1]], "utf-8")
 
     def __len__(self) -> int:
@@ -113,11 +113,11 @@ class Tables:
         self._checksums = whole[at:]
 
     def checksum(self, package: int) -> str:
-        """`Q1...`, what the index says of a package."""
+        """Return `Q1...`, the checksum that the index states for a package."""
         return str(self._checksums[package * _CHECKSUM : (package + 1) * _CHECKSUM], "ascii")
 
     def find(self, text: str) -> int:
-        """The number of a name, or NOTHING."""
+        """Return the number of a name, or NOTHING."""
         low, high = 0, len(self.by_text)
         while low < high:
             middle = (low + high) // 2

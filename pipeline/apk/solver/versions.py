@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the two generations of apk compare versions when they choose packages, odd and broken versions included.
+"""The comparison of versions by the two generations of apk when they choose packages, odd and broken versions included.
 
-`version.py` says what an Alpine version is. Indexes hold others too (`pc:x264=0.164.x`), and apk reads those from
-the left as far as it can; the two generations part where a number begins with zero, after a letter, and at `~`.
+`pipeline.apk.format.version` defines Alpine's versions. Indexes hold others too (`pc:x264=0.164.x`); apk reads those from
+the left as far as it can. The generations differ where a number begins with zero, after a letter, and at `~`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Part = tuple[int, "int | str"]
 
 
 def _run(text: str, start: int, chars: frozenset[str]) -> int:
-    """Where the run of `chars` that begins at `start` ends."""
+    """Return the end of the run of `chars` that begins at `start`."""
     end = start
     while end < len(text) and text[end] in chars:
         end += 1
@@ -29,7 +29,7 @@ def _run(text: str, start: int, chars: frozenset[str]) -> int:
 
 
 def _next(text: str, at: int, kind: int) -> tuple[Part, int]:
-    """The part of apk 3's reading that begins at `at`, after one of `kind`, and where it ends."""
+    """Return the part that apk 3 reads at `at`, after a part of `kind`, and its end."""
     char = text[at]
     start, chars, after, new = at + 1, _DIGITS, _NUMBER, _NUMBER
     if char in _LOWER:
@@ -54,7 +54,7 @@ def _next(text: str, at: int, kind: int) -> tuple[Part, int]:
 
 
 def _parts(text: str) -> list[Part]:
-    """A version as apk 3 reads it; the last part says whether all of it was read."""
+    """Split a version as apk 3 reads it; the last part tells whether all of it was read."""
     at = _run(text, 0, _DIGITS)
     if not at:
         return [(_BROKEN, "")]
@@ -68,7 +68,7 @@ def _parts(text: str) -> list[Part]:
 
 
 def _order(a: int | str, b: int | str) -> int:
-    """-1, 0 or 1 for two values of one kind; digits count as a number unless one of them begins with zero."""
+    """Compare two values of one kind: -1, 0 or 1; digits count as a number unless one of them begins with zero."""
     if isinstance(a, str) and isinstance(b, str):
         if a[:1] in _DIGITS and b[:1] in _DIGITS and "0" not in (a[0], b[0]):
             return _order(int(a), int(b))
@@ -81,16 +81,16 @@ class Versions3:
 
     @staticmethod
     def is_valid(text: str) -> bool:
-        """Whether apk 3 takes a version in a dependency."""
+        """Tell whether apk 3 accepts a version in a dependency."""
         return _parts(text)[-1][0] == _END
 
     @staticmethod
     def compare(a: str, b: str, *, begins: bool = False) -> int:
-        """-1, 0 or 1; with `begins` a version is also the same as one that it begins with."""
+        """Compare: -1, 0 or 1; with `begins` a version also equals one that it begins with."""
         for (kind, value), (other, wanted) in zip(_parts(a), _parts(b), strict=False):
             if kind != other:
                 return Versions3._part_ways((kind, value), (other, wanted), begins=begins)
-            # Of hashes, the text counts; `_order` would take those of digits alone for numbers.
+            # Hashes are compared as text; `_order` would take a hash of digits alone for a number.
             order = (str(value) > str(wanted)) - (str(value) < str(wanted)) if kind == _HASH else _order(value, wanted)
             if order:
                 return order
@@ -107,11 +107,11 @@ class Versions3:
 
     @classmethod
     def fulfils(cls, version: str, op: str, wanted: str) -> bool:
-        """Whether `version` fulfils `op wanted`."""
+        """Tell whether `version` fulfils `op wanted`."""
         return _fits(cls.compare(version, wanted, begins="~" in op), op)
 
 
-# Of apk 2, which knows no hashes; a number after a dot is read in two parts if it begins with zero.
+# For apk 2, which knows no hashes; it reads a number after a dot in two parts if it begins with zero.
 _ZERO2, _NUMBER2, _LETTER2, _SUFFIX2, _SUFFIX_NUMBER2, _REVISION2, _END2 = range(7)
 _BROKEN2 = -1
 _BACK2 = {(_NUMBER2, _ZERO2), (_SUFFIX_NUMBER2, _SUFFIX2), (_LETTER2, _NUMBER2)}
@@ -119,7 +119,7 @@ _LONGEST2 = 17
 
 
 def _value2(text: str, at: int, kind: int) -> tuple[int, int, int | None]:
-    """What apk 2 takes for the value of a part, where this ends, and the kind of the next if that is clear already."""
+    """Return the value that apk 2 reads for a part, its end, and the kind of the next part if that is known already."""
     if kind == _LETTER2:
         return ord(text[at]), at + 1, None
     if kind == _SUFFIX2:
@@ -135,7 +135,7 @@ def _value2(text: str, at: int, kind: int) -> tuple[int, int, int | None]:
 
 
 def _next2(text: str, at: int, kind: int) -> tuple[int, int]:
-    """The kind of the part that begins at `at`, after one of `kind`, and where its value begins."""
+    """Return the kind of the part at `at`, after a part of `kind`, and where its value begins."""
     char = text[at]
     if kind in (_ZERO2, _NUMBER2) and char in _LOWER:
         return _LETTER2, at
@@ -149,7 +149,7 @@ def _next2(text: str, at: int, kind: int) -> tuple[int, int]:
 
 
 def _parts2(text: str) -> list[tuple[int, int]]:
-    """A version as apk 2 reads it: the value of each part, and the kind of the next."""
+    """Split a version as apk 2 reads it: the value of each part, and the kind of the next."""
     parts: list[tuple[int, int]] = []
     at, kind = 0, _NUMBER2
     while kind not in (_END2, _BROKEN2):
@@ -169,12 +169,12 @@ class Versions2:
 
     @staticmethod
     def is_valid(text: str) -> bool:
-        """Whether apk 2 takes a version in a dependency."""
+        """Tell whether apk 2 accepts a version in a dependency."""
         return _parts2(text)[-1][1] == _END2
 
     @staticmethod
     def compare(a: str, b: str, *, begins: bool = False) -> int:
-        """-1, 0 or 1; with `begins` two versions are the same that part by the kind of what comes next."""
+        """Compare: -1, 0 or 1; with `begins` two versions are equal if they first differ in the kind of the next part."""
         ours, theirs = _parts2(a), _parts2(b)
         for place, ((value, kind), (other, wanted)) in enumerate(zip(ours, theirs, strict=False)):
             if value != other:
@@ -191,7 +191,7 @@ class Versions2:
 
     @classmethod
     def fulfils(cls, version: str, op: str, wanted: str) -> bool:
-        """Whether `version` fulfils `op wanted`."""
+        """Tell whether `version` fulfils `op wanted`."""
         return _fits(cls.compare(version, wanted, begins="~" in op), op)
 
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The walk by which apk finds all names that may matter for a world, and numbers them in the order in which it is done.
+"""The walk by which apk finds all names that may matter for a world, and numbers them in the order in which it leaves them.
 
-The higher its number, the earlier apk decides on a name. From a name the walk goes to what its packages depend on,
-to names that come in by install_if, and to the other names of its packages; then the name has its number. apk 3 goes
-on from there to what its packages need for their own install_if. By names like `docs` it so comes to nearly all
-packages there are, from any world: this walk is laid out in advance.
+The higher its number, the earlier apk decides on a name. From a name, the walk goes to the dependencies of its packages,
+to names that come in by install_if, and to the other names of its packages; then the name gets its number. apk 3
+continues from there to the names that its packages need for their own install_if. Through names like `docs` it reaches
+nearly all packages from any world, so this walk is laid out in advance.
 
-A row of that layout is what a name leads to, its number in the middle if more follows, and rows that several names share:
-what a package depends on, which only the first that comes by looks at, and its names, where each that comes by goes
-on where another stopped. Names that nothing but their one package leads to are left out: nobody decides on them.
+A row of that layout holds the names that a name leads to (its number stands in the middle if more follow) and rows that
+several names share: the dependencies of a package, which only the first visitor walks, and its names, where each
+visitor continues where the last one stopped. Names that only their one package leads to are left out: nothing is decided
+about them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.apk.solver.tables import Tables
 
     class Graph(Protocol):
-        """What the walk reads of `pipeline.apk.solver.graph.Graph`: names and packages by number."""
+        """The part of `pipeline.apk.solver.graph.Graph` that the walk reads: names and packages by number."""
 
         texts: list[str]
         offers: list[list[tuple[int, str]]]
@@ -40,7 +41,7 @@ _FEW = 2
 
 
 def walk_rows(graph: Graph) -> tuple[list[list[int]], int]:
-    """The layout of apk 3's walk, and the number of the first row of a package's names."""
+    """Return the layout of apk 3's walk, and the number of the first row of a package's names."""
     names = range(len(graph.texts))
     users: dict[int, list[int]] = {}
     for name in names:
@@ -73,14 +74,14 @@ def walk_rows(graph: Graph) -> tuple[list[list[int]], int]:
 
 
 def _end(graph: Graph, package: int) -> list[int]:
-    """Where each name of a package leads at last: to what waits for its own name, and to its other names."""
+    """Return where each name of a package finally leads: to what waits for its own name, and to its other names."""
     own = graph.own[package]
     end = [*graph.waiting[own], *(name for name in graph.provides[package] if not graph.hidden[name])]
     return list(dict.fromkeys(end))
 
 
 def _hidden_row(tables: Tables, name: int) -> Iterator[int]:
-    """Where a name leads that has no row, because nothing but a world leads to it."""
+    """Yield where a name leads that has no row, because only a world leads to it."""
     for package in tables.offers[name][::2]:
         yield from (tables.condition_name[item] for item in tables.depends[package])
         yield from tables.waiting[tables.package_name[package]][::2]
@@ -88,7 +89,7 @@ def _hidden_row(tables: Tables, name: int) -> Iterator[int]:
 
 
 class Walk:
-    """How far apk 3's walk has come: the numbers of all names, 0 where it has not been, and how many have one."""
+    """The progress of apk 3's walk: the numbers of all names (0 if not visited), and how many have one."""
 
     def __init__(self, tables: Tables, numbers: Sequence[int] = (), seen: bytes = b"", length: int = 0) -> None:
         self._tables, self.length = tables, length
@@ -97,19 +98,19 @@ class Walk:
 
     @classmethod
     def load(cls, tables: Tables, data: memoryview) -> Walk:
-        """A walk that `dump` wrote."""
+        """Load a walk that `dump` wrote."""
         end = len(tables.names) * WORD
         return cls(tables, data[:end].cast("i"), data[end:-WORD].tobytes(), data[-WORD:].cast("i")[0])
 
     def dump(self) -> bytes:
-        """The walk as bytes; what follows from a name is known as a whole then, or not at all."""
+        """Return the walk as bytes; the names that follow from a name are then known completely or not at all."""
         from array import array
 
         numbers, seen = array("i", self.numbers), self._seen[: len(self.numbers)]
         return numbers.tobytes() + seen + array("i", [self.length]).tobytes()
 
     def go(self, root: int) -> None:
-        """Walk on from a name."""
+        """Continue the walk from a name."""
         if self._seen[root]:
             return
         numbers = self.numbers = list(self.numbers)
@@ -146,7 +147,7 @@ class Walk:
 
 
 def walk2(tables: Tables, roots: Iterable[int]) -> list[int]:
-    """The numbers that apk 2 gives to all names, from 1; 0 where the walk does not come."""
+    """Return the numbers that apk 2 gives to all names, from 1; 0 for names that the walk does not reach."""
     numbers = [0] * len(tables.names)
     seen: set[int] = set()
     packages: set[int] = set()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripts of aports (mkimage.sh and its profiles) at the commit that the signed index was made from.
 
-An index says, signed, which commit of aports its packages are built from. The archive of that commit is packed anew in one
-fixed form, so that its digest does not hang on how the server compresses.
+An index states, signed, the commit of aports that its packages are built from. The archive of that commit is packed again
+in one fixed form, so that its digest does not depend on how the server compresses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LARGEST = 8 << 20
 
 
 def ref_of(description: str) -> str:
-    """The commit (or tag) of aports that an index describes itself by. Raises LockError."""
+    """Return the commit (or tag) of aports in an index's description. Raises LockError."""
     found = _DESCRIBED.fullmatch(description)
     if found:
         return found[1]
@@ -45,14 +45,14 @@ def ref_of(description: str) -> str:
 
 
 def lock_scripts(ref: str, vault: Vault, source: Mirrors) -> LockedFile:
-    """Bring the scripts of `ref` and keep them in the vault."""
+    """Fetch the scripts of `ref` and keep them in the vault."""
     location = f"{ref}/aports-{ref}.tar.gz?path={FOLDER}"
     commit, data = get_checked(source, location, limit=_LIMIT, check=lambda archive: repack(archive, ref))
     return LockedFile(NAME, commit, vault.put(data), len(data), location)
 
 
 def fetch_scripts(file: LockedFile, vault: Vault, source: Mirrors) -> None:
-    """Bring them again if the vault does not have them. Raises VerifyError if they are others now."""
+    """Fetch them again if the vault lacks them. Raises VerifyError if they have changed."""
     if not vault.is_whole(file):
         ref = file.location.partition("/")[0]
         found = lock_scripts(ref, vault, source)
@@ -61,9 +61,9 @@ def fetch_scripts(file: LockedFile, vault: Vault, source: Mirrors) -> None:
 
 
 def repack(archive: bytes, ref: str) -> tuple[str, bytes]:
-    """The commit that an archive names, and its scripts as a tar of one fixed form. Raises FormatError, VerifyError."""
+    """Return the commit of an archive, and its scripts as a tar in a fixed form. Raises FormatError, VerifyError."""
     where = f"archive of aports at {ref}"
-    plain = Unpacked(io.BytesIO(archive), "gz", where).read(_LIMIT + 1)  # to its end, or cut
+    plain = Unpacked(io.BytesIO(archive), "gz", where).read(_LIMIT + 1)  # to its end, or to the limit
     if len(plain) > _LIMIT:
         raise FormatError(f"{where}: longer than {_LIMIT} bytes")
     files, comments = dict[str, tuple[int, bytes]](), list[str]()
@@ -101,9 +101,9 @@ def _packed_anew(files: Mapping[str, tuple[int, bytes]], where: str) -> bytes:
 
 
 def unpack(file: LockedFile, vault: Vault, folder: Path, report: Callable[[str], None]) -> Path:
-    """A folder below `folder` that holds the locked scripts and nothing else; made if it does not. Raises VerifyError.
+    """Return a folder below `folder` that holds just the locked scripts; unpack them if it does not. Raises VerifyError.
 
-    What was changed in it is said by `report`, and does not come into a build.
+    `report` is told about changed scripts; they do not enter a build.
     """
     files = {entry.name: (entry.mode, content.read()) for entry, content in read_tar(io.BytesIO(vault.read(file)), NAME)}
     place = folder / f"{NAME}-{file.sha256[:16]}"
@@ -114,7 +114,7 @@ def unpack(file: LockedFile, vault: Vault, folder: Path, report: Callable[[str],
         if os.path.lexists(place):
             if _holds(place, files):  # another process was quicker
                 return place
-            report(f"{place}: was changed since it was unpacked; it is not used, and made again")
+            report(f"{place}: was changed since it was unpacked; it is unpacked again")
             shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
         with temporary_folder("aports", folder) as scratch:
             new = scratch / "new"
@@ -127,7 +127,7 @@ def unpack(file: LockedFile, vault: Vault, folder: Path, report: Callable[[str],
 
 
 def _holds(place: Path, files: Mapping[str, tuple[int, bytes]]) -> bool:
-    """Whether a folder holds these files, by path, mode and content, and no others."""
+    """Tell whether a folder holds just these files, by path, mode and content."""
     if not place.is_dir() or place.is_symlink():
         return False
     wanted = {name: (bool(mode & stat.S_IXUSR), digest_bytes(data)) for name, (mode, data) in files.items()}
@@ -141,7 +141,7 @@ def _holds(place: Path, files: Mapping[str, tuple[int, bytes]]) -> bool:
 
 
 def find_scripts(media: tuple[LockedFile, ...]) -> LockedFile:
-    """The scripts among the locked media."""
+    """Return the scripts among the locked media. Raises LockError."""
     for file in media:
         if file.name == NAME:
             return file
@@ -149,5 +149,5 @@ def find_scripts(media: tuple[LockedFile, ...]) -> LockedFile:
 
 
 def is_scripts(file: LockedFile) -> bool:
-    """Whether a locked medium is not fetched as it is, but packed anew."""
+    """Tell whether a locked medium is not fetched as it is, but packed again."""
     return file.name == NAME

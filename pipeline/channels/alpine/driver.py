@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alpine as a channel: what the factory asks for, answered by the modules beside this one."""
+"""Alpine's driver: it does what the factory asks of a channel, with the modules beside this one."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 _INDEX_LIMIT = 64 << 20
 _LIST_LIMIT = 1 << 20
 _NOWHERE = "/dev/null"
-"""A lock is made from the signed indexes themselves: whoever may write to the user's cache of parsed ones has no part in it."""
+"""Locks are made from the signed indexes themselves, so that a user's cache of parsed ones cannot influence them."""
 
 
 class AlpineDriver:
-    """Implements `pipeline.config.channel.ChannelDriver`; `mirror` is the channel's own, or None where it has addresses."""
+    """Implements `pipeline.channels.driver.ChannelDriver`; `mirror` is the channel's own, or None if it has addresses."""
 
     def __init__(
         self, channel: Channel, settings: AlpineSettings, worlds: Worlds, paths: Paths, mirror: LocalMirror | None = None
@@ -57,7 +57,7 @@ class AlpineDriver:
 
     @cached_property
     def trust(self) -> Trust:
-        """Who may sign packages: Alpine; or, of a mirror made here, the key that it was made with."""
+        """The keys that may sign packages: Alpine's; for a mirror made here, the key that it was made with."""
         if self.mirror is None:
             return load_trust(self.paths.checkout / "keys" / "alpine")
         return own_trust(self.mirror.key.name, self.mirror.key.public_pem(), self.channel.architectures)
@@ -68,7 +68,7 @@ class AlpineDriver:
 
     @cached_property
     def vault(self) -> Vault:
-        """All files that locks name. What is in a mirror made here stays there: it is signed by this checkout's key."""
+        """All files that locks name. Files of a mirror made here stay in the mirror: this checkout's key signs them."""
         if self.mirror is None:
             return self._downloads
         mirror, downloads = self.mirror, self._downloads
@@ -86,11 +86,11 @@ class AlpineDriver:
 
     @property
     def home(self) -> Path:
-        """What the channel generates in this checkout."""
+        """The folder that the channel generates in this checkout."""
         return self.paths.channel(self.channel.name)
 
     def _worlds(self, arch: str) -> tuple[frozenset[str], ...]:
-        """The worlds that roots of an architecture are made of: each stage's own."""
+        """Return the worlds of the roots of an architecture, one for each stage."""
         return self.worlds.of(arch)
 
     @property
@@ -104,9 +104,9 @@ class AlpineDriver:
     # --- lock -----------------------------------------------------------------------------------------------
 
     def lock_key(self) -> Digest:
-        """Digest of worlds, settings and trusted keys, and of what a mirror made here is made from.
+        """Return the digest of worlds, settings and trusted keys, and of the inputs of a mirror made here.
 
-        Mirrors of others do not count: they decide nothing.
+        The addresses of other mirrors do not count, because they decide nothing.
         """
         settings = self.settings
         return digest_json(
@@ -126,7 +126,7 @@ class AlpineDriver:
         )
 
     def lock(self, progress: Progress, *, renew: bool = False, accept_older: bool = False) -> Lock:
-        """Read the signed indexes, solve all worlds, verify what they name and write down its digests (network)."""
+        """Read the signed indexes, solve all worlds, verify the packages and note their digests (uses the network)."""
         if self.mirror is not None:
             self.mirror.make(progress, renew=renew)
         before = self._previous()
@@ -140,7 +140,7 @@ class AlpineDriver:
             arch: self._solve(arch, indexes[arch], (frozenset(self._builder_world(arch)),)) for arch in self._builder_archs
         }
         known = [file for table in (*before.packages.values(), *before.builders) for file in table] if before else []
-        # Both go in one batch, for they share most packages.
+        # Fetch both in one batch, since they have most packages in common.
         both = {arch: {**wanted, **builders.get(arch, {})} for arch, wanted in solutions.items()}
         files = {arch: self._lock_packages(arch, wanted.values(), known, progress) for arch, wanted in both.items()}
         packages = {arch: tuple(file for file in files[arch] if file.checksum in solutions[arch]) for arch in files}
@@ -166,7 +166,7 @@ class AlpineDriver:
         return made
 
     def _previous(self) -> Lock | None:
-        """The present lock, if there is one; a damaged one is no reason not to make another, but says nothing either."""
+        """Return the present lock; None if there is none, or if it is damaged, since another one is about to be made."""
         path = lockfile.lock_path(self.paths, self.channel)
         try:
             return lockfile.read(path, self.channel)
@@ -202,7 +202,7 @@ class AlpineDriver:
             freshness.check(index, hint=hint, accept_older=accept_older)
             if age_in_days(index) > self.settings.warn_after_days:
                 progress.say(
-                    f"{index.title}: made {day(index.file.made)}, {age_in_days(index)} days ago; does the mirror still follow?"
+                    f"{index.title}: made {day(index.file.made)}, {age_in_days(index)} days ago; is the mirror still updated?"
                 )
 
     def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> dict[str, Wanted]:
@@ -236,7 +236,7 @@ class AlpineDriver:
         return lock_packages(wanted, known, vault=self.vault, ring=self.trust.ring(arch), source=source, progress=progress)
 
     def _media(self, main: SignedIndex, progress: Progress) -> tuple[LockedFile, ...]:
-        """The mini root, further media, and the scripts of aports."""
+        """Return the mini root, further media, and the scripts of aports."""
         source = self._source
         found = []
         for arch in self.channel.architectures:
@@ -268,10 +268,12 @@ class AlpineDriver:
         aports.fetch_scripts(aports.find_scripts(lock.media), self.vault, self._aports_source)
         for arch, wheels in lock.wheels.items():
             if self.vault.missing(wheels) and self._resolve_wheels(arch, lock.packages[arch], progress) != wheels:
-                raise LockError(f"wheels for {arch}: not those of the lock", hint=f"run: {lockfile.lock_command(self.channel)}")
+                raise LockError(
+                    f"wheels for {arch}: differ from those of the lock", hint=f"run: {lockfile.lock_command(self.channel)}"
+                )
 
     def _mirrored(self, lock: Lock) -> list[LockedFile]:
-        """What of a lock comes from the channel's mirror and is not there."""
+        """Return the files that a lock takes from the channel's mirror and that are missing."""
         tables = (*lock.indexes.values(), *lock.packages.values(), *lock.builders, lock.media)
         return self.vault.missing(file for table in tables for file in table)
 
@@ -289,7 +291,7 @@ class AlpineDriver:
     # --- repository -----------------------------------------------------------------------------------------
 
     def repository_key(self, lock: Lock, arch: str) -> JsonValue:
-        """Code, indexes, packages and the keys that vouch for them."""
+        """Return code, indexes, packages and the keys that vouch for them."""
         return {
             "code": code_digest("pipeline.channels.alpine.repository"),
             "branch": self.channel.branch,
@@ -299,7 +301,7 @@ class AlpineDriver:
         }
 
     def repository(self, lock: Lock, arch: str, output: Path, log: IO[bytes]) -> None:
-        """Alpine's indexes and the locked packages, every signature checked once more."""
+        """Write Alpine's indexes and the locked packages; every signature is verified once more."""
         ring = self.trust.ring(arch)
         indexes = locked_indexes(lock.indexes[arch], arch, self.vault, ring)
         lay_repository(lock.packages[arch], indexes, output / self.channel.branch, vault=self.vault, ring=ring, log=log)
@@ -314,11 +316,11 @@ class AlpineDriver:
         return tuple(sorted(builder_worlds(self.channel, self.settings).get(arch, frozenset())))
 
     def builder_key(self, lock: Lock, arch: str) -> Digest:
-        """Names the builder: mini root, packages, world."""
+        """Return the digest that names the builder: mini root, packages, world."""
         return self._builder_plan(lock, arch).key()
 
     def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
-        """The image's id; made by the mini root's apk if the engine does not have it."""
+        """Return the image's ID; the mini root's apk makes the image if the engine does not have it."""
         from pipeline.channels.alpine.builder import make_root
         from pipeline.sandbox.images import Known, ensure_builder
 
@@ -355,7 +357,7 @@ class AlpineDriver:
 
     @property
     def requirements(self) -> Path:
-        """What the runtime needs of Python, by hash."""
+        """The Python packages that the runtime needs, by hash."""
         return self.paths.checkout / "runtime" / "requirements.lock"
 
     @cached_property
@@ -363,7 +365,7 @@ class AlpineDriver:
         return WheelShop(self._downloads, self.paths.cache / "wheel-sets")
 
     def _resolve_wheels(self, arch: str, packages: Iterable[LockedFile], progress: Progress) -> tuple[LockedFile, ...]:
-        """Wheels for the Python that the architecture's packages bring; none where there is no Python."""
+        """Return wheels for the Python of the architecture's packages; none if there is no Python."""
         version = next((file.version for file in packages if file.name == "python3"), "")
         if not version:
             return ()
@@ -371,24 +373,24 @@ class AlpineDriver:
         return self._shop.resolve(WheelSet(self.requirements, python, arch, self.settings.wheels), progress)
 
     def wheels_key(self, lock: Lock, arch: str) -> JsonValue:
-        """The locked wheels."""
+        """Return the locked wheels."""
         return [[wheel.location, wheel.sha256] for wheel in lock.wheels[arch]]
 
     def wheels(self, lock: Lock, arch: str, output: Path) -> None:
-        """Copy them out of the vault."""
+        """Copy the locked wheels out of the vault."""
         self._shop.copy(lock.wheels[arch], output)
 
     # --- keys, aports ---------------------------------------------------------------------------------------
 
     def keys(self) -> Mapping[str, bytes]:
-        """The keys that may sign packages for our architectures, and the one that signs our own."""
+        """Return the keys that may sign packages for our architectures, and the key that signs our own."""
         return {**self.trust.files(self.channel.architectures), self.key.name: self.key.public_pem()}
 
     def signing_key(self) -> tuple[str, bytes, bytes]:
-        """The checkout's key."""
+        """Return the checkout's key."""
         return self.key.name, read_regular(self.key.private), self.key.public_pem()
 
     def aports(self) -> Path:
-        """The locked scripts, unpacked."""
+        """Return the folder of the locked scripts, unpacked."""
         lock = lockfile.read(lockfile.lock_path(self.paths, self.channel), self.channel)
         return aports.unpack(aports.find_scripts(lock.media), self.vault, self.home, self.report)

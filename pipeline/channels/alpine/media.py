@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Media: the mini root, boot files of the Raspberry Pi, by the list that Alpine keeps of its latest releases.
+"""Media: the mini root and the boot files of the Raspberry Pi, found by Alpine's list of its latest releases.
 
-The list is not signed by the keys of packages: it comes by https, and what a lock takes from it is there to be
-reviewed. After that the SHA-256 in the lock decides.
+The list is not signed by the keys of packages: it comes over https, and somebody has to review what a lock takes from
+it. After that, the SHA-256 in the lock decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONGEST = 1000
 
 
 def read_list(text: str, where: str) -> tuple[Mapping[str, str], ...]:
-    """The rows of the list. It is YAML of one shape, a list of flat tables, and any other shape is refused."""
+    """Return the rows of the list. It is YAML in the shape of a list of flat tables; any other shape is refused."""
     rows: list[dict[str, str]] = []
     for number, line in enumerate(text.splitlines(), 1):
         content = line.strip()
@@ -34,7 +34,7 @@ def read_list(text: str, where: str) -> tuple[Mapping[str, str], ...]:
             content = line.strip()
         indent = len(line) - len(line.lstrip(" "))
         if indent > 2 or not content:
-            continue  # the lines of a block of text
+            continue  # a line of a text block
         found = _PAIR.fullmatch(content)
         if indent != 2 or not rows or found is None or len(line) > _LONGEST:
             raise FormatError(f"{where}:{number}: not a line of a list of releases: {line[:80]!r}")
@@ -48,11 +48,11 @@ def read_list(text: str, where: str) -> tuple[Mapping[str, str], ...]:
 
 
 def find_medium(rows: Sequence[Mapping[str, str]], flavor: str, arch: str, branch: str, where: str) -> LockedFile:
-    """The file of a flavor for an architecture. Raises LockError if there is none, FormatError for an odd row."""
+    """Return the file of a flavor for an architecture. Raises LockError if there is none, FormatError for a bad row."""
     found = [row for row in rows if row.get("flavor") == flavor and row.get("arch") == arch]
     if not found:
         known = ", ".join(sorted({row.get("flavor", "") for row in rows if row.get("arch") == arch})) or "none"
-        raise LockError(f"{where}: no {flavor} for {arch}", hint=f"flavors that there are: {known}")
+        raise LockError(f"{where}: no {flavor} for {arch}", hint=f"known flavors: {known}")
     row = found[0]
     file, digest, size = row.get("file", ""), row.get("sha256", ""), row.get("size", "")
     if (
@@ -62,7 +62,7 @@ def find_medium(rows: Sequence[Mapping[str, str]], flavor: str, arch: str, branc
         or not size.isdigit()
         or not row.get("version")
     ):
-        raise FormatError(f"{where}: {flavor} for {arch}: odd, or there twice: {dict(row)}")
+        raise FormatError(f"{where}: {flavor} for {arch}: not one valid row: {dict(row)}")
     if row.get("branch", branch) != branch:
         raise FormatError(f"{where}: {flavor} for {arch}: is of branch {row['branch']}, not {branch}")
     return LockedFile(f"{flavor}-{arch}", row["version"], Digest(digest), int(size), f"{branch}/releases/{arch}/{file}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversions that nothing is made of any more: those of which a later one of the same package was used since."""
+"""Remove converted packages that are no longer used, because a later conversion of the same package was used since."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _NAME = re.compile(r"(?P<package>.+)\.[0-9a-f]{64}\.apk")
 
 
 def remove_superseded(folder: Path) -> tuple[int, int]:
-    """Keep of every package and architecture the conversion used last; how many went, and their bytes on the disk.
+    """Keep the last used conversion of every package and architecture; return how many were removed, and their bytes.
 
-    Nothing goes while packages are being converted.
+    Nothing is removed while packages are being converted.
     """
     lock = try_lock(folder / "guard") if folder.is_dir() else None
     if lock is None:

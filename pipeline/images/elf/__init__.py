@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audit of finished images: programs find what they need, and what is privileged or listens was reviewed."""
+"""The audit of finished images: programs find their libraries, and all privileged files and services were reviewed."""

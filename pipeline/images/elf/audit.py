@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of the audit, over the tree of one image, and what is compared with the reviewed list.
+"""The rules of the audit, for the tree of one image, and the comparison with the reviewed list.
 
 Every linked ELF file must be of the image's architecture, and find its interpreter and its libraries as its dynamic linker
-would: by DT_RPATH, DT_RUNPATH, the linker's own list, and its default folders. Which linker that is, musl's or glibc's, is
-decided for each file; a file that would be given a library of the other C library is refused.
+would: by DT_RPATH, DT_RUNPATH, the linker's own list, and its default folders. The linker, musl's or glibc's, is
+determined for each file; a file that would get a library of the other C library is refused.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _SETUID: Final = 0o6000
 _MUSL: Final = "musl"
 _GLIBC: Final = "glibc"
 _DEPTH: Final = 3
-"""Kernel modules are reviewed by folder, so deep: kernel/drivers/net."""
+"""Depth to which folders of kernel modules are reviewed: kernel/drivers/net."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exempt:
-    """A reviewed exception from the rules: files that fit `path`, and why."""
+    """A reviewed exception from the rules: the files that match `path`, and the reason."""
 
     path: str
     what: str
-    """A machine that is not the image's, or the name of a library or interpreter that is not there."""
+    """A machine that is not the image's, or the name of a missing library or interpreter."""
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """What of an image is to be reviewed; each sorted."""
+    """The parts of an image that have to be reviewed; each list is sorted."""
 
     setuid: tuple[str, ...] = ()
     """`4755 0:0 usr/bin/doas`."""
@@ -51,7 +51,7 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with one file."""
+    """A fault of one file."""
 
     path: str
     what: str
@@ -63,7 +63,7 @@ class Finding:
 
 
 def lists_of(tree: Tree) -> Lists:
-    """What the image has of what is reviewed."""
+    """Return the parts of an image that have to be reviewed."""
     entries = tree.entries.values()
     setuid = (f"{e.mode:04o} {e.uid}:{e.gid} {e.path}" for e in entries if e.kind == "file" and e.mode & _SETUID)
     services = (e.path.removeprefix("etc/runlevels/") for e in paths_below(tree, "etc/runlevels") if e.kind in ("link", "file"))
@@ -76,7 +76,7 @@ def _shortened(folder: str) -> str:
 
 
 def findings(tree: Tree, arch: str) -> Iterator[Finding]:
-    """All that is wrong with the ELF files of a tree."""
+    """Yield the faults of the ELF files of a tree."""
     folders = {libc: _linker_folders(tree, arch, libc) for libc in (_MUSL, _GLIBC)}
     marks = (f"ld-musl-{arch}.so.1", f"ld-musl-{arch}.path")
     usual = (_MUSL, _GLIBC) if any(path.rpartition("/")[2] in marks for path in tree.entries) else (_GLIBC, _MUSL)
@@ -91,13 +91,13 @@ def findings(tree: Tree, arch: str) -> Iterator[Finding]:
         if elf.interpreter and not _is_elf(tree.resolve(elf.interpreter), machine):
             yield Finding(path, f"its interpreter {elf.interpreter} is not there", elf.interpreter)
         libc = libc_of(path, elf)
-        # A library that names no C library is loaded by programs of the one for which it finds all that it needs.
+        # A library that names no C library belongs to the C library with which it finds all of its libraries.
         tried = [list(_unmet(tree, entry, elf, one, folders[one])) for one in ((libc,) if libc else usual)]
         yield from min(tried, key=len)
 
 
 def _unmet(tree: Tree, entry: Entry, elf: Elf, libc: str, folders: Sequence[str]) -> Iterator[Finding]:
-    """Libraries that the dynamic linker of `libc` does not find for a file, or finds as the other C library's."""
+    """Yield libraries that the dynamic linker of `libc` does not find, or finds as the other C library's."""
     for name in elf.needed:
         places = (tree.resolve(place) for place in _places(name, entry, elf, folders))
         found = next((place for place in places if place is not None and _is_elf(place, elf.machine)), None)
@@ -108,7 +108,7 @@ def _unmet(tree: Tree, entry: Entry, elf: Elf, libc: str, folders: Sequence[str]
 
 
 def libc_of(path: str, elf: Elf) -> str:
-    """The C library that a file is for, `musl` or `glibc`; empty if it does not say."""
+    """Return the C library that a file is for, `musl` or `glibc`; "" if it does not say."""
     if elf.interpreter:
         return _MUSL if "/ld-musl-" in elf.interpreter else _GLIBC
     if any(name.startswith("libc.musl-") for name in (elf.soname, *elf.needed)):
@@ -134,7 +134,7 @@ def _places(name: str, entry: Entry, elf: Elf, folders: Sequence[str]) -> Iterat
 
 
 def _linker_folders(tree: Tree, arch: str, libc: str) -> list[str]:
-    """Where a dynamic linker of the tree looks: musl's path file, or glibc's configuration and default folders."""
+    """Return the folders of a dynamic linker: musl's path file, or glibc's configuration and default folders."""
     if libc == _MUSL:
         musl = tree.entries.get(f"etc/ld-musl-{arch}.path")
         return re.split(r"[:\n]+", musl.text.strip()) if musl is not None else ["/lib", "/usr/local/lib", "/usr/lib"]
@@ -151,14 +151,14 @@ def _linker_folders(tree: Tree, arch: str, libc: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Reviewed:
-    """What somebody looked at and found right, for one image."""
+    """The reviewed lists of one image."""
 
     lists: Lists
     exceptions: tuple[Exempt, ...] = ()
 
 
 def compare(tree: Tree, arch: str, reviewed: Reviewed) -> list[str]:
-    """Every fault of an image: damaged and lost files, what nobody reviewed, and what was reviewed and is gone."""
+    """Return every fault of an image: damaged and missing files, unreviewed entries, and reviewed entries that are gone."""
     faults = list(tree.damaged)
     used: set[Exempt] = set()
     for finding in findings(tree, arch):

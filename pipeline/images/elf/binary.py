@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one ELF file says: its machine, its interpreter, the libraries that it needs and where it looks for them."""
+"""The data of one ELF file: its machine, its interpreter, the libraries that it needs and where it looks for them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.base.errors import FormatError
 
 MAGIC: Final = b"\x7fELF"
 HEAD: Final = 4096
-"""Bytes of a file that say whether it is an ELF file, or a compressed one."""
+"""The number of bytes that show whether a file is an ELF file, or a compressed one."""
 MACHINES: Final = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 _NUMBERS: Final = {3: "EM_386", 40: "EM_ARM", 62: "EM_X86_64", 183: "EM_AARCH64", 243: "EM_RISCV", 247: "EM_BPF"}
 _OBJECT: Final = 1
 _DAMAGE: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, struct.error)
-"""What pyelftools raises, beside its own errors, for a damaged file."""
+"""The exceptions of pyelftools for a damaged file, beside its own errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Elf:
 
 
 def elf_head(head: bytes) -> bytes:
-    """The first bytes of an ELF file, unpacked if it is a compressed one (kernel modules are); empty if it is none."""
+    """Return the first bytes of an ELF file, unpacked if it is compressed (as kernel modules are); b"" if it is none."""
     try:
         if head.startswith(b"\x1f\x8b"):
             head = zlib.decompressobj(wbits=31).decompress(head, 64)
@@ -49,13 +49,13 @@ def elf_head(head: bytes) -> bytes:
 
 
 def machine_of(head: bytes) -> str:
-    """The machine that an ELF file is for, from its first 20 bytes."""
+    """Return the machine of an ELF file, from its first 20 bytes."""
     number = struct.unpack_from("<H" if head[5] != 2 else ">H", head, 18)[0]
     return _NUMBERS.get(number, f"machine {number}")
 
 
 def is_object(head: bytes) -> bool:
-    """Whether it is not linked yet."""
+    """Tell whether it is not linked yet."""
     return bool(struct.unpack_from("<H" if head[5] != 2 else ">H", head, 16)[0] == _OBJECT)
 
 
@@ -85,6 +85,6 @@ def read_elf(data: bytes, where: str) -> Elf:
     except (ELFError, ConstructError, *_DAMAGE) as error:
         raise FormatError(f"{where}: its ELF structure is damaged: {error}") from error
     paths = {name: tuple(part for text in found[name] for part in text.split(":") if part) for name in ("DT_RPATH", "DT_RUNPATH")}
-    # A DT_RPATH beside a DT_RUNPATH is not looked at.
+    # A DT_RPATH beside a DT_RUNPATH is ignored.
     rpath = () if paths["DT_RUNPATH"] else paths["DT_RPATH"]
     return Elf(machine, interpreter, tuple(found["DT_NEEDED"]), soname, rpath, paths["DT_RUNPATH"])

@@ -36,7 +36,7 @@ def audit_elf(factory: Factory, images: Sequence[Image]) -> None:
 
 
 def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> list[str]:
-    """The faults of one image; its lists are drafted in build/audit/."""
+    """Return the faults of one image, and draft its lists in build/audit/."""
     from pipeline.images.disk import unpacked
     from pipeline.images.elf.audit import Reviewed as Known
     from pipeline.images.elf.audit import compare, lists_of

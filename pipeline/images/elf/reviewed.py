@@ -16,12 +16,12 @@ FOLDER: Final = Path("pipeline/images/elf")
 
 
 def reviewed_path(checkout: Path, channel: str) -> Path:
-    """The file of a channel."""
+    """Return the file of a channel."""
     return checkout / FOLDER / f"{channel}.toml"
 
 
 def read_reviewed(path: Path, shown: str) -> Mapping[str, Reviewed]:
-    """Image (`host-pc`) -> what was reviewed; nothing if there is no such file. Raises ConfigError with every mistake."""
+    """Read the file: image (`host-pc`) -> its lists; empty if there is no file. Raises a ConfigError with every mistake."""
     if not path.exists():
         return {}
     problems = Problems()
@@ -48,7 +48,7 @@ def _sorted(table: Table, key: str) -> tuple[str, ...]:
 
 
 def draft(name: str, lists: Lists) -> str:
-    """A table as it would be if all that is there were right; to be read, and only then committed."""
+    """Return the table for the present image; a person has to check it before it is committed."""
     lines = [f"[{name}]"]
     for key in ("setuid", "services"):
         rows = "".join(f"  {json.dumps(row)},\n" for row in getattr(lists, key))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of a system as its image has it, with all ELF files read: of a disk's root, or of an ISO's packages.
+"""The tree of a system in an image, with all ELF files read: that of a disk's root, or of an ISO's packages.
 
-An ISO has no root of its own: its tree is what all its packages and its apkovl would lay.
+An ISO has no root of its own: its tree is what all its packages and its apkovl would install.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ class Entry:
     link: str = ""
     elf: Elf | None = None
     text: str = ""
-    """Of the few files that say where libraries are."""
+    """The content of the few files that list library folders."""
 
 
 @dataclass
 class Tree:
-    """All entries by path, and what could not be read."""
+    """All entries by path, and the files that could not be read."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
-        """Lay an entry, in place of what had its path."""
+        """Add an entry; it replaces one with the same path."""
         self.entries[entry.path] = entry
 
     def add_file(self, path: str, mode: int, owner: tuple[int, int], read: Callable[[int | None], bytes]) -> None:
-        """Lay a file; `read` gives its content, or so many bytes of it."""
+        """Add a file; `read` returns its content, or the given number of its first bytes."""
         elf, text = None, ""
         first = read(HEAD)
         head = elf_head(first)
@@ -77,7 +77,7 @@ class Tree:
         self.add(Entry(path, "file", mode, *owner, elf=elf, text=text))
 
     def resolve(self, path: str) -> Entry | None:
-        """The entry that a path of the running system leads to, through all links; None if there is none."""
+        """Return the entry that a path of the running system leads to, through all links; None if there is none."""
         todo = [part for part in reversed(path.split("/")) if part and part != "."]
         place: list[str] = []
         links = 0
@@ -88,7 +88,7 @@ class Tree:
                 continue
             entry = self.entries.get("/".join([*place, part]))
             if entry is None:
-                # Archives need not name the folders of their files.
+                # Archives need not have entries for the folders of their files.
                 if not todo:
                     return None
                 place.append(part)
@@ -104,7 +104,7 @@ class Tree:
 
 
 def tree_of(image: Path) -> Tree:
-    """The tree of an unpacked image: an ISO, a disk whose last partition is ext4, or an ext4 file system."""
+    """Return the tree of an unpacked image: an ISO, a disk whose last partition is ext4, or an ext4 file system."""
     with open_regular(image) as stream:
         if image.suffix == ".iso":
             return iso_tree(stream, image)
@@ -118,7 +118,7 @@ def _is_disk(stream: BinaryIO) -> bool:
 
 
 def ext4_tree(stream: BinaryIO, where: str, start: int = 0) -> Tree:
-    """The tree of an ext4 file system."""
+    """Return the tree of an ext4 file system."""
     tree = Tree()
     system = Ext4(stream, where, start)
     for path, inode in system.walk():
@@ -133,7 +133,7 @@ def ext4_tree(stream: BinaryIO, where: str, start: int = 0) -> Tree:
 
 
 def iso_tree(stream: BinaryIO, where: Path) -> Tree:
-    """What the packages and the apkovl of an ISO lay."""
+    """Return the tree of the packages and the apkovl of an ISO."""
     tree = Tree()
     files = iso9660.files(stream, where)
     packages = [file for file in files if file.path.startswith("apks/") and file.path.endswith(".apk")]
@@ -151,7 +151,7 @@ def iso_tree(stream: BinaryIO, where: Path) -> Tree:
 
 
 def add_package(tree: Tree, data: bytes, name: str) -> None:
-    """Lay the files of an .apk; its signature is the business of those who install it."""
+    """Add the files of an .apk; the signature is not checked here."""
     for entry, content in read_package(BytesIO(data), None, name=name).iter_data():
         owner = (entry.uid, entry.gid)
         if entry.kind == "file":
@@ -162,7 +162,7 @@ def add_package(tree: Tree, data: bytes, name: str) -> None:
 
 
 def add_tar(tree: Tree, data: bytes, where: str = "archive") -> None:
-    """Lay the members of a tar archive. Raises FormatError."""
+    """Add the members of a tar archive. Raises FormatError."""
     for entry, content in read_tar(BytesIO(data), where):
         path = posixpath.normpath(entry.name).lstrip("/")
         owner = (entry.uid, entry.gid)
@@ -177,7 +177,7 @@ def _reader(data: bytes) -> Callable[[int | None], bytes]:
 
 
 def _add_other(tree: Tree, entry: Entry) -> None:
-    """Lay what is no file; `entry.kind` is the archive's word for it, `entry.link` what it names."""
+    """Add an entry that is not a regular file; `entry.kind` is the archive's word for it, `entry.link` its target."""
     if entry.kind == "hardlink":
         twin = tree.entries.get(entry.link.removeprefix("./").lstrip("/"))
         if twin is not None:
@@ -191,6 +191,6 @@ def _add_other(tree: Tree, entry: Entry) -> None:
 
 
 def paths_below(tree: Tree, folder: str) -> Iterator[Entry]:
-    """Entries anywhere below a folder, sorted by path."""
+    """Yield the entries anywhere below a folder, sorted by path."""
     start = f"{folder}/"
     return iter(sorted((entry for path, entry in tree.entries.items() if path.startswith(start)), key=lambda entry: entry.path))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is signed of an artifact in the shared cache: its record, byte for byte that of the store.
+"""The signed part of an artifact in the shared cache: its record, byte for byte that of the store.
 
-The record names the key, the document that the key is the digest of, and every file with size and SHA-256, so one
+The record names the key, the document whose digest the key is, and every file with size and SHA-256, so one
 signature covers all of it. The trusted comment says what the signature is for: a signature of a release, or of the
-record of another key, is no good here. The manifest in the registry only says where record and signature are.
+record of another key, is refused here. The registry's manifest only says where record and signature are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_SIGNATURE: Final = 16 << 10
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """What a signed record says: the files to expect, and how long they took to build."""
+    """The content of a signed record: the expected files, and how long they took to build."""
 
     outputs: Mapping[str, FileRecord]
     seconds: float
@@ -42,22 +42,22 @@ class Vouched:
 
 
 def tag_of(key: Digest, signer: str) -> str:
-    """The tag of the artifact of `key` as `signer` built it: what others push does not stand in the way."""
+    """Return the tag of the artifact of `key` as `signer` built it; artifacts of other signers have other tags."""
     return f"{key}-{signer.lower()}"
 
 
 def comment_of(key: Digest) -> str:
-    """The trusted comment of a record's signature."""
+    """Return the trusted comment of a record's signature."""
     return f"tower shared cache\tkey:{key}"
 
 
 def sign(record: bytes, key: Digest, secret: SecretKey) -> bytes:
-    """The signature of a record."""
+    """Sign a record."""
     return secret.sign_bytes(record, comment_of(key))
 
 
 def manifest_of(record: bytes, signature: bytes, outputs: Mapping[str, FileRecord]) -> bytes:
-    """The manifest: record, signature, and every content once. Empty files need no blob."""
+    """Return the manifest: record, signature, and every content once. Empty files need no blob."""
     blobs = {row.sha256: row.size for row in outputs.values() if row.size}
     layers = [_descriptor(SIGNATURE_TYPE, digest_bytes(signature), len(signature))]
     layers += [_descriptor(FILE_TYPE, digest, size) for digest, size in sorted(blobs.items())]
@@ -76,7 +76,7 @@ def _descriptor(kind: str, digest: Digest, size: int) -> dict[str, JsonValue]:
 
 
 def bring(registry: Registry, key: Digest, document: JsonValue, signer: PublicKey) -> Vouched:
-    """The signed record of `key`, from the registry. Raises VerifyError for anything but what `signer` signed."""
+    """Fetch the signed record of `key` from the registry. Raises VerifyError unless `signer` signed it."""
     where = tag_of(key, signer.name)
     record_at, signature_at = _places(registry.manifest(where), where)
     signature = registry.small(signature_at, MOST_SIGNATURE)
@@ -85,7 +85,7 @@ def bring(registry: Registry, key: Digest, document: JsonValue, signer: PublicKe
 
 
 def check(record: bytes, signature: bytes, key: Digest, document: JsonValue, trusted: Sequence[PublicKey]) -> Vouched:
-    """What a record says, if one of `trusted` signed it for `key`. Raises VerifyError."""
+    """Return the content of a record, if one of `trusted` signed it for `key`. Raises VerifyError."""
     from tower.image.minisign import SignatureError, parse_signature, verify
 
     where = f"record of {key[:12]}"
@@ -106,7 +106,7 @@ def check(record: bytes, signature: bytes, key: Digest, document: JsonValue, tru
 
 
 def _places(manifest: bytes, where: str) -> tuple[Digest, Digest]:
-    """Where record and signature are. Raises VerifyError if the manifest is not one of ours."""
+    """Return the digests of record and signature. Raises VerifyError if the manifest is not one of ours."""
     try:
         data = parse_json(manifest)
         rows = (data["config"], RECORD_TYPE), (data["layers"][0], SIGNATURE_TYPE)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distribution protocol of OCI registries, as far as the shared cache needs it: manifests and blobs.
 
-Everything has a limit: sizes, waiting, tries. What comes in is streamed, and is what its digest says or an error.
-Logging in is Docker's business (`docker login`): its configuration and its credential helpers are asked.
+Sizes, waiting times and retries are limited. Downloads are streamed and compared with their digests.
+Docker handles the login (`docker login`): its configuration and its credential helpers are asked.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _ADDRESS: Final = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]+)?|\[::1\](?::[0-9]+)?")
 _REPOSITORY: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TIMEOUT: Final = (5, 30)
 _WRITE_TIMEOUT: Final = (5, 300)
-"""A registry may take its time with what it was sent."""
+"""Seconds that a registry may take to answer an upload."""
 _CHUNK: Final = 1 << 18
 _SLOWEST: Final = 64 << 10
-"""Bytes a second; a transfer that is slower over all of it is given up, so that nobody waits for a drip."""
+"""Bytes a second; a transfer whose average is slower is given up, so that nobody waits for a trickle."""
 _PATIENCE: Final = 60
 _TRIES: Final = 2
 _BACK_OFF: Final = 0.25
@@ -51,25 +51,25 @@ class UnavailableError(FetchError):
 
 
 class AbsentError(FetchError):
-    """The registry answers, and does not have it."""
+    """The registry answers that it does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryPlace:
-    """Where a cache is: a registry and a repository in it."""
+    """The place of a cache: a registry and a repository in it."""
 
     host: str
     repository: str
 
     @classmethod
     def parse(cls, text: str) -> RegistryPlace:
-        """The place that `cache=HOST[:PORT]/REPOSITORY` names. Raises ConfigError."""
+        """Parse `cache=HOST[:PORT]/REPOSITORY`. Raises ConfigError."""
         host, _, repository = text.partition("/")
         local = urlsplit(f"//{host}").hostname in _LOOPBACK if _ADDRESS.fullmatch(host) else False
         named = _ADDRESS.fullmatch(host) and (local or "." in host or ":" in host)
         if not named or not _REPOSITORY.fullmatch(repository):
             raise ConfigError(
-                f"cache={text}: not the name of a repository", hint="for example: cache=registry.example/towercache"
+                f"cache={text}: is not the name of a repository", hint="for example: cache=registry.example/towercache"
             )
         return cls(host, repository)
 
@@ -95,18 +95,18 @@ class Registry:
     # --- reading --------------------------------------------------------------------------------------------
 
     def manifest(self, tag: str) -> bytes:
-        """The manifest with this tag, unverified. Raises AbsentError or UnavailableError."""
+        """Return the manifest with this tag, unverified. Raises AbsentError or UnavailableError."""
         return _again(lambda: self._read(f"manifests/{tag}", MOST_MANIFEST, {"Accept": MANIFEST}))
 
     def small(self, digest: Digest, limit: int) -> bytes:
-        """A small blob, which is what its digest says. Raises AbsentError, UnavailableError or VerifyError."""
+        """Return a small blob that matches its digest. Raises AbsentError, UnavailableError or VerifyError."""
         data = _again(lambda: self._read(f"blobs/sha256:{digest}", limit, {}))
         if digest_bytes(data) != digest:
-            raise VerifyError(f"blob {digest[:12]}: sha256 of what the registry gives is {digest_bytes(data)[:12]}")
+            raise VerifyError(f"blob {digest[:12]}: the registry's copy has sha256 {digest_bytes(data)[:12]}")
         return data
 
     def download(self, digest: Digest, size: int, path: Path) -> None:
-        """Stream a blob into a new file; it is what `digest` and `size` say, or VerifyError and the like."""
+        """Stream a blob into a new file. Raises AbsentError, UnavailableError, or VerifyError for another digest or size."""
         _again(lambda: self._stream(digest, size, path))
 
     def _stream(self, digest: Digest, size: int, path: Path) -> None:
@@ -121,7 +121,7 @@ class Registry:
         if have < size:
             raise VerifyError(f"blob {digest[:12]}: {have} bytes, the record says {size}")
         if hashed.hexdigest() != digest:
-            raise VerifyError(f"blob {digest[:12]}: sha256 of what the registry gives is {hashed.hexdigest()[:12]}")
+            raise VerifyError(f"blob {digest[:12]}: the registry's copy has sha256 {hashed.hexdigest()[:12]}")
 
     def _read(self, path: str, limit: int, headers: Mapping[str, str]) -> bytes:
         found = bytearray()
@@ -134,9 +134,9 @@ class Registry:
 
     def _chunks(self, answer: requests.Response, size: int) -> Iterator[bytes]:
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise VerifyError("the registry packs what it sends, unasked")
+            raise VerifyError("the registry sends a compressed blob, unasked")
         ends = time.monotonic() + _PATIENCE + size / _SLOWEST
-        # Whatever has come, at once: a drip shall not hide in a chunk that never gets full.
+        # Yield what has come at once, or a trickle would hide in a chunk that never fills up.
         while chunk := answer.raw.read1(_CHUNK, decode_content=False):
             self._check()
             if time.monotonic() > ends:
@@ -146,7 +146,7 @@ class Registry:
     # --- writing --------------------------------------------------------------------------------------------
 
     def has(self, digest: Digest) -> bool:
-        """Whether the registry says that it has this blob."""
+        """Tell whether the registry says that it has this blob."""
         try:
             with self._asked("HEAD", f"blobs/sha256:{digest}"):
                 return True
@@ -154,7 +154,7 @@ class Registry:
             return False
 
     def upload(self, digest: Digest, source: BinaryIO) -> None:
-        """Bring a blob, which is not empty, in one stream. Raises UnavailableError."""
+        """Upload a blob, which must not be empty, in one stream. Raises UnavailableError."""
         with self._asked("POST", "blobs/uploads/") as answer:
             where = urljoin(answer.url, answer.headers.get("Location", ""))
         address = f"{where}{'&' if '?' in where else '?'}digest=sha256:{digest}"
@@ -172,7 +172,7 @@ class Registry:
     def _asked(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, data: BinaryIO | bytes | None = None
     ) -> Iterator[requests.Response]:
-        """The answer to a request, whatever goes wrong while it is read included."""
+        """Yield the answer to a request; errors while it is read raise AbsentError or UnavailableError, too."""
         url = path if "://" in path else f"{self.place.url}/{path}"
         if self.place.url.startswith("https:") and not url.startswith("https:"):
             raise UnavailableError("leads to an address without https")
@@ -196,15 +196,15 @@ class Registry:
         if secure and any(not hop.url.startswith("https:") for hop in (*answer.history, answer)):
             raise UnavailableError("leads to an address without https")
         if answer.status_code == _ABSENT and answer.request.method in ("GET", "HEAD"):
-            raise AbsentError(f"{answer.url}: is not there")
+            raise AbsentError(f"{answer.url}: does not exist")
         if not answer.ok or answer.is_redirect:
-            raise UnavailableError(f"refuses ({answer.status_code} {answer.reason}) to {answer.request.method}")
+            raise UnavailableError(f"refuses {answer.request.method} ({answer.status_code} {answer.reason})")
 
 
 class _Login(AuthBase):
-    """Answers a registry that asks who we are: with what Docker's configuration has for it, or as nobody.
+    """Answers a registry's challenge with the credentials of Docker's configuration, or anonymously.
 
-    Sits in place of what `requests` would take from ~/.netrc.
+    It replaces the credentials that `requests` would take from ~/.netrc.
     """
 
     def __init__(self) -> None:
@@ -239,12 +239,12 @@ class _Login(AuthBase):
 
 
 def _asker(request: requests.PreparedRequest) -> tuple[str, str]:
-    """Tokens are for reading or for writing, in one registry."""
+    """Return the key of a token: tokens are for reading or for writing, in one registry."""
     return urlsplit(str(request.url)).netloc, "read" if request.method in ("GET", "HEAD") else "write"
 
 
 def _authorization(challenge: str, url: str) -> str:
-    """What to send to a registry that gave this challenge; empty if there is nothing to say."""
+    """Return the authorization for a registry that sent this challenge; "" if there is none."""
     kind, _, rest = challenge.partition(" ")
     parts = urlsplit(url)
     safe = parts.scheme == "https" or parts.hostname in _LOOPBACK
@@ -276,7 +276,7 @@ def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _credentials(host: str) -> HTTPBasicAuth | None:
-    """What `docker login` noted for this registry."""
+    """Return the credentials that `docker login` noted for this registry, or None."""
     from pipeline.base.docker_config import login
 
     found = login(host)
@@ -286,7 +286,7 @@ def _credentials(host: str) -> HTTPBasicAuth | None:
 def _reason(error: Exception) -> str:
     kinds = (
         (requests.exceptions.SSLError, "its certificate is not trusted"),
-        ((requests.Timeout, urllib3.exceptions.TimeoutError), "gives no answer in time"),
+        ((requests.Timeout, urllib3.exceptions.TimeoutError), "does not answer in time"),
         ((requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError), "breaks off"),
         (requests.ConnectionError, "cannot be reached, or broke off"),
     )
@@ -306,4 +306,4 @@ def _again(action: Callable[[], _T]) -> _T:
 
 
 def _nothing() -> None:
-    """Nobody wants to stop."""
+    """Do nothing: the default `check`, which never stops a transfer."""

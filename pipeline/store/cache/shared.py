@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pushing artifacts into the shared cache, and pulling them out of it in place of building.
+"""Push artifacts into the shared cache, and pull them from it instead of building them.
 
-A build never fails because of the cache: what cannot be had, or is not what a trusted key signed, is built. When the
-registry is down or refuses, that is said once, and the rest of the run goes on without it.
+A build never fails because of the cache: an artifact that is missing, or that no trusted key signed, is built. If the
+registry is down or refuses, that is reported once, and the rest of the run does without it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What pushing one artifact came to."""
+    """The result of pushing one artifact."""
 
     blobs: int
     size: int
     fresh: bool
-    """Whether the registry did not have it as it is."""
+    """Whether the registry did not have it yet."""
 
 
 class Cache:
-    """A shared cache that is read: only what one of `trusted` signed is taken. Safe to share between threads."""
+    """A shared cache to pull from: only artifacts that one of `trusted` signed. Safe to share between threads."""
 
     def __init__(self, registry: Registry, trusted: tuple[PublicKey, ...], say: Callable[[str], None]) -> None:
         self.registry = registry
@@ -51,9 +51,9 @@ class Cache:
         self._guard = threading.Lock()
 
     def pull(self, name: str, document: JsonValue, work: Work) -> Artifact | None:
-        """Fill and commit `work` from the cache. None if it is to be built; `work` is empty again then.
+        """Fill and commit `work` from the cache. Returns None if it has to be built; `work` is empty then.
 
-        What cannot be used is said with its reason.
+        Reports an artifact that cannot be used, with the reason.
         """
         for signer in self.trusted:
             if self._off:
@@ -74,11 +74,11 @@ class Cache:
         try:
             self._bring_files(vouched, work.path)
         except AbsentError as error:
-            raise VerifyError(f"a file of it is gone from the registry ({error.message})") from error
+            raise VerifyError(f"the registry lacks one of its files ({error.message})") from error
         return work.commit(vouched.seconds, vouched.outputs, pulled=f"{self.registry.place} {vouched.signer}")
 
     def _bring_files(self, vouched: Vouched, folder: Path) -> None:
-        """All files of a record; a content that several have is brought once."""
+        """Download all files of a record; a content that several files share is downloaded once."""
         have: dict[Digest, Path] = {}
         for name, row in vouched.outputs.items():
             path = folder / name
@@ -101,13 +101,13 @@ class Cache:
         with self._guard:
             if not self._off:
                 self._off = True
-                self._say(f"cache {self.registry.place}: {reason}; the run goes on without it")
+                self._say(f"cache {self.registry.place}: {reason}; the run continues without it")
 
 
 def push(registry: Registry, artifact: Artifact, secret: SecretKey) -> Pushed:
-    """Sign the record of an artifact, which was checked in full, and bring what the registry lacks.
+    """Sign the record of a verified artifact, and upload what the registry lacks.
 
-    The manifest comes last: what is interrupted is not seen by anybody. Raises UnavailableError.
+    The manifest comes last, so that an interrupted upload stays invisible. Raises UnavailableError.
     """
     record = read_regular(artifact.path.parent / RECORD)
     signature = sign(record, artifact.key, secret)
@@ -138,11 +138,11 @@ def _present(registry: Registry, tag: str) -> bytes:
 
 def _make_empty(path: Path, row: FileRecord) -> None:
     if row.sha256 != digest_bytes(b""):
-        raise VerifyError(f"{path.name}: is empty, and its sha256 is not")
+        raise VerifyError(f"{path.name}: is empty, but its sha256 is not that of an empty file")
     path.touch()
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a pull that failed left."""
+    """Remove the files of a failed pull."""
     shutil.rmtree(folder)
     folder.mkdir()

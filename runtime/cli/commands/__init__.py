@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module a command; `tower.cli.main` says what each offers."""
+"""The commands, one module for each; `tower.cli.main` describes what a module has."""

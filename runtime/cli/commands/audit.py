@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower audit`: try what the isolation of a Tower forbids, and say what held."""
+"""`tower audit`: try what the isolation of a Tower forbids, and report what held."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ that is not connected. A silence counts only where something else was answered.
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """How far it goes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--internet",
         default="9.9.9.9:443",
@@ -38,13 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all-ports", action="store_true", help="try every port of the hosts, not only common ones")
     parser.add_argument(
-        "--timeout", type=seconds, default=10, metavar="SECONDS", help="for a host's answer (default: %(default)s)"
+        "--timeout", type=seconds, default=10, metavar="SECONDS", help="to wait for a host's answer (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print all checks as one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Audit the Tower."""
+    """Audit the Tower; return the exit status."""
     from tower.audit.checks import Outcome
     from tower.audit.run import audit
     from tower.audit.state import Options

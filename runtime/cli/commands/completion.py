@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower completion SHELL`: what a shell needs to complete the words of `tower`, the names of hosts among them."""
+"""`tower completion SHELL`: print a script that completes the words of `tower`, including the names of hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ examples:
 An installed thin client has all three already.
 """
 _HOSTS: Final = {"bash": "_tower_hosts", "zsh": "_tower_hosts", "fish": "(_tower_hosts)"}
-"""What a shell completes a host's name with, once the text below is read."""
+"""The function that completes a host's name, once the text below is read."""
 _TEXTS: Final = {
     "bash": """\
 _tower_hosts() {
@@ -51,12 +51,12 @@ end
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The shell."""
+    """Declare the command's arguments."""
     parser.add_argument("shell", choices=SHELLS, help="the shell that will read it")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Write the script to stdout."""
+    """Write the script to stdout; return the exit status."""
     import shtab
     from tower.cli.main import make_parser
 
@@ -67,14 +67,14 @@ def execute(args: argparse.Namespace) -> int:
                 _complete_values(sub, shtab.FILE, shtab.DIRECTORY)
     text = shtab.complete(parser, shell=args.shell, preamble=_TEXTS[args.shell])
     if args.shell == "zsh":
-        # zsh takes these, of arguments that may come several times, for a single one.
+        # For a repeatable argument, zsh would read these as a single one.
         text = text.replace('"(*)::', '"*:').replace('"(*):', '"*:')
     streams.show(text.rstrip("\n") + "\n")
     return 0
 
 
 def _complete_values(parser: argparse.ArgumentParser, file: object, folder: object) -> None:
-    """Tell shtab what values are, by the words that help calls them by."""
+    """Tell shtab the kind of each value, by its name in the help."""
     known = {"HOST": _HOSTS, "HOSTS": _HOSTS, "NAME": _HOSTS, "FILE": file, "DEVICE": file, "FOLDER": folder}
     for action in parser._actions:  # noqa: SLF001  (argparse has no public list of them)
         if isinstance(action.metavar, str) and action.metavar in known and not hasattr(action, "complete"):

@@ -16,33 +16,33 @@ examples:
   tower deprovision web
   tower deprovision web --yes      without asking, for scripts
 
-The host's own disk is not touched. Without its keys, which are removed here, nobody reaches it any more.
+The host's own disk is not touched. Without its keys, which are removed here, nobody can log in to it.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The host."""
+    """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the host")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Remove it, unless others need it."""
+    """Remove the host, unless others need it; return the exit status."""
     view, tower = View(json=args.json), tower_of_user()
     name = parse_host_name(args.name)
     if not tower.has(name):
         tower.host(name)
     if name == ROUTER:
         _check_router(tower)
-    view.confirm(f"{name} and its keys will be forgotten; nobody reaches it any more. Go on?", yes=args.yes)
+    view.confirm(f"{name} and its keys will be forgotten; nobody can log in to it. Go on?", yes=args.yes)
     tower.remove(name)
     view.show({"host": name, "state": "forgotten"})
     return 0
 
 
 def _check_router(tower: Tower) -> None:
-    others = [host.name for host in tower.hosts(but=ROUTER) if host.env.online]  # one that is damaged can be removed, too
+    others = [host.name for host in tower.hosts(but=ROUTER) if host.env.online]  # a damaged one can be removed, too
     if others:
         raise HostError(
             f"router: {', '.join(others)} reach the Internet through it", hint=f"first: tower deprovision {others[0]}"

@@ -27,7 +27,7 @@ without any way out. Online hosts download for themselves. See docs/packages.md.
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The machines, and what they get."""
+    """Declare the command's arguments."""
     parser.add_argument("hosts", metavar="HOSTS", help="a host, several as web,vault, or thinclient")
     parser.add_argument("packages", metavar="PACKAGE", nargs="+", help="as apk takes it: nano, 'nano>=8', nano=8.2-r0")
     parser.add_argument(
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:PORT]",
         action="append",
         default=[],
-        help="a server of packages that machines without the Internet may be led to, besides those of this machine's "
+        help="a package server that machines without the Internet may be connected to, besides those of this machine's "
         "repositories; remembered",
     )
     ways = parser.add_mutually_exclusive_group()
@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Install; the exit status is that of the first machine with a problem."""
+    """Install; return the exit status of the first machine with a problem."""
     view, tower = View(json=args.json), tower_of_user()
     servers = [parse_server(text) for text in args.server]
     names = parse_names(args.hosts)
@@ -68,7 +68,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _rows(report: Outcome, *, dry_run: bool, json: bool) -> dict[str, object]:
-    """What became of it: for programs all of it, for people a line a machine."""
+    """Return the result: all of it for programs, a line for each machine for people."""
     if json:
         done: dict[str, object] = {name: {"done": not dry_run, "steps": list(steps)} for name, steps in report.steps.items()}
         failed = {name: {"done": False, "error": error.message} for name, error in report.problems.items()}
@@ -77,7 +77,7 @@ def _rows(report: Outcome, *, dry_run: bool, json: bool) -> dict[str, object]:
     words = " ".join(report.words)
     state = "would be installed" if dry_run else "installed"
     good: dict[str, object] = {
-        name: f"{words}: {state}, {len(steps)} steps" if steps else f"{words}: there already"
+        name: f"{words}: {state}, {len(steps)} steps" if steps else f"{words}: already installed"
         for name, steps in report.steps.items()
     }
     return good | dict.fromkeys(report.problems, "not installed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower mdhelp`: the manual of all commands, as Markdown, or as man pages."""
+"""`tower mdhelp`: print the manual of all commands as Markdown, or write it as man pages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ The date of man pages is SOURCE_DATE_EPOCH of the environment, else today's.
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Where man pages go."""
-    parser.add_argument("--man", type=Path, metavar="FOLDER", help="write a man page a command into this folder instead")
+    """Declare the command's arguments."""
+    parser.add_argument("--man", type=Path, metavar="FOLDER", help="write a man page for each command into this folder instead")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the manual, or write it."""
+    """Print the manual, or write it; return the exit status."""
     from tower.base.version import tower_version
     from tower.cli import manual
 
@@ -52,13 +52,13 @@ def _date() -> str:
     try:
         return time.strftime("%Y-%m-%d", time.gmtime(int(given) if given else time.time()))
     except (OverflowError, ValueError, OSError):
-        raise ValueRefusedError(f"SOURCE_DATE_EPOCH is {given}, which no calendar has") from None
+        raise ValueRefusedError(f"SOURCE_DATE_EPOCH is {given}, which is not a date") from None
 
 
 def _write(path: Path, text: str) -> None:
     from tower.base.files import make_folders, write_file
     from tower.base.refused import in_our_words
 
-    with in_our_words(path.parent, hint="it must be a folder that you may write to"):
+    with in_our_words(path.parent, hint="it must be a folder that you can write to"):
         make_folders(path.parent)
     write_file(path, text.encode(), mode=0o644)

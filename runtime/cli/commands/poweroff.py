@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower poweroff HOST...`: switch hosts off. `tower reboot` is the same with another order."""
+"""`tower poweroff HOST...`: switch hosts off. `tower reboot` uses the same code with another order."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _LIMITS: Final = {Order.POWEROFF: 120, Order.REBOOT: 300}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The hosts, and how long to wait for them."""
+    """Declare the command's arguments."""
     declare(parser, Order.POWEROFF)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Switch them off."""
+    """Switch hosts off; return the exit status."""
     return obey(args, Order.POWEROFF)
 
 
 def declare(parser: argparse.ArgumentParser, order: Order) -> None:
-    """The arguments of both commands."""
+    """Declare the arguments of both commands."""
     parser.add_argument("hosts", metavar="HOST", nargs="*", help="a host")
     parser.add_argument("--all", action="store_true", help="all hosts")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--no-wait", action="store_false", dest="wait", help="only tell them")
+    parser.add_argument("--no-wait", action="store_false", dest="wait", help="send the order, do not wait for the result")
     parser.add_argument(
         "--timeout", type=seconds, default=_LIMITS[order], metavar="SECONDS", help="to wait for a host (default: %(default)s)"
     )
@@ -55,7 +55,7 @@ def declare(parser: argparse.ArgumentParser, order: Order) -> None:
 
 
 def obey(args: argparse.Namespace, order: Order) -> int:
-    """Ask, tell, wait; the exit status tells whether all hosts did as told."""
+    """Confirm, send the order, wait; the exit status tells whether all hosts obeyed."""
     if bool(args.hosts) == args.all:
         raise ValueRefusedError("name the hosts, or give --all", hint=f"tower {order.value} --all")
     view, tower = View(json=args.json), tower_of_user()
@@ -79,26 +79,28 @@ def obey(args: argparse.Namespace, order: Order) -> int:
 
 
 def _told_already(order: Order, found: Sequence[Status], view: View) -> Iterator[Outcome]:
-    """What becomes of hosts that cannot be told: those that are off need not be, if that is the order."""
+    """Yield the results of hosts that cannot be reached: those that are off have obeyed already, if that is the order."""
     off = power.switched_off([status.host for status in found]) if order is Order.POWEROFF else set()
     for status in found:
         done = status.host.name in off
-        outcome = Outcome(status.host, done, "is off already" if done else f"cannot be told: {status.reason}", 0.0)
+        outcome = Outcome(status.host, done, "is off already" if done else f"cannot be reached: {status.reason}", 0.0)
         _say(outcome, view)
         yield outcome
 
 
 def _group(tower: Tower, found: Sequence[Status], order: Order, asked: Survey, args: argparse.Namespace) -> Iterator[Outcome]:
-    """Tell some hosts at once, and wait for all of them."""
+    """Send the order to some hosts at once, and wait for all of them."""
     told: list[Told] = []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for status, telling in [(status, pool.submit(power.tell, tower, status, order)) for status in found]:
             try:
                 told.append(telling.result())
             except TowerError as error:
-                yield Outcome(status.host, False, f"cannot be told: {error.message.removeprefix(f'{status.host.name}: ')}", 0.0)
+                yield Outcome(
+                    status.host, False, f"cannot be reached: {error.message.removeprefix(f'{status.host.name}: ')}", 0.0
+                )
     for one in told if args.wait else ():
-        View().say(f"{one.host.name}: told; waiting until it is {_DONE[order]}")
+        View().say(f"{one.host.name}: waiting until it is {_DONE[order]}")
     if not args.wait:
         yield from (Outcome(one.host, True, "told", 0.0) for one in told)
     elif order is Order.POWEROFF:

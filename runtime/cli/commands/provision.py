@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower provision NAME`: make a host: its keys, its disk, and the first answer."""
+"""`tower provision NAME`: make a host: its keys, its disk, and its first answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ examples:
   tower provision web                              an online host; the router must exist
   tower provision vault --offline --device /dev/sdb
   tower provision web --dry-run                    show all that would be done, and do nothing
-  tower provision --resume web                     go on after an interruption
+  tower provision --resume web                     continue after an interruption
   tower provision vm --offline --device-file vm.img --size 4G --target pc --no-wait --yes
 
 At its first start the host encrypts its second disk, whose content is lost, and moves onto it.
@@ -50,53 +50,53 @@ Without a second disk it stops and says so, unless --unencrypted was given.
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The host, its disk, and what differs from this machine."""
+    """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the host's name; `router` is the router")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--online", action="store_true", default=True, help="reaches the Internet through the router (default)")
     kind.add_argument("--offline", action="store_false", dest="online", help="reaches nothing")
     disk = parser.add_argument_group("its boot device")
     where = disk.add_mutually_exclusive_group()
-    where.add_argument(
-        "--device", type=Path, metavar="DEVICE", help="the disk to write; default: the one removable disk that is there"
-    )
+    where.add_argument("--device", type=Path, metavar="DEVICE", help="the disk to write (default: the only removable disk)")
     where.add_argument("--device-file", type=Path, metavar="FILE", help="write a file instead: the disk of a virtual machine")
-    disk.add_argument("--size", type=_size, metavar="SIZE", help="of the file: 4G; default: that of the image")
-    disk.add_argument("--image", type=Path, metavar="FILE", help="the image to take; default: the newest in the folder of builds")
+    disk.add_argument("--size", type=_size, metavar="SIZE", help="of the file, such as 4G (default: that of the image)")
+    disk.add_argument("--image", type=Path, metavar="FILE", help="the image to use (default: the newest in the folder of builds)")
     disk.add_argument(
         "--target", choices=source.TARGETS, default=source.TARGETS[0], help="kind of machine (default: %(default)s)"
     )
-    disk.add_argument("--unsigned", action="store_true", help="take an image that its makers did not sign (development)")
+    disk.add_argument("--unsigned", action="store_true", help="use an image that its makers did not sign (development)")
     own = parser.add_argument_group("its settings (default: those of this machine)")
     own.add_argument("--username", help="who may log in")
     own.add_argument("--keyboard-layout", metavar="LAYOUT", help="such as us, fr, de")
-    own.add_argument("--keyboard-variant", metavar="VARIANT", help="such as fr-bepo; default: that of the layout")
+    own.add_argument("--keyboard-variant", metavar="VARIANT", help="such as fr-bepo (default: that of the layout)")
     own.add_argument("--timezone", metavar="ZONE", help="such as Europe/Paris")
     own.add_argument("--lang", metavar="LOCALE", help="such as fr_FR.UTF-8")
     own.add_argument(
-        "--password", action="store_true", help="ask for a password for the host's console; default: nobody knows one"
+        "--password", action="store_true", help="ask for a password for the host's console (default: nobody can log in there)"
     )
     own.add_argument(
         "--unencrypted",
         action="store_true",
-        help="it runs from its boot device, without a second disk and without encryption",
+        help="run it from its boot device, without a second disk or encryption",
     )
     wlan = own.add_mutually_exclusive_group()
-    wlan.add_argument("--wlan-ssid", metavar="SSID", help="the router's Wi-Fi; its password is asked for, or read from stdin")
-    wlan.add_argument("--wlan-ssid-hex", metavar="HEX", help="the same, by the bytes of its name in hexadecimal: 486f6d65")
+    wlan.add_argument(
+        "--wlan-ssid", metavar="SSID", help="the router's Wi-Fi; tower asks for its password, or reads it from stdin"
+    )
+    wlan.add_argument("--wlan-ssid-hex", metavar="HEX", help="the same, with the bytes of its name in hexadecimal: 486f6d65")
     run = parser.add_argument_group("how it runs")
-    run.add_argument("--dry-run", action="store_true", help="show all, do nothing")
+    run.add_argument("--dry-run", action="store_true", help="show what would be done, do nothing")
     run.add_argument("--yes", action="store_true", help="do not ask before the disk is overwritten")
-    run.add_argument("--resume", action="store_true", help="go on where an earlier one was interrupted")
+    run.add_argument("--resume", action="store_true", help="continue where an earlier run was interrupted")
     run.add_argument("--no-wait", action="store_false", dest="wait", help="do not wait for the host's first answer")
     run.add_argument(
-        "--timeout", type=seconds, default=900, metavar="SECONDS", help="for the first answer (default: %(default)s)"
+        "--timeout", type=seconds, default=900, metavar="SECONDS", help="to wait for the first answer (default: %(default)s)"
     )
     run.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Provision a host, or go on with it."""
+    """Provision a host, or continue with one; return the exit status."""
     view, tower = View(json=args.json), tower_of_user()
     name = parse_host_name(args.name)
     if args.size and not args.device_file:
@@ -117,7 +117,7 @@ def execute(args: argparse.Namespace) -> int:
         provision.check_network(parse_address(place.address), online=wish.online)
     view.say(f"image: {origin}, {checked}")
     if wish.encryption is Encryption.REQUIRED:
-        view.say(f"{name} encrypts its second disk at its first start: what is on that disk is lost then")
+        view.say(f"{name} encrypts its second disk at its first start: the content of that disk is then lost")
     view.confirm(f"{target} will be overwritten. Go on?", yes=args.yes)
     host = provision.prepare(tower, wish, origin, target)
     if not told:
@@ -126,7 +126,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _tell(tower: Tower, view: View, *, made: bool = False) -> bool:
-    """Say it if `ssh` alone will not know the host; whether it was said. Nothing else needs the user's configuration."""
+    """Tell the user if `ssh` will not know the host; return whether it did. Nothing else needs the user's configuration."""
     text = tower.notice(made=made)
     if text:
         view.say(text)
@@ -134,14 +134,14 @@ def _tell(tower: Tower, view: View, *, made: bool = False) -> bool:
 
 
 def _decide(args: argparse.Namespace, tower: Tower, view: View) -> tuple[Wish, ImageSource, Target]:
-    """Everything that can be refused is refused here, before a password is asked for."""
+    """Make all checks that can fail before any password is asked for."""
     name = parse_host_name(args.name)
     router = name == ROUTER
     if router and not args.online:
         raise ValueRefusedError("the router is online")
     tower.check_new(name, online=args.online, hosts=tower.hosts())
     if router != (args.wlan_ssid is not None or args.wlan_ssid_hex is not None):
-        raise ValueRefusedError("the router, and it alone, has a Wi-Fi network", hint="tower provision router --wlan-ssid NAME")
+        raise ValueRefusedError("only the router has a Wi-Fi network", hint="tower provision router --wlan-ssid NAME")
     username = current_user() if args.username is None else parse_user_name(args.username)
     settings = _settings(args)
     ssid = _ssid(args) if router else ""
@@ -162,7 +162,7 @@ def _target(args: argparse.Namespace, origin: ImageSource, view: View) -> Target
 
 
 def _ask(question: str, args: argparse.Namespace) -> str:
-    # Nothing is asked for a plan that is only shown.
+    # Ask for nothing if the plan is only shown.
     return "only shown" if args.dry_run else read_secret(question, env_hint="give it as a line on stdin")
 
 
@@ -180,7 +180,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, resume: bool) -> int:
-    """Do what is left to do, from the stage that the receipt says."""
+    """Do what is left to do, from the stage in the receipt; return the exit status."""
     from tower.provision import answer
 
     found = provision.read_receipt(host)
@@ -199,18 +199,18 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
                 found = provision.keep_receipt(host, found.at(Stage.ANSWERED, system=got.system))
     except (KeyboardInterrupt, StoppedError) as stop:
         number = stop.exit_status - 128 if isinstance(stop, StoppedError) else 2
-        raise StoppedError(number, hint=f"go on with: tower provision --resume {host.name}") from None
+        raise StoppedError(number, hint=f"continue with: tower provision --resume {host.name}") from None
     except (TowerError, *OURS) as caught:
         error = ours(caught)
         if found.stage is Stage.PREPARED:
-            error.hint = "; ".join([*filter(None, [error.hint]), f"then go on with: tower provision --resume {host.name}"])
+            error.hint = "; ".join([*filter(None, [error.hint]), f"then continue with: tower provision --resume {host.name}"])
         raise error from None
     view.show(_result(tower, host, found))
     return 0
 
 
 def _target_again(args: argparse.Namespace, found: Receipt, origin: ImageSource, view: View) -> Target:
-    """The same disk as before, unless another one is named; the image is checked again."""
+    """Return the same disk as before, unless another one is named; check the image again."""
     checked = source.check_source(origin, unsigned=args.unsigned)
     view.say(f"image: {origin}, {checked}")
     if args.device is None and args.device_file is None:

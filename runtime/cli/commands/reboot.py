@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower reboot HOST...`: start hosts anew."""
+"""`tower reboot HOST...`: restart hosts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ examples:
   tower reboot web vault --yes      without asking, for scripts
   tower reboot web --no-wait        do not wait until it is back
 
-A host is back when it answers after a new start of its system; one that never went down is not back.
+A host is back when it answers after its system has restarted; one that never went down is not back.
 The exit status is 0 if all hosts are back, else 15.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The hosts, and how long to wait for them."""
+    """Declare the command's arguments."""
     declare(parser, Order.REBOOT)
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Tell them, and wait."""
+    """Restart hosts; return the exit status."""
     return obey(args, Order.REBOOT)

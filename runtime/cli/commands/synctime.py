@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower synctime [HOST...]`: offline hosts take the router's time."""
+"""`tower synctime [HOST...]`: set the clocks of offline hosts to the router's time."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ The exit status is 0 if all these hosts have the router's time, else 15.
 """
 _AT_ONCE: Final = 8
 _TRIES: Final = 3
-"""A machine that is busy starts `date` late."""
+"""On a busy machine, `date` starts late."""
 _TOLERATED: Final = 0.5
-"""Seconds that a clock may be off after the last try."""
+"""Seconds by which a clock may be wrong after the last try."""
 _ABSENT: Final = (DownError, RefusedError)
-"""What a host that is off, or is just starting, is known by."""
+"""The errors of a host that is off, or is just starting."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What became of one host's clock."""
+    """The result for one host's clock."""
 
     host: Host
     state: str
     """set, right, off (a dry run leaves it so), or failed"""
     offset: float | None = None
-    """Seconds that it was ahead of the router's."""
+    """Seconds by which it was ahead of the router's."""
     error: float | None = None
     left: float | None = None
-    """Seconds that it is ahead after it was set."""
+    """Seconds by which it is ahead after it was set."""
     reason: str = ""
     absent: bool = False
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Which hosts."""
+    """Declare the command's arguments."""
     parser.add_argument("hosts", metavar="HOST", nargs="*", help="an offline host; default: all of them")
     parser.add_argument(
         "--timeout", type=seconds, default=10, metavar="SECONDS", help="to connect to a host (default: %(default)s)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only show by how much their clocks are off")
-    parser.add_argument("--quiet", action="store_true", help="say nothing of hosts that are right, set or off; for cron")
+    parser.add_argument("--dry-run", action="store_true", help="only show by how much their clocks are wrong")
+    parser.add_argument("--quiet", action="store_true", help="do not mention hosts that are right, set or off; for cron")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Read the router's clock, then compare and set the others."""
+    """Read the router's clock, then compare and set the others; return the exit status."""
     view, tower = View(json=args.json), tower_of_user()
     hosts = _offline(tower, args.hosts)
     if not hosts:
@@ -104,7 +104,7 @@ def _offline(tower: Tower, names: Sequence[str]) -> tuple[Host, ...]:
 
 
 def _router(tower: Tower, timeout: float) -> tuple[Reading, bool | None]:
-    """The router's time, if it makes sense."""
+    """Read the router's time and check it."""
     with connect(tower, tower.host(ROUTER), timeout=timeout) as session:
         follows = clock.follows_the_internet(session)
         found = clock.read_clock(session)
@@ -113,7 +113,7 @@ def _router(tower: Tower, timeout: float) -> tuple[Reading, bool | None]:
 
 
 def _sync(tower: Tower, host: Host, wanted: Reading, args: argparse.Namespace) -> _Result:
-    """One host's clock."""
+    """Compare and set one host's clock."""
     try:
         with connect(tower, host, timeout=args.timeout) as session:
             before = clock.read_clock(session)
@@ -133,7 +133,7 @@ def _sync(tower: Tower, host: Host, wanted: Reading, args: argparse.Namespace) -
         return _Result(host, "failed", reason=failure.message.removeprefix(f"{host.name}: "), absent=absent)
     left = after.offset - wanted.offset
     if abs(left) > _TOLERATED:
-        return _Result(host, "failed", offset, error, left, f"was set, and is off by {left:+.3f} s nevertheless")
+        return _Result(host, "failed", offset, error, left, f"was set, but is still wrong by {left:+.3f} s")
     return _Result(host, "set", offset, error, left)
 
 

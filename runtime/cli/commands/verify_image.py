@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower verify-image FILE`: check an image against signature, SHA256SUMS and block map beside it."""
+"""`tower verify-image FILE`: check an image against the signature, SHA256SUMS and block map beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ It looks at the signature, SHA256SUMS and block map beside each image. The exit 
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The image, and whom to trust."""
+    """Declare the command's arguments."""
     parser.add_argument("image", type=Path, metavar="FILE", nargs="+", help="image of a thin client or host")
     folders = " and ".join(str(folder) for folder in KEY_FOLDERS)
     parser.add_argument(
@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Check all images, one line each; the exit status is that of the last error."""
+    """Check all images, one line each; return the exit status of the last error."""
     status = 0
     rows: list[dict[str, object]] = []
     keys: tuple[PublicKey, ...] = ()
@@ -66,5 +66,5 @@ def _keys(given: list[str]) -> tuple[PublicKey, ...]:
     keys = tuple(key_of(text) for text in given) or trusted_keys()
     if not keys:
         folders = " or ".join(str(folder) for folder in KEY_FOLDERS)
-        raise SignatureError("there is no public key to trust", hint=f"give one with --key, or lay *.pub into {folders}")
+        raise SignatureError("there is no public key to trust", hint=f"give one with --key, or put *.pub into {folders}")
     return keys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower version`: which tower this is, and which system it runs on."""
+"""`tower version`: print the version of tower and of the system."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ examples:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """`--json` for programs."""
+    """Declare the command's arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the versions."""
+    """Print the versions; return the exit status."""
     tower = tower_version()
     system = read_os_release(OS_RELEASE)
     if args.json:

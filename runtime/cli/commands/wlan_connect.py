@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower wlan-connect SSID`: the router joins another Wi-Fi network."""
+"""`tower wlan-connect SSID`: let the router join another Wi-Fi network."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ In place of the password, the key itself is taken, too: 64 hexadecimal digits, a
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The network."""
+    """Declare the command's arguments."""
     parser.add_argument("ssid", metavar="SSID", help="the network's name")
-    parser.add_argument("--hex", action="store_true", help="the name is given by its bytes, in hexadecimal")
+    parser.add_argument("--hex", action="store_true", help="the name is given as bytes in hexadecimal")
     parser.add_argument("--timeout", type=int, default=60, metavar="SECONDS", help="to connect (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Ask for the password, let the router join, and remember the network."""
+    """Ask for the password, let the router join, and save the network; return the exit status."""
     view, tower = View(json=args.json), tower_of_user()
     ssid = parse_ssid_hex(args.ssid) if args.hex else parse_ssid(args.ssid)
     name = ssid_text(ssid)

@@ -263,7 +263,7 @@ def test_an_index_that_is_very_old_is_said(upstream: Upstream, checkout_path: Pa
     driver, quiet = upstream.driver(checkout_path), Quiet()
     driver.settings = replace(driver.settings, warn_after_days=90)
     driver.lock(quiet)
-    assert len([line for line in quiet.said if "does the mirror still follow?" in line]) == 4
+    assert len([line for line in quiet.said if "is the mirror still updated?" in line]) == 4
 
 
 @pytest.mark.parametrize(("key", "expected"), [("stranger", "stranger.rsa.pub"), ("aarch64", "two.rsa.pub")])

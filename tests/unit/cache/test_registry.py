@@ -140,7 +140,7 @@ def test_it_drips(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 429, 500, 503])
 def test_it_refuses(fake: Fake, status: int) -> None:
     fake.answer = lambda request: send(request, status)
-    with pytest.raises(UnavailableError, match=f"refuses \\({status}"):
+    with pytest.raises(UnavailableError, match=f"refuses GET \\({status}"):
         fake.registry.manifest("tag")
 
 

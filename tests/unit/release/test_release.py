@@ -82,7 +82,7 @@ def reasons(factory: Factory, version: str = "1.2") -> str:
 def test_lab_is_never_released(tmp_path: Path) -> None:
     factory = opened(tmp_path, Settings(channel="lab", compress="none"))
     boot_all(factory)
-    assert reasons(factory) == "release 1.2: refused, for a reason\n  channel lab: nothing of it may be released"
+    assert reasons(factory) == "release 1.2: refused for a reason\n  channel lab: its images may not be released"
 
 
 def test_every_reason_at_once(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_every_reason_at_once(tmp_path: Path) -> None:
     assert "for 4 reasons" in said
     assert "version=1.3: pyproject.toml says 1.2" in said
     assert "checkout: differs from its commit in new, overlay/etc/motd" in said
-    assert f"{OTHER}: is not built from what is now in the checkout; run: ./ci/doit host" in said
-    assert "pc.img: was not started yet" in said or "pc.img: is not built" in said
+    assert f"{OTHER}: is not built from the present checkout; run: ./ci/doit host" in said
+    assert "pc.img: was not booted yet" in said or "pc.img: is not built" in said
 
 
 def test_boot_tests(built: Factory, original: Path) -> None:
@@ -106,7 +106,7 @@ def test_boot_tests(built: Factory, original: Path) -> None:
     other.write_text(other.read_text().replace("host-rpi", "host-pc").replace("false", "true"))
     for damaged in (b"damaged", other.read_bytes()):
         path.write_bytes(damaged)
-        assert f"{IMAGE}: was not started yet; run: ./ci/doit boot:host-pc" in reasons(built)
+        assert f"{IMAGE}: was not booted yet; run: ./ci/doit boot:host-pc" in reasons(built)
     boot_all(built)
     check_release(built, "1.2")
 
@@ -116,7 +116,7 @@ def test_an_image_that_was_edited(tmp_path: Path) -> None:
     boot_all(factory)
     path = publish.dist_folder(factory.paths) / IMAGE
     path.write_bytes(path.read_bytes().replace(b"end", b"END"))
-    assert f"{IMAGE}: is not built from what is now in the checkout" in reasons(factory)
+    assert f"{IMAGE}: is not built from the present checkout" in reasons(factory)
 
 
 @pytest.mark.parametrize("ending", ["", ".bmap", ".manifest.json"])
@@ -168,13 +168,13 @@ def test_without_git(tmp_path: Path) -> None:
     factory = opened(tmp_path)
     boot_all(factory)
     (tmp_path / ".git").rename(tmp_path / "dist" / "git")
-    assert "checkout: git cannot say what it is" in reasons(factory)
+    assert "checkout: git cannot tell its state" in reasons(factory)
 
 
 def test_a_release_is_written_once(built: Factory, original: Path) -> None:
     boot_all(built)
     before = sorted(path.name for path in original.parent.iterdir())
-    with pytest.raises(ReleaseError, match="is there already"):
+    with pytest.raises(ReleaseError, match="exists already"):
         write_release(built, check_release(built, "1.2"), KEY)
     assert sorted(path.name for path in original.parent.iterdir()) == before
 
@@ -348,8 +348,8 @@ def a_comment_of_nothing(folder: Path) -> None:
         (a_folder, "more: is not in SHA256SUMS"),
         (a_link, "is not a plain file"),
         (images_exchanged, "sha256 .*, expected"),
-        (sums_of_another_file, "its signature is of a file of another name: other"),
-        (image_of_another_version, "which is not of this release"),
+        (sums_of_another_file, "its signature is for a file with another name: other"),
+        (image_of_another_version, "which is not this release"),
         (a_comment_of_nothing, "is not that of a file of a release"),
     ],
 )
@@ -417,17 +417,17 @@ def test_bad_sums(text: bytes) -> None:
 
 def test_k_of_n(folder: Path, built: Factory, tmp_path: Path) -> None:
     own = own_statement(built, check_rebuild(built))
-    with pytest.raises(VerifyError, match="attested by 0 of the 1 rebuilders that are needed \\(nobody\\)"):
+    with pytest.raises(VerifyError, match="0 of the 1 needed rebuilders attested it \\(nobody\\)"):
         inspect(folder, need=1)
     for key in (REBUILDERS[0], SecretKey.generate(), REBUILDERS[0], KEY):
         attest(folder, own, key)
     assert inspect(folder, need=1).rebuilders == (REBUILDERS[0].public_key,)
-    with pytest.raises(VerifyError, match="attested by 1 of the 2"):
+    with pytest.raises(VerifyError, match="1 of the 2 needed"):
         inspect(folder, need=2)
     # The same attestation under another name counts once.
     name = f"{REBUILDERS[0].public_key.name}.minisig"
     shutil.copy(folder / "attestations" / name, folder / "attestations" / "copy.minisig")
-    with pytest.raises(VerifyError, match="attested by 1 of the 2"):
+    with pytest.raises(VerifyError, match="1 of the 2 needed"):
         inspect(folder, need=2)
     attest(folder, own, REBUILDERS[1])
     assert len(inspect(folder, need=2).rebuilders) == 2
@@ -440,7 +440,7 @@ def test_one_key_with_two_numbers(folder: Path, built: Factory) -> None:
     own = own_statement(built, check_rebuild(built))
     for key in (first, again):
         attest(folder, own, key)
-    with pytest.raises(VerifyError, match="attested by 1 of the 2"):
+    with pytest.raises(VerifyError, match="1 of the 2 needed"):
         inspect_release(folder, [KEY.public_key], [first.public_key, again.public_key], 2)
 
 
@@ -455,7 +455,7 @@ def test_bad_attestations(folder: Path, built: Factory) -> None:
         with pytest.raises(VerifyError):
             inspect(folder, need=1)
     path.write_bytes(REBUILDERS[0].sign_bytes(own, "for another purpose"))
-    with pytest.raises(VerifyError, match="which is no attestation"):
+    with pytest.raises(VerifyError, match="which is not an attestation"):
         inspect(folder)
     path.write_bytes(data)
     (folder / "attestations" / "notes.txt").write_text("x")

@@ -100,7 +100,7 @@ def test_statuses_are_distinct() -> None:
     [
         (["provision", "Web"], 10, "not a host name"),
         (["provision", "../web"], 10, "not a host name"),
-        (["provision", "thinclient"], 10, "not for a host"),
+        (["provision", "thinclient"], 10, "cannot name a host"),
         (["provision", "web"], 11, "none yet"),
         (["provision", "router", "--offline"], 10, "online"),
         (["provision", "router"], 10, "Wi-Fi"),

@@ -42,7 +42,7 @@ def test_times(line: str, seconds: float, error: float) -> None:
      "status: 64 time.tv_usec: 1 time.tv_sec: 1", "1795423675 "],
 )  # fmt: skip
 def test_no_times(line: str) -> None:
-    with pytest.raises(GarbageError, match="web: answers what is no time"):
+    with pytest.raises(GarbageError, match="web: its answer is not a time"):
         clock.parse_time(line, "web")
 
 
@@ -51,7 +51,7 @@ def test_any_text_is_a_time_or_refused(line: str) -> None:
     try:
         seconds, error = clock.parse_time(line, "web")
     except GarbageError as refused:
-        assert refused.message == "web: answers what is no time"
+        assert refused.message == "web: its answer is not a time"
     else:
         assert 0 <= seconds < 1e12
         assert error in (0, 0.5)

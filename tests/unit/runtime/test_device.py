@@ -55,9 +55,9 @@ REFUSED = {
     ),
     "part of LVM": (
         row("sdb", children=[part("sdb1", children=[row("vg-lv", type="lvm", path="/dev/mapper/vg-lv")])]),
-        r"in use: /dev/mapper/vg-lv \(lvm\) is made of it",
+        r"in use: /dev/mapper/vg-lv \(lvm\) is built on it",
     ),
-    "part of a RAID": (row("sdb", children=[row("md0", type="raid1")]), r"in use: /dev/md0 \(raid1\) is made of it"),
+    "part of a RAID": (row("sdb", children=[row("md0", type="raid1")]), r"in use: /dev/md0 \(raid1\) is built on it"),
     "opened LUKS": (row("sdb", children=[part("sdb1", children=[row("c", type="crypt")])]), "in use: /dev/c"),
     "one of several paths": (row("sdb", children=[row("mpatha", type="mpath")]), "in use: /dev/mpatha"),
     "sectors of 4096 bytes": (row("sdb", **{"log-sec": 4096}), "has sectors of 4096 bytes"),
@@ -214,7 +214,7 @@ def test_a_disk_is_counted_when_it_comes() -> None:
 
 DOUBTS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "none": ([row("sdb"), row("sdc", serial="S2")], ""),
-    "no number": ([row("sdb", serial=None)], "/dev/sdb has no serial number: another disk of 16 GB"),
+    "no number": ([row("sdb", serial=None)], "/dev/sdb has no serial number: tower could not tell another disk of 16 GB"),
     "twins": ([row("sdb", serial=None), row("sdc", serial="")], "/dev/sdb and /dev/sdc have the same size and no serial number"),
     "one number for all": ([row("sdb"), row("sdc")], "/dev/sdb and /dev/sdc have the same size and the same serial number"),
     "one in use": ([row("sdb"), row("sdc", mountpoints=["/"])], "/dev/sdb and /dev/sdc have the same size"),

@@ -95,16 +95,16 @@ def fetched(folder: Path, server: Server, wanted: Package, start: bytes = b"") -
 
 WRONG = list(wrong(b"x" * 100))
 TEXTS = {
-    "a page": r"a page for people \(text/html\)",
-    "a page without a length": "a page for people",
-    "a page in chunks": "a page for people",
-    "less than it said": r"\d+ bytes did not come",
+    "a page": r"a web page \(text/html\)",
+    "a page without a length": "a web page",
+    "a page in chunks": "a web page",
+    "less than it said": r"\d+ bytes are missing",
     "more than it said and than there is": "more than the",
     "more, in chunks": "more than the",
     "status 500": "says 500 Oops",
     "status 401": "says 401",
-    "a circle": "around in circles",
-    "a redirect to a file": "where we do not go",
+    "a circle": "redirects in circles",
+    "a redirect to a file": "which tower does not follow",
     "a redirect to nowhere": "",
     "dripping headers": "too slow: less than 1000 bytes",
     "dripping bytes": "too slow",
@@ -225,7 +225,7 @@ def test_redirects_between_http_and_https(tmp_path: Path, trusted: Authority) ->
     with served(serving({})) as plain, served(led_to("http"), trusted.server) as here:
         with (
             downloads_from(tmp_path / "two", here, plain) as (downloads, repository),
-            pytest.raises(PackageError, match="where we do not go"),
+            pytest.raises(PackageError, match="which tower does not follow"),
         ):
             downloads.package(repository, ARCH, wanted, lambda _: None)
         assert not plain.asked
@@ -293,7 +293,7 @@ def test_a_package_that_was_changed_in_the_cache(tmp_path: Path) -> None:
         assert downloads.has(big), "its head says nothing of its content"
         again = fetch_all([wanted], downloads, cast(Any, view))
         assert again[big.checksum].read_bytes() == SERVED[BIG]
-        assert [line for line in view.said if "fetched anew" in line] == view.said
+        assert [line for line in view.said if "fetched again" in line] == view.said
         assert len(view.said) == 1
         # What the server itself has changed is refused, and not fetched over and over.
         files[big.checksum].unlink()
@@ -306,7 +306,7 @@ def test_a_package_that_was_changed_in_the_cache(tmp_path: Path) -> None:
 
 
 def test_an_index_that_was_changed_in_the_cache(tmp_path: Path) -> None:
-    """The server says that there are no news of it; it is fetched anew once, and said."""
+    """The server says that there are no news of it; it is fetched again once, and said."""
     said: list[str] = []
 
     def act(asked: Any) -> Iterator[bytes]:
@@ -327,7 +327,7 @@ def test_an_index_that_was_changed_in_the_cache(tmp_path: Path) -> None:
         assert _checked(one, 0, path, downloads, {}).packages
         assert path.read_bytes() == SERVED[INDEX]
         assert len(said) == 1
-        assert "it is fetched anew" in said[0]
+        assert "it is fetched again" in said[0]
         # Fresh from the server, it is refused.
         server.act = says(head(Content_Length=len(SERVED[INDEX])), SERVED[INDEX][:-300] + b"!" + SERVED[INDEX][-299:])
         downloads.forget_index(path)

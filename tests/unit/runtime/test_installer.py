@@ -61,7 +61,7 @@ def test_the_hash_is_shown_nowhere() -> None:
 REFUSED = {
     "empty": (b"", "cut off"),
     "only comments": (b"# nothing\n", "no ROOT_DISK, BOOT_DEVICE, USERNAME, PASSWORD_HASH"),
-    "no end": (text()[:-1], "its last line has no end"),
+    "no end": (text()[:-1], "its last line has no newline"),
     "cut off within a value": (text()[:-5] + b"\n", "line 9 is not NAME='value'"),
     "CRLF": (text().replace(b"\n", b"\r\n"), "CRLF"),
     "CR alone": (text().replace(b"\n", b"\r"), "CRLF"),
@@ -69,7 +69,7 @@ REFUSED = {
     "no UTF-8": (text(LANG=None) + b"LANG='\xff'\n", "UTF-8"),
     "NUL": (text() + b"\0\n", "line 10 is not"),
     "unknown": (text(PASSWORD="x"), "line 10: PASSWORD is not known"),
-    "twice": (text() + b"SWAP='1G'\n", "line 10: SWAP is there twice"),
+    "twice": (text() + b"SWAP='1G'\n", "line 10: SWAP occurs twice"),
     "no quotes": (b"ROOT_DISK=/dev/sda\n", "line 1 is not NAME='value'"),
     "double quotes": (b'ROOT_DISK="/dev/sda"\n', "line 1 is not NAME='value'"),
     "spaces": (b"ROOT_DISK = '/dev/sda'\n", "line 1 is not NAME='value'"),
@@ -80,7 +80,7 @@ REFUSED = {
     "an option for a disk": (text(BOOT_DEVICE="--force"), "BOOT_DEVICE is '--force'"),
     "a path elsewhere": (text(BOOT_DEVICE="/etc/passwd"), "BOOT_DEVICE is '/etc/passwd'"),
     "a path that climbs": (text(BOOT_DEVICE="/dev/../etc/passwd"), "BOOT_DEVICE is"),
-    "root": (text(USERNAME="root"), "root is not for logging in"),
+    "root": (text(USERNAME="root"), "root cannot log in"),
     "a user for a shell": (text(USERNAME="al;id"), "cannot be a user"),
     "two users": (text(USERNAME="al:x"), "cannot be a user"),
     "a password": (text(PASSWORD_HASH="secret"), "hash of a password"),
@@ -187,7 +187,7 @@ NO_PLAN = {
     "boot is the medium": ((row("sda"), MEDIUM), {"BOOT_DEVICE": "ISO"}, "BOOT_DEVICE, .*is in use: /media/sdc"),
     "root in use": ((row("sda", mountpoints=["/"]), stick()), {}, "is in use: /"),
     "root is part of LVM": (
-        (row("sda", children=[row("vg", type="lvm", path="/dev/mapper/vg")]), stick()), {}, "/dev/mapper/vg .* is made of it"
+        (row("sda", children=[row("vg", type="lvm", path="/dev/mapper/vg")]), stick()), {}, "/dev/mapper/vg .* is built on it"
     ),
     "root write-protected": ((row("sda", ro=True), stick()), {}, "is write-protected"),
     "boot write-protected": ((row("sda"), stick(ro=True)), {}, "is write-protected"),
@@ -349,7 +349,7 @@ def test_back(monkeypatch: pytest.MonkeyPatch) -> None:
         (0, "/dev/sdd", "4.36 GB are needed"),
         (1, "/dev/sda", "is not removable"),
         (2, "lots", "is not a size"),
-        (3, "root", "is not for logging in"),
+        (3, "root", "cannot log in"),
         (3, "", "cannot be a user"),
         (6, "uk", "is it one of: gb, ua?"),
         (7, "fr-klingon", "is not a variant"),

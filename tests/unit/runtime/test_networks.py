@@ -42,7 +42,7 @@ def test_colors_never_clash() -> None:
 
 
 def test_a_leg_that_this_machine_has_not() -> None:
-    with pytest.raises(AnswerError, match="no leg in the offline network: eth1 has not the address"):
+    with pytest.raises(AnswerError, match="not in the offline network: eth1 has no address"):
         provision.check_network(IPv4Address("192.168.3.200"), online=False)
 
 
@@ -53,6 +53,6 @@ def test_an_address_that_somebody_has(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(provision, "_SSH", server.getsockname()[1])
         for address in ("127.0.0.1", "127.0.0.2"):
-            with pytest.raises(AnswerError, match="somebody has this address already"):
+            with pytest.raises(AnswerError, match="another machine has this address already"):
                 provision.check_network(IPv4Address(address), online=False)
     provision.check_network(IPv4Address("192.0.2.1"), online=False)

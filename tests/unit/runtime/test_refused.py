@@ -308,7 +308,7 @@ def test_others_are_ours_too(
     assert main.main(["provision", "vault", *wish, "--no-wait", "--yes"]) == status
     told = capsys.readouterr().err
     assert said in told
-    assert "go on with: tower provision --resume vault" in told
+    assert "continue with: tower provision --resume vault" in told
 
 
 def test_in_a_folder_that_is_gone(home: Path) -> None:

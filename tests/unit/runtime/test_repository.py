@@ -47,13 +47,13 @@ def test_a_good_state() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("arch", b"x86 64", "is no architecture"),
-        ("arch", b"../../x", "is no architecture"),
-        ("digest", b"f00", "is no digest"),
-        ("serial", b"-1", "is no serial number"),
-        ("serial", b"1" * 30, "is no serial number"),
-        ("world", b"--allow-untrusted", "no name of a package"),
-        ("world", b"a;b", "no name of a package"),
+        ("arch", b"x86 64", "as its architecture"),
+        ("arch", b"../../x", "as its architecture"),
+        ("digest", b"f00", "as its digest"),
+        ("serial", b"-1", "as its serial number"),
+        ("serial", b"1" * 30, "as its serial number"),
+        ("world", b"--allow-untrusted", "not the name of a package"),
+        ("world", b"a;b", "not the name of a package"),
     ],
 )
 def test_a_state_that_makes_no_sense(name: str, content: bytes, says: str) -> None:
@@ -63,7 +63,7 @@ def test_a_state_that_makes_no_sense(name: str, content: bytes, says: str) -> No
 
 @pytest.mark.parametrize("name", ["arch", "digest", "installed", "repositories", "serial", "world"])
 def test_a_state_without_a_part(name: str) -> None:
-    with pytest.raises(AnswerError, match=f"does not say its {name}"):
+    with pytest.raises(AnswerError, match=f"does not send its {name}"):
         parse_state(archive({key: value for key, value in GOOD.items() if key != name}), "web")
 
 
@@ -81,14 +81,14 @@ def test_a_link_is_no_file() -> None:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
             tar.addfile(member)
-    with pytest.raises(AnswerError, match="does not say its"):
+    with pytest.raises(AnswerError, match="does not send its"):
         parse_state(out.getvalue(), "web")
 
 
 def test_heads_that_are_nested_without_end() -> None:
     head = tarfile.TarInfo("x")
     head.type = tarfile.GNUTYPE_LONGNAME
-    with pytest.raises(AnswerError, match="no archive"):
+    with pytest.raises(AnswerError, match="not an archive"):
         parse_state(head.tobuf(tarfile.GNU_FORMAT) * 5000, "web")
 
 

@@ -62,7 +62,7 @@ def test_root_provisions_for_who_became_root(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("DOAS_USER", name)
         assert current_user() == name
     monkeypatch.setenv("DOAS_USER", "DOM\\alice")
-    with pytest.raises(ValueRefusedError, match="who runs this") as raised:
+    with pytest.raises(ValueRefusedError, match="the host gets your user name") as raised:
         current_user()
     assert raised.value.hint == "give another name: --username alice"
     monkeypatch.delenv("DOAS_USER")

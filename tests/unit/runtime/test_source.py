@@ -65,7 +65,7 @@ def test_what_the_manifest_says(image: Path) -> None:
 @pytest.mark.parametrize("ending", ["", ".bmap", ".manifest.json"])
 def test_a_file_that_is_missing(image: Path, ending: str) -> None:
     image.with_name(image.name + ending).unlink()
-    with pytest.raises(ImageProblemError, match="there is no"):
+    with pytest.raises(ImageProblemError, match=r"no such image|there is no"):
         read_source(image)
 
 
@@ -111,11 +111,11 @@ def test_without_a_signature_only_for_development(image: Path, tmp_path: Path, m
     release(tmp_path, monkeypatch, "lab")
     assert "not signed" in check_source(read_source(image), unsigned=False)
     release(tmp_path, monkeypatch, "alpine-v3.24")
-    with pytest.raises(ImageProblemError, match="not signed"):
+    with pytest.raises(ImageProblemError, match="did not sign it"):
         check_source(read_source(image), unsigned=False)
     assert "not signed" in check_source(read_source(image), unsigned=True)
     write_manifest(image, channel="alpine-v3.24", releasable=True)
-    with pytest.raises(ImageProblemError, match="not signed"):
+    with pytest.raises(ImageProblemError, match="did not sign it"):
         check_source(read_source(image), unsigned=False)
 
 
@@ -127,7 +127,7 @@ def test_images_of_the_own_medium_need_no_signature(image: Path, tmp_path: Path,
     listed = tmp_path / "images.sha256"
     monkeypatch.setattr("tower.image.source.OWN_IMAGES", listed)
     good = f"{'0' * 64}  other.img\n{found.sha256}  {image.name}\n"
-    refused = pytest.raises(ImageProblemError, match="not signed")
+    refused = pytest.raises(ImageProblemError, match="did not sign it")
     for text, mode in ((None, 0), (good, 0o666), (good, 0o664), (f"{found.sha256}\n", 0o644), (f"{good}x\n", 0o644), ("", 0o644)):
         if text is not None:
             listed.write_text(text)

@@ -146,7 +146,7 @@ def test_order_of_hosts(tower: Tower, settings: TowerEnv) -> None:
     with pytest.raises(HostError, match="a router already"):
         add(tower, settings, "router", online=True)
     assert str(add(tower, settings, "web", online=True).env.address) == "192.168.2.200"
-    with pytest.raises(HostError, match="such a host already"):
+    with pytest.raises(HostError, match="this host exists already"):
         add(tower, settings, "web")
 
 
@@ -269,7 +269,7 @@ def test_links_among_what_killed_ones_left(tower: Tower, settings: TowerEnv, tmp
 def test_a_folder_of_another_host_is_refused(tower: Tower, settings: TowerEnv) -> None:
     host = add(tower, settings, "vault")
     host.folder.rename(host.folder.with_name("other"))
-    with pytest.raises(StateError, match="is of host vault"):
+    with pytest.raises(StateError, match="is for host vault"):
         tower.hosts()
 
 

@@ -69,7 +69,7 @@ def test_what_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_host_that_says_so(kind: str) -> None:
-    with pytest.raises(AnswerError, match="no archive"):
+    with pytest.raises(AnswerError, match="not an archive"):
         parse_state(REFUSED[kind], "web")
 
 

@@ -56,8 +56,8 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str, str]] = {
     ),
     "xz: cut off": (".xz", lambda: lzma.compress(RAW)[:-9], "cannot be unpacked: .*\n.*Unexpected end of input", "again"),
     "xz: is none": (".xz", lambda: RAW, "xz: exit status 1\n.*File format not recognized", "again"),
-    "gzip": (".gz", lambda: gzip.compress(RAW), "is packed with gzip", "that they gave it"),
-    "packed without saying so": ("", lambda: zstd(RAW), "is packed with zstd", "that they gave it"),
+    "gzip": (".gz", lambda: gzip.compress(RAW), "is packed with gzip", "and keep its name"),
+    "packed without saying so": ("", lambda: zstd(RAW), "is packed with zstd", "and keep its name"),
 }
 
 
