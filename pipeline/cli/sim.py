@@ -36,7 +36,10 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
         arguments=True,
     )
     yield task(
-        "sim:screen", partial(show, factory), doc=f"take a picture of a machine's screen: {THIN_CLIENT} [FILE.png]", arguments=True
+        "sim:screen",
+        partial(show, factory),
+        doc=f"take a picture of a machine's screen: {THIN_CLIENT} [FILE.png]",
+        arguments=True,
     )
     yield task("sim:stop", partial(stop, factory), doc="end the running Tower")
 
