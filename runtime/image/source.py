@@ -177,7 +177,7 @@ def check_source(source: ImageSource, *, unsigned: bool) -> str:
     own = read_os_release(OS_RELEASE).get("TOWER_CHANNEL", "")
     if not unsigned and (source.releasable or own != source.channel):
         raise ImageProblemError(
-            f"{path}: its makers did not sign it",
+            f"{path}: is not signed by its makers",
             hint="use --unsigned only for images for development",
         )
     return f"not signed: from the development channel {source.channel}"
