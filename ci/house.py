@@ -23,7 +23,7 @@ ORDER: Final = {
         "release", "sim", "cli",
     ),
     "runtime": (
-        "base", "hosts", "image", "disk", "ssh", "provision", "install", "upgrade", "installer", "status", "audit", "cli",
+        "base", "hosts", "image", "disk", "ssh", "gui", "provision", "install", "upgrade", "installer", "status", "audit", "cli",
     ),
 }  # fmt: skip
 """The folders of each package, from the ground up."""

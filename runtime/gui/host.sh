@@ -1,0 +1,167 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Applications with a display of their own. `tower` sends this script along with each use: nothing of it is installed on a host.
+#
+#   start ID WIDTHxHEIGHT GRACE PROGRAM [ARGUMENT...]   the key of the display comes on stdin; prints what `attach` does
+#   wait ID      until the application has ended; prints its status and the end of what it said
+#   attach ID    prints the key of its display
+#   connect ID pictures|display   to its VNC server or its X server, by stdin and stdout
+#   stop ID      end it: politely, and then not
+#   list         one line each: ID, seconds since it was started, program
+#   shows PATTERN   whether a program, as an extended regular expression has it, has an entry among graphical applications
+#
+# Each has a folder that only its user may enter: the X server's key, the socket of its VNC server, the pid of the shell that
+# looks after both. That shell's command line holds the ID, so that a pid of another time is recognised.
+set -eu
+umask 077
+windows=${HOME:?}/.cache/tower/windows
+no_display=91 no_program=92 no_server=93 no_window=94
+
+alive() {
+	{ read -r pid <"$windows/$1/pid"; } 2>/dev/null || return 1
+	case $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) in
+	*" start $1 "*) ;;
+	*) return 1 ;;
+	esac
+}
+
+# What is left of an end that nobody asked for any more, or of a power failure.
+sweep() {
+	for place in "$windows"/*/; do
+		one=${place%/} one=${one##*/}
+		[ -d "$place" ] || continue
+		alive "$one" || find "$windows/$one" -prune -mmin +60 -exec rm -rf {} +
+	done
+}
+
+look_after() {
+	trap '' HUP
+	# Others who open it for reading see its end when this shell has gone, whatever ended it.
+	exec 9<>end
+	Xvnc -displayfd 3 -auth "$PWD/key" -geometry "$size" -depth 24 -desktop "$id" -noreset -nolisten tcp \
+		-rfbport -1 -rfbunixpath "$PWD/rfb" -rfbunixmode 384 -SecurityTypes None -MaxDisconnectionTime "$grace" \
+		-AcceptCutText=0 -SendCutText=0 -SendPrimary=0 -SetPrimary=0 3>number 9>&- >server-said 2>&1 &
+	server=$!
+	while kill -0 $server 2>/dev/null && ! { read -r display <number && [ -S rfb ]; }; do sleep 0.02; done
+	kill -0 $server 2>/dev/null || { rm -f rfb; return; }
+	mkfifo said
+	{ head -c 65536 >saying; cat >/dev/null; } <said 9>&- &
+	# As if it were started from its own shell: in the home, with what a login sets.
+	(cd && exec env DISPLAY=":$display" XAUTHORITY="$windows/$id/key" "$@") </dev/null >said 2>&1 9>&- &
+	application=$!
+	echo "$application" >application
+	mv number display
+	status=0
+	wait $application || status=$?
+	echo "$status" >status
+	exec 9>&-
+	# An application may have begun another one. When all windows are closed, somebody says `stop`.
+	wait $server || :
+	rm -f rfb key
+}
+
+start() {
+	id=$1 size=$2 grace=$3
+	shift 3
+	if ! command -v Xvnc || ! command -v socat; then exit $no_display; fi >/dev/null
+	command -v -- "$1" >/dev/null || exit $no_program
+	mkdir -p "$windows"
+	sweep
+	mkdir "$windows/$id"
+	cd "$windows/$id"
+	cat >key
+	mkfifo end
+	printf '%s\n' "$1" >name
+	# Nothing that ssh waits for stays open: a shell keeps what it redirects for a function alone.
+	(
+		exec </dev/null >/dev/null 2>&1
+		look_after "$@"
+	) &
+	echo $! >pid
+	while [ ! -e display ]; do
+		if ! alive "$id"; then
+			tail -n 5 server-said >&2
+			cd "$windows"
+			rm -rf "$id"
+			exit $no_server
+		fi
+		sleep 0.02
+	done
+	attach "$id"
+}
+
+attach() {
+	alive "$1" || exit $no_window
+	cat "$windows/$1/key"
+}
+
+connect() {
+	alive "$1" || exit $no_window
+	socket=$windows/$1/rfb
+	if [ "$2" = display ]; then
+		read -r display <"$windows/$1/display"
+		socket=/tmp/.X11-unix/X$display
+	fi
+	exec socat - "UNIX-CONNECT:$socket"
+}
+
+await() {
+	cd "$windows/$1" 2>/dev/null || exit $no_window
+	if alive "$1" && [ ! -e status ]; then
+		# Nobody writes into it: the end is what is waited for, or that of who asked.
+		cat end &
+		waits=$!
+		exec 8<&0
+		{
+			read -r _ || :
+			kill $waits
+		} <&8 &
+		wait $waits || :
+		kill $! 2>/dev/null || :
+	fi
+	cat status 2>/dev/null || echo lost
+	tail -c 2000 saying 2>/dev/null || :
+}
+
+stop() {
+	cd "$windows/$1" 2>/dev/null || exit $no_window
+	if alive "$1"; then
+		# All that it started is in one group, unless it took care not to be; that loses its display.
+		read -r _ _ _ _ group _ <"/proc/$pid/stat"
+		read -r program <application || program=
+		[ -e status ] || kill -s TERM "$program" 2>/dev/null || :
+		tries=0
+		while [ ! -e status ] && [ $((tries += 1)) -le 50 ]; do sleep 0.1; done
+		kill -s KILL -- "-$group" 2>/dev/null || :
+		while alive "$1"; do sleep 0.02; done
+	fi
+	cd "$windows"
+	rm -rf "$1"
+}
+
+list() {
+	now=$(date +%s)
+	for place in "$windows"/*/; do
+		one=${place%/} one=${one##*/}
+		{ [ -e "$place/display" ] && alive "$one"; } || continue
+		echo "$one $((now - $(date -r "$place/display" +%s))) $(head -c 200 "$place/name")"
+	done
+	[ ! -d "$windows" ] || sweep
+}
+
+shows() {
+	cd /usr/share/applications 2>/dev/null || exit 1
+	grep -qsE -e "^Exec=(/[^ ]*/)?$1( |\$)" -- *.desktop
+}
+
+action=$1
+shift
+case $action in
+start) start "$@" ;;
+wait) await "$@" ;;
+attach) attach "$@" ;;
+connect) connect "$@" ;;
+stop) stop "$@" ;;
+list) list ;;
+shows) shows "$@" ;;
+esac

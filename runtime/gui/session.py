@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An application of a host in a window here, from its start to its end.
+
+The host runs the application on a display of its own (`host.sh`), whose pictures come through the one connection, past the
+filter of `tower.gui.rfb`, to a viewer. When the connection breaks, or the viewer, the application lives on for a while, and
+can be attached again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tower.base import proc, streams
+from tower.base.errors import (
+    AnswerError,
+    GarbageError,
+    HostError,
+    LostError,
+    RemoteError,
+    StoppedError,
+    ToolError,
+    ValueRefusedError,
+    printable,
+)
+from tower.gui.rfb import OddError, relay
+from tower.gui.x11 import key_in, new_key
+from tower.ssh.sessions import Session
+
+if TYPE_CHECKING:
+    import subprocess
+
+PYTHON: Final = "/usr/bin/python3"
+"""The system's own, which has the libraries of the desktop."""
+GRACE: Final = 3600
+"""Seconds that an application lives without a window."""
+ID: Final = re.compile(r"[0-9a-f]{8}")
+_PROGRAM: Final = re.compile(r"[A-Za-z0-9_.+-]+")
+_SIZE: Final = "1024x768"
+_STATUSES: Final = {91: "display", 92: "program", 93: "server", 94: "window"}
+"""Those of host.sh."""
+_SECONDS: Final = 30.0
+_MOMENT: Final = 5.0
+"""Seconds in which the end of one thing is followed by that of another."""
+_LOST: Final = 255
+"""What ssh says when it has no connection."""
+_PASSED: Final = (
+    "DBUS_SESSION_BUS_ADDRESS", "GDK_BACKEND", "GDK_DPI_SCALE", "GDK_SCALE", "GTK_THEME", "LANG", "XAUTHORITY", "XDG_CONFIG_HOME",
+    "XDG_DATA_DIRS",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An application that a host runs for a window."""
+
+    host: str
+    number: str
+    seconds: int
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """Where an application's display is."""
+
+    number: str
+    key: bytes
+
+
+def has_screen() -> bool:
+    """Whether this `tower` was started in a desktop."""
+    return bool(os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY"))
+
+
+def is_graphical(session: Session, program: str) -> bool:
+    """Whether the host's packages list a program among graphical applications."""
+    if _PROGRAM.fullmatch(program) is None:
+        return False
+    pattern = program.replace(".", "[.]").replace("+", "[+]")
+    return _host(session, "shows", pattern, check=False).status == 0
+
+
+def start(session: Session, argv: Sequence[str]) -> Display:
+    """Start an application on a display of its own. Raises RemoteError if the host lacks it, or what shows it."""
+    if not has_screen():
+        raise ValueRefusedError("there is no desktop here to open a window in", hint="start it: startw")
+    number = secrets.token_hex(4)
+    return _display(session, number, _host(session, "start", number, _SIZE, str(GRACE), *argv, data=new_key()[1]).stdout)
+
+
+def attach(session: Session, number: str) -> Display:
+    """The display of an application that runs already. Raises HostError if there is none."""
+    return _display(session, number, _host(session, "attach", number).stdout)
+
+
+def listed(session: Session) -> list[Running]:
+    """The applications that a host runs for windows, whoever has started them."""
+    found = []
+    for line in _host(session, "list").stdout.decode(errors="replace").splitlines():
+        number, seconds, program = (*line.split(" ", 2), "", "")[:3]
+        if ID.fullmatch(number) is None or not seconds.isascii() or not seconds.isdigit():
+            raise GarbageError(f"{session.host.name}: lists {line[:40]!r}, which is no window")
+        found.append(Running(session.host.name, number, int(seconds), printable(program)[:100]))
+    return found
+
+
+def stop(session: Session, number: str) -> None:
+    """End an application: it is asked to, and after five seconds it must."""
+    _host(session, "stop", number)
+
+
+def show(session: Session, display: Display, name: str, colour: str | None) -> int:
+    """Show an application in a window until it ends; its exit status, 128+N if signal N ended it.
+
+    Raises StoppedError if a signal told us to stop: then it is stopped, too. Raises LostError if the connection broke and does
+    not come back; ToolError if the viewer fails: then the application lives on.
+    """
+    ends = time.monotonic() + GRACE
+    while True:
+        try:
+            status = _Window(session, display, name, colour).show()
+            break
+        except LostError as error:
+            if time.monotonic() > ends:
+                raise
+            streams.note(f"{error.message}; {name} lives on, trying again\n")
+            _reach(session, ends)
+            display = attach(session, display.number)
+        except (KeyboardInterrupt, StoppedError):
+            with suppress(AnswerError, RemoteError):
+                stop(session, display.number)
+            raise
+    with suppress(AnswerError, RemoteError):
+        stop(session, display.number)
+    return status
+
+
+def _reach(session: Session, ends: float) -> None:
+    """Make the connection again. Raises LostError if that is not possible until a time."""
+    pause = 0.5
+    while True:
+        try:
+            session.ensure()
+            if session.alive():
+                return
+        except AnswerError as error:
+            if time.monotonic() > ends:
+                raise LostError(error.message, hint=error.hint) from None
+        time.sleep(pause)
+        pause = min(2 * pause, 10)
+
+
+class _Window:
+    """One viewer, and what it shows."""
+
+    def __init__(self, session: Session, display: Display, name: str, colour: str | None) -> None:
+        self.session, self.display = session, display
+        self.name, self.colour = name, colour or "-"
+        self.status: int | None = None
+        self.said = b""
+
+    def show(self) -> int:
+        """Until the application has ended; its status. Raises LostError, ToolError, GarbageError."""
+        session = self.session
+        with ExitStack() as stack:
+            server = stack.enter_context(self._connection("pictures"))
+            display = stack.enter_context(self._connection("display"))
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours)
+            with theirs:
+                viewer = stack.enter_context(self._viewer(theirs, display))
+            display.close()
+            waits = stack.enter_context(session.popen(_words("wait", self.display.number), stderr=proc.NULL))
+            try:
+                ended = relay(server, ours, f"{self.name} ({session.host.name})", lambda: self._goes_on(viewer, waits))
+            except OddError as error:
+                raise GarbageError(
+                    f"{session.host.name}: the display of {self.name} {error}", hint="is this host still yours? See: tower audit"
+                ) from None
+            return self._ended(viewer, waits, by_viewer=ended is ours or viewer.poll() is not None)
+
+    @contextmanager
+    def _connection(self, what: str) -> Iterator[socket.socket]:
+        """A connection to a server of the host, through ours to the host."""
+        argv = self.session.client(shlex.join(_words("connect", self.display.number, what)))
+        ours, theirs = socket.socketpair()
+        with ours, theirs, proc.running(argv, stdin=theirs.fileno(), stdout=theirs.fileno()):
+            theirs.close()
+            yield ours
+
+    def _viewer(self, pictures: socket.socket, display: socket.socket) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        words = (self.session.host.name, self.colour, self.name)
+        env = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        env |= {"PYTHONPATH": os.fspath(Path(__file__).parents[2]), "TOWER_KEY": self.display.key.hex()}
+        return proc.running((PYTHON, "-m", "tower.gui.viewer", *words), stdin=pictures.fileno(), stdout=display.fileno(), env=env)
+
+    def _goes_on(self, viewer: subprocess.Popen[bytes], waits: subprocess.Popen[bytes]) -> bool:
+        """Whether there is something to show. When the application has ended well, another one that it began may be there."""
+        if viewer.poll() is not None:
+            return False
+        if self.status is None and waits.poll() is not None and waits.returncode != _LOST:
+            self._take(waits)
+        if self.status is None:
+            return waits.poll() is None
+        # Again and again: a viewer that has just been started does not heed it yet, nor is it ended by it.
+        if self.status == 0:
+            viewer.send_signal(signal.SIGWINCH)
+        return self.status == 0
+
+    def _take(self, waits: subprocess.Popen[bytes]) -> None:
+        assert waits.stdout is not None  # noqa: S101  (it is a pipe)
+        line, _, self.said = waits.stdout.read(4096).partition(b"\n")
+        if not line.isdigit() or int(line) > 255:
+            raise HostError(f"{self.session.host.name}: {self.name} has ended; how is not known")
+        self.status = int(line)
+
+    def _ended(self, viewer: subprocess.Popen[bytes], waits: subprocess.Popen[bytes], *, by_viewer: bool) -> int:
+        """The status of the application, when the pictures have ended. Raises what `show` does."""
+        name = self.session.host.name
+        if self.status is None and by_viewer and proc.ended(viewer, _MOMENT) != 0:
+            hint = f"attach it again: tower run --attach {name} {self.display.number}"
+            raise ToolError(f"{name}: the window of {self.name} is gone; the application lives on", hint=hint)
+        if self.status is None:
+            if proc.ended(waits, _MOMENT) != 0 and not self.session.alive():
+                raise LostError(f"{name}: the connection broke", hint=f"tower status {name}")
+            self._take(waits)
+        assert self.status is not None  # noqa: S101  (it was taken)
+        if self.status != 0 and self.said:
+            streams.note(printable(self.said.decode(errors="replace")))
+        return self.status
+
+
+def _words(*words: str) -> list[str]:
+    return ["sh", "-c", files("tower.gui").joinpath("host.sh").read_text(), "sh", *words]
+
+
+def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) -> proc.Done:
+    """Let host.sh do something. Raises RemoteError, HostError."""
+    done = session.run(_words(*words), stdin=data, timeout=_SECONDS, check=False, most=1 << 20)
+    what = _STATUSES.get(done.status, "")
+    name = session.host.name
+    if not check or done.status == 0:
+        return done
+    if what == "display":
+        raise RemoteError(f"{name}: has no programs for windows", hint=f"install them: tower install {name} tigervnc socat")
+    if what == "program":
+        raise RemoteError(f"{name}: {words[4]}: no such program", hint=f"install it: tower install {name} {words[4]}")
+    if what == "window":
+        raise HostError(f"{name}: no application runs there as {words[1]}", hint="see those that do: tower run --list")
+    said = printable(done.stderr.decode(errors="replace"))[-1000:].strip()
+    raise RemoteError(f"{name}: no display: exit status {done.status}\n  {said}", hint=f"ssh {name}")
+
+
+def _display(session: Session, number: str, key: bytes) -> Display:
+    """A display, by what host.sh prints about it. Raises GarbageError if that is no key."""
+    try:
+        key_in(key)
+    except OddError:
+        raise GarbageError(f"{session.host.name}: says {key[:40]!r} where the key of a display was expected") from None
+    return Display(number, key)

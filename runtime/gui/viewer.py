@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The window of a host's application: `python3 -m tower.gui.viewer HOST COLOUR NAME`.
+
+On stdin it has a connection to the application's VNC server, on stdout one to its X server, whose key is in TOWER_KEY; COLOUR is
+that of the title bar, or `-`. It ends when the pictures end, and by SIGWINCH when the application has no windows left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import gi
+
+gi.require_version("Gtk", "3.0")
+gi.require_version("GtkVnc", "2.0")
+from gi.repository import Gdk, GLib, Gtk, GtkVnc  # noqa: E402  (their versions come first)
+from tower.gui.rfb import OddError  # noqa: E402
+from tower.gui.windows import Manager, Shown  # noqa: E402
+from tower.gui.x11 import key_in, open_server  # noqa: E402
+
+_PATIENCE: Final = 1500
+"""Milliseconds in which an application that has ended may have begun another one."""
+_SMALLEST: Final = (480, 360)
+"""Pixels of a window at first, so that menus are whole."""
+_LATEST: Final = 4000
+"""Milliseconds after which the window is shown, whatever the application does."""
+_STYLE: Final = """
+headerbar {{ background: {colour}; color: {text}; box-shadow: none; border: none; min-height: 30px; }}
+headerbar:backdrop {{ background: alpha({colour}, 0.8); }}
+headerbar * {{ color: {text}; text-shadow: none; }}
+"""
+
+
+class Viewer:
+    """The window, what is in it, and the manager of the application's windows."""
+
+    def __init__(self, host: str, colour: str, name: str) -> None:
+        self.host, self.name = host, name
+        self.shown: Shown | None = None
+        self.leaves = False
+        self.least = (1, 1)
+        self.manager: Manager | None = None
+        self.window = Gtk.Window()
+        self.bar = Gtk.HeaderBar(show_close_button=True, title=f"{name} ({host})", has_subtitle=False)
+        self.others = Gtk.Button(label="⇄", tooltip_text="next window", no_show_all=True)
+        self.others.connect("clicked", lambda _: self.manager and self.manager.next())
+        self.bar.pack_end(self.others)
+        if colour != "-":
+            _paint(colour)
+        self.window.set_titlebar(self.bar)
+        self.window.connect("delete-event", self._close)
+        self.pictures = GtkVnc.Display()
+        self.pictures.set_allow_resize(True)
+        self.pictures.set_scaling(True)
+        self.pictures.set_keep_aspect_ratio(True)
+        self.pictures.set_pointer_local(True)
+        self.pictures.set_depth(GtkVnc.DisplayDepthColor.FULL)
+        self.pictures.connect("vnc-disconnected", self._end)
+        self.pictures.connect("vnc-error", self._end)
+        self.pictures.connect("vnc-initialized", self._follow)
+        self.window.add(self.pictures)
+        self.pictures.show()
+
+    def run(self) -> None:
+        """Until the pictures end."""
+        GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGWINCH, self._leave)
+        GLib.timeout_add(_LATEST, self._present)
+        threading.Thread(target=self._manage, daemon=True).start()
+        Gtk.main()
+
+    def _manage(self) -> None:
+        """The manager's thread. Without one the application is there nevertheless."""
+        try:
+            server = open_server(socket.socket(fileno=os.dup(1)), key_in(bytes.fromhex(os.environ["TOWER_KEY"])))
+            self.manager = Manager(server, lambda shown: GLib.idle_add(self._show, shown))
+            self.manager.run()
+        except (OddError, OSError) as error:
+            sys.stderr.write(f"{error}\n")
+            GLib.idle_add(self._present)
+
+    def _show(self, shown: Shown) -> bool:
+        self.shown = shown
+        if shown.size is not None:
+            self._present(shown.size)
+            self._make_room(shown)
+        title = shown.title or self.name
+        # The window has the same title, for whoever lists windows.
+        self.bar.set_title(f"{title} ({self.host})")
+        self.others.set_visible(shown.count > 1)
+        if self.leaves and not shown.count:
+            self._end()
+        return False
+
+    def _make_room(self, shown: Shown) -> None:
+        """No dialog is cut: the window grows."""
+        if shown.least != self.least:
+            self.least = shown.least
+            GLib.timeout_add(500, self._shrinkable)
+        missing = [want - has for want, has in zip(shown.wanted, self._size(), strict=True)]
+        if any(one > 0 for one in missing):
+            width, height = self.window.get_size()
+            self.window.resize(width + max(missing[0], 0), height + max(missing[1], 0))
+
+    def _present(self, size: tuple[int, int] | None = None) -> bool:
+        """Show the window, in the size that the application wants, and ask for its pictures."""
+        if not self.window.get_visible():
+            area = Gdk.Display.get_default().get_monitor(0).get_workarea()
+            width, height = (max(pair) for pair in zip(size or (800, 600), _SMALLEST, strict=True))
+            self.pictures.set_size_request(min(width, area.width - 40), min(height, area.height - 80))
+            self.window.show_all()
+            self.pictures.grab_focus()
+            self.pictures.open_fd(os.dup(0))
+            GLib.timeout_add(500, self._shrinkable)
+        return False
+
+    def _size(self) -> tuple[int, int]:
+        area = self.pictures.get_allocation()
+        return area.width, area.height
+
+    def _follow(self, *_: object) -> None:
+        """The first size is not told to the server by itself, as it is when it changes."""
+        GLib.timeout_add(100, lambda: self.pictures.queue_resize() or False)
+
+    def _shrinkable(self) -> bool:
+        """From now on the window may be smaller than at first, but not so small that the application would be cut."""
+        self.pictures.set_size_request(*(min(one, 600) for one in self.least))
+        return False
+
+    def _close(self, *_: object) -> bool:
+        """The application is asked; it may ask back whether to save."""
+        if self.manager is not None:
+            self.manager.close()
+        return True
+
+    def _leave(self) -> bool:
+        if self.leaves:
+            return True
+        self.leaves = True
+        GLib.timeout_add(_PATIENCE, lambda: self._end() if self.shown is None or not self.shown.count else False)
+        return True
+
+    def _end(self, *_: object) -> bool:
+        Gtk.main_quit()
+        return False
+
+
+def _paint(colour: str) -> None:
+    """Give the title bar a colour, and its text black or white, whatever is easier to read on it."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    text = "black" if 299 * red + 587 * green + 114 * blue > 140_000 else "white"
+    style = Gtk.CssProvider()
+    style.load_from_data(_STYLE.format(colour=colour, text=text).encode())
+    Gtk.StyleContext.add_provider_for_screen(Gdk.Screen.get_default(), style, Gtk.STYLE_PROVIDER_PRIORITY_APPLICATION)
+
+
+def main(words: Sequence[str]) -> int:
+    """Show it; 3 if there is no display."""
+    host, colour, name = words
+    GLib.set_prgname("tower")
+    if not Gtk.init_check()[0]:
+        return 3
+    Viewer(host, colour, name).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A desktop in memory, and hosts that are this machine's ssh server on its loopback: real programs on both sides."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from tower.base.names import HostName, UserName
+from tower.hosts import env, secret
+from tower.hosts.env import InstallationType, TowerEnv
+from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, FreeAddress, Tower
+
+from tests.conftest import CHECKOUT
+from tests.integration.windows.screen import Picture, picture
+
+NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "xdotool", "xterm")
+COLOURS = {"web": "#4363d8", "vault": "#f58231"}
+SECONDS = 20
+# What the product's ssh server forwards.
+_SERVER = CHECKOUT / "overlays/common/etc/ssh/sshd_config.d/tower.conf"
+_KEPT = ("AllowTcpForwarding", "AllowStreamLocalForwarding", "GatewayPorts", "PermitListen", "PermitOpen", "X11Forwarding")
+WINDOWS = Path("/root/.cache/tower/windows")
+
+
+def until(seen: Callable[[], object], what: str) -> None:
+    """Wait until something is so."""
+    ends = time.monotonic() + SECONDS
+    while not seen():
+        assert time.monotonic() < ends, f"never: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Place:
+    """The desktop, and the user's home with its hosts."""
+
+    folder: Path
+    display: str
+    server: subprocess.Popen[bytes]
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {**os.environ, "HOME": str(self.folder / "home"), "DISPLAY": f":{self.display}", "GDK_BACKEND": "x11"}
+
+    def argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "tower", "run", *words]
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """`tower run` with these words, which goes on."""
+        made = subprocess.Popen(
+            self.argv(*words), env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.started.append(made)
+        return made
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`tower run` to its end."""
+        argv = self.argv(*words)
+        return subprocess.run(
+            argv, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+        )
+
+    def type(self, *words: str) -> None:
+        """Keys, clicks and sizes, by xdotool."""
+        subprocess.run(["xdotool", *words], env=self.environment, check=True, timeout=20, stdout=subprocess.DEVNULL)
+
+    def window(self, title: str) -> str:
+        """The number of the window with a title."""
+        found = ""
+
+        def seen() -> bool:
+            nonlocal found
+            argv = ["xdotool", "search", "--onlyvisible", "--name", title]
+            said = subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False, timeout=20).stdout
+            found = said.split()[-1] if said.split() else ""
+            return bool(found)
+
+        until(seen, f"a window {title}")
+        return found
+
+    def picture(self, seen: Callable[[Picture], bool], what: str) -> Picture:
+        """The screen when it shows what it should; the last picture is kept in build/gui/."""
+        found = picture(self.display)
+        ends = time.monotonic() + SECONDS
+        while not seen(found) and time.monotonic() < ends:
+            time.sleep(0.1)
+            found = picture(self.display)
+        path = found.keep(CHECKOUT / "build" / "gui" / f"{what.replace(' ', '-')}.png")
+        assert seen(found), f"the screen never showed this: {what} ({path})"
+        return found
+
+    def ids(self) -> list[str]:
+        """The folders of applications on the host."""
+        return sorted(path.name for path in WINDOWS.iterdir()) if WINDOWS.is_dir() else []
+
+    def id(self) -> str:
+        """The folder of the only one, once it is there."""
+        until(lambda: len(self.ids()) == 1 and (WINDOWS / self.ids()[0] / "display").exists(), "one application")
+        return self.ids()[0]
+
+    def left(self) -> list[str]:
+        """What runs on either side for a window."""
+        words = (
+            "tower.gui.viewer",
+            "/.cache/tower/windows/",
+            "Applications with a display of their own",
+            f"-F {self.folder}/home",
+        )
+        return [line for line in processes().values() if any(word in line for word in words)]
+
+
+def processes() -> dict[int, str]:
+    """The command lines of all processes."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def find(words: str) -> list[int]:
+    """The processes whose command line has these words."""
+    return [number for number, line in processes().items() if words in line]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    missing = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"not on this machine: {', '.join(missing) or 'root'}")
+    folder = tmp_path_factory.mktemp("windows")
+    port = free_port()
+    server = start_ssh_server(folder, port)
+    reading, writing = os.pipe()
+    argv = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24", "-nolisten", "tcp"]
+    screen = subprocess.Popen(argv, pass_fds=(writing,), stderr=subprocess.DEVNULL)
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as said:
+            made = Place(folder, said.readline().strip(), server)
+        make_hosts(folder, port)
+        yield made
+    finally:
+        for one in (server, screen):
+            one.terminate()
+            one.wait(20)
+
+
+@pytest.fixture
+def desk(place: Place) -> Iterator[Place]:
+    """The place, with nothing of a window left by an earlier test, and nothing left by this one."""
+    assert place.left() == []
+    yield place
+    for one in place.started:
+        if one.poll() is None:
+            one.send_signal(signal.SIGTERM)
+        one.communicate(timeout=60)
+    place.started.clear()
+    for number in place.ids():
+        place.run("--stop", "web", number)
+    until(lambda: place.left() == [], f"nothing is left: {place.left()}")
+    assert place.ids() == []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_ssh_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """sshd on the loopback, which leads to what a host's does."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "host"], check=True)
+    (folder / "keys").touch()
+    kept = [line for line in _SERVER.read_text().partition("Match")[0].splitlines() if line.startswith(_KEPT)]
+    own = [f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host", f"AuthorizedKeysFile {folder}/keys"]
+    more = ["PermitRootLogin prohibit-password", "UsePAM no", "StrictModes no", "PidFile none"]
+    (folder / "sshd_config").write_text("".join(f"{line}\n" for line in (*own, *more, *kept)))
+    Path("/run/sshd").mkdir(exist_ok=True)
+    sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
+    assert sshd is not None
+    return subprocess.Popen([sshd, "-D", "-f", folder / "sshd_config", "-E", folder / "sshd.log"])
+
+
+def make_hosts(folder: Path, port: int) -> None:
+    """Two hosts of the user's Tower, both of them that server."""
+    (folder / "home" / ".ssh").mkdir(parents=True)
+    tower = Tower(folder / "home/.local/tower", folder / "home/.ssh/config")
+    keys = []
+    for name, chosen in COLOURS.items():
+        pair = secret.new_key_pair(f"al@{name}")
+        keys.append(pair.public)
+
+        def make(free: FreeAddress, name: str = name, chosen: str = chosen, pair: secret.KeyPair = pair) -> Mapping[str, bytes]:
+            settings = replace(SETTINGS, hostname=HostName(name), address=IPv4Address(free.address), color=chosen)
+            public = (folder / "host.pub").read_bytes()
+            files = {ENV: env.dump(settings), USER_KEY: pair.private, f"{HOST_KEY}.pub": public, KEY_FILE: b"x" * 512, WORLD: b""}
+            return {**files, HOST_KEY: pair.private, f"{USER_KEY}.pub": pair.public.encode() + b"\n"}
+
+        tower.add(HostName(name), online=False, make=make)
+    (folder / "keys").write_text("".join(f"{key}\n" for key in keys))
+    # ssh's first value counts: all the rest is as the product writes it.
+    head = f"Host web vault\n HostName 127.0.0.1\n Port {port}\n User root\n"
+    tower.config.write_text(head + tower.config.read_text())
+
+
+SETTINGS = TowerEnv(
+    hostname=HostName("web"),
+    username=UserName("al"),
+    public_key="ssh-ed25519 " + "A" * 68 + " al@web",
+    password_hash="$6$salt$" + "a" * 86,
+    keyboard_layout="us",
+    keyboard_variant="us",
+    timezone="UTC",
+    lang="C.UTF-8",
+    online=False,
+    wlan=None,
+    address=IPv4Address("192.168.3.200"),
+    installation_type=InstallationType.INSTALL,
+    color="#4363d8",
+    alpine_branch="v3.24",
+)

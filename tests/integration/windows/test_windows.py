@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applications of hosts in windows: how they look, how they end, and what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from tower.gui.rfb import OddError
+
+from tests.integration.windows.conftest import COLOURS, WINDOWS, Place, find, until
+from tests.integration.windows.screen import Picture, client, colour, inside
+
+RED = (192, 48, 32)
+XTERM = ("xterm", "-bg", "#c03020", "-fg", "#c03020", "+sb")
+BAR = (60, 12, 100, 30)
+"""A piece of the title bar of a window in the corner, left of its title."""
+
+
+@pytest.mark.qa("A03", simulated="both sides are this machine, and the desktop is an X server in memory")
+def test_a_window_shows_what_the_application_paints_in_the_hosts_colour(desk: Place) -> None:
+    running = desk.start("web", *XTERM)
+    desk.picture(
+        lambda found: found.share(RED, 20, 60, 300, 200) > 0.9 and found.share(colour(COLOURS["web"]), *BAR) > 0.9, "an xterm"
+    )
+    desk.window(r"xterm \(web\)|web")
+    folder = WINDOWS / desk.id()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "rfb").stat().st_mode & 0o777 == 0o600
+    assert desk.run("--list", "web").stdout == f"web {folder.name}  xterm, 0 min\n"
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 128 + signal.SIGTERM
+
+
+@pytest.mark.qa("A03", simulated="both sides are this machine, and the desktop is an X server in memory")
+def test_uncolored_leaves_the_title_bar_plain(desk: Place) -> None:
+    desk.start("--uncolored", "web", *XTERM)
+    found = desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm without colour")
+    assert found.share(colour(COLOURS["web"]), *BAR) == 0
+
+
+def test_two_hosts_have_two_colours(desk: Place) -> None:
+    desk.start("web", *XTERM)
+    first = desk.window(r"\(web\)")
+    desk.type("windowmove", first, "0", "400")
+    desk.start("vault", "galculator")
+    desk.window(r"\(vault\)")
+    desk.picture(
+        lambda found: (
+            found.share(colour(COLOURS["vault"]), *BAR) > 0.9
+            and found.share(colour(COLOURS["web"]), BAR[0], BAR[1] + 400, BAR[2], BAR[3] + 400) > 0.9
+            and found.share(RED, 20, 460, 300, 600) > 0.9
+        ),
+        "two hosts",
+    )
+
+
+@pytest.mark.qa("A04", simulated="both sides are this machine, and the desktop is an X server in memory")
+def test_the_application_follows_the_size_of_the_window(desk: Place) -> None:
+    desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    folder = WINDOWS / desk.id()
+    for width, height in ((1100, 700), (600, 450)):
+        desk.type("windowsize", desk.window(r"\(web\)"), str(width), str(height))
+        desk.picture(lambda found: found.share(RED, 20, 60, width - 20, height - 20) > 0.95, "an xterm of another size")  # noqa: B023
+        until(lambda: width - 20 <= inside(folder).width <= width, "the display has the window's size")  # noqa: B023
+        shown = inside(folder)
+        assert shown.windows[-1] == (0, 0, shown.width, shown.height)
+
+
+@pytest.mark.qa("A04", simulated="both sides are this machine, and the desktop is an X server in memory")
+def test_menus_and_dialogs_are_whole(desk: Place) -> None:
+    desk.start("web", "galculator")
+    desk.window(r"\(web\)")
+    folder = WINDOWS / desk.id()
+    until(lambda: len(inside(folder).windows) == 1, "one window")
+    # The display has the window's size, which is more than this small application asks for.
+    until(lambda: inside(folder).width == 480, "the display has the window's size")
+    desk.picture(lambda found: found.share((255, 255, 255), 40, 80, 200, 110) > 0.9, "a calculator")
+    desk.type("mousemove", "65", "50", "click", "1")
+    until(lambda: len(inside(folder).windows) == 2, "a menu")
+    assert_whole(folder)
+    desk.type("key", "Escape")
+    until(lambda: len(inside(folder).windows) == 1, "no menu")
+    desk.type("key", "ctrl+p")
+    until(lambda: len(inside(folder).windows) == 2, "a dialog")
+    until(lambda: is_whole(folder), "a dialog that is whole")
+    desk.picture(lambda found: True, "a dialog")
+
+
+def is_whole(folder: Path) -> bool:
+    shown = inside(folder)
+    return all(
+        x >= 0 and y >= 0 and x + width <= shown.width and y + height <= shown.height for x, y, width, height in shown.windows
+    )
+
+
+def assert_whole(folder: Path) -> None:
+    assert is_whole(folder), inside(folder)
+
+
+def test_keys_arrive_and_closing_asks_the_application(desk: Place) -> None:
+    running = desk.start("web", "mousepad")
+    desk.window(r"Mousepad \(web\)")
+    folder = WINDOWS / desk.id()
+    white = desk.picture(lambda found: found.share((255, 255, 255), 20, 120, 400, 300) > 0.9, "an editor")
+    desk.type("mousemove", "200", "250", "click", "1", "type", "--delay", "50", "Hello, Tower")
+    # The title says that it was changed.
+    desk.window(r"\*.*Mousepad \(web\)")
+    written = desk.picture(lambda found: found.pixels != white.pixels, "an editor with a text")
+    assert isinstance(written, Picture)
+    desk.type("mousemove", "623", "21", "click", "1")
+    until(lambda: len(inside(folder).windows) == 2, "a question whether to save")
+    desk.picture(lambda found: True, "a question whether to save")
+    assert running.poll() is None
+    # Not to save it is the question's second button.
+    desk.type("key", "alt+d")
+    assert running.wait(30) == 0
+    assert desk.left() == []
+
+
+@pytest.mark.parametrize(
+    ("program", "status"), [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -KILL $$", 137)]
+)
+def test_the_status_of_the_application_comes_back(desk: Place, program: str, status: int) -> None:
+    done = desk.run("--window", "web", "sh", "-c", f"echo its words >&2; {program}")
+    assert done.returncode == status, done.stderr
+    assert ("its words" in done.stderr) == (status != 0)
+    assert desk.ids() == []
+
+
+def test_an_application_that_begins_another_one(desk: Place) -> None:
+    running = desk.start("--window", "web", "sh", "-c", f"{' '.join(XTERM).replace('#', chr(92) + '#')} & exec xterm -e true")
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm whose parent has ended")
+    folder = WINDOWS / desk.id()
+    until((folder / "status").exists, "the first one has ended")
+    assert running.poll() is None
+    os.kill(find("xterm -bg #c03020")[-1], signal.SIGTERM)
+    assert running.wait(30) == 0
+
+
+def test_a_program_that_is_not_there(desk: Place) -> None:
+    done = desk.run("--window", "web", "no-such-program")
+    assert done.returncode == 17
+    assert "web: no-such-program: no such program\n  hint: install it: tower install web no-such-program" in done.stderr
+
+
+def test_a_program_for_the_terminal_needs_no_window(desk: Place) -> None:
+    done = desk.run("web", "sh", "-c", "echo ${DISPLAY-none}")
+    assert (done.stdout, done.returncode) == ("none\n", 0)
+
+
+def test_without_a_desktop_no_window_is_opened(desk: Place) -> None:
+    env = {name: value for name, value in desk.environment.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(desk.argv("--window", "web", "xterm"), env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 10
+    assert "startw" in done.stderr
+
+
+def test_a_killed_viewer_leaves_an_application_that_can_be_attached(desk: Place) -> None:
+    running = desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    number = desk.id()
+    os.kill(find("tower.gui.viewer")[0], signal.SIGKILL)
+    assert running.wait(30) == 16
+    assert f"tower run --attach web {number}" in running.communicate()[1].decode()
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) == 0, "no window")
+    again = desk.start("--attach", "web")
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    assert desk.run("--stop", "web").returncode == 0
+    assert again.wait(30) != 0
+    assert desk.ids() == []
+
+
+def test_a_killed_tower_takes_its_window_and_leaves_the_application(desk: Place) -> None:
+    running = desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    running.kill()
+    until(lambda: not find("tower.gui.viewer"), "no viewer")
+    until(lambda: not find(f"-F {desk.folder}/home"), "no connection")
+    until(lambda: not find(f"sh wait {desk.id()}"), "nobody who waits on the host")
+    assert desk.run("--list", "web").stdout.startswith(f"web {desk.id()}  xterm")
+
+
+def test_a_connection_that_breaks_comes_back_with_the_window(desk: Place) -> None:
+    running = desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    before = find("tower.gui.viewer")
+    for number in find("sshd: root"):
+        os.kill(number, signal.SIGKILL)
+    until(lambda: find("tower.gui.viewer") and find("tower.gui.viewer") != before, "another viewer")
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    assert running.poll() is None
+
+
+def test_nobody_else_can_connect(desk: Place) -> None:
+    desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    folder = WINDOWS / desk.id()
+    servers = find(f"-rfbunixpath {folder}/rfb")
+    assert len(servers) == 1
+    inodes = {str(path.readlink()) for path in Path(f"/proc/{servers[0]}/fd").iterdir()}
+    listening = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    assert not [row for row in listening if f"socket:[{row[9]}]" in inodes], "it listens on a port"
+    number = (folder / "display").read_text().strip()
+    with pytest.raises(OddError, match="does not let us in"), client(number):
+        pass
+
+
+def test_nothing_is_left_after_many(desk: Place) -> None:
+    for _ in range(5):
+        assert desk.run("--window", "web", "sh", "-c", "exit 3").returncode == 3
+        assert desk.ids() == []
+    until(lambda: desk.left() == [], f"nothing is left: {desk.left()}")
