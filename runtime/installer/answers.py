@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an installation is told: disks, user, keyboard, time zone, language. Read from a file, which no shell ever reads.
+"""What an installation is told: disks, user, keyboard, time zone, language, desktop. Read from a file, which no shell ever reads.
 
 One `NAME='value'` a line, as in a host's tower.env; lines that are empty or begin with `#` are for people. A name that is
 missing, unknown or there twice is refused, as is a value that has not the form it must have.
@@ -24,8 +24,16 @@ MOST: Final = 16 << 10
 """Bytes; a real file has less than one KiB."""
 NAMES: Final = (
     "ROOT_DISK", "BOOT_DEVICE", "SWAP", "USERNAME", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
+    "DESKTOP",
 )  # fmt: skip
-DEFAULTS: Final = {"SWAP": "2G", "KEYBOARD_LAYOUT": "us", "KEYBOARD_VARIANT": "", "TIMEZONE": "UTC", "LANG": "C.UTF-8"}
+DEFAULTS: Final = {
+    "SWAP": "2G",
+    "KEYBOARD_LAYOUT": "us",
+    "KEYBOARD_VARIANT": "",
+    "TIMEZONE": "UTC",
+    "LANG": "C.UTF-8",
+    "DESKTOP": "no",
+}
 _DISK: Final = re.compile(r"/dev/[A-Za-z0-9_./:-]{1,200}|[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
 
 
@@ -44,6 +52,8 @@ class Answers:
     keyboard_variant: str
     timezone: str
     lang: str
+    desktop: bool
+    """Whether a login on the first console starts the desktop."""
 
 
 def read_answers(path: Path) -> Answers:
@@ -81,6 +91,7 @@ def typed(values: Mapping[str, str]) -> Answers:
         keyboard_variant=variant,
         timezone=known.time_zone(values["TIMEZONE"]),
         lang=parse_lang(values["LANG"]),
+        desktop=parse_desktop(values["DESKTOP"]) == "yes",
     )
 
 
@@ -90,6 +101,13 @@ def parse_swap(text: str) -> int:
         return parse_size(text)
     except ValueRefusedError as error:
         raise ValueRefusedError(f"SWAP is {text!r}, which is not a size", hint=f"{error.hint}; 0M for none") from None
+
+
+def parse_desktop(text: str) -> str:
+    """`yes` or `no`. Raises ValueRefusedError."""
+    if text not in ("yes", "no"):
+        raise ValueRefusedError(f"DESKTOP is {text!r}", hint="yes or no")
+    return text
 
 
 def _disk(text: str, name: str) -> str:

@@ -19,7 +19,7 @@ from tower.base.names import parse_lang, parse_user_name
 from tower.disk.device import Disk
 from tower.hosts import known
 from tower.hosts.secret import hash_password
-from tower.installer.answers import DEFAULTS, Answers, parse_swap, typed
+from tower.installer.answers import DEFAULTS, Answers, parse_desktop, parse_swap, typed
 from tower.installer.plan import LEAST_BOOT, why_no_root
 
 BACK: Final = "back"
@@ -55,6 +55,9 @@ def questions(disks: tuple[Disk, ...]) -> tuple[Question, ...]:
         Question("KEYBOARD_VARIANT", "Variant of the keyboard, such as fr-bepo (Enter: none)", _variant),
         Question("TIMEZONE", "Time zone, such as Europe/Paris", lambda text, _: known.time_zone(text), DEFAULTS["TIMEZONE"]),
         Question("LANG", "Language, such as fr_FR.UTF-8", lambda text, _: parse_lang(text), DEFAULTS["LANG"]),
+        Question(
+            "DESKTOP", "Start the desktop when you log in, yes or no", lambda text, _: parse_desktop(text), DEFAULTS["DESKTOP"]
+        ),
     )
 
 

@@ -105,6 +105,8 @@ class Installation(Run):
             system.settings(made, swap=bool(swap))
             system.choices(plan.answers)
             system.user(plan.answers.username, plan.answers.password_hash)
+            if plan.answers.desktop:
+                system.desktop_at_login(plan.answers.username)
         with self._step("copying tower, host images and manual"):
             system.tower(plan.answers.username, self._medium, new=True)
         with self._step("placing boot loaders"):

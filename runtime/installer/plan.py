@@ -47,6 +47,7 @@ class Plan:
             "keyboard": f"{self.answers.keyboard_layout} {self.answers.keyboard_variant}",
             "time_zone": self.answers.timezone,
             "language": self.answers.lang,
+            "desktop": "starts at login" if self.answers.desktop else "starts by startw",
         }
 
 

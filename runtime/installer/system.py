@@ -166,6 +166,13 @@ def tower(name: str, medium: Path, *, new: bool) -> None:
         _inside("chmod", "0700", f"/home/{name}")
 
 
+def desktop_at_login(name: str) -> None:
+    """Let each login of a new user on the first console start the desktop. Raises ToolError."""
+    # As `startw --at-login yes` writes it; the settings that are not there are the usual ones.
+    _write(f"home/{name}/.config/tower/desktop", "at_login=yes\n")
+    _inside("chown", "-R", f"{name}:{name}", f"/home/{name}/.config")
+
+
 def boot_files(made: Made) -> bytes:
     """The boot loaders' files on the boot partition, for BIOS and UEFI; the first sector for a BIOS. Raises ToolError."""
     words = [

@@ -8,9 +8,11 @@ writes to overlays of the disks: UEFI starts the new installation, BIOS the upgr
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from tower.hosts.secret import hash_password
 
 from pipeline.images.boot import LOGIN, uefi_arguments
 from pipeline.images.guest import FAILURES, Guest, running
+from tests.gui.pictures import Picture, keep, near, read_ppm
+from tests.gui.test_desktop import BAR, YELLOW
 
 MIB = 1 << 20
 LIMIT = 2400
@@ -113,6 +117,7 @@ def answers_drive(folder: Path) -> Path:
     rows = {
         "ROOT_DISK": "ROOT1", "BOOT_DEVICE": "BOOT1", "SWAP": f"{SWAP}M", "USERNAME": USER,
         "PASSWORD_HASH": hash_password(PASSWORD), "KEYBOARD_LAYOUT": "fr", "TIMEZONE": "Europe/Paris", "LANG": "fr_FR.UTF-8",
+        "DESKTOP": "no",
     }  # fmt: skip
     (folder / "answers").write_text("".join(f"{name}='{value}'\n" for name, value in rows.items()))
     (folder / "hosts.py").write_text(HOSTS)
@@ -172,6 +177,7 @@ def answer(guest: Guest) -> str:
         ("The boot device", "BOOT1"), ("Size of swap", f"{SWAP}M"), ("Your user name", USER), ("Your password", "wrong"),
         ("The same again", "another"), ("Your password", PASSWORD), ("The same again", PASSWORD), ("Keyboard layout", "fr"),
         ("Variant of the keyboard", ""), ("Time zone", "Europe/Paris"), ("Language", "fr_FR.UTF-8"),
+        ("Start the desktop", "yes"),
     ]  # fmt: skip
     for question, line in rows:
         guest.wait(rf"{question}.*: ?$", 300)
@@ -232,10 +238,10 @@ def guest(installed: Installed, checkout: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def button(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The socket that its machine is commanded by."""
+def hardware(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Hardware:
+    """Keyboard, screen and power button of that machine."""
     (place,) = tmp_path_factory.getbasetemp().glob("installed*/qmp")
-    return place
+    return Hardware(place)
 
 
 def log_in(machine: Guest, password: str) -> bool:
@@ -252,6 +258,37 @@ def log_in(machine: Guest, password: str) -> bool:
             return False
         machine.wait(LOGIN, 60)
     raise machine.error("every password was typed too early")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What somebody does to the machine who sits at it; through QEMU's machine protocol (QMP)."""
+
+    place: Path
+    """The socket that QEMU listens at."""
+
+    def do(self, *commands: dict[str, object]) -> None:
+        """Let QEMU do these, one after the other."""
+        with socket.socket(socket.AF_UNIX) as line, line.makefile("rb") as answers:
+            line.connect(str(self.place))
+            for command in ({"execute": "qmp_capabilities"}, *commands):
+                line.sendall(json.dumps(command).encode())
+                for answer in map(json.loads, answers):
+                    assert "error" not in answer, answer
+                    if "return" in answer:
+                        break
+
+    def type(self, text: str) -> None:
+        """Type a line on the French keyboard."""
+        for letter in f"{text}\n":
+            key = {" ": "spc", "\n": "ret", "a": "q", "q": "a", "w": "z", "z": "w"}.get(letter, letter)
+            self.do({"execute": "send-key", "arguments": {"keys": [{"type": "qcode", "data": key}]}})
+
+    def screen(self) -> Picture:
+        """What is on the screen."""
+        file = self.place.with_name("screen.ppm")
+        self.do({"execute": "screendump", "arguments": {"filename": str(file)}})
+        return read_ppm(file.read_bytes())
 
 
 def said(guest: Guest, line: str, timeout: float = 60) -> str:
@@ -447,11 +484,48 @@ def test_an_upgrade_keeps_home_and_hosts(guest: Guest, installed: Installed) -> 
     assert '"vault"' in found
 
 
+def on_screen(guest: Guest, words: str) -> None:
+    """Wait until the first console shows these words."""
+    until(guest, f"doas cat /dev/vcs1 | grep -q '{words}'")
+
+
+def until(guest: Guest, line: str) -> None:
+    """Wait until a command is successful."""
+    ends = time.monotonic() + 900
+    while guest.command(line).status != 0:
+        assert time.monotonic() < ends, f"never so: {line}"
+        time.sleep(1)
+
+
+@pytest.mark.qa("T16")
+@pytest.mark.qa("T17")
+def test_the_desktop_starts_at_login(guest: Guest, hardware: Hardware) -> None:
+    """As chosen at the installation: on the first console, on a screen of the machine, with its own drivers."""
+    assert said(guest, "startw --show | grep at_login") == "at_login=yes"
+    on_screen(guest, "thinclient login:")
+    hardware.type(USER)
+    on_screen(guest, "Password:")
+    hardware.type(PASSWORD)
+    until(guest, "pgrep -x waybar")
+    ends = time.monotonic() + 900
+    while True:
+        found = hardware.screen()
+        if found.share(BAR, found.width // 3, found.height - 28, found.width // 2, found.height - 2) > 0.8:
+            break
+        assert time.monotonic() < ends, (
+            f"{keep(found, 'no desktop on the screen')}: {said(guest, 'cat ~/.cache/tower/desktop.log')}"
+        )
+        time.sleep(1)
+    keep(found, "desktop on the screen")
+    assert sum(near(found.at(x, y), YELLOW) for y in range(0, found.height, 4) for x in range(0, found.width, 4)) > 50
+    said(guest, "pkill -x labwc")
+    # No shell is left on that console.
+    on_screen(guest, "thinclient login:")
+
+
 @pytest.mark.qa("T21", simulated="the emulated machine has a power button, but no lid")
-def test_the_power_button_shuts_down(guest: Guest, button: Path) -> None:
+def test_the_power_button_shuts_down(guest: Guest, hardware: Hardware) -> None:
     """The last test here: what it leaves is off."""
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(str(button))
-        line.sendall(b'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}')
-        guest.wait("Unmounting|Remounting", 180)
-        assert guest.ended(180)
+    hardware.do({"execute": "system_powerdown"})
+    guest.wait("Unmounting|Remounting", 180)
+    assert guest.ended(180)

@@ -17,7 +17,7 @@ import pytest
 from pipeline.light.machine import Box, Ran
 from pipeline.light.roots import RootName
 from pipeline.light.services import add_user, service
-from tests.gui.pictures import Picture, read_ppm
+from tests.gui.pictures import Picture, keep, read_ppm
 from tests.network.machines import roots
 
 USER = "al"
@@ -70,15 +70,6 @@ class Desktop:
         """What the programs of the desktop said."""
         path = self.box.path(f"home/{USER}/.cache/tower/desktop.log")
         return path.read_text(errors="replace")[-6000:] if path.exists() else ""
-
-
-def keep(picture: Picture, what: str) -> Path:
-    """Keep a picture for people."""
-    folder = Path(__file__).resolve().parents[2] / "build" / "gui"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{what.replace(' ', '-')}.png"
-    path.write_bytes(picture.png())
-    return path
 
 
 @pytest.fixture(scope="session")

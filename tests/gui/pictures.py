@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 Colour = tuple[int, int, int]
 
@@ -83,6 +84,15 @@ def _unfiltered(kind: int, row: bytes, above: bytearray) -> bytearray:
         nearest = min((left, up, corner), key=lambda one: abs(left + up - corner - one))
         made[index] = value + (0, left, up, (left + up) // 2, nearest)[kind] & 0xFF
     return made
+
+
+def keep(picture: Picture, what: str) -> Path:
+    """Keep a picture for people."""
+    folder = Path(__file__).resolve().parents[2] / "build" / "gui"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{what.replace(' ', '-')}.png"
+    path.write_bytes(picture.png())
+    return path
 
 
 def plain(colour: Colour, width: int = 64, height: int = 64) -> Picture:

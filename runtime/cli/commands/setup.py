@@ -30,7 +30,7 @@ The file has a line NAME='value' for each answer:
   BOOT_DEVICE='AA012345'        a removable one; it holds the key, and the machine starts with it alone
   USERNAME='alice'
   PASSWORD_HASH='$6$...'        as `openssl passwd -6` prints it
-  SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8'
+  SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8' DESKTOP='no'
                                 each on a line of its own; these are the defaults
 
 Both disks are wiped, unless it is an upgrade. All that is installed comes from the medium; no network is used.

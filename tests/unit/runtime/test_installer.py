@@ -29,6 +29,7 @@ HASH = "$6$salt$" + "a" * 86
 GOOD = {
     "ROOT_DISK": "/dev/sda", "BOOT_DEVICE": "STICK", "SWAP": "512M", "USERNAME": "al", "PASSWORD_HASH": HASH,
     "KEYBOARD_LAYOUT": "fr", "KEYBOARD_VARIANT": "fr-bepo", "TIMEZONE": "Europe/Paris", "LANG": "fr_FR.UTF-8",
+    "DESKTOP": "yes",
 }  # fmt: skip
 
 
@@ -43,14 +44,17 @@ def parsed(**changed: str | None) -> Answers:
 
 def test_all_answers() -> None:
     found = parse_answers(b"# for my laptop\n\n" + text(), "answers")
-    assert found == Answers("/dev/sda", "STICK", 512 << 20, found.username, HASH, "fr", "fr-bepo", "Europe/Paris", "fr_FR.UTF-8")
+    assert found == Answers(
+        "/dev/sda", "STICK", 512 << 20, found.username, HASH, "fr", "fr-bepo", "Europe/Paris", "fr_FR.UTF-8", desktop=True
+    )
     assert found.username == "al"
 
 
 def test_what_may_be_left_out() -> None:
-    found = parsed(SWAP=None, KEYBOARD_LAYOUT=None, KEYBOARD_VARIANT=None, TIMEZONE=None, LANG=None)
+    found = parsed(SWAP=None, KEYBOARD_LAYOUT=None, KEYBOARD_VARIANT=None, TIMEZONE=None, LANG=None, DESKTOP=None)
     assert (found.swap, found.keyboard_layout, found.keyboard_variant) == (2 * GIB, "us", "us")
     assert (found.timezone, found.lang) == ("UTC", "C.UTF-8")
+    assert not found.desktop
 
 
 def test_the_hash_is_shown_nowhere() -> None:
@@ -62,14 +66,14 @@ REFUSED = {
     "empty": (b"", "cut off"),
     "only comments": (b"# nothing\n", "no ROOT_DISK, BOOT_DEVICE, USERNAME, PASSWORD_HASH"),
     "no end": (text()[:-1], "its last line has no newline"),
-    "cut off within a value": (text()[:-5] + b"\n", "line 9 is not NAME='value'"),
+    "cut off within a value": (text()[:-5] + b"\n", "line 10 is not NAME='value'"),
     "CRLF": (text().replace(b"\n", b"\r\n"), "CRLF"),
     "CR alone": (text().replace(b"\n", b"\r"), "CRLF"),
     "oversized": (text() + b"#" * MOST + b"\n", f"more than {MOST} bytes"),
     "no UTF-8": (text(LANG=None) + b"LANG='\xff'\n", "UTF-8"),
-    "NUL": (text() + b"\0\n", "line 10 is not"),
-    "unknown": (text(PASSWORD="x"), "line 10: PASSWORD is not known"),
-    "twice": (text() + b"SWAP='1G'\n", "line 10: SWAP occurs twice"),
+    "NUL": (text() + b"\0\n", "line 11 is not"),
+    "unknown": (text(PASSWORD="x"), "line 11: PASSWORD is not known"),
+    "twice": (text() + b"SWAP='1G'\n", "line 11: SWAP occurs twice"),
     "no quotes": (b"ROOT_DISK=/dev/sda\n", "line 1 is not NAME='value'"),
     "double quotes": (b'ROOT_DISK="/dev/sda"\n', "line 1 is not NAME='value'"),
     "spaces": (b"ROOT_DISK = '/dev/sda'\n", "line 1 is not NAME='value'"),
@@ -92,6 +96,7 @@ REFUSED = {
     "variant": (text(KEYBOARD_VARIANT="fr-klingon"), "is not a variant"),
     "zone": (text(TIMEZONE="Europe/Pari"), "is not a time zone"),
     "zone that climbs": (text(TIMEZONE="../../etc/passwd"), "is not a time zone"),
+    "neither yes nor no": (text(DESKTOP="true"), "DESKTOP is 'true'"),
     "language": (text(LANG="french; id"), "is not a locale"),
 }  # fmt: skip
 
@@ -314,13 +319,14 @@ def asked(monkeypatch: pytest.MonkeyPatch, *lines: str) -> Answers:
     return ask.ask(found_disks(row("sda"), stick(), row("sdd", size=GIB)))
 
 
-GIVEN = ("/dev/sda", "sdb", "1G", "al", "secret word", "secret word", "fr", "fr-bepo", "Europe/Paris", "fr_FR.UTF-8")
+GIVEN = ("/dev/sda", "sdb", "1G", "al", "secret word", "secret word", "fr", "fr-bepo", "Europe/Paris", "fr_FR.UTF-8", "yes")
 
 
 def test_all_questions(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     found = asked(monkeypatch, *GIVEN)
     assert (found.root_disk, found.boot_device, found.swap, found.username) == ("/dev/sda", "/dev/sdb", GIB, "al")
     assert (found.keyboard_variant, found.timezone, found.lang) == ("fr-bepo", "Europe/Paris", "fr_FR.UTF-8")
+    assert found.desktop
     assert found.password_hash.startswith("$6$")
     shown = capfd.readouterr().err
     assert "/dev/sda (Fast, serial SDA, sata, 68.7 GB): for system\n" in shown
@@ -330,7 +336,7 @@ def test_all_questions(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
 
 
 def test_enter_takes_what_is_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = asked(monkeypatch, "SDA", "STICK", "", "al", "x", "x", "", "", "", "")
+    found = asked(monkeypatch, "SDA", "STICK", "", "al", "x", "x", "", "", "", "", "")
     assert (found.swap, found.keyboard_layout, found.keyboard_variant) == (2 * GIB, "us", "us")
     assert (found.timezone, found.lang) == ("UTC", "C.UTF-8")
 
@@ -355,6 +361,7 @@ def test_back(monkeypatch: pytest.MonkeyPatch) -> None:
         (7, "fr-klingon", "is not a variant"),
         (8, "Europe/Pari", "is it one of: Europe/Paris"),
         (9, "french!", "is not a locale"),
+        (10, "maybe", "DESKTOP is 'maybe'"),
     ],
 )
 def test_what_cannot_be_is_asked_again(
