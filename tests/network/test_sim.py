@@ -94,7 +94,7 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) ->
     file = tmp_path / "screen.png"
     sim("sim:screen", "thinclient", str(file))
     until_it_shows(file, lambda found: near(found.at(*WINDOW), YELLOW))
-    sim("sim:ssh", "thinclient", "foot --config=/dev/null >/dev/null 2>&1 &")
+    sim("sim:ssh", "thinclient", "foot >/dev/null 2>&1 &")
     until_it_shows(file, lambda found: found.share(TERMINAL, 0, 0, 1280, BAR_TOP) > 0.2)
     assert "web has no screen" in sim("sim:screen", "web", status=10).stderr
     # A second one is the same one.
