@@ -24,7 +24,7 @@ from pipeline.base import proc
 from pipeline.base.errors import BootError
 from pipeline.base.scratch import temporary_folder
 from pipeline.images.disk import boot_file, boot_files, put_boot_file, take_boot_file, unpacked
-from pipeline.images.guest import Guest, free_port, quoted, running
+from pipeline.images.guest import ACCELERATION, Guest, free_port, quoted, running
 from pipeline.images.new_host import ADDRESS, NETWORK, THIN_CLIENT, new_host
 
 LOGIN: Final = r"login: ?$"
@@ -94,19 +94,21 @@ def started(
     stick: Path | None = None,
     files: Mapping[str, bytes] | None = None,
     second: Path | None = None,
+    accel: str = ACCELERATION[1],
 ) -> Iterator[Guest]:
     """Boot `image` on `machine`; it is ended with the context, and after `limit` seconds at the latest.
 
     `stick` is a file that a PC has as an additional USB stick; it is written to. `files` are put onto the boot partition of
     a host first, by name; the image is not changed. `second` is the file of a PC's second disk: with one, data written to
     both disks stays. Hosts are in the offline network, and its first host is forwarded.
+    `accel` is the value of QEMU's option of that name.
     """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
     ports = {SSH: free_port()} if machine.is_host else {}
     with temporary_folder("boot") as folder:
         disk = image.resolve() if files is None else _with_files(image.resolve(), files, folder)
-        argv = _arguments(machine, disk, folder, ports, kept=second is not None)
+        argv = _arguments(machine, disk, folder, ports, kept=second is not None, accel=accel)
         if second is not None:
             argv += ["-drive", f"file={quoted(second)},format=raw,if=virtio,cache=writeback"]
         if stick is not None:
@@ -176,8 +178,10 @@ def check_banner(guest: Guest, banner: str) -> None:
 # --- QEMU's arguments -----------------------------------------------------------------------------------------
 
 
-def _arguments(machine: Machine, image: Path, scratch: Path, ports: dict[int, int], *, kept: bool = False) -> list[str]:
-    common = ["-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-serial", "chardev:console", "-no-reboot"]
+def _arguments(
+    machine: Machine, image: Path, scratch: Path, ports: dict[int, int], *, kept: bool = False, accel: str = ACCELERATION[1]
+) -> list[str]:
+    common = [ACCELERATION[0], accel, "-display", "none", "-monitor", "none", "-serial", "chardev:console", "-no-reboot"]
     # Who connects to the forwarded port is the thin client, for the host's firewall.
     forward = f",net={NETWORK},host={THIN_CLIENT}"
     forward += "".join(f",hostfwd=tcp:127.0.0.1:{ours}-{ADDRESS}:{theirs}" for theirs, ours in ports.items())

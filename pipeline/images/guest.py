@@ -36,6 +36,14 @@ FAILURES = (
 )
 """Texts on a console after which waiting is useless."""
 
+ACCELERATION = ("-accel", "tcg,thread=multi,tb-size=48")
+"""QEMU's arguments for a processor that is emulated.
+
+With the default of 1 GiB, QEMU keeps all code that it translated. Each start of a program adds to it, as its code lies at another
+address each time, and QEMU walks through all that belongs to a page for each write to it once the page serves something else:
+half a minute and more of a start. With 48 MiB it forgets in time. `ci/bench/boot.py` measures.
+"""
+
 PATIENCE = 4
 """The clock time that a machine may take, as a multiple of its processor time."""
 
@@ -89,6 +97,11 @@ class Guest:
     def seconds(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self.started
+
+    @property
+    def used(self) -> float:
+        """Seconds of a processor that it had so far."""
+        return self._used()
 
     def _left(self, timeout: float) -> Callable[[], float]:
         """Return a function that tells how many seconds are left of `timeout`; 0 or less means none."""

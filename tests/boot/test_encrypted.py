@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.cli.command_line import open_factory
 from pipeline.images.boot import LOGIN
-from pipeline.images.guest import Guest, running
+from pipeline.images.guest import ACCELERATION, Guest, running
 from pipeline.sandbox.spec import CAPABILITIES, Sandbox
 from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
@@ -42,7 +42,7 @@ class Parts:
 
     def argv(self, initramfs: str, cmdline: str, *disks: tuple[str, str]) -> list[str]:
         """QEMU's arguments; each disk is a file's name and options of its drive."""
-        argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-no-reboot"]
+        argv = ["qemu-system-x86_64", *ACCELERATION, "-display", "none", "-monitor", "none", "-no-reboot"]
         argv += ["-serial", "chardev:console", "-machine", "pc", "-cpu", "qemu64,-cx16", "-m", "768", "-nic", "none"]
         argv += ["-kernel", str(self.folder / "vmlinuz-lts"), "-initrd", str(self.folder / initramfs), "-append", cmdline]
         for name, options in disks:
