@@ -77,7 +77,7 @@ def sandbox_of(run: StageRun) -> Sandbox:
         argv=node.spec.command,
         epoch=place.plan.channel.epoch,
         inputs=tuple(inputs_of(run)),
-        env={**environment_of(options_of(node, place.plan, place.driver)), **other_clock(place.plan.channel, run.clock)},
+        env={**environment_of(options_of(node, place.plan, place.driver, place.lock)), **other_clock(place.plan.channel, run.clock)},
         capabilities=node.spec.capabilities,
         secrets={name: place.driver.signing_key()[1] for name in node.spec.secrets},
         timeout=float(node.spec.timeout),
@@ -124,7 +124,7 @@ def shifted(ahead: str) -> dict[str, str]:
 def inputs_of(run: StageRun) -> list[Input]:
     """Return everything that the script reads, with its places in the sandbox; sources with the digests of the key."""
     place, node = run.place, run.node
-    options = {name: plain(value) for name, value in options_of(node, place.plan, place.driver).items()}
+    options = {name: plain(value) for name, value in options_of(node, place.plan, place.driver, place.lock).items()}
     found = [Input("/stage-options", {"options.json": json.dumps(options, sort_keys=True, indent=1).encode()})]
     own, library = f"stages/{node.spec.name}", f"stages/{LIBRARY}"
     for path, rows in run.keyed.trees.items():

@@ -18,7 +18,7 @@ LIBRARY = "lib"
 
 OPTION_TYPES = ("string", "strings", "integer", "boolean", "table")
 SECRETS = ("signing-key",)
-BASE_OPTIONS = ("arch", "branch", "channel", "epoch", "signing_key_name", "target", "version")
+BASE_OPTIONS = ("arch", "branch", "channel", "epoch", "locked", "signing_key_name", "target", "version")
 """Options that every script is given; no option of a stage may have these names."""
 
 OptionValue = str | int | bool | tuple[str, ...] | Mapping[str, str]
@@ -50,6 +50,8 @@ class StageSpec:
     optional_inputs: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    locked: bool = False
+    """Whether the script is given the packages that the lock chose for the stage's world."""
     timeout: int = 900
     options: Mapping[str, OptionSpec] = field(default_factory=dict)
 
@@ -77,6 +79,7 @@ def load_stage(folder: Path, problems: Problems) -> StageSpec:
         optional_inputs=table.strings("optional_inputs", ()),
         sources=table.strings("sources", ()),
         secrets=table.strings("secrets", ()),
+        locked=table.boolean("locked", False),
         timeout=table.integer("timeout", 900),
         options=_options(table.table("options")),
     )

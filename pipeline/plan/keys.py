@@ -127,7 +127,7 @@ class Keys:
         document: dict[str, JsonValue] = {
             "schema": SCHEMA,
             "stage": node.spec.name,
-            "options": {name: plain(value) for name, value in options_of(node, self.plan, self.driver).items()},
+            "options": {name: plain(value) for name, value in options_of(node, self.plan, self.driver, self._lock).items()},
             "sources": digests,
             "inputs": {name: self.content(source) for name, source in sorted(node.inputs.items())},
             "builder": self.builder(node.arch),
@@ -155,8 +155,11 @@ class Keys:
         return Keyed(digest_json(document), document, {})
 
 
-def options_of(node: StageNode, plan: Plan, driver: ChannelDriver) -> dict[str, OptionValue]:
-    """Return all options of the script of `node`: those that every script gets, and its own."""
+def options_of(node: StageNode, plan: Plan, driver: ChannelDriver, lock: Callable[[], Lock]) -> dict[str, OptionValue]:
+    """Return all options of the script of `node`: those that every script gets, and its own.
+
+    Raises LockError if the stage asks for the lock's choice and the lock has none for its world.
+    """
     base: dict[str, OptionValue] = {
         "arch": node.arch,
         "branch": plan.channel.branch,
@@ -167,6 +170,8 @@ def options_of(node: StageNode, plan: Plan, driver: ChannelDriver) -> dict[str, 
     }
     if "signing-key" in node.spec.secrets:
         base["signing_key_name"] = driver.signing_key()[0]
+    if node.spec.locked:
+        base["locked"] = lock().choice(node.arch, node.world)
     return {**base, **node.options}
 
 

@@ -40,6 +40,8 @@ class StageNode:
     options: Mapping[str, OptionValue]
     inputs: Mapping[str, str]
     """Input name -> name of the node that makes it."""
+    world: frozenset[str] = frozenset()
+    """The words of all worlds that its options name."""
 
     @property
     def name(self) -> str:

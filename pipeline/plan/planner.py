@@ -148,9 +148,11 @@ class _Planner:
             option.name: self._value(recipe, given.get(option.name, option.default), arch, f"{use.where}.options.{option.name}")
             for option in spec.options.values()
         }
+        if spec.locked and (arch == NOARCH or not self.wanted):
+            self.problems.add(use.where, f"stages/{spec.name} installs what the lock chose: it needs an architecture and a world")
         for one in self._architectures(arch) if self.wanted else ():
             self.stage_worlds.setdefault(one, {})[frozenset(self.wanted)] = None
-        return StageNode(use.name, spec, recipe.name, target.name if target else "", arch, options, inputs)
+        return StageNode(use.name, spec, recipe.name, target.name if target else "", arch, options, inputs, frozenset(self.wanted))
 
     def _arch(self, recipe: Recipe, use: StageUse, target: Target | None) -> str:
         if target is None and not use.arch:

@@ -11,9 +11,10 @@ from pipeline.base.canonical import Digest, JsonValue, digest_json
 from pipeline.base.errors import LockError
 
 LOCK_SCHEMA = 1
+_RELOCK = "run: ./ci/doit lock"
 
 
-_OPTIONAL = ("indexes", "media", "native_builders")
+_OPTIONAL = ("indexes", "media", "native_builders", "choices")
 
 
 _OPTIONAL_OF_FILES = ("checksum", "signer", "made")
@@ -40,6 +41,16 @@ class LockedFile:
 _FIELDS = tuple(one.name for one in fields(LockedFile))
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """The packages that the solver chose for one world: what a root of this world consists of."""
+
+    world: tuple[str, ...]
+    """The world's words, sorted."""
+    packages: tuple[str, ...]
+    """`name=version` of each package, sorted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lock:
     """All that a build of a channel may take, resolved once."""
@@ -60,6 +71,8 @@ class Lock:
     """Files of other kinds: root file systems, boot files, the scripts of aports."""
     native_builders: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
     """As `builder`, of the channel's `native_builders`."""
+    choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
+    """The choice for each world of an architecture; the same packages as in `packages`, which has them all in one table."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """The lock as JSON data; `from_json` reads it back. What a channel has no use for is left out."""
@@ -74,8 +87,20 @@ class Lock:
             "indexes": _tables(self.indexes),
             "media": _rows(self.media),
             "native_builders": _tables(self.native_builders),
+            "choices": {
+                arch: [{"world": list(choice.world), "packages": list(choice.packages)} for choice in choices]
+                for arch, choices in self.choices.items()
+            },
         }
         return {name: value for name, value in data.items() if value or name not in _OPTIONAL}
+
+    def choice(self, arch: str, world: Iterable[str]) -> tuple[str, ...]:
+        """The packages chosen for a world, as `name=version`. Raises LockError if the world was not solved."""
+        wanted = tuple(sorted(world))
+        found = next((choice for choice in self.choices.get(arch, ()) if choice.world == wanted), None)
+        if found is None:
+            raise LockError(f"lock of {self.channel}: no choice for {arch} of the world {', '.join(wanted)}", hint=_RELOCK)
+        return found.packages
 
     @property
     def builders(self) -> tuple[tuple[LockedFile, ...], ...]:
@@ -102,7 +127,7 @@ class Lock:
 
         try:
             if data["schema"] != LOCK_SCHEMA:
-                raise LockError(f"{where}: lock schema {data['schema']}, expected {LOCK_SCHEMA}", hint="run: ./ci/doit lock")
+                raise LockError(f"{where}: lock schema {data['schema']}, expected {LOCK_SCHEMA}", hint=_RELOCK)
             return cls(
                 channel=str(data["channel"]),
                 made_from=Digest(data["made_from"]),
@@ -113,9 +138,14 @@ class Lock:
                 indexes={arch: files(rows) for arch, rows in data.get("indexes", {}).items()},
                 media=files(data.get("media", [])),
                 native_builders={arch: files(rows) for arch, rows in data.get("native_builders", {}).items()},
+                choices={arch: tuple(map(_choice, rows)) for arch, rows in data.get("choices", {}).items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise LockError(f"{where}: not a lock: {error!r}", hint="run: ./ci/doit lock") from error
+            raise LockError(f"{where}: not a lock: {error!r}", hint=_RELOCK) from error
+
+
+def _choice(row: Mapping[str, Iterable[str]]) -> Choice:
+    return Choice(tuple(row["world"]), tuple(row["packages"]))
 
 
 def _rows(files: Iterable[LockedFile]) -> list[JsonValue]:

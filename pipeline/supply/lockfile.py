@@ -33,10 +33,11 @@ _ORDER = (
     "media",
     "builder",
     "native_builders",
+    "choices",
     "packages",
     "wheels",
 )
-_ROW = ("name", "version", "size", "sha256", "checksum", "signer", "made", "location")
+_ROW = ("name", "version", "size", "sha256", "checksum", "signer", "made", "location", "world", "packages")
 
 
 def lock_path(paths: Paths, channel: Channel) -> Path:
@@ -116,6 +117,7 @@ def differences(old: Lock | None, new: Lock) -> list[str]:
             f"{title}: {text}" for text in _changes({file.name: file for file in before}, {file.name: file for file in after})
         ]
     lines += [f"{title}: {text}" for title, before, after in _tables(old, new) for text in _keys(before, after)]
+    lines += [line for arch in sorted({*old.choices, *new.choices}) for line in _choices(arch, old, new)]
     for name in sorted({*old.notes, *new.notes}):
         if old.notes.get(name) != new.notes.get(name):
             lines.append(f"{name}: {old.notes.get(name, 'not stated')} -> {new.notes.get(name, 'not stated')}")
@@ -148,6 +150,19 @@ def _changes(before: Mapping[str, LockedFile], after: Mapping[str, LockedFile]) 
             yield f"{_direction(was.version, now.version)} {name} {was.version} -> {now.version}"
         elif was is not None and now is not None and was.sha256 != now.sha256:
             yield f"changed {name} {now.version}: same version, other content"
+
+
+def _choices(arch: str, old: Lock, new: Lock) -> Iterable[str]:
+    """How the choice for a world changed, as far as the table of all packages does not tell it."""
+    locked = [{f"{file.name}={file.version}" for file in lock.packages.get(arch, ())} for lock in (old, new)]
+    before = {choice.world: set(choice.packages) for choice in old.choices.get(arch, ())}
+    for choice in new.choices.get(arch, ()):
+        was, now = before.get(choice.world), set(choice.packages)
+        if was is None:
+            continue
+        title = f"{arch} world {' '.join(choice.world[:3])}{' ...' if len(choice.world) > 3 else ''}"
+        yield from (f"{title}: added {one}" for one in sorted((now - was) & locked[0]))
+        yield from (f"{title}: removed {one}" for one in sorted((was - now) & locked[1]))
 
 
 def _day(seconds: int) -> str:

@@ -8,16 +8,18 @@ set -eu
 . /stagelib/stage.sh
 need_packages world "$TOWER_WORLD"
 [ -z "$TOWER_KERNEL" ] || need_packages kernel "$TOWER_KERNEL"
+need_packages locked "$TOWER_LOCKED"
 need_files "/in/repository/$TOWER_BRANCH" /in/keys
 
+# The lock names each package and its version, so that apk has nothing left to choose.
 root=/work/root
 mkdir "$root"
 if [ "$TOWER_ARCH" = "$(uname -m)" ]; then
 	# shellcheck disable=SC2086 # lists of words
-	tower_apk "$root" add --initdb $TOWER_WORLD $TOWER_KERNEL
+	tower_apk "$root" add --initdb $TOWER_LOCKED
 else
 	# shellcheck disable=SC2086 # lists of words
-	if ! tower_apk "$root" add --initdb --no-scripts $TOWER_WORLD $TOWER_KERNEL >/work/installed; then
+	if ! tower_apk "$root" add --initdb --no-scripts $TOWER_LOCKED >/work/installed; then
 		cat /work/installed
 		exit 1
 	fi
@@ -28,6 +30,12 @@ else
 		[ -e "$link" ] || [ -L "$link" ] || ln -s /bin/busybox "$link"
 	done
 fi
+
+# The world of the device is the recipe's: with the versions of the lock in it, nothing could be upgraded.
+# shellcheck disable=SC2086 # lists of words
+printf '%s\n' $TOWER_WORLD $TOWER_KERNEL | LC_ALL=C sort -u >"$root/etc/apk/world"
+# shellcheck disable=SC2086 # list of words
+check_locked "$root" $TOWER_LOCKED
 
 # The channel's keys, of which one signs our own packages: the package alpine-keys has Alpine's alone.
 mkdir -p "$root/etc/apk/keys"

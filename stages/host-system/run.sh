@@ -10,6 +10,7 @@ need_files /in/root/root.tar /in/packages "/in/repository/$TOWER_BRANCH" /in/key
 root=/work/root
 mkdir "$root"
 tar -C "$root" -xpf /in/root/root.tar --exclude='./boot/*'
+installed_in "$root" >/work/packages-before
 if [ "$TOWER_ARCH" = "$(uname -m)" ]; then
 	# shellcheck disable=SC2086 # lists of words
 	tower_apk "$root" add $TOWER_WORLD
@@ -23,6 +24,15 @@ else
 	mv "$root/var/lib/tower/scripts/installed" /work/installed-before
 	PYTHONPATH=/src python3 /stage/pending.py "$root" "$TOWER_ARCH" /work/repositories /work/installed-before /work/installed
 fi
+# Only packages of our own are added here: the lock chose all others, and they are in the root.
+installed_in "$root" >/work/packages-after
+for package in $(only_in /work/packages-before /work/packages-after); do
+	refuse "option world: $TOWER_WORLD would remove or replace $package of the root"
+done
+for package in $(only_in /work/packages-after /work/packages-before); do
+	[ -f "/in/packages/$TOWER_ARCH/${package%%=*}-${package#*=}.apk" ] ||
+		refuse "option world: $TOWER_WORLD would install $package, which is not in the root and not our own"
+done
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
 
 # Nobody logs in before the host is provisioned: it has no user yet, and root never has a password.

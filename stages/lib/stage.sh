@@ -49,6 +49,35 @@ tower_apk() {
 		--no-cache --no-network "$@"
 }
 
+# installed_in ROOT: print `name=version` of each installed package, sorted.
+installed_in() {
+	awk '/^P:/ { name = substr($0, 3) } /^V:/ { print name "=" substr($0, 3) }' "$1/lib/apk/db/installed" | LC_ALL=C sort
+}
+
+# only_in FILE OTHER: print the lines of a file that another file lacks.
+only_in() {
+	grep -vxFf "$2" "$1" || [ $? -eq 1 ]
+}
+
+# check_locked ROOT PACKAGES...: end the stage unless just these are installed, and the root's world needs just these.
+check_locked() {
+	tower_root=$1
+	shift
+	installed_in "$tower_root" >/work/installed-now
+	printf '%s\n' "$@" >/work/installed-locked
+	for tower_package in $(only_in /work/installed-now /work/installed-locked); do
+		refuse "option locked: $tower_package is installed, and the lock does not name it"
+	done
+	for tower_package in $(only_in /work/installed-locked /work/installed-now); do
+		refuse "option locked: $tower_package is not installed, although the lock names it"
+	done
+	tower_apk "$tower_root" add --simulate >/work/installed-next || {
+		cat /work/installed-next
+		refuse "option locked: its packages do not make up the world"
+	}
+	! grep '^([0-9]' /work/installed-next || refuse "option locked: the world asks for other packages than these"
+}
+
 # take_apart FOLDER PACKAGES...: lay the files of packages below a folder, without what they depend on.
 take_apart() {
 	tower_folder=$1

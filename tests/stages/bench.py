@@ -60,12 +60,13 @@ class Bench:
         inputs: Mapping[str, Source] | None = None,
         sources: Mapping[str, Source] | None = None,
         options: Mapping[str, OptionValue] | None = None,
+        locked: tuple[str, ...] = (),
         arch: str = "x86_64",
         target: str = "pc",
     ) -> str:
         """Run a stage's script; what it left lies in the folder `output`, which is made. What it said.
 
-        `sources` take the place of those of the checkout. Raises StageError, as a build does.
+        `sources` take the place of those of the checkout; `locked` is the lock's choice. Raises StageError, as a build does.
         """
         spec = self.spec(stage)
         base: dict[str, OptionValue] = {
@@ -73,6 +74,8 @@ class Bench:
         }  # fmt: skip
         if spec.secrets:
             base["signing_key_name"] = KEY
+        if spec.locked:
+            base["locked"] = locked
         given = dict(options or {})
         assert given.keys() <= spec.options.keys(), f"stage {stage} has no such option"
         chosen = {**base, **{name: option.default for name, option in spec.options.items() if not option.required}, **given}

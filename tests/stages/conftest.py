@@ -17,7 +17,7 @@ from pipeline.build.factory import Factory
 from pipeline.plan.nodes import Settings
 from pipeline.plan.planner import load_plan
 from tests.stages.bench import KEY, RENEW, Bench
-from tests.stages.material import write_own_packages, write_repository
+from tests.stages.material import LOCKED_ROOT, write_own_packages, write_repository
 
 # What the tiny packages have of the builder's own files.
 _PARTS = "bin/busybox lib/ld-musl-x86_64.so.1 usr/lib/grub usr/share/syslinux"
@@ -95,7 +95,7 @@ def host_root(
             folder = tmp_path_factory.mktemp(f"root-{arch}") / "out"
             bench.run(
                 "host-root", folder, inputs={"repository": repository(arch), "keys": keys},
-                options={"world": ("alpine-base", "mkinitfs"), "kernel": ("linux-tiny",)}, arch=arch,
+                options={"world": ("alpine-base", "mkinitfs"), "kernel": ("linux-tiny",)}, locked=LOCKED_ROOT, arch=arch,
             )  # fmt: skip
             made[arch] = folder
         return made[arch]

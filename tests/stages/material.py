@@ -15,6 +15,8 @@ from tests.stages.bench import BRANCH, EPOCH, KEY
 
 ODD = "etc/an odd näme & 'quotes' $(x)"
 RELEASE = "6.1.0-0-tiny"
+LOCKED_ROOT = tuple(f"{name}=1.0-r0" for name in ("alpine-base", "kmod", "linux-tiny", "mkinitfs", "tiny-system", "tiny-users"))
+"""All packages of the root that tests make: what a lock names for `alpine-base mkinitfs linux-tiny`."""
 Entry = tuple[TarEntry, bytes | Path | None]
 
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\ntiny:x:120:130::/:/sbin/nologin\n"

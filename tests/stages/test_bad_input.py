@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.stages.bench import BRANCH, GOLDEN, Bench, Source
+from tests.stages.material import LOCKED_ROOT
 from tests.stages.trees import DEVICE_WHEEL, tiny_overlays
 
 NOTHING: Mapping[str, bytes] = {}
@@ -30,6 +31,7 @@ class Bad:
     words: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     instead: Mapping[str, Source | None] = field(default_factory=dict)
+    locked: tuple[str, ...] = ("alpine-base=1.0-r0", "tiny-system=1.0-r0", "tiny-users=1.0-r0")
 
 
 # Input -> the stages that need it; each is run without it, and with an empty one.
@@ -73,6 +75,16 @@ CASES = [
     *(Bad(stage, (f"option {option}:", said), {option: world}) for stage, option, (world, said) in _WORLDS),
     Bad("host-root", ("no-such-package",), {"world": ("no-such-package",)}),
     Bad("host-root", ("option kernel: -x: not the name",), {"kernel": ("-x",)}),
+    Bad("host-root", ("option locked: names no package",), locked=()),
+    Bad("host-root", ("option locked: tiny-users=1.0-r0 is installed",), locked=("alpine-base=1.0-r0", "tiny-system=1.0-r0")),
+    Bad("host-root", ("alpine-base-1.0-r0", "breaks: world[alpine-base=0.9-r0]"), locked=("alpine-base=0.9-r0",)),
+    Bad(
+        "host-root",
+        ("option locked: the world asks for other packages",),
+        locked=(*LOCKED_ROOT[:1], *LOCKED_ROOT[4:], "linux-firmware=1.0-r0"),
+    ),
+    Bad("host-root", ("option locked: its packages do not make up the world",), {"world": ("!tiny-system", "alpine-base")}),
+    Bad("host-system", ("would install linux-firmware=1.0-r0",), {"world": ("toweros-tiny", "linux-firmware")}),
     Bad("host-root", ("UNTRUSTED signature",), instead={"keys": WORDS}),
     Bad("host-root", ("APKINDEX.tar.gz",), instead={"repository": {f"{BRANCH}/main/x86_64/APKINDEX.tar.gz": b"damaged"}}),
     Bad("host-system", ("no-such-package",), {"world": ("no-such-package",)}),
@@ -127,7 +139,7 @@ def test_it_is_refused(bench: Bench, good: Callable[[str], dict[str, Source]], t
         else:
             table[place] = given
     options = {**_OPTIONS.get(case.stage, {}), **case.options}
-    bench.refused(case.stage, tmp_path / "out", *case.words, inputs=inputs, sources=sources, options=options)
+    bench.refused(case.stage, tmp_path / "out", *case.words, inputs=inputs, sources=sources, options=options, locked=case.locked)
 
 
 def test_every_stage_has_a_listing_and_bad_input(checkout: Path) -> None:

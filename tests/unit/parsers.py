@@ -75,6 +75,7 @@ _LOCK = json.dumps(
     {
         "schema": LOCK_SCHEMA, "channel": "lab", "made_from": SHA, "notes": {"a": "b"}, "builder": [_LOCKED],
         "packages": {"x86_64": [_LOCKED]}, "wheels": {"x86_64": []}, "indexes": {}, "media": [_LOCKED],
+        "choices": {"x86_64": [{"world": ["a"], "packages": ["a=1-r0"]}]},
     }
 ).encode()  # fmt: skip
 _RELEASES = f"""---

@@ -16,7 +16,7 @@ from pipeline.channels.driver import LocalMirror, report_nothing
 from pipeline.plan.nodes import Settings
 from pipeline.plan.planner import load_plan
 from pipeline.sandbox.engine import Engine
-from pipeline.supply.lock import Lock, LockedFile
+from pipeline.supply.lock import Choice, Lock, LockedFile
 from pipeline.supply.vault import Vault
 
 CHANNEL = """
@@ -115,6 +115,7 @@ class Driver:
     """A channel whose parts are decided by the test."""
 
     locked: tuple[LockedFile, ...] = (LockedFile("busybox", "1-r0", Digest("a" * 64), 10),)
+    choices: tuple[Choice, ...] = ()
     wanted: str = "worlds"
     public: bytes = b"public\n"
     repository_text: str = "index\n"
@@ -131,7 +132,7 @@ class Driver:
 
     def lock(self, progress: Progress, *, renew: bool = False, accept_older: bool = False) -> Lock:
         self.calls.append("lock")
-        return Lock("lab", self.lock_key(), {"x86_64": self.locked, "aarch64": self.locked}, self.locked)
+        return Lock("lab", self.lock_key(), {"x86_64": self.locked, "aarch64": self.locked}, self.locked, choices={"x86_64": self.choices})
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
         self.calls.append("fetch")

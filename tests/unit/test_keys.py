@@ -17,6 +17,7 @@ from pipeline.build.factory import Factory
 from pipeline.config.stage import OptionValue
 from pipeline.plan.keys import NotBuiltError, environment_of
 from pipeline.plan.nodes import Settings
+from pipeline.supply.lock import Choice
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 
 ROOT = "stage:root:pc"
@@ -75,6 +76,20 @@ def test_a_key_is_the_digest_of_its_document(paths: Paths) -> None:
         "size": 4,
     }
     assert str(paths.checkout) not in str(keyed.document)
+
+
+def test_a_stage_is_given_the_choice_of_the_lock(paths: Paths) -> None:
+    """It is an option like any other, and so a part of the key; a lock without a choice for the world is refused."""
+    stage = paths.stages / "root" / "stage.toml"
+    stage.write_text(stage.read_text().replace("[options.world]", "locked = true\n[options.world]"))
+    chosen = [
+        Choice(("apk-tools", "busybox"), packages) for packages in [("busybox=1-r0",), ("busybox=1-r0", "scanelf=1-r0")]
+    ]
+    factories = [opened(paths, Driver(choices=(choice,), wanted=f"{number}")) for number, choice in enumerate(chosen)]
+    documents = [factory.keys.of(factory.plan.nodes[ROOT]).document for factory in factories]
+    assert [document["options"]["locked"] for document in documents] == [list(choice.packages) for choice in chosen]  # type: ignore[index, call-overload]
+    with pytest.raises(LockError, match="no choice for x86_64 of the world apk-tools, busybox"):
+        key(opened(paths, Driver(choices=(Choice(("other",), ()),), wanted="other")))
 
 
 def test_where_a_stage_runs_is_no_part_of_its_key(paths: Paths) -> None:

@@ -98,6 +98,7 @@ def test_a_common_stage_and_another_recipe_s_target(tmp_path: Path) -> None:
         ("stages/root/stage.toml", "[options.size]", "[options.arch]", "options.arch: every stage is given this option"),
         ("stages/root/stage.toml", "default = 4", 'default = "x"', "options.size.default: must be integer, not 'x'"),
         ("stages/pack/stage.toml", '["signing-key"]', '["pasword"]', "'pasword' is unknown; known: signing-key"),
+        ("stages/pack/stage.toml", "secrets =", "locked = true\nsecrets =", "it needs an architecture and a world"),
         ("pipeline/recipes/host.toml", 'name = "pack"', 'name = "root"', "two stages are called 'root'"),
         ("pipeline/recipes/host.toml", 'name = "pack"', 'name = "pakc"', "there is no stage stages/pakc"),
         ("pipeline/recipes/host.toml", 'final = "pack"', 'final = "x"', "final: no stage of this recipe is called 'x'"),

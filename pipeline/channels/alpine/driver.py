@@ -25,7 +25,7 @@ from pipeline.channels.driver import LocalMirror, report_nothing
 from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
 from pipeline.supply.fetch import Mirrors, VanishedError, fetch, get_checked
-from pipeline.supply.lock import Lock, LockedFile, Worlds
+from pipeline.supply.lock import Choice, Lock, LockedFile, Worlds
 from pipeline.supply.signing import CheckoutKey, checkout_key
 from pipeline.supply.trust import Trust, load_trust, own_trust
 from pipeline.supply.vault import Vault
@@ -116,6 +116,7 @@ class AlpineDriver:
                     for arch in self.channel.architectures
                 },
                 **({"mirror": self.mirror.inputs()} if self.mirror else {}),
+                "choices": True,
                 "branch": self.channel.branch,
                 "repositories": list(settings.repositories),
                 "builders": {arch: [settings.minirootfs, *self._builder_world(arch)] for arch in self._builder_archs},
@@ -134,10 +135,12 @@ class AlpineDriver:
         if self.mirror is None:
             every = [index for found in indexes.values() for index in found]
             self._check_fresh(every, before, progress, accept_older=accept_older)
-        solutions = {arch: self._solve(arch, found, self._worlds(arch)) for arch, found in indexes.items()}
+        solved = {arch: self._solve(arch, found, self._worlds(arch)) for arch, found in indexes.items()}
+        solutions = {arch: _by_checksum(found, indexes[arch]) for arch, found in solved.items()}
         builder_arch = self.channel.builder_arch
         builders = {
-            arch: self._solve(arch, indexes[arch], (frozenset(self._builder_world(arch)),)) for arch in self._builder_archs
+            arch: _by_checksum(self._solve(arch, indexes[arch], (frozenset(self._builder_world(arch)),)), indexes[arch])
+            for arch in self._builder_archs
         }
         known = [file for table in (*before.packages.values(), *before.builders) for file in table] if before else []
         # Fetch both in one batch, since they have most packages in common.
@@ -157,6 +160,7 @@ class AlpineDriver:
             notes={"branch": self.channel.branch},
             indexes={arch: tuple(index.file for index in found) for arch, found in indexes.items()},
             media=self._media(indexes[builder_arch][0], progress),
+            choices={arch: tuple(sorted(map(_choice, found))) for arch, found in solved.items() if found},
         )
         for found in indexes.values():
             for index in found:
@@ -205,8 +209,8 @@ class AlpineDriver:
                     f"{index.title}: made {day(index.file.made)}, {age_in_days(index)} days ago; is the mirror still updated?"
                 )
 
-    def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> dict[str, Wanted]:
-        """The packages of all worlds, each solved for itself, by checksum. Raises FactoryError that says why it cannot be."""
+    def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> list[Solution]:
+        """Solve each world by itself. Raises FactoryError that says why one has no solution."""
         from pipeline.apk.solver.cache import Cache
         from pipeline.apk.solver.errors import UnsolvableError
         from pipeline.apk.solver.pool import IndexFile
@@ -223,11 +227,7 @@ class AlpineDriver:
                 what = f"{self.channel.name}: a world for {arch} cannot be had"
                 hint = error.hint or f"its packages: {', '.join(sorted(world))}"
                 raise UnsolvableError(f"{what}: {error.message}", hint=hint) from error
-        return {
-            chosen.checksum: Wanted(chosen.name, chosen.version, chosen.checksum, indexes[chosen.index])
-            for solution in solutions
-            for chosen in solution.packages
-        }
+        return solutions
 
     def _lock_packages(
         self, arch: str, wanted: Iterable[Wanted], known: list[LockedFile], progress: Progress
@@ -394,3 +394,15 @@ class AlpineDriver:
         """Return the folder of the locked scripts, unpacked."""
         lock = lockfile.read(lockfile.lock_path(self.paths, self.channel), self.channel)
         return aports.unpack(aports.find_scripts(lock.media), self.vault, self.home, self.report)
+
+
+def _by_checksum(solutions: Iterable[Solution], indexes: tuple[SignedIndex, ...]) -> dict[str, Wanted]:
+    return {
+        chosen.checksum: Wanted(chosen.name, chosen.version, chosen.checksum, indexes[chosen.index])
+        for solution in solutions
+        for chosen in solution.packages
+    }
+
+
+def _choice(solution: Solution) -> Choice:
+    return Choice(tuple(sorted(solution.world)), tuple(sorted(f"{one.name}={one.version}" for one in solution.packages)))

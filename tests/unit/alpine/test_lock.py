@@ -24,7 +24,7 @@ from pipeline.channels.alpine.driver import AlpineDriver
 from pipeline.channels.alpine.settings import read_settings
 from pipeline.supply import lockfile
 from pipeline.supply.fetch import VanishedError
-from pipeline.supply.lock import Lock, LockedFile, Worlds
+from pipeline.supply.lock import Choice, Lock, LockedFile, Worlds
 from pipeline.supply.vault import VERIFIED_NS
 from tests.unit.alpine.upstream import ARCHES, BRANCH, COMMIT, MADE, MKIMAGE, Upstream
 from tests.unit.mirror import Quiet, serving
@@ -186,6 +186,25 @@ def test_each_stages_world_is_solved_for_itself(upstream: Upstream, checkout_pat
     assert "rival" in caught.value.message
     driver.worlds = Worlds(dict.fromkeys(ARCHES, (frozenset({"app"}), frozenset({"rival"}))))
     assert names(driver.lock(Quiet()).packages["x86_64"]) == ["app-1.0-r0", "lib-1.0-r0", "rival-1.0-r0"]
+
+
+def test_the_choice_for_each_world_is_in_the_lock(upstream: Upstream, checkout_path: Path) -> None:
+    """Two worlds of an architecture may need other packages for one name; a root gets those of its own world alone."""
+    upstream.add("community", "rival", depend="!app")
+    upstream.publish()
+    driver = upstream.driver(checkout_path)
+    driver.worlds = Worlds(dict.fromkeys(ARCHES, (frozenset({"app"}), frozenset({"rival", "lib"}))))
+    lock = lockfile.parse(lockfile.render(driver.lock(Quiet())), "lock")
+    assert lock.choice("x86_64", {"app"}) == ("app=1.0-r0", "lib=1.0-r0")
+    assert lock.choice("x86_64", {"lib", "rival"}) == ("lib=1.0-r0", "rival=1.0-r0")
+    with pytest.raises(LockError, match="no choice for x86_64 of the world app, lib"):
+        lock.choice("x86_64", {"app", "lib"})
+    other = Choice(("app",), ("app=1.0-r0", "rival=1.0-r0"))
+    moved = replace(lock, choices={**lock.choices, "x86_64": (other, *lock.choices["x86_64"][1:])})
+    assert lockfile.differences(lock, moved) == [
+        "x86_64 world app: added rival=1.0-r0",
+        "x86_64 world app: removed lib=1.0-r0",
+    ]
 
 
 def test_differences_in_words(upstream: Upstream, checkout_path: Path) -> None:
