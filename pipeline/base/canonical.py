@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canonical JSON and digests: the one way in which the factory names content.
 
-Nothing here looks at times, owners, locale or the place of the checkout.
+Times, owners, locale and the place of the checkout have no influence.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ _CHUNK = 1 << 20
 
 
 def canonical_json(value: JsonValue) -> bytes:
-    """`value` as UTF-8 JSON with sorted keys and no white space: equal values give equal bytes."""
+    """Return `value` as UTF-8 JSON with sorted keys and no white space: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def digest_bytes(data: bytes) -> Digest:
-    """SHA-256 of `data`."""
+    """Return the SHA-256 of `data`."""
     return Digest(hashlib.sha256(data).hexdigest())
 
 
 def digest_json(value: JsonValue) -> Digest:
-    """SHA-256 of the canonical JSON of `value`."""
+    """Return the SHA-256 of the canonical JSON of `value`."""
     return digest_bytes(canonical_json(value))
 
 
 def digest_file(path: Path) -> Digest:
-    """SHA-256 of a regular file's content, read in pieces. Raises OSError."""
+    """Return the SHA-256 of a regular file's content, read in pieces. Raises OSError."""
     with open_regular(path) as stream:
         return Digest(hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 def tree_entries(root: Path) -> list[list[JsonValue]]:
-    """What a tree holds, sorted by path: `[path, kind, executable, content]` rows.
+    """Return the entries of a tree, sorted by path: rows of `[path, kind, executable, content]`.
 
-    `kind` is "file", "link" or "dir"; `content` is a file's SHA-256 or a link's target. Of the mode only
+    `kind` is "file", "link" or "dir"; `content` is a file's SHA-256 or a link's target. Of the mode, only
     the owner's execute bit counts, as in git, so that umask and clone make no difference. Byte code and
-    editors' backups are passed over. A path that is a plain file gives one row named ".".
+    editors' backups are left out. A path that is a plain file gives one row named ".".
 
     Raises FileNotFoundError if `root` is missing and ValueError for sockets, devices and pipes.
     """
@@ -80,5 +80,5 @@ def _entry(path: Path, name: str) -> list[JsonValue]:
 
 
 def digest_tree(root: Path) -> Digest:
-    """SHA-256 over `tree_entries(root)`."""
+    """Return the SHA-256 of `tree_entries(root)`."""
     return digest_json([list(row) for row in tree_entries(root)])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which code a result depends on, derived from the code: a module, and all that it imports of the factory.
+"""The code that a result depends on, derived from the code: a module, and every module of the factory that it imports.
 
-Every import counts, at the top of a module and inside a function alike, and so do those of what is imported. Not
-counted are imports under `if TYPE_CHECKING:`, which never run, and those of `LEFT_OUT`.
+All imports count, at the top of a module and inside a function, and those of the imported modules. Only imports under
+`if TYPE_CHECKING:`, which never run, and those in `LEFT_OUT` do not count.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pipeline.base.canonical import Digest, digest_bytes, digest_json
 
 _ROOT = Path(__file__).parents[2]
 _BLOCKS = ("body", "handlers", "cases", "orelse", "finalbody")
-"""The fields of a syntax tree's nodes that hold statements, or what holds them."""
+"""The fields of a syntax tree's nodes that hold statements, or nodes with statements."""
 LEFT_OUT = {"pipeline.base.streams": frozenset({"pipeline.base.refused"})}
-"""What a module imports that no result depends on: `refused` words the error that ends a command."""
+"""Imports that no result depends on: `refused` words the error that ends a command."""
 
 
 @cache
 def code_digest(*modules: str) -> Digest:
-    """Digest of the sources of `modules` (dotted names) and of every module of the factory that they import."""
+    """Return the digest of the sources of `modules` (dotted names) and of every module of the factory that they import."""
     found: dict[str, Digest] = {}
     todo = list(modules)
     while todo:
@@ -39,7 +39,7 @@ def code_digest(*modules: str) -> Digest:
 
 
 def imported_by(module: str) -> frozenset[str]:
-    """The modules of the factory that `module` imports itself."""
+    """Return the modules of the factory that `module` itself imports."""
     path = _source(module)
     return frozenset(name for name in _imports(read_regular(path), module) if _source(name)) if path else frozenset()
 
@@ -56,7 +56,7 @@ def _imports(text: bytes, module: str) -> list[str]:
 
 @cache
 def _named(text: bytes) -> tuple[str, ...]:
-    """All that a source may import. Several digests have most modules in common, and parsing is what takes the time."""
+    """Return all names that a source may import; cached, since digests share most modules, and parsing is slow."""
     names: list[str] = []
     for node in _that_run(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -67,7 +67,7 @@ def _named(text: bytes) -> tuple[str, ...]:
 
 
 def _that_run(node: ast.AST) -> Iterator[ast.stmt]:
-    """All statements below `node`, without the bodies of `if TYPE_CHECKING:`. No expression holds one."""
+    """Yield all statements below `node`, except the bodies of `if TYPE_CHECKING:`. Expressions hold no statements."""
     only_types = isinstance(node, ast.If) and _is_for_types(node.test)
     for field in _BLOCKS if not only_types else ("orelse",):
         for child in getattr(node, field, ()):

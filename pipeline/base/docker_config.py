@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user's Docker configuration (~/.docker/config.json) may say here: headers for the engine, logins of registries.
+"""The parts of the user's Docker configuration (~/.docker/config.json) that count here: HTTP headers and registry logins.
 
-People and tools leave odd things there, and the docker package reads all of it for every connection, and gives the
-proxies in it to every container. So it is read here, by parts: what is not understood is left out, and nothing of it
-reaches a sandbox.
+People and tools leave odd things there, and the docker package reads all of it for every connection, and passes its
+proxies to every container. So we read only these parts: what is not understood is ignored, and nothing of it reaches a
+sandbox.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tower.base.regular import read_regular
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _BEARER = "<token>"
-"""The user name of a token, by which nobody logs in with a password."""
+"""The user name of a token; a password login never has it."""
 
 
 def folder() -> Path | None:
-    """Where Docker's configuration is: DOCKER_CONFIG, or ~/.docker. None for a user without a home."""
+    """Return the folder of Docker's configuration: DOCKER_CONFIG, or ~/.docker. None for a user without a home."""
     named = os.environ.get("DOCKER_CONFIG", "")
     try:
         return Path(named) if named else Path.home() / ".docker"
@@ -33,13 +33,13 @@ def folder() -> Path | None:
 
 
 def headers() -> dict[str, str]:
-    """What the user wants to be sent to the engine with every request (`HttpHeaders`)."""
+    """Return the HTTP headers that the user wants in every request to the engine (`HttpHeaders`)."""
     given = _words(_read().get("HttpHeaders"))
     return {name: text for name, text in given.items() if _HEADER.fullmatch(name) and text.isascii() and text.isprintable()}
 
 
 def login(registry: str) -> tuple[str, str] | None:
-    """User name and password for a registry (`host`, `host:port`), from `docker login` or its helpers; None without."""
+    """Return user name and password for a registry (`host`, `host:port`), from `docker login` or its helpers; or None."""
     given, logins = _read(), dict[str, dict[str, str]]()
     for key, entry in _objects(given.get("auths")).items():
         decoded = _decoded(entry)
@@ -48,7 +48,7 @@ def login(registry: str) -> tuple[str, str] | None:
     helped = {"auths": logins, "credHelpers": _words(given.get("credHelpers"))}
     if isinstance(given.get("credsStore"), str):
         helped["credsStore"] = given["credsStore"]
-    # What a helper does not know, or one that is not there, may still be in the file.
+    # If a helper does not know it, or is missing, it may still be in the file.
     return _resolved(helped, registry) or _resolved({"auths": logins}, registry)
 
 
@@ -59,18 +59,18 @@ def _resolved(known: dict[str, Any], registry: str) -> tuple[str, str] | None:
         found = auth.AuthConfig(known).resolve_authconfig(registry) or {}
     except (errors.DockerException, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    # Helpers answer with other names than the file has.
+    # The answers of helpers use other names than the file.
     name, password = (found.get(key) or found.get(key.title()) for key in ("username", "password"))
     return (str(name), str(password or "")) if name and name != _BEARER else None
 
 
 def client(**settings: Any) -> Any:
-    """The docker package's client, without the configuration but for the headers. Raises what the package raises."""
+    """Return the docker package's client, with only the headers of the configuration. Raises what the package raises."""
     import docker
     from docker.utils import config
 
     class Client(docker.APIClient):
-        def _retrieve_server_version(self) -> Any:  # the first thing that is asked
+        def _retrieve_server_version(self) -> Any:  # the client asks for it first
             self.headers.update(headers())
             return super()._retrieve_server_version()  # type: ignore[misc]
 

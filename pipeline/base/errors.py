@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one family of errors: what, on which object, expected and got, and the next command to type.
 
-A subclass per remedy, each with its exit status. Errors are raised low and shown once, at the top;
-none of them ever shows a traceback.
+There is a subclass for each remedy, with its exit status. Errors are raised where they are noticed and shown once, at
+the top; none of them ever shows a traceback.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class LockError(FactoryError):
 
 
 class FetchError(FactoryError):
-    """Something could not be downloaded: look at the network or the mirror."""
+    """Something could not be downloaded: check the network or the mirror."""
 
     exit_status = 12
 
 
 class VerifyError(FactoryError):
-    """Bytes are not what a key or checksum says they are: do not use them."""
+    """Bytes do not match a key or checksum: do not use them."""
 
     exit_status = 13
 
@@ -69,13 +69,13 @@ class StoreError(FactoryError):
 
 
 class BootError(FactoryError):
-    """An image did not reach the state that was waited for."""
+    """An image did not reach the expected state."""
 
     exit_status = 17
 
 
 class ReleaseError(FactoryError):
-    """Something must not be released."""
+    """Something may not be released."""
 
     exit_status = 18
 

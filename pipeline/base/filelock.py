@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.1
 
 
 class FileLock:
-    """A lock that is held; let go by `release` or by the end of the process."""
+    """A held lock; `release` or the end of the process releases it."""
 
     __slots__ = ("_fd", "path")
 
@@ -27,7 +27,7 @@ class FileLock:
         self._fd = fd
 
     def release(self) -> None:
-        """Let go; harmless when done twice."""
+        """Release the lock; a second call does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -37,14 +37,14 @@ class FileLock:
         self.release()
 
     def remove(self) -> None:
-        """Remove the file of an exclusive lock, then let go: whoever waits for it starts over on a new file."""
+        """Remove the file of an exclusive lock, then release it: waiting processes start over on a new file."""
         with suppress(FileNotFoundError):
             self.path.unlink()
         self.release()
 
 
 def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
-    """The lock at `path`, or None if somebody else holds it."""
+    """Return the lock at `path`, or None if somebody else holds it."""
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
 
 
 def _is_current(fd: int, path: Path) -> bool:
-    """Whether `path` still names the file that was locked, and not one that `Lock.remove` took away meanwhile."""
+    """Tell whether `path` still names the file that was locked; `FileLock.remove` may have removed it meanwhile."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def wait_lock(
     on_wait: Callable[[], None] | None = None,
     check: Callable[[], None] | None = None,
 ) -> FileLock:
-    """The lock at `path`, waited for if need be.
+    """Wait for the lock at `path` and return it.
 
     `on_wait` is called once if somebody else holds it; `check` is called while waiting and may raise to give up.
     """
@@ -96,7 +96,7 @@ def wait_lock(
 def locked(
     path: Path, *, on_wait: Callable[[], None] | None = None, check: Callable[[], None] | None = None
 ) -> Iterator[FileLock]:
-    """`wait_lock` as a context: exclusive, released at the end."""
+    """Hold an exclusive lock for the context; otherwise as `wait_lock`."""
     lock = wait_lock(path, on_wait=on_wait, check=check)
     try:
         yield lock

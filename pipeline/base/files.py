@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of the factory's own: written so that they are whole or not there, brought to the disk, removed."""
+"""The factory's own files: written whole or not at all, synced, removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.base.errors import StoreError
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole or not there."""
+    """Write a file, whole or not at all. Raises StoreError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -33,12 +33,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a real folder is there: what links lead to is not the store's."""
+    """Tell whether a path is a folder, and not a link to one: a link's target does not belong to the store."""
     return path.is_dir() and not path.is_symlink()
 
 
 def remove(path: Path) -> None:
-    """Remove whatever is there, as far as it lets itself be removed."""
+    """Remove whatever is there, as far as possible."""
     if is_folder(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -47,7 +47,7 @@ def remove(path: Path) -> None:
 
 
 def write(path: Path, data: bytes, *, lasting: bool = True) -> None:
-    """Write a file into a folder that is there, whole or not at all. Raises OSError."""
+    """Write a file into an existing folder, whole or not at all. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with temporary.open("wb") as stream:
@@ -62,7 +62,7 @@ def write(path: Path, data: bytes, *, lasting: bool = True) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Sync a file, or the names in a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -71,7 +71,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Bring a folder and everything in it to the disk."""
+    """Sync a folder and everything in it to the disk."""
     for folder, _, files in os.walk(root, topdown=False):
         for name in files:
             sync(Path(folder) / name)
@@ -79,17 +79,17 @@ def sync_tree(root: Path) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a disk, or the user's share of it, has no room left."""
+    """Tell whether a disk, or the user's quota on it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(root: Path, error: OSError) -> StoreError:
-    """The error for a disk without room at `root`: how much is free, and what to do."""
+    """Return the error for a full disk at `root`: how much is free, and what to do."""
     free = "unknown"
     with suppress(OSError):
         usage = shutil.disk_usage(root)
         free = f"{usage.free:,} of {usage.total:,} bytes free".replace(",", " ")
     return StoreError(
         f"{root}: {error.strerror or 'disk full'} ({free}); nothing that was finished is lost",
-        hint="make room (doit gc removes old artifacts), then run the same command again",
+        hint="free some space (doit gc removes old artifacts), then run the same command again",
     )

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends the programs of a process that was killed: SIGKILL leaves nobody here who could.
+"""End the programs of a process that was killed: after SIGKILL, the process itself cannot.
 
-One small shell waits beside the process for the end of a pipe, which comes however the process ends. It is told which
-process groups run, and kills those that are still there. A number that another process has by now is left alone, by the
-time at which it started.
+A small shell waits beside the process for the end of a pipe, which comes however the process ends. The process tells it
+which process groups run, and the shell kills those that are still there. A number that another process has by now is
+recognised by its start time, and left alone.
 
-A process may be killed after it started a program and before it told the shell the program's number. So it also says
-beforehand that it is about to start one, and the shell then looks for programs that carry its mark in their environment.
+A process may be killed after it started a program and before it told the shell the program's number. So it also announces
+each start, and the shell then looks for programs that carry its mark in their environment.
 """
 
 from __future__ import annotations
@@ -60,27 +60,27 @@ done
 
 
 class Guard:
-    """That of this process; a forked one gets another."""
+    """The guard of this process; a forked process gets its own."""
 
     def __init__(self) -> None:
         self.pid = 0
-        """The shell's process; 0 until there is one."""
+        """The shell's process ID; 0 until there is one."""
         self._owner = 0
         self._pipe = -1
         self._lock = threading.Lock()
         self._mark = ""
 
     def starting(self) -> dict[str, str]:
-        """A program is about to be started: the variable that its environment needs. `started` or `failed` follows."""
+        """Announce a start; return the variable that the program's environment needs. `started` or `failed` must follow."""
         self._tell("? 0 0\n")
         return {_VARIABLE: self._mark}
 
     def failed(self) -> None:
-        """The program that was about to be started could not be."""
+        """Note that the announced program could not be started."""
         self._tell("! 0 0\n")
 
     def started(self, group: int) -> None:
-        """A program leads a process group of its own: it ends with us."""
+        """Note that a program leads a process group of its own, which must end with us."""
         try:
             start = Path(f"/proc/{group}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
         except OSError:  # it has ended already
@@ -89,7 +89,7 @@ class Guard:
         self._tell(f"+ {group} {start}\n")
 
     def ended(self, group: int) -> None:
-        """The program has ended, or was killed with its group."""
+        """Note that the program has ended, or was killed with its group."""
         if self._owner == os.getpid():
             self._tell(f"- {group}\n")
 
@@ -99,12 +99,12 @@ class Guard:
                 self._begin()
             try:
                 os.write(self._pipe, line.encode())
-            except OSError:  # somebody has killed it: what it knew is not known any more
+            except OSError:  # somebody has killed it, and its list is lost
                 self._owner = 0
 
     def _begin(self) -> None:
         if self._pipe >= 0:
-            os.close(self._pipe)  # of the process that we were forked from, or of a guard that is gone
+            os.close(self._pipe)  # it belongs to our parent, or to a guard that is gone
         out, self._pipe = os.pipe()
         self._mark = secrets.token_hex(16)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things are: the checkout, what is generated in it, and the user's cache.
+"""The places of the factory: the checkout, the files generated in it, and the user's cache.
 
-The only module that knows these places; everything else is given a `Paths`.
+Only this module knows these places; all others are given a `Paths`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from pipeline.base.errors import ConfigError
 
 _IN_SETTINGS = re.compile(r'["\x00-\x1f\x7f]')
-"""What apt's settings cannot say in a path."""
+"""Characters that apt's settings cannot have in a path."""
 _IN_PROGRAMS = re.compile(r'[:"${}\x00-\x1f\x7f]')
-"""What venv and setuptools take for something else as well."""
+"""Characters that venv and setuptools would misread in a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,37 +27,37 @@ class Paths:
 
     @property
     def build(self) -> Path:
-        """All that is generated and may be deleted at any time."""
+        """The folder of all generated files; it may be deleted at any time."""
         return self.checkout / "build"
 
     @property
     def store(self) -> Path:
-        """Artifacts by key."""
+        """Artifacts, by key."""
         return self.build / "store"
 
     @property
     def logs(self) -> Path:
-        """Output of stages, one file a key."""
+        """Output of stages, one file for each key."""
         return self.build / "log"
 
     @property
     def last(self) -> Path:
-        """For each stage the key document it was last built from, for `doit explain`."""
+        """For each stage, the key document that it was last built from, for `doit explain`."""
         return self.build / "last"
 
     @property
     def stages(self) -> Path:
-        """One folder a stage."""
+        """One folder for each stage."""
         return self.checkout / "stages"
 
     @property
     def recipes(self) -> Path:
-        """One TOML file an image."""
+        """One TOML file for each image."""
         return self.checkout / "pipeline" / "recipes"
 
     @property
     def channels(self) -> Path:
-        """One TOML file a channel."""
+        """One TOML file for each channel."""
         return self.checkout / "pipeline" / "channels"
 
     @property
@@ -66,17 +66,17 @@ class Paths:
         return cache_home() / "tower"
 
     def channel(self, name: str) -> Path:
-        """What a channel generates for this checkout: its lock, its keys."""
+        """The files that a channel generates for this checkout: its lock, its keys."""
         return self.build / name
 
 
 def cache_home() -> Path:
-    """The user's cache folder (XDG_CACHE_HOME, or ~/.cache). Raises ConfigError if there is none that programs can use."""
+    """Return the user's cache folder (XDG_CACHE_HOME, or ~/.cache). Raises ConfigError if no program could use it."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     try:
         found = Path(named) if named.startswith("/") else Path.home() / ".cache"
     except RuntimeError:
-        raise ConfigError("whoever runs this has no home for downloads", hint="set HOME or XDG_CACHE_HOME to a folder") from None
+        raise ConfigError("this user has no home folder for downloads", hint="set HOME or XDG_CACHE_HOME to a folder") from None
     if not found.is_absolute() or _misread(found, _IN_SETTINGS):
         raise ConfigError(
             f"{str(found)!r}: downloads cannot be kept there",
@@ -86,7 +86,7 @@ def cache_home() -> Path:
 
 
 def check_checkout(checkout: Path) -> None:
-    """Raise ConfigError for a checkout where its programs would not find it; ci/doit has the same list."""
+    """Raise ConfigError if the programs cannot cope with the checkout's path; ci/doit has the same list."""
     if _misread(checkout, _IN_PROGRAMS):
         raise ConfigError(
             f"{str(checkout)!r}: a checkout cannot be used there; its path may have no colon, double quote, dollar sign, brace, "

@@ -29,7 +29,7 @@ STDOUT: Final = subprocess.STDOUT
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a finished program left: its exit status and what it wrote."""
+    """The result of a finished program: its exit status and its output."""
 
     status: int
     stdout: bytes
@@ -37,7 +37,7 @@ class Done:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of every child: an allow-list of ours, fixed locale and time zone, and `extra`."""
+    """Return the environment for a child: an allow-list of ours, fixed locale and time zone, and `extra`."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {"PATH": os.defpath, **kept, "LC_ALL": "C.UTF-8", "TZ": "UTC", **(extra or {})}
 
@@ -54,11 +54,11 @@ def run(
     check: bool = True,
     hint: str = "",
 ) -> Done:
-    """Run a program to its end, and its whole process group with it.
+    """Run a program to its end, in a process group of its own.
 
-    `stdout` takes the output if given, `log` takes what goes to stderr (and stdout, without `stdout`);
-    otherwise both come back in `Done`. `timeout` is in seconds.
-    Raises ToolError when it is missing, overruns its time, or (with `check`) fails.
+    `stdout` takes the output if given, `log` takes stderr (and stdout, without `stdout`);
+    otherwise both are in `Done`. `timeout` is in seconds.
+    Raises ToolError when it is missing, takes too long, or (with `check`) fails.
     """
     args = tuple(os.fspath(arg) for arg in argv)
     feed, source = (stdin, subprocess.PIPE) if isinstance(stdin, bytes) else (None, stdin or subprocess.DEVNULL)
@@ -144,12 +144,12 @@ def _start(
 
 
 def let_go(pid: int) -> None:
-    """A program that `spawn` started may outlive us from here on."""
+    """Let a program that `spawn` started outlive us from here on."""
     GUARD.ended(pid)
 
 
 def on_terminal(argv: Sequence[str | os.PathLike[str]]) -> int:
-    """Run a program with our own input and output, to its end; its exit status. A terminal hands it every key, Ctrl-C too."""
+    """Run a program with our own input and output; return its exit status. On a terminal it gets every key, including Ctrl-C."""
     args = [os.fspath(arg) for arg in argv]
     if os.isatty(0) and os.isatty(1):
         return os.waitstatus_to_exitcode(pty.spawn(args))
@@ -157,7 +157,7 @@ def on_terminal(argv: Sequence[str | os.PathLike[str]]) -> int:
 
 
 def kill_group(pid: int) -> None:
-    """Kill the process group that `run` or `spawn` made for `pid`; one that is gone already is fine."""
+    """Kill the process group that `run` or `spawn` made for `pid`, if it still exists."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     GUARD.ended(pid)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user sees while something is done: lines, a status line that comes and goes, and progress bars.
+"""The output for the user while work goes on: lines, a status line, and progress bars.
 
-All of it goes to stderr; results of commands go to stdout: lines, or with json=1 one JSON object a line and nothing
-else. Without a terminal there are lines only.
+All of this goes to stderr; results of commands go to stdout: lines, or with json=1 one JSON object on each line and
+nothing else. Without a terminal there are only lines.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _WIDTH = 100
 
 
 class Bar(Protocol):
-    """A progress bar that is moved forward."""
+    """A progress bar."""
 
     def advance(self, amount: int) -> None:
-        """Move by `amount` of the bar's unit."""
+        """Advance by `amount` of the bar's unit."""
 
 
 class Progress(Protocol):
-    """How long work tells the user what it does."""
+    """How long work reports its progress to the user."""
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Print a line for the user."""
 
     def bar(self, title: str, total: int, unit: str = "B") -> AbstractContextManager[Bar]:
-        """A bar on the terminal (`B` counts bytes), or nothing where there is none."""
+        """Show a bar on the terminal (`B` counts bytes), or nothing without one."""
 
 
 @dataclass(eq=False)
@@ -47,26 +47,26 @@ class Screen:
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     quiet: bool = False
-    """Say nothing: for factories inside of others."""
+    """Print nothing: for factories inside of others."""
     json: bool = False
     """`json=1`: results are JSON objects."""
     problem: OSError | None = None
-    """What kept us from writing results; the work went on. A reader that has gone (`| head`) is no problem."""
+    """The error that prevented the output of results; the work continued. A reader that went away (`| head`) is no error."""
     _guard: threading.RLock = field(default_factory=threading.RLock)
     _busy: dict[str, None] = field(default_factory=dict)
     _bars: int = 0
 
     @property
     def terminal(self) -> bool:
-        """Whether somebody is looking."""
+        """Tell whether stderr is a terminal."""
         return not self.quiet and self.stream.isatty()
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Print a line for the user."""
         self.line(text, self.stream)
 
     def line(self, text: str, stream: TextIO) -> None:
-        """One line on `stream`, with the status line out of its way."""
+        """Print a line on `stream`, removing the status line before it."""
         with self._guard:
             self._clear()
             if not self.quiet or stream is not self.stream:
@@ -74,13 +74,13 @@ class Screen:
             self._draw()
 
     def event(self, event: Mapping[str, JsonValue], stream: TextIO | None = None) -> None:
-        """One JSON object on stdout, or `stream`: in one piece, whoever else writes."""
+        """Print one JSON object on stdout, or `stream`, in one piece, whoever else writes."""
         out = stream or sys.stdout
         with self._guard:
             self._write(out, f"{json.dumps(event, sort_keys=True)}\n")
 
     def result(self, command: str, data: Mapping[str, JsonValue], lines: Iterable[str] = ()) -> None:
-        """What a command was asked for: `lines` on stdout, or with `json=1` an object with `data`."""
+        """Print the result of a command: `lines` on stdout, or with `json=1` an object with `data`."""
         if self.json:
             self.event({"event": "result", "command": command, **data})
             return
@@ -89,17 +89,17 @@ class Screen:
 
     @property
     def output(self) -> BinaryIO:
-        """Where a program writes that the user wants to see at work: stdout, if that is not kept for JSON."""
+        """Return the stream for a program whose output the user wants to see: stdout, unless that is kept for JSON."""
         return cast("BinaryIO", _Output(self, sys.stderr if self.json else sys.stdout))
 
     def begin(self, what: str) -> None:
-        """Show in the status line that `what` is at work."""
+        """Show in the status line that `what` is running."""
         with self._guard:
             self._busy[what] = None
             self._draw()
 
     def end(self, what: str) -> None:
-        """Take `what` out of the status line."""
+        """Remove `what` from the status line."""
         with self._guard:
             self._busy.pop(what, None)
             self._clear()
@@ -121,7 +121,7 @@ class Screen:
 
     @contextmanager
     def going_on(self, stream: TextIO) -> Iterator[None]:
-        """Go on with the work when `stream` takes no more: nothing more is said there, and `problem` says why."""
+        """Continue the work when `stream` cannot be written: nothing more is written there, and `problem` keeps the reason."""
         try:
             yield
         except OSError as error:
@@ -131,7 +131,7 @@ class Screen:
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "B") -> Iterator[Bar]:
-        """A bar on the terminal (`B` counts bytes); without a terminal one line that says what begins."""
+        """Show a bar on the terminal (`B` counts bytes); without a terminal, print one line at the beginning."""
         if not self.terminal:
             self.say(f"{title}: {_amount(total, unit)}")
             yield _NoBar()
@@ -162,13 +162,13 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """A stream of ours as a file for others, who may write text or bytes, or take its number."""
+    """One of our streams as a file for others, which may write text or bytes, or use its descriptor."""
 
     screen: Screen
     stream: TextIO
 
     def write(self, data: str | bytes) -> int:
-        """Write all of it."""
+        """Write all of the data."""
         with self.screen.going_on(self.stream):
             if isinstance(data, str):
                 self.stream.write(data)
@@ -178,7 +178,7 @@ class _Output:
         return len(data)
 
     def flush(self) -> None:
-        """Let it out."""
+        """Flush the stream."""
         with self.screen.going_on(self.stream):
             self.stream.flush()
 
@@ -189,7 +189,7 @@ class _Output:
 @dataclass(frozen=True, slots=True)
 class _NoBar:
     def advance(self, amount: int) -> None:
-        """Nothing to move."""
+        """Do nothing: there is no bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class _TqdmBar:
     bar: Any
 
     def advance(self, amount: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self.bar.update(amount)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`dataclass` for modules that must start fast: type checkers see the standard one.
+"""`dataclass` for modules that must start quickly; type checkers see the standard one.
 
 The lab's `apk` runs these modules in an initramfs on slow emulated machines, where the standard module (which
-imports `inspect` and compiles code for every class) costs more than reading a package. What is made here has
-the same meaning for what we use: fields, defaults, frozen, slots, equality, hash, and `dataclasses.replace`.
+imports `inspect` and compiles code for every class) takes longer than reading a package. This one has the
+same meaning for what we use: fields, defaults, frozen, slots, equality, hash, and `dataclasses.replace`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Fields:
-    """`__dataclass_fields__`, made when somebody asks for it (`dataclasses.replace`, `asdict`)."""
+    """`__dataclass_fields__`, made only when it is used (`dataclasses.replace`, `asdict`)."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache of made files that knows what each of them holds: named by what went in, recorded by what came out.
+"""A cache of generated files with a record of each: the name holds the key of its inputs, the record its content.
 
-    <folder>/<name>            the file; its name holds the key of all that it was made of
+    <folder>/<name>            the file; its name holds the key of everything that it was made from
     <folder>/<name>.record     its size and SHA-256, written when it was made
 
-The name alone says nothing of the content: a file that was damaged, or put there by somebody, has the right name, too.
-So whoever takes one out has it hashed, and reads only from the file that was hashed. One that is not as it was made is
-removed and said, and counts as absent: the caller makes it again. The caller sees to it that one process at a time
-writes (`pipeline.base.filelock`).
+The name alone proves nothing: a damaged or foreign file may have the right name, too. So a file is hashed before it is
+used, and read only through the descriptor that was hashed. A file that differs from its record is reported, removed, and
+counts as absent: the caller makes it again. The caller must let only one process at a time write
+(`pipeline.base.filelock`).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _MOST_RECORD = 4096
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A file of the cache that was hashed, and is as it was made."""
+    """A file of the cache that was hashed and matches its record."""
 
     path: Path
     sha256: Digest
     size: int
     seen: tuple[int, ...]
-    """What the system said of the very file that was hashed."""
+    """The status of the very file that was hashed."""
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """The file that was hashed, to read from its start. Raises StoreError if it is another now, or changes meanwhile."""
+        """Open the hashed file at its start. Raises StoreError if it is another file now, or changes meanwhile."""
         with _as_store_error(self.path), open_regular(self.path, follow=False) as stream:
             self._check(stream)
             yield stream
@@ -55,23 +55,23 @@ class Recorded:
 
 
 class RecordedCache:
-    """The files below `folder`. `report` takes one line for the user about each that is not as it was made."""
+    """The files below `folder`. `report` takes a line for the user about each file that differs from its record."""
 
     def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
         self.folder = folder
         self._report = report
 
     def place(self, name: str) -> Path:
-        """Where the file of this name is, or would be."""
+        """Return the place of the file of this name, whether it exists or not."""
         return self.folder / name
 
     def find(self, name: str) -> Recorded | None:
-        """The file of this name, hashed now; None if it is to be made (again). Raises StoreError."""
+        """Return the file of this name, hashed now; None if it has to be made (again). Raises StoreError."""
         path = self.place(name)
         if not os.path.lexists(path):
             return None
         wanted = _read_record(path)
-        if wanted is None:  # killed before it was recorded, or of an older factory
+        if wanted is None:  # its maker was killed before it was recorded, or was an older factory
             self.remove(name)
             return None
         try:
@@ -83,12 +83,12 @@ class RecordedCache:
                 what = f"has {found[1]} bytes, sha256 {found[0][:12]}; it was made with {wanted[1]}, {wanted[0][:12]}"
         except OSError as error:
             what = error.strerror or str(error)
-        self._report(f"{path}: was changed since it was made ({what}); it is not used, and made again")
+        self._report(f"{path}: was changed since it was made ({what}); it is made again")
         self.remove(name)
         return None
 
     def keep(self, name: str, made: Path) -> None:
-        """Move a finished file into its place, and record what it holds. Raises StoreError."""
+        """Move a finished file into its place, and record its content. Raises StoreError."""
         path = self.place(name)
         with _as_store_error(path):
             with made.open("rb") as stream:
@@ -96,25 +96,25 @@ class RecordedCache:
                 size = os.fstat(stream.fileno()).st_size
             self.remove(name)
             made.replace(path)
-            # After the file: without a record it counts as absent, whenever this ends.
+            # The record comes last: without it the file counts as absent, whenever this is interrupted.
             part = _record_of(path).with_name(f".{path.name}.{os.getpid()}")
             part.write_bytes(canonical_json({"sha256": digest, "size": size}))
             part.replace(_record_of(path))
 
     def mark_used(self, name: str) -> None:
-        """Note that a file is used now, for those who remove the ones that were not for long. Raises StoreError."""
+        """Note that a file is used now, so that unused ones can be removed. Raises StoreError."""
         with _as_store_error(self.place(name)):
             os.utime(_record_of(self.place(name)))
 
     def last_used(self, name: str) -> int:
-        """When that was, in nanoseconds; 0 if nobody knows."""
+        """Return the time of the last use in nanoseconds; 0 if unknown."""
         try:
             return _record_of(self.place(name)).lstat().st_mtime_ns
         except OSError:
             return 0
 
     def remove(self, name: str) -> None:
-        """Remove a file and its record; what else lies in the file's place goes, too. Raises StoreError."""
+        """Remove a file and its record, or anything else in its place. Raises StoreError."""
         path = self.place(name)
         with _as_store_error(path):
             _record_of(path).unlink(missing_ok=True)
@@ -138,7 +138,7 @@ def _read_record(path: Path) -> tuple[Digest, int] | None:
 
 
 def _seen(stream: BinaryIO) -> tuple[int, ...]:
-    """What any change of a file also changes."""
+    """Return data about an open file that changes with any change of the file."""
     info = os.fstat(stream.fileno())
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Temporary folders that say whose they are, so that the next run removes what a killed one left, and nothing else.
+"""Temporary folders with an owner's mark, so that the next run removes those of killed processes, and nothing else.
 
-The owner holds a kernel lock on a file within, which goes with the process however it ends.
+The owner holds a kernel lock on a file in the folder, which ends with the process, however that ends.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pipeline.base.filelock import try_lock, wait_lock
 
 _OWNER = ".owner"
 _UNMARKED_SECONDS = 24 * 3600
-"""How old a folder without a mark must be to be nobody's: the mark is made a moment after the folder."""
+"""The age from which on a folder without a mark has no owner: the mark is made a moment after the folder."""
 _UMOUNT_SECONDS = 30
 
 
 @contextmanager
 def temporary_folder(kind: str, parent: Path | None = None) -> Iterator[Path]:
-    """A folder `tower-<kind>-…` in `parent` (the system's for temporary files), removed at the end.
+    """Make a folder `tower-<kind>-…` in `parent` (default: the system's temporary folder), removed at the end.
 
-    Folders of that kind whose owners are dead go first.
+    First it removes folders of this kind whose owners are dead.
     """
     place = parent or Path(tempfile.gettempdir())
     sweep(place, kind)
@@ -46,7 +46,7 @@ def temporary_folder(kind: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def sweep(place: Path, kind: str) -> list[Path]:
-    """Remove the folders of `kind` that dead processes of this user left in `place`; which they were."""
+    """Remove the folders of `kind` that dead processes of this user left in `place`; return them."""
     removed = []
     for folder in sorted(place.glob(f"tower-{kind}-*")):
         with suppress(OSError):
@@ -69,9 +69,9 @@ def _remove_if_dead(folder: Path, changed: float) -> bool:
 
 
 def remove_tree(folder: Path) -> bool:
-    """Remove a folder and all in it, but nothing of a file system that is mounted there; whether it is gone.
+    """Remove a folder and its content, but nothing of a file system that is mounted there; tell whether it is gone.
 
-    What is mounted below it is detached first. Where that fails the folder is left as it is.
+    File systems mounted below it are detached first. If that fails, the folder is left as it is.
     """
     for place in reversed(mounts_below(folder)):
         with suppress(ToolError):
@@ -83,12 +83,12 @@ def remove_tree(folder: Path) -> bool:
 
 
 def mounts_below(folder: Path) -> list[Path]:
-    """Where file systems are mounted at or below `folder`, in the order of their mounting."""
+    """Return the mount points at or below `folder`, in the order in which they were mounted."""
     root = folder.resolve()
     places = (_unescaped(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines())
     return [place for place in places if place.is_relative_to(root)]
 
 
 def _unescaped(text: str) -> Path:
-    """The path that mountinfo writes with its spaces as octal numbers."""
+    """Return the path for a text of mountinfo, which writes spaces as octal numbers."""
     return Path(os.fsdecode(text.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frame of every command: input, output and errors as we were given them, and the one place that shows what went wrong.
+"""The frame of every command: its input, output and errors as they were given, and the one place that shows errors.
 
-The three may be closed, full, in another encoding, or read by nobody. Imports next to nothing: `pipeline.apk` is
+The three may be closed, full, in another encoding, or without a reader. Imports next to nothing: `pipeline.apk` is
 started often.
 """
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 READER_GONE = 141
-"""As of a program that SIGPIPE ended: who reads no more wants to hear nothing of it."""
+"""The status of a program that SIGPIPE ended: a reader that went away does not want a message."""
 OUTPUT = "standard output"
 _FAILED = 1
 _NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
 def ended(run: Callable[[], int]) -> int:
-    """Run a command to its end; its exit status. Whatever is expected to go wrong becomes a line or two on stderr."""
+    """Run a command; return its exit status. An expected error becomes a line or two on stderr."""
     _prepare()
     try:
         status = run()
@@ -51,10 +51,10 @@ def ended(run: Callable[[], int]) -> int:
 
 
 class _Result(io.FileIO):
-    """Standard output as a file whose errors say which file it is."""
+    """Standard output as a file whose errors name it."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write, or raise OSError that names the output."""
+        """Write, or raise an OSError that names the output."""
         try:
             return super().write(data)
         except OSError as error:
@@ -62,10 +62,10 @@ class _Result(io.FileIO):
 
 
 class _Words(io.FileIO):
-    """Standard error as a file: what cannot be said on the way is no error."""
+    """Standard error as a file: failing to write progress is no error."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write, or not."""
+        """Write if possible."""
         try:
             return super().write(data)
         except OSError:
@@ -73,22 +73,22 @@ class _Words(io.FileIO):
 
 
 def _prepare() -> None:
-    """What was closed has a number again, that no file can get; what an encoding lacks is shown, and errors have names."""
+    """Make the streams usable: no file can get a closed one's number, characters that it lacks are escaped, errors are named."""
     for name, number in _NUMBERS.items():
         if getattr(sys, name) is None:
-            # As if it were closed: output to what can be read only is refused.
+            # Like a closed stream: output to a read-only descriptor fails.
             handle = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
             if handle != number:
                 os.dup2(handle, number)
                 os.close(handle)
-            os.set_inheritable(number, True)  # programs get it, too
+            os.set_inheritable(number, True)  # inheritable: programs get it, too
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (lives as long as we do)
     sys.stdout, sys.stderr = _named(sys.stdout, 1, _Result), _named(sys.stderr, 2, _Words)
 
 
 def _named(stream: TextIO | None, number: int, kind: type[io.FileIO]) -> TextIO:
-    """The stream with files of `kind` below it, if it is that of the process and not one that a caller put there."""
+    """Rebuild a stream on files of `kind`, if it is that of the process and not one that a caller replaced."""
     if stream is not None and (not isinstance(stream, io.TextIOWrapper) or not _is_number(stream, number)):
         return stream
     raw = kind(number, "w", closefd=False)
@@ -105,24 +105,24 @@ def _is_number(stream: TextIO, number: int) -> bool:
 
 
 def silence(stream: TextIO) -> None:
-    """Let what is still written to a stream that takes no more go nowhere, so that nothing fails by it again."""
+    """Redirect a stream that can no longer be written to nowhere, so that later writes do not fail again."""
     try:
         void = os.open(os.devnull, os.O_WRONLY)
         os.dup2(void, stream.fileno())
         os.close(void)
-    except (OSError, ValueError):  # it has no number, or there is none left
+    except (OSError, ValueError):  # it has no descriptor, or no descriptor is left
         pass
 
 
 def show(error: FactoryError) -> int:
-    """Show an error on stderr; its exit status."""
+    """Show an error on stderr; return its exit status."""
     sys.stderr.write(f"error: {error}\n")
     sys.stderr.flush()
     return error.exit_status
 
 
 def unwritten(problem: OSError) -> int:
-    """Show that the output took no more, and why; to a reader that has gone nothing. The exit status."""
+    """Show that the output could not be written, and why, unless its reader went away; return the exit status."""
     if problem.errno == errno.EPIPE:
         return READER_GONE
     from pipeline.base.refused import refused
@@ -132,7 +132,7 @@ def unwritten(problem: OSError) -> int:
 
 
 def _failed(error: Exception) -> int:
-    """Show what was to be expected. Raises a mistake in the code again."""
+    """Show an expected error; return its status. Raises a bug again."""
     from pipeline.base.refused import expected
 
     if isinstance(error, OSError) and (error.errno == errno.EPIPE or error.filename == OUTPUT):
@@ -151,7 +151,7 @@ def _status_of(left: SystemExit) -> int:
 
 
 def _flush(stream: TextIO) -> OSError | None:
-    """Write what is still to be written; what kept it from that. Nothing is left for the end of Python to try."""
+    """Flush a stream; return the error that prevented it. Python then has nothing left to write at its exit."""
     try:
         stream.flush()
     except OSError as error:

@@ -11,12 +11,12 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def workers(count: int) -> ProcessPoolExecutor:
-    """A pool of so many, which end with this process, however it ends."""
+    """Return a pool of `count` processes, which end with this process, however that ends."""
     return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
-    """A worker waits for work in a pipe whose other end it holds itself: that of a parent that is gone never ends."""
+    """Make a worker end with its parent: it holds both ends of its pipe, so the pipe would never end."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_wait_for_end, args=(parent.sentinel,), name="parent", daemon=True).start()

@@ -77,7 +77,10 @@ def sandbox_of(run: StageRun) -> Sandbox:
         argv=node.spec.command,
         epoch=place.plan.channel.epoch,
         inputs=tuple(inputs_of(run)),
-        env={**environment_of(options_of(node, place.plan, place.driver, place.lock)), **other_clock(place.plan.channel, run.clock)},
+        env={
+            **environment_of(options_of(node, place.plan, place.driver, place.lock)),
+            **other_clock(place.plan.channel, run.clock),
+        },
         capabilities=node.spec.capabilities,
         secrets={name: place.driver.signing_key()[1] for name in node.spec.secrets},
         timeout=float(node.spec.timeout),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channels: where packages come from.
+"""Channels: the sources of packages.
 
-A channel is a TOML file in pipeline/channels/; its `driver` names the code that speaks to it.
+A channel is a TOML file in pipeline/channels/; its `driver` names the code for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One file of pipeline/channels/: what is the same for every kind of channel, and its driver's own settings."""
+    """One file of pipeline/channels/: the settings that all kinds of channels have, and those of its driver."""
 
     name: str
     driver: str
@@ -30,6 +30,6 @@ class Channel:
     native_builders: tuple[str, ...] = ()
     """Further architectures for which a builder can be made, on an engine of that architecture."""
     engines: Mapping[str, str] = field(default_factory=dict)
-    """Engines for the stages of an architecture: a Docker context or an address; `engine.ARCH=` goes before it."""
+    """Engines for the stages of an architecture: a Docker context or an address; `engine.ARCH=` takes precedence."""
     faketime: str = ""
-    """Where the builder has libfaketime, by which `verify:reproducible` gives stages another clock; empty: nowhere."""
+    """The place of libfaketime in the builder, with which `verify:reproducible` sets the stages' clock; "" if it has none."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading TOML with types: every key is asked for by name and type, and what nobody asked for is refused.
+"""Read TOML with types: every key is read by name and type, and unknown keys are refused.
 
 Mistakes are collected, so that one run shows all of them, each with its file and key. The readers of
-channels, recipes and stages are built on `Table`.
+channels, recipes and stages use `Table`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Problems:
 class Table:
     """A table of a TOML file, read key by key.
 
-    Each getter notes a wrong type and returns a harmless value then, so that reading goes on; the caller
-    throws its result away when `Problems.check` raises. `close` refuses the keys that nobody asked for.
+    For a value of the wrong type, a getter notes a mistake and returns a harmless value, so that reading continues; the
+    caller discards the result when `Problems.check` raises. `close` refuses the keys that were not read.
     """
 
     def __init__(self, data: dict[str, Any], file: str, path: str, problems: Problems) -> None:
@@ -58,7 +58,7 @@ class Table:
         self._children: list[Table] = []
 
     def where(self, key: str = "") -> str:
-        """File and key path, for messages."""
+        """Return file and key path, for messages."""
         full = ".".join(part for part in (self._path, key) if part)
         return f"{self._file}: {full}" if full else self._file
 
@@ -70,7 +70,7 @@ class Table:
         return key in self._data
 
     def __iter__(self) -> Iterator[str]:
-        """The keys of a table whose keys are names that the user chose."""
+        """Yield the keys of a table whose keys are names that the user chose."""
         return iter(self._data)
 
     def _get(self, key: str, kind: type[_T], default: object, harmless: _T) -> _T:
@@ -87,29 +87,29 @@ class Table:
         return value
 
     def text(self, key: str, default: str | object = _REQUIRED) -> str:
-        """A string that is not empty."""
+        """Return a string that is not empty."""
         value = self._get(key, str, default, "")
         if self._data.get(key) == "":
             self.problem(key, "must not be empty")
         return value
 
     def choice(self, key: str, choices: Sequence[str], default: str | object = _REQUIRED) -> str:
-        """One of a closed set of strings."""
+        """Return one of a fixed set of strings."""
         value = self.text(key, default)
         if key in self._data and value and value not in choices:
             self.problem(key, f"{value!r} is none of {', '.join(choices)}{_suggestion(value, choices)}")
         return value
 
     def integer(self, key: str, default: int | object = _REQUIRED) -> int:
-        """A whole number."""
+        """Return a whole number."""
         return self._get(key, int, default, 0)
 
     def boolean(self, key: str, default: bool | object = _REQUIRED) -> bool:
-        """True or false."""
+        """Return true or false."""
         return self._get(key, bool, default, False)
 
     def strings(self, key: str, default: Sequence[str] | object = _REQUIRED) -> tuple[str, ...]:
-        """A list of strings."""
+        """Return a list of strings."""
         values = self._get(key, list, list(default) if isinstance(default, Sequence) else default, [])
         for place, value in enumerate(values):
             if not isinstance(value, str):
@@ -117,7 +117,7 @@ class Table:
         return tuple(value for value in values if isinstance(value, str))
 
     def mapping(self, key: str) -> dict[str, str]:
-        """A table of strings; empty if absent."""
+        """Return a table of strings; empty if absent."""
         values = self._get(key, dict, {}, {})
         for name, value in values.items():
             if not isinstance(value, str):
@@ -125,16 +125,16 @@ class Table:
         return {name: value for name, value in values.items() if isinstance(value, str)}
 
     def raw(self, key: str) -> Any:
-        """A value whose type something else decides; None if absent."""
+        """Return a value whose type the caller checks; None if absent."""
         self._known.add(key)
         return self._data.get(key)
 
     def table(self, key: str) -> Table:
-        """A table inside this one; empty if absent."""
+        """Return a table inside this one; empty if absent."""
         return self._child(self._get(key, dict, {}, {}), key)
 
     def tables(self, key: str) -> list[Table]:
-        """A list of tables (`[[key]]`); empty if absent."""
+        """Return a list of tables (`[[key]]`); empty if absent."""
         found: list[Table] = []
         for place, value in enumerate(self._get(key, list, [], [])):
             if isinstance(value, dict):
@@ -149,7 +149,7 @@ class Table:
         return child
 
     def close(self) -> None:
-        """Note every key, here and in the tables inside, that was not asked for."""
+        """Note every key, here and in the tables inside, that was not read."""
         for key in self._data:
             if key not in self._known:
                 self.problem(key, f"unknown key{_suggestion(key, sorted(self._known))}")
@@ -158,7 +158,7 @@ class Table:
 
 
 def read_toml(path: Path, problems: Problems, *, shown: str = "") -> Table:
-    """The top table of a TOML file; what cannot be read is noted and gives an empty table."""
+    """Return the top table of a TOML file; an unreadable file is noted, and gives an empty table."""
     name = shown or str(path)
     data: dict[str, Any] = {}
     try:
@@ -173,7 +173,7 @@ def read_toml(path: Path, problems: Problems, *, shown: str = "") -> Table:
 
 
 def table_of(data: dict[str, Any], file: str, path: str, problems: Problems) -> Table:
-    """A `Table` over data that was read before, such as a channel's `[settings]`."""
+    """Return a `Table` for data that was read before, such as a channel's `[settings]`."""
     return Table(data, file, path, problems)
 
 

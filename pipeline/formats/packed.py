@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpacking what others packed with gzip, xz or bzip2, as a stream; whatever is damaged in it is one error of ours."""
+"""Unpack a stream that others packed with gzip, xz or bzip2; any damage raises the same error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAGICS = {b"\x1f\x8b": "gz", b"\xfd7zXZ\0": "xz", b"BZh": "bz2"}
 
 
 class Unpacked:
-    """The plain bytes of `stream`; `form` says how it is packed: gz, xz, bz2, or nothing if it is not."""
+    """The plain bytes of `stream`; `form` says how it is packed: gz, xz, bz2, or "" if it is not."""
 
     def __init__(self, stream: IO[bytes], form: str, where: str) -> None:
         self._where = where
@@ -23,14 +23,14 @@ class Unpacked:
         if form == "gz":
             self._plain = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
         elif form == "xz":
-            self._plain = lzma.LZMAFile(stream)  # noqa: SIM115  (the caller closes what it reads from)
+            self._plain = lzma.LZMAFile(stream)  # noqa: SIM115  (the caller closes the stream)
         elif form == "bz2":
             self._plain = bz2.BZ2File(stream)
         elif form:
-            raise FormatError(f"{where}: packed as {form}, which is not known")
+            raise FormatError(f"{where}: unknown packing {form}")
 
     def read(self, size: int) -> bytes:
-        """Up to `size` plain bytes; none at the end. Raises FormatError, and OSError if `stream` cannot be read."""
+        """Read up to `size` plain bytes; b"" at the end. Raises FormatError, and OSError if `stream` cannot be read."""
         try:
             return self._plain.read(size)
         except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -38,11 +38,11 @@ class Unpacked:
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise FormatError(f"{self._where}: damaged: {error}") from error  # as bz2 says it
+            raise FormatError(f"{self._where}: damaged: {error}") from error  # raised by bz2
 
 
 def form_of(stream: IO[bytes]) -> str:
-    """How a file that can be read again is packed; it is at its start afterwards."""
+    """Return how a seekable file is packed; the file is at its start afterwards."""
     head = stream.read(6)
     stream.seek(0)
     return next((form for magic, form in _MAGICS.items() if head.startswith(magic)), "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in the headers of a tar: numbers, texts, pax records and long names. `tarstream` puts entries together."""
+"""The fields in a tar's headers: numbers, texts, pax records and long names. `tarstream` combines them into entries."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Readable(Protocol):
-        """Where the tar's bytes come from."""
+        """The source of the tar's bytes."""
 
         def read(self, size: int, /) -> bytes:
-            """Up to `size` bytes; none at the end."""
+            """Read up to `size` bytes; b"" at the end."""
 
 
 BLOCK = 512
 MAX_EXTENDED = 1 << 20
-"""Bytes of all extended headers of one entry, and of all global ones together."""
+"""The most bytes of all extended headers of one entry, and of all global ones together."""
 MAX_HEADERS = 8
-"""Extended headers of one entry; real ones have two or three."""
+"""The most extended headers of one entry; real ones have two or three."""
 MAX_NAME = 1 << 14
-"""Bytes of a name or a link's target; callers allow less."""
+"""The most bytes of a name or a link's target; callers allow less."""
 _KNOWN = frozenset((
     "path", "linkpath", "size", "uid", "gid", "uname", "gname", "mtime", "atime", "ctime", "comment", "hdrcharset", "charset",
 ))  # fmt: skip
 _MAKERS = ("SCHILY.", "LIBARCHIVE.", "RHT.", "APK-TOOLS.", "MSWINDOWS.")
-"""What begins with these does not change what an entry is, but for the exceptions."""
+"""Fields with these prefixes do not change what an entry is, with some exceptions."""
 _SPARSE = ("SCHILY.realsize", "SCHILY.offset")
 _CHARSETS = (b"BINARY", b"ISO-IR 10646 2000 UTF-8")
 MAX_KNOWN = 4096
-"""How many different fields are remembered, as they are the same few in file after file."""
+"""The number of cached fields: files have the same few."""
 _numbers: dict[bytes, int] = {}
 
 
@@ -44,7 +44,7 @@ class EncodingError(FormatError):
 
 
 class Extended:
-    """What extended headers say of the next entry."""
+    """The data of extended headers about the next entry."""
 
     def __init__(self, where: str) -> None:
         self.fields: dict[str, bytes] = {}
@@ -54,11 +54,11 @@ class Extended:
 
     @property
     def pending(self) -> bool:
-        """Whether an entry must follow."""
+        """Tell whether an entry must follow."""
         return self._count > 0
 
     def clear(self) -> None:
-        """An entry has been read: the next one begins without any."""
+        """Forget the data, because an entry has been read."""
         if self._count:
             self.fields = {}
             self._count = self._size = 0
@@ -85,7 +85,7 @@ class Extended:
         return data[:size]
 
     def _long(self, flag: bytes, data: bytes) -> dict[str, bytes]:
-        """GNU's long name, or target of a link: a text that ends with a NUL."""
+        """Parse GNU's long name, or target of a link: a text that ends with a NUL."""
         if not data.endswith(b"\0"):
             raise FormatError(f"{self._where}: long name without an end: {printable(data)}")
         return {"path" if flag == b"L" else "linkpath": data[:-1]}
@@ -98,7 +98,7 @@ class Extended:
 
 
 def exact(stream: Readable, size: int, where: str, *, end_allowed: bool = False) -> bytes:
-    """So many bytes; with `end_allowed` none, if there are none left. Raises FormatError."""
+    """Read exactly `size` bytes; with `end_allowed`, b"" at the end. Raises FormatError."""
     data = stream.read(size)
     while len(data) < size:
         more = stream.read(size - len(data))
@@ -111,7 +111,7 @@ def exact(stream: Readable, size: int, where: str, *, end_allowed: bool = False)
 
 
 def number(field: bytes, what: str, where: str) -> int:
-    """The number in a field of a header; only that of `mtime` may be less than 0. Raises FormatError."""
+    """Parse a number in a header; only that of `mtime` may be less than 0. Raises FormatError."""
     known = _numbers.get(field)
     if known is None:
         known = _read_number(field, what, where)
@@ -134,7 +134,7 @@ def _read_number(field: bytes, what: str, where: str) -> int:
 
 
 def _pax(data: bytes, where: str) -> dict[str, bytes]:
-    """Records `length key=value` of a pax header, each ended by a line feed."""
+    """Parse the records `length key=value` of a pax header, each ended by a line feed."""
     records: dict[str, bytes] = {}
     at = 0
     while at < len(data):
@@ -146,7 +146,7 @@ def _pax(data: bytes, where: str) -> dict[str, bytes]:
             raise FormatError(f"{where}: damaged pax header")
         name = text(key, "pax field", where)
         if name in records:
-            raise FormatError(f"{where}: pax field {name} is there twice")
+            raise FormatError(f"{where}: pax field {name} occurs twice")
         records[name] = value
         at = end
     for name, value in records.items():
@@ -155,7 +155,7 @@ def _pax(data: bytes, where: str) -> dict[str, bytes]:
 
 
 def _check_field(name: str, value: bytes, where: str) -> None:
-    """Raise FormatError for a pax field that may change what an entry is, in a way that is not known here."""
+    """Raise FormatError for a pax field that may change the meaning of an entry in an unknown way."""
     if name in _KNOWN:
         if name in ("hdrcharset", "charset") and value not in _CHARSETS:
             raise FormatError(f"{where}: pax field {name} is {printable(value)}; only UTF-8 is read")
@@ -164,7 +164,7 @@ def _check_field(name: str, value: bytes, where: str) -> None:
 
 
 def text(data: bytes, what: str, where: str, *, any_bytes: bool = False) -> str:
-    """A text in UTF-8; with `any_bytes` others with surrogates for their bytes. Raises EncodingError."""
+    """Decode a text in UTF-8; with `any_bytes`, others get surrogates for their bytes. Raises EncodingError."""
     try:
         return data.decode("utf-8", "surrogateescape" if any_bytes else "strict")
     except UnicodeDecodeError:
@@ -173,22 +173,22 @@ def text(data: bytes, what: str, where: str, *, any_bytes: bool = False) -> str:
 
 
 def name_bytes(name: str) -> bytes:
-    """The bytes of a name that was read, in whatever encoding it was."""
+    """Return the bytes of a name that was read, in whatever encoding it was."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def shown(name: str) -> str:
-    """A name for messages and lists; what is not UTF-8 in it as numbers."""
+    """Return a name for messages and lists; bytes that are not UTF-8 become escapes."""
     return name_bytes(name).decode("utf-8", "backslashreplace")
 
 
 def printable(data: bytes) -> str:
-    """The start of a text, for messages."""
+    """Return the start of a text, for messages."""
     return ascii(data.split(b"\0", 1)[0][:100])[1:]
 
 
 def pax_number(data: bytes, what: str, where: str) -> int:
-    """The number in a pax record; fractions of seconds are dropped. Raises FormatError."""
+    """Parse the number in a pax record; fractions of seconds are dropped. Raises FormatError."""
     whole = data.split(b".", 1)[0] if what == "mtime" else data
     digits = whole.removeprefix(b"-") if what == "mtime" else whole
     if not digits.isdigit() or len(digits) > 20:

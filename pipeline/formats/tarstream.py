@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one reader of tars that others made: entry by entry, strictly, without holding a file in memory.
 
-Used for all that comes from an engine, a mirror, another machine or a package. Knows ustar, GNU long names and pax. An
-archive is whole or an error: it has its end (two blocks of zeros), every header its check sum in a form that tar writes,
-and what is odd (sparse files, unknown types and fields, bytes after the end) is refused instead of guessed at. Nothing
-is held but one entry's head, which is bounded. Where files may go is for the caller to say.
+Used for everything that comes from an engine, a mirror, another machine or a package. It reads ustar, GNU long names and
+pax. An archive is whole or an error: it must have its end (two blocks of zeros), every header must have its checksum in
+a form that tar writes, and anything odd (sparse files, unknown types and fields, bytes after the end) is refused. Only
+one entry's headers are held, and their size is bounded. The caller decides where files may go.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ KINDS: dict[bytes, Kind] = {
 MAX_ENTRIES = 1_000_000
 MAX_SIZE = 1 << 46
 MAX_TRAILER = 8 << 20
-"""Zeros after the end; tar fills its last record, of 10 KiB unless told otherwise."""
+"""The most zeros after the end; tar fills its last record, which has 10 KiB by default."""
 _MAGICS = (b"ustar\x0000", b"ustar  \0", b"ustar\0\0\0", b"ustar\0  ", bytes(8))
 _CHUNK = 1 << 18
 _ZEROS = bytes(BLOCK)
-_owners: dict[bytes, _Owner] = {}  # modes, owners and times are the same few in file after file
+_owners: dict[bytes, _Owner] = {}  # files have the same few modes, owners and times
 
 
 @dataclass(frozen=True, slots=True)
 class TarEntry:
     """One file, folder or link of an archive; `name` has no slash at either end.
 
-    `target` is where a link leads, `checksum` the SHA-1 that abuild notes for files and symbolic links,
+    `target` is a link's target, `checksum` the SHA-1 that abuild notes for files and symbolic links,
     `xattrs` are pairs of name and value.
     """
 
@@ -85,7 +85,7 @@ class TarEntry:
 
 
 class Content:
-    """The bytes of one file of the archive, to be read before the next entry is asked for."""
+    """The bytes of one file of the archive; read them before the next entry."""
 
     def __init__(self, stream: Readable, entry: TarEntry, where: str) -> None:
         self._stream = stream
@@ -97,7 +97,7 @@ class Content:
             self._check()
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes (all that is left if negative); none at the end of the file."""
+        """Read up to `size` bytes (the rest if negative); b"" at the end of the file."""
         if size < 0:
             return b"".join(iter(lambda: self.read(_CHUNK), b""))
         if not self._left or not size:
@@ -113,7 +113,7 @@ class Content:
         return data
 
     def skip(self) -> None:
-        """Read on to the end of the file."""
+        """Skip to the end of the file."""
         while self.read(_CHUNK):
             pass
 
@@ -125,10 +125,10 @@ class Content:
 def read_tar(
     stream: Readable, where: str, *, end: bool = True, comments: list[str] | None = None, any_names: bool = False
 ) -> Iterator[tuple[TarEntry, Content]]:
-    """Entries of the tar in `stream` with their content, in the order they are stored, to the end of the stream.
+    """Yield the entries of a tar with their content, in the order of the archive, to the end of the stream.
 
     Without `end` the archive may lack its end, as the parts of a package do; a cut at an entry is then not noticed.
-    With `any_names` a name that is not UTF-8 comes with surrogates for its bytes (see `name_bytes`, `shown`).
+    With `any_names` a name that is not UTF-8 gets surrogates for its bytes (see `name_bytes`, `shown`).
     `comments` takes those of global headers. Raises FormatError, and what `stream` raises.
     """
     extended = Extended(where)
@@ -163,7 +163,7 @@ def read_tar(
 
 
 def _only_zeros(stream: Readable, where: str, least: int) -> None:
-    """Read what follows the first block of an archive's end."""
+    """Read the blocks after the first block of an archive's end."""
     found = 0
     while data := stream.read(_CHUNK):
         found += len(data)
@@ -181,11 +181,11 @@ def _padding(stream: Readable, size: int, where: str) -> None:
 
 
 def _check_header(header: bytes, where: str) -> int:
-    """The size field of a header whose check sum is right, in one of the forms that tars have it in."""
+    """Verify a header's checksum, in one of the forms that tars use; return its size field."""
     field = header[148:156]
-    # Of so few bytes the low half of Adler-32 is their sum and one; `sum` takes ten times as long.
+    # For so few bytes, the low half of Adler-32 is their sum plus one; `sum` takes ten times as long.
     total = (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2 - sum(field) + 256
-    # One form for one number, so that no bit of it can change unseen.
+    # Each number has one form, so that no bit of it can change unnoticed.
     if field not in (b"%06o\0 " % total, b"%07o\0" % total, b"%06o \0" % total):
         number(field, "checksum", where)
         raise FormatError(f"{where}: damaged tar header at {printable(header[:100])}")
@@ -209,7 +209,7 @@ def _field(header: bytes, pax: dict[str, bytes], key: str, where: str, *, any_by
 
 
 def _owner(header: bytes, pax: dict[str, bytes], where: str) -> _Owner:
-    """Mode, owner's and group's number, their names, and the time."""
+    """Return mode, the numbers of owner and group, their names, and the time."""
     if not _OWNER_KEYS.isdisjoint(pax):
         return _read_owner(header, pax, where)
     fields = header[100:124] + header[136:148] + header[265:329]

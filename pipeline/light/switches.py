@@ -29,7 +29,7 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What of a machine the cables need: its name, its first process, its interfaces."""
+    """The data of a machine that the cables need: its name, its first process, its interfaces."""
 
     name: str
     pid: int
@@ -69,7 +69,7 @@ def ip(pid: int, lines: Iterable[str]) -> None:
 
 
 def switches(stack: ExitStack, names: Iterable[str]) -> int:
-    """Make switches; a process in the network that they are in."""
+    """Make switches; return a process in their network."""
     wires = caged(stack, ["sh", "-c", "echo ready; exec sleep infinity"], ["--net"]).first()
     ip(wires, [f"link add {switch} type bridge\nlink set {switch} up" for switch in sorted(names)])
     for setting in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
@@ -78,14 +78,14 @@ def switches(stack: ExitStack, names: Iterable[str]) -> int:
 
 
 def hardware_address(far: str) -> str:
-    """The address of an adapter: the same at every start of its machine, as neighbours remember it."""
+    """Return the address of an adapter: the same at every start of its machine, since neighbours remember it."""
     return ":".join(f"{octet:02x}" for octet in (2, *hashlib.sha256(far.encode()).digest()[:5]))
 
 
 def plug_in(wires: int, machines: Sequence[Wiring]) -> None:
-    """Connect machines with the switches, and give them the addresses that they do not give themselves.
+    """Connect machines with the switches, and set the addresses that they do not set themselves.
 
-    The far end of leg `eth0` of machine `web` is `web-eth0` where the switches are; it goes with the machine.
+    The far end of leg `eth0` of machine `web` is `web-eth0` where the switches are; it is removed with the machine.
     """
     lines = []
     for machine in machines:
@@ -99,10 +99,10 @@ def plug_in(wires: int, machines: Sequence[Wiring]) -> None:
 
 
 def _address(machine: Wiring) -> None:
-    # Link-local addresses that are usable at once; the others are known by heart: no waiting for a second owner of one.
+    # Link-local addresses are usable at once, and the others are static: no waiting for duplicate address detection.
     for setting in ("all", "default", *(leg.name for leg in machine.legs)):
         _set(machine.pid, Path(f"/proc/sys/net/ipv6/conf/{setting}/accept_dad"), "0")
-    # A cable that is pulled takes no address along.
+    # Unplugging a cable does not remove the address.
     for leg in machine.legs:
         _set(machine.pid, Path(f"/proc/sys/net/ipv6/conf/{leg.name}/keep_addr_on_down"), "1")
     lines = ["link set lo up"]
@@ -114,6 +114,6 @@ def _address(machine: Wiring) -> None:
 
 
 def _set(pid: int, setting: Path, value: str) -> None:
-    """A setting of the network of a process: /proc/sys/net shows that of the thread which opens it."""
+    """Change a setting of a process's network: /proc/sys/net shows the network of the thread that opens it."""
     with in_network_of(pid):
         setting.write_text(value)

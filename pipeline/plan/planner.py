@@ -152,7 +152,9 @@ class _Planner:
             self.problems.add(use.where, f"stages/{spec.name} installs what the lock chose: it needs an architecture and a world")
         for one in self._architectures(arch) if self.wanted else ():
             self.stage_worlds.setdefault(one, {})[frozenset(self.wanted)] = None
-        return StageNode(use.name, spec, recipe.name, target.name if target else "", arch, options, inputs, frozenset(self.wanted))
+        return StageNode(
+            use.name, spec, recipe.name, target.name if target else "", arch, options, inputs, frozenset(self.wanted)
+        )
 
     def _arch(self, recipe: Recipe, use: StageUse, target: Target | None) -> str:
         if target is None and not use.arch:

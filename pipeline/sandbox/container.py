@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a sandbox looks to the engine: its containers and volumes, from creation to removal.
+"""A sandbox in the engine: its containers and volumes, from creation to removal.
 
-Inputs lie in volumes, one for each top-level folder, which a *loader* fills: a container that is never started, but
-through which the engine unpacks a tar stream into each of them (Podman fills a volume only by its own path). The
+Inputs are in volumes, one for each top-level folder, which a *loader* fills: a container that is never started, but
+through which the engine unpacks a tar stream into each of them (Podman fills a volume only through its own path). The
 stage's container has the same volumes read-only.
 
-Secrets lie in a volume in the engine's memory (tmpfs), below /run/secrets: in no environment, argument, label, layer
-or disk. Such a volume forgets its files when nobody has it mounted; so with secrets the loader does run (it sleeps,
+Secrets are in a volume in the engine's memory (tmpfs), below /run/secrets: in no environment, argument, label, layer
+or disk. Such a volume loses its files when nobody has it mounted; so with secrets, the loader does run (it sleeps,
 with the same restrictions) until the stage has started.
 """
 
@@ -23,14 +23,14 @@ from pipeline.sandbox.transfer import Input, send
 
 _SECRETS = "/run/secrets"
 _LOADER = ("sleep", "86400")
-# Without a size: Podman takes it for a quota of the disk. The engine alone writes there, and only what we send.
+# Without a size, which Podman would take for a disk quota. Only the engine writes there, and only what we send.
 _SECRET_VOLUME = {"type": "tmpfs", "device": "tmpfs", "o": "mode=0700,nosuid,nodev,noexec"}
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/tmp/home",  # noqa: S108  (a place in the sandbox)
     "TZ": "UTC",
     "LC_ALL": "C.UTF-8",
-    # Podman sets these two if nobody does; a stage sees the same on every engine.
+    # Podman sets these two by default; set them, so that a stage sees the same on every engine.
     "TERM": "dumb",
     "container": "oci",
 }
@@ -51,12 +51,12 @@ class Container:
         self.id = container_id
 
     def attach(self, **streams: int) -> Any:
-        """A socket that carries `streams` (stdin=1, stdout=1, stderr=1). Raises StageError as `start` does."""
+        """Return a socket that carries `streams` (stdin=1, stdout=1, stderr=1). Raises StageError as `start` does."""
         with self._translated("attaching to"):
             return self._engine.api.attach_socket(self.id, params={**streams, "stream": 1})
 
     def start(self) -> None:
-        """Start it. Raises StageError if its program is not in the image."""
+        """Start the container. Raises StageError if its program is not in the image."""
         try:
             with self._translated("starting"):
                 self._engine.api.start(self.id)
@@ -65,7 +65,7 @@ class Container:
 
     @contextmanager
     def _translated(self, act: str) -> Iterator[None]:
-        """Tell a program that is missing from trouble with the engine: Docker notices at the start, Podman before."""
+        """Tell a missing program from trouble with the engine: Docker notices it at the start, Podman before."""
         import docker
 
         with self._engine.translated(f"{act} {self.name}"):
@@ -84,13 +84,13 @@ class Container:
             self._loader = ""
 
     def load(self, loader: str) -> None:
-        """Remember who holds the secrets until the start."""
+        """Remember the container that holds the secrets until the start."""
         self._loader = loader
 
 
 @contextmanager
 def opened(engine: Engine, sandbox: Sandbox, *, terminal: bool = False) -> Iterator[Container]:
-    """A container for `sandbox`, its inputs loaded; it and all that belongs to it are removed at the end.
+    """Yield a container for `sandbox` with its inputs loaded; it and its volumes are removed at the end.
 
     With `terminal` it has a terminal and an open standard input. Raises SandboxError if the engine cannot make it,
     and what `send` raises.
@@ -141,7 +141,7 @@ def _volume(engine: Engine, stack: ExitStack, options: dict[str, str] | None = N
 
 
 def _load(engine: Engine, stack: ExitStack, sandbox: Sandbox, volumes: dict[str, str]) -> str:
-    """Fill the volumes; the loader's id."""
+    """Fill the volumes; return the loader's ID."""
     mounts = [_mount(place, name, read_only=False) for place, name in volumes.items()]
     loader = _create(engine, sandbox, _LOADER, mounts, loader=True)
     stack.callback(engine.remove_container, loader)
@@ -154,7 +154,7 @@ def _load(engine: Engine, stack: ExitStack, sandbox: Sandbox, volumes: dict[str,
         for place in places:
             put(place, [item for item in sandbox.inputs if top_folder(item.target) == place])
         if places:
-            put("/", [Input(place, {}) for place in places])  # Docker gives the time to a volume's folder only from above
+            put("/", [Input(place, {}) for place in places])  # Docker sets the time of a volume's folder only through its parent
         if sandbox.secrets:
             engine.api.start(loader)
             put(_SECRETS, [Input(_SECRETS, sandbox.secrets)])
@@ -174,10 +174,10 @@ def _create(
     from docker.types import LogConfig, Ulimit
 
     memory = sandbox.limits.memory or engine.memory() * 3 // 4
-    # Podman asks for more processes than some machines let anybody have, if nothing is said.
+    # Podman's default for processes is more than some machines permit.
     limits = {"nofile": sandbox.limits.open_files, "nproc": sandbox.limits.processes}
     with engine.translated(f"making the container of {sandbox.name}"):
-        # The engine unpacks only if the root may be written; the loader's is its own and is thrown away.
+        # The engine unpacks only into a writable root; the loader has its own, which is thrown away.
         host = engine.api.create_host_config(
             network_mode="none",
             read_only=not loader,
@@ -205,7 +205,7 @@ def _create(
                 host_config=host,
                 tty=terminal,
                 stdin_open=terminal,
-                # Podman removes what runs by stopping it, and waits ten seconds for one that does not listen.
+                # Podman stops a running container to remove it, and waits ten seconds if it does not react.
                 stop_signal="SIGKILL",
             )
         except ImageNotFound as error:
@@ -214,7 +214,7 @@ def _create(
 
 
 def _memory_folders(memory: int) -> dict[str, str]:
-    """The folders that live in memory, and count as such: what is large belongs into /work."""
+    """Return the folders in memory, which count as memory: large files belong in /work."""
     return {
         "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={memory // 2}",  # noqa: S108
         "/tmp/home": "rw,exec,nosuid,nodev,mode=0700,size=64m",  # noqa: S108

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The container engine, spoken to through the `docker` package: Docker or Podman, here or far away.
+"""The container engine, used through the `docker` package: Docker or Podman, local or remote.
 
 `DOCKER_HOST` chooses it; nothing here assumes that the engine sees our files. Everything made there carries labels
-that name the checkout and the process, so that the next build finds what a killed one left (`reap`), and leaves
-alone what belongs to a build that lives. All that can go wrong with an engine becomes a SandboxError.
+that name the checkout and the process, so that the next build finds the leftovers of a killed one (`reap`), and does not
+touch those of a running build. Every failure of an engine becomes a SandboxError.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 LABEL_FOLDER = "tower.folder"
-"""The checkout's, with what is no plain character as in an address."""
+"""The checkout's path, with special characters encoded as in an address."""
 LABEL_CHECKOUT, LABEL_PID, LABEL_START = "tower.checkout", "tower.pid", "tower.start"
 LABEL_ARCHITECTURE = "tower.architecture"
 LOCAL_IMAGES = "localhost/"
-"""Before the names of our images: Podman puts it before every name without a registry, and then finds no other."""
+"""The prefix of our images' names: Podman adds it to every name without a registry, and then finds no other."""
 _PING_SECONDS = 10
 _CALL_SECONDS = 900
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -42,8 +42,8 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 class Engine:
     """The container engine at `place`, or else that of `DOCKER_HOST`, for one process working on one checkout.
 
-    Safe to share between threads. `report` takes one line for the user. Who stops one of several that share `stopped`
-    stops all.
+    Safe to share between threads. `report` takes a line for the user. Stopping one of several engines that share `stopped`
+    stops all of them.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Engine:
 
     @property
     def address(self) -> str:
-        """Where the engine is, for messages."""
+        """The engine's address, for messages."""
         return self.place.shown if self.place else os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
     @property
@@ -77,19 +77,19 @@ class Engine:
         if client is None:
             with self.translated("connecting"):
                 client = docker_config.client(**client_settings(self.place), timeout=_PING_SECONDS)
-            # The time limit above is for the first answer; moving a large file takes longer.
+            # The time limit above is for the first answer; transferring a large file takes longer.
             client.timeout = _CALL_SECONDS
             self._local.client = client
         return client
 
     @contextmanager
     def translated(self, act: str) -> Iterator[None]:
-        """Turn whatever the docker package and its connection raise into SandboxError; `act` says what was tried."""
+        """Turn any error of the docker package and its connection into SandboxError; `act` says what was tried."""
         with translated(self.address, act):
             yield
 
     def ping(self) -> str:
-        """The engine's name and version. Raises SandboxError with a hint if it cannot be used."""
+        """Return the engine's name and version. Raises SandboxError with a hint if it cannot be used."""
         api = self.api
         with self.translated("asking its version"):
             found = api.version()
@@ -99,7 +99,7 @@ class Engine:
         return f"{name} {found.get('Version', '?')}"
 
     def memory(self) -> int:
-        """The memory of the engine's machine, in bytes; asked once."""
+        """Return the memory of the engine's machine, in bytes; asked once."""
         if not self._memory:
             api = self.api
             with self.translated("asking its memory"):
@@ -107,25 +107,25 @@ class Engine:
         return self._memory
 
     def require(self, architecture: str, variable: str) -> None:
-        """Raise SandboxError unless the engine's machine is of an architecture; `variable` is what names the engine."""
+        """Raise SandboxError unless the engine's machine has this architecture; `variable` is the one that names the engine."""
         api = self.api
         with self.translated("asking its architecture"):
             found = str(api.info()["Architecture"])
         if found not in (architecture, engine_architecture(architecture)):
             raise SandboxError(
                 f"{variable}: the container engine at {self.address} is of architecture {found}, not {architecture}",
-                hint=f"name an engine of a machine that is, or none ({variable}=) to use that of the other stages",
+                hint=f"name an engine on such a machine, or none ({variable}=) to use that of the other stages",
             )
 
     def say(self, line: str) -> None:
-        """One line for the user."""
+        """Print a line for the user."""
         if self._report is not None:
             self._report(line)
 
     # --- stopping -------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Make every sandbox of this process, in whichever thread, end and clean up."""
+        """Make every sandbox of this process, in any thread, end and clean up."""
         self.stopped.set()
 
     def check(self) -> None:
@@ -134,32 +134,32 @@ class Engine:
             raise SandboxError("stopped")
 
     def stop_on_signals(self) -> None:
-        """Let SIGINT, SIGTERM and SIGHUP end the sandboxes before the process (to be called in the main thread)."""
+        """Let SIGINT, SIGTERM and SIGHUP end the sandboxes before the process (call this in the main thread)."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             self.stop()
-            signal.signal(number, signal.SIG_DFL)  # a second one ends us at once
+            signal.signal(number, signal.SIG_DFL)  # a second signal ends us at once
             raise KeyboardInterrupt
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, handle)
 
-    # --- what belongs to whom -------------------------------------------------------------------------------
+    # --- ownership -------------------------------------------------------------------------------
 
     def labels(self) -> dict[str, str]:
-        """The labels of everything this process makes in the engine."""
+        """Return the labels of everything that this process makes in the engine."""
         pid = os.getpid()
         return {LABEL_CHECKOUT: self.checkout, LABEL_PID: str(pid), LABEL_START: process_start(pid) or ""}
 
     def reap_once(self) -> None:
-        """`reap`, once in the life of this object."""
+        """Call `reap`, once in the life of this object."""
         with self._reap_guard:
             if not self._reaped:
                 self.reap()
                 self._reaped = True
 
     def reap(self) -> int:
-        """Remove the containers and volumes that dead builds of this checkout left; how many there were."""
+        """Remove the containers and volumes that dead builds of this checkout left; return their number."""
         api, mine = self.api, {"label": f"{LABEL_CHECKOUT}={self.checkout}"}
         removed = 0
         with self.translated("looking for leftovers"):
@@ -172,7 +172,7 @@ class Engine:
         return removed
 
     def remove_container(self, name: str) -> bool:
-        """Kill and remove a container; False if it is gone already or the engine does not let go of it."""
+        """Kill and remove a container; False if it is gone already or the engine cannot remove it."""
         return self._remove(lambda: self.api.remove_container(name, force=True, v=True))
 
     def remove_volume(self, name: str) -> bool:
@@ -180,7 +180,7 @@ class Engine:
         return self._remove(lambda: self.api.remove_volume(name, force=True))
 
     def _remove(self, act: Callable[[], object]) -> bool:
-        # What cannot be removed now (an engine that went away) is what `reap` is for.
+        # If it cannot be removed now (the engine went away), `reap` removes it later.
         with suppress(SandboxError), self.translated("removing"):
             act()
             return True
@@ -189,7 +189,7 @@ class Engine:
     # --- images ---------------------------------------------------------------------------------------------
 
     def find_image(self, image: str) -> dict[str, Any] | None:
-        """What the engine says of an image, or None if it does not have it."""
+        """Return the engine's description of an image, or None if it does not have it."""
         import docker
 
         api = self.api
@@ -202,23 +202,23 @@ class Engine:
     def import_image(
         self, tar: Iterable[bytes], tag: str, *, labels: Mapping[str, str] | None = None, architecture: str = ""
     ) -> str:
-        """Make an image of a root file system that comes as a tar stream; its id.
+        """Make an image of a root file system that comes as a tar stream; return its ID.
 
         `tag` is `name:version`, in `LOCAL_IMAGES`; `architecture` (x86_64, aarch64) is that of the programs in it, the
         engine's own if empty. The image carries `labels` and those of the checkout.
         """
         marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout, LABEL_FOLDER: quote(os.fsencode(self.folder))}
-        # Podman passes over a `tag` beside the name; both engines take one that is in it.
+        # Podman ignores a separate `tag`; both engines accept one in the name.
         params: dict[str, Any] = {"fromSrc": "-", "repo": tag}
         if architecture:
-            # Engines before 23.0 do not read the platform, so it is written into a label as well.
+            # Engines before 23.0 ignore the platform, so it is also written into a label.
             params["platform"] = f"linux/{engine_architecture(architecture)}"
             marks[LABEL_ARCHITECTURE] = architecture
-        # As in a Dockerfile, where quotes, dollars and line feeds mean something: none of them may be in a label.
+        # This has the syntax of a Dockerfile, where quotes, dollars and line feeds are special: no label may have them.
         params["changes"] = [f'LABEL "{name}"="{value}"' for name, value in marks.items()]
         api = self.api
         with self.translated(f"importing image {tag}"):
-            # Not `api.import_image`: it cannot name the platform.
+            # Not `api.import_image`: it cannot set the platform.
             url = f"{api.base_url}/v{api.api_version}/images/create"
             answer = api.post(url, params=params, data=self._checked(tar), timeout=_CALL_SECONDS)
         if not answer.ok:
@@ -229,9 +229,9 @@ class Engine:
         return str(found["Id"])
 
     def remove_images(self, label: str, *, keep: Collection[str] = (), name: str = "") -> int:
-        """Remove the images of this checkout that carry `label` (`name` or `name=value`) and no tag or id in `keep`.
+        """Remove the images of this checkout that carry `label` (`name` or `name=value`) and no tag or ID in `keep`.
 
-        With `name` only those whose tags are all of that name. What a container uses stays.
+        With `name`, only those whose tags all have that name. Images that a container uses stay.
         """
         removed = 0
         for row in self._images(f"{LABEL_CHECKOUT}={self.checkout}", label):
@@ -241,18 +241,18 @@ class Engine:
         return removed
 
     def remove_images_of_gone_checkouts(self, label: str) -> int:
-        """Remove images that carry `label` and were made for a folder of this machine that is no more."""
+        """Remove images that carry `label` and were made for a folder of this machine that no longer exists."""
         removed = 0
         for row in self._images(LABEL_FOLDER, label):
             labels = row["Labels"]
             folder = Path(os.fsdecode(unquote_to_bytes(labels[LABEL_FOLDER])))
-            # The id tells that it was this machine, and not another one that the engine serves too.
+            # The ID shows that it was this machine, and not another one that the engine serves as well.
             ours = checkout_id(folder) == labels.get(LABEL_CHECKOUT)
             removed += ours and not folder.exists() and self._remove_image(row)
         return removed
 
     def _images(self, asked: str, label: str) -> list[dict[str, Any]]:
-        """The images that carry both (`name` or `name=value`). One of them is asked for: Podman finds none by two."""
+        """Return the images that carry both labels (`name` or `name=value`). Only one is queried: Podman cannot search by two."""
         api = self.api
         with self.translated("looking for old images"):
             rows = list(api.images(filters={"label": asked}))
@@ -277,20 +277,20 @@ def _tags(row: Mapping[str, Any]) -> list[str]:
 
 
 def engine_architecture(architecture: str) -> str:
-    """The engine's word for an architecture: amd64 for x86_64, arm64 for aarch64."""
+    """Return the engine's name for an architecture: amd64 for x86_64, arm64 for aarch64."""
     if architecture not in _ARCHITECTURES:
         raise SandboxError(f"{architecture}: not an architecture of the factory ({', '.join(_ARCHITECTURES)})")
     return _ARCHITECTURES[architecture]
 
 
 def image_architecture(image: Mapping[str, Any]) -> str:
-    """The engine's word for the architecture of an image that `Engine.find_image` described."""
+    """Return the engine's name for the architecture of an image that `Engine.find_image` described."""
     named = ((image.get("Config") or {}).get("Labels") or {}).get(LABEL_ARCHITECTURE)
     return engine_architecture(named) if named else str(image["Architecture"])
 
 
 def checkout_id(checkout: Path) -> str:
-    """What names this checkout on this machine in labels; another view of the processes counts as another machine."""
+    """Return the label that names this checkout on this machine; another PID namespace counts as another machine."""
     machine = Path("/etc/machine-id")
     words = [
         machine.read_text().strip() if machine.is_file() else os.uname().nodename,
@@ -301,7 +301,7 @@ def checkout_id(checkout: Path) -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """What tells a process from a later one of the same number: the boot and the tick it started at. None if it is gone."""
+    """Return what tells a process from a later one with the same ID: the boot and the tick of its start. None if it is gone."""
     try:
         ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong with a container engine, in the user's words.
+"""The failures of a container engine, in the user's words.
 
-The docker package wraps what the system said several layers deep; the cause decides about the hint.
+The docker package wraps errors of the system several layers deep; the cause decides about the hint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _START = "start the engine (systemctl start docker), or let ./ci/doit do it"
 _GROUP = "add yourself to the group that owns the socket (usually docker) and log in again, or run as root"
 _REACH = "is DOCKER_HOST right, and does the engine listen there?"
 _AGAIN = "start it and run the same command again: finished stages are kept, leftovers are removed"
-_ROOM = "make room there: docker system df says what takes it, docker system prune gives back what nobody uses"
+_ROOM = "free some space there: docker system df shows what uses it, docker system prune removes what nobody uses"
 _ARCHITECTURE = "the engine cannot run programs of that architecture: install qemu-user-static and binfmt-support there"
 
 
@@ -37,21 +37,21 @@ def translated(address: str, act: str) -> Iterator[None]:
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _unreachable(address, act, error) from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        # Answers are not checked one by one; one that is no JSON, or another than asked for, shows when it is taken apart.
+        # Answers are not validated one by one; one that is not JSON, or not the expected one, fails when it is used.
         raise SandboxError(
-            f"the container engine at {address} answers what makes no sense ({act}): {type(error).__name__}: {error}", hint=_REACH
+            f"the container engine at {address} sent an invalid answer ({act}): {type(error).__name__}: {error}", hint=_REACH
         ) from error
 
 
 def refused(address: str, act: str, text: str) -> SandboxError:
-    """The engine answered, with an error."""
+    """Return the error if the engine answered with one."""
     known = {"no space left": _ROOM, "exec format error": _ARCHITECTURE, "permission denied": _GROUP}
     hint = next((hint for words, hint in known.items() if words in text.lower()), "")
     return SandboxError(f"the container engine at {address} refused {act}: {text.strip()}", hint=hint)
 
 
 def _unreachable(address: str, act: str, error: BaseException) -> SandboxError:
-    """The engine did not answer, or stopped in the middle."""
+    """Return the error if the engine did not answer, or stopped in the middle."""
     causes = list(_causes(error))
     text = " ".join(str(cause) for cause in causes)
     if any(isinstance(cause, FileNotFoundError) for cause in causes):
@@ -59,7 +59,7 @@ def _unreachable(address: str, act: str, error: BaseException) -> SandboxError:
     if any(isinstance(cause, PermissionError) for cause in causes):
         return SandboxError(f"the container engine at {address} does not let this user in", hint=_GROUP)
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return SandboxError(f"the container engine at {address} does not run", hint=_START)
+        return SandboxError(f"the container engine at {address} is not running", hint=_START)
     if any(isinstance(cause, (socket.gaierror, TimeoutError)) for cause in causes) or "timed out" in text:
         return SandboxError(f"the container engine at {address} cannot be reached ({act}): {_last(causes)}", hint=_REACH)
     if isinstance(causes[0], ConnectionError) or act != "connecting":
@@ -72,7 +72,7 @@ def _last(causes: list[BaseException]) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and all that are wrapped in it as cause, context or argument."""
+    """Yield the error, and all that are wrapped in it as cause, context or argument."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images in the container engine that a channel makes: the builder, and the root that makes it.
+"""Images that a channel makes in the container engine: the builder, and the root that makes it.
 
-An image is made when the engine does not have it, and takes the place of the one that was made before for the same
-channel and architecture.
+An image is made if the engine does not have it, and replaces the previous one of the same channel and architecture.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _ENGINES = 8
-"""Ids that are noted for one key: engines give different ones."""
+"""The most IDs that are noted for one key: engines give different ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What this user's builds have put into engines: notes in `folder`, shared by all checkouts of the user.
+    """The images that this user's builds imported into engines: notes in `folder`, shared by all checkouts of the user.
 
-    An image's tag and labels can be given to any other; its id is the digest of what it holds.
+    Tags and labels can be given to any image; the ID is the digest of its content.
     """
 
     folder: Path
@@ -45,7 +44,7 @@ class Known:
         return self.folder / f"{kind}-{key}.json"
 
     def ids(self, kind: str, key: Digest) -> list[str]:
-        """The ids that the image of a key got in the engines where it was imported, the last one first."""
+        """Return the IDs of a key's image in the engines where it was imported, the last one first."""
         try:
             found = parse_json(read_regular(self._note(kind, key)))["images"]
             return [str(image) for image in found]
@@ -53,7 +52,7 @@ class Known:
             return []
 
     def add(self, kind: str, key: Digest, image: str) -> None:
-        """Note one that was imported. Raises StoreError."""
+        """Note an imported image. Raises StoreError."""
         note = self._note(kind, key)
         with locked(self.folder / "guard"):
             ids: list[JsonValue] = [image, *(one for one in self.ids(kind, key) if one != image)]
@@ -63,9 +62,9 @@ class Known:
 def ensure_image(
     engine: Engine, kind: str, key: Digest, *, channel: str, arch: str, known: Known, make: Callable[[], Path]
 ) -> str:
-    """The id of the image of this `kind` (`builder`) and `key`; `make` gives its root as a tar if the engine lacks it.
+    """Return the ID of the image of this `kind` (`builder`) and `key`; if the engine lacks it, `make` writes its root as a tar.
 
-    One that bears the name, but was not imported for this key by builds of this user, is not used.
+    An image with this name that no build of this user imported for this key is not used.
     Older images of the same kind, channel and architecture are removed.
     """
     label, place = f"tower.{kind}", f"tower.{kind}-of"
@@ -76,7 +75,7 @@ def ensure_image(
         if found["Id"] in ids:
             return str(found["Id"])
         if ids:
-            known.report(f"image {tag}: is {found['Id']}, not the one that was made; it is not used, and made again")
+            known.report(f"image {tag}: is {found['Id']}, not the one that was made; it is made again")
     of = f"{channel}/{arch}"
     with open_regular(make()) as stream:
         image = engine.import_image(_pieces(stream), tag, labels={label: key, place: of}, architecture=arch)
@@ -86,22 +85,22 @@ def ensure_image(
 
 
 def image_tag(kind: str, channel: str, key: Digest) -> str:
-    """What the image of a key is called in the engine."""
+    """Return the name of a key's image in the engine."""
     return f"{LOCAL_IMAGES}tower-{kind}-{channel}:{key[:16]}"
 
 
 def ensure_builder(
     engine: Engine, key: Digest, *, channel: str, arch: str, known: Known, scratch: Path, make: Callable[[Path, Path], None]
 ) -> str:
-    """The id of the builder's image, made if the engine does not have it.
+    """Return the ID of the builder's image; make it if the engine does not have it.
 
-    `make(tar, folder)` writes the builder's root as a tar, with a folder to work in, below `scratch`. The caller sees to
-    it that nobody else works in `scratch`.
+    `make(tar, folder)` writes the builder's root as a tar, with a work folder below `scratch`. The caller must let nobody
+    else use `scratch`.
     """
     with ExitStack() as stack:
 
         def root() -> Path:
-            remove_tree(scratch)  # what a killed run left, with the file systems it mounted there
+            remove_tree(scratch)  # the leftovers of a killed run, with the file systems that it mounted there
             scratch.mkdir(parents=True, exist_ok=True)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
             make(folder / "builder.tar", folder)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carries what a stage writes from its container into the log, as it comes, and remembers the last lines.
+"""Copy a stage's output from its container into the log, as it comes, and remember the last lines.
 
-Attached before the container starts, so nothing is missed; the engine itself keeps no log. A stage that writes without
-end fills no disk: what is more than a log may have is left out, but for the end of it, and the log says so.
+The reader attaches before the container starts, so nothing is missed; the engine itself keeps no log. Endless output
+cannot fill the disk: a log has a maximum size, what exceeds it is left out except for its end, and the log says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KEPT = 1 << 16
 
 
 class LogReader:
-    """A context in which the output of a container goes to `log`, the first `most` bytes of it and the last lines."""
+    """A context in which the output of a container goes to `log`: its first `most` bytes and the last lines."""
 
     def __init__(self, container: Container, log: BinaryIO, most: int) -> None:
         self._log = log
@@ -36,7 +36,7 @@ class LogReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # Wakes the thread if the container still runs (the build was told to stop).
+        # This wakes the thread if the container still runs (the build was told to stop).
         with suppress(OSError, AttributeError), socket.socket(fileno=os.dup(self._socket.fileno())) as other:
             other.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -44,25 +44,25 @@ class LogReader:
             self._socket.close()
 
     def ended(self, seconds: float) -> bool:
-        """Whether the output has ended, waiting up to `seconds` for it. Raises OSError if the log cannot be written."""
+        """Wait up to `seconds`; tell whether the output has ended. Raises OSError if the log cannot be written."""
         self._thread.join(seconds)
         if self._error is not None:
             raise self._error
         return not self._thread.is_alive()
 
     def tail(self, lines: int) -> tuple[str, ...]:
-        """The last lines of the output."""
+        """Return the last lines of the output."""
         return tuple(self._last.decode(errors="replace").splitlines()[-lines:])
 
     @property
     def left_out(self) -> int:
-        """How many bytes of the output are not in the log, once it has ended."""
+        """Return how many bytes of the output are not in the log, once it has ended."""
         return max(self._total - self._most - _KEPT, 0)
 
     def _read(self) -> None:
         from docker.utils.socket import frames_iter
 
-        with suppress(OSError):  # an engine that went away; whoever asks it next says so
+        with suppress(OSError):  # the engine went away; the next request will report it
             for _, piece in frames_iter(self._socket, tty=False):  # type: ignore[no-untyped-call]
                 self._last = (self._last + piece)[-_KEPT:]
                 room = max(self._most - self._total, 0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stage made, as the sandbox itself lists it: the measure of what the engine hands out.
+"""The list of a stage's outputs, made in the sandbox itself, to check what the engine delivers.
 
-An engine packs /out into a tar, and what it cannot pack (a socket, a file that it cannot read) it leaves out without a
-word. So a stage's command is run by a few lines of shell that write, once it has ended well, the kind and the path of all
-that lies there into a file beside it. Nothing but the shell is needed for that.
+An engine packs /out into a tar, and silently leaves out what it cannot pack (a socket, a file that it cannot read). So
+a few lines of shell run the stage's command, and after its success write the kind and the path of everything in /out
+into a file there. That needs only the shell.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pipeline.base.errors import FormatError, StageError
 from pipeline.formats.tarstream import Content, TarEntry
 
 NAME = ".tower-made"
-"""The list, below /out. It is no output, and no stage may write it."""
+"""The name of the list, below /out. It is not an output, and no stage may write it."""
 _MOST = 64 << 20
 _KINDS = {"file": "file", "folder": "dir", "closed": "dir"}
 _OTHER = {"socket": "is a socket", "link": "is a symbolic link", "special": "is a device or pipe"}
-# What the shell itself adds to its environment is taken away again: the command sees what it would without it.
+# Remove what the shell adds to its environment: the command sees the same environment as without it.
 _SCRIPT = f"""
 unset PWD OLDPWD SHLVL
 command -v "$1" >/dev/null || {{ echo "its command is not in the builder: $1" >&2; exit 127; }}
@@ -48,21 +48,21 @@ list /out >/out/{NAME}
 
 
 def wrapped(argv: Sequence[str]) -> tuple[str, ...]:
-    """The command that runs `argv`, ends as it ends, and lists what it left in /out if that is well."""
+    """Return the command that runs `argv`, ends with its status, and after a success lists the files in /out."""
     return ("sh", "-c", _SCRIPT, "sh", *argv)
 
 
 def read(entry: TarEntry, content: Content) -> bytes:
-    """The list out of the stream. Raises FormatError if it is longer than any."""
+    """Read the list in the stream. Raises FormatError if it is too long."""
     if entry.size > _MOST:
-        raise FormatError(f"the list of what the stage made has {entry.size} bytes, {_MOST} are allowed")
+        raise FormatError(f"the list of the stage's outputs has {entry.size} bytes, {_MOST} are allowed")
     return content.read()
 
 
 def compare(listed: bytes | None, came: Mapping[str, str]) -> None:
-    """Raise StageError unless what came (paths, `file` or `dir`) is what the list of the sandbox says."""
+    """Raise StageError unless the delivered paths (`file` or `dir`) are those of the sandbox's list."""
     if listed is None:
-        raise _incomplete("the list of what the stage made did not come")
+        raise _incomplete("the list of the stage's outputs is missing")
     made = _parse(listed)
     closed = [f"{path}/" for path, kind in made.items() if kind == "closed"]
     for path, kind in sorted(made.items()):
@@ -72,21 +72,21 @@ def compare(listed: bytes | None, came: Mapping[str, str]) -> None:
                 hint="remove it at the end of the stage's script, or make it in /tmp",
             )
         if came.get(path) != _KINDS[kind]:
-            raise _incomplete(f"/out/{shown(path)}: the stage made it, and it did not come")
+            raise _incomplete(f"/out/{shown(path)}: the stage made it, but the engine did not deliver it")
     for path in sorted(came):
         if path not in made and not path.startswith(tuple(closed)):
-            raise _incomplete(f"/out/{shown(path)}: came, and the stage did not make it")
+            raise _incomplete(f"/out/{shown(path)}: the engine delivered it, but the stage did not make it")
 
 
 def _parse(listed: bytes) -> dict[str, str]:
     rows = listed.decode(errors="surrogateescape").split("\0")
     if rows.pop():
-        raise _incomplete("the list of what the stage made is cut off")
+        raise _incomplete("the list of the stage's outputs is cut off")
     made: dict[str, str] = {}
     for row in rows:
         kind, _, path = row.partition(" ")
         if kind not in {*_KINDS, *_OTHER} or not path:
-            raise _incomplete("the list of what the stage made is damaged")
+            raise _incomplete("the list of the stage's outputs is damaged")
         if path != NAME:
             made[path] = kind
     return made
@@ -97,5 +97,5 @@ def _incomplete(what: str) -> StageError:
 
 
 def shown(path: str) -> str:
-    """A path as messages have it: no terminal obeys it."""
+    """Return a path for messages, without control characters."""
     return ascii(path)[1:-1]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a container engine is: what `engine.ARCH=` and a channel's `engines` may name.
+"""The places of container engines: what `engine.ARCH=` and a channel's `engines` may name.
 
-Docker's contexts are read here: the docker package finds them only beside a config.json, which need not be there.
+Docker's contexts are read here: the docker package finds them only beside a config.json, which may be missing.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pipeline.base import docker_config
 from pipeline.base.errors import SandboxError
 
 _SCHEMES = ("unix", "tcp", "http", "https")
-_LOOK = "docker context ls shows them; an address is good too: unix:///PATH or tcp://HOST:2376"
+_LOOK = "docker context ls shows them; or use an address: unix:///PATH or tcp://HOST:2376"
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePlace:
-    """An engine's address, and what the docker package needs to speak to it."""
+    """An engine's address, and the settings with which the docker package can speak to it."""
 
     shown: str
     """For messages."""
     address: str
     tls: Any = None
-    """The TLSConfig of a Docker context; None where the environment decides, as for DOCKER_HOST."""
+    """The TLSConfig of a Docker context; None if the environment decides, as for DOCKER_HOST."""
 
 
 def find_place(named: str, variable: str) -> EnginePlace:
-    """The place of the engine that `variable` (`engine.aarch64`) names: an address, or a Docker context.
+    """Return the place of the engine that `variable` (`engine.aarch64`) names: an address, or a Docker context.
 
-    Raises SandboxError if there is no such context, or nothing could speak to such an address.
+    Raises SandboxError if there is no such context, or if the address has an unknown form.
     """
     place = EnginePlace(named, named) if "://" in named else _context(named, f"{variable}={named}")
     if place.address.partition("://")[0] not in _SCHEMES:
@@ -47,7 +47,7 @@ def _unspoken(address: str, variable: str, named: str) -> SandboxError:
     scheme = address.partition("://")[0]
     return SandboxError(
         f"{variable}={named}: the factory does not speak {scheme}:// to an engine ({', '.join(_SCHEMES)})",
-        hint="bring the engine's socket here: ssh -N -L /tmp/far.sock:/var/run/docker.sock HOST, "
+        hint="forward the engine's socket to this machine: ssh -N -L /tmp/far.sock:/var/run/docker.sock HOST, "
         f"then {variable}=unix:///tmp/far.sock",
     )
 
@@ -66,7 +66,7 @@ def _context(name: str, what: str) -> EnginePlace:
 
 
 def _tls(folder: Path, *, unverified: bool) -> Any:
-    """The certificates of a context; None if it has none."""
+    """Return the certificates of a context; None if it has none."""
     ca, cert, key = (folder / f"{name}.pem" for name in ("ca", "cert", "key"))
     if not (ca.is_file() or cert.is_file()):
         return None
@@ -77,9 +77,9 @@ def _tls(folder: Path, *, unverified: bool) -> Any:
 
 
 def client_settings(place: EnginePlace | None) -> dict[str, Any]:
-    """What the docker package's client is made with, for a place or else for the engine that the environment names.
+    """Return the settings of the docker package's client for a place, or else for the engine that the environment names.
 
-    Raises SandboxError for a DOCKER_HOST of ssh://, which the docker package speaks only with more packages.
+    Raises SandboxError for a DOCKER_HOST of ssh://, for which the docker package would need more packages.
     """
     from docker.utils import kwargs_from_env
 
@@ -89,7 +89,7 @@ def client_settings(place: EnginePlace | None) -> dict[str, Any]:
         if named.strip().lower().startswith("ssh://"):
             raise _unspoken(named, "DOCKER_HOST", named)
         return given
-    # A context says itself how it is protected; for an address the environment does, as for DOCKER_HOST.
+    # A context has its own TLS settings; for an address, the environment decides, as for DOCKER_HOST.
     by_address = place.shown == place.address and not place.address.startswith("unix:")
     tls = place.tls or (given.get("tls") if by_address else None)
     return {"base_url": place.address, **({"tls": tls} if tls else {})}

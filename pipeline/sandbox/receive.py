@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes out of a sandbox: a tar stream from the engine, taken apart with distrust.
+"""The output of a sandbox: a tar stream from the engine, unpacked with distrust.
 
-Only regular files and folders with plain names are taken, only what the stage declared, each path once. Files are
-hashed while they are written, and blocks of zeros become holes, so a disk image takes the room of its content.
+Only regular files and folders with plain names are accepted, only those that the stage declared, each path once. Files
+are hashed while they are written, and blocks of zeros become holes, so that a disk image takes the space of its content.
 
-Engines leave out what they cannot pack, and say nothing; so the sandbox lists what lies in /out when the stage ends
-(`made`), and what comes must be just that.
+Engines silently leave out what they cannot pack; so the sandbox lists the files in /out when the stage ends (`made`), and
+the stream must match that list.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.formats.tarstream import Content, EncodingError, TarEntry, read_ta
 from pipeline.sandbox import made
 from pipeline.store.artifact import FileRecord
 
-_CHUNK = 1 << 16  # also the grain of holes; larger pieces cost twice the time: every one is fresh memory
+_CHUNK = 1 << 16  # also the size of holes; larger pieces take twice the time: every one is new memory
 _ZEROS = bytes(_CHUNK)
 _LONGEST_NAME, _LONGEST_PART = 1000, 255
 _SPECIAL = "is a device, pipe or socket; outputs are regular files and folders"
@@ -38,12 +38,12 @@ def receive(
     check: Callable[[], None] | None = None,
     listed: bool = False,
 ) -> dict[str, FileRecord]:
-    """Write the members of a tar stream of `/out` into `folder`, which is empty; the record of each file.
+    """Write the members of a tar stream of `/out` into `folder`, which is empty; return the record of each file.
 
-    `declared` holds paths and globs: a path must be there (a folder stands for all it holds), and what matches
-    none is an error; None takes everything. With `listed` the stream holds the list of `made`, which is not an output.
-    Raises StageError for anything else than that, for links, special files and odd names, for more than `max_bytes`, and
-    for a stream that is damaged or not whole; OSError where `folder` cannot be written.
+    `declared` holds paths and globs: a path must be there (a folder stands for everything in it), and a file that matches
+    none is an error; None accepts everything. With `listed` the stream holds the list of `made`, which is not an output.
+    Raises StageError for undeclared files, links, special files and odd names, for more than `max_bytes`, and
+    for a damaged or truncated stream; OSError if `folder` cannot be written.
     """
     taken = _Taken(folder, declared, max_bytes)
     seen: bytes | None = None
@@ -65,12 +65,12 @@ def receive(
 
 
 class _Taken:
-    """What of a stream has been taken so far."""
+    """What has been unpacked from a stream so far."""
 
     def __init__(self, folder: Path, declared: Sequence[str] | None, max_bytes: int) -> None:
         self.outputs: dict[str, FileRecord] = {}
         self.kinds: dict[str, str] = {}
-        """file or dir, of all paths, those of folders that were not named themselves among them."""
+        """file or dir, for all paths, including folders that were not named themselves."""
         self._folder = folder
         self._declared = declared
         self._left = max_bytes
@@ -78,15 +78,15 @@ class _Taken:
         self._top: str | None = None
 
     def below(self, name: str) -> str:
-        """The path below /out: the engine puts the name of the folder itself first. Raises FormatError."""
+        """Return the path below /out: the engine puts the name of the folder itself first. Raises FormatError."""
         top, _, path = name.partition("/")
         if top != (self._top or top):
-            raise FormatError(f"/out: {name!a} does not lie in {self._top!a}, as what came before it does")
+            raise FormatError(f"/out: {name!a} is not in {self._top!a}, unlike the entries before it")
         self._top = top
         return path
 
     def take(self, name: str, entry: TarEntry, content: Content) -> None:
-        """Lay one file or folder. Raises StageError for what is none, or is not to be there."""
+        """Write one file or folder. Raises StageError for other kinds, and for undeclared ones."""
         self._accept(name, entry)
         if entry.kind == "dir":
             (self._folder / name).mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ class _Taken:
             )
 
     def _place(self, name: str, kind: str, where: str) -> None:
-        """Note a path and the folders that it lies in."""
+        """Note a path and its parent folders."""
         if self.kinds.setdefault(name, kind) != kind:
             raise StageError(f"{where}: came as a file and as a folder")
         parent = name.rpartition("/")[0]
@@ -139,7 +139,7 @@ def _is_declared(name: str, declared: Sequence[str]) -> bool:
 
 
 def _leads_to(name: str, declared: Sequence[str]) -> bool:
-    """Whether a declared path or glob can lie below the folder `name`."""
+    """Tell whether a declared path or glob can match below the folder `name`."""
     depth = name.count("/") + 1
     return any(
         fnmatchcase(name, "/".join(pattern.split("/")[:depth])) for pattern in declared if pattern.count("/") >= depth
@@ -168,7 +168,7 @@ def _write(content: Content, path: Path, entry: TarEntry) -> FileRecord:
 
 
 def _write_sparse(fd: int, piece: bytes) -> None:
-    """Write a piece, or seek over it if it is all zeros: the file gets holes where the stage's file had them."""
+    """Write a piece, or seek over it if it is all zeros: the file gets holes like the stage's file."""
     if piece == _ZEROS[: len(piece)]:
         os.lseek(fd, len(piece), os.SEEK_CUR)
         return
@@ -178,7 +178,7 @@ def _write_sparse(fd: int, piece: bytes) -> None:
 
 
 class _Reader:
-    """The pieces of a stream as the `read` that the reader of tars wants."""
+    """Adapts the pieces of a stream to the `read` that the tar reader needs."""
 
     def __init__(self, pieces: Iterator[bytes], check: Callable[[], None] | None) -> None:
         self._pieces = pieces
@@ -187,7 +187,7 @@ class _Reader:
         self._at = 0
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; fewer do not mean the end, none do."""
+        """Read up to `size` bytes; fewer do not mean the end, b"" does."""
         while self._at >= len(self._piece):
             if self._check is not None:
                 self._check()

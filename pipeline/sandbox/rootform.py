@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one form of a builder's root as a tar: the same files give the same bytes, whoever packed them and when."""
+"""The canonical form of a builder's root as a tar: the same files give the same bytes, whoever packed them and when."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TYPES = {kind: flag for flag, kind in KINDS.items() if flag != tarfile.AREGTYPE
 def one_form(plain: Path, output: Path, epoch: int, *, left_out: Callable[[str], bool], folders: Mapping[str, int]) -> None:
     """Copy a root's tar, sorted, without what is `left_out` and with no time later than `epoch`. Raises FormatError.
 
-    `folders` (path -> mode) are there, empty but for what is kept in them, whatever the root says.
+    `folders` (path -> mode) always exist, empty except for what is kept in them.
     """
     with open_regular(plain) as source, tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as target:
         found = {_plain(entry.name): (entry, source.tell()) for entry, _ in read_tar(source, plain.name)}
@@ -47,13 +47,13 @@ def _copy(
     epoch: int,
     firsts: dict[str, str],
 ) -> None:
-    """Copy one entry. Of the names of one file the first in order carries the content, the others are links to it."""
+    """Copy one entry. Of several names of a file, the first carries the content, the others are links to it."""
     entry, place = found[path]
     content = path
     if entry.kind == "hardlink":
         content = _plain(entry.target)
         if content not in found or found[content][0].kind == "hardlink":
-            raise FormatError(f"{path}: is a hard link to {entry.target}, which is no file of the root")
+            raise FormatError(f"{path}: is a hard link to {entry.target}, which is not a file of the root")
         entry, place = found[content]
     info = _info(entry, path, epoch)
     if entry.kind != "file":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sandbox is: everything that decides what happens in one run of a stage."""
+"""The specification of a sandbox: everything that influences one run of a stage."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pipeline.sandbox.transfer import Input
 CAPABILITIES = frozenset(
     {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "SETFCAP", "SETGID", "SETUID", "SYS_CHROOT"}
 )
-"""What a stage may ask for: what it takes to lay out a root, nothing that reaches the machine."""
+"""The capabilities that a stage may ask for: enough to make a root, none that affect the machine."""
 
 
 _SYSTEM = frozenset(
     f"/{name}"
     for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "out", "proc", "run", "sbin", "sys", "tmp", "usr", "work")
 )
-"""Where no input may lie: the builder's own folders, and those a stage writes to."""
+"""Folders where no input may be: the builder's own, and those that a stage writes to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may take; `memory` (bytes) is three quarters of the engine's machine if not set.
+    """The limits of one run; `memory` (bytes) is three quarters of the engine's machine if not set.
 
-    Of what it writes to its log, more than `log_bytes` is left out, but for the last lines.
+    If its log exceeds `log_bytes`, the rest is left out, except for the last lines.
     """
 
     memory: int | None = None
@@ -39,9 +39,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """One run of a stage: everything that decides what happens in it.
+    """One run of a stage, with everything that influences it.
 
-    `name` is what messages call it; `architecture` (x86_64, aarch64) is the container's, the image's own if empty;
+    `name` is its name in messages; `architecture` (x86_64, aarch64) is the container's, the image's own if empty;
     `timeout` is in seconds; `secrets` become /run/secrets/<name>.
     """
 
@@ -68,5 +68,5 @@ class Sandbox:
 
 
 def top_folder(target: str) -> str:
-    """The top-level folder that holds `target`: one volume is mounted there."""
+    """Return the top-level folder that holds `target`: one volume is mounted there."""
     return "/" + PurePosixPath(target).parts[1]

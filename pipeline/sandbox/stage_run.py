@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one cage: runs a stage in a container that has nothing but what the stage declared.
+"""Run a stage in a container that has nothing but what the stage declared.
 
 No network, no privileges, a read-only root, no folder of this machine: inputs go in and outputs come out through the
 engine's API (`transfer`, `receive`), so the engine may be anywhere. A stage may write to /out and /work (volumes),
-/tmp and /run (memory), and to nothing that outlives it but /out. `pipeline.sandbox.container` has the details.
+/tmp and /run (memory); only /out outlives it. `pipeline.sandbox.container` has the details.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _CHUNK = 1 << 20
 def run_stage(
     engine: Engine, sandbox: Sandbox, *, outputs: Path, declared: Sequence[str] | None, log: BinaryIO, hint: str = ""
 ) -> dict[str, FileRecord]:
-    """Run a stage to its end and fetch what it left in /out into the empty folder `outputs`; the record of each file.
+    """Run a stage, and fetch its outputs in /out into the empty folder `outputs`; return the record of each file.
 
-    `declared`: the paths and globs that must and may be in /out (see `receive`); None takes everything.
-    `log` takes what the stage writes.
-    `hint` goes with StageError: where the log is and how to replay. Raises StageError if the stage fails, overruns
-    its time or leaves something else than declared; SandboxError for trouble with the engine; DamagedError for an
-    artifact that is not as recorded.
+    `declared`: the paths and globs that must and may be in /out (see `receive`); None accepts everything.
+    `log` takes the stage's output.
+    `hint` goes with StageError: the log's path and the replay command. Raises StageError if the stage fails, exceeds
+    its time or makes undeclared outputs; SandboxError for trouble with the engine; DamagedError for a
+    damaged artifact.
     """
     with opened(engine, replace(sandbox, argv=wrapped(sandbox.argv))) as container:
         _follow(engine, sandbox, container, log, hint)
         try:
-            # Closed at once, whatever happens: the engine removes no container that it still reads for us.
+            # Close it at once in any case: the engine does not remove a container that it is still reading.
             with closing(fetch_outputs(engine, container)) as pieces:
                 return receive(
                     pieces, outputs, declared=declared, max_bytes=sandbox.limits.output_bytes, check=engine.check, listed=True
@@ -56,12 +56,12 @@ def run_stage(
 
 
 def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryIO, hint: str) -> None:
-    """Start the container and wait for its end. Raises StageError unless the end is a good one."""
+    """Start the container and wait for its end. Raises StageError unless it succeeds."""
     deadline = time.monotonic() + sandbox.timeout
     with LogReader(container, log, sandbox.limits.log_bytes) as reader, _told_of_cuts(engine, sandbox, reader):
         container.start()
         state = container_state(engine, container)
-        # The log ends with the container, or before, if the stage closes its outputs.
+        # The log ends with the container, or earlier, if the stage closes its outputs.
         while not reader.ended(_POLL_SECONDS) or (state := container_state(engine, container))["Running"]:
             engine.check()
             if time.monotonic() > deadline:
@@ -79,7 +79,7 @@ def _follow(engine: Engine, sandbox: Sandbox, container: Container, log: BinaryI
 
 @contextmanager
 def _told_of_cuts(engine: Engine, sandbox: Sandbox, reader: LogReader) -> Iterator[None]:
-    """Say at the end, good or bad, that the log is not whole."""
+    """Report at the end, after success or failure, that the log is not complete."""
     try:
         yield
     finally:
@@ -88,7 +88,7 @@ def _told_of_cuts(engine: Engine, sandbox: Sandbox, reader: LogReader) -> Iterat
 
 
 def container_state(engine: Engine, container: Container) -> dict[str, Any]:
-    """What the engine says about the container's run: `Running`, `ExitCode`, `OOMKilled`."""
+    """Return the engine's state of the container's run: `Running`, `ExitCode`, `OOMKilled`."""
     import docker
 
     tries = 0
@@ -100,27 +100,27 @@ def container_state(engine: Engine, container: Container) -> dict[str, Any]:
                 return {**ended, "OOMKilled": bool(state.get("OOMKilled"))}
             except docker.errors.APIError as error:
                 tries += 1
-                # Podman reads files of the container's process, which may end in between.
+                # Podman reads files of the container's process, which may end meanwhile.
                 if tries == _STATE_TRIES or "no such process" not in str(error.explanation):
                     raise
         time.sleep(_POLL_SECONDS)
 
 
 def _failure(state: Mapping[str, Any]) -> str:
-    """What a stopped container's state says about its end; empty if all is well."""
+    """Return why a stopped container failed, by its state; "" if it did not."""
     status = int(state["ExitCode"])
     if state.get("OOMKilled"):
-        return "killed, because it took more memory than it may"
+        return "killed, because it exceeded its memory limit"
     if status > 128:
         return f"exit status {status} (signal {status - 128})"
     return f"exit status {status}" if status else ""
 
 
 def fetch_outputs(engine: Engine, container: Container) -> Generator[bytes, None, None]:
-    """The tar stream of /out; to be closed by who does not read it to its end."""
+    """Yield the tar stream of /out; close it if it is not read to its end."""
     api, act = engine.api, f"fetching the outputs of {container.name}"
     with engine.translated(act):
-        # Not `api.get_archive`: it has no way to end the transfer.
+        # Not `api.get_archive`: it cannot end the transfer.
         url = f"{api.base_url}/v{api.api_version}/containers/{container.id}/archive"
         with api.get(url, params={"path": "/out"}, stream=True, timeout=api.timeout) as answer:
             if not answer.ok:

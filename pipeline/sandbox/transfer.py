@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into a sandbox: files of this machine as one tar stream, for they travel by the engine's API alone.
+"""The input of a sandbox: files of this machine as one tar stream, since they travel only through the engine's API.
 
-Everything that is not content is made equal on the way (order, owner, mode, time), and the bytes are hashed while
-they pass, so that a stage sees exactly what its key says. Nothing is held in memory whole. The way back is
+Everything but the content is made equal on the way (order, owner, mode, time), and the bytes are hashed in passing, so
+that a stage sees exactly what its key says. Nothing is held in memory as a whole. The way back is
 `pipeline.sandbox.receive`.
 """
 
@@ -22,7 +22,7 @@ from pipeline.base.canonical import Digest, JsonValue, digest_json
 from pipeline.base.errors import SandboxError, StoreError
 from pipeline.store.artifact import Artifact, DamagedError
 
-_CHUNK = 1 << 16  # larger pieces cost twice the time: every one is fresh memory
+_CHUNK = 1 << 16  # larger pieces take twice the time: every one is new memory
 _BLOCK = tarfile.BLOCKSIZE
 _PASSED_OVER = (".pyc", "~", ".swp")
 
@@ -31,7 +31,7 @@ Source = Path | Artifact | Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Something a stage reads: laid at `target`, an absolute path in the sandbox, read-only.
+    """An input of a stage: placed at `target`, an absolute path in the sandbox, read-only.
 
     `source` is a file or folder of this machine, an artifact, or files given by their bytes. With `digest`
     (`canonical.digest_tree` of a path, taken when the key was made) a source that changed since is an error.
@@ -48,9 +48,9 @@ class Input:
 
 
 def send(inputs: Sequence[Input], *, below: str = "/", epoch: int, check: Callable[[], None] | None = None) -> Iterator[bytes]:
-    """The inputs as one tar stream, to be unpacked at the folder `below`, which holds all; equal content gives equal bytes.
+    """Yield the inputs as one tar stream, to be unpacked in `below`, which contains them all; equal content gives equal bytes.
 
-    Raises DamagedError for an artifact that is not as recorded, and StoreError for a source that cannot be read
+    Raises DamagedError for a damaged artifact, and StoreError for a source that cannot be read
     or changed since its digest was taken. `check` is called for every piece and may raise to give up.
     """
     tar = _Tar(epoch, below)
@@ -87,7 +87,7 @@ def _send_artifact(tar: _Tar, target: str, artifact: Artifact) -> Iterator[bytes
 
 
 def _send_path(tar: _Tar, item: Input, source: Path) -> Iterator[bytes]:
-    """Exactly what `canonical.tree_entries` sees; the digest is made again from the bytes that were sent."""
+    """Yield what `canonical.tree_entries` sees; its digest is computed again from the bytes that were sent."""
     rows: list[list[JsonValue]] = []
     for name in _tree_names(source):
         path = source if name == "." else source / name
@@ -109,11 +109,11 @@ def _send_path(tar: _Tar, item: Input, source: Path) -> Iterator[bytes]:
             raise StoreError(f"{path}: neither a file, a folder nor a symbolic link")
     rows.sort(key=lambda row: str(row[0]).encode())
     if item.digest is not None and digest_json([list(row) for row in rows]) != item.digest:
-        raise StoreError(f"{source}: changed while it was built from", hint="run the same command again")
+        raise StoreError(f"{source}: changed during the build", hint="run the same command again")
 
 
 def _tree_names(root: Path) -> Iterator[str]:
-    """The relative paths that enter a key, "." first and every folder before what it holds."""
+    """Yield the relative paths that enter a key, "." first and every folder before its content."""
     yield "."
     if root.is_symlink() or not root.is_dir():
         return
@@ -143,7 +143,7 @@ class _Tar:
         self._others: set[str] = set()
 
     def folder(self, place: str) -> Iterator[bytes]:
-        """A folder and those above it in the stream's own, each once."""
+        """Write a folder and its parents, each once."""
         for path in [*reversed(PurePosixPath(place).parents), PurePosixPath(place)]:
             name = str(path)
             if name not in self._folders and path.is_relative_to(self._below):
@@ -153,17 +153,17 @@ class _Tar:
                 yield self._header(name, tarfile.DIRTYPE, mode=0o755)
 
     def link(self, place: str, target: str) -> Iterator[bytes]:
-        """A symbolic link."""
+        """Write a symbolic link."""
         yield from self._leaf(place)
         yield self._header(place, tarfile.SYMTYPE, mode=0o777, link=target)
 
     def data(self, place: str, data: bytes) -> Iterator[bytes]:
-        """A file given by its bytes."""
+        """Write a file given by its bytes."""
         yield from self._leaf(place)
         yield self._header(place, tarfile.REGTYPE, size=len(data)) + data + bytes(-len(data) % _BLOCK)
 
     def file(self, place: str, path: Path, executable: bool) -> Generator[bytes, None, Digest]:
-        """A file of this machine; returns the SHA-256 of what was sent."""
+        """Write a file of this machine; return the SHA-256 of the bytes sent."""
         digest = hashlib.sha256()
         with open_regular(path) as stream:
             yield from self._leaf(place)

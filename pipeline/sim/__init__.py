@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Towers of pretended machines: all of them on this machine, connected as in a home."""
+"""Towers of simulated machines, all on this machine, connected as in a home."""

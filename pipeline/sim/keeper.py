@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that holds a Tower which `doit sim` leaves running; all of the Tower ends with it, however it ends.
+"""The process that holds a Tower that `doit sim` leaves running; the whole Tower ends with it, however that ends.
 
     python -m pipeline.sim.keeper FOLDER NAME=ROOT...
 
-Until it is told `keep` on its input, it also ends when that does: with whoever has started it. It says how it goes on its
-output, one JSON object a line.
+It also ends when its input ends, that is, with the process that started it, unless it has read `keep` before. It reports
+its progress on its output, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ KEEP: Final = b"keep\n"
 
 
 class _Stopped(Exception):  # noqa: N818  (it is no error)
-    """SIGTERM, or the end of whoever has started us."""
+    """SIGTERM came, or the process that started us has ended."""
 
 
 def _say(event: str, **more: str) -> None:
     try:
         sys.stdout.write(json.dumps({"event": event, **more}) + "\n")
         sys.stdout.flush()
-    except OSError:  # nobody listens any more
+    except OSError:  # the reader has gone
         pass
 
 
@@ -50,14 +50,14 @@ def _rows(made: Tower) -> tuple[state.Row, ...]:
 
 
 class _Waiting(threading.Thread):
-    """Reads our input: `keep` lets us stay, its end without that ends us."""
+    """Reads our input: after `keep` we stay, at its end without `keep` we end."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.kept = threading.Event()
 
     def run(self) -> None:
-        """Until either came."""
+        """Read until one of the two happens."""
         if sys.stdin.buffer.readline() == KEEP:
             self.kept.set()
         else:
@@ -80,7 +80,7 @@ def hold(folder: Path, roots: Mapping[str, Path], lock: FileLock) -> None:
             _say("ready")
             waiting.kept.wait()
             hosts = [one.name for one in made if one.plan.is_host]
-            # A host that asks for a new start gets it, as from its firmware.
+            # A host that asks for a restart gets it, as from its firmware.
             with made.firmware(*hosts, after=lambda: state.write(folder, "light", _rows(made), ready=True)):
                 signal.pause()
     except _Stopped:
@@ -91,7 +91,7 @@ def hold(folder: Path, roots: Mapping[str, Path], lock: FileLock) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Hold a Tower; 0 after SIGTERM."""
+    """Hold a Tower; return 0 after SIGTERM."""
     folder = Path(argv[0])
     roots = {name: Path(path) for name, _, path in (word.partition("=") for word in argv[1:])}
     signal.signal(signal.SIGTERM, _stop)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DHCP server behind the router's second leg: this machine's busybox, on the network of the Internet's machine."""
+"""The DHCP server behind the router's second interface: this machine's busybox, in the network of the Internet's machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pidfile {folder}/udhcpd.pid
 
 @dataclass(slots=True)
 class Leases:
-    """Gives its only address to the client that asks first."""
+    """Gives its only address to the first client that asks."""
 
     folder: Path
     """For its configuration and its leases."""
@@ -36,7 +36,7 @@ class Leases:
     _server: Process | None = field(default=None, init=False)
 
     def start(self, pid: int) -> None:
-        """Start in the network namespace of a process, with no lease given yet."""
+        """Start in the network namespace of a process, without leases."""
         self.stop()
         settings = {"folder": self.folder, "address": self.address, "gateway": self.gateway, "names": self.names}
         (self.folder / "udhcpd.conf").write_text(_CONFIG.format_map(settings))
@@ -46,7 +46,7 @@ class Leases:
         self.stack.callback(self.stop)
 
     def stop(self) -> None:
-        """End it, if it runs."""
+        """End the server, if it runs."""
         if self._server is not None:
             proc.kill_group(self._server.pid)
             self._server.wait(20)

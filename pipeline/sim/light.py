@@ -23,7 +23,7 @@ _SECONDS: Final = 180
 _ENVIRONMENT: Final = {"PYTHONPATH": "/usr/lib/tower", "PYTHONDONTWRITEBYTECODE": "1"}
 _FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub", RECEIPT_ON_BOOT)
 """What `tower provision` lays on a host's boot partition."""
-# All of `tower provision` but the writing of a disk: a light machine has none.
+# All of `tower provision` except writing a disk: a light machine has none.
 _PREPARE: Final = r"""
 import sys
 from pathlib import Path
@@ -52,7 +52,7 @@ print(host.folder)
 
 @contextmanager
 def light_tower(roots: Mapping[str, Path], say: Callable[[str], object]) -> Iterator[Tower]:
-    """Start the machines, one after the other; all of them end with the context. `say` is told what goes on.
+    """Start the machines one by one; all of them end with the context. `say` is called with lines about the progress.
 
     Raises BootError or ToolError if one does not come up.
     """
@@ -86,7 +86,7 @@ def _provision(client: Machine, host: Machine, made: Tower) -> None:
 
 
 def _serve(machine: Machine, folder: Path) -> None:
-    """A page somewhere in the Internet."""
+    """Serve a page in the simulated Internet."""
     (folder / "index.html").write_text("<h1>The pretended Internet</h1>\n")
     words = ("busybox", "httpd", "-f", "-p", f"{INTERNET_ADDRESS}:80", "-h", str(folder))
     server = start_in_network_of(machine.pid, words)

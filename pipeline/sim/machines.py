@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Tower of light machines: the product's own roots with its own services, switches, and an Internet behind the router.
 
-Hosts make themselves ready with what they find on their boot partition.
-Nothing is made in the namespaces of whoever starts them, and all ends with that process, also when it is killed.
+Hosts set themselves up from the files on their boot partition.
+Nothing is made in the namespaces of the caller, and everything ends with this process, even if it is killed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NEEDED = ("busybox", "debugfs", "ip", "nsenter", "setpriv", "tar", "unshare")
 INTERNET_ADDRESS = "198.51.100.7"
 """A server somewhere in the Internet."""
 
-# The one rule does nothing; for the sake of it the kernel keeps track of connections.
+# The rule itself does nothing, but because of it the kernel tracks connections.
 _OPEN = """*raw
 COMMIT
 *nat
@@ -47,7 +47,7 @@ COMMIT
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a machine is: its role in the firewall's words (None: no machine of a Tower), its legs, its way elsewhere."""
+    """The plan of a machine: its role for the firewall (None: not in the Tower), its interfaces, its routes."""
 
     name: str
     role: str | None
@@ -58,7 +58,7 @@ class Plan:
 
     @property
     def root(self) -> RootName:
-        """Whose root it has."""
+        """The name of the root that it has."""
         return RootName.THINCLIENT if self.role == "thinclient" else RootName.HOST
 
     @property
@@ -75,20 +75,20 @@ class Machine(Box):
 
     @property
     def wiring(self) -> Wiring:
-        """Its cables and addresses."""
+        """Return its cables and addresses."""
         return Wiring(self.name, self.pid, self.plan.legs, self.plan.role is not None, self.plan.more)
 
     def address(self, leg: str = "eth0") -> str:
-        """The IPv4 address of a leg."""
+        """Return the IPv4 address of an interface."""
         return next(one.ipv4 for one in self.plan.legs if one.name == leg and one.ipv4)
 
     def lay_on_boot(self, files: Mapping[str, bytes]) -> None:
-        """Lay files on its boot partition, where a host looks at its first start."""
+        """Put files onto its boot partition, where a host looks at its first start."""
         for name, data in files.items():
             self.path(f"boot/{name}").write_bytes(data)
 
     def firewall(self, *argv: str, check: bool = True) -> Ran:
-        """The product's firewall command, inside."""
+        """Run the product's firewall command inside."""
         return self.run(FIREWALL, *argv, check=check)
 
     def service(self, name: str, action: str) -> None:
@@ -96,14 +96,14 @@ class Machine(Box):
         service(self, name, action)
 
     def stop_servers(self) -> list[str]:
-        """Stop the services whose ports tests use themselves; returns the names of those that were running."""
+        """Stop the services whose ports tests use themselves; return the names of those that were running."""
         ran = [name for name in ("sshd", "tor") if self.run("rc-service", "-q", name, "status", check=False).returncode == 0]
         for name in ran:
             self.service(name, "stop")
         return ran
 
     def sshd(self, *keys: str, user: str = USER) -> SshServer:
-        """The machine's sshd, once it listens; `user` may log in with these keys."""
+        """Return the machine's sshd, once it listens; `user` may log in with these keys."""
         add_user(self, user, administrator=True)
         let_in(self, keys, user)
         return ssh_server(self)
@@ -139,7 +139,7 @@ class Tower:
     def firmware(
         self, *names: str, before: Callable[[Machine], None] | None = None, after: Callable[[], None] | None = None
     ) -> Iterator[None]:
-        """Meanwhile, machines that ask for it are started again; `before` may change them before they boot.
+        """For the context, restart machines that ask for it; `before` may change them before they boot.
 
         `after` is called when one is up again.
         """
@@ -180,20 +180,20 @@ class Tower:
             machine.wait_until_up()
 
     def set_firewalls(self) -> None:
-        """Each machine's own rules, by the product's own command."""
+        """Set each machine's own rules with the product's own command."""
         for machine in self:
             if machine.plan.role is not None:
                 machine.firewall("set")
 
     def open_firewall(self, machine: Machine) -> None:
-        """No rules: what the wires alone allow."""
+        """Remove a machine's rules, so that only the wires limit it."""
         for command in ("iptables-restore", "ip6tables-restore"):
             machine.run(command, data=_OPEN)
 
 
 @contextmanager
 def assembled(on: Shelf, plans: Sequence[Plan]) -> Iterator[Tower]:
-    """Machines that are off, and the switches between them; all of them end on the way out. One is `router`, one `internet`."""
+    """Yield machines that are off, and the switches between them; all end with the context. One is `router`, one `internet`."""
     with ExitStack() as stack:
         machines = {
             plan.name: Machine(plan.name, on, plan.root, on.disk(stack), ("firewall",) if plan.role else ("-",), stack, plan)
@@ -206,7 +206,7 @@ def assembled(on: Shelf, plans: Sequence[Plan]) -> Iterator[Tower]:
 
 
 def missing_tools() -> list[str]:
-    """What keeps this machine from having a Tower in it."""
+    """Return the reasons why no Tower can run on this machine."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
     return missing + ["root"] * (os.geteuid() != 0)

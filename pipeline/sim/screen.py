@@ -16,14 +16,14 @@ from pipeline.sim.machines import USER
 _SOCKET: Final = "wayland-0"
 _SECONDS: Final = 60
 _PROGRAM: Final = 'cd; exec "$@"'
-# In a session of its own: it stays when the command that started it has ended, and goes with its machine.
+# In a session of its own: it outlives the command that started it, and ends with its machine.
 _STAYS: Final = "cd; setsid startw </dev/null >/dev/null 2>&1 &"
-# A screen in memory has no devices, and nobody who lends them.
+# A screen in memory has no devices, so no seat daemon is needed.
 _HEADLESS: Final = {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1"}
 
 
 def session(pid: int) -> Mapping[str, str]:
-    """What a program of the user's needs in its environment to open windows there; nothing while no desktop runs.
+    """Return the environment that a program needs to open windows there; empty while no desktop runs.
 
     `pid` is the first process of the thin client.
     """
@@ -32,8 +32,8 @@ def session(pid: int) -> Mapping[str, str]:
 
 
 def start_desktop(pid: int) -> None:
-    """Start the desktop of the thin client's user, and wait until it takes windows. Raises BootError or ToolError."""
-    # Makes the folder of each user, this one included, who came after the machine's start.
+    """Start the desktop of the thin client's user, and wait until windows can open. Raises BootError or ToolError."""
+    # This makes the folder of every user, including this one, who was added after the machine's start.
     _run(pid, ["rc-service", "tower-desktop", "restart"])
     _run(pid, ["su", "-s", "/bin/sh", "-c", _STAYS, USER], _HEADLESS)
     ends = time.monotonic() + _SECONDS
@@ -47,7 +47,7 @@ def start_desktop(pid: int) -> None:
 
 
 def picture(pid: int) -> bytes:
-    """What the desktop shows, as a PNG file. Raises ToolError if none runs."""
+    """Return a picture of the desktop as a PNG file. Raises ToolError if none runs."""
     return _run(pid, ["su", "-s", "/bin/sh", "-c", _PROGRAM, "--", USER, "sh", "grim", "-t", "png", "-"], session(pid))
 
 

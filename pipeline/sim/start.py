@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting a Tower that stays, and what can be done with one: list it, open a session on its machines."""
+"""Start a Tower that keeps running, and open sessions on its machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROOMS: Final = 2 << 30
 
 
 def check_possible() -> None:
-    """Raise an error unless this machine can have a Tower in it."""
+    """Raise an error unless a Tower can run on this machine."""
     missing = missing_tools()
     if "root" in missing:
         raise ConfigError("sim: only root makes the namespaces that the machines live in", hint="sudo ./ci/doit sim")
@@ -41,7 +41,7 @@ def check_possible() -> None:
 
 
 def start(folder: Path, checkout: Path, roots: Mapping[str, Path], say: Callable[[str], object]) -> None:
-    """Start a Tower, and leave it running. Raises BootError if it does not come up; then, as after a signal, nothing is left."""
+    """Start a Tower that keeps running. Raises BootError if it does not come up; then, as after a signal, nothing is left."""
     folder.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-P", "-m", "pipeline.sim.keeper", str(folder), *(f"{name}={path}" for name, path in roots.items())]
     with (folder / "keeper.log").open("wb") as log:
@@ -72,7 +72,7 @@ def start(folder: Path, checkout: Path, roots: Mapping[str, Path], say: Callable
 
 
 def words_of(found: state.State, words: Sequence[str]) -> list[str]:
-    """The program that opens a session on a machine, or runs a command there. Raises ConfigError if there is no such machine."""
+    """Return the program that opens a session on a machine, or runs a command there. Raises ConfigError for an unknown one."""
     if not words:
         raise ConfigError(
             "sim:ssh: which machine?", hint=f"./ci/doit sim:ssh {'|'.join(row.name for row in found.machines)} [COMMAND...]"
@@ -83,10 +83,10 @@ def words_of(found: state.State, words: Sequence[str]) -> list[str]:
         raise ConfigError(f"sim:ssh: {name} is no machine of the Tower", hint=f"from {THIN_CLIENT}: curl or wget on a host")
     line = " ".join(command)
     if name != THIN_CLIENT:
-        # From where its owner does it, and as they do.
+        # Connect from the thin client, as its owner would.
         line = shlex.join(["ssh", *(["-t"] if os.isatty(0) and not command else []), name, *command])
     else:
-        # What its user starts opens its windows on the desktop, if one runs.
+        # A program of its user opens its windows on the desktop, if one runs.
         shown = " ".join(f"{name}={value}" for name, value in screen.session(client.pid).items())
         line = f"export {shown}; {line or 'exec bash -l'}" if shown else line
     login = ["su", "-l", USER, *(["-c", line] if line else [])]

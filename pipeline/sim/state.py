@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known about a Tower that `doit sim` left running: in `build/sim`, written by the process that holds it.
+"""The state of a Tower that `doit sim` left running: in `build/sim`, written by the process that holds it.
 
-That process holds a lock as long as it lives, so whether a Tower runs is never a matter of what a file says.
+That process holds a lock as long as it lives, so that no file has to be trusted about whether a Tower runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POLL_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One machine, as it is listed."""
+    """One machine of the list."""
 
     name: str
     role: str
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A Tower that runs."""
+    """A running Tower."""
 
     kind: str
     keeper: int
@@ -56,7 +56,7 @@ class State:
     machines: tuple[Row, ...]
 
     def row(self, name: str) -> Row:
-        """The machine of that name. Raises ConfigError if there is none, or if it is off."""
+        """Return the machine of that name. Raises ConfigError if there is none, or if it is off."""
         for row in self.machines:
             if row.name == name:
                 if not row.on:
@@ -66,7 +66,7 @@ class State:
 
 
 def folder_of(paths: Paths) -> Path:
-    """Where the state is, the lock, and what the keeper says."""
+    """Return the folder of the state, the lock, and the keeper's output."""
     return paths.build / "sim"
 
 
@@ -79,7 +79,7 @@ def write(folder: Path, kind: str, machines: Sequence[Row], *, ready: bool) -> N
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds a Tower."""
+    """Tell whether a process holds a Tower."""
     if not (folder / "lock").exists():
         return False
     lock = try_lock(folder / "lock")
@@ -90,7 +90,7 @@ def is_held(folder: Path) -> bool:
 
 
 def read(folder: Path) -> State | None:
-    """The Tower that runs, or None. Raises BootError while it has said nothing about itself yet."""
+    """Return the running Tower, or None. Raises BootError if it has not written its state yet."""
     if not is_held(folder):
         return None
     try:
@@ -105,7 +105,7 @@ def read(folder: Path) -> State | None:
 
 
 def need(folder: Path) -> State:
-    """The Tower that runs. Raises BootError if there is none."""
+    """Return the running Tower. Raises BootError if there is none."""
     found = read(folder)
     if found is None:
         raise BootError("sim: no Tower is running", hint="start one: ./ci/doit sim")
@@ -113,7 +113,7 @@ def need(folder: Path) -> State:
 
 
 def stop(folder: Path) -> bool:
-    """End the Tower that runs, and wait until it is gone; False if there was none."""
+    """End the running Tower, and wait until it is gone; False if there was none."""
     ends = time.monotonic() + _STOP_SECONDS
     was_there, asked = False, False
     while is_held(folder):
@@ -123,7 +123,7 @@ def stop(folder: Path) -> bool:
         except BootError:
             found = None
         if found is not None and (not asked or time.monotonic() > ends):
-            # Whatever keeps it from ending well: its machines end with it.
+            # If it does not end by itself, its machines end with it.
             os.kill(found.keeper, signal.SIGTERM if not asked else signal.SIGKILL)
             asked = True
         if time.monotonic() > ends + _STOP_SECONDS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An artifact of the store: the files a stage made, and the record that says what they must be.
+"""An artifact of the store: the files that a stage made, and the record of their content.
 
 The record (`record.json`) is canonical JSON and the same on every machine; the fingerprint (`stat.json`) is
 this machine's cheap proof that no file was touched since its content was last hashed.
@@ -22,7 +22,7 @@ from pipeline.base.errors import StoreError
 
 FILES, RECORD, KEY, STAT = "files", "record.json", "key.json", "stat.json"
 PULLED = "pulled"
-"""There if the artifact was not built here but pulled from a shared cache: which, and signed by whom."""
+"""Exists if the artifact was not built here but pulled from a shared cache: which one, and who signed it."""
 _SCHEMA = 1
 _HEX = frozenset("0123456789abcdef")
 _LONGEST_NAME = 255
@@ -30,21 +30,21 @@ _LONGEST_NAME = 255
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What one file of an artifact holds."""
+    """The content of one file of an artifact."""
 
     sha256: Digest
     size: int
     executable: bool = False
 
     def to_json(self) -> dict[str, JsonValue]:
-        """For a record: the execute bit is named only where it is set."""
+        """Return the record as JSON; the execute bit is named only if it is set."""
         plain: dict[str, JsonValue] = {"sha256": self.sha256, "size": self.size}
         return {**plain, "executable": True} if self.executable else plain
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A finished, recorded folder of files; `path` is the folder, `outputs` what it holds by relative path."""
+    """A finished, recorded folder of files; `path` is the folder, `outputs` its files by relative path."""
 
     key: Digest
     path: Path
@@ -52,7 +52,7 @@ class Artifact:
     seconds: float
 
     def file(self, name: str) -> Path:
-        """The path of one output. Raises StoreError if the artifact has no such file."""
+        """Return the path of one output. Raises StoreError if the artifact has no such file."""
         if name not in self.outputs:
             have = ", ".join(sorted(self.outputs)[:10])
             raise StoreError(f"{self.key[:12]}: the artifact holds no {name}; it holds {have or 'nothing'}")
@@ -65,12 +65,12 @@ class Artifact:
 
     @property
     def content(self) -> Digest:
-        """The digest of what it holds, whatever it was made from: equal content gives equal digests."""
+        """The digest of its content, whatever it was made from: equal content gives equal digests."""
         return digest_json(outputs_json(self.outputs))
 
 
 class DamagedError(StoreError):
-    """An artifact is not what its record says: the text names the file and the reason, `key` the artifact."""
+    """An artifact differs from its record: the text names the file and the reason, `key` the artifact."""
 
     def __init__(self, message: str, *, key: Digest | None = None) -> None:
         super().__init__(message)
@@ -78,17 +78,17 @@ class DamagedError(StoreError):
 
 
 def outputs_json(outputs: Mapping[str, FileRecord]) -> dict[str, JsonValue]:
-    """The outputs as they stand in a record."""
+    """Return the outputs as in a record."""
     return {name: record.to_json() for name, record in outputs.items()}
 
 
 def is_key(name: str) -> bool:
-    """Whether `name` can be the key of an artifact."""
+    """Tell whether `name` can be the key of an artifact."""
     return len(name) == 64 and _HEX.issuperset(name)
 
 
 def stat_files(root: Path) -> dict[str, os.stat_result]:
-    """The regular files below `root` by relative path, sorted. Raises StoreError for links and special files."""
+    """Return the regular files below `root` by relative path, sorted. Raises StoreError for links and special files."""
     found: dict[str, os.stat_result] = {}
     todo = [""]
     while todo:
@@ -118,7 +118,7 @@ def _is_text(name: str) -> bool:
 
 
 def hash_files(root: Path, known: Mapping[str, FileRecord]) -> dict[str, FileRecord]:
-    """The record of every file below `root`; those that `known` names with the right size are not read again."""
+    """Return the record of every file below `root`; files in `known` with the right size are not read again."""
     outputs: dict[str, FileRecord] = {}
     for name, info in stat_files(root).items():
         record = known.get(name)
@@ -129,14 +129,14 @@ def hash_files(root: Path, known: Mapping[str, FileRecord]) -> dict[str, FileRec
 
 
 def record_json(key: Digest, document: JsonValue, outputs: Mapping[str, FileRecord], seconds: float) -> bytes:
-    """The bytes of `record.json`."""
+    """Return the bytes of `record.json`."""
     return canonical_json(
         {"schema": _SCHEMA, "key": key, "document": document, "outputs": outputs_json(outputs), "seconds": seconds}
     )
 
 
 def read_artifact(folder: Path, key: Digest) -> Artifact:
-    """The artifact of `key` in `folder`, by its record alone. Raises DamagedError if the record cannot be right."""
+    """Return the artifact of `key` in `folder`, by its record alone. Raises DamagedError if the record cannot be right."""
     outputs, seconds, _ = parse_record(_read(folder / RECORD), key)
     if digest_bytes(_read(folder / KEY)) != key:
         raise DamagedError(f"{KEY}: not the document the key was made of")
@@ -144,7 +144,7 @@ def read_artifact(folder: Path, key: Digest) -> Artifact:
 
 
 def parse_record(raw: bytes, key: Digest) -> tuple[dict[str, FileRecord], float, JsonValue]:
-    """Outputs, seconds and key document of a record. Raises DamagedError if it cannot be the record of `key`."""
+    """Return outputs, seconds and key document of a record. Raises DamagedError if it cannot be the record of `key`."""
     try:
         data = parse_json(raw)
         outputs = {
@@ -161,12 +161,12 @@ def parse_record(raw: bytes, key: Digest) -> tuple[dict[str, FileRecord], float,
         raise DamagedError(f"{KEY}: not the document the key was made of")
     odd = next((name for name, row in outputs.items() if not _is_inside(name) or not is_key(row.sha256) or row.size < 0), None)
     if odd is not None:
-        raise DamagedError(f"{RECORD}: {odd!r} is no file of an artifact")
+        raise DamagedError(f"{RECORD}: {odd!r} cannot be a file of an artifact")
     return outputs, seconds, document
 
 
 def _is_inside(name: str) -> bool:
-    """Whether the path leads to a place inside the artifact, and can be the path of a file."""
+    """Tell whether the path is that of a file inside the artifact."""
     return _is_text(name) and all(
         part not in ("", ".", "..") and "\0" not in part and len(part.encode()) <= _LONGEST_NAME for part in name.split("/")
     )
@@ -182,7 +182,7 @@ def _read(path: Path) -> bytes:
 
 
 def fingerprint(folder: Path) -> dict[str, JsonValue]:
-    """What the file system says about the artifact in `folder`, which any change of a file also changes."""
+    """Return the file system's data about the artifact in `folder`, which any change of a file also changes."""
     rows: dict[str, JsonValue] = {
         name: [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_mode]
         for name, info in stat_files(folder / FILES).items()
@@ -191,7 +191,7 @@ def fingerprint(folder: Path) -> dict[str, JsonValue]:
 
 
 def check(folder: Path, key: Digest, *, full: bool) -> tuple[Artifact, bool]:
-    """The artifact in `folder` after a check, and whether something had to be hashed.
+    """Check the artifact in `folder`; return it, and whether something had to be hashed.
 
     Files whose fingerprint is unchanged are trusted unless `full`. Raises DamagedError.
     """
@@ -226,7 +226,7 @@ def _check_file(artifact: Artifact, name: str) -> None:
     if digest != want.sha256:
         raise DamagedError(f"{name}: sha256 {digest[:12]}, the record says {want.sha256[:12]}")
     if bool(info.st_mode & stat.S_IXUSR) != want.executable:
-        raise DamagedError(f"{name}: its execute bit is not as recorded")
+        raise DamagedError(f"{name}: its execute bit differs from the record")
 
 
 def _read_fingerprint(folder: Path) -> dict[str, JsonValue]:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What builds are made from: locks, downloads, the vault, wheels, trusted keys."""
+"""The inputs of builds: locks, downloads, the vault, wheels, trusted keys."""

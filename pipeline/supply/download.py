@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One locked file on its way from one of several mirrors to the shelf, and what is said when none of them gives it.
+"""Download one locked file from one of several mirrors, and explain why if none of them sends it.
 
-Whatever a mirror does, the next one is asked: it is down, has something else, leads astray, is too slow, or serves the
-page of a network that wants a login. What has come of a file stays, for the next try and the next run; if it turns out
-not to be the beginning of the file, it is thrown away once and brought from its start.
+The next mirror is tried if one is down, has another file, redirects elsewhere, is too slow, or sends the login page of a
+network. A partial download is kept for the next try and the next run; if it turns out not to be the beginning of the file,
+it is discarded once, and the file is downloaded from its start.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ from pipeline.supply.web import Answer, BrokenError, Client, GoneError, OtherErr
 
 TRIES: Final = 4
 _STRIKES: Final = 2
-"""So often a mirror may give other bytes than the lock names: once it may have been the network."""
+"""How often a mirror may send other bytes than the lock names: once it may have been the network."""
 _LOGIN: Final = "the network answers with pages of its own: log in to it (a hotel's, a proxy's), then run the same command again"
 
 
 class Shelf(Protocol):
-    """Where downloads go: `pipeline.supply.vault.Vault`, or a cache like it."""
+    """The place of downloads: `pipeline.supply.vault.Vault`, or a cache like it."""
 
     def path(self, file: LockedFile) -> Path:
-        """The place of a verified file."""
+        """Return the place of a verified file."""
 
     def untrusted(self, file: LockedFile) -> Path:
-        """The place of what has come so far."""
+        """Return the place of a partial download."""
 
     def is_whole(self, file: LockedFile) -> bool:
-        """Is it there, and right?"""
+        """Tell whether the file is there and right."""
 
     def accept(self, file: LockedFile) -> None:
-        """Verify what has come and give it its place. Raises VerifyError."""
+        """Verify a download and move it to its place. Raises VerifyError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mirrors:
-    """Where files come from, and what to tell the user when they do not."""
+    """The sources of files, and the hints if they fail."""
 
     mirrors: tuple[str, ...]
     """Addresses without a slash at the end, tried in this order."""
     vanished: str = "run: ./ci/doit lock"
-    """What to do about a file that no mirror has any more."""
-    unreachable: str = "look at the network"
-    """What to do when no mirror answers."""
+    """The hint for a file that no mirror has any more."""
+    unreachable: str = "check the network"
+    """The hint if no mirror answers."""
     other_bytes: str = "the mirror serves other bytes than the lock names; run: ./ci/doit lock"
     folder: Path | None = None
-    """A mirror that is a folder of this machine: taken in place of all addresses, and verified like them."""
+    """A mirror that is a folder of this machine: used instead of all addresses, and verified like them."""
 
 
 class VanishedError(FetchError):
-    """A file that the lock names is on no mirror any more."""
+    """No mirror has a file of the lock any more."""
 
 
 class _StoppedError(Exception):
-    """Another download failed, or the user said stop."""
+    """Another download failed, or the user stopped the run."""
 
 
 class Said:
-    """What each mirror gave in place of `what`, for the end."""
+    """The answers of all mirrors about `what`, for the final error."""
 
     def __init__(self, what: str, source: Mirrors) -> None:
         self._what = what
@@ -74,14 +74,14 @@ class Said:
         self._last: dict[str, WebError] = {}
 
     def note(self, mirror: str, error: WebError) -> None:
-        """The last word of a mirror counts."""
+        """Note the answer of a mirror; the last one counts."""
         self._last[mirror] = error
 
     def error(self) -> FactoryError:
-        """One error of it all."""
+        """Return one error for all answers."""
         errors = list(self._last.values())
         lines = [str(error) for error in errors]
-        text = lines[0] if len(lines) == 1 else "\n  ".join([f"{self._what}: no mirror gives it", *lines])
+        text = lines[0] if len(lines) == 1 else "\n  ".join([f"{self._what}: no mirror sends it", *lines])
         if all(isinstance(error, GoneError) for error in errors):
             return VanishedError(text, hint=self._source.vanished)
         others = [error for error in errors if isinstance(error, OtherError)]
@@ -95,7 +95,7 @@ class Said:
 
 
 class Share:
-    """One download's share of a bar that several threads move."""
+    """One download's share of a bar that several threads advance."""
 
     def __init__(self, bar: Bar, guard: threading.Lock) -> None:
         self._bar = bar
@@ -103,19 +103,19 @@ class Share:
         self._moved = 0
 
     def advance(self, amount: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         with self._guard:
             self._moved += amount
             self._bar.advance(amount)
 
     def rewind(self) -> None:
-        """Take back what was moved: the download starts over."""
+        """Undo this share's progress: the download starts over."""
         self.advance(-self._moved)
 
 
 @dataclass(eq=False)
 class Download:
-    """One file on its way to the shelf."""
+    """The download of one file."""
 
     shelf: Shelf
     file: LockedFile
@@ -124,14 +124,14 @@ class Download:
     bar: Share
     stop: threading.Event
     back_off: float
-    """Half the seconds before the second try; then twice as many each time."""
+    """Half the seconds before the second try; doubled for each further try."""
     passed: dict[str, WebError]
-    """For all downloads: mirrors that did not give a file which another one gave, with the first problem of each."""
+    """For all downloads: mirrors that failed for a file that another one sent, with the first problem of each."""
     _off: set[str] = field(default_factory=set)
-    """Mirrors that are not asked again."""
+    """Mirrors that are not tried again."""
 
     def run(self) -> None:
-        """Bring the file, with some tries. Another process that brings the same one is waited for.
+        """Download the file, with some retries. If another process downloads it, wait for that.
 
         Raises VanishedError, FetchError or VerifyError.
         """
@@ -149,7 +149,7 @@ class Download:
             raise _StoppedError
 
     def _try(self) -> None:
-        """Go round the mirrors; one that will never give the file is not asked again."""
+        """Try each mirror once, except those that will never send the file."""
         said = Said(self._named, self.source)
         strikes: Counter[str] = Counter()
         problems: dict[str, WebError] = {}
@@ -182,7 +182,7 @@ class Download:
         return f"{self.file.name} {self.file.version} ({self.file.location})"
 
     def _bring(self, url: str) -> None:
-        """Bring what is missing of the file, and have it verified. Raises a WebError."""
+        """Download the missing part of the file, and have it verified. Raises a WebError."""
         have = self._have()
         try:
             self._receive(url, have)
@@ -192,7 +192,7 @@ class Download:
                 raise
         else:
             return
-        # What was there is not the beginning of this file, or the server cannot go on where it ends.
+        # The part is not the beginning of this file, or the server cannot continue where it ends.
         self.bar.rewind()
         self.shelf.untrusted(self.file).unlink(missing_ok=True)
         self._receive(url, 0)
@@ -206,7 +206,7 @@ class Download:
             raise OtherError(url, error.message) from error
 
     def _have(self) -> int:
-        """How much of the file has come; what is longer than it is no beginning of it."""
+        """Return the bytes of the partial download; one that is longer than the file does not count."""
         part = self.shelf.untrusted(self.file)
         have = part.stat().st_size if part.exists() else 0
         if have > self.file.size:
@@ -215,7 +215,7 @@ class Download:
         return have
 
     def _receive(self, url: str, have: int) -> None:
-        """Bring the file from byte `have` on; it is as long as it should be on return. Raises a WebError."""
+        """Download the file from byte `have` on; on return it has its full length. Raises a WebError."""
         part, size = self.shelf.untrusted(self.file), self.file.size
         self.bar.advance(have)
         if have == size and part.exists():
@@ -250,7 +250,7 @@ class Download:
 
 
 def _strikes(error: WebError) -> int:
-    """How much it counts against a mirror: `_STRIKES` for what another try would not change."""
+    """Return the weight of an error against a mirror: `_STRIKES` if another try would give the same."""
     if isinstance(error, OtherError):
         return _STRIKES if error.page else 1
     return _STRIKES if isinstance(error, GoneError | RefusedError) else 0

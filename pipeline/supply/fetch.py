@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one door to the network for what locks name: several mirrors, in parallel, resumed, retried, verified.
+"""The only downloader of the files of a lock: several mirrors, in parallel, resumed, retried, verified.
 
-What comes in is untrusted until its size and SHA-256 are those of the lock. `get` brings small files that other
-means verify: signed indexes, lists of releases.
+Data is untrusted until its size and SHA-256 are those of the lock. `get` downloads small files that are verified
+otherwise: signed indexes, lists of releases.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def check_mirrors(mirrors: Sequence[str], where: str) -> tuple[str, ...]:
-    """Addresses without a slash at the end. Raises ConfigError for what is not https (or http on this machine)."""
+    """Return addresses without a slash at the end. Raises ConfigError unless they are https (or http on this machine)."""
     found = []
     for mirror in mirrors:
         parts = urlsplit(mirror)
@@ -43,15 +43,15 @@ def check_mirrors(mirrors: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def get(source: Mirrors, location: str, *, limit: int) -> bytes:
-    """A small file from the first mirror that has it, unverified. Raises FetchError; VanishedError if none has it."""
+    """Return a small file from the first mirror that has it, unverified. Raises FetchError; VanishedError if none has it."""
     return get_checked(source, location, limit=limit, check=bytes)
 
 
 def get_checked(source: Mirrors, location: str, *, limit: int, check: Callable[[bytes], T]) -> T:
-    """What `check` makes of a small file, from the first mirror whose file it takes.
+    """Return what `check` makes of a small file, from the first mirror whose file it accepts.
 
-    `check` raises VerifyError for bytes that it does not believe, or VanishedError for another file than it wants. Raises
-    FetchError, VanishedError, or what `check` raised, naming what each mirror gave.
+    `check` raises VerifyError for bytes that it does not trust, or VanishedError for another file than it wants. Raises
+    FetchError, VanishedError, or the error of `check`, naming the answer of each mirror.
     """
     if source.folder is not None:
         return check(_small_file(source, location, limit))
@@ -82,7 +82,7 @@ def _small(client: Client, url: str, limit: int, check: Callable[[bytes], T]) ->
             if len(found) > limit:
                 raise RefusedError(url, f"{answer.shown}: longer than {limit} bytes")
         if not found:
-            raise RefusedError(url, "gives an empty file")
+            raise RefusedError(url, "sends an empty file")
         try:
             return check(bytes(found))
         except VanishedError as error:
@@ -95,7 +95,7 @@ def _small(client: Client, url: str, limit: int, check: Callable[[bytes], T]) ->
 
 
 def _in_folder(folder: Path, location: str) -> Path:
-    """Where a folder has what a server has at `location`; what asks a server for a part of it is left out."""
+    """Return the file of a folder for a server's `location`, without the part that queries the server."""
     return folder / location.partition("?")[0]
 
 
@@ -114,10 +114,10 @@ def _small_file(source: Mirrors, location: str, limit: int) -> bytes:
 
 
 def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Mirrors, progress: Progress, *, title: str) -> None:
-    """Bring what is missing or damaged; the network is touched for that alone.
+    """Download missing and damaged files; the network is used only for these.
 
-    A file without a SHA-256 is one that the shelf verifies by other means. What has come stays after an interruption,
-    and the next run goes on from there. Raises FetchError (VanishedError names everything that is gone) or VerifyError.
+    A file without a SHA-256 is one that the shelf verifies by other means. After an interruption, partial downloads are kept,
+    and the next run continues them. Raises FetchError (VanishedError names every missing file) or VerifyError.
     """
     distinct = {(file.sha256, file.checksum): file for file in wanted}
     missing = [file for file in sorted(distinct.values()) if not shelf.is_whole(file)]
@@ -155,7 +155,7 @@ def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Mirrors, progress:
 
 
 def _take(missing: Sequence[LockedFile], shelf: Shelf, source: Mirrors, progress: Progress, title: str) -> None:
-    """`fetch` from a mirror that is a folder: its files become the shelf's without a copy where the disk is the same."""
+    """Fetch from a mirror that is a folder: on the same file system, its files become the shelf's without a copy."""
     vanished = []
     with progress.bar(f"{len(missing)} {title}", sum(file.size for file in missing)) as bar:
         for file in missing:
@@ -167,7 +167,7 @@ def _take(missing: Sequence[LockedFile], shelf: Shelf, source: Mirrors, progress
                     part.hardlink_to(path)
                 except FileNotFoundError:
                     raise
-                except OSError:  # another file system
+                except OSError:  # it is on another file system
                     shutil.copyfile(path, part)
             except FileNotFoundError:
                 vanished.append(f"{file.name} {file.version} ({file.location}): the mirror does not have it")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks: what a build may take, resolved once; and the worlds that a lock is resolved for."""
+"""Locks: the files that a build may use, resolved once; and the worlds that a lock is resolved for."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _OPTIONAL_OF_FILES = ("checksum", "signer", "made")
 
 @dataclass(frozen=True, slots=True, order=True)
 class LockedFile:
-    """One file that a build may take: which it is, and what its bytes must be."""
+    """One file that a build may use: its identity and its content."""
 
     name: str
     version: str
     sha256: Digest
     size: int
     location: str = ""
-    """Where it is fetched from, relative to the mirror; never a host name."""
+    """The path that it is fetched from, relative to the mirror; never a host name."""
     checksum: str = ""
-    """Of an Alpine package: what the signed index says of it (`Q1...`)."""
+    """For an Alpine package: the checksum in the signed index (`Q1...`)."""
     signer: str = ""
-    """Name of the key whose signature was found to hold; empty for what only digests vouch for."""
+    """The name of the key that signed it; empty for files that only digests vouch for."""
     made: int = 0
-    """Of an index: when it was made, by what is signed in it."""
+    """For an index: the time when it was made, from its signed part."""
 
 
 _FIELDS = tuple(one.name for one in fields(LockedFile))
@@ -53,29 +53,29 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """All that a build of a channel may take, resolved once."""
+    """All files that a build of a channel may use, resolved once."""
 
     channel: str
     made_from: Digest
-    """`ChannelDriver.lock_key()` when this lock was made; another value now means: lock again."""
+    """`ChannelDriver.lock_key()` when this lock was made; if it differs now, the lock does not fit."""
     packages: Mapping[str, tuple[LockedFile, ...]]
     """By architecture of the device, sorted by name."""
     builder: tuple[LockedFile, ...]
     wheels: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
     """Python wheels for the device, by architecture."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What a reader should know: suite, date of the index; part of the lock's digest."""
+    """Information for readers: suite, date of the index; part of the lock's digest."""
     indexes: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
     """The signed indexes that the packages were chosen from, by architecture."""
     media: tuple[LockedFile, ...] = ()
     """Files of other kinds: root file systems, boot files, the scripts of aports."""
     native_builders: Mapping[str, tuple[LockedFile, ...]] = field(default_factory=dict)
-    """As `builder`, of the channel's `native_builders`."""
+    """Like `builder`, for the channel's `native_builders`."""
     choices: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
-    """The choice for each world of an architecture; the same packages as in `packages`, which has them all in one table."""
+    """The choice for each world of an architecture, from the packages in `packages`."""
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The lock as JSON data; `from_json` reads it back. What a channel has no use for is left out."""
+        """Return the lock as JSON data, for `from_json`; parts that the channel does not use are left out."""
         data: dict[str, JsonValue] = {
             "schema": LOCK_SCHEMA,
             "channel": self.channel,
@@ -95,7 +95,7 @@ class Lock:
         return {name: value for name, value in data.items() if value or name not in _OPTIONAL}
 
     def choice(self, arch: str, world: Iterable[str]) -> tuple[str, ...]:
-        """The packages chosen for a world, as `name=version`. Raises LockError if the world was not solved."""
+        """Return the packages chosen for a world, as `name=version`. Raises LockError if the world was not solved."""
         wanted = tuple(sorted(world))
         found = next((choice for choice in self.choices.get(arch, ()) if choice.world == wanted), None)
         if found is None:
@@ -104,23 +104,23 @@ class Lock:
 
     @property
     def builders(self) -> tuple[tuple[LockedFile, ...], ...]:
-        """What builders are made of: a table for each."""
+        """The packages of the builders: a table for each."""
         return (self.builder, *self.native_builders.values())
 
     @property
     def files(self) -> tuple[LockedFile, ...]:
-        """Everything that a build may take."""
+        """All files that a build may use."""
         tables = [*self.indexes.values(), *self.packages.values(), *self.builders, *self.wheels.values(), self.media]
         return tuple(file for table in tables for file in table)
 
     @property
     def digest(self) -> Digest:
-        """Names the lock's content."""
+        """The digest of the lock's content."""
         return digest_json(self.to_json())
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Lock:
-        """Read `to_json`'s data; LockError naming `where` if it is damaged or of another schema."""
+        """Read the data of `to_json`. Raises LockError naming `where` if it is damaged or has another schema."""
 
         def files(rows: Any) -> tuple[LockedFile, ...]:
             return tuple(LockedFile(**row) for row in rows)
@@ -149,7 +149,7 @@ def _choice(row: Mapping[str, Iterable[str]]) -> Choice:
 
 
 def _rows(files: Iterable[LockedFile]) -> list[JsonValue]:
-    # By name, which dataclasses.asdict does for every value with a deep copy: a lock has hundreds of rows.
+    # dataclasses.asdict would make a deep copy of every value, and a lock has hundreds of rows.
     return [
         {name: value for name in _FIELDS if (value := getattr(file, name)) or name not in _OPTIONAL_OF_FILES} for file in files
     ]
@@ -161,14 +161,14 @@ def _tables(tables: Mapping[str, Iterable[LockedFile]]) -> dict[str, JsonValue]:
 
 @dataclass(frozen=True, slots=True)
 class Worlds:
-    """What roots of a channel are made of, by architecture: the packages that each of its stages installs together."""
+    """The worlds of a channel's roots, by architecture: the packages that each of its stages installs together."""
 
     stages: Mapping[str, tuple[frozenset[str], ...]] = field(default_factory=dict)
 
     def of(self, arch: str) -> tuple[frozenset[str], ...]:
-        """The worlds of an architecture, each to be solved for itself."""
+        """Return the worlds of an architecture, each to be solved by itself."""
         return self.stages.get(arch, ())
 
     def union(self, arch: str) -> frozenset[str]:
-        """All names that they hold."""
+        """Return all names in them."""
         return frozenset().union(*self.of(arch))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks as files: where they are, text that a person can review, and what differs between two, in words.
+"""Lock files: their place, their text, which a person can review, and the differences between two in words.
 
-The lock of a channel that releases are made from is committed, in pipeline/locks/; of any other channel it is generated.
-A line is one file, in a fixed order. The digest in it tells an edit by hand from what `doit lock` wrote.
+The lock of a channel for releases is committed, in pipeline/locks/; that of any other channel is generated. Each line is
+one file, in a fixed order. The digest in it reveals an edit by hand.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _ROW = ("name", "version", "size", "sha256", "checksum", "signer", "made", "loca
 
 
 def lock_path(paths: Paths, channel: Channel) -> Path:
-    """Where the lock of a channel is."""
+    """Return the path of a channel's lock."""
     if channel.releasable:
         return paths.checkout / "pipeline" / "locks" / f"{channel.name}.lock.json"
     return paths.channel(channel.name) / "lock.json"
 
 
 def lock_command(channel: Channel | str) -> str:
-    """What to type to lock a channel."""
+    """Return the command that locks a channel."""
     name = channel if isinstance(channel, str) else channel.name
     return "./ci/doit lock" + ("" if name == "lab" else f" channel={name}")
 
@@ -57,7 +57,7 @@ def lock_command(channel: Channel | str) -> str:
 
 
 def render(lock: Lock) -> str:
-    """The lock as JSON with one line for each file; `parse` reads it back."""
+    """Return the lock as JSON with one line for each file, for `parse`."""
     data = lock.to_json()
     data["digest"] = digest_json(data)
     lines = [f" {json.dumps(name)}: {_value(data[name], 1)}" for name in _ORDER if name in data]
@@ -81,7 +81,7 @@ def _row(row: JsonValue) -> str:
 
 
 def parse(text: str | bytes, where: str, *, channel: Channel | str = "lab", strict: bool = False) -> Lock:
-    """Read `render`'s text. Raises LockError for what is damaged or was edited by hand; `strict` asks for the digest."""
+    """Parse the text of `render`. Raises LockError if it is damaged or was edited by hand; `strict` requires the digest."""
     hint = f"never edit a lock; run: {lock_command(channel)}"
     try:
         data: Any = parse_json(text.encode() if isinstance(text, str) else text)
@@ -92,12 +92,12 @@ def parse(text: str | bytes, where: str, *, channel: Channel | str = "lab", stri
     stated = data.pop("digest", None)
     lock = Lock.from_json(data, where)
     if (strict or stated is not None) and stated != digest_json(data):
-        raise LockError(f"{where}: was changed by hand, or damaged: it is not what its digest says", hint=hint)
+        raise LockError(f"{where}: was changed by hand, or damaged: its digest does not match", hint=hint)
     return lock
 
 
 def read(path: Path, channel: Channel) -> Lock:
-    """The lock in a file. Raises LockError."""
+    """Read the lock in a file. Raises LockError."""
     try:
         return parse(read_regular(path), str(path), channel=channel, strict=True)
     except OSError as error:
@@ -108,7 +108,7 @@ def read(path: Path, channel: Channel) -> Lock:
 
 
 def differences(old: Lock | None, new: Lock) -> list[str]:
-    """What a new lock changes, a line for each thing; nothing if they hold the same."""
+    """List the changes of a new lock, a line for each; empty if the content is equal."""
     if old is None:
         return [f"first lock: {len(new.files)} files"]
     lines = []
@@ -153,7 +153,7 @@ def _changes(before: Mapping[str, LockedFile], after: Mapping[str, LockedFile]) 
 
 
 def _choices(arch: str, old: Lock, new: Lock) -> Iterable[str]:
-    """How the choice for a world changed, as far as the table of all packages does not tell it."""
+    """Yield the changes of a world's choice that the table of all packages does not show."""
     locked = [{f"{file.name}={file.version}" for file in lock.packages.get(arch, ())} for lock in (old, new)]
     before = {choice.world: set(choice.packages) for choice in old.choices.get(arch, ())}
     for choice in new.choices.get(arch, ()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkout's signing key: made once, kept in build/ and never committed; trusted by what its channel makes."""
+"""A checkout's signing key: made once, kept in build/ and never committed; devices of its channel trust it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _BITS = 2048
 
 @dataclass(frozen=True, slots=True)
 class CheckoutKey:
-    """A key pair: `name` is the public key's file name, as it stands in signatures."""
+    """A key pair: `name` is the public key's file name, as in signatures."""
 
     name: str
     private: Path
     public: Path
 
     def signer(self) -> Signer:
-        """Signs as apk expects it of packages and indexes."""
+        """Return the signer for packages and indexes."""
         return Signer(self.private, self.name)
 
     def public_pem(self) -> bytes:
-        """The public key."""
+        """Return the public key."""
         return read_regular(self.public)
 
 
 def checkout_key(folder: Path, prefix: str) -> CheckoutKey:
-    """The key in `folder`, made at first use; named after the first 8 hex digits of its public key's SHA-256."""
+    """Return the key in `folder`, made at first use; its name has the first 8 hex digits of the public key's SHA-256."""
     found = _find(folder, prefix)
     if found is not None:
         return found
@@ -59,7 +59,7 @@ def _make(folder: Path, prefix: str) -> CheckoutKey:
     with temporary_folder("key", folder) as scratch:
         private, public = generate_key(scratch, prefix, _BITS)
         name = f"{prefix}-{hashlib.sha256(public.read_bytes()).hexdigest()[:8]}.rsa"
-        # The private key last: it is what `_find` looks for.
+        # Write the private key last: `_find` looks for it.
         public.replace(folder / f"{name}.pub")
         private.replace(folder / name)
     return CheckoutKey(f"{name}.pub", folder / name, folder / f"{name}.pub")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vault: everything that locks name, by content, in the user's cache.
+"""The vault: all files that locks name, by content, in the user's cache.
 
-Upstreams delete what is superseded; what a lock names must outlive that. A file gets its name, its SHA-256, only when
-its content is right; what is on its way lies in `untrusted_`. Tars of the vault carry it to a machine without a network.
+Mirrors delete superseded files; the files of a lock must survive that. A file gets its name, its SHA-256, only when its
+content is right; until then it is called `untrusted_`. Tars of the vault carry it to a machine without a network.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _HINT = "run: ./ci/doit fetch"
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What `Vault.gc` did."""
+    """The result of `Vault.gc`."""
 
     removed: int
     freed: int
@@ -52,31 +52,31 @@ class Swept:
 
 
 class Vault:
-    """A folder of files by content. Safe for several processes: names appear by renaming alone."""
+    """A folder of files by content. Safe for several processes: names appear only by renaming."""
 
     def __init__(self, folder: Path, elsewhere: Callable[[Digest], Path | None] | None = None) -> None:
         self.folder = folder
         self._elsewhere = elsewhere
-        """Says where a file is that this machine keeps in another place: in a mirror of its own, in another vault."""
+        """Finds files that this machine keeps elsewhere: in a mirror of its own, in another vault."""
 
     def path(self, file: LockedFile) -> Path:
-        """Where a file is kept, whether it is there yet or not."""
+        """Return the place of a file, whether it is there or not."""
         return self.place(file.sha256)
 
     def place(self, digest: Digest) -> Path:
-        """The same, by content."""
+        """Return the place of a file by its content."""
         return (self._elsewhere(digest) if self._elsewhere else None) or self.folder / "sha256" / digest[:2] / digest
 
     def untrusted(self, file: LockedFile) -> Path:
-        """Where what has come so far of a download lies; nothing but `accept` may take it from there."""
+        """Return the place of a partial download; only `accept` may move it from there."""
         return self.folder / "untrusted_" / file.sha256
 
     def missing(self, wanted: Iterable[LockedFile]) -> list[LockedFile]:
-        """Those that are not there whole; damaged ones are taken away. Raises StoreError."""
+        """Return the files that are not there whole; damaged ones are removed. Raises StoreError."""
         return [file for file in sorted({file.sha256: file for file in wanted}.values()) if not self.is_whole(file)]
 
     def is_whole(self, file: LockedFile) -> bool:
-        """Is the file there, and its content right? A damaged one is taken away. Raises StoreError."""
+        """Tell whether the file is there and its content right; a damaged one is removed. Raises StoreError."""
         path = self.path(file)
         with ours(path):
             clear(self.untrusted(file))
@@ -90,14 +90,14 @@ class Vault:
             return False
 
     def recheck(self, file: LockedFile) -> bool:
-        """Hash a file once more, whatever was noted of it. Raises StoreError."""
+        """Hash a file again, whatever was noted about it. Raises StoreError."""
         with ours(self.path(file)):
             if self.path(file).exists():
                 os.utime(self.path(file))
         return self.is_whole(file)
 
     def accept(self, file: LockedFile) -> None:
-        """Give the untrusted file its name. Raises VerifyError, and removes it, if its content is another; StoreError."""
+        """Give the untrusted file its name. Raises VerifyError, and removes it, if its content differs; StoreError."""
         part = self.untrusted(file)
         with ours(part):
             found = digest_file(part)
@@ -107,7 +107,7 @@ class Vault:
             give_name(part, self.path(file))
 
     def put(self, data: bytes) -> Digest:
-        """Keep bytes that the caller has verified; their digest. Raises StoreError."""
+        """Store bytes that the caller has verified; return their digest. Raises StoreError."""
         digest = digest_bytes(data)
         with ours(self.place(digest)):
             if clear(self.place(digest)) is None:
@@ -117,14 +117,14 @@ class Vault:
         return digest
 
     def put_file(self, path: Path) -> Digest:
-        """Move a file that the caller has verified into the vault; its digest. Raises StoreError."""
+        """Move a file that the caller has verified into the vault; return its digest. Raises StoreError."""
         digest = digest_file(path)
         with ours(self.place(digest)):
             give_name(path, self.place(digest))
         return digest
 
     def read(self, file: LockedFile) -> bytes:
-        """The content, hashed again. Raises VerifyError if the file is gone or another, StoreError if it cannot be read."""
+        """Return the content, hashed again. Raises VerifyError if the file is missing or differs, StoreError if unreadable."""
         with self._opened(file) as source, ours(self.path(file)):
             data = source.read()
         if digest_bytes(data) != file.sha256:
@@ -135,7 +135,7 @@ class Vault:
     def copy(self, file: LockedFile, target: Path) -> None:
         """Copy a file out, hashed on the way.
 
-        Raises VerifyError, and leaves no copy, if it is gone or another; StoreError; OSError if `target` cannot be written.
+        Raises VerifyError, and leaves no copy, if it is missing or differs; StoreError; OSError if `target` cannot be written.
         """
         digest = hashlib.sha256()
         with self._opened(file) as source, target.open("wb") as out:
@@ -155,12 +155,12 @@ class Vault:
             return open_regular(path)
 
     def _swapped(self, file: LockedFile) -> VerifyError:
-        return VerifyError(f"{file.name} {file.version}: the vault's file is not what the lock says; it was removed", hint=_HINT)
+        return VerifyError(f"{file.name} {file.version}: the vault's file differs from the lock; it was removed", hint=_HINT)
 
     # --- to and from other machines -------------------------------------------------------------------------
 
     def export(self, wanted: Iterable[LockedFile], target: Path, progress: Progress) -> int:
-        """Write the files into a tar behind a list of them, equal files giving equal bytes; their number.
+        """Write the files into a tar after a list of them; equal files give equal bytes. Return their number.
 
         Raises VerifyError for a missing one.
         """
@@ -190,10 +190,10 @@ class Vault:
                 tar.addfile(_member(f"sha256/{file.sha256[:2]}/{file.sha256}", copy.stat().st_size), stream)
 
     def load(self, source: Path, progress: Progress) -> int:
-        """Take in the files of a tar that `export` made; their number. Nothing in it is believed but content.
+        """Import the files of a tar that `export` made; return their number. Only content is trusted.
 
-        Raises VerifyError at the first member that is not what its name says, and if not all came that the list in front
-        names; those before it stay, as they are right.
+        Raises VerifyError at the first member that does not match its name, and if files of the list are missing; the members
+        before it stay, as they are right.
         """
         came: set[Digest] = set()
         try:
@@ -206,7 +206,7 @@ class Vault:
                         raise VerifyError(f"{source}: {entry.name!a} is not a file of a vault")
                     digest = Digest(found[2])
                     if wanted.get(digest) != entry.size or digest in came:
-                        raise VerifyError(f"{source}: {entry.name}: is there twice, or is not in its list", hint=_AGAIN)
+                        raise VerifyError(f"{source}: {entry.name}: occurs twice, or is not in its list", hint=_AGAIN)
                     self._take(digest, content, f"{source}: {entry.name}")
                     bar.advance(entry.size)
                     came.add(digest)
@@ -215,9 +215,9 @@ class Vault:
         except OSError as error:
             if is_full(error):
                 raise disk_full(self.folder, error) from error
-            raise StoreError(f"{source}: cannot be taken in: {error.strerror}", hint="for example: file=vault.tar") from error
+            raise StoreError(f"{source}: cannot be imported: {error.strerror}", hint="for example: file=vault.tar") from error
         if len(came) < len(wanted):
-            raise VerifyError(f"{source}: {len(came)} of the {len(wanted)} files came that its list names", hint=_AGAIN)
+            raise VerifyError(f"{source}: has only {len(came)} of the {len(wanted)} files in its list", hint=_AGAIN)
         return len(came)
 
     def _take(self, digest: Digest, content: Content, where: str) -> None:
@@ -237,7 +237,7 @@ class Vault:
     # --- room -----------------------------------------------------------------------------------------------
 
     def gc(self, keep: Iterable[Digest], days: float, now: float | None = None) -> Swept:
-        """Remove what `keep` does not name and nobody asked for in `days`, and downloads that were given up as long ago."""
+        """Remove files that `keep` does not name and nobody used for `days`, and downloads that were abandoned as long ago."""
         kept = set(keep)
         before = (time.time() if now is None else now) - days * _DAY
         removed = freed = left = 0
@@ -263,7 +263,7 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def _read_list(entries: Iterator[tuple[TarEntry, Content]], source: Path) -> dict[Digest, int]:
-    """What must come: the size of each file by its digest. Raises VerifyError."""
+    """Return the list: the size of each file by its digest. Raises VerifyError."""
     entry, content = next(entries, (None, None))
     if entry is None or content is None or (entry.name, entry.kind) != (_LIST, "file"):
         raise VerifyError(f"{source}: does not begin with the list that vault:export writes", hint=_AGAIN)

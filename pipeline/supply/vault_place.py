@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The places of the vault: what may lie there, how a file gets its name, and what is left of a killed run."""
+"""The places of the vault: which files may be there, how a file gets its name, and the leftovers of a killed run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.base.errors import StoreError
 from pipeline.base.files import disk_full, is_full
 
 VERIFIED_NS = 1_000_000_000
-"""The time that files get once they are verified; any later write takes it away."""
+"""The time stamp of verified files; any later write changes it."""
 
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A new file in `folder`, gone at the end unless it was given a name.
+    """Make a file in `folder`, removed at the end unless it was given a name.
 
-    It is locked, so that what killed ones left of the kind can be told from it, and goes first. Raises StoreError.
+    It is locked, so that leftovers of killed processes can be recognised and removed first. Raises StoreError.
     """
     with ours(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def _locked_file(folder: Path) -> tuple[Path, int]:
         made, name = tempfile.mkstemp(dir=folder, prefix="new-")
         os.close(made)
         handle = _lock(Path(name))
-        # Before it was locked, another process may have taken it for one that was left behind.
+        # Before it was locked, another process may have taken it for a leftover.
         if handle is not None:
             if Path(name).exists():
                 return Path(name), handle
@@ -54,7 +54,7 @@ def _locked_file(folder: Path) -> tuple[Path, int]:
 
 
 def _lock(path: Path) -> int | None:
-    """The descriptor of a file that nobody else has locked."""
+    """Return the descriptor of a file that nobody else has locked, or None."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -69,7 +69,7 @@ def _lock(path: Path) -> int | None:
 
 @contextmanager
 def ours(path: Path) -> Iterator[None]:
-    """Turn what the system says about a place in the vault into StoreError."""
+    """Turn errors of the system about a place in the vault into StoreError."""
     try:
         yield
     except OSError as error:
@@ -77,21 +77,21 @@ def ours(path: Path) -> Iterator[None]:
             raise disk_full(path.parent, error) from error
         raise StoreError(
             f"{error.filename or path}: {error.strerror or error}",
-            hint="it must be yours and writable; what lies in the vault may be removed, it can be fetched again",
+            hint="you must own it and be able to write to it; files in the vault may be removed, since they can be fetched again",
         ) from error
 
 
 def clear(path: Path) -> os.stat_result | None:
-    """What the system says of a regular file; None if there is none, after taking away what is something else.
+    """Return the status of a regular file; None if there is none, after removing anything else.
 
-    Raises StoreError for a folder: that was made by somebody, and may hold something.
+    Raises StoreError for a folder: somebody made it, and it may hold something.
     """
     try:
         info = path.stat()
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(info.st_mode):
-        raise StoreError(f"{path}: is a folder, and a file belongs there", hint=f"look into it, then remove it: rm -r {path}")
+        raise StoreError(f"{path}: is a folder, but must be a file", hint=f"look into it, then remove it: rm -r {path}")
     if not stat.S_ISREG(info.st_mode):
         path.unlink()
         return None
@@ -99,7 +99,7 @@ def clear(path: Path) -> os.stat_result | None:
 
 
 def give_name(part: Path, place: Path) -> None:
-    """Sync a verified file and give it its name, in the place of what has it. Raises OSError, and StoreError for a folder."""
+    """Sync a verified file and move it to its place, replacing a file there. Raises OSError, and StoreError for a folder."""
     clear(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     with part.open("rb") as stream:
@@ -108,7 +108,7 @@ def give_name(part: Path, place: Path) -> None:
     try:
         part.replace(place)
     except OSError as error:
-        if error.errno != errno.EXDEV:  # another file system
+        if error.errno != errno.EXDEV:  # it is on another file system
             raise
         beside = place.with_name(f".{place.name}.{os.getpid()}")
         shutil.copyfile(part, beside)
@@ -118,5 +118,5 @@ def give_name(part: Path, place: Path) -> None:
 
 
 def mark(path: Path) -> None:
-    """Note that the content was right, and that somebody asked for it now."""
+    """Note that the content was right, and that somebody used it now."""
     os.utime(path, ns=(time.time_ns(), VERIFIED_NS))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer of one address, as the bytes that were signed or locked: neither unpacked nor led astray on the way.
+"""One answer of one address, as the bytes that were signed or locked: not unpacked, and not redirected to other schemes.
 
-What servers and networks do is told apart here, so that whoever knows several mirrors can ask the next one: the file is
-gone, the address will not give it, or something broke off and another try may do. Every problem names the address.
+Servers and networks fail in different ways, which are told apart here, so that the caller can try the next mirror: the
+file is gone, the address refuses it, or something broke off and another try may succeed. Every error names the address.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _HOPS: Final = 5
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _GONE: Final = frozenset({403, 404, 410})
 _PACKED: Final = (".gz", ".tgz", ".apk")
-"""Names of files that are packed by gzip: a server that says so of their content means the file, not the way."""
+"""Names of files packed with gzip: if a server declares this encoding, it means the file, not the transfer."""
 _RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 
 class WebError(Exception):
-    """An address did not give what was asked for; the text says what it did, `url` which it was."""
+    """An address did not send what was requested; the text says what it did, `url` is the address."""
 
     def __init__(self, url: str, text: str) -> None:
         super().__init__(text)
@@ -57,7 +57,7 @@ class RefusedError(WebError):
 
 
 class OtherError(RefusedError):
-    """Something came, whole, and is not what it should be. `page`: it is meant for people, as networks with a login give."""
+    """Something came, complete, but is not what was expected. `page`: it is a web page, as networks with a login send."""
 
     def __init__(self, url: str, text: str, *, page: bool = False) -> None:
         super().__init__(url, text)
@@ -65,11 +65,11 @@ class OtherError(RefusedError):
 
 
 class BrokenError(WebError):
-    """It could not be reached, was too slow, or broke off: another try may do."""
+    """It could not be reached, was too slow, or broke off: another try may succeed."""
 
 
 class Client:
-    """Asks addresses, from several threads. `stop` ends what is waited for when it says so."""
+    """Sends requests, from several threads. It calls `stop` while waiting, and ends if that returns true."""
 
     def __init__(self, patience: Patience | None = None, stop: Callable[[], bool] = lambda: False) -> None:
         self._patience = patience or Patience()
@@ -80,7 +80,7 @@ class Client:
 
     @contextmanager
     def opened(self, url: str, start: int = 0) -> Iterator[Answer]:
-        """The answer of `url` to a request for its bytes from `start` on. Raises a WebError."""
+        """Yield the answer of `url` to a request for its bytes from `start` on. Raises a WebError."""
         with ExitStack() as stack:
             watch = stack.enter_context(Watch(self._patience, self._stop))
             _current.watch = watch
@@ -103,17 +103,17 @@ class Client:
                 return response
             response.close()
             place = _led_to(url, place, response.headers.get("Location", ""))
-        raise RefusedError(url, f"leads around in circles ({place})")
+        raise RefusedError(url, f"redirects in circles ({place})")
 
     def _ask(self, place: str, headers: Mapping[str, str]) -> requests.Response:
-        # Not `Session.get`: of a redirect, even of one that it is not to follow, that reads the whole body.
+        # Not `Session.get`: that reads the whole body of a redirect, even if it is not to follow it.
         request = self._session.prepare_request(requests.Request("GET", place, headers=dict(headers)))
         ways: dict[str, Any] = dict(self._session.merge_environment_settings(place, {}, True, None, None))
         return self._session.get_adapter(place).send(request, timeout=_TIMEOUT, **ways)
 
 
 def _led_to(url: str, place: str, location: str) -> str:
-    """Where a redirect leads. Raises RefusedError if we do not go there: never from https to something else."""
+    """Return the target of a redirect. Raises RefusedError if we do not follow it: never from https to something else."""
     try:
         target = urlsplit(urljoin(place, location))
         good = target.scheme in (("https",) if url.startswith("https:") else ("http", "https"))
@@ -121,42 +121,42 @@ def _led_to(url: str, place: str, location: str) -> str:
     except ValueError:
         good = False
     if not location or not good:
-        wanted = ", which is not https" if url.startswith("https:") else ", where we do not go"
-        raise RefusedError(url, f"leads to {location[:200]!r}{wanted}")
+        wanted = ", which is not https" if url.startswith("https:") else ", which is not followed"
+        raise RefusedError(url, f"redirects to {location[:200]!r}{wanted}")
     return target._replace(fragment="").geturl()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of which the headers are here."""
+    """An answer whose headers have come."""
 
     url: str
     start: int
-    """Where in the file its bytes begin."""
+    """The place in the file where its bytes begin."""
     total: int | None
-    """How long the file is, if the server says so."""
+    """The length of the file, if the server states it."""
     kind: str
-    """`text/html`; what the server calls it."""
+    """The server's content type, such as `text/html`."""
     encoding: str
-    """What the server says was done to it; empty if nothing."""
+    """The content encoding that the server states; empty if none."""
     end_known: bool
-    """Whether its end tells from a connection that breaks off."""
+    """Whether its end can be told from a broken connection."""
     _raw: Any
     _watch: Watch
 
     @property
     def page(self) -> bool:
-        """Whether it is meant for people."""
+        """Tell whether it is a web page."""
         return self.kind in _PAGES
 
     @property
     def shown(self) -> str:
-        """It in words, as what is not the file that was asked for."""
-        what = f"a page for people ({self.kind})" if self.page else "another file"
-        return f"{what}, said to be {self.encoding}-encoded" if self.encoding else what
+        """Describe an answer that is not the requested file."""
+        what = f"a web page ({self.kind})" if self.page else "another file"
+        return f"{what}, declared as {self.encoding}-encoded" if self.encoding else what
 
     def pieces(self) -> Iterator[bytes]:
-        """Its bytes, as they come and as they are. Raises a BrokenError."""
+        """Yield its bytes, as they come. Raises a BrokenError."""
         came = 0
         with _told(self.url, self._watch, lambda: came):
             while piece := self._raw.read1(CHUNK, decode_content=False):
@@ -168,14 +168,14 @@ class Answer:
 
 
 def _answer(response: requests.Response, url: str, watch: Watch) -> Answer:
-    """What the headers say. Raises a WebError for an answer that has no file in it."""
+    """Return the data of the headers. Raises a WebError for an answer without a file."""
     status = response.status_code
     if status in _GONE:
         raise GoneError(url, f"the mirror does not have it (status {status})")
     if status >= 500 or status in (408, 429):
         raise BrokenError(url, f"status {status} {response.reason or ''}".rstrip())
     if status == 416:
-        raise OtherError(url, "has fewer bytes than came already")
+        raise OtherError(url, "has fewer bytes than have come already")
     if status not in (200, 206):
         raise RefusedError(url, f"status {status} {response.reason or ''}".rstrip())
     length = response.raw.length_remaining
@@ -183,7 +183,7 @@ def _answer(response: requests.Response, url: str, watch: Watch) -> Answer:
     if status == 206 and "Content-Range" in response.headers:
         found = _RANGE.fullmatch(response.headers["Content-Range"].strip())
         if found is None:
-            raise OtherError(url, f"sends the part {response.headers['Content-Range'][:80]!r}, which is none")
+            raise OtherError(url, f"sends the invalid range {response.headers['Content-Range'][:80]!r}")
         start, total = int(found[1]), int(found[3]) if found[3] != "*" else None
     elif status == 206:
         asked = response.request.headers.get("Range", "")
@@ -196,7 +196,7 @@ def _answer(response: requests.Response, url: str, watch: Watch) -> Answer:
 
 
 def packed_by_name(location: str) -> bool:
-    """Whether the file is one that gzip has packed, by its name."""
+    """Tell whether the file is packed with gzip, by its name."""
     return urlsplit(location).path.lower().endswith(_PACKED)
 
 
@@ -210,24 +210,24 @@ def _check_late(url: str, watch: Watch) -> None:
 
 @contextmanager
 def _told(url: str, watch: Watch, came: Callable[[], int] | None = None) -> Iterator[None]:
-    """Turn what the libraries say of a connection into words; `came` gives the bytes that came before it broke off."""
+    """Turn the libraries' errors about a connection into words; `came` returns the bytes that came before it broke off."""
     try:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
         _check_late(url, watch)
         if (bad := _certificate(error)) is not None:
-            raise RefusedError(url, f"its certificate does not hold: {bad}") from error
+            raise RefusedError(url, f"its certificate is not valid: {bad}") from error
         timeout = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
         if came is not None:
             why = "nothing more came" if timeout else "broke off"
             raise BrokenError(url, f"{why} after {came()} bytes") from error
         if timeout:
-            raise BrokenError(url, "no answer in time") from error
+            raise BrokenError(url, "did not answer in time") from error
         raise BrokenError(url, f"cannot be reached, or broke off{_detail(error)}") from error
 
 
 def _certificate(error: BaseException) -> str | None:
-    """Why TLS failed for good, if it did."""
+    """Return why TLS failed for good, or None."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:

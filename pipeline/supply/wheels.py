@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python wheels for the device: chosen and fetched by pip, for the device's Python and not for ours, by hash.
+"""Python wheels for the device: pip chooses and fetches them, for the device's Python and not for ours, by hash.
 
-pip downloads the pinned requirements once; what it chose is noted in the user's cache and kept in the vault, so that
-the same requirements need no network again.
+pip downloads the pinned requirements once; its choice is noted in the user's cache, and the wheels are kept in the vault,
+so that the same requirements need no network again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MUSL = ("musllinux_1_2", "musllinux_1_1")
 
 _SECONDS = 900
 _KIND = "wheels"
-"""Of the temporary folders beside the notes."""
+"""The prefix of the temporary folders beside the notes."""
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\n\\]*(?:\\\n[^\n\\]*)*)", re.MULTILINE)
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 _WHEEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.whl")
@@ -46,12 +46,12 @@ _KEPT = (
     "PIP_DEFAULT_TIMEOUT",
     "PIP_RETRIES",
 )
-_HINT = "look at the network; the wheels come from the Python package index, or from where pip's settings say"
+_HINT = "check the network; the wheels come from the Python package index, or from the index in pip's settings"
 
 
 @dataclass(frozen=True, slots=True)
 class WheelSet:
-    """Wheels that one architecture's Python takes."""
+    """The wheels for one architecture's Python."""
 
     requirements: Path
     python: str
@@ -60,25 +60,25 @@ class WheelSet:
 
     @property
     def key(self) -> Digest:
-        """Names the question; the answer never changes, as the requirements name digests."""
+        """Return the key of the set; the answer never changes, as the requirements name digests."""
         return digest_json([digest_file(self.requirements), self.python, self.arch, list(self.platforms)])
 
 
 class WheelShop:
-    """Wheels in the vault; `notes` is the folder that says which of them a set is."""
+    """Wheels in the vault; `notes` is the folder that notes which of them belong to a set."""
 
     def __init__(self, vault: Vault, notes: Path) -> None:
         self.vault = vault
         self.notes = notes
 
     def resolve(self, wanted: WheelSet, progress: Progress) -> tuple[LockedFile, ...]:
-        """The wheels of a set, all of them in the vault on return. Raises FetchError, VerifyError."""
+        """Return the wheels of a set, all of them in the vault. Raises FetchError, VerifyError."""
         self.notes.mkdir(parents=True, exist_ok=True)
         note = self.notes / f"{wanted.key}.json"
         with locked(self.notes / "guard"):
             found = _noted(note)
             if found and not _are_of(found, wanted):
-                progress.say(f"{note}: was changed: it names wheels that {wanted.requirements.name} does not; it is made again")
+                progress.say(f"{note}: was changed: it names wheels that are not in {wanted.requirements.name}; it is made again")
                 found = ()
             if not found or self.vault.missing(found):
                 progress.say(f"Python {wanted.python} wheels for {wanted.arch}")
@@ -87,7 +87,7 @@ class WheelShop:
         return found
 
     def remember(self, wanted: WheelSet, wheels: tuple[LockedFile, ...]) -> None:
-        """Note the answer to a question: wheels that the vault has already."""
+        """Note the wheels of a set; the vault must have them already."""
         self.notes.mkdir(parents=True, exist_ok=True)
         with locked(self.notes / "guard"):
             self._note(self.notes / f"{wanted.key}.json", wheels)
@@ -98,7 +98,7 @@ class WheelShop:
         temporary.replace(note)
 
     def tidy(self) -> None:
-        """Remove what killed runs left, of an older form, too."""
+        """Remove the leftovers of killed runs, and those of an older form."""
         sweep(self.notes, _KIND)
         guard = try_lock(self.notes / "guard") if self.notes.is_dir() else None
         if guard is not None:
@@ -122,7 +122,7 @@ class WheelShop:
             raise kind(f"wheels of {wanted.requirements.name} for {wanted.arch}: {error.message}", hint=_HINT) from error
 
     def take(self, words: Iterable[str], python: str, arch: str, platforms: Iterable[str]) -> tuple[LockedFile, ...]:
-        """What pip downloads for `words`, without what it depends on, now in the vault. Raises ToolError with pip's reason."""
+        """Return the wheels that pip downloads for `words`, without dependencies, stored in the vault. Raises ToolError."""
         self.notes.mkdir(parents=True, exist_ok=True)
         with temporary_folder(_KIND, self.notes) as folder:
             scratch = folder / "wheels"
@@ -148,9 +148,9 @@ def _noted(note: Path) -> tuple[LockedFile, ...]:
 
 
 def _are_of(found: tuple[LockedFile, ...], wanted: WheelSet) -> bool:
-    """Whether a note is one of these requirements: a file of its own for each, by a digest that is pinned, for this Python.
+    """Tell whether a note fits these requirements: one wheel for each, with a pinned digest, for this Python.
 
-    The vault would give out any file that it has, so a digest in a note is believed only if the requirements name it.
+    The vault would return any of its files, so a digest in a note is trusted only if the requirements name it.
     """
     pinned = {_plain(row[1]): set(_HASH.findall(row[2])) for row in _REQUIREMENT.finditer(wanted.requirements.read_text())}
     platforms = {"any", *(f"{platform}_{wanted.arch}" for platform in wanted.platforms)}
@@ -164,5 +164,5 @@ def _are_of(found: tuple[LockedFile, ...], wanted: WheelSet) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A package's name as it is compared."""
+    """Return a package's name in its normal form."""
     return re.sub(r"[-_.]+", "-", name).lower()

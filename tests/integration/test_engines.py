@@ -96,7 +96,7 @@ def test_an_engine_of_the_wrong_architecture(tiny: Tiny, far: str) -> None:
     ("word", "status", "message"),
     [
         ("engine.x86_64=unix:///nonexistent/far.sock", 14, "no container engine at unix:///nonexistent/far.sock"),
-        ("engine.x86_64=tcp://127.0.0.1:1", 14, "the container engine at tcp://127.0.0.1:1 does not run"),
+        ("engine.x86_64=tcp://127.0.0.1:1", 14, "the container engine at tcp://127.0.0.1:1 is not running"),
         ("engine.x86_64=ssh://box", 14, "does not speak ssh:// to an engine"),
         ("engine.armv7=box", 10, "engine.armv7=box: channel lab has no such architecture"),
     ],

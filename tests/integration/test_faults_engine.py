@@ -52,7 +52,7 @@ def test_what_is_built_needs_no_engine(tiny: Tiny) -> None:
         ("npipe://x", "the container engine at npipe://x"),
         ("fd://", "the container engine at fd://"),
         ("unix:///" + 300 * "x", "the container engine at unix:///xxx"),
-        ("unix:///dev/null", "the container engine at unix:///dev/null does not run"),
+        ("unix:///dev/null", "the container engine at unix:///dev/null is not running"),
     ],
 )
 def test_addresses_that_cannot_be(tiny: Tiny, address: str, message: str) -> None:

@@ -178,7 +178,7 @@ def test_a_bad_index_is_not_taken_in_place_of_a_good_one(mirror: Mirror, apt: Ap
     NOT_TAKEN[trick](mirror)
     progress = Quiet()
     apt.update(progress)
-    assert "its index does not hold; locking from the indexes fetched earlier\n  E: " in "\n".join(progress.said)
+    assert "its index is not valid; locking from the indexes fetched earlier\n  E: " in "\n".join(progress.said)
     assert version(apt) == OLD
 
 

@@ -236,11 +236,11 @@ def wrong(content: bytes) -> dict[str, tuple[Act, str]]:
     size, half = len(content), content[: len(content) // 2]
     page = head(Content_Type="text/html; charset=utf-8", Content_Length=len(PAGE)) + PAGE
     return {
-        "a page": (says(page), r"page for people \(text/html\)"),
-        "a page without a length": (says(head(Content_Type="text/html"), PAGE), r"broke off|page for people"),
+        "a page": (says(page), r"web page \(text/html\)"),
+        "a page without a length": (says(head(Content_Type="text/html"), PAGE), r"broke off|web page"),
         "a page in chunks": (
             says(head(Content_Type="text/html", Transfer_Encoding="chunked"), chunk(PAGE), b"0\r\n\r\n"),
-            "page for people",
+            "web page",
         ),
         "nothing": (says(head(Content_Length=0)), "0 bytes|empty"),
         "nothing, without a length": (says(head()), "broke off|empty"),
@@ -261,10 +261,10 @@ def wrong(content: bytes) -> dict[str, tuple[Act, str]]:
         "status 401": (says(head("401 Unauthorized", Content_Length=0)), "status 401"),
         "status 204": (says(head("204 No Content")), "status 204"),
         "status 304": (says(head("304 Not Modified")), "status 304"),
-        "a circle": (says(head("302 Found", Location="?again", Content_Length=0)), "around in circles"),
-        "a redirect to nowhere": (says(head("302 Found", Content_Length=0)), "leads to ''"),
-        "a redirect to a file": (says(head("302 Found", Location="file:///etc/passwd")), "leads to 'file:///etc/passwd'"),
-        "a redirect to nonsense": (says(head("301 Moved", Location="http://[::1/")), r"leads to 'http://\[::1/'"),
+        "a circle": (says(head("302 Found", Location="?again", Content_Length=0)), "redirects in circles"),
+        "a redirect to nowhere": (says(head("302 Found", Content_Length=0)), "redirects to ''"),
+        "a redirect to a file": (says(head("302 Found", Location="file:///etc/passwd")), "redirects to 'file:///etc/passwd'"),
+        "a redirect to nonsense": (says(head("301 Moved", Location="http://[::1/")), r"redirects to 'http://\[::1/'"),
         "no HTTP": (says(b"SSH-2.0-OpenSSH_9.9\r\n"), "cannot be reached, or broke off"),
         "a length that is none": (says(head(Content_Length="10, 20"), content), "broke off|another file"),
         "no answer": (says(), "cannot be reached, or broke off"),
@@ -272,7 +272,7 @@ def wrong(content: bytes) -> dict[str, tuple[Act, str]]:
         "dripping bytes": (dripping(head(Content_Length=size), content[:1]), "too slow"),
         "dripping chunks": (dripping(head(Transfer_Encoding="chunked"), chunk(content[:1])), "too slow"),
         "a dripping chunk's size": (dripping(head(Transfer_Encoding="chunked"), b"0"), "too slow"),
-        "silence": (silent(b""), "no answer in time|too slow"),
+        "silence": (silent(b""), "did not answer in time|too slow"),
         "silence after the headers": (silent(head(Content_Length=size)), "too slow|nothing more came"),
         "silence half way": (silent(head(Content_Length=size) + half), "too slow|nothing more came"),
     }

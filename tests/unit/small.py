@@ -132,7 +132,9 @@ class Driver:
 
     def lock(self, progress: Progress, *, renew: bool = False, accept_older: bool = False) -> Lock:
         self.calls.append("lock")
-        return Lock("lab", self.lock_key(), {"x86_64": self.locked, "aarch64": self.locked}, self.locked, choices={"x86_64": self.choices})
+        return Lock(
+            "lab", self.lock_key(), {"x86_64": self.locked, "aarch64": self.locked}, self.locked, choices={"x86_64": self.choices}
+        )
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
         self.calls.append("fetch")

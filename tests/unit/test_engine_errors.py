@@ -26,7 +26,7 @@ def wrapped(cause: BaseException) -> docker.errors.DockerException:
     [
         (FileNotFoundError(2, "No such file or directory"), "no container engine at there", "DOCKER_HOST"),
         (PermissionError(13, "Permission denied"), "does not let this user in", "group"),
-        (ConnectionRefusedError(111, "Connection refused"), "does not run", "start the engine"),
+        (ConnectionRefusedError(111, "Connection refused"), "is not running", "start the engine"),
         (socket.gaierror(-2, "Name or service not known"), "cannot be reached", "DOCKER_HOST"),
         (TimeoutError("timed out"), "cannot be reached", "DOCKER_HOST"),
         (ConnectionResetError(104, "Connection reset by peer"), "went away while running", "run the same command again"),

@@ -137,7 +137,7 @@ def test_a_file_is_no_folder(tmp_path: Path, names: Sequence[str]) -> None:
 
 
 def test_all_lies_in_one_folder(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="does not lie in 'out'"):
+    with pytest.raises(StageError, match="is not in 'out'"):
         take(tmp_path / "o", stream((entry("out/a"), b"1"), (entry("in/a"), b"2")), None)
 
 
@@ -209,10 +209,10 @@ def test_what_is_listed_and_came(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         (("file a", "folder d", "file d/b", "socket d/s"), "/out/d/s: is a socket"),
-        (("file a", "folder d", "file d/b", "file d/c"), "/out/d/c: the stage made it, and it did not come"),
-        (("file a", "folder d", "file d/b", "folder e"), "/out/e: the stage made it, and it did not come"),
-        (("file a", "folder d"), "/out/d/b: came, and the stage did not make it"),
-        (("folder a", "folder d", "file d/b"), "/out/a: the stage made it, and it did not come"),
+        (("file a", "folder d", "file d/b", "file d/c"), "/out/d/c: the stage made it, but the engine did not deliver it"),
+        (("file a", "folder d", "file d/b", "folder e"), "/out/e: the stage made it, but the engine did not deliver it"),
+        (("file a", "folder d"), "/out/d/b: the engine delivered it, but the stage did not make it"),
+        (("folder a", "folder d", "file d/b"), "/out/a: the stage made it, but the engine did not deliver it"),
         (("file a", "folder d", "file d/b", "link l"), "/out/l: is a symbolic link"),
         (("file a", "folder d", "file d/b", "special p"), "/out/p: is a device or pipe"),
         (("file a", "folder d", "file d/b", "socket s\n\x1b"), r"/out/s\n\x1b: is a socket"),
@@ -227,7 +227,7 @@ def test_what_is_not_as_listed(tmp_path: Path, rows: Sequence[str], message: str
 
 
 def test_the_list_must_come_whole(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="the list of what the stage made did not come"):
+    with pytest.raises(StageError, match="the list of the stage's outputs is missing"):
         take_listed(tmp_path / "o", stream((entry("out/a"), b"x")))
     with pytest.raises(StageError, match="is cut off"):
         take_listed(tmp_path / "p", stream((entry(f"out/{NAME}"), b"file a\0fil"), (entry("out/a"), b"x")))

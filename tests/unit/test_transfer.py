@@ -96,7 +96,7 @@ def test_a_source_that_changed_is_an_error(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "t")
     item = Input("/in/t", root, digest_tree(root))
     (root / "run").write_bytes(b"other")
-    with pytest.raises(StoreError, match="changed while it was built from"):
+    with pytest.raises(StoreError, match="changed during the build"):
         members(item)
 
 

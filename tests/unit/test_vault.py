@@ -51,7 +51,7 @@ def test_a_swapped_file_is_found_when_used_and_then_gone(tmp_path: Path) -> None
     for use in (vault.read, lambda file: vault.copy(file, tmp_path / "copy")):
         file = kept(vault, "hello")
         swap(vault, file)
-        with pytest.raises(VerifyError, match="not what the lock says") as caught:
+        with pytest.raises(VerifyError, match="differs from the lock") as caught:
             use(file)
         assert caught.value.hint == "run: ./ci/doit fetch"
         assert not vault.path(file).exists()
@@ -176,11 +176,11 @@ def test_an_import_of_which_files_are_missing(tmp_path: Path) -> None:
     assert len(places) == 6
     source, vault = tmp_path / "short.tar", Vault(tmp_path / "vault")
     for data, message in (
-        (whole[: places[3]] + END, "2 of the 5 files came"),
-        (whole[: places[1]] + END, "0 of the 5 files came"),
-        (whole[: places[2]] + whole[places[3] :], "4 of the 5 files came"),
+        (whole[: places[3]] + END, "2 of the 5 files in its list"),
+        (whole[: places[1]] + END, "0 of the 5 files in its list"),
+        (whole[: places[2]] + whole[places[3] :], "4 of the 5 files in its list"),
         (whole[places[1] :], "does not begin with the list"),
-        (whole[: places[2]] + whole[places[1] :], "is there twice"),
+        (whole[: places[2]] + whole[places[1] :], "occurs twice"),
         (END, "does not begin with the list"),
     ):
         source.write_bytes(data)
@@ -224,7 +224,7 @@ def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
         lambda: vault.recheck(file),
     ]
     for use in uses:
-        with pytest.raises(StoreError, match="is a folder, and a file belongs there") as caught:
+        with pytest.raises(StoreError, match="is a folder, but must be a file") as caught:
             use()
         assert caught.value.hint.endswith(f"rm -r {vault.path(file)}")
     assert (vault.path(file) / "mine").is_dir()

@@ -172,7 +172,7 @@ def test_the_page_of_one_mirror_spoils_no_other(tmp_path: Path, good: Server) ->
 
 def test_at_the_end_it_is_said_what_each_gave(tmp_path: Path) -> None:
     acts = {
-        "page for people": WRONG["a page"][0],
+        "web page": WRONG["a page"][0],
         "status 500": WRONG["status 500"][0],
         "does not have it": says(head("404 Not Found", Content_Length=0)),
         "too slow": dripping(head(Content_Length=len(CONTENT))),
@@ -184,7 +184,7 @@ def test_at_the_end_it_is_said_what_each_gave(tmp_path: Path) -> None:
             fetch([FILE], Vault(tmp_path), source, Quiet(), title="files")
         for error, location in ((caught.value, FILE.location),):
             lines = error.message.splitlines()
-            assert "no mirror gives it" in lines[0]
+            assert "no mirror sends it" in lines[0]
             for (words, server), line in zip(servers.items(), lines[1:], strict=True):
                 assert line.strip().startswith(f"{server.address}/{location}: ")
                 assert words in line
@@ -260,8 +260,8 @@ def test_a_certificate_that_nobody_trusts(tmp_path: Path, trusted: Authority, go
     other = make_authority(tmp_path / "other")
     with served(well(CONTENT), other.server) as bad:
         (said,) = bring(tmp_path / "vault", bad, good).said
-        assert "certificate does not hold" in said
-        with pytest.raises(FetchError, match="certificate does not hold"):
+        assert "certificate is not valid" in said
+        with pytest.raises(FetchError, match="certificate is not valid"):
             get(Mirrors((bad.address,)), INDEX, limit=1 << 20)
         assert not bad.asked
 
@@ -298,4 +298,4 @@ def test_a_redirect_to_the_page_of_a_network(tmp_path: Path, good: Server) -> No
     with served(WRONG["a page"][0]) as hotel, served(says(led_to(hotel.address))) as here:
         (said,) = bring(tmp_path, here, good).said
         assert said.startswith(here.address)
-        assert "page for people" in said
+        assert "web page" in said

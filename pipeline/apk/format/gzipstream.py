@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a file that is several gzip members one after the other, member by member, with bounds.
+"""Read a file that consists of several gzip members, member by member, with bounds.
 
-A package's meaning hangs on where its members begin and end (signature, control, data), and its signature and
+A package's meaning depends on where its members begin and end (signature, control, data), and its signature and
 checksums are over their raw bytes; the standard `gzip` module hides both.
 """
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Protocol
 
     class Hash(Protocol):
-        """What hashlib's objects do."""
+        """The interface of hashlib's objects."""
 
         def update(self, data: bytes | memoryview, /) -> None:
-            """Take more bytes in."""
+            """Add more bytes."""
 
         def hexdigest(self) -> str:
-            """The digest so far."""
+            """Return the digest so far."""
 
 
 _RAW_CHUNK = 1 << 16
-_PLAIN_CHUNK = 1 << 15  # what zlib makes in one piece, without joining
+_PLAIN_CHUNK = 1 << 15  # the size that zlib returns in one piece
 _GZIP = 31  # zlib's window bits for "gzip header and trailer, checked"
 
 
 def _fast() -> Any:
-    """The module isal_zlib, which does what zlib does, or zlib itself (the lab's `apk` has nothing else)."""
+    """Return the module isal_zlib, a faster zlib, or zlib itself (the lab's `apk` has nothing else)."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -49,18 +49,18 @@ class RawSource:
         self._back = b""
 
     def take(self) -> bytes:
-        """Some bytes, or none at the end."""
+        """Return some bytes; b"" at the end."""
         data, self._back = self._back or self._stream.read(_RAW_CHUNK), b""
         self.position += len(data)
         return data
 
     def give_back(self, data: bytes) -> None:
-        """Put unused bytes back; the next `take` gives them."""
+        """Put unused bytes back; the next `take` returns them."""
         self._back = data
         self.position -= len(data)
 
     def at_end(self) -> bool:
-        """Whether nothing is left."""
+        """Tell whether nothing is left."""
         if not self._back:
             self._back = self._stream.read(_RAW_CHUNK)
         return not self._back
@@ -70,8 +70,8 @@ class GzipMember:
     """One gzip member, unpacked as it is read; `what` names it in messages.
 
     More than `max_raw` packed or `max_plain` unpacked bytes is an error, before they are in memory.
-    The packed bytes go to `hashes`, and with `keep` also to `raw`. `trusted` says that the bytes are those that a trusted
-    signer packed: then a faster library unpacks them, if it is there; what anybody may have sent only zlib sees.
+    The packed bytes go to `hashes`, and with `keep` also to `raw`. `trusted` says that a trusted signer packed the bytes:
+    then a faster library unpacks them, if it is installed; bytes of unknown origin go only to zlib.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class GzipMember:
         self._offset = 0
 
     def read(self, size: int) -> bytes:
-        """Up to `size` unpacked bytes; none at the end of the member."""
+        """Read up to `size` unpacked bytes; b"" at the end of the member."""
         while self._offset >= len(self._plain):
             if self.finished:
                 return b""
@@ -114,7 +114,7 @@ class GzipMember:
         return data
 
     def read_all(self) -> bytes:
-        """The whole rest, unpacked."""
+        """Return the whole rest, unpacked."""
         parts = []
         while part := self.read(_PLAIN_CHUNK):
             parts.append(part)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The head of a signed file, package or index: the signatures, and the member that they sign.
 
-Bytes are verified before they are interpreted: only the end of the gzip members is looked for first.
+Bytes are verified before they are interpreted: before that, only the end of the gzip members is found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STORED_LEVEL = 4
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds in bytes on what is held in memory of a package or an index."""
+    """Bounds in bytes for the parts of a package or an index that are held in memory."""
 
     signature: int = 1 << 18
     control_raw: int = 4 << 20
@@ -45,7 +45,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first members of a signed file: its signatures, and the raw and unpacked bytes of what they sign."""
+    """The first members of a signed file: its signatures, and the raw and unpacked bytes of the signed member."""
 
     signatures: tuple[Signature, ...]
     raw: bytes
@@ -53,10 +53,10 @@ class Head:
 
 
 def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: int, max_plain: int) -> Head:
-    """Read an optional signature member and the member after it, and verify the one by the other.
+    """Read an optional signature member and the member after it, and verify the second with the first.
 
-    `what` is the second member's name in messages. With a verifier, an unsigned file is refused. Here files of apk's third
-    format (`Packages.adb`, and packages that begin with `ADB`) would part from those of the second.
+    `what` is the second member's name in messages. With a verifier, an unsigned file is refused. Files of apk's third
+    format (`Packages.adb`, and packages that begin with `ADB`) are recognised and refused here.
     """
     start = source.take()
     source.give_back(start)
@@ -86,15 +86,15 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
 
 
 def _check_gzip(raw: bytes, plain: bytes, where: str) -> None:
-    """The signature member is the one that nothing signs: what may be in it is what gzip -n writes."""
+    """Check the signature member, which nothing signs: it must be what gzip -n writes."""
     if raw[3:8] != bytes(5) or raw[8] not in _GZIP_LEVELS or raw[9] not in _GZIP_SYSTEMS:
         raise FormatError(f"{where}: gzip header with a name, a time or odd flags: {raw[:10].hex()}")
     if not raw[10] & 6:
-        # What is stored has bits that mean nothing at the start of each piece.
+        # Stored blocks have meaningless bits at their beginning.
         damaged = raw[10] != 1 or raw[8] != _STORED_LEVEL or len(raw) != len(plain) + _STORED
     else:
-        # So have packed bytes, at the end and where one run of zeros is as good as another; there is no one right form.
-        # But gzip and zlib pack alike, and a byte beside what they write was not written by anything.
+        # So do packed ones at their end, and equivalent forms exist; there is no single canonical form.
+        # But gzip and zlib pack alike, and no program writes other bytes than they do.
         packer = zlib.compressobj(9, zlib.DEFLATED, 31)
         usual = packer.compress(plain) + packer.flush()
         usual = usual[:9] + raw[9:10] + usual[10:]
@@ -107,9 +107,9 @@ def _signatures(plain: bytes, where: str) -> tuple[Signature, ...]:
     found: dict[str, Signature] = {}
     for entry, content in read_tar(io.BytesIO(plain), where):
         if entry.kind != "file" or not entry.name.startswith(PREFIX):
-            raise FormatError(f"{where}: {entry.name!r} does not belong into the signature member")
+            raise FormatError(f"{where}: {entry.name!r} does not belong in the signature member")
         if entry.name in found:
-            raise FormatError(f"{where}: {entry.name} is there twice")
+            raise FormatError(f"{where}: {entry.name} occurs twice")
         if len(found) >= _MAX_SIGNATURES:
             raise FormatError(f"{where}: too many signatures, {_MAX_SIGNATURES} are allowed")
         found[entry.name] = signature_from(entry.name, content.read())

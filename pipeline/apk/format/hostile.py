@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an archive may ask to be laid on a disk: a policy, and the guard that holds each entry against it.
+"""The entries that an archive may have: a policy, and the guard that checks each entry against it.
 
-The guard sees the archive alone. Whoever installs must still not follow links that are on the disk already.
+The guard sees only the archive. An installer must also not follow links that are already on the disk.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Policy:
     max_total: int = 256 << 30
     max_name: int = 4096
     max_names: int = 64 << 20
-    """Bytes of memory for all paths together, those of folders that are only implied among them."""
+    """Bytes of memory for all paths together, including those of implied folders."""
 
 
 DEFAULT_POLICY = Policy()
-_IMPLIED = "implied"  # a folder that is there because of what is below it
-_HELD = 100  # bytes that a path takes beside its text
+_IMPLIED = "implied"  # a folder that is implied by an entry below it
+_HELD = 100  # bytes that a path takes in addition to its text
 
 
 def check_path(name: str, where: str, what: str = "name", max_length: int = 4096) -> None:
@@ -56,7 +56,7 @@ def _check_characters(text: str, where: str, what: str) -> None:
 
 
 class Guard:
-    """Checks the entries of one archive, in order; raises FormatError at the first that is hostile."""
+    """Checks the entries of one archive, in order; raises FormatError at the first hostile one."""
 
     def __init__(self, where: str, policy: Policy = DEFAULT_POLICY) -> None:
         self._where = where
@@ -66,13 +66,13 @@ class Guard:
         self._names = 0
 
     def check(self, entry: TarEntry) -> None:
-        """Hold `entry` against the policy and the entries before it."""
+        """Check `entry` against the policy and the entries before it."""
         name, kind, where, policy = entry.name, entry.kind, self._where, self._policy
         check_path(name, where, max_length=policy.max_name)
         earlier = self._kinds.get(name)
-        # Folders may be named again, as nfpm does for each file below them.
+        # Folders may be repeated, as nfpm does for each file below them.
         if earlier and (kind != "dir" or earlier not in (_IMPLIED, "dir")):
-            raise FormatError(f"{where}: {shown(name)} is there twice")
+            raise FormatError(f"{where}: {shown(name)} occurs twice")
         if len(self._kinds) >= policy.max_entries:
             raise FormatError(f"{where}: more than the {policy.max_entries} entries allowed")
         self._total += entry.size
@@ -92,7 +92,7 @@ class Guard:
         self._hold(name, kind)
 
     def _hold(self, name: str, kind: str) -> None:
-        """Remember a path. Of a few deep ones the folders above take more room than any package has."""
+        """Remember a path. The folders above a few deep ones take more memory than any real package."""
         if name not in self._kinds:
             self._names += name.__sizeof__() + _HELD
         if self._names > self._policy.max_names or len(self._kinds) > self._policy.max_entries:
@@ -117,5 +117,5 @@ class Guard:
         check_path(entry.target, self._where, f"target of {shown(entry.name)}", self._policy.max_name)
         if self._kinds.get(entry.target) != "file":
             raise FormatError(
-                f"{self._where}: {shown(entry.name)}: hard link to {shown(entry.target)}, which is no file before it"
+                f"{self._where}: {shown(entry.name)}: hard link to {shown(entry.target)}, which is not a file before it"
             )

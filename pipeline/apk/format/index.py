@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The index of a repository: `APKINDEX.tar.gz`, a signature member and one with DESCRIPTION and APKINDEX.
+"""The index of a repository: `APKINDEX.tar.gz`, a signature member and a member with DESCRIPTION and APKINDEX.
 
-APKINDEX has a block of `letter:value` lines for every package, blocks parted by empty lines.
+APKINDEX has a block of `letter:value` lines for every package; empty lines separate the blocks.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """One package of an index; `size` is its file's, `installed_size` what it takes on disk.
+    """One package of an index; `size` is its file's, `installed_size` its size on the disk.
 
-    One that is not `installable` has a field of a newer apk; ours must not choose it.
+    If it is not `installable`, it has a field of a newer apk; ours must not choose it.
     """
 
     checksum: str
@@ -59,7 +59,7 @@ class IndexEntry:
 
     @property
     def file_name(self) -> str:
-        """The package's file in the repository."""
+        """The name of its file in the repository."""
         return f"{self.name}-{self.version}.apk"
 
 
@@ -72,7 +72,7 @@ class Index:
     signatures: tuple[Signature, ...] = ()
 
 
-# In the order in which apk writes them.
+# The order in which apk writes them.
 LETTERS = {
     "C": "checksum", "P": "name", "V": "version", "A": "arch", "S": "size", "I": "installed_size", "T": "description",
     "U": "url", "L": "license", "o": "origin", "m": "maintainer", "t": "builddate", "c": "commit",
@@ -86,7 +86,7 @@ _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 
 
 def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
-    """The entry made of one block's letters. Raises FormatError."""
+    """Return the entry for one block's letters. Raises FormatError."""
     values: dict[str, object] = {}
     for letter, value in fields.items():
         name = LETTERS.get(letter)
@@ -112,7 +112,7 @@ def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
 
 
 def _check_names(entry: IndexEntry, where: str) -> None:
-    """What becomes part of file names and addresses must be well formed."""
+    """Check the texts that become part of file names and addresses."""
     if not is_name(entry.name):
         raise FormatError(f"{where}: P: is not a package name: {entry.name!r}")
     if not is_safe_version(entry.version):
@@ -122,7 +122,7 @@ def _check_names(entry: IndexEntry, where: str) -> None:
 
 
 def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
-    """The lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only."""
+    """Return the lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only."""
     lines = []
     for letter, name in LETTERS.items():
         value = getattr(entry, name)
@@ -138,7 +138,7 @@ def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
 
 
 def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ...]:
-    """The entries of an APKINDEX. Raises FormatError naming line and reason."""
+    """Parse an APKINDEX. Raises FormatError naming line and reason."""
     entries: list[IndexEntry] = []
     fields: dict[str, str] = {}
     seen: dict[tuple[str, str], str] = {}
@@ -150,7 +150,7 @@ def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ..
             if line[1:2] != ":":
                 raise FormatError(f"{where}:{number}: not 'letter:value': {line[:80]!r}")
             if line[0] in fields:
-                raise FormatError(f"{where}:{number}: field {line[0]}: is there twice")
+                raise FormatError(f"{where}:{number}: field {line[0]}: occurs twice")
             fields[line[0]] = line[2:]
         elif fields:
             start = f"{where}:{number - len(fields)}"
@@ -158,7 +158,7 @@ def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ..
             _check_names(entry, start)
             known = seen.setdefault((entry.name, entry.version), entry.checksum)
             if known != entry.checksum:
-                raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} is there twice, as two packages")
+                raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} occurs twice, as two packages")
             if len(seen) > len(entries):
                 entries.append(entry)
             fields = {}
@@ -168,7 +168,7 @@ def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ..
 
 
 def _decoded(data: bytes, where: str) -> str:
-    """The text of an index; what is for people alone may be in another encoding. Raises FormatError."""
+    """Decode an index; fields that are only for people may have another encoding. Raises FormatError."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -185,7 +185,7 @@ def _decoded(data: bytes, where: str) -> str:
 
 
 def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Index:
-    """Read, verify and parse an `APKINDEX.tar.gz`; without a verifier signatures are listed but not checked."""
+    """Read, verify and parse an `APKINDEX.tar.gz`; without a verifier, signatures are listed but not verified."""
     source = RawSource(stream, name or str(getattr(stream, "name", "APKINDEX.tar.gz")))
     head = read_head(source, verifier, "index", DEFAULT_LIMITS.index_raw, DEFAULT_LIMITS.index)
     if not source.at_end():
@@ -193,7 +193,7 @@ def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -
     files: dict[str, str] = {}
     for entry, content in read_tar(io.BytesIO(head.plain), source.name):
         if entry.name in files or entry.kind != "file":
-            raise FormatError(f"{source.name}: {entry.name!r} ({entry.kind}) is there twice, or no file")
+            raise FormatError(f"{source.name}: {entry.name!r} ({entry.kind}) occurs twice, or is not a file")
         files[entry.name] = _decoded(content.read(), f"{source.name}: {entry.name}")
     if "APKINDEX" not in files:
         raise FormatError(f"{source.name}: no APKINDEX in it")
@@ -202,13 +202,13 @@ def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -
 
 
 def dump_index_text(entries: Iterable[IndexEntry]) -> str:
-    """APKINDEX of `entries`, sorted by name and version's text."""
+    """Return the APKINDEX of `entries`, sorted by name and the text of the version."""
     ordered = sorted(entries, key=lambda entry: (entry.name, entry.version, entry.checksum))
     return "".join("\n".join(dump_entry(entry)) + "\n\n" for entry in ordered)
 
 
 def write_index(out: BinaryIO, description: str, entries: Iterable[IndexEntry], signer: Signer | None, epoch: int) -> None:
-    """Write an `APKINDEX.tar.gz`; equal entries give equal bytes, in whatever order they come."""
+    """Write an `APKINDEX.tar.gz`; equal entries give equal bytes, in any order."""
     files = {"DESCRIPTION": f"{description}\n".encode(), "APKINDEX": dump_index_text(entries).encode()}
     member = memory_member(files, epoch, end=True)
     if signer is not None:
@@ -217,9 +217,9 @@ def write_index(out: BinaryIO, description: str, entries: Iterable[IndexEntry], 
 
 
 def package_entry(package: Package, size: int, *, arch: str = "") -> IndexEntry:
-    """The index entry of a package whose file has `size` bytes.
+    """Return the index entry of a package whose file has `size` bytes.
 
-    `arch` is the repository's: apk looks for a package in the folder of the architecture that the index names,
+    `arch` is the repository's: apk looks for a package in the folder of the architecture in the index,
     so a package for every architecture (`noarch`) must be listed with it to be found.
     """
     info = package.info
@@ -231,7 +231,7 @@ def package_entry(package: Package, size: int, *, arch: str = "") -> IndexEntry:
 
 
 def entry_of(path: Path, verifier: Verifier | None = None, *, arch: str = "", policy: Policy = DEFAULT_POLICY) -> IndexEntry:
-    """The index entry of a package file, all of which is read and checked; for `arch` see `package_entry`."""
+    """Return the index entry of a package file, after reading and verifying all of it; for `arch` see `package_entry`."""
     with path.open("rb") as stream:
         package = read_package(stream, verifier, name=path.name)
         return package_entry(package, package.verify_data(policy), arch=arch)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database of what is installed, `/lib/apk/db/installed`: index entries, each followed by its files.
+"""The database of installed packages, `/lib/apk/db/installed`: index entries, each followed by its files.
 
 After the letters of the index come folders (`F:` path, `M:` owner and mode unless 0:0:755) and in each folder its
 files (`R:` name, `a:` owner and mode unless 0:0:644, `Z:` checksum).
@@ -35,7 +35,7 @@ class InstalledFile:
 
 @dataclass(frozen=True, slots=True)
 class InstalledFolder:
-    """A folder of a package (`path` is empty for the root) and the package's files right in it."""
+    """A folder of a package (`path` is empty for the root) and the package's files directly in it."""
 
     path: str
     uid: int = 0
@@ -46,7 +46,7 @@ class InstalledFolder:
 
 @dataclass(frozen=True, slots=True)
 class InstalledPackage:
-    """A package that is installed; `extra` are pairs of letter and value that indexes do not have."""
+    """An installed package; `extra` are pairs of letter and value that indexes do not have."""
 
     entry: IndexEntry
     folders: tuple[InstalledFolder, ...] = ()
@@ -59,7 +59,7 @@ class InstalledPackage:
 
 
 def parse_installed(data: bytes, where: str = "installed") -> tuple[InstalledPackage, ...]:
-    """The packages of a database. Raises FormatError naming line and reason."""
+    """Parse a database. Raises FormatError naming line and reason."""
     try:
         lines = data.decode().split("\n")
     except UnicodeDecodeError as error:
@@ -94,10 +94,10 @@ def _package(block: list[str], where: str) -> InstalledPackage:
             folders.append(InstalledFolder(value))
         elif letter not in "MRaZ":
             if letter in fields or folders:
-                raise FormatError(f"{where}: field {letter}: is there twice, or after the files")
+                raise FormatError(f"{where}: field {letter}: occurs twice, or after the files")
             fields[letter] = value
         elif not folders or (letter in "aZ" and not files) or (letter == "M" and files):
-            raise FormatError(f"{where}: {letter}: without what it belongs to")
+            raise FormatError(f"{where}: {letter}: without a file or folder before it")
         elif letter == "M":
             uid, gid, mode = _owner(value, where)
             folders[-1] = InstalledFolder(folders[-1].path, uid, gid, mode)
@@ -136,7 +136,7 @@ def _owner(value: str, where: str) -> tuple[int, int, int]:
 
 
 def dump_installed(packages: Iterable[InstalledPackage]) -> bytes:
-    """The database of `packages`, in the order given."""
+    """Return the database of `packages`, in the order given."""
     lines: list[str] = []
     for package in packages:
         lines += dump_entry(package.entry, installed=True)

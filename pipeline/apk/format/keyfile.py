@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public RSA keys in PEM form, as `openssl rsa -pubout` writes them, and whether a signature is one of theirs.
+"""Public RSA keys in PEM form, as `openssl rsa -pubout` writes them, and the verification of their signatures.
 
-A key file has one form for each modulus, a signed digest one for each algorithm and length of key; what is not this form
-is refused, not interpreted. The library would do as well, but importing it takes longer than verifying fifty packages.
+A key file has one form for each modulus, and a signed digest one for each algorithm and length of key; anything else is
+refused, not interpreted. The library would do as well, but importing it takes longer than verifying fifty packages.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ MIN_BITS, MAX_BITS = 2048, 16384
 EXPONENT = 65537
 _BEGIN, _END = b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----"
 _RSA = bytes.fromhex("300d06092a864886f70d0101010500")  # SEQUENCE { rsaEncryption, NULL }
-_MODULUS = slice(32, -5)  # of a size that gives all lengths around it two bytes
-# How PKCS #1 v1.5 names the hash before a digest.
+_MODULUS = slice(32, -5)  # its size gives all lengths around it two bytes
+# The identifiers of the hash before a digest in PKCS #1 v1.5.
 _DIGEST_INFO = {
     "sha1": bytes.fromhex("3021300906052b0e03021a05000414"),
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
@@ -25,7 +25,7 @@ _DIGEST_INFO = {
 
 
 def read_modulus(pem: bytes, where: str) -> int:
-    """The modulus of the key in a PEM file. Raises VerifyError unless it is an RSA key of 2048 bits or more, exponent 65537."""
+    """Return the modulus of a key in PEM. Raises VerifyError unless it is RSA with 2048 bits or more and exponent 65537."""
     text = pem.strip()
     if not (text.startswith(_BEGIN) and text.endswith(_END)):
         raise VerifyError(f"{where}: not a public key in PEM form")
@@ -34,7 +34,7 @@ def read_modulus(pem: bytes, where: str) -> int:
     except ValueError as error:
         raise VerifyError(f"{where}: not a public key in PEM form: {error}") from None
     if der[:1] != b"\x30":
-        raise VerifyError(f"{where}: not a public key in PEM form: what is in it is not DER")
+        raise VerifyError(f"{where}: not a public key in PEM form: its content is not DER")
     modulus = int.from_bytes(der[_MODULUS], "big")
     if not MIN_BITS <= modulus.bit_length() <= MAX_BITS or modulus % 2 == 0 or der != _encoded(modulus):
         raise VerifyError(f"{where}: not an RSA key of {MIN_BITS} bits or more with the exponent {EXPONENT}")
@@ -42,7 +42,7 @@ def read_modulus(pem: bytes, where: str) -> int:
 
 
 def _encoded(modulus: int) -> bytes:
-    """The DER SubjectPublicKeyInfo of a key."""
+    """Return the DER SubjectPublicKeyInfo of a key."""
     numbers = b"".join(_field(2, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (modulus, EXPONENT))
     return _field(0x30, _RSA + _field(3, b"\0" + _field(0x30, numbers)))
 
@@ -54,7 +54,7 @@ def _field(tag: int, content: bytes) -> bytes:
 
 
 def has_signed(modulus: int, algorithm: str, digest: bytes, signature: bytes) -> bool:
-    """Whether `signature` is that of a key over a `digest` of the hash `algorithm` (sha1, sha256, sha512; PKCS #1 v1.5)."""
+    """Tell whether `signature` is a key's over a `digest` of the hash `algorithm` (sha1, sha256, sha512; PKCS #1 v1.5)."""
     size = (modulus.bit_length() + 7) // 8
     value = int.from_bytes(signature, "big")
     if len(signature) != size or value >= modulus:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a package: signature, control and data, three gzip members of one file, in this order.
+"""Read a package: signature, control and data, three gzip members of one file, in this order.
 
 The signature is over the raw control member; the control's `datahash` is over the raw data member. So control is
-checked before a byte of it is interpreted, and data while it streams by: what `iter_data` has laid out so far may be
+verified before a byte of it is interpreted, and data while it is read: files that `iter_data` has yielded may be
 trusted only when it has ended without an error (write to temporary names, or call `verify_data` first).
 """
 
@@ -40,7 +40,7 @@ _ENTRY_OVERHEAD = 4096  # headers and padding
 
 
 def checksum_of(digest: bytes) -> str:
-    """`Q1` and the base64 of a SHA-1 digest: how indexes and the installed database write checksums."""
+    """Return `Q1` and the base64 of a SHA-1 digest: the form of checksums in indexes and the installed database."""
     return "Q1" + binascii.b2a_base64(digest, newline=False).decode()
 
 
@@ -63,15 +63,15 @@ class Package:
         self._source: RawSource | None = source
 
     def iter_data(self, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[TarEntry, Content]]:
-        """Entries that are to be installed, with their content, each checked against `policy`.
+        """Yield the entries to be installed, with their content, each checked against `policy`.
 
-        Raises FormatError for what is damaged or hostile, and at the end VerifyError if the data is not what
-        the control says. As apk does, hidden names at the top (`.dummy`) are passed over.
+        Raises FormatError for damaged or hostile entries, and at the end VerifyError if the data does not match
+        the control. As in apk, hidden names at the top (`.dummy`) are skipped.
         """
         return self._entries(policy, trusted=False)
 
     def _entries(self, policy: Policy, *, trusted: bool) -> Iterator[tuple[TarEntry, Content]]:
-        """`iter_data`; `trusted` says that the data has been hashed already and is what the control says."""
+        """Do the work of `iter_data`; `trusted` says that the data has been hashed already and matches the control."""
         source, self._source = self._source, None
         if source is None:
             raise FormatError(f"{self.file_name}: the data has been read already")
@@ -86,7 +86,7 @@ class Package:
             guard.check(entry)
             if entry.name[0] == ".":
                 if entry.name in (".PKGINFO", *SCRIPTS) or entry.name.startswith(PREFIX):
-                    raise FormatError(f"{member.where}: {entry.name} belongs into the control member")
+                    raise FormatError(f"{member.where}: {entry.name} belongs in the control member")
             else:
                 yield entry, content
         if not source.at_end():
@@ -100,7 +100,7 @@ class Package:
     def verify_data(self, policy: Policy = DEFAULT_POLICY) -> int:
         """Read all data without keeping it and return the file's size; a seekable stream can then be read again.
 
-        Of such a stream the data is hashed before it is unpacked; where it differs, reading on says how.
+        The data of such a stream is hashed before it is unpacked; if it differs, reading it shows how.
         """
         seekable = self._stream.seekable()
         trusted = self._source is not None and seekable and self._data_holds(self._source)
@@ -111,7 +111,7 @@ class Package:
         return self.size or 0
 
     def _data_holds(self, source: RawSource) -> bool:
-        """Whether the rest of `source` (seekable) is what the control says; afterwards it is to be read again."""
+        """Tell whether the rest of `source` (seekable) matches the control; it has to be read again afterwards."""
         digest = hashlib.sha256()
         while data := source.take():
             digest.update(data)
@@ -132,9 +132,9 @@ def _control(plain: bytes, where: str) -> tuple[PkgInfo, Mapping[str, bytes]]:
     for entry, content in read_tar(io.BytesIO(plain), where):
         name = entry.name
         if entry.kind != "file" or not name.startswith(".") or "/" in name or name.startswith(PREFIX):
-            raise FormatError(f"{where}: {name!r} ({entry.kind}) does not belong into the control member")
+            raise FormatError(f"{where}: {name!r} ({entry.kind}) does not belong in the control member")
         if name in seen:
-            raise FormatError(f"{where}: {name} is there twice")
+            raise FormatError(f"{where}: {name} occurs twice")
         seen.add(name)
         if name == ".PKGINFO":
             info = pkginfo.parse(content.read(), f"{where}: .PKGINFO")
@@ -148,9 +148,9 @@ def _control(plain: bytes, where: str) -> tuple[PkgInfo, Mapping[str, bytes]]:
 
 
 def read_package(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Package:
-    """Read and check the head of a package; its data is left in `stream` for `iter_data` or `verify_data`.
+    """Read and verify the head of a package; its data stays in `stream` for `iter_data` or `verify_data`.
 
-    Without a verifier signatures are listed but not checked. `name` is for messages (default: the stream's own).
+    Without a verifier, signatures are listed but not verified. `name` is for messages (default: the stream's own).
     """
     source = RawSource(stream, name or str(getattr(stream, "name", "package")))
     head = read_head(source, verifier, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
@@ -158,7 +158,7 @@ def read_package(stream: BinaryIO, verifier: Verifier | None, *, name: str = "")
 
 
 def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str = "", policy: Policy = DEFAULT_POLICY) -> None:
-    """Copy the package in `stream` (seekable) to `out` with a signature in front; one that it had is left out.
+    """Copy the package in `stream` (seekable) to `out` with a new signature; an old one is dropped.
 
     The data is verified before anything is written.
     """

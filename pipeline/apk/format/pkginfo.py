@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`.PKGINFO`, what a package says of itself, and the dependencies written there and in indexes."""
+"""`.PKGINFO`, a package's metadata, and dependencies in it and in indexes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPERATORS = {
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """One dependency: `name`, perhaps limited by `op` and `version`; `conflict` means it must not be there."""
+    """One dependency: `name`, perhaps limited by `op` and `version`; `conflict` means that it must not be installed."""
 
     name: str
     op: str = ""
@@ -35,7 +35,7 @@ class Dependency:
 
 
 def parse_dependency(text: str) -> Dependency:
-    """`!foo>=1.2` as a Dependency; raises FormatError."""
+    """Parse a dependency such as `!foo>=1.2`. Raises FormatError."""
     body = text.removeprefix("!")
     start = next((index for index, char in enumerate(body) if char in _NAME_ENDS), len(body))
     end = start
@@ -53,7 +53,7 @@ def parse_dependency(text: str) -> Dependency:
 
 @dataclass(frozen=True, slots=True)
 class PkgInfo:
-    """The fields of `.PKGINFO`; lists are tuples of the texts as they were written."""
+    """The fields of `.PKGINFO`; lists are tuples of the original texts."""
 
     name: str
     version: str
@@ -76,13 +76,13 @@ class PkgInfo:
     datahash: str = ""
 
     def dump(self) -> bytes:
-        """The file's text, fields in a fixed order, empty ones left out."""
+        """Return the file's text, with the fields in a fixed order and without empty ones."""
         check_info(self, ".PKGINFO")
         lines: list[str] = []
         for key, field in _FIELDS.items():
             value = getattr(self, field)
             if isinstance(value, tuple):
-                # apk joins what it finds on several lines; abuild writes these two on one.
+                # apk joins several lines; abuild writes these two on one line.
                 items = (" ".join(value),) if value and key in ("install_if", "triggers") else value
                 lines += [f"{key} = {item}" for item in items]
             elif value is not None and (value != "" or key in _NEEDED):
@@ -100,32 +100,32 @@ _FIELDS = {
 _NEEDED = ("pkgname", "pkgver", "arch")
 _LISTS = ("replaces", "depend", "provides", "install_if", "triggers")
 _SAID = frozenset(("pkgdesc", "url", "license", "origin", "maintainer", "commit"))
-"""For people alone: of several lines the last counts, as apk has it, and they may be in another encoding."""
+"""Fields that are only for people: of several lines the last counts, as in apk, and they may have another encoding."""
 _NUMBERS = ("builddate", "size", "replaces_priority", "provider_priority")
 MAX_SIZE = 2 << 20
-"""Bytes of a `.PKGINFO`; a list of dependencies takes twenty times its size in memory. Real ones have up to 80 KiB."""
+"""The most bytes of a `.PKGINFO`; a dependency list takes twenty times its size in memory. Real files have up to 80 KiB."""
 _NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_+")
 
 
 def _is_plain(text: str) -> bool:
-    """No control characters (a newline would start another field, a NUL cut this one)."""
+    """Tell whether a text has no control characters (a newline would start another field, a NUL cut this one)."""
     return text.isprintable() or not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text)
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can be a package's name (it becomes part of file names)."""
+    """Tell whether `text` can be a package's name (it becomes part of file names)."""
     return bool(text) and text[0] not in ".-+" and _NAME_CHARS.issuperset(text)
 
 
 def is_safe_version(text: str) -> bool:
-    """Whether `text` can be a version in a file name; others than apk's own tools write what is no Alpine version, too."""
+    """Tell whether `text` can be a version in a file name; foreign tools also write versions that are not Alpine's."""
     return text[:1].isalnum() and _NAME_CHARS.issuperset(text.replace("~", "").replace(":", ""))
 
 
 def check_info(info: PkgInfo, where: str, *, foreign: bool = False) -> None:
     """Raise FormatError unless name, version, arch, dependencies and texts are well formed.
 
-    `foreign` is for what others made: apk installs it whatever its version is.
+    `foreign` is for packages that others made: apk installs them whatever their version is.
     """
     if not is_name(info.name):
         raise FormatError(f"{where}: pkgname {info.name!r} is not a package name")
@@ -156,7 +156,7 @@ def _number(text: str, key: str, where: str) -> int:
 
 
 def _fields(data: bytes, where: str, *, strict: bool) -> Iterator[tuple[str, str, str]]:
-    """Place, key and value of each line that has them; apk passes over others, as a description's further lines."""
+    """Yield place, key and value of each line that has them; apk skips others, such as a description's further lines."""
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line or line[:1] == b"#":
             continue
@@ -180,9 +180,9 @@ def _fields(data: bytes, where: str, *, strict: bool) -> Iterator[tuple[str, str
 
 
 def parse(data: bytes, where: str = ".PKGINFO", *, strict: bool = False) -> PkgInfo:
-    """`.PKGINFO` as it is in a package; lines that are no field, or an unknown one, are passed over, as apk does.
+    """Parse the `.PKGINFO` of a package; lines that are not a known field are skipped, as in apk.
 
-    What is to become a package is read `strict`. Raises FormatError.
+    The input of a new package is parsed `strict`. Raises FormatError.
     """
     if len(data) > MAX_SIZE:
         raise FormatError(f"{where}: {len(data)} bytes, {MAX_SIZE} are allowed")
@@ -195,7 +195,7 @@ def parse(data: bytes, where: str = ".PKGINFO", *, strict: bool = False) -> PkgI
             continue
         found = _number(value, key, where) if key in _NUMBERS else value
         if key not in _SAID and single.get(field, found) != found:
-            raise FormatError(f"{place}: field {key} is there twice, as {single[field]} and {found}")
+            raise FormatError(f"{place}: field {key} occurs twice, as {single[field]} and {found}")
         single[field] = found
     missing = [key for key in _NEEDED if _FIELDS[key] not in single]
     if missing:

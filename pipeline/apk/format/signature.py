@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RSA signatures of packages and indexes: keys, signing, verifying.
 
-Reading code asks a `Verifier`; `KeyRing` is the factory's. Only what signs, or makes keys, imports `cryptography`.
+Readers use a `Verifier`; `KeyRing` is the factory's. Only code that signs, or makes keys, imports `cryptography`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     Protocol, Algorithm = object, str  # `typing` is slow to import
 
-# SHA-1 is what the format's `.SIGN.RSA.` means; nobody here chooses it.
+# The format defines `.SIGN.RSA.` as SHA-1; it is not our choice.
 _HASHES: dict[Algorithm, str] = {"RSA": "sha1", "RSA256": "sha256", "RSA512": "sha512"}
 ALGORITHMS: tuple[Algorithm, ...] = tuple(_HASHES)
 PREFIX = ".SIGN."
@@ -30,15 +30,15 @@ MAX_KEY_FILE = 1 << 16
 
 
 class Verifier(Protocol):
-    """Decides whether a signature holds; an unknown key is a plain no."""
+    """Decides whether a signature is valid; for an unknown key it is not."""
 
     def verify(self, key_name: str, algorithm: Algorithm, signature: bytes, data: bytes) -> bool:
-        """Whether `signature` over `data` was made by the trusted key file `key_name`."""
+        """Tell whether the trusted key file `key_name` made `signature` over `data`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One `.SIGN.<algorithm>.<key_name>` entry; an algorithm we do not know is kept, and never holds."""
+    """One `.SIGN.<algorithm>.<key_name>` entry; one with an unknown algorithm is kept, but never valid."""
 
     key_name: str
     algorithm: str
@@ -52,7 +52,7 @@ def check_key_name(name: str) -> None:
 
 
 def signature_from(member: str, value: bytes) -> Signature:
-    """The signature in a tar entry called `member`; raises FormatError."""
+    """Return the signature in a tar entry called `member`. Raises FormatError."""
     algorithm, dot, key_name = member.removeprefix(PREFIX).partition(".")
     if not dot or not algorithm.isalnum():
         raise FormatError(f"{member!r} does not name a signature's algorithm and key")
@@ -61,7 +61,7 @@ def signature_from(member: str, value: bytes) -> Signature:
 
 
 def check_signatures(signatures: tuple[Signature, ...], verifier: Verifier, data: bytes, where: str) -> None:
-    """Raise VerifyError unless one of `signatures` over `data` holds."""
+    """Raise VerifyError unless one of `signatures` over `data` is valid."""
     if not signatures:
         raise VerifyError(f"{where}: not signed", hint="sign it with: python -m pipeline.apk sign --key KEY FILE")
     for signature in signatures:
@@ -69,7 +69,7 @@ def check_signatures(signatures: tuple[Signature, ...], verifier: Verifier, data
             if signature.algorithm == algorithm and verifier.verify(signature.key_name, algorithm, signature.value, data):
                 return
     named = ", ".join(f"{signature.key_name} ({signature.algorithm})" for signature in signatures)
-    raise VerifyError(f"{where}: no signature by a trusted key holds; signed by {named}")
+    raise VerifyError(f"{where}: no valid signature by a trusted key; signed by {named}")
 
 
 class KeyRing:
@@ -83,7 +83,7 @@ class KeyRing:
 
     @classmethod
     def load(cls, directory: Path | str) -> KeyRing:
-        """The `*.pub` files of a folder. Raises VerifyError if there is none: nothing could be verified."""
+        """Load the `*.pub` files of a folder. Raises VerifyError if there is none, since nothing could be verified."""
         keys: dict[str, bytes] = {}
         with os.scandir(directory) as found:
             for item in sorted(found, key=lambda item: item.name):
@@ -91,22 +91,22 @@ class KeyRing:
                     with open(item.path, "rb") as stream:  # noqa: PTH123 (pathlib is slow to import)
                         keys[item.name] = stream.read(MAX_KEY_FILE + 1)
                     if len(keys[item.name]) > MAX_KEY_FILE:
-                        raise VerifyError(f"{item.path}: more than {MAX_KEY_FILE} bytes, which no public key has")
+                        raise VerifyError(f"{item.path}: more than {MAX_KEY_FILE} bytes, too large for a public key")
         if not keys:
             raise VerifyError(f"{directory}: no public keys (*.pub) in this folder")
         return cls(keys)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The key files' names, sorted."""
+        """The names of the key files, sorted."""
         return tuple(sorted(self._keys))
 
     def key(self, name: str) -> bytes:
-        """The key file called `name`."""
+        """Return the key file called `name`."""
         return self._keys[name]
 
     def verify(self, key_name: str, algorithm: Algorithm, signature: bytes, data: bytes) -> bool:
-        """Whether the key called `key_name` is here and made `signature` over `data`."""
+        """Tell whether the key called `key_name` is here and made `signature` over `data`."""
         if key_name not in self._keys:
             return False
         from pipeline.apk.format.keyfile import has_signed, read_modulus
@@ -144,7 +144,7 @@ class Signer:
         return f"{PREFIX}{self.algorithm}.{self.key_name}"
 
     def sign(self, data: bytes) -> bytes:
-        """The signature over `data` (PKCS #1 v1.5: equal data gives equal bytes)."""
+        """Return the signature over `data` (PKCS #1 v1.5: equal data gives equal bytes)."""
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import padding
 
@@ -153,7 +153,7 @@ class Signer:
 
 
 def generate_key(directory: Path, name: str, bits: int = 4096) -> tuple[Path, Path]:
-    """Make `<name>.rsa` (mode 0600) and `<name>.rsa.pub` in `directory`; refuses to replace a key."""
+    """Make `<name>.rsa` (mode 0600) and `<name>.rsa.pub` in `directory`; an existing key is never replaced."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 

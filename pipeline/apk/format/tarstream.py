@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tar as packages hold it: signature and control are cut, so that the members after them go on where they end.
+"""Tars in packages: signature and control have no end-of-archive, so that the members after them continue the archive.
 
-What is cut off is noticed all the same: a member's bytes are signed, or have a digest that is.
+A truncated member is noticed nevertheless: its bytes are signed, or have a digest that is.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ __all__ = ["BLOCK", "CHECKSUM", "KINDS", "XATTR", "Content", "TarEntry", "name_b
 
 
 def read_tar(stream: Readable, where: str) -> Iterator[tuple[TarEntry, Content]]:
-    """Entries of a member of a package, as `formats.tarstream` reads them, with names of any bytes. Raises FormatError."""
+    """Yield the entries of a package's member, as `formats.tarstream` reads them, with names of any bytes. Raises FormatError."""
     return read_any(stream, where, end=False, any_names=True)

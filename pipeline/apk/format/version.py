@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alpine's version numbers: what is valid, which is newer, what satisfies a dependency.
+"""Alpine's version numbers: which are valid, which is newer, which satisfies a dependency.
 
 A version is `number{.number}[letter[number]]{_suffix[number]}[~hash][-rN]`. It is read into tokens (kind, value)
-that are compared from the left; see `compare` for what happens where one version ends before the other.
+that are compared from the left; see `compare` for versions of which one ends before the other.
 """
 
 from __future__ import annotations
 
 from pipeline.base.errors import FormatError
 
-# Kinds of tokens. Where two versions agree up to here and go on with different kinds, the smaller kind is newer.
+# Kinds of tokens. If two versions first differ in the kind of a token, the one with the smaller kind is newer.
 _DOT_NUMBER, _NUMBER, _LETTER, _SUFFIX, _SUFFIX_NUMBER, _HASH, _REVISION, _END = range(8)
 
 # Suffixes below zero come before the plain version, the others after it.
@@ -34,7 +34,7 @@ Token = tuple[int, "int | str"]
 
 
 def _digits(text: str, start: int) -> int:
-    """Where the digits that begin at `start` end."""
+    """Return the end of the digits that begin at `start`."""
     end = start
     while end < len(text) and text[end] in _DIGITS:
         end += 1
@@ -42,9 +42,9 @@ def _digits(text: str, start: int) -> int:
 
 
 def _numbers(text: str) -> tuple[list[Token], int]:
-    """Tokens of `1.2.03b`, and where they end; no token if `text` does not begin with a number.
+    """Return the tokens of `1.2.03b`, and their end; no token if `text` does not begin with a number.
 
-    A letter may be followed by a number (`7.4.0p1`), which what is documented leaves out but packages use.
+    A number may follow a letter (`7.4.0p1`), which the documentation does not mention but packages use.
     """
     end = _digits(text, 0)
     if not end:
@@ -66,7 +66,7 @@ def _numbers(text: str) -> tuple[list[Token], int]:
 
 
 def _dotted(digits: str) -> list[Token]:
-    """Tokens of a number after a dot: 1.05 is older than 1.5, more zeros are older still."""
+    """Return the tokens of a number after a dot: 1.05 is older than 1.5, more zeros are older still."""
     if digits[0] != "0":
         return [(_DOT_NUMBER, int(digits))]
     rest = digits.lstrip("0")
@@ -74,7 +74,7 @@ def _dotted(digits: str) -> list[Token]:
 
 
 def _tokens(text: str) -> list[Token] | None:
-    """Tokens of a version, or None if it is not valid."""
+    """Return the tokens of a version, or None if it is not valid."""
     tokens, at = _numbers(text)
     if not tokens:
         return None
@@ -105,7 +105,7 @@ def _tokens(text: str) -> list[Token] | None:
 
 
 def is_valid(s: str) -> bool:
-    """Whether `s` is a version as Alpine writes them."""
+    """Tell whether `s` is a version in Alpine's form."""
     return _tokens(s) is not None
 
 
@@ -117,7 +117,7 @@ def _parsed(text: str) -> list[Token]:
 
 
 def _order(a: Token, b: Token) -> int:
-    """Order of two first tokens that differ."""
+    """Return the order of the first two tokens that differ."""
     if a[0] == b[0]:
         if isinstance(a[1], int) and isinstance(b[1], int):
             return _LESS if a[1] < b[1] else _GREATER
@@ -139,25 +139,25 @@ def _compare(a: list[Token], b: list[Token]) -> int:
 
 
 def compare(a: str, b: str) -> int:
-    """-1, 0 or 1: whether version `a` is older than, the same as, or newer than `b`.
+    """Return -1, 0 or 1: version `a` is older than, equal to, or newer than `b`.
 
-    A version that goes on where the other ends is newer, unless it goes on with alpha, beta, pre or rc.
-    Raises FormatError for what is not a version.
+    If one version continues where the other ends, it is newer, unless it continues with alpha, beta, pre or rc.
+    Raises FormatError for an invalid version.
     """
     return _compare(_parsed(a), _parsed(b))
 
 
 def _begins_with(version: list[Token], wanted: list[Token]) -> bool:
-    """Whether `wanted` is a beginning of `version` (the operator `~`: 1.2 takes 1.2.3 and 1.2-r5, not 1.20)."""
+    """Tell whether `version` begins with `wanted` (the operator `~`: 1.2 accepts 1.2.3 and 1.2-r5, not 1.20)."""
     return version[: len(wanted)] == wanted
 
 
 def satisfies(version: str, op: str, wanted: str) -> bool:
-    """Whether `version` fulfils a dependency with operator `op` on `wanted`.
+    """Tell whether `version` fulfils a dependency with operator `op` on `wanted`.
 
     With `><` both are package checksums (`Q1...`), not versions. A version that is not valid satisfies
     only `=`, `<=` and `>=` of the same text. `~` is apk's documented rule (`wanted` begins the version);
-    apk-tools 2.14 itself also takes what parts from it by another kind of token (1.2-r1 for `~1.2.3`).
+    apk-tools 2.14 itself also accepts a version that differs from it in the kind of a token (1.2-r1 for `~1.2.3`).
     Raises FormatError for an unknown operator.
     """
     if op == "><":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing packages: equal input gives equal bytes, whatever the time, the folder and the order of listing.
+"""Write packages: equal input gives equal bytes, whatever the time, the folder and the order of listing.
 
 Data is written first, into a temporary file, because the control in front of it holds its SHA-256.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.apk.format.signature import Signer
 
     Source = bytes | os.PathLike[str] | Callable[[], BinaryIO] | None
-    """Where a file's content is: in memory, in a file, in a stream that can be opened again; None for what has none."""
+    """The content of a file: bytes, a path, or a function that opens a stream; None for an entry without content."""
 else:
     Source = object
 
@@ -37,7 +37,7 @@ _FLAGS = {kind: flag for flag, kind in KINDS.items() if flag != b"\0"}
 
 
 class GzipWriter:
-    """Writes one gzip member without name and time; `hashes` see the packed bytes."""
+    """Writes one gzip member without name and time; `hashes` get the packed bytes."""
 
     def __init__(self, out: BinaryIO, level: int = 6, hashes: tuple[Hash, ...] = ()) -> None:
         self._out = out
@@ -49,7 +49,7 @@ class GzipWriter:
         self._emit(self._zlib.compress(data))
 
     def close(self) -> None:
-        """End the member; the stream below stays open."""
+        """End the member; the underlying stream stays open."""
         self._emit(self._zlib.flush())
 
     def _emit(self, packed: bytes) -> None:
@@ -67,7 +67,7 @@ def _open(source: Source) -> BinaryIO:
 
 
 def _measure(source: Source) -> tuple[int, str]:
-    """Size and SHA-1 of a source's content."""
+    """Return size and SHA-1 of a source's content."""
     size, digest = 0, hashlib.sha1(usedforsecurity=False)
     with _open(source) as stream:
         while data := stream.read(_CHUNK):
@@ -81,7 +81,7 @@ _BLOCK_OF_DISK = 4096
 
 def _octal(value: int, width: int) -> bytes:
     digits = f"{value:0{width - 1}o}".encode()
-    # Too large for octal: base 256, as GNU tar writes it and apk reads it.
+    # Too large for octal: use base 256, as GNU tar does; apk reads it.
     return digits + b"\0" if len(digits) < width else b"\x80" + value.to_bytes(width - 1, "big")
 
 
@@ -119,7 +119,7 @@ def _block(name: bytes, flag: bytes, entry: TarEntry, size: int, target: bytes) 
 
 
 def _owner(owner: str, name: str) -> bytes:
-    """The name of a user or group as a header has it; apk reads no longer ones. Raises FormatError."""
+    """Return the name of a user or group for a header; apk reads no longer ones. Raises FormatError."""
     data = owner.encode()
     if len(data) > _MOST_OWNER:
         raise FormatError(f"{name}: owner {owner!r} has {len(data)} bytes, {_MOST_OWNER} are allowed")
@@ -127,7 +127,7 @@ def _owner(owner: str, name: str) -> bytes:
 
 
 def dump_header(entry: TarEntry) -> bytes:
-    """The header of `entry`: a ustar block, with a pax header before it for what does not fit or is apk's own."""
+    """Return the header of `entry`: a ustar block, after a pax header for data that does not fit or is apk's own."""
     name, target = name_bytes(entry.name) + (b"/" if entry.kind == "dir" else b""), name_bytes(entry.target)
     records: list[bytes] = []
     if len(name) > 100:
@@ -146,7 +146,7 @@ def dump_header(entry: TarEntry) -> bytes:
 
 
 def dump_entries(out: GzipWriter, entries: Iterable[tuple[TarEntry, Source]]) -> None:
-    """Write entries with their content; a file that changed since it was measured is an error."""
+    """Write entries with their content. Raises FormatError if a file has changed since it was measured."""
     for entry, source in entries:
         out.write(dump_header(entry))
         if entry.kind != "file":
@@ -167,11 +167,11 @@ def _replace(entry: TarEntry, **changes: object) -> TarEntry:
 
 
 def _prepare(entries: Iterable[tuple[TarEntry, Source]], epoch: int) -> list[tuple[TarEntry, Source]]:
-    """Entries measured, with checksums, mtime `epoch` and missing folders; hard links last, all sorted by name."""
+    """Return the entries measured, with checksums, mtime `epoch` and missing folders; hard links last, all sorted by name."""
     found: dict[str, tuple[TarEntry, Source]] = {}
     for entry, source in entries:
         if entry.name in found:
-            raise FormatError(f"{entry.name} is there twice")
+            raise FormatError(f"{entry.name} occurs twice")
         size, checksum = 0, ""
         if entry.kind == "file":
             size, checksum = _measure(source)
@@ -185,9 +185,9 @@ def _prepare(entries: Iterable[tuple[TarEntry, Source]], epoch: int) -> list[tup
 
 
 def tree_entries(root: Path, owners: Mapping[str, tuple[str, str]] | None = None) -> Iterator[tuple[TarEntry, Source]]:
-    """Entries of the tree below `root`; all owned by root:root but for the paths in `owners` (user, group).
+    """Yield the entries of the tree below `root`; all owned by root:root except the paths in `owners` (user, group).
 
-    Files that are the same inode become hard links of the first of them.
+    Files with the same inode become hard links to the first of them.
     """
     first: dict[tuple[int, int], str] = {}
     pending = [root]
@@ -221,7 +221,7 @@ def _pack(
 
 
 def memory_member(files: Mapping[str, bytes], epoch: int, *, end: bool, level: int = 9) -> bytes:
-    """A gzip member with small files; without `end` it lacks the tar's end, as all members but the last must."""
+    """Return a gzip member with small files; without `end` it lacks the tar's end, as all members but the last must."""
     out = io.BytesIO()
     entries = [
         (TarEntry(name, mode=0o755 if name in SCRIPTS else 0o644, size=len(data), mtime=epoch), data)
@@ -232,7 +232,7 @@ def memory_member(files: Mapping[str, bytes], epoch: int, *, end: bool, level: i
 
 
 def signature_member(data: bytes, signer: Signer, epoch: int) -> bytes:
-    """The gzip member that holds the signature over `data`.
+    """Return the gzip member that holds the signature over `data`.
 
     It is stored, not packed, so that its length does not depend on the key: indexes and databases note the size of packages.
     """
@@ -252,8 +252,8 @@ def write_package(
 ) -> PkgInfo:
     """Write a package and return its info as written: with datahash, builddate and, if it was 0, size.
 
-    Entries come in any order; times become `epoch`, missing folders are added. What our own reader would
-    refuse under `policy` is refused here. Without a signer the package is unsigned (`package.sign_package`).
+    Entries come in any order; times become `epoch`, missing folders are added. Entries that our own reader would
+    refuse under `policy` are refused here. Without a signer the package is unsigned (`package.sign_package`).
     """
     import shutil
     import tempfile
@@ -268,7 +268,7 @@ def write_package(
     digest = hashlib.sha256()
     with tempfile.TemporaryFile() as data:
         _pack(data, prepared, end=True, hashes=(digest,), level=level)
-        # apk does not unpack a package whose size is 0, and then has no script of it either: folders, links and scripts
+        # apk does not unpack a package of size 0, and so does not get its scripts either: folders, links and scripts
         # alone count as a block, as `du` has it.
         size = info.size or sum(entry.size for entry, _source in prepared) or (_BLOCK_OF_DISK if prepared or scripts else 0)
         builddate = info.builddate or epoch

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The builder of Alpine's channel: the locked mini root's own apk installs the builder's world from locked packages.
 
-The mini root is only the tool: it is imported, runs once without a network, and what it made becomes the builder, held
-against the signed packages and in one fixed form, so that equal locks give equal bytes.
+The mini root is only the tool: it is imported and runs once without a network. Its output becomes the builder, after it
+was compared with the signed packages and put into a canonical form, so that equal locks give equal bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SCRIPT = Path(__file__).with_name("root.sh")
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP", "SETGID", "SETUID", "SYS_CHROOT")
 _SECONDS = 1800
-# Made anew in every run, or for a running system only.
+# Files that differ in every run, or that only a running system needs.
 _LEFT_OUT = (
     "dev/",
     "proc/",
@@ -48,7 +48,7 @@ _FOLDERS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o17
 
 @dataclass(frozen=True, slots=True)
 class BuilderPlan:
-    """What goes into a builder."""
+    """The inputs of a builder."""
 
     channel: str
     arch: str
@@ -61,7 +61,7 @@ class BuilderPlan:
     keys: Mapping[str, bytes]
 
     def key(self) -> Digest:
-        """Names the builder's content before it is built."""
+        """Return the key of the builder's content, before it is built."""
         return digest_json(
             {
                 "code": code_digest("pipeline.channels.alpine.builder"),
@@ -80,7 +80,7 @@ class BuilderPlan:
 
 
 def is_left_out(path: str) -> bool:
-    """Whether the builder's root is better without it."""
+    """Tell whether a path is left out of the builder's root."""
     return path.startswith(_LEFT_OUT)
 
 
@@ -96,7 +96,7 @@ def make_root(
     scratch: Path,
     log: IO[bytes],
 ) -> None:
-    """Write the builder's root as a tar: equal plans give equal bytes."""
+    """Write the builder's root as a tar: equal plans give equal bytes. Raises VerifyError."""
     from pipeline.sandbox.spec import Sandbox
     from pipeline.sandbox.stage_run import run_stage
     from pipeline.sandbox.transfer import Input
@@ -126,12 +126,12 @@ def make_root(
             said.seek(0)
             shutil.copyfileobj(said, log)
     count = check_root(made / "root.tar", sorted(repository.rglob("*.apk")), f"builder of channel {plan.channel}")
-    log.write(f"{count} files are those of the signed packages\n".encode())
+    log.write(f"{count} files equal those of the signed packages\n".encode())
     one_form(made / "root.tar", output, plan.epoch, left_out=is_left_out, folders=_FOLDERS)
 
 
 def base_image(plan: BuilderPlan, *, vault: Vault, engine: Engine, known: Known, scratch: Path) -> str:
-    """The locked mini root as an image, imported if the engine does not have it."""
+    """Return the locked mini root as an image, imported if the engine does not have it."""
 
     def archive() -> Path:
         copied = scratch / "minirootfs.tar.gz"

@@ -18,14 +18,14 @@ from pipeline.base.progress import Progress
 from pipeline.channels.alpine import aports
 from pipeline.channels.alpine.indexes import FILE, Freshness, SignedIndex, age_in_days, day, read_signed
 from pipeline.channels.alpine.media import LIST, find_medium, read_list
-from pipeline.channels.alpine.packages import Wanted, lock_packages
+from pipeline.channels.alpine.packages import Wanted, by_checksum, choice_of, lock_packages
 from pipeline.channels.alpine.repository import lay_repository, locked_indexes
 from pipeline.channels.alpine.settings import AlpineSettings, builder_worlds, vanished_hint
 from pipeline.channels.driver import LocalMirror, report_nothing
 from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
 from pipeline.supply.fetch import Mirrors, VanishedError, fetch, get_checked
-from pipeline.supply.lock import Choice, Lock, LockedFile, Worlds
+from pipeline.supply.lock import Lock, LockedFile, Worlds
 from pipeline.supply.signing import CheckoutKey, checkout_key
 from pipeline.supply.trust import Trust, load_trust, own_trust
 from pipeline.supply.vault import Vault
@@ -136,10 +136,10 @@ class AlpineDriver:
             every = [index for found in indexes.values() for index in found]
             self._check_fresh(every, before, progress, accept_older=accept_older)
         solved = {arch: self._solve(arch, found, self._worlds(arch)) for arch, found in indexes.items()}
-        solutions = {arch: _by_checksum(found, indexes[arch]) for arch, found in solved.items()}
+        solutions = {arch: by_checksum(found, indexes[arch]) for arch, found in solved.items()}
         builder_arch = self.channel.builder_arch
         builders = {
-            arch: _by_checksum(self._solve(arch, indexes[arch], (frozenset(self._builder_world(arch)),)), indexes[arch])
+            arch: by_checksum(self._solve(arch, indexes[arch], (frozenset(self._builder_world(arch)),)), indexes[arch])
             for arch in self._builder_archs
         }
         known = [file for table in (*before.packages.values(), *before.builders) for file in table] if before else []
@@ -160,7 +160,7 @@ class AlpineDriver:
             notes={"branch": self.channel.branch},
             indexes={arch: tuple(index.file for index in found) for arch, found in indexes.items()},
             media=self._media(indexes[builder_arch][0], progress),
-            choices={arch: tuple(sorted(map(_choice, found))) for arch, found in solved.items() if found},
+            choices={arch: tuple(sorted(map(choice_of, found))) for arch, found in solved.items() if found},
         )
         for found in indexes.values():
             for index in found:
@@ -394,15 +394,3 @@ class AlpineDriver:
         """Return the folder of the locked scripts, unpacked."""
         lock = lockfile.read(lockfile.lock_path(self.paths, self.channel), self.channel)
         return aports.unpack(aports.find_scripts(lock.media), self.vault, self.home, self.report)
-
-
-def _by_checksum(solutions: Iterable[Solution], indexes: tuple[SignedIndex, ...]) -> dict[str, Wanted]:
-    return {
-        chosen.checksum: Wanted(chosen.name, chosen.version, chosen.checksum, indexes[chosen.index])
-        for solution in solutions
-        for chosen in solution.packages
-    }
-
-
-def _choice(solution: Solution) -> Choice:
-    return Choice(tuple(sorted(solution.world)), tuple(sorted(f"{one.name}={one.version}" for one in solution.packages)))

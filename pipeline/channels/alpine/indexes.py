@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signed indexes: brought from a mirror, verified by the keys of their architecture, and never older than before.
+"""Signed indexes: fetched from a mirror, verified with the keys of their architecture, and never older than before.
 
-A mirror can serve an old index with a good signature, to hide what was repaired since. The time that an index was made
-is part of what is signed; the latest one accepted is in the lock, which is committed, and in the user's cache.
+A mirror can serve an old index with a good signature, to hide later repairs. The time of an index is part of the signed
+data; the latest accepted one is in the lock, which is committed, and in the user's cache.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class SignedIndex:
 
     arch: str
     file: LockedFile
-    """Its name is the repository's, its version what the index says of itself."""
+    """Its name is the repository's, its version the index's description of itself."""
     data: bytes
     entries: Mapping[str, IndexEntry]
     """By the checksum `Q1...`."""
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"index of {self.file.name} for {self.arch}"
 
 
@@ -60,7 +60,7 @@ def read_signed(data: bytes, ring: KeyRing, arch: str, repository: str, location
             f"{where}: lists packages for {', '.join(strange)}", hint="the mirror serves another architecture's index"
         )
     signed = read_head(RawSource(io.BytesIO(data), where), None, "index", DEFAULT_LIMITS.index_raw, DEFAULT_LIMITS.index)
-    # Both times are signed; whichever is later cannot be taken back by a replay.
+    # Both times are signed; a replay cannot undo the later one.
     times = [entry.mtime for entry, _ in read_tar(io.BytesIO(signed.plain), where)]
     made = max([*times, *(entry.builddate for entry in index.entries), 0])
     signer = signer_of(index.signatures, ring, signed.raw, where)
@@ -69,19 +69,19 @@ def read_signed(data: bytes, ring: KeyRing, arch: str, repository: str, location
 
 
 def signer_of(signatures: Iterable[Signature], ring: KeyRing, signed: bytes, where: str) -> str:
-    """The name of the key whose signature holds."""
+    """Return the name of the key whose signature is valid."""
     for signature in signatures:
         try:
             check_signatures((signature,), ring, signed, where)
         except VerifyError:
             continue
         return signature.key_name
-    raise VerifyError(f"{where}: no signature by a trusted key holds")
+    raise VerifyError(f"{where}: no valid signature by a trusted key")
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The latest index that was accepted for a repository."""
+    """The latest accepted index of a repository."""
 
     version: str
     sha256: str
@@ -89,7 +89,7 @@ class Accepted:
 
 
 class Freshness:
-    """What was accepted so far: by the present lock, and by earlier runs of this user."""
+    """The indexes accepted so far: by the present lock, and by earlier runs of this user."""
 
     def __init__(self, note: Path, locked_indexes: Mapping[str, Iterable[LockedFile]]) -> None:
         self._note = note
@@ -107,7 +107,7 @@ class Freshness:
             rows = parse_json(read_regular(self._note))
             return {str(name): Accepted(str(row["version"]), str(row["sha256"]), int(row["made"])) for name, row in rows.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return {}  # the lock still says what was accepted
+            return {}  # the lock still has the accepted indexes
 
     def check(self, index: SignedIndex, *, hint: str, accept_older: bool = False, now: float | None = None) -> None:
         """Raise VerifyError for an index from the future, or (unless `accept_older`) older than one accepted before."""
@@ -115,18 +115,18 @@ class Freshness:
         if index.file.made > clock + _CLOCK_SLACK:
             raise VerifyError(
                 f"{index.title}: made {day(index.file.made)}, but this machine's clock says {day(int(clock))}",
-                hint="set this machine's clock: without it nobody can say how old an index is",
+                hint="set this machine's clock: without it, the age of an index is unknown",
             )
         before = self._latest.get(f"{index.arch}/{index.file.name}")
         if before is not None and index.file.made < before.made and not accept_older:
             raise VerifyError(
                 f"{index.title}: made {day(index.file.made)} ({index.file.version}), older than the one accepted before, "
-                f"made {day(before.made)} ({before.version}): a mirror that lags, or an old index played back",
+                f"made {day(before.made)} ({before.version}): the mirror is out of date, or replays an old index",
                 hint=hint,
             )
 
     def accept(self, indexes: Iterable[SignedIndex], *, older: bool = False) -> None:
-        """Remember indexes; with `older` even in the place of later ones."""
+        """Remember indexes; with `older` even instead of later ones."""
         self._note.parent.mkdir(parents=True, exist_ok=True)
         with locked(self._note.with_suffix(".guard")):
             latest = {} if older else self._read()
@@ -147,10 +147,10 @@ class Freshness:
 
 
 def day(seconds: int) -> str:
-    """A time as people write it."""
+    """Return a time as people write it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def age_in_days(index: SignedIndex, now: float | None = None) -> int:
-    """How long ago the index was made."""
+    """Return the age of the index in days."""
     return int(((time.time() if now is None else now) - index.file.made) // _DAY)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locked packages: an index names a package by the SHA-1 of its control alone, so a lock needs the whole file once.
+"""Lock packages: an index names a package by the SHA-1 of its control alone, so a lock needs the whole file once.
 
-A file that is new comes in untrusted, is verified (signature, control against the index, data against control, size)
-and only then has a SHA-256 that the lock can name. What an earlier lock knew is not brought again.
+A new file is untrusted at first. It is verified (signature, control against the index, data against control, size),
+and only then gets a SHA-256 that the lock can name. Packages of an earlier lock are not fetched again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tower.base.regular import open_regular
 
@@ -23,16 +24,19 @@ from pipeline.base.errors import VerifyError
 from pipeline.base.progress import Progress
 from pipeline.channels.alpine.indexes import SignedIndex, signer_of
 from pipeline.supply.fetch import Mirrors, fetch
-from pipeline.supply.lock import LockedFile
+from pipeline.supply.lock import Choice, LockedFile
 from pipeline.supply.vault import Vault
 from pipeline.supply.vault_place import clear, ours
+
+if TYPE_CHECKING:
+    from pipeline.apk.solver.solve import Solution
 
 _UNKNOWN = Digest("")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A package that a solution names, and the index that vouches for it."""
+    """A package of a solution, and the index that vouches for it."""
 
     name: str
     version: str
@@ -40,14 +44,28 @@ class Wanted:
     index: SignedIndex
 
     def unlocked(self) -> LockedFile:
-        """What the index knows of the file."""
+        """The index's data about the file."""
         entry = self.index.entries[self.checksum]
         folder = self.index.file.location.rpartition("/")[0]
         return LockedFile(self.name, self.version, _UNKNOWN, entry.size, f"{folder}/{entry.file_name}", self.checksum)
 
 
+def by_checksum(solutions: Iterable[Solution], indexes: Sequence[SignedIndex]) -> dict[str, Wanted]:
+    """Return the packages of all solutions by checksum; `indexes` are those that were solved over, in the same order."""
+    return {
+        chosen.checksum: Wanted(chosen.name, chosen.version, chosen.checksum, indexes[chosen.index])
+        for solution in solutions
+        for chosen in solution.packages
+    }
+
+
+def choice_of(solution: Solution) -> Choice:
+    """Return a solution as the lock keeps it."""
+    return Choice(tuple(sorted(solution.world)), tuple(sorted(f"{one.name}={one.version}" for one in solution.packages)))
+
+
 def verify_package(path: Path, file: LockedFile, ring: KeyRing) -> str:
-    """Check a package file against what index or lock say of it; the name of the key that signed it.
+    """Check a package file against the data of index or lock; return the name of the key that signed it.
 
     Raises VerifyError or FormatError, naming the file and what differs.
     """
@@ -69,7 +87,7 @@ def verify_package(path: Path, file: LockedFile, ring: KeyRing) -> str:
 
 
 class _Arrivals:
-    """The shelf for packages whose SHA-256 nobody knows yet: verified as packages, then named by content."""
+    """The shelf for packages whose SHA-256 is not known yet: verified as packages, then named by content."""
 
     def __init__(self, vault: Vault, ring: KeyRing) -> None:
         self._vault = vault
@@ -102,9 +120,9 @@ class _Arrivals:
 def lock_packages(
     wanted: Iterable[Wanted], known: Sequence[LockedFile], *, vault: Vault, ring: KeyRing, source: Mirrors, progress: Progress
 ) -> tuple[LockedFile, ...]:
-    """Lock packages of one architecture, sorted by name; `known` is what an earlier lock says of the architecture.
+    """Lock packages of one architecture, sorted by name; `known` are the packages of an earlier lock.
 
-    A package signed by a key that is trusted no more is verified anew. Raises FetchError, VerifyError.
+    A package whose key is no longer trusted is verified again. Raises FetchError, VerifyError.
     """
     trusted = set(ring.names)
     before: Mapping[str, LockedFile] = {file.checksum: file for file in known if file.signer in trusted}
@@ -118,6 +136,6 @@ def lock_packages(
         else:
             new[file.checksum] = file
     arrivals = _Arrivals(vault, ring)
-    source = replace(source, other_bytes="no mirror serves what our keys vouch for: look at the mirrors, and at docs/keys.md")
-    fetch(new.values(), arrivals, source, progress, title="packages that no lock knew")
+    source = replace(source, other_bytes="no mirror has what our keys vouch for: look at the mirrors, and at docs/keys.md")
+    fetch(new.values(), arrivals, source, progress, title="packages that are new to the lock")
     return tuple(sorted([*found.values(), *arrivals.locked.values()]))

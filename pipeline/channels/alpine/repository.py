@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A repository out of the vault: Alpine's own indexes and packages, byte for byte, at the paths where apk looks.
+"""Make a repository from the vault: Alpine's own indexes and packages, byte for byte, at the paths where apk looks.
 
-Nothing is signed or written anew. Each package is checked once more against the signed index: a lock that somebody
-edited, digest and all, brings in nothing that Alpine's keys do not vouch for.
+Nothing is signed or written again. Each package is checked once more against the signed index: a lock that somebody
+edited, including its digest, cannot bring in anything that Alpine's keys do not vouch for.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pipeline.supply.vault import Vault
 
 
 def locked_indexes(files: Sequence[LockedFile], arch: str, vault: Vault, ring: KeyRing) -> Mapping[str, SignedIndex]:
-    """The locked indexes of an architecture out of the vault, verified again, by repository."""
+    """Return the locked indexes of an architecture from the vault, verified again, by repository."""
     found = {}
     for file in files:
         index = read_signed(vault.read(file), ring, arch, file.name, file.location)
         if index.file != file:
-            raise VerifyError(f"{index.title}: is not what the lock says of it", hint="never edit a lock; lock the channel again")
+            raise VerifyError(f"{index.title}: differs from the lock", hint="never edit a lock; lock the channel again")
         found[file.name] = index
     return found
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The channel's own settings: mirrors, repositories, media, and what the builder is made of."""
+"""The channel's own settings: mirrors, repositories, media, and the builder's packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.supply.lockfile import lock_command
 from pipeline.supply.wheels import GLIBC, MUSL
 
 MIRROR = "TOWER_ALPINE_MIRROR"
-"""Environment: mirrors, parted by spaces, that go before those of the channel's file."""
+"""Environment: mirrors, separated by spaces, that are tried before those of the channel's file."""
 
 
 _PLATFORMS: Mapping[str, tuple[str, ...]] = {"musl": MUSL, "glibc": GLIBC}
@@ -23,12 +23,12 @@ _PLATFORMS: Mapping[str, tuple[str, ...]] = {"musl": MUSL, "glibc": GLIBC}
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """The table `[settings.mirror]` of a channel that makes its mirror: where Debian's packages come from."""
+    """The table `[settings.mirror]` of a channel that makes its mirror: the source of Debian's packages."""
 
     suite: str
     components: tuple[str, ...]
     debian: str
-    """Address of a Debian mirror; empty for the one that this machine's apt uses."""
+    """Address of a Debian mirror; empty for the one in this machine's apt configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +38,49 @@ class AlpineSettings:
     mirrors: tuple[str, ...]
     repositories: tuple[str, ...]
     aports: tuple[str, ...]
-    """Where archives of aports come from: `<address>/<ref>/aports-<ref>.tar.gz?path=scripts`."""
+    """Addresses for archives of aports: `<address>/<ref>/aports-<ref>.tar.gz?path=scripts`."""
     minirootfs: str
-    """Flavor, in the list of releases, of the root that the builder starts from."""
+    """The flavor, in the list of releases, of the root that the builder starts from."""
     media: Mapping[str, tuple[str, ...]]
     """Further flavors to lock, by architecture."""
     builder: tuple[str, ...]
     """The builder's world."""
     builder_only: Mapping[str, tuple[str, ...]]
-    """What a builder of that architecture has beside it."""
+    """Additional packages of the builder for an architecture."""
     warn_after_days: int
     wheels: tuple[str, ...]
     """Platforms of Python wheels for the device, without the architecture, best first."""
     mirror: MirrorSettings | None
-    """What the channel's own mirror is made from; None where mirrors are somebody else's."""
+    """The sources of the channel's own mirror; None if its mirrors are somebody else's."""
 
     def source(self, channel: Channel, folder: Path | None = None) -> Mirrors:
-        """The mirrors, or the channel's own in `folder`, with what to say when they fail."""
-        unreachable = f"look at the network, or name another mirror ({MIRROR})"
+        """Return the mirrors, or the channel's own in `folder`, with the hints for failures."""
+        unreachable = f"check the network, or name another mirror ({MIRROR})"
         return Mirrors(self.mirrors, vanished_hint(channel), unreachable, folder=folder)
 
     def aports_source(self, channel: Channel, folder: Path | None = None) -> Mirrors:
-        """The same for aports, which the channel's own mirror has in a folder `aports`."""
-        return Mirrors(self.aports, vanished_hint(channel), "look at the network", folder=folder / "aports" if folder else None)
+        """Return the mirrors for aports; the channel's own mirror has them in a folder `aports`."""
+        return Mirrors(self.aports, vanished_hint(channel), "check the network", folder=folder / "aports" if folder else None)
 
 
 def vanished_hint(channel: Channel) -> str:
-    """What to do about locked files that upstream has deleted."""
+    """Return the hint about locked files that upstream has deleted."""
     if not channel.releasable:
-        return f"take the present versions: {lock_command(channel)}"
+        return f"use the present versions: {lock_command(channel)}"
     return (
         "Alpine deletes what it supersedes. Import a vault that has it: ./ci/doit vault:import file=PATH; "
-        f"or take the present versions: {lock_command(channel)}"
+        f"or use the present versions: {lock_command(channel)}"
     )
 
 
 def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> AlpineSettings:
-    """The channel's own settings; ConfigError lists every mistake."""
+    """Read the channel's own settings. Raises a ConfigError that lists every mistake."""
     problems = Problems()
     where = f"pipeline/channels/{channel.path.name}"
     table = table_of(dict(channel.settings), where, "settings", problems)
     media, only = table.table("media"), table.table("builder_only")
     own = _read_mirror(table.table("mirror")) if "mirror" in table else None
-    # A channel that makes its mirror has no other.
+    # A channel that makes its mirror has no other mirrors.
     addresses = () if own else (*environ.get(MIRROR, "").split(), *table.strings("mirrors"))
     libc = table.text("libc")
     if libc and libc not in _PLATFORMS:
@@ -110,7 +110,7 @@ def _read_mirror(table: Table) -> MirrorSettings:
 
 
 def builder_worlds(channel: Channel, settings: AlpineSettings) -> Mapping[str, frozenset[str]]:
-    """The worlds of all builders that the channel can make, by architecture."""
+    """Return the worlds of all builders that the channel can make, by architecture."""
     return {
         arch: frozenset({*settings.builder, *settings.builder_only.get(arch, ())})
         for arch in (channel.builder_arch, *channel.native_builders)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a root is what signed packages say: the mini root whose apk installed it is not to be believed.
+"""Check a root against signed packages, since the mini root whose apk installed it is not trusted.
 
-The mini root is not signed by the keys of packages. So what its apk made is held against the packages: every file of
-theirs must be there as it is in them, and nothing else may be executable. What scripts write (accounts, lists, links to
-busybox, the database of apk) is left to them, below etc/ and var/ and as links and plain data.
+The keys of packages do not sign the mini root. So the files that its apk installed are compared with the packages: every
+file of theirs must be there unchanged, and no other file may be executable. Scripts may write other files (accounts,
+lists, links to busybox, apk's database), below etc/ and var/ and as links and plain data.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _DEPTH = 40
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a path holds: the digest of a file, or `-> target` of a link."""
+    """The content of a path: the digest of a file, or `-> target` of a link."""
 
     content: str
     executable: bool = False
 
 
 def check_root(root: Path, packages: Iterable[Path], where: str) -> int:
-    """How many files of the root (a tar) the packages vouch for. Raises VerifyError that names what they do not."""
+    """Return how many files of the root (a tar) the packages vouch for. Raises VerifyError naming those that differ."""
     found = read_root(root)
     vouched: dict[str, set[str]] = {}
     for path in packages:
@@ -47,23 +47,23 @@ def check_root(root: Path, packages: Iterable[Path], where: str) -> int:
         if name not in found:
             faults.append(f"{name}: is missing")
         elif found[name].content not in contents:
-            faults.append(f"{name}: is not what the signed package holds")
+            faults.append(f"{name}: differs from the signed package")
     faults += [
-        f"{name}: no signed package holds it, and it is executable"
+        f"{name}: is executable, but in no signed package"
         for name, held in sorted(found.items())
         if held.executable and name not in vouched
     ]
     if faults:
         more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
         raise VerifyError(
-            "\n  ".join([f"{where}: the mini root's apk did not install what the packages hold", *faults[:_SHOWN], *more]),
+            "\n  ".join([f"{where}: the mini root's apk installed other files than the packages have", *faults[:_SHOWN], *more]),
             hint="do not use this mini root; look at its digest in the lock",
         )
     return len(vouched)
 
 
 def read_root(root: Path) -> dict[str, Held]:
-    """Files and links of a root's tar, by path. Raises FormatError."""
+    """Return files and links of a root's tar, by path. Raises FormatError."""
     found: dict[str, Held] = {}
     with open_regular(root) as stream:
         for entry, content in read_tar(stream, root.name):
@@ -89,7 +89,7 @@ def _digest(stream: Content) -> str:
 
 
 def _package_files(path: Path) -> Iterable[tuple[str, str]]:
-    """Path and content of every file and link in a package."""
+    """Yield path and content of every file and link in a package."""
     seen: dict[str, str] = {}
     with open_regular(path) as stream:
         for entry, content in read_package(stream, None, name=path.name).iter_data():
@@ -106,7 +106,7 @@ def _package_files(path: Path) -> Iterable[tuple[str, str]]:
 
 
 def _real(found: dict[str, Held], name: str) -> str:
-    """Where a package's path lies in a root whose folders may be links (bin -> usr/bin)."""
+    """Return the real path in a root whose folders may be links (bin -> usr/bin)."""
     done: list[str] = []
     todo = name.split("/")
     for _ in range(_DEPTH):

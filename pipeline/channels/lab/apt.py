@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """apt as the lab's solver: closures over indexes that apt itself has verified.
 
-Every architecture has apt folders of its own in the user's cache; the machine's apt (sources, lists, status,
-configuration) is neither read nor changed. Signatures are checked against the installed Debian archive keyring.
+Every architecture has its own apt folders in the user's cache; the machine's apt (sources, lists, status,
+configuration) is neither read nor changed. apt verifies signatures with the installed Debian archive keyring.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _NO_LISTS = ("auxfiles", "lock", "partial")
 _UPDATE_SECONDS = 600
 _SOLVE_SECONDS = 120
-_NO_NETWORK_HINT = "look at the network, or name another mirror with TOWER_DEBIAN_MIRROR"
+_NO_NETWORK_HINT = "check the network, or name another mirror with TOWER_DEBIAN_MIRROR"
 _STANDING = (
     "Package: {name}\nStatus: install ok installed\nArchitecture: {arch}\nMulti-Arch: foreign\n"
     "Version: 999:1\nMaintainer: lab\nDescription: the lab has something else in its place\n\n"
@@ -39,7 +39,7 @@ _STANDING = (
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Which part of which mirror."""
+    """The part of a mirror that is used."""
 
     mirror: str
     name: str
@@ -48,7 +48,7 @@ class Suite:
 
 
 class Apt:
-    """apt for one architecture (Alpine's name for it), with folders of its own below `home`."""
+    """apt for one architecture (by Alpine's name for it), with its own folders below `home`."""
 
     def __init__(self, home: Path, suite: Suite, arch: str) -> None:
         self.arch = arch
@@ -56,9 +56,9 @@ class Apt:
         self.root = home / f"{suite.name}-{DEB_ARCH[arch]}"
 
     def update(self, progress: Progress) -> None:
-        """Fetch and verify the indexes; when the mirror has none that holds, verified ones that are there already serve.
+        """Fetch and verify the indexes; if the mirror has no valid ones, use earlier verified ones.
 
-        Raises FetchError when there is nothing to work with, or apt refuses a signature.
+        Raises FetchError when there are none at all, or apt refuses a signature.
         """
         if not self.suite.keyring.is_file():
             raise ToolError(
@@ -79,7 +79,7 @@ class Apt:
                     ) from error
                 why = next((line.strip() for line in error.message.splitlines() if re.match(r"\s*E: ", line)), "")
                 progress.say(
-                    f"lab: {self.suite.mirror} cannot be reached, or its index does not hold; "
+                    f"lab: {self.suite.mirror} cannot be reached, or its index is not valid; "
                     f"locking from the indexes fetched earlier\n  {why}".rstrip()
                 )
             else:
@@ -91,11 +91,11 @@ class Apt:
 
     @property
     def _record(self) -> Path:
-        """What the indexes held when apt had verified them: it does not do so again when it uses them."""
+        """Return the file with the digests of the indexes as apt verified them: apt does not verify them again on use."""
         return self.root / "lists.json"
 
     def _forget_changed(self, progress: Progress) -> None:
-        """Remove indexes that are not as apt verified them, and what apt keeps of them; they are fetched anew."""
+        """Remove indexes that have changed since apt verified them, and apt's caches of them; they are fetched again."""
         for name in ("pkgcache.bin", "srcpkgcache.bin", "extended_states"):
             (self.root / name).unlink(missing_ok=True)
         found = _digests(self._lists)
@@ -107,16 +107,16 @@ class Apt:
             return
         if isinstance(recorded, dict):
             odd = next(name for name in sorted({*found, *recorded}) if found.get(name) != recorded.get(name))
-            progress.say(f"{self._lists / odd}: was changed since apt verified it; the indexes are fetched anew")
+            progress.say(f"{self._lists / odd}: was changed since apt verified it; the indexes are fetched again")
         shutil.rmtree(self._lists)
         (self._lists / "partial").mkdir(parents=True)
 
     def closure(self, wanted: Iterable[str], standing: Iterable[str] = (), *, essential: bool = False) -> tuple[LockedFile, ...]:
-        """Everything that must be installed for `wanted`, on a system on which only `standing` is there.
+        """Return everything that must be installed for `wanted`, on a system that has only `standing`.
 
         With `essential` also what every real Debian system has.
-        `standing` are Debian packages whose part the lab's own packages play: apt takes them for installed.
-        Raises LockError when Debian has no answer.
+        `standing` are Debian packages that the lab's own packages replace: apt takes them for installed.
+        Raises LockError when apt finds no solution.
         """
         names = [*sorted(set(wanted)), *(("?essential",) if essential else ())]
         if not names:
@@ -129,7 +129,7 @@ class Apt:
                 shown = self._run("apt-cache", "show", *(f"{name}={version.replace('%3a', ':')}" for name, version in found))
             except ToolError as error:
                 raise LockError(
-                    f"lab ({DEB_ARCH[self.arch]}): apt finds no answer for the wanted packages\n  {error.message}",
+                    f"lab ({DEB_ARCH[self.arch]}): apt finds no solution for the wanted packages\n  {error.message}",
                     hint="look at the worlds in pipeline/recipes and the tables in pipeline/channels/lab/packages",
                 ) from error
         return parse_records(shown)
@@ -138,7 +138,7 @@ class Apt:
         return locked(self.root / "guard")
 
     def _has_lists(self) -> bool:
-        # As apt names them: the address without its scheme, slashes as underscores.
+        # apt's names: the address without its scheme, slashes as underscores.
         address = self.suite.mirror.partition("://")[2].replace("/", "_")
         names = (
             f"{address}_dists_{self.suite.name}_{part}_binary-{DEB_ARCH[self.arch]}_Packages" for part in self.suite.components
@@ -146,7 +146,7 @@ class Apt:
         return all((self.root / "lists" / name).is_file() for name in names)
 
     def _configure(self, standing: Sequence[str]) -> None:
-        shutil.rmtree(self.root / "empty", ignore_errors=True)  # what lies there would be settings of apt's
+        shutil.rmtree(self.root / "empty", ignore_errors=True)  # files there would be settings of apt
         for name in ("lists/partial", "archives/partial", "empty"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         arch = DEB_ARCH[self.arch]
@@ -187,7 +187,7 @@ class Apt:
 
 
 def _digests(lists: Path) -> dict[str, JsonValue]:
-    """SHA-256 of each of apt's indexes, by name; what is no plain file has none."""
+    """Return the SHA-256 of each of apt's indexes, by name; anything but a plain file has none."""
     return {
         path.name: digest_file(path) if path.is_file() and not path.is_symlink() else ""
         for path in sorted(lists.iterdir())
@@ -196,7 +196,7 @@ def _digests(lists: Path) -> dict[str, JsonValue]:
 
 
 def parse_records(text: str) -> tuple[LockedFile, ...]:
-    """The packages of `apt-cache show`'s output, sorted by name; the first record of each counts."""
+    """Return the packages in `apt-cache show`'s output, sorted by name; the first record of each counts."""
     found: dict[str, LockedFile] = {}
     for paragraph in text.split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z0-9-]+): *(.*)$", paragraph, flags=re.MULTILINE))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From locked Debian packages and the tables to the list of `.apk` packages of a repository, each with its job.
+"""Turn locked Debian packages and the tables into the list of a repository's `.apk` packages, each with its job.
 
-A job holds all that one conversion depends on, so its digest names the result.
+A job holds everything that one conversion depends on, so its digest names the result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.supply.lock import LockedFile
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One package that is to be made: its Debian packages, and its folder if it has one."""
+    """One package to be made: its Debian packages, and its folder if it has one."""
 
     name: str
     arch: str
@@ -31,7 +31,7 @@ class Product:
     aliases: tuple[str, ...] = ()
     """Further names that it provides."""
     parts: tuple[str, ...] = ()
-    """Debian packages that an empty package only depends on."""
+    """Debian packages that an empty package depends on, nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Conversion:
     drop: tuple[str, ...]
     epoch: int
     tools: str
-    """Version of the program of this machine that takes part, for kernels and keymaps."""
+    """Version of this machine's program that is used, for kernels and keymaps."""
     taken: tuple[str, ...] = ()
-    """Commands that the base has: a program of that name is left out."""
+    """Commands of the base: a program with such a name is left out."""
 
     def document(self, checkout: Path) -> JsonValue:
-        """What the conversion's result depends on, as JSON."""
+        """Return everything that the conversion's result depends on, as JSON."""
         definition = self.product.definition
         sources = definition.sources if definition else {}
         return {
@@ -75,15 +75,15 @@ class Conversion:
         }
 
     def key(self, checkout: Path) -> Digest:
-        """Names the conversion's result."""
+        """Return the key of the conversion's result."""
         return digest_json(self.document(checkout))
 
 
 def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str], arch: str) -> list[Product]:
-    """The packages that `locked` is made into, sorted by name.
+    """Return the packages to make of `locked`, sorted by name.
 
-    A Debian package goes to the folder that names it, else to its Alpine name, else it keeps its own.
-    Raises ConfigError if two folders want the same Debian package whole.
+    A Debian package goes to the folder that names it, else it gets its Alpine name, else it keeps its own.
+    Raises ConfigError if two folders want the same Debian package as a whole.
     """
     by_name = {deb.name: deb for deb in locked}
     folders = claimed(catalog, by_name, world, arch)
@@ -93,7 +93,7 @@ def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str],
         definition = catalog.folders[name]
         debs = tuple(by_name[deb] for deb in members(definition, by_name, arch) if deb in by_name)
         for deb in debs:
-            # Kernels may share their files, and packages that each take a part of them.
+            # Kernels may share their files, and so may packages that each use a part of them.
             if owner.setdefault(deb.name, name) != name and definition.kernel is None and not definition.only:
                 raise ConfigError(
                     f"packages/{name}: {deb.name} belongs to packages/{owner[deb.name]} already", hint="name it in one of them"
@@ -106,7 +106,7 @@ def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str],
             name, aliases = (names[0], (deb.name,)) if len(names) == 1 else (deb.name, names)
             if name in catalog.base.names:
                 raise ConfigError(
-                    f"Debian's {deb.name} would be called as Alpine's own {name}",
+                    f"Debian's {deb.name} would have the name of Alpine's own {name}",
                     hint="give it another name in packages/names.toml, or add it to `ignored` in packages/rules.toml",
                 )
             aliases = tuple(alias for alias in aliases if alias not in catalog.base.names)
@@ -119,7 +119,7 @@ def select(catalog: Catalog, locked: Iterable[LockedFile], world: Iterable[str],
 
 
 def claimed(catalog: Catalog, by_name: Mapping[str, object], world: Iterable[str], arch: str) -> frozenset[str]:
-    """The folders that take part: those the world asks for, and those whose Debian packages are there."""
+    """Return the folders that take part: those that the world names, and those whose Debian packages are there."""
     claims = {
         name
         for name, definition in catalog.folders.items()
@@ -135,7 +135,7 @@ def claimed(catalog: Catalog, by_name: Mapping[str, object], world: Iterable[str
 
 
 def members(definition: Definition, by_name: Mapping[str, object], arch: str) -> tuple[str, ...]:
-    """The Debian packages of a folder; of a kernel, also the one of the version that its meta package stands for."""
+    """Return the Debian packages of a folder; for a kernel, also the versioned one that its meta package depends on."""
     names = definition.debs_for(arch)
     if definition.kernel is None:
         return names
@@ -158,16 +158,16 @@ def _renames(names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]
 def make_jobs(
     catalog: Catalog, products: list[Product], controls: Mapping[str, Control], epoch: int, tools: Mapping[str, str]
 ) -> list[Conversion]:
-    """A job for every product; `controls` are the control files of all Debian packages by name.
+    """Return a job for every product; `controls` are the control files of all Debian packages by name.
 
-    Raises ConfigError if a dependency has no answer among the products.
+    Raises ConfigError if no product fulfils a dependency.
     """
     providers = _providers(products, controls)
     return [_job(catalog, product, controls=controls, providers=providers, epoch=epoch, tools=tools) for product in products]
 
 
 def _providers(products: list[Product], controls: Mapping[str, Control]) -> dict[str, str]:
-    """Which product gives a Debian package, or the virtual package that one provides."""
+    """Map each Debian package, and each virtual one, to the product that provides it."""
     real: dict[str, str] = {}
     virtual: dict[str, str] = {}
     for product in products:
@@ -224,12 +224,12 @@ def _tools_of(definition: Definition | None, tools: Mapping[str, str]) -> str:
 
 
 def _summary(control: Control | None) -> str:
-    """The first line of a Debian package's description."""
+    """Return the first line of a Debian package's description."""
     return control.fields.get("Description", "").splitlines()[0].strip() if control and control.fields.get("Description") else ""
 
 
 def _mapped(control: Control, absent: frozenset[str], providers: Mapping[str, str]) -> set[str]:
-    """Debian's dependencies in our names; those that the lab stands for are left out."""
+    """Return Debian's dependencies in our names, without those that the lab replaces."""
     found = set()
     for group in control.relations("Pre-Depends", "Depends"):
         if any(name in absent for name in group):
@@ -237,7 +237,7 @@ def _mapped(control: Control, absent: frozenset[str], providers: Mapping[str, st
         answer = next((providers[name] for name in group if name in providers), "")
         if not answer:
             raise ConfigError(
-                f"{control.name} {control.version}: nothing answers its dependency {' | '.join(group)}",
+                f"{control.name} {control.version}: nothing fulfils its dependency {' | '.join(group)}",
                 hint="add the package to `ignored` in pipeline/channels/lab/packages/rules.toml, or lock again",
             )
         found.add(answer)

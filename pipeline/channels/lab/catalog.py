@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab's tables: which Debian packages stand behind which Alpine names, and the lab's own packages.
+"""The lab's tables: the Debian packages for each Alpine name, and the lab's own packages.
 
 `packages/names.toml` renames, `packages/rules.toml` says what is left out everywhere, and a folder
-`packages/<name>/` describes a package that takes more: files of several Debian packages, moves, own files, scripts.
+`packages/<name>/` describes a package that needs more: files of several Debian packages, moves, own files, scripts.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What makes a package a kernel."""
+    """The settings that make a package a kernel."""
 
     flavor: str
     device_trees: str
-    """Glob of device trees, below the kernel's own folder of them, that are laid into boot/; empty for none."""
+    """Glob of device trees, below the kernel's own folder of them, that are put into boot/; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,18 @@ class Definition:
     triggers: tuple[str, ...]
     provider_priority: int
     inherit: bool
-    """Are the dependencies of its Debian packages its own?"""
+    """Whether the dependencies of its Debian packages are its own."""
     kernel: Kernel | None
     keymaps: Mapping[str, str] | None
-    """Layouts of the console that are translated, with their new names; None if the package has none."""
+    """Console layouts that are translated, with their new names; None if the package has none."""
 
     @property
     def root(self) -> Path:
-        """Files that are laid last."""
+        """The files that are added last."""
         return self.folder / "root"
 
     def scripts(self) -> dict[str, bytes]:
-        """The install scripts and the trigger by name, such as `.post-install`."""
+        """Return the install scripts and the trigger by name, such as `.post-install`."""
         folder = self.folder / "scripts"
         found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
         unknown = sorted(set(found) - _SCRIPTS)
@@ -92,17 +92,17 @@ class Definition:
         return found
 
     def is_for(self, arch: str) -> bool:
-        """Whether there is such a package for an architecture."""
+        """Tell whether this package exists for an architecture."""
         return arch in self.arch or "noarch" in self.arch
 
     def debs_for(self, arch: str) -> tuple[str, ...]:
-        """Its Debian packages, `{deb_arch}` filled in."""
+        """Return its Debian packages, with `{deb_arch}` filled in."""
         return tuple(name.replace("{deb_arch}", DEB_ARCH[arch]) for name in self.debs)
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What of Alpine's own is there: no Debian package takes its names or the names of its commands."""
+    """Alpine's own packages: no Debian package may have their names or the names of their commands."""
 
     names: frozenset[str] = frozenset()
     commands: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All tables, and Alpine's own packages beside which the others live."""
+    """All tables, and Alpine's own packages beside them."""
 
     digest: Digest
     folders: Mapping[str, Definition]
@@ -132,7 +132,7 @@ class Catalog:
         return self.standing | frozenset(self.left_out)
 
     def expand(self, world: Iterable[str], arch: str) -> tuple[frozenset[str], frozenset[str]]:
-        """`(folders, Debian packages)` that a world asks for: also what folders depend on, and what comes in by install_if."""
+        """Return `(folders, Debian packages)` for a world, including dependencies of folders, and folders by install_if."""
         folders: set[str] = set()
         debs: set[str] = set()
         todo = [name for name in map(base_name, world) if name]
@@ -152,7 +152,7 @@ class Catalog:
         return frozenset(folders), frozenset(debs)
 
     def _called_in(self, folders: Collection[str], debs: Collection[str], arch: str) -> list[str]:
-        """The folders, not among `folders`, of which all that their install_if names is there."""
+        """Return the folders, not among `folders`, whose install_if is fulfilled."""
 
         def is_there(name: str) -> bool:
             return (
@@ -170,13 +170,13 @@ class Catalog:
 
 
 def base_name(wanted: str) -> str:
-    """The name in a world's or dependency's entry; "" for conflicts and for what files provide (`so:`, `cmd:`)."""
+    """Return the name in a world's or dependency's entry; "" for conflicts and for what files provide (`so:`, `cmd:`)."""
     name = re.split(r"[<>=~@]", wanted, maxsplit=1)[0]
     return "" if name.startswith(("!", "so:", "cmd:", "pc:", "/")) else name
 
 
 def read_catalog(folder: Path = PACKAGES) -> Catalog:
-    """Read all tables; one ConfigError lists every mistake."""
+    """Read all tables. Raises a ConfigError that lists every mistake."""
     problems = Problems()
     shown = folder.name
     names_table = read_toml(folder / "names.toml", problems, shown=f"{shown}/names.toml")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab's repository for one architecture: every locked package converted, signed, and a signed index over them.
+"""The lab's repository for one architecture: every locked package converted, signed, and a signed index of them.
 
 Unsigned conversions are kept by key in build/lab/apk and shared by all runs of the checkout; signing is quick
-and done for every repository anew.
+and done again for every repository.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KEPT = 3
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What conversions need beside their jobs."""
+    """The means of conversions, apart from their jobs."""
 
     checkout: Path
     debs: Vault
@@ -53,7 +53,7 @@ class Workshop:
 def plan_jobs(
     shop: Workshop, catalog: Catalog, packages: Iterable[LockedFile], world: Iterable[str], arch: str
 ) -> list[Conversion]:
-    """The conversions of one architecture, sorted by name; reads the control files of all its Debian packages."""
+    """Return the conversions of one architecture, sorted by name; reads the control files of all its Debian packages."""
     products = select(catalog, packages, world, arch)
     wanted = {deb.name: deb for product in products for deb in product.debs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -77,13 +77,13 @@ def _control(shop: Workshop, deb: LockedFile) -> Control:
 
 
 def convert_all(shop: Workshop, jobs: list[Conversion], progress: Progress) -> dict[tuple[str, str], Recorded]:
-    """The unsigned package of every job, by name and architecture; what is not there as it was made is made anew."""
+    """Return the unsigned package of every job, by name and architecture; missing and changed ones are made again."""
     shop.converted.mkdir(parents=True, exist_ok=True)
     cache = RecordedCache(shop.converted, shop.report)
     names = {(job.product.name, job.product.arch): _file_name(shop, job) for job in jobs}
     with locked(shop.converted / "guard"):
         found = _find(cache, names.values())
-        # Large ones first, so that no process is left with a kernel at the end.
+        # Large ones first, so that no process has a kernel left at the end.
         missing = sorted(
             (job for job in jobs if names[job.product.name, job.product.arch] not in found),
             key=lambda job: -sum(deb.size for deb in job.product.debs),
@@ -112,13 +112,13 @@ def _file_name(shop: Workshop, job: Conversion) -> str:
 
 
 def _find(cache: RecordedCache, names: Iterable[str]) -> dict[str, Recorded]:
-    """Those that are there as they were made, by name."""
+    """Return the undamaged ones, by name."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return {one.path.name: one for one in pool.map(cache.find, names) if one is not None}
 
 
 def _forget_old(cache: RecordedCache, names: Iterable[str]) -> None:
-    """Of every package the conversions that were used last are kept, so that going back and forth is quick."""
+    """Keep the last used conversions of every package, so that switching back and forth is quick; remove the others."""
     for name in names:
         cache.mark_used(name)
         prefix = name.removesuffix(".apk").rpartition(".")[0]
@@ -146,7 +146,7 @@ def _convert_in_parallel(shop: Workshop, jobs: list[Conversion], places: Mapping
         for job in jobs:
             yield convert(*arguments(job))
         return
-    # Processes of their own: tar and ELF are read in Python, which threads would only take turns at.
+    # Use processes: tar and ELF are parsed in Python, so threads would only take turns.
     pool = workers(processes)
     try:
         running: set[Future[Converted]] = {pool.submit(convert, *arguments(job)) for job in jobs}
@@ -159,7 +159,7 @@ def _convert_in_parallel(shop: Workshop, jobs: list[Conversion], places: Mapping
 
 
 def check_needs(entries: Iterable[IndexEntry]) -> None:
-    """Everything that a package needs must be in the repository; one ConfigError lists what is not."""
+    """Raise a ConfigError that lists every dependency that the repository cannot fulfil."""
     rows = list(entries)
     provided = {entry.name for entry in rows}
     provided |= {parse_dependency(item).name for entry in rows for item in entry.provides}

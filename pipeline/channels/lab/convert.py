@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One conversion: the files of Debian packages, reshaped by the tables, packed as an unsigned `.apk`.
 
-Runs in a process of its own; everything it needs is in the job. What a conversion drops, moves and lays is said by
-the package's folder; scripts of Debian packages never run, so what those would have made is a table's `links` and `join`.
+It runs in a process of its own; the job has everything that it needs. The package's folder says what is dropped, moved
+and added; scripts of Debian packages never run, so a table's `links` and `join` replace their results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SPECIAL_BITS = 0o6000
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What a conversion tells beside the package it wrote."""
+    """The results of a conversion, beside the package."""
 
     name: str
     special: tuple[str, ...]
@@ -88,7 +88,7 @@ def _info(job: Conversion, found: Scan, definition: Definition | None) -> PkgInf
 
 
 def lay_files(tree: Tree, product: Product, debs: tuple[Path, ...], drop: tuple[str, ...], checkout: Path) -> None:
-    """Lay all files of `product` into `tree`; `drop` is what the rules leave out everywhere."""
+    """Put all files of `product` into `tree`; `drop` is what the rules leave out everywhere."""
     for locked, path in zip(product.debs, debs, strict=True):
         with open_verified(path, locked.sha256) as stream:
             unpack(stream, f"{locked.name} {locked.version}", tree)
@@ -117,7 +117,7 @@ def lay_files(tree: Tree, product: Product, debs: tuple[Path, ...], drop: tuple[
 
 def _nothing(definition: Definition, key: str, path: str) -> ConfigError:
     file = f"packages/{definition.name}/package.toml"
-    return ConfigError(f"{file}: {key}: nothing is called {path!r}", hint="look at the package's files")
+    return ConfigError(f"{file}: {key}: there is no {path!r}", hint="look at the package's files")
 
 
 def _drop(tree: Tree, patterns: tuple[str, ...], keep: tuple[str, ...], only: tuple[str, ...]) -> None:
@@ -128,7 +128,7 @@ def _drop(tree: Tree, patterns: tuple[str, ...], keep: tuple[str, ...], only: tu
 
 
 def _move(tree: Tree, definition: Definition) -> None:
-    """Each key names a file or a pattern; a target that ends with a slash is a folder, what is below a folder moves along."""
+    """Move entries: each key names a file or a pattern; a target with a trailing slash is a folder; a folder moves as a whole."""
     for source, target in definition.move.items():
         found = [path for path, node in tree.nodes.items() if node.kind != "dir" and matcher((source,)).fullmatch(path)]
         below = [path for path, node in tree.nodes.items() if node.kind != "dir" and path.startswith(f"{source}/")]
@@ -141,7 +141,7 @@ def _move(tree: Tree, definition: Definition) -> None:
 
 
 def _join(tree: Tree, definition: Definition, place: str, pattern: str) -> None:
-    """Lay `place` as all files that match `pattern`, one after the other."""
+    """Make `place` the concatenation of all files that match `pattern`."""
     paths = [node.path for node in tree.files() if fnmatch.fnmatchcase(node.path, pattern)]
     if not paths:
         raise _nothing(definition, "join", pattern)
@@ -154,7 +154,7 @@ def _join(tree: Tree, definition: Definition, place: str, pattern: str) -> None:
 
 
 def _lay(tree: Tree, source: Path, place: str) -> None:
-    """Lay a file or folder of the checkout; of modes only the execute bit counts, as in git."""
+    """Add a file or folder of the checkout; of modes only the execute bit counts, as in git."""
     if source.is_symlink():
         tree.add(Node(place, "link", 0o777, target=str(source.readlink())))
     elif source.is_dir():

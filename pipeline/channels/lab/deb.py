@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading `.deb` files: an ar archive of two tar files, taken as hostile until its digest is the locked one.
+"""Read `.deb` files: an ar archive of two tar files, treated as hostile until its digest is the locked one.
 
 The whole file is hashed before a byte of it is parsed. Even then nothing is followed: links are noted, not made,
 names that leave the tree are refused, sizes and counts are bounded.
@@ -50,7 +50,7 @@ class Control:
     fields: dict[str, str]
 
     def relations(self, *names: str) -> tuple[tuple[str, ...], ...]:
-        """The named relation fields, one tuple of alternatives each; versions and qualifiers are left out."""
+        """Return the named relation fields, one tuple of alternatives each, without versions and qualifiers."""
         text = ",".join(self.fields.get(name, "") for name in names)
         groups = (tuple(_bare(choice) for choice in group.split("|")) for group in text.split(","))
         return tuple(group for group in groups if any(group))
@@ -62,7 +62,7 @@ def _bare(relation: str) -> str:
 
 @contextmanager
 def open_verified(path: Path, sha256: Digest) -> Iterator[IO[bytes]]:
-    """The file, opened, once its SHA-256 is what the lock says; VerifyError otherwise."""
+    """Open the file if its SHA-256 is that of the lock. Raises VerifyError otherwise."""
     try:
         stream = open_regular(path)
     except FileNotFoundError as error:
@@ -78,7 +78,7 @@ def open_verified(path: Path, sha256: Digest) -> Iterator[IO[bytes]]:
 
 
 def read_control(stream: IO[bytes], name: str) -> Control:
-    """The control fields of the package in `stream`; FormatError naming `name` and the reason."""
+    """Return the control fields of the package in `stream`. Raises FormatError naming `name` and the reason."""
     stream.seek(0)
     with _member(stream, name, "control.tar") as packed:
         for entry, content in _entries(packed, name, _MAX_CONTROL):
@@ -88,7 +88,7 @@ def read_control(stream: IO[bytes], name: str) -> Control:
 
 
 def unpack(stream: IO[bytes], name: str, tree: Tree) -> None:
-    """Lay the package's files into `tree`; FormatError naming `name` and the reason."""
+    """Unpack the package's files into `tree`. Raises FormatError naming `name` and the reason."""
     stream.seek(0)
     with _member(stream, name, "data.tar") as packed:
         for entry, content in _entries(packed, name, _MAX_DATA):
@@ -149,7 +149,7 @@ class _Slice:
 
 @contextmanager
 def _member(stream: IO[bytes], name: str, prefix: str) -> Iterator[Readable]:
-    """The tar archive in the ar member `<prefix>`, `.gz`, `.xz` or `.zst`, as a stream."""
+    """Yield the tar archive in the ar member `<prefix>`, `.gz`, `.xz` or `.zst`, as a stream."""
     if stream.read(len(_AR_MAGIC)) != _AR_MAGIC:
         raise FormatError(f"{name}: not an ar archive")
     first = True
@@ -175,11 +175,11 @@ def _member(stream: IO[bytes], name: str, prefix: str) -> Iterator[Readable]:
     elif form in ("", "gz", "xz"):
         yield Unpacked(window, form, name)
     else:
-        raise FormatError(f"{name}: {member}: compression is not known")
+        raise FormatError(f"{name}: {member}: unknown compression")
 
 
 def _unzstd(window: IO[bytes], name: str) -> IO[bytes]:
-    """The unpacked member, in an unnamed temporary file; by the program, as Python has no zstd yet."""
+    """Return the unpacked member, in an unnamed temporary file; by the program, as Python has no zstd yet."""
     packed = tempfile.TemporaryFile()  # noqa: SIM115
     with packed:
         while data := window.read(_COPY):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Debian mirror the lab takes: a setting, or the one that this machine's own apt uses.
+"""Find the Debian mirror for the lab: a setting, or the mirror of this machine's own apt.
 
 Reads apt's two source formats (one line, and deb822). A source counts as Debian when it is a binary source of
-one of Debian's suites with component `main`, and neither its key nor its address says that it is someone else's.
-No host name stands in the factory: a machine without a Debian source must be told by the setting.
+one of Debian's suites with component `main`, and neither its key nor its address shows that it is someone else's.
+The factory contains no host name: on a machine without a Debian source, the setting is required.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SuiteSource:
 
 
 def parse_one_line(text: str) -> Iterator[SuiteSource]:
-    """The binary sources of a `.list` file; comments and other lines are passed over, as apt does."""
+    """Yield the binary sources of a `.list` file; comments and other lines are skipped, as in apt."""
     for raw in text.splitlines():
         line = raw.split("#", 1)[0].strip()
         match = re.fullmatch(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<rest>\S.*)", line)
@@ -48,7 +48,7 @@ def parse_one_line(text: str) -> Iterator[SuiteSource]:
 
 
 def parse_deb822(text: str) -> Iterator[SuiteSource]:
-    """The enabled binary sources of a `.sources` file."""
+    """Yield the enabled binary sources of a `.sources` file."""
     for paragraph in re.split(r"\n(?:[ \t]*\n)+", "\n".join(line for line in text.splitlines() if not line.startswith("#"))):
         fields: dict[str, str] = {}
         last = ""
@@ -67,7 +67,7 @@ def parse_deb822(text: str) -> Iterator[SuiteSource]:
 
 
 def read_sources(etc: Path) -> Iterator[SuiteSource]:
-    """All sources below apt's folder `etc`, in the order in which apt reads them; unreadable files are passed over."""
+    """Yield all sources below apt's folder `etc`, in the order in which apt reads them; unreadable files are skipped."""
     parts = etc / "sources.list.d"
     files = [etc / "sources.list", *(sorted(parts.iterdir()) if parts.is_dir() else [])]
     for path in files:
@@ -81,7 +81,7 @@ def read_sources(etc: Path) -> Iterator[SuiteSource]:
 
 
 def is_debian(source: SuiteSource) -> bool:
-    """Is this the archive of Debian itself (not its security archive, not somebody's own repository)?"""
+    """Tell whether this is the archive of Debian itself (not its security archive, not another repository)."""
     if "main" not in source.components or not any(suite in _SUITES for suite in source.suites):
         return False
     if source.signed_by and "debian" not in Path(source.signed_by.split()[0]).name:
@@ -91,7 +91,7 @@ def is_debian(source: SuiteSource) -> bool:
 
 
 def resolve(uri: str) -> str:
-    """The plain address behind apt's `mirror+file:` and `mirror:file` forms; ConfigError for what cannot be fetched."""
+    """Return the plain address behind apt's `mirror+file:` and `mirror:file` forms. Raises ConfigError for other kinds."""
     scheme, _, rest = uri.partition(":")
     if scheme in ("mirror+file", "mirror"):
         listed = Path(rest.removeprefix("file:").replace("//", "/", 1))
@@ -106,9 +106,9 @@ def resolve(uri: str) -> str:
 
 
 def find_mirror(setting: str = "", etc: Path = Path("/etc/apt"), environ: Mapping[str, str] = os.environ) -> str:
-    """The address of the Debian mirror, without a slash at its end.
+    """Return the address of the Debian mirror, without a slash at its end.
 
-    The environment goes before the channel's setting, and that before the machine's sources.
+    The environment takes precedence over the channel's setting, and that over the machine's sources.
     """
     named = environ.get(SETTING, "") or setting
     if named:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An installed Alpine becomes packages again: the database says what belongs to which package, and what each file must be.
+"""Make packages of an installed Alpine again: the database tells which package each file belongs to, and what it must be.
 
-Reads the ext4 file system of a machine on which apk installed Alpine. Names, versions, dependencies, scripts, triggers,
+It reads the ext4 file system of a machine on which apk installed Alpine. Names, versions, dependencies, scripts, triggers,
 owners and modes come from apk's database (`lib/apk/db`, see apk-tools' apk-v2(5) and apk-db), contents from the disk. Every
-file must have the checksum that the database notes for it; the few that whoever made the disk has edited are restored first.
+file must have its checksum of the database; the few that the maker of the disk has edited are restored first.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _PROGRAMS: Final = frozenset({"bin", "sbin", "usr/bin", "usr/sbin"})
 
 
 def _without_last(lines: int) -> Callable[[bytes], bytes]:
-    """A file to which as many lines were appended."""
+    """Return a function that removes the last `lines` lines, which were appended to a file."""
     return lambda data: b"".join(data.splitlines(keepends=True)[:-lines])
 
 
 def _passwordless(data: bytes) -> bytes:
-    """`/etc/shadow` without the accounts that were added, and root without a password or the day of its change."""
+    """Return `/etc/shadow` without the added accounts, and root without a password or the day of its change."""
     kept = data.splitlines(keepends=True)[:-2]
     return b"".join(b"root:::0:::::\n" if line.startswith(b"root:") else line for line in kept)
 
 
 def _stock_rc_conf(data: bytes) -> bytes:
-    """`/etc/rc.conf` with the settings that were changed as OpenRC ships them: commented out."""
+    """Return `/etc/rc.conf` with the changed settings as OpenRC ships them: commented out."""
     stock = {b"rc_parallel": b'"NO"', b"rc_sys": b'""', b"rc_controller_cgroups": b'"YES"'}
     for name, value in stock.items():
         data = re.sub(rb"^" + name + rb"=.*$", b"#" + name + b"=" + value, data, flags=re.MULTILINE)
@@ -66,7 +66,7 @@ RESTORED: Final[Mapping[str, Callable[[bytes], bytes]]] = MappingProxyType(
         "etc/shadow": _passwordless,
     }
 )
-"""Files that differ from what apk installed: how each becomes what the database says. A link's content is its target."""
+"""Files that differ from what apk installed, with the function that restores them. A link's content is its target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,9 @@ class _Found:
 
 
 class InstalledSystem:
-    """The packages of an installed Alpine on the ext4 file system in `disk`; `where` names it in messages.
+    """The packages of an installed Alpine on the ext4 file system in `disk`; `where` is its name in messages.
 
-    Raises FormatError for a damaged file system or database, VerifyError for files that are not what the database says.
+    Raises FormatError for a damaged file system or database, VerifyError for files that differ from the database.
     """
 
     def __init__(self, disk: BinaryIO, where: str) -> None:
@@ -102,12 +102,12 @@ class InstalledSystem:
         return self._ext4.read(inode)
 
     def _read_triggers(self) -> dict[str, tuple[str, ...]]:
-        """Watched folders by the checksum of their package."""
+        """Return the watched folders by the checksum of their package."""
         rows = (line.split() for line in self._content(f"{_DATABASE}/triggers").decode().splitlines())
         return {row[0]: tuple(row[1:]) for row in rows if row}
 
     def _read_scripts(self) -> dict[str, dict[str, bytes]]:
-        """Scripts by the checksum of their package (`Q1...`) and their name (`.post-install`)."""
+        """Return the scripts by the checksum of their package (`Q1...`) and their name (`.post-install`)."""
         where = f"{self.where}: {_DATABASE}/scripts.tar.gz"
         source = RawSource(io.BytesIO(self._content(f"{_DATABASE}/scripts.tar.gz")), where)
         member = GzipMember(source, "scripts", max_raw=_MOST_SCRIPTS, max_plain=_MOST_SCRIPTS)
@@ -125,7 +125,7 @@ class InstalledSystem:
 
     @cached_property
     def _names(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Names of users and of groups by number: packages name their owners, the database numbers them."""
+        """Return the names of users and of groups by number: packages have their owners' names, the database their numbers."""
 
         def read(path: str) -> dict[int, str]:
             rows = (line.split(":") for line in RESTORED[path](self._content(path)).decode().splitlines())
@@ -134,12 +134,12 @@ class InstalledSystem:
         return read("etc/passwd"), read("etc/group")
 
     def _found(self, path: str, file: InstalledFile) -> _Found:
-        """What is on the disk for `file`, restored where it was edited, and held against the database."""
+        """Return the content of `file` on the disk, restored if it was edited, and checked against the database."""
         inode = self._inodes.get(path)
         if inode is None or not (stat.S_ISREG(inode.mode) or stat.S_ISLNK(inode.mode)):
-            raise VerifyError(f"{self.where}: {path}: {'is no file' if inode else 'is missing'}")
+            raise VerifyError(f"{self.where}: {path}: {'is not a file' if inode else 'is missing'}")
         found = _Found(self._ext4.read(inode), stat.S_ISLNK(inode.mode))
-        # The checksum of a link is that of its target: without this, a file that holds the target would pass for the link.
+        # A link's checksum is that of its target: without this, a file that contains the target would pass for the link.
         if wrong := "" if path in RESTORED else _differs(inode, file):
             raise VerifyError(f"{self.where}: {path}: {wrong}")
         if _sha1(found.data) != file.checksum and path in RESTORED:
@@ -152,16 +152,16 @@ class InstalledSystem:
 
     @property
     def applets(self) -> tuple[str, ...]:
-        """The links to busybox that its script laid when it was installed: in the folders of programs, and nowhere else."""
+        """Return the links to busybox that its script made at its installation: in the folders of programs, and nowhere else."""
         links = (
             path for path, inode in self._inodes.items() if stat.S_ISLNK(inode.mode) and path.rpartition("/")[0] in _PROGRAMS
         )
         return tuple(sorted(path for path in links if self._ext4.read(self._inodes[path]) == b"/bin/busybox"))
 
     def check(self) -> int:
-        """Hold every file of every package against the database; their number.
+        """Check every file of every package against the database; return their number.
 
-        Raises one VerifyError that names the first ten files that differ or are missing.
+        Raises a VerifyError that names the first ten files that differ or are missing.
         """
         wrong: list[str] = []
         count = 0
@@ -169,7 +169,7 @@ class InstalledSystem:
             for folder in package.folders:
                 inode = self._inodes.get(folder.path)
                 if folder.path and (inode is None or not stat.S_ISDIR(inode.mode)):
-                    wrong.append(f"{folder.path}: {'is no folder' if inode else 'is missing'}")
+                    wrong.append(f"{folder.path}: {'is not a folder' if inode else 'is missing'}")
                 elif folder.path and inode is not None and (said := _differs(inode, folder)):
                     wrong.append(f"{folder.path}: {said}")
                 for file in folder.files:
@@ -180,13 +180,13 @@ class InstalledSystem:
                         wrong.append(error.message.removeprefix(f"{self.where}: "))
         if wrong:
             more = [f"and {len(wrong) - _MOST_SHOWN} more"] if len(wrong) > _MOST_SHOWN else []
-            raise VerifyError("\n  ".join([f"{self.where}: not what its database says", *wrong[:_MOST_SHOWN], *more]))
+            raise VerifyError("\n  ".join([f"{self.where}: differs from its database", *wrong[:_MOST_SHOWN], *more]))
         return count
 
     def write(self, package: InstalledPackage, out: BinaryIO, arch: str, epoch: int) -> PkgInfo:
-        """Write `package` unsigned, in format 2, for `arch`; its info as written. Equal disks and epochs give equal bytes.
+        """Write `package` unsigned, in format 2, for `arch`; return its info. Equal disks and epochs give equal bytes.
 
-        The size that the database notes is kept; the build date is Alpine's. Times of files become `epoch`, in seconds.
+        The size in the database is kept; the build date is Alpine's. Times of files become `epoch`, in seconds.
         """
         entry = package.entry
         info = PkgInfo(
@@ -213,17 +213,17 @@ class InstalledSystem:
         return write_package(out, info, self.scripts_of(package), self.entries(package), epoch=epoch)
 
     def scripts_of(self, package: InstalledPackage) -> Mapping[str, bytes]:
-        """The scripts of `package` by name (`.post-install`)."""
+        """Return the scripts of `package` by name (`.post-install`)."""
         return self._scripts.get(package.entry.checksum, {})
 
     def triggers_of(self, package: InstalledPackage) -> tuple[str, ...]:
-        """The folders that the trigger of `package` watches."""
+        """Return the folders that the trigger of `package` watches."""
         return self._triggers.get(package.entry.checksum, ())
 
     def entries(self, package: InstalledPackage) -> Iterator[tuple[TarEntry, bytes | None]]:
-        """Folders, files and links of `package`, each held against the database, with the content of files.
+        """Yield folders, files and links of `package`, each checked against the database, with the content of files.
 
-        Raises VerifyError for what differs.
+        Raises VerifyError for differences.
         """
         users, groups = self._names
 
@@ -245,8 +245,8 @@ class InstalledSystem:
 
 
 def _differs(inode: Inode, noted: InstalledFile | InstalledFolder) -> str:
-    """What of kind, owner and mode is not as the database notes it; empty if all is."""
-    # The database has no letter for links: their mode is 777, which no file of Alpine's has.
+    """Return which of kind, owner and mode differs from the database; "" if none does."""
+    # The database has no letter for links, but their mode is 777, which no file of Alpine has.
     link = isinstance(noted, InstalledFile) and noted.mode == _LINK_MODE
     if stat.S_ISLNK(inode.mode) != link:
         return f"is a {'file' if link else 'link'}, the database says a {'link' if link else 'file'}"

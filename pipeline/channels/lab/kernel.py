@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Debian kernel laid as Alpine lays one: boot/vmlinuz-<flavor>, modules with their indexes, the kernel.release file.
+"""Arrange a Debian kernel as Alpine does: boot/vmlinuz-<flavor>, modules with their indexes, the kernel.release file.
 
 Debian leaves `modules.dep` to an install script; here depmod runs on the unpacked modules.
 """
@@ -20,7 +20,7 @@ _HINT = "apt-get install kmod"
 
 
 def depmod_version() -> str:
-    """Which depmod this machine has: its output is part of a kernel package."""
+    """Return the version of this machine's depmod: its output is part of a kernel package."""
     return proc.run(("depmod", "--version"), timeout=30, hint=_HINT).stdout.decode().strip()
 
 
@@ -34,13 +34,13 @@ def lay_kernel(tree: Tree, kernel: Kernel) -> None:
     (release,) = releases
     tree.rename(f"boot/vmlinuz-{release}", f"boot/vmlinuz-{kernel.flavor}")
     tree.rename(f"boot/config-{release}", f"boot/config-{release}-{kernel.flavor}")
-    # Debian's is a stub that says where the real one is.
+    # Debian's file is a stub that names the real one.
     tree.remove(f"boot/System.map-{release}")
     _lay_device_trees(tree, release, kernel.device_trees)
     _index_modules(tree, release)
     for place, text in (
         (f"usr/share/kernel/{kernel.flavor}/kernel.release", f"{release}\n"),
-        # Where mkinitfs's trigger reads the flavor; else it would take the end of Debian's release for it.
+        # mkinitfs's trigger reads the flavor here; otherwise it would use the end of Debian's release.
         (f"{_MODULES}{release}/kernel-suffix", f"-{kernel.flavor}\n"),
     ):
         tree.add_file(Node(place, "file", 0o644), io.BytesIO(text.encode()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Console keyboard layouts in the form that busybox' loadkmap reads, laid as Alpine lays them.
+"""Console keyboard layouts in the format of busybox' loadkmap, at Alpine's paths.
 
 Debian has them as sources for loadkeys, which translates them here: `usr/share/bkeymaps/<layout>/<name>.bmap.gz`.
 """
@@ -24,14 +24,14 @@ _HINT = "apt-get install kbd"
 
 
 def loadkeys_version() -> str:
-    """Which loadkeys this machine has: its output is part of the package."""
+    """Return the version of this machine's loadkeys: its output is part of the package."""
     return proc.run(("loadkeys", "--version"), timeout=_SECONDS, hint=_HINT).stdout.decode().strip()
 
 
 def lay_keymaps(tree: Tree, names: Mapping[str, str]) -> None:
     """Replace a tree of Debian's layouts by translated ones; `names` gives some of them Alpine's names.
 
-    Layouts that need more than a UTF-8 console can be told (loadkeys refuses them) are left out.
+    Layouts that do not work on a UTF-8 console (loadkeys refuses them) are left out.
     """
     made: dict[str, bytes] = {}
     for node in tree.files():
@@ -46,7 +46,9 @@ def lay_keymaps(tree: Tree, names: Mapping[str, str]) -> None:
             made[f"usr/share/bkeymaps/{re.split('[-_]', name)[0]}/{name}.bmap.gz"] = gzip.compress(done.stdout, mtime=0)
     missing = sorted(set(names.values()) - {PurePosixPath(path).name.removesuffix(".bmap.gz") for path in made})
     if missing:
-        raise ConfigError(f"keymaps: nothing became {', '.join(missing)}", hint="look at packages/kbd-bkeymaps/package.toml")
+        raise ConfigError(
+            f"keymaps: there is no layout for {', '.join(missing)}", hint="look at packages/kbd-bkeymaps/package.toml"
+        )
     for path in list(tree.nodes):
         tree.remove(path)
     for path, content in made.items():

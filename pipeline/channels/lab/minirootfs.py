@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alpine's mini root: the smallest installed system that has apk, from which builders are made.
 
-Holds the files of its packages, the links to busybox, and apk's database (`lib/apk/db`), as a packed tar.
+It holds the files of its packages, the links to busybox, and apk's database (`lib/apk/db`), as a compressed tar.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def write_minirootfs(system: InstalledSystem, packages: Path, output: Path, arch
 
 
 def closure(packages: Iterable[InstalledPackage], world: Iterable[str], where: str) -> list[InstalledPackage]:
-    """`world` and what it depends on, sorted by name: of an installed system each dependency has its answer."""
+    """Return `world` and its dependencies, sorted by name: an installed system fulfils every dependency."""
     answers: dict[str, InstalledPackage] = {}
     for package in packages:
         for name in (package.entry.name, *(parse_dependency(item).name for item in package.entry.provides)):
@@ -79,14 +79,14 @@ def closure(packages: Iterable[InstalledPackage], world: Iterable[str], where: s
 
 
 def _as_repacked(package: InstalledPackage, folder: Path) -> tuple[InstalledPackage, InstalledPackage]:
-    """The package with the checksum of its repacked file, and as it was."""
+    """Return the package with the checksum of its repacked file, and the original."""
     with open_regular(folder / package.entry.file_name) as stream:
         checksum = read_package(stream, None, name=package.entry.file_name).checksum
     return replace(package, entry=replace(package.entry, checksum=checksum)), package
 
 
 def _database(system: InstalledSystem, chosen: list[tuple[InstalledPackage, InstalledPackage]], arch: str) -> dict[str, bytes]:
-    """Apk's database of the chosen packages."""
+    """Return apk's database of the chosen packages."""
     scripts = io.BytesIO()
     triggers = []
     with tarfile.open(fileobj=scripts, mode="w", format=tarfile.USTAR_FORMAT) as archive:

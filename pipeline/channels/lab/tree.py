@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of one package between unpacking and packing: nodes in memory, contents in a folder of their own.
 
-Symbolic links live in memory only, so no write ever passes through one. Paths are kept in the merged-/usr form
-that devices have (`bin/x` is `usr/bin/x`).
+Symbolic links exist only in memory, so no write ever follows one. Paths are in the merged-/usr form of the
+devices (`bin/x` is `usr/bin/x`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Node:
     target: str = ""
     user: str = "root"
     group: str = "root"
-    """Owners by name, which apk goes by; the numbers count where a name is unknown."""
+    """Owners by name, which apk uses; the numbers count if a name is unknown."""
 
 
 def clean_path(name: str, where: str) -> str:
-    """`name` relative to the root, merged into /usr; "" for the root itself. FormatError for a path that leaves it."""
+    """Return `name` relative to the root, merged into /usr; "" for the root. Raises FormatError for a path that leaves it."""
     path = name.removeprefix("./").rstrip("/")
     parts = path.split("/")
     if path in ("", "."):
@@ -58,11 +58,11 @@ class Tree:
         self.nodes: dict[str, Node] = {}
 
     def content(self, path: str) -> Path:
-        """Where the content of the file `path` is kept."""
+        """Return the place of the content of the file `path`."""
         return self.folder / path
 
     def add(self, node: Node) -> None:
-        """Lay a folder or a link; what was there before gives way, except that a folder stays a folder."""
+        """Add a folder or a link; it replaces an earlier entry, except that a folder stays a folder."""
         if node.kind == "dir" and node.path in _MERGED:
             return
         before = self.nodes.get(node.path)
@@ -71,7 +71,7 @@ class Tree:
         self.nodes[node.path] = node
 
     def add_file(self, node: Node, stream: Readable) -> None:
-        """Lay a file with the content of `stream`."""
+        """Add a file with the content of `stream`."""
         place = self._place(node.path)
         with place.open("wb") as out:
             while piece := stream.read(1 << 20):
@@ -79,10 +79,10 @@ class Tree:
         self.nodes[node.path] = node
 
     def copy(self, source: str, path: str, where: str) -> None:
-        """Lay `path` as a copy of the file `source` (a hard link of the archive)."""
+        """Add `path` as a copy of the file `source` (a hard link of the archive)."""
         node = self.nodes.get(source)
         if node is None or node.kind != "file":
-            raise FormatError(f"{where}: hard link to {source!r}, which is no file of this package")
+            raise FormatError(f"{where}: hard link to {source!r}, which is not a file of this package")
         shutil.copyfile(self.content(source), self._place(path))
         self.nodes[path] = replace(node, path=path)
 
@@ -98,7 +98,7 @@ class Tree:
         return place
 
     def remove(self, path: str) -> None:
-        """Take out one entry."""
+        """Remove one entry."""
         if self.nodes.pop(path).kind == "file":
             self.content(path).unlink()
 
@@ -111,11 +111,11 @@ class Tree:
         self.nodes[path] = replace(node, path=path)
 
     def files(self) -> Iterator[Node]:
-        """The regular files, sorted by path."""
+        """Yield the regular files, sorted by path."""
         return (self.nodes[path] for path in sorted(self.nodes) if self.nodes[path].kind == "file")
 
     def finish(self) -> list[Node]:
-        """All nodes, parents first, folders that hold nothing left out, missing parents made."""
+        """Return all nodes, parents first, without empty folders, and with missing parents."""
         found = {path: node for path, node in self.nodes.items() if node.kind != "dir" or _keeps(path)}
         for path in list(found):
             for parent in map(str, PurePosixPath(path).parents):
@@ -126,12 +126,12 @@ class Tree:
 
 
 def _keeps(path: str) -> bool:
-    """Folders that are of use although they are empty: state and mount points outside /usr."""
+    """Tell whether an empty folder is kept: those for state and mount points outside /usr."""
     return path.partition("/")[0] != "usr"
 
 
 def matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    """One expression for glob patterns in which `*` stays within a folder and `**` does not."""
+    """Return one expression for glob patterns in which `*` stays within a folder and `**` does not."""
     parts = []
     for pattern in patterns:
         regex = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")

@@ -8,7 +8,7 @@
     3.0~rc2-1            ->  3.0_rc2-r100
 
 The release counts Debian's revision in hundreds, its stable updates in tens and rebuilds in ones. The epoch is left
-out: it only says that upstream's numbering started anew. Debian's own version stays readable in the package (`commit`).
+out: it only says that upstream restarted its numbering. Debian's own version stays readable in the package (`commit`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.base.errors import FormatError
 _PRE = {"alpha": "alpha", "a": "alpha", "beta": "beta", "b": "beta", "pre": "pre", "rc": "rc", "dev": "alpha"}
 _POST = {"git": "git", "svn": "svn", "hg": "hg", "cvs": "cvs", "bzr": "git"}
 _NUMBER_LIMIT = 18
-"""Digits that surely fit where apk keeps a number."""
+"""The number of digits that fit into apk's numbers."""
 
 
 def alpine_version(debian: str) -> str:
-    """The version `debian` in Alpine's form."""
+    """Return the version `debian` in Alpine's form."""
     text = debian.partition(":")[2] if ":" in debian else debian
     upstream, dash, revision = text.rpartition("-")
     if not dash:
@@ -33,7 +33,7 @@ def alpine_version(debian: str) -> str:
 
 
 def _release(revision: str, *, native: bool) -> int:
-    """`12+deb13u4` gives 1240: revision, stable update, rebuild."""
+    """Return the release: `12+deb13u4` gives 1240, from revision, stable update and rebuild."""
     main = re.match(r"\d+", revision)
     minor = re.match(r"\d+\.(\d+)", revision)
     update = re.search(r"[+~]deb\d+u(\d+)", revision)
@@ -44,7 +44,7 @@ def _release(revision: str, *, native: bool) -> int:
 
 
 def _upstream(upstream: str) -> str:
-    # "1.3.dfsg+really1.3.1": what is packaged is what follows "really".
+    # "1.3.dfsg+really1.3.1": the real version follows "really".
     really = re.search(r"[+.~]really(\d.*)$", upstream)
     if really:
         upstream = really[1]
@@ -63,7 +63,7 @@ def _upstream(upstream: str) -> str:
 
 
 def _suffix(sign: str, word: str, number: str) -> str:
-    """One piece of what follows the numbers; pieces that say nothing about order are left out."""
+    """Return one part after the numbers; parts that do not affect the order are left out."""
     if word in _PRE and (sign == "~" or len(word) > 1):
         return f"_{_PRE[word]}{number}"
     if sign == "~" and (word or number):

@@ -62,7 +62,7 @@ def wait_for(truth: Callable[[], bool], seconds: float = 20) -> None:
     ("address", "message", "hint"),
     [
         ("unix:///nonexistent/docker.sock", "no container engine at unix:///nonexistent/docker.sock", "apt install docker.io"),
-        ("tcp://127.0.0.1:1", "does not run", "start the engine"),
+        ("tcp://127.0.0.1:1", "is not running", "start the engine"),
         ("tcp://no-such-name.invalid:2375", "cannot be reached", "DOCKER_HOST"),
         ("gopher://x", "cannot be used", "DOCKER_HOST"),
     ],

@@ -65,11 +65,11 @@ def test_times_before_1970(mtime: str) -> None:
         ([item("./usr", type=tarfile.DIRTYPE)], "component"),  # apk 3: file format is invalid
         (
             [item("usr/b", type=tarfile.LNKTYPE, linkname="usr/a"), item("usr/a", b"x")],
-            "no file before it",
+            "not a file before it",
         ),  # no hard link target
-        ([item("usr/a", b"x"), item("usr/a", b"y")], "usr/a is there twice"),
-        ([item("usr/a", b"x"), item("usr/a", type=tarfile.DIRTYPE)], "usr/a is there twice"),
-        ([item("usr/\udce9", b"x"), item("usr/\udce9", b"x")], r"usr/\\xe9 is there twice"),
+        ([item("usr/a", b"x"), item("usr/a", b"y")], "usr/a occurs twice"),
+        ([item("usr/a", b"x"), item("usr/a", type=tarfile.DIRTYPE)], "usr/a occurs twice"),
+        ([item("usr/\udce9", b"x"), item("usr/\udce9", b"x")], r"usr/\\xe9 occurs twice"),
     ],
 )
 def test_data_that_is_refused(items: list[Item], reason: str) -> None:

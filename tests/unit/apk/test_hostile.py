@@ -70,29 +70,29 @@ def test_long_names(form: Form) -> None:
         ([item("usr/" + "a" * 256, b"x")], "more than 255 bytes"),
         ([item("/".join(["a" * 250] * 20), b"x")], "4096 are allowed"),
         ([item("usr/a", b"x", uname="ro\not")], "owner of usr/a"),
-        ([*GOOD, item("usr/a", b"other")], "usr/a is there twice"),
-        ([*GOOD, item("usr", b"")], "usr is there twice"),
-        ([item("usr/\udcff", b""), item("usr/\udcff", b"")], r"usr/\\xff is there twice"),
+        ([*GOOD, item("usr/a", b"other")], "usr/a occurs twice"),
+        ([*GOOD, item("usr", b"")], "usr occurs twice"),
+        ([item("usr/\udcff", b""), item("usr/\udcff", b"")], r"usr/\\xff occurs twice"),
         ([LINK, item("usr/l/passwd", b"x")], "its folder usr/l is a symlink"),
         ([LINK, item("usr/l/a/b/c", b"x")], "its folder usr/l is a symlink"),
-        ([LINK, item("usr/l", type=tarfile.DIRTYPE)], "usr/l is there twice"),
+        ([LINK, item("usr/l", type=tarfile.DIRTYPE)], "usr/l occurs twice"),
         ([item("usr/a", b""), item("usr/a/b", b"x")], "its folder usr/a is a file"),
-        ([item("usr/a/b", b"x"), item("usr/a", type=tarfile.SYMTYPE, linkname="/etc")], "usr/a is there twice"),
+        ([item("usr/a/b", b"x"), item("usr/a", type=tarfile.SYMTYPE, linkname="/etc")], "usr/a occurs twice"),
         ([item("usr/h", type=tarfile.LNKTYPE, linkname="/etc/passwd")], "target of usr/h '/etc/passwd' is an absolute path"),
         ([item("usr/h", type=tarfile.LNKTYPE, linkname="../etc/passwd")], "component"),
-        ([item("usr/h", type=tarfile.LNKTYPE, linkname="etc/passwd")], "no file before it"),
-        ([item("usr/h", type=tarfile.LNKTYPE, linkname="usr/a"), GOOD[1]], "no file before it"),
-        ([LINK, item("usr/h", type=tarfile.LNKTYPE, linkname="usr/l")], "no file before it"),
-        ([item("usr/h", type=tarfile.LNKTYPE, linkname="usr/h")], "no file before it"),
+        ([item("usr/h", type=tarfile.LNKTYPE, linkname="etc/passwd")], "not a file before it"),
+        ([item("usr/h", type=tarfile.LNKTYPE, linkname="usr/a"), GOOD[1]], "not a file before it"),
+        ([LINK, item("usr/h", type=tarfile.LNKTYPE, linkname="usr/l")], "not a file before it"),
+        ([item("usr/h", type=tarfile.LNKTYPE, linkname="usr/h")], "not a file before it"),
         ([item("usr/l", type=tarfile.SYMTYPE, linkname="")], "empty or overlong target"),
         ([item("usr/l", type=tarfile.SYMTYPE, linkname="a" * 5000)], "empty or overlong target"),
         ([item("usr/l", type=tarfile.SYMTYPE, linkname="a\nb")], "target of usr/l"),
         ([item("dev/sda", type=tarfile.BLKTYPE, devmajor=8)], r"device node or pipe \(block\)"),
         ([item("dev/mem", type=tarfile.CHRTYPE, devmajor=1, devminor=1)], r"device node or pipe \(char\)"),
         ([item("run/p", type=tarfile.FIFOTYPE)], r"device node or pipe \(fifo\)"),
-        ([item(".PKGINFO", b"pkgname = other")], "belongs into the control member"),
-        ([item(".post-install", b"rm -rf /")], "belongs into the control member"),
-        ([item(".SIGN.RSA.x.rsa.pub", b"")], "belongs into the control member"),
+        ([item(".PKGINFO", b"pkgname = other")], "belongs in the control member"),
+        ([item(".post-install", b"rm -rf /")], "belongs in the control member"),
+        ([item(".SIGN.RSA.x.rsa.pub", b"")], "belongs in the control member"),
         ([item("usr/s", type=tarfile.GNUTYPE_SPARSE)], "type 'S' of tar entry is not allowed"),
         ([item("usr/c", type=tarfile.CONTTYPE)], "type '7' of tar entry is not allowed"),
         ([item("usr/d", b"x", type=tarfile.DIRTYPE)], "a dir with content"),
@@ -200,11 +200,11 @@ def test_control() -> None:
     for control, reason in [
         ([], "control: no .PKGINFO"),
         ([item(".post-install", b"x")], "control: no .PKGINFO"),
-        ([good, good], "control: .PKGINFO is there twice"),
-        ([good, item("usr/a", b"x")], "'usr/a' .file. does not belong into the control"),
-        ([good, item(".a/../../b", b"x")], "does not belong into the control"),
-        ([good, item(".trigger", type=tarfile.SYMTYPE, linkname="/bin/sh")], "does not belong into the control"),
-        ([good, item(".SIGN.RSA.k.rsa.pub", b"x")], "does not belong into the control"),
+        ([good, good], "control: .PKGINFO occurs twice"),
+        ([good, item("usr/a", b"x")], "'usr/a' .file. does not belong in the control"),
+        ([good, item(".a/../../b", b"x")], "does not belong in the control"),
+        ([good, item(".trigger", type=tarfile.SYMTYPE, linkname="/bin/sh")], "does not belong in the control"),
+        ([good, item(".SIGN.RSA.k.rsa.pub", b"x")], "does not belong in the control"),
         ([item(".PKGINFO", b"pkgname = evil\npkgver = 1-r0\narch = noarch\n")], "no datahash"),
         ([item(".PKGINFO", b"pkgname = \xff\xfe\n")], "control: .PKGINFO:1: pkgname is not UTF-8"),
     ]:
@@ -249,7 +249,7 @@ def test_signature_members(signer: Signer) -> None:
             read(gz(raw_tar([item(name, b"x")])) + good)
     refused(gz(raw_tar([item(".SIGN.RSA.k", b"x")] * 2)) + good, "twice")
     refused(gz(raw_tar([item(f".SIGN.RSA.k{number}", b"x") for number in range(17)])) + good, "too many")
-    refused(gz(raw_tar([item(".SIGN.RSA.k", b"x"), item("usr/a", b"x")])) + good, "does not belong into the signature")
+    refused(gz(raw_tar([item(".SIGN.RSA.k", b"x"), item("usr/a", b"x")])) + good, "does not belong in the signature")
     refused(gzip.compress(raw_tar([item(".SIGN.RSA.k", b"x")]), mtime=1) + good, "gzip header with a name, a time")
 
 

@@ -71,7 +71,7 @@ def test_round_trip() -> None:
         ("\udcff\n\n", "not UTF-8"),
         ("P:hello\n\n", "db:1: lacks C:"),
         (HEAD + "nonsense\n\n", "db:4: not 'letter:value'"),
-        (HEAD + "P:other\n\n", "field P: is there twice"),
+        (HEAD + "P:other\n\n", "field P: occurs twice"),
         (HEAD + "R:x\n\n", "R: without"),
         (HEAD + "Z:x\n\n", "Z: without"),
         (HEAD + "F:etc\nZ:x\n\n", "Z: without"),

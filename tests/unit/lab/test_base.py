@@ -163,8 +163,8 @@ def in_place_of_a_folder(disk: Disk) -> None:
         (other("bin/busybox", content=b"other", mode=LINK), "bin/busybox: is a link, the database says a file"),
         (without("usr/bin/extra"), "usr/bin/extra: is missing"),
         (without("usr/lib/extra.so"), "usr/lib/extra.so: is missing"),
-        (in_place_of_a_file, "usr/bin/extra: is no file"),
-        (in_place_of_a_folder, "usr/lib: is no folder"),
+        (in_place_of_a_file, "usr/bin/extra: is not a file"),
+        (in_place_of_a_folder, "usr/lib: is not a folder"),
         (folder("usr/bin", 0, 0, 0o777), "usr/bin: mode 0777, the database says 0755"),
         (folder("usr/bin", 8, 0, 0o755), "usr/bin: belongs to 8:0, the database says 0:0"),
         (other("etc/alpine-release", content=b"3.99.0\n"), "etc/alpine-release: checksum"),
@@ -174,7 +174,7 @@ def in_place_of_a_folder(disk: Disk) -> None:
 def test_database_and_files_that_disagree(change: Callable[[Disk], None], said: str, tmp_path: Path) -> None:
     error = refused(make_wheel(tmp_path / "made", change=change), tmp_path / "scratch")
     assert isinstance(error, VerifyError)
-    assert error.message.startswith("the wheel: not what its database says\n  ")
+    assert error.message.startswith("the wheel: differs from its database\n  ")
     assert len(error.message.splitlines()) == (3 if "usr/lib: is" in error.message else 2), error.message
     assert re.search(said, error.message), error.message
 

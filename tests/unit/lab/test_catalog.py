@@ -156,7 +156,7 @@ def test_names_and_dependencies_of_products(make: Make) -> None:
 
 def test_a_dependency_without_an_answer(make: Make) -> None:
     catalog = make()
-    with pytest.raises(ConfigError, match=r"a 1\.0-1: nothing answers its dependency b \| c"):
+    with pytest.raises(ConfigError, match=r"a 1\.0-1: nothing fulfils its dependency b \| c"):
         make_jobs(catalog, select(catalog, [deb("a")], [], "x86_64"), {"a": control("a", Depends="b | c")}, 0, {})
 
 

@@ -139,7 +139,7 @@ mode = "0640"
 @pytest.mark.parametrize("line", ["move = { none = 'x' }", "join = { x = 'none*' }", "[[modes]]\npath = 'none'\nmode = '0644'"])
 def test_tables_that_name_what_is_not_there(lab: Lab, line: str) -> None:
     lab.table(line)
-    with pytest.raises(ConfigError, match="nothing is called 'none"):
+    with pytest.raises(ConfigError, match="there is no 'none"):
         lab.convert()
     assert not (lab.folder / "out.apk").exists()
     assert not any((lab.folder / "scratch").iterdir())

