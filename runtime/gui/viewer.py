@@ -28,7 +28,7 @@ _PATIENCE: Final = 1500
 """Milliseconds in which an application that has ended may have begun another one."""
 _SMALLEST: Final = (480, 360)
 """Pixels of a window at first, so that menus are whole."""
-_LATEST: Final = 4000
+_LATEST: Final = 10_000
 """Milliseconds after which the window is shown, whatever the application does."""
 _STYLE: Final = """
 headerbar {{ background: {colour}; color: {text}; box-shadow: none; border: none; min-height: 30px; }}
@@ -45,6 +45,7 @@ class Viewer:
         self.shown: Shown | None = None
         self.leaves = False
         self.least = (1, 1)
+        self.late = False
         self.manager: Manager | None = None
         self.window = Gtk.Window()
         self.bar = Gtk.HeaderBar(show_close_button=True, title=f"{name} ({host})", has_subtitle=False)
@@ -88,6 +89,9 @@ class Viewer:
         self.shown = shown
         if shown.size is not None:
             self._present(shown.size)
+            if self.late:
+                self.late = False
+                self._ask_for(shown.size)
             self._make_room(shown)
         title = shown.title or self.name
         # The window has the same title, for whoever lists windows.
@@ -109,15 +113,21 @@ class Viewer:
 
     def _present(self, size: tuple[int, int] | None = None) -> bool:
         """Show the window, in the size that the application wants, and ask for its pictures."""
-        if not self.window.get_visible():
-            area = Gdk.Display.get_default().get_monitor(0).get_workarea()
-            width, height = (max(pair) for pair in zip(size or (800, 600), _SMALLEST, strict=True))
-            self.pictures.set_size_request(min(width, area.width - 40), min(height, area.height - 80))
+        if not self.pictures.is_open() and not self.window.get_visible():
+            self.late = size is None
+            self._ask_for(size or (800, 600))
             self.window.show_all()
             self.pictures.grab_focus()
             self.pictures.open_fd(os.dup(0))
-            GLib.timeout_add(500, self._shrinkable)
         return False
+
+    def _ask_for(self, size: tuple[int, int]) -> None:
+        """Give the window a size, within the screen."""
+        area = Gdk.Display.get_default().get_monitor(0).get_workarea()
+        width, height = (max(pair) for pair in zip(size, _SMALLEST, strict=True))
+        self.pictures.set_size_request(min(width, area.width - 40), min(height, area.height - 80))
+        self.window.resize(1, 1)
+        GLib.timeout_add(500, self._shrinkable)
 
     def _size(self) -> tuple[int, int]:
         area = self.pictures.get_allocation()
@@ -139,9 +149,12 @@ class Viewer:
         return True
 
     def _leave(self) -> bool:
+        """The application has ended; when no window is left, and none comes, this ends, too."""
         if self.leaves:
             return True
         self.leaves = True
+        if self.shown is not None and not self.shown.count:
+            self.window.hide()
         GLib.timeout_add(_PATIENCE, lambda: self._end() if self.shown is None or not self.shown.count else False)
         return True
 

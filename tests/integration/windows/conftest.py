@@ -27,7 +27,7 @@ from tests.integration.windows.screen import Picture, picture
 
 NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "xdotool", "xterm")
 COLOURS = {"web": "#4363d8", "vault": "#f58231"}
-SECONDS = 20
+SECONDS = 60
 # What the product's ssh server forwards.
 _SERVER = CHECKOUT / "overlays/common/etc/ssh/sshd_config.d/tower.conf"
 _KEPT = ("AllowTcpForwarding", "AllowStreamLocalForwarding", "GatewayPorts", "PermitListen", "PermitOpen", "X11Forwarding")
@@ -167,7 +167,7 @@ def desk(place: Place) -> Iterator[Place]:
     for one in place.started:
         if one.poll() is None:
             one.send_signal(signal.SIGTERM)
-        one.communicate(timeout=60)
+        one.communicate(timeout=120)
     place.started.clear()
     for number in place.ids():
         place.run("--stop", "web", number)
