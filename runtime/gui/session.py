@@ -121,7 +121,7 @@ def stop(session: Session, number: str) -> None:
     _host(session, "stop", number)
 
 
-def show(session: Session, display: Display, name: str, colour: str | None) -> int:
+def show(session: Session, display: Display, name: str, colour: str | None, *, clipboard: bool = True) -> int:
     """Show an application in a window until it ends; its exit status, 128+N if signal N ended it.
 
     Raises StoppedError if a signal told us to stop: then it is stopped, too. Raises LostError if the connection broke and does
@@ -130,7 +130,7 @@ def show(session: Session, display: Display, name: str, colour: str | None) -> i
     ends = time.monotonic() + GRACE
     while True:
         try:
-            status = _Window(session, display, name, colour).show()
+            status = _Window(session, display, name, colour, clipboard=clipboard).show()
             break
         except LostError as error:
             if time.monotonic() > ends:
@@ -165,9 +165,10 @@ def _reach(session: Session, ends: float) -> None:
 class _Window:
     """One viewer, and what it shows."""
 
-    def __init__(self, session: Session, display: Display, name: str, colour: str | None) -> None:
+    def __init__(self, session: Session, display: Display, name: str, colour: str | None, *, clipboard: bool) -> None:
         self.session, self.display = session, display
         self.name, self.colour = name, colour or "-"
+        self.clipboard = "on" if clipboard else "off"
         self.status: int | None = None
         self.said = b""
 
@@ -201,7 +202,7 @@ class _Window:
             yield ours
 
     def _viewer(self, pictures: socket.socket, display: socket.socket) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        words = (self.session.host.name, self.colour, self.name)
+        words = (self.session.host.name, self.colour, self.clipboard, self.name)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ}
         env |= {"PYTHONPATH": os.fspath(Path(__file__).parents[2]), "TOWER_KEY": self.display.key.hex()}
         return proc.running((PYTHON, "-m", "tower.gui.viewer", *words), stdin=pictures.fileno(), stdout=display.fileno(), env=env)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The window of a host's application: `python3 -m tower.gui.viewer HOST COLOUR NAME`.
+"""The window of a host's application: `python3 -m tower.gui.viewer HOST COLOUR CLIPBOARD NAME`.
 
 On stdin it has a connection to the application's VNC server, on stdout one to its X server, whose key is in TOWER_KEY; COLOUR is
-that of the title bar, or `-`. It ends when the pictures end, and by SIGWINCH when the application has no windows left.
+that of the title bar, or `-`; CLIPBOARD is
+`on` or `off`. It ends when the pictures end, and by SIGWINCH when the application has no windows left.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import gi
 gi.require_version("Gtk", "3.0")
 gi.require_version("GtkVnc", "2.0")
 from gi.repository import Gdk, GLib, Gtk, GtkVnc  # noqa: E402  (their versions come first)
+from tower.gui.clipboard import Clipboard  # noqa: E402
 from tower.gui.rfb import OddError  # noqa: E402
 from tower.gui.windows import Manager, Shown  # noqa: E402
 from tower.gui.x11 import key_in, open_server  # noqa: E402
@@ -40,12 +42,14 @@ headerbar * {{ color: {text}; text-shadow: none; }}
 class Viewer:
     """The window, what is in it, and the manager of the application's windows."""
 
-    def __init__(self, host: str, colour: str, name: str) -> None:
+    def __init__(self, host: str, colour: str, name: str, *, copies: bool) -> None:
         self.host, self.name = host, name
         self.shown: Shown | None = None
         self.leaves = False
         self.least = (1, 1)
         self.late = False
+        self.copies = copies
+        self.last = ""
         self.manager: Manager | None = None
         self.window = Gtk.Window()
         self.bar = Gtk.HeaderBar(show_close_button=True, title=f"{name} ({host})", has_subtitle=False)
@@ -56,6 +60,9 @@ class Viewer:
             _paint(colour)
         self.window.set_titlebar(self.bar)
         self.window.connect("delete-event", self._close)
+        self.window.connect("notify::is-active", self._activity)
+        self.clipboard = Gtk.Clipboard.get(Gdk.SELECTION_CLIPBOARD)
+        self.clipboard.connect("owner-change", self._copied)
         self.pictures = GtkVnc.Display()
         self.pictures.set_allow_resize(True)
         self.pictures.set_scaling(True)
@@ -79,7 +86,9 @@ class Viewer:
         """The manager's thread. Without one the application is there nevertheless."""
         try:
             server = open_server(socket.socket(fileno=os.dup(1)), key_in(bytes.fromhex(os.environ["TOWER_KEY"])))
-            self.manager = Manager(server, lambda shown: GLib.idle_add(self._show, shown))
+            clipboard = Clipboard(server, lambda text: GLib.idle_add(self._take, text))
+            self.manager = Manager(server, lambda shown: GLib.idle_add(self._show, shown), clipboard)
+            GLib.idle_add(self._activity)
             self.manager.run()
         except (OddError, OSError) as error:
             sys.stderr.write(f"{error}\n")
@@ -142,6 +151,32 @@ class Viewer:
         self.pictures.set_size_request(*(min(one, 600) for one in self.least))
         return False
 
+    # The clipboard: texts pass while this window has the keyboard.
+
+    def _activity(self, *_: object) -> bool:
+        if self.manager is not None:
+            self.manager.clipboard.open = self.copies and bool(self.window.is_active())
+            self._copied()
+        return False
+
+    def _copied(self, *_: object) -> None:
+        """The thin client's clipboard has changed, or its window got the keyboard."""
+        if self.manager is not None and self.manager.clipboard.open:
+            self.clipboard.request_text(lambda _, text: self._offer(text or ""))
+
+    def _offer(self, text: str) -> None:
+        # What came from the host is not sent back to it.
+        if self.manager is not None and text not in ("", self.last):
+            self.last = text
+            self.manager.offer(text)
+
+    def _take(self, text: str) -> bool:
+        """A text of the host becomes the thin client's."""
+        if self.manager is not None and self.manager.clipboard.open and text:
+            self.last = text
+            self.clipboard.set_text(text, -1)
+        return False
+
     def _close(self, *_: object) -> bool:
         """The application is asked; it may ask back whether to save."""
         if self.manager is not None:
@@ -159,6 +194,7 @@ class Viewer:
         return True
 
     def _end(self, *_: object) -> bool:
+        self.clipboard.store()
         Gtk.main_quit()
         return False
 
@@ -174,11 +210,11 @@ def _paint(colour: str) -> None:
 
 def main(words: Sequence[str]) -> int:
     """Show it; 3 if there is no display."""
-    host, colour, name = words
+    host, colour, clipboard, name = words
     GLib.set_prgname("tower")
     if not Gtk.init_check()[0]:
         return 3
-    Viewer(host, colour, name).run()
+    Viewer(host, colour, name, copies=clipboard == "on").run()
     return 0
 
 

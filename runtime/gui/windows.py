@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tower.gui import x11
+from tower.gui.clipboard import Clipboard
 from tower.gui.rfb import OddError
 from tower.gui.x11 import Packet, Server
 
@@ -65,6 +66,7 @@ class Manager:
     server: Server
     show: Callable[[Shown], None]
     """Called from that thread after each change."""
+    clipboard: Clipboard
     windows: dict[int, Window] = field(default_factory=dict)
     """In the order in which they had the keyboard."""
     _orders: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
@@ -78,6 +80,10 @@ class Manager:
     def next(self) -> None:
         """Give the keyboard to the window that has waited longest for it."""
         self._order(lambda: self._focus(next(iter(self.windows), 0)))
+
+    def offer(self, text: str) -> None:
+        """Let the application paste a text."""
+        self._order(lambda: self.clipboard.offer(text))
 
     def _order(self, what: Callable[[], None]) -> None:
         self._orders.put(what)
@@ -101,6 +107,7 @@ class Manager:
         server = self.server
         server.send(x11.CHANGE_ATTRIBUTES, 0, "III", server.root, 1 << 11, _ROOT_EVENTS)
         server.set_words(server.root, "_NET_SUPPORTED", "ATOM", *(server.atom(name) for name in _SUPPORTED))
+        self.clipboard.begin()
         tree = server.ask(x11.QUERY_TREE, 0, "I", server.root)
         if tree is None:
             raise OddError("X: the display has no root")
@@ -114,6 +121,7 @@ class Manager:
 
     def _event(self, packet: Packet) -> None:
         kind = packet.kind
+        self.clipboard.event(packet)
         if kind == x11.MAP_REQUEST:
             self._manage(packet.numbers("I", 8)[0])
         elif kind in (x11.UNMAP, x11.DESTROYED):

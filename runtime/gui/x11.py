@@ -54,6 +54,8 @@ class Server:
     root: int
     width: int
     height: int
+    base: int
+    """What the numbers of our own windows begin at."""
     events: deque[Packet] = field(default_factory=deque)
     """Those that came while an answer was waited for."""
     _atoms: dict[str, int] = field(default_factory=dict)
@@ -139,19 +141,20 @@ def open_server(made: socket.socket, key: bytes) -> Server:
     return Server(made, *_greeting(made))
 
 
-def _greeting(made: socket.socket) -> tuple[int, int, int]:
-    """The number of the root window, and its width and height."""
+def _greeting(made: socket.socket) -> tuple[int, int, int, int]:
+    """The number of the root window, its width and height, and what the numbers of our own windows begin at."""
     ends = time.monotonic() + _SECONDS
     head = _exactly(made, 8, ends)
     body = _exactly(made, struct.unpack_from("<H", head, 6)[0] * 4, ends)
     if head[0] != 1:
         raise OddError("X: the server does not let us in")
     try:
+        (base,) = struct.unpack_from("<I", body, 4)
         vendor, formats = struct.unpack_from("<H", body, 16)[0], body[21]
         root, width, height = struct.unpack_from("<I16xHH", body, 32 + vendor + -vendor % 4 + 8 * formats)
     except (struct.error, IndexError):
         raise OddError("X: a greeting that is too short") from None
-    return root, width, height
+    return root, width, height, base
 
 
 def _exactly(source: socket.socket, count: int, ends: float) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tower.base.errors import HostError, TowerError, ValueRefusedError
 from tower.base.names import parse_host_name, seconds
@@ -13,6 +13,10 @@ from tower.base.view import View
 from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.install.connection import connect
 from tower.ssh import foreground
+
+if TYPE_CHECKING:
+    from tower.gui.session import Display
+    from tower.ssh.sessions import Session
 
 EXAMPLES: Final = """\
 examples:
@@ -49,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     window.add_argument("--attach", action="store_true", help="show the one of this ID again, or the only one")
     window.add_argument("--stop", action="store_true", help="end the one of this ID")
     parser.add_argument("--uncolored", action="store_true", help="leave the title bar without the host's colour")
+    parser.add_argument("--no-clipboard", action="store_true", help="do not let texts pass between the window and this machine")
     parser.add_argument("--timeout", type=seconds, default=10, metavar="SECONDS", help="to connect (default: %(default)s)")
     parser.add_argument("host", metavar="HOST", nargs="?", help="the host")
     parser.add_argument(
@@ -78,12 +83,14 @@ def execute(args: argparse.Namespace) -> int:
             from tower.gui import session as windows
 
             if args.window or (windows.has_screen() and windows.is_graphical(session, argv[0])):
-                return windows.show(session, windows.start(session, argv), argv[0], _colour(host, args))
+                return _show(session, windows.start(session, argv), argv[0], host, args)
         return foreground.run(session, argv, tty=tty)
 
 
-def _colour(host: Host, args: argparse.Namespace) -> str | None:
-    return None if args.uncolored else host.env.color
+def _show(session: Session, display: Display, name: str, host: Host, args: argparse.Namespace) -> int:
+    from tower.gui import session as windows
+
+    return windows.show(session, display, name, None if args.uncolored else host.env.color, clipboard=not args.no_clipboard)
 
 
 def _again(tower: Tower, host: Host, args: argparse.Namespace, words: list[str]) -> int:
@@ -102,7 +109,7 @@ def _again(tower: Tower, host: Host, args: argparse.Namespace, words: list[str])
         if args.stop:
             windows.stop(session, one.number)
             return 0
-        return windows.show(session, windows.attach(session, one.number), one.program, _colour(host, args))
+        return _show(session, windows.attach(session, one.number), one.program, host, args)
 
 
 def _list(tower: Tower, args: argparse.Namespace) -> int:

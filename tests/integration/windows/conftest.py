@@ -25,7 +25,7 @@ from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, FreeA
 from tests.conftest import CHECKOUT
 from tests.integration.windows.screen import Picture, picture
 
-NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "xdotool", "xterm")
+NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "xclip", "xdotool", "xterm")
 COLOURS = {"web": "#4363d8", "vault": "#f58231"}
 SECONDS = 60
 # What the product's ssh server forwards.

@@ -134,11 +134,12 @@ def test_the_status_of_the_application_comes_back(desk: Place, program: str, sta
 
 
 def test_an_application_that_begins_another_one(desk: Place, tmp_path: Path) -> None:
-    program = f"{shlex.join(XTERM)} & while [ ! -e {tmp_path}/go ]; do sleep 0.1; done"
+    os.mkfifo(tmp_path / "end")
+    program = f"{shlex.join(XTERM)} & exec cat {tmp_path}/end"
     running = desk.start("--window", "web", "sh", "-c", program)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm whose parent has ended")
     folder = WINDOWS / desk.id()
-    (tmp_path / "go").touch()
+    (tmp_path / "end").write_text("now")
     until((folder / "status").exists, "the first one has ended")
     assert running.poll() is None
     os.kill(find("xterm -bg #c03020 -fg")[-1], signal.SIGTERM)
@@ -218,3 +219,67 @@ def test_nothing_is_left_after_many(desk: Place) -> None:
         assert desk.run("--window", "web", "sh", "-c", "exit 3").returncode == 3
         assert desk.ids() == []
     until(lambda: desk.left() == [], f"nothing is left: {desk.left()}")
+
+
+def clip(desk: Place, display: str, *words: str, data: str | None = None, key: Path | None = None) -> str:
+    """Use xclip on a display: put `data` there, or give what is there."""
+    env = {**desk.environment, "DISPLAY": f":{display}", **({"XAUTHORITY": str(key)} if key else {})}
+    argv = ["timeout", "10", "xclip", "-selection", "clipboard", *(("-i",) if data is not None else ("-o", *words))]
+    # What it leaves behind to serve the text holds no pipe of ours.
+    with (desk.folder / "clipped").open("w+") as said:
+        subprocess.run(
+            argv, env=env, input=data or "", stdout=said, stderr=subprocess.DEVNULL, text=True, timeout=60, check=False
+        )
+        said.seek(0)
+        return said.read()
+
+
+TEXTS = ["plain", "Grüße, 東京 🗼\n", "x" * 150_000]
+
+
+@pytest.mark.qa("A05", simulated="both sides are this machine, and the desktop is an X server in memory")
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_pass_both_ways_while_the_window_has_the_keyboard(desk: Place, text: str) -> None:
+    desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    folder = WINDOWS / desk.id()
+    number = (folder / "display").read_text().strip()
+    desk.type("mousemove", "150", "150")
+    clip(desk, desk.display, data=text)
+    until(lambda: clip(desk, number, key=folder / "key") == text, "the host has the thin client's text")
+    clip(desk, number, data=f"{text} back", key=folder / "key")
+    until(lambda: clip(desk, desk.display) == f"{text} back", "the thin client has the host's text")
+
+
+def test_long_texts_of_a_host_pass_up_to_a_limit(desk: Place) -> None:
+    desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    folder = WINDOWS / desk.id()
+    number = (folder / "display").read_text().strip()
+    desk.type("mousemove", "150", "150")
+    clip(desk, number, data="x" * 1_100_000, key=folder / "key")
+    clip(desk, number, data="y" * 900_000, key=folder / "key")
+    until(lambda: clip(desk, desk.display)[:1] == "y", "the thin client has the shorter one")
+    assert clip(desk, desk.display) == "y" * 900_000
+
+
+def test_no_texts_pass_without_the_keyboard_or_when_told_so(desk: Place) -> None:
+    desk.start("--no-clipboard", "web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    folder = WINDOWS / desk.id()
+    number = (folder / "display").read_text().strip()
+    desk.type("mousemove", "150", "150")
+    desk.start("vault", "galculator")
+    galculator = desk.window(r"\(vault\)")
+    other = next(WINDOWS / one for one in desk.ids() if one != folder.name)
+    desk.type("windowmove", galculator, "700", "300", "mousemove", "800", "450")
+    clip(desk, desk.display, data="for vault")
+    until(lambda: clip(desk, (other / "display").read_text().strip(), key=other / "key") == "for vault", "vault has the text")
+    assert clip(desk, number, key=folder / "key") == ""
+    clip(desk, number, data="from web", key=folder / "key")
+    desk.type("mousemove", "150", "150")
+    clip(desk, desk.display, data="a secret of this machine")
+    # vault's window has not the keyboard any more, so that it still has what it got.
+    assert clip(desk, (other / "display").read_text().strip(), key=other / "key") in ("", "for vault")
+    assert clip(desk, number, key=folder / "key") == "from web"
+    assert clip(desk, desk.display) == "a secret of this machine"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tower.gui import x11
+from tower.gui.clipboard import Clipboard
 from tower.gui.rfb import ALLOWED, MOST_SIDE, Filter, OddError, relay
 from tower.gui.windows import Manager, Shown
 from tower.gui.x11 import key_in, new_key, open_server
@@ -216,7 +217,8 @@ def test_whatever_an_x_server_says_ends_in_our_words(said: bytes) -> None:
         other.shutdown(socket.SHUT_WR)
         shown: list[Shown] = []
         with pytest.raises((OddError, OSError)):
-            Manager(open_server(one, bytes(16)), shown.append).run()
+            server = open_server(one, bytes(16))
+            Manager(server, shown.append, Clipboard(server, lambda _: None, open=True)).run()
 
 
 def test_an_answer_has_a_limit(pair: tuple[socket.socket, socket.socket]) -> None:
