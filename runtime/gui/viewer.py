@@ -36,6 +36,7 @@ _STYLE: Final = """
 headerbar {{ background: {colour}; color: {text}; box-shadow: none; border: none; min-height: 30px; }}
 headerbar:backdrop {{ background: alpha({colour}, 0.8); }}
 headerbar * {{ color: {text}; text-shadow: none; }}
+headerbar button.text-button {{ background: none; border: none; box-shadow: none; min-height: 20px; padding: 0 6px; }}
 """
 
 
@@ -105,7 +106,7 @@ class Viewer:
         title = shown.title or self.name
         # The window has the same title, for whoever lists windows.
         self.bar.set_title(f"{title} ({self.host})")
-        self.others.set_visible(shown.count > 1)
+        self.others.set_visible(shown.mains > 1)
         if self.leaves and not shown.count:
             self._end()
         return False

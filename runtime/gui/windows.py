@@ -53,6 +53,8 @@ class Shown:
 
     title: str
     count: int
+    mains: int
+    """How many of them are no dialogs."""
     size: tuple[int, int] | None
     least: tuple[int, int]
     wanted: tuple[int, int]
@@ -244,7 +246,7 @@ class Manager:
         least = mains[-1].least if mains else (1, 1)
         dialogs = [(window.width, window.height) for window in self.windows.values() if not window.main]
         wanted = (max((width for width, _ in dialogs), default=1), max((height for _, height in dialogs), default=1))
-        said = Shown(last.title if last else "", len(self.windows), size, least, wanted)
+        said = Shown(last.title if last else "", len(self.windows), len(mains), size, least, wanted)
         if said != self._said:
             self._said = said
             self.show(said)

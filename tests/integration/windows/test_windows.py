@@ -89,7 +89,7 @@ def test_menus_and_dialogs_are_whole(desk: Place) -> None:
     desk.type("key", "ctrl+p")
     until(lambda: len(inside(folder).windows) == 2, "a dialog")
     until(lambda: is_whole(folder), "a dialog that is whole")
-    desk.picture(lambda found: True, "a dialog")
+    desk.picture(lambda found: found.share((0, 0, 0), 10, 60, 400, 300) < 0.1, "a dialog")
 
 
 def is_whole(folder: Path) -> bool:
@@ -115,7 +115,7 @@ def test_keys_arrive_and_closing_asks_the_application(desk: Place) -> None:
     assert isinstance(written, Picture)
     desk.type("mousemove", "623", "21", "click", "1")
     until(lambda: len(inside(folder).windows) == 2, "a question whether to save")
-    desk.picture(lambda found: True, "a question whether to save")
+    desk.picture(lambda found: found.share((255, 255, 255), 20, 120, 400, 200) > 0.9, "a question whether to save")
     assert running.poll() is None
     # Not to save it is the question's second button.
     desk.type("key", "alt+d")
