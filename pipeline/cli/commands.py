@@ -19,7 +19,7 @@ from pipeline.base.errors import ConfigError, FactoryError, LockError, SandboxEr
 from pipeline.base.filelock import locked
 from pipeline.base.scratch import temporary_folder
 from pipeline.build.factory import Factory
-from pipeline.cli import sim, supply
+from pipeline.cli import sim_tasks, supply
 from pipeline.cli.command_line import number, variables
 from pipeline.cli.report import Row
 from pipeline.cli.tasks import Task, chosen_images, chosen_nodes, task
@@ -45,7 +45,7 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     """Yield the tasks of all commands."""
     yield from boot_tasks(factory)
     yield from supply.all_tasks(factory)
-    yield from sim.all_tasks(factory)
+    yield from sim_tasks.all_tasks(factory)
     yield _command("builder", lambda: builder(factory), "make the container image that stages run in", Row("builder", "channel"))
     yield task(
         "explain", lambda words: explain_all(factory, words), doc="explain why stages are built again [STAGE...]", arguments=True

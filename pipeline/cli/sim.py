@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.base import proc
@@ -12,39 +11,15 @@ from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FactoryError
 from pipeline.build.factory import Factory
 from pipeline.cli.command_line import variables
-from pipeline.cli.report import Row
-from pipeline.cli.tasks import Task, task
-from pipeline.light.roots import NEEDED, RootName, root_of
+from pipeline.light.roots import RootName, root_of
 from pipeline.sim import screen, start, state
 from pipeline.sim.plans import THIN_CLIENT
 
 _KINDS = ("light",)
 
 
-def all_tasks(factory: Factory) -> Iterator[Task]:
-    """Yield the tasks of `doit sim`."""
-    # Before anything is built for it.
-    yield task("_sim-possible", partial(_check, factory), doc="check that a Tower can run on this machine")
-    needs = ["_sim-possible", *(name for name in NEEDED if name in factory.plan.nodes)]
-    doc = "start a Tower of light machines that keeps running (machines=light)"
-    yield task("sim", partial(begin, factory), doc=doc, row=Row("sim"), needs=needs)
-    yield task("sim:status", partial(status, factory), doc="list the machines of the running Tower")
-    yield task(
-        "sim:ssh",
-        partial(ssh, factory),
-        doc="open a session on a machine of the Tower, or run a command there: MACHINE [COMMAND...]",
-        arguments=True,
-    )
-    yield task(
-        "sim:screen",
-        partial(show, factory),
-        doc=f"take a picture of a machine's screen: {THIN_CLIENT} [FILE.png]",
-        arguments=True,
-    )
-    yield task("sim:stop", partial(stop, factory), doc="end the running Tower")
-
-
-def _check(factory: Factory) -> None:
+def check(factory: Factory) -> None:
+    """Check that a Tower can run on this machine. Raises ConfigError for unknown kinds of machines, ToolError."""
     kind = variables().get("machines", _KINDS[0])
     if kind not in _KINDS:
         raise ConfigError(f"machines={kind}: there are no such machines", hint=f"one of: {', '.join(_KINDS)}")

@@ -16,23 +16,13 @@ from typing import Final
 from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json
 from pipeline.base.errors import BootError
 from pipeline.build.factory import Factory
+from pipeline.light.parts import HOST, THINCLIENT
 from pipeline.sandbox.spec import CAPABILITIES, Sandbox
 from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
 from pipeline.store.artifact import Artifact
 
 _SCRIPT: Final = Path(__file__).with_name("thinclient.sh")
-_HOST: Final = "stage:host-system:pc"
-_THINCLIENT: Final = {
-    "/in/apkovl": "stage:apkovl",
-    "/in/keys": "channel:keys",
-    "/in/packages": "stage:repository-thinclient",
-    "/in/repository": "channel:repository:x86_64",
-    "/in/wheels": "stage:wheels",
-}
-"""The folder where the script finds the parts of the thin client's root."""
-NEEDED: Final = (_HOST, *_THINCLIENT.values())
-"""The nodes of the plan that must be built."""
 _SCRIPT_SECONDS: Final = 300
 
 
@@ -47,7 +37,7 @@ class RootName(StrEnum):
 def root_of(name: RootName, factory: Factory) -> Path:
     """Return the file that holds a root: `*.ext4` or `*.tar`. Raises BootError if the store lacks one of `NEEDED`."""
     if name is RootName.HOST:
-        return _found(factory, _HOST)[_HOST].path / "root.ext4"
+        return _found(factory, HOST)[HOST].path / "root.ext4"
     return _thinclient(factory).path / "root.tar"
 
 
@@ -63,7 +53,7 @@ def _found(factory: Factory, *names: str) -> Mapping[str, Artifact]:
 
 def _thinclient(factory: Factory) -> Artifact:
     """Return the artifact of the thin client's root; the store keeps it under a key of its inputs, like that of a stage."""
-    inputs = _found(factory, *_THINCLIENT.values())
+    inputs = _found(factory, *THINCLIENT.values())
     script = _SCRIPT.read_bytes()
     document: JsonValue = {
         "what": "root of a light thin client",
@@ -84,7 +74,7 @@ def _made(factory: Factory, key: Digest, document: JsonValue, inputs: Mapping[st
         epoch=factory.plan.channel.epoch,
         inputs=(
             Input("/src", {_SCRIPT.name: script}),
-            *(Input(place, inputs[name]) for place, name in _THINCLIENT.items()),
+            *(Input(place, inputs[name]) for place, name in THINCLIENT.items()),
         ),
         env={"TOWER_BRANCH": factory.plan.channel.branch},
         capabilities=tuple(sorted(CAPABILITIES)),

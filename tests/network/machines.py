@@ -19,7 +19,8 @@ from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, RECEIPT_ON_BOOT
 
 from pipeline.base.errors import BootError
 from pipeline.cli.command_line import open_factory
-from pipeline.light.roots import NEEDED, RootName, root_of
+from pipeline.light.parts import NEEDED
+from pipeline.light.roots import RootName, root_of
 from pipeline.light.services import NO_PASSWORD, SshServer
 from pipeline.light.shelf import Shelf, shelf
 from pipeline.light.switches import Leg, in_network_of
