@@ -56,32 +56,34 @@ def read_image(path: Path) -> BlockMap:
     first = last = -1
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        for number, block in _blocks(stream):
+        for number, data in _filled(stream):
             if first >= 0 and number != last + 1:
                 ranges.append(BlockRange(first, last, digest.hexdigest()))
                 first = -1
             if first < 0:
                 first, digest = number, hashlib.sha256()
-            last = number
-            digest.update(block)
+            last = number + -(-len(data) // BLOCK) - 1
+            digest.update(data)
     if first >= 0:
         ranges.append(BlockRange(first, last, digest.hexdigest()))
     return BlockMap(path.stat().st_size, tuple(ranges))
 
 
-def _blocks(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of each block that is not all zeros."""
+def _filled(stream: BinaryIO) -> Iterator[tuple[int, memoryview]]:
+    """Yield consecutive blocks that are not all zeros: the first one's number, and the bytes; a run ends with its chunk."""
     number = 0
     while chunk := stream.read(_CHUNK):
-        if chunk.count(0) == len(chunk):
-            number += -(-len(chunk) // BLOCK)
-            continue
-        view = memoryview(chunk)
-        for start in range(0, len(chunk), BLOCK):
-            block = bytes(view[start : start + BLOCK])
-            if block != _ZERO[: len(block)]:
-                yield number, block
-            number += 1
+        view, begin = memoryview(chunk), -1
+        for at in range(0, len(chunk), BLOCK):
+            # `startswith` compares in place; the last block of an image may be short.
+            if not chunk.startswith(_ZERO[: len(chunk) - at], at):
+                begin = at if begin < 0 else begin
+            elif begin >= 0:
+                yield number + begin // BLOCK, view[begin:at]
+                begin = -1
+        if begin >= 0:
+            yield number + begin // BLOCK, view[begin:]
+        number += -(-len(chunk) // BLOCK)
 
 
 def dump(found: BlockMap) -> bytes:
