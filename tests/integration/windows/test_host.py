@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The script that a host runs for windows, by itself: in this machine's shell, and in that of hosts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tower.gui.x11 import new_key
+
+from tests.conftest import CHECKOUT
+from tests.integration.windows.conftest import find, until
+
+SCRIPT = (CHECKOUT / "runtime" / "gui" / "host.sh").read_text()
+SHELLS = [("sh",), ("busybox", "sh")]
+ID = "0badcafe"
+KEY = new_key()[1]
+
+
+class Host:
+    """A home, and the script in it."""
+
+    def __init__(self, home: Path, shell: tuple[str, ...]) -> None:
+        self.home, self.shell = home, shell
+        self.windows = home / ".cache/tower/windows"
+
+    def run(self, *words: str, path: str = os.environ["PATH"]) -> tuple[int, bytes]:
+        """Let it do something, as ssh would: in a session of its own. Its status and its output."""
+        argv = [*self.shell, "-c", SCRIPT, "sh", *words]
+        program = "/bin/sh" if self.shell == ("sh",) else "/bin/busybox"
+        done = subprocess.run(
+            argv, executable=program, input=KEY, capture_output=True, env={"HOME": str(self.home), "PATH": path},
+            start_new_session=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout
+
+
+@pytest.fixture(params=SHELLS, ids=" ".join)
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path, request.param)
+    yield made
+    made.run("stop", ID)
+    until(lambda: not find(f"start {ID}"), "nothing is left")
+
+
+def test_from_its_start_to_its_end(host: Host) -> None:
+    assert host.run("start", ID, "800x600", "60", "xterm", "-T", "it's $HOME") == (0, KEY)
+    status, said = host.run("list")
+    assert (status, said.split()[0], said.split()[2]) == (0, ID.encode(), b"xterm")
+    assert host.run("attach", ID) == (0, KEY)
+    assert find("xterm -T it's $HOME")
+    assert (host.windows / ID).stat().st_mode & 0o777 == 0o700
+    assert host.run("stop", ID)[0] == 0
+    assert not find(f"start {ID}")
+    assert not find(str(host.windows))
+    assert list(host.windows.iterdir()) == []
+
+
+def test_nothing_lives_longer_than_it_may_without_a_window(host: Host) -> None:
+    assert host.run("start", ID, "800x600", "2", "xterm")[0] == 0
+    until(lambda: not find(f"start {ID}"), "it has ended by itself")
+    assert not find(str(host.windows))
+    assert host.run("list") == (0, b"")
+    assert host.run("attach", ID)[0] == 94
+    # How it ended is kept for an hour, for who asks; then the next look sweeps it away.
+    assert host.run("wait", ID)[0] == 0
+    os.utime(host.windows / ID, (0, 0))
+    assert host.run("list") == (0, b"")
+    assert list(host.windows.iterdir()) == []
+
+
+def test_what_is_missing_is_told_apart(host: Host) -> None:
+    assert host.run("start", ID, "800x600", "60", "xterm", path="/nonexistent")[0] == 91
+    assert host.run("start", ID, "800x600", "60", "no-such-program")[0] == 92
+    assert host.run("start", ID, "no size", "60", "xterm")[0] == 93
+    assert not host.windows.exists() or list(host.windows.iterdir()) == []
+    for action in ("attach", "wait", "stop"):
+        assert host.run(action, ID)[0] == 94
+
+
+def test_programs_with_menu_entries_are_known(host: Host) -> None:
+    assert host.run("shows", "xterm")[0] == 0
+    assert host.run("shows", "xter")[0] != 0
+    assert host.run("shows", "term")[0] != 0
+    assert host.run("shows", "uname")[0] != 0
+
+
+def test_a_process_of_another_time_is_not_taken_for_it(host: Host) -> None:
+    """After a power failure the folder is there, and its pid is somebody else's."""
+    place = host.windows / ID
+    place.mkdir(parents=True)
+    for name, text in (("pid", f"{os.getpid()}\n"), ("display", "1\n"), ("name", "xterm\n"), ("application", "1\n")):
+        (place / name).write_text(text)
+    assert host.run("list") == (0, b"")
+    assert host.run("attach", ID)[0] == 94
+    assert host.run("stop", ID)[0] == 0
+    assert not place.exists()
