@@ -38,16 +38,17 @@ build_tower() {
 	cp /in/apkovl/*.apkovl.tar.gz "$DESTDIR/" &&
 		cp -R /in/docs/docs "$DESTDIR/toweros/docs" &&
 		cp -R /in/wheels "$DESTDIR/toweros/wheels" || return 1
-	local target file image
+	local target file image sums=/work/SHA256SUMS
+	: >"$sums"
 	for target in rpi pc; do
 		for file in /in/host-"$target"/image.img*; do
 			[ -f "$file" ] || continue
 			image=$DESTDIR/toweros/images/toweros-host-$TOWER_VERSION-$TOWER_CHANNEL-$target.${file##*/image.}
 			cp "$file" "$image" && cp "/in/host-$target/image.bmap" "$image.bmap" &&
-				python3 /stage/host_manifest.py "$image" "$target" || return 1
+				python3 /stage/host_manifest.py "$image" "$target" "$sums" || return 1
 		done
 	done
-	(cd "$DESTDIR/toweros/images" && find . -name 'toweros-*' | sed 's|^\./||' | LC_ALL=C sort | xargs -r sha256sum >SHA256SUMS)
+	LC_ALL=C sort -k 2 "$sums" >"$DESTDIR/toweros/images/SHA256SUMS"
 }
 
 # An entry: <label of syslinux> <title> <more words for the kernel>
