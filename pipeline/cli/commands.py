@@ -17,6 +17,8 @@ from pipeline.base import proc
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FactoryError, LockError, SandboxError
 from pipeline.base.filelock import locked
+from pipeline.base.paths import Paths
+from pipeline.base.progress import Screen
 from pipeline.base.scratch import temporary_folder
 from pipeline.build.factory import Factory
 from pipeline.cli import sim_tasks, supply
@@ -55,9 +57,17 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
         "replay", lambda: replay(factory), "run the script of stage=NAME again, on the terminal (shell=1: a shell in its place)"
     )
     yield task(
-        "test", partial(run_tests, factory), doc="run the tests [PYTEST-ARGUMENTS...]", arguments=True, options=_PYTEST_OPTIONS
+        "test",
+        partial(run_tests, factory.paths, factory.progress),
+        doc="run the tests [PYTEST-ARGUMENTS...]",
+        arguments=True,
+        options=_PYTEST_OPTIONS,
     )
-    yield _command("qa", lambda: acceptance(factory), "show the acceptance list with the last results of its tests")
+    yield _command(
+        "qa",
+        lambda: acceptance(factory.paths, factory.progress),
+        "show the acceptance list with the last results of its tests",
+    )
     yield _command("verify:reproducible", lambda: verify(factory), "build everything twice, in two places, and compare")
     yield _command(
         "cache:push", lambda: push(factory), "sign with key=FILE the artifacts that were built here, and push them into cache="
@@ -269,19 +279,19 @@ def boot(factory: Factory, name: str, image: Image) -> None:
     )
 
 
-def run_tests(factory: Factory, words: Sequence[str]) -> None:
+def run_tests(paths: Paths, screen: Screen, words: Sequence[str]) -> None:
     """Run pytest on the terminal with the arguments, or with all tests if there are none (`doit test [arguments]`)."""
     sys.stdout.flush()
     # CI tells the tests that a missing tool is a failure (tests/conftest.py).
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}
     # Temporary files go below the checkout, so that the tests do not see this machine's /tmp.
-    factory.paths.build.mkdir(parents=True, exist_ok=True)
-    with temporary_folder("test", factory.paths.build) as folder:
+    paths.build.mkdir(parents=True, exist_ok=True)
+    with temporary_folder("test", paths.build) as folder:
         report = folder / "report.xml"
-        options = [f"--junit-xml={report}"] if factory.progress.json else []
+        options = [f"--junit-xml={report}"] if screen.json else []
         argv = (sys.executable, "-m", "pytest", *options, *(words or _ALL_TESTS))
-        done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=factory.progress.output, check=False)
-        factory.progress.result("test", {"exit_status": done.status, **_counts(report)})
+        done = proc.run(argv, env=ci, timeout=_TEST_SECONDS, log=screen.output, check=False)
+        screen.result("test", {"exit_status": done.status, **_counts(report)})
     if done.status:
         raise FactoryError(f"tests: pytest ended with exit status {done.status}", hint="its output is above")
 
@@ -297,11 +307,11 @@ def _counts(report: Path) -> dict[str, JsonValue]:
     return {name: sum(int(suite.get(name, "0")) for suite in suites) for name in names}
 
 
-def acceptance(factory: Factory) -> None:
+def acceptance(paths: Paths, screen: Screen) -> None:
     """Print the rows of docs/acceptance.md with the state of their tests (`doit qa`). Raises FactoryError if one failed."""
     from pipeline.cli.qa import count_states, read_rows
 
-    rows = read_rows(factory.paths)
+    rows = read_rows(paths)
     for row in rows:
         data: dict[str, JsonValue] = {
             "row": row.number,
@@ -310,10 +320,10 @@ def acceptance(factory: Factory) -> None:
             "tests": dict(row.outcomes),
             "simulated": dict(row.simulated),
         }
-        factory.progress.result("qa", data, row.lines)
+        screen.result("qa", data, row.lines)
     counts = count_states(rows)
     text = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    factory.progress.result("qa-summary", {"rows": len(rows), "counts": dict(counts)}, [f"{len(rows)} rows: {text}"])
+    screen.result("qa-summary", {"rows": len(rows), "counts": dict(counts)}, [f"{len(rows)} rows: {text}"])
     failed = [row.number for row in rows if row.state == "failed"]
     if failed:
         raise FactoryError(f"qa: {', '.join(failed)} failed", hint="./ci/doit test runs the tests again")

@@ -6,8 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -17,9 +15,6 @@ from pipeline.base.progress import Screen
 from pipeline.cli import qa
 from pipeline.cli.commands import acceptance
 from tests.unit.small import write
-
-if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TESTS = {
@@ -118,9 +113,8 @@ def test_rows_and_how_their_tests_ended(small: Paths) -> None:
 def test_the_command_counts_each_state(small: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     run_tests(small)
     for json_lines in (True, False):
-        factory = cast("Factory", SimpleNamespace(paths=small, progress=Screen(json=json_lines)))
         with pytest.raises(FactoryError, match="H02, H07 failed"):
-            acceptance(factory)
+            acceptance(small, Screen(json=json_lines))
         said = capsys.readouterr().out.splitlines()
         if json_lines:
             *rows, summary = map(json.loads, said)
