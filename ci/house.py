@@ -26,7 +26,7 @@ ORDER: Final = {
         "base", "hosts", "image", "disk", "ssh", "gui", "provision", "install", "upgrade", "installer", "status", "audit", "cli",
     ),
 }  # fmt: skip
-"""The folders of each package, from the ground up."""
+"""The folders of each package, from the bottom up."""
 _IMPORTED_AS: Final = {"pipeline": "pipeline", "runtime": "tower"}
 _BEGIN, _END = "<!-- made by ci/house.py -->\n", "<!-- end -->\n"
 _OF_DEVICES: Final = "pipeline/channels/lab/packages"
@@ -44,7 +44,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(package: str) -> dict[str, frozenset[str]]:
-    """What each module of a package imports of it, wherever in the file it stands; `TYPE_CHECKING` counts, too."""
+    """Return what each module imports from its own package, anywhere in the file; `TYPE_CHECKING` counts, too."""
     known = modules(package)
     return {name: frozenset(_imported(path, _IMPORTED_AS[package], known)) - {name, ""} for name, path in known.items()}
 
@@ -67,7 +67,7 @@ def _own(name: str, package: str) -> str:
 
 
 def upward(package: str) -> list[str]:
-    """Imports from a folder that is further up: `config.channel imports store.gc`."""
+    """Return the imports from a folder that is further up: `config.channel imports store.gc`."""
     place = {folder: number for number, folder in enumerate(ORDER[package])}
     return [
         f"{package}: {name} imports {other}"
@@ -78,7 +78,7 @@ def upward(package: str) -> list[str]:
 
 
 def circles(package: str) -> list[str]:
-    """Modules that import each other in a circle, the whole circle in one line."""
+    """Return the modules that import each other in a circle, with the whole circle on one line."""
     graph, done = imports(package), set[str]()
     found: list[str] = []
 
@@ -96,7 +96,7 @@ def circles(package: str) -> list[str]:
 
 
 def picture() -> str:
-    """A row a folder: its name, what it is, its modules, and which folders it uses."""
+    """Return one row per folder: its name, what it is, its modules, and which folders it uses."""
     lines = []
     for package, order in ORDER.items():
         known, uses = modules(package), imports(package)
@@ -127,7 +127,7 @@ def main() -> int:
 
 
 def written() -> str:
-    """The picture that CONTRIBUTING.md has."""
+    """Return the picture that CONTRIBUTING.md has."""
     return (CHECKOUT / "CONTRIBUTING.md").read_text().partition(_BEGIN)[2].partition(_END)[0]
 
 

@@ -25,7 +25,7 @@ STEP = r"tower-setup: ([a-z_]+)(:.*)?$"
 
 
 def provision(image: Path, home: Path) -> Path:
-    """The boot device of a new host, made by `tower`."""
+    """Make the boot device of a new host with `tower`."""
     disk = home / "cut.img"
     argv = [sys.executable, "-P", "-m", "tower", "provision", "cut", "--offline", "--username", "al", "--unsigned", "--no-wait"]
     argv += ["--yes", "--image", str(image), "--device-file", str(disk), "--size", "2G"]

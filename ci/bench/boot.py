@@ -36,7 +36,7 @@ STEPS: Final = {
 
 
 def steps(guest: Guest) -> dict[str, tuple[float, float]]:
-    """When each step was seen: seconds by the clock, and of a processor."""
+    """Return when each step was seen: in seconds of the clock, and of processor time."""
     found = {}
     for name, pattern in STEPS.items():
         guest.wait(pattern, boot.Machine.THINCLIENT_BIOS.limit)
@@ -45,7 +45,7 @@ def steps(guest: Guest) -> dict[str, tuple[float, float]]:
 
 
 def main() -> int:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path)
     parser.add_argument("--accel", action="append")

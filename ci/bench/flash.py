@@ -37,7 +37,7 @@ with medium.opened(target, size=found.size) as disk:
 
 
 def make_image(path: Path, mib: int, empty: int, checkout: Path) -> None:
-    """An image whose content lies in stretches of 1 to 64 MiB, half of it as compressible as programs are."""
+    """Make an image whose content is in runs of 1 to 64 MiB, half of it as compressible as programs are."""
     chance = random.Random(1)  # noqa: S311  (an image that is the same every time)
     block = chance.randbytes(_MIB // 2) + (b"tower" * (_MIB // 10 + 1))[: _MIB // 2]
     with path.open("wb") as out:
@@ -66,7 +66,7 @@ def forget(path: Path) -> None:
 
 
 def with_dd(image: Path, target: Path) -> None:
-    """Write all of it, then compare all of it."""
+    """Write the whole image, then compare all of it."""
     unpack = ("zstd", "-q", "-d", "-c", image) if image.suffix == ".zst" else ("cat", image)
     _pipe(unpack, ("dd", f"of={target}", "bs=4M", "iflag=fullblock", "conv=fsync,notrunc", "status=none"))
     forget(target)
@@ -84,17 +84,17 @@ def _size(image: Path) -> int:
 
 
 def with_bmaptool(image: Path, target: Path) -> None:
-    """Write what the map names."""
+    """Write the blocks in the map."""
     subprocess.run(["bmaptool", "-q", "copy", "--bmap", f"{image}.bmap", image, target], check=True)
 
 
 def with_tower(image: Path, target: Path) -> None:
-    """Write what the map names, and read it back."""
+    """Write the blocks in the map, and read them back."""
     subprocess.run([sys.executable, "-P", "-c", _TOWER, image, target], check=True)
 
 
 def measure(way: Callable[[Path, Path], None], image: Path, target: Path, device: Path | None, size: int) -> float:
-    """Seconds of one way to write the image to a medium that was used before."""
+    """Return the seconds that one way takes to write the image to a medium that was used before."""
     if device is None:
         # Written, and not only given room: the first write of a block would else be one of its file system's journal, too.
         target.unlink(missing_ok=True)

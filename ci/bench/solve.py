@@ -54,7 +54,7 @@ class Apk:
         subprocess.run([*self._words, "--initdb", "add"], check=False, capture_output=True)
 
     def ask(self, world: Sequence[str]) -> Answer:
-        """The packages that it would install, in its order; None if it has no answer."""
+        """Return the packages that it would install, in its order; None if it has no answer."""
         done = subprocess.run([*self._words, "--simulate", "add", "--", *world], check=False, capture_output=True, text=True)
         if done.returncode:
             return None
@@ -62,7 +62,7 @@ class Apk:
 
 
 def write_repository(folder: Path, entries: Iterable[IndexEntry]) -> None:
-    """An unsigned index of packages, in the order in which they come."""
+    """Return an unsigned index of packages, in the given order."""
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join("\n".join(dump_entry(entry)) + "\n\n" for entry in entries).encode()
     with tarfile.open(folder / "APKINDEX.tar.gz", "w:gz") as archive:
@@ -73,7 +73,7 @@ def write_repository(folder: Path, entries: Iterable[IndexEntry]) -> None:
 
 
 def ours(universe: Universe, world: Sequence[str]) -> Answer:
-    """Our answer, in apk's order."""
+    """Return our answer, in apk's order."""
     try:
         return [str(item) for item in in_order(universe, world)]
     except UnsolvableError:
@@ -81,7 +81,7 @@ def ours(universe: Universe, world: Sequence[str]) -> Answer:
 
 
 class RandomWorlds:
-    """Worlds such as people have, and odder ones: plain packages, several providers, conditions, exclusions."""
+    """Generates worlds as people have them, and odder ones: plain packages, several providers, conditions, exclusions."""
 
     def __init__(self, entries: Sequence[IndexEntry], seed: str) -> None:
         self.random = random.Random(seed)  # noqa: S311  (the same worlds every time)
@@ -98,7 +98,7 @@ class RandomWorlds:
         self.triggers = sorted({parse_dependency(text).name for entry in entries for text in entry.install_if})
 
     def condition(self, name: str) -> str:
-        """A name with a condition on its version; some cannot be fulfilled."""
+        """Return a name with a condition on its version; some conditions cannot be met."""
         version = self.versions[name]
         plain = version.partition("-r")[0]
         begin = plain.partition("_")[0].rpartition(".")[0] or plain
@@ -106,7 +106,7 @@ class RandomWorlds:
         return name + self.random.choice(kinds)
 
     def world(self) -> list[str]:
-        """One world, sorted."""
+        """Return one world, sorted."""
         draw, count = self.random.sample, self.random.choice((1, 1, 2, 3, 4, 5, 6, 7, 8, 9))
         kind, found = self.random.random(), set(draw(self.programs, count))
         if kind < 0.45:
@@ -129,7 +129,7 @@ class RandomWorlds:
 
 
 class SmallRepositories:
-    """Random repositories of a few packages, and worlds for them."""
+    """Generates random repositories of a few packages, and worlds for them."""
 
     names, extra = list("abcdefgh"), ["v", "w", "so:x", "so:y", "cmd:z"]
     versions = ("1-r0", "1.2-r0", "2-r0", "2_rc1-r0", "1-r1", "1", "1.05", "2_rc1")
@@ -140,7 +140,7 @@ class SmallRepositories:
         self.there = self.names
 
     def one(self) -> tuple[list[list[IndexEntry]], list[str]]:
-        """The packages of two indexes, and a world."""
+        """Return the packages of two indexes, and a world."""
         draw = self.random.choice
         self.easy = draw((0, 0.7, 1, 1))
         self.there = [*self.random.sample(self.names, 5), *self.random.sample(self.extra, 2)]
@@ -152,20 +152,20 @@ class SmallRepositories:
         return indexes, world
 
     def name(self) -> str:
-        """A name, mostly of what is there in easy repositories."""
+        """Return a name; in easy repositories, mostly one that exists."""
         if self.random.random() < self.easy:
             return self.random.choice(self.there)
         return self.random.choice(self.names if self.random.random() < 0.6 else self.extra)
 
     def condition(self, excluding: float) -> str:
-        """A dependency."""
+        """Return a dependency."""
         text = ("!" if self.random.random() < excluding else "") + self.name()
         if self.random.random() < 0.7 + 0.25 * self.easy:
             return text
         return text + self.random.choice(("<", "<=", ">", ">=", "=", "~", "<~", ">~")) + self.random.choice(self.versions)
 
     def package(self, place: int) -> IndexEntry:
-        """A package; `place` makes those of two indexes differ."""
+        """Return a package; `place` makes those of two indexes differ."""
         draw = self.random.choice
         broken = ("v3", "1.x") if self.random.random() < 0.05 else ()
         fields: dict[str, str | int] = {
@@ -222,7 +222,7 @@ def compare_small(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[
 
 
 def main() -> None:
-    """Ask, and print the sum."""
+    """Ask both, and print the totals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("worlds", "small", "rules"))
     parser.add_argument("--apk", required=True, metavar="COMMAND")

@@ -29,7 +29,7 @@ Pair = tuple[Sequence[str], Sequence[str]]
 
 
 def spent(command: Sequence[str]) -> tuple[float, float]:
-    """Seconds that a command takes, and those of all processors. Raises CalledProcessError if it fails."""
+    """Return the seconds that a command takes, and those of all processors. Raises CalledProcessError if it fails."""
     before, start = os.times(), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, cwd=CHECKOUT)
     seconds, after = time.perf_counter() - start, os.times()
@@ -54,7 +54,7 @@ def compare(pairs: Iterator[Pair]) -> dict[str, object]:
 
 
 def verifying(options: argparse.Namespace, apk: list[str]) -> Iterator[Pair]:
-    """The same files each time."""
+    """Verify the same files in each round."""
     files = [str(Path(name).resolve()) for name in options.file]
     keys = str(Path(options.keys).resolve())
     for _ in range(options.rounds + 1):
@@ -62,7 +62,7 @@ def verifying(options: argparse.Namespace, apk: list[str]) -> Iterator[Pair]:
 
 
 def solving(options: argparse.Namespace, apk: list[str], scratch: Path) -> Iterator[Pair]:
-    """A world a round, over an empty root; ours with a cache that the first round fills."""
+    """Solve one world per round, for an empty root; ours with a cache that the first round fills."""
     indexes = [Path(name).resolve() for name in options.index]
     (scratch / "repositories").write_text("".join(f"{index.parent.parent}\n" for index in indexes))
     keys, arch = str(Path(options.keys).resolve()), indexes[0].parent.name
@@ -78,7 +78,7 @@ def solving(options: argparse.Namespace, apk: list[str], scratch: Path) -> Itera
 
 
 def main() -> None:
-    """Measure, and print the sum."""
+    """Measure, and print the totals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("verify", "solve"))
     parser.add_argument("--apk", required=True, metavar="COMMAND")
