@@ -112,14 +112,11 @@ class Place:
         return self.ids()[0]
 
     def left(self) -> list[str]:
-        """What runs on either side for a window."""
-        words = (
-            "tower.gui.viewer",
-            "/.cache/tower/windows/",
-            "Applications with a display of their own",
-            f"-F {self.folder}/home",
-        )
-        return [line for line in processes().values() if any(word in line for word in words)]
+        """What runs on either side for a window: of this home, or of the host's."""
+        home = WINDOWS.parents[2]
+        words = ("tower.gui.viewer", "/.cache/tower/windows/", "Applications with a display of their own")
+        mine = [line for number, line in processes().items() if homes(number) & {home, self.folder / "home"}]
+        return [line for line in mine if any(word in line for word in (*words, f"-F {self.folder}/home"))]
 
 
 def processes() -> dict[int, str]:
@@ -131,9 +128,24 @@ def processes() -> dict[int, str]:
     return found
 
 
+def homes(number: int) -> set[Path]:
+    """The home that a process has, if it has one and is still there."""
+    with suppress(OSError):
+        variables = Path(f"/proc/{number}/environ").read_bytes().decode(errors="replace").split("\0")
+        return {Path(one.removeprefix("HOME=")) for one in variables if one.startswith("HOME=")}
+    return set()
+
+
 def find(words: str) -> list[int]:
     """The processes whose command line has these words."""
     return [number for number, line in processes().items() if words in line]
+
+
+def children(parent: subprocess.Popen[bytes], words: str = "") -> list[int]:
+    """The children of a process whose command line has these words."""
+    found = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    lines = processes()
+    return [int(number) for number in found if words in lines.get(int(number), "")]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.integration.windows.conftest import find, until
 
 SCRIPT = (CHECKOUT / "runtime" / "gui" / "host.sh").read_text()
 SHELLS = [("sh",), ("busybox", "sh")]
-ID = "0badcafe"
+ID = secrets.token_hex(4)
 KEY = new_key()[1]
 
 

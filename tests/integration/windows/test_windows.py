@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tower.gui.rfb import OddError
 
-from tests.integration.windows.conftest import COLOURS, WINDOWS, Place, find, until
+from tests.integration.windows.conftest import COLOURS, WINDOWS, Place, children, find, until
 from tests.integration.windows.screen import Picture, client, colour, inside
 
 RED = (192, 48, 32)
@@ -168,7 +168,7 @@ def test_a_killed_viewer_leaves_an_application_that_can_be_attached(desk: Place)
     running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
     number = desk.id()
-    os.kill(find("tower.gui.viewer")[0], signal.SIGKILL)
+    os.kill(children(running, "tower.gui.viewer")[0], signal.SIGKILL)
     assert running.wait(90) == 16
     assert f"tower run --attach web {number}" in running.communicate()[1].decode()
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) == 0, "no window")
@@ -182,8 +182,9 @@ def test_a_killed_viewer_leaves_an_application_that_can_be_attached(desk: Place)
 def test_a_killed_tower_takes_its_window_and_leaves_the_application(desk: Place) -> None:
     running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    (viewer,) = children(running, "tower.gui.viewer")
     running.kill()
-    until(lambda: not find("tower.gui.viewer"), "no viewer")
+    until(lambda: not Path(f"/proc/{viewer}").exists(), "no viewer")
     until(lambda: not find(f"-F {desk.folder}/home"), "no connection")
     until(lambda: not find(f"sh wait {desk.id()}"), "nobody who waits on the host")
     assert desk.run("--list", "web").stdout.startswith(f"web {desk.id()}  xterm")
@@ -192,10 +193,10 @@ def test_a_killed_tower_takes_its_window_and_leaves_the_application(desk: Place)
 def test_a_connection_that_breaks_comes_back_with_the_window(desk: Place) -> None:
     running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
-    before = find("tower.gui.viewer")
-    for number in find("sshd: root"):
+    before = children(running, "tower.gui.viewer")
+    for number in children(desk.server):
         os.kill(number, signal.SIGKILL)
-    until(lambda: find("tower.gui.viewer") and find("tower.gui.viewer") != before, "another viewer")
+    until(lambda: children(running, "tower.gui.viewer") not in ([], before), "another viewer")
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
     assert running.poll() is None
 
