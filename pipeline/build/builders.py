@@ -9,19 +9,34 @@ from pipeline.sandbox.images import image_tag
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory
+    from pipeline.sandbox.engine import Engine
 
 
 def remove_old_builders(factory: Factory) -> int:
-    """Remove builders that this checkout no longer uses, and those of checkouts that are gone; return their number.
+    """Remove builders that this checkout no longer uses, and the images of checkouts that are gone; return their number.
 
     Raises LockError without a lock that fits, SandboxError without an engine.
     """
     plan, lock = factory.plan, factory.lock()
-    used = ["", *filter(plan.engine_of, plan.channel.architectures)]
-    keys = (factory.driver.builder_key(lock, plan.builder_arch(arch)) for arch in used)
+    keys = (factory.driver.builder_key(lock, plan.builder_arch(arch)) for arch in _used(factory))
     keep = {image_tag("builder", plan.channel.name, key) for key in keys}
     name, removed = next(iter(keep)).partition(":")[0], 0
-    for engine in {id(engine): engine for engine in map(factory.engine_for, used)}.values():
+    for engine in _engines(factory):
         removed += engine.remove_images("tower.builder", keep=keep, name=name)
-        removed += engine.remove_images_of_gone_checkouts("tower.builder")
+        removed += sum(map(engine.remove_images_of_gone_checkouts, ("tower.builder", "tower.minirootfs")))
     return removed
+
+
+def remove_mini_roots(factory: Factory) -> int:
+    """Remove the images of mini roots that this checkout's builders were made in; return their number. Raises SandboxError."""
+    return sum(engine.remove_images("tower.minirootfs") for engine in _engines(factory))
+
+
+def _used(factory: Factory) -> list[str]:
+    """Return the architectures that have an engine of their own, and "" for the usual one."""
+    plan = factory.plan
+    return ["", *filter(plan.engine_of, plan.channel.architectures)]
+
+
+def _engines(factory: Factory) -> list[Engine]:
+    return list({id(engine): engine for engine in map(factory.engine_for, _used(factory))}.values())

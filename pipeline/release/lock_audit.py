@@ -108,6 +108,7 @@ def replay(factory: Factory, nodes: Mapping[str, Node], report: LockAudit) -> No
     _lay_out(factory, copy, cache)
     closed = _build(factory, copy, cache)
     other = Paths(copy)
+    from pipeline.build.builders import remove_mini_roots
     from pipeline.build.factory import Factory as Other
 
     again = Other(load_plan(other, factory.plan.settings), other, Screen(quiet=True))
@@ -116,6 +117,8 @@ def replay(factory: Factory, nodes: Mapping[str, Node], report: LockAudit) -> No
             mine, theirs = (None, None) if is_folder(node) else (factory.find(node), again.find(again.plan.nodes[name]))
             if mine is not None:
                 report.add(f"replay of {name}", _differing(mine, theirs), "the same bytes")
+        # The folder that they are labelled with is about to go; a builder may be named as ours is, and stays for gc.
+        remove_mini_roots(again)
     finally:
         again.store.close()
     report.lines.append(f"replay without a network ({closed}), from {len(factory.lock().files)} locked files")
