@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A medium with a new version for this thin client: checked, and written to a removable disk.
 
-The medium starts a live system of the new version, which runs from memory. It does not install itself on a disk yet.
+The medium starts a live system of the new version, which runs from memory. There, `tower setup --upgrade`
+puts it in place of the installed one.
 """
 
 from __future__ import annotations
@@ -28,4 +29,4 @@ def write(new: ImageSource, target: Target, view: View) -> None:
 
 def next_steps(target: Target) -> str:
     """What the owner does with the medium."""
-    return f"restart, and start from {target.path}; the new version runs from memory: it does not install itself on a disk yet"
+    return f"restart, start from {target.path}, log in as root, and type: tower setup --upgrade"

@@ -21,7 +21,7 @@ import pytest
 from tower.hosts.secret import hash_password
 
 from pipeline.images.boot import LOGIN, uefi_arguments
-from pipeline.images.guest import FAILURES, Guest, running
+from pipeline.images.guest import ACCELERATION, FAILURES, Guest, running
 from tests.gui.pictures import Picture, keep, near, read_ppm
 from tests.gui.test_desktop import BAR, YELLOW
 
@@ -34,7 +34,7 @@ USER, PASSWORD = "al", "correct horse"
 LIVE = r"\[root@thinclient [^\]]*\][#$] $"
 PROMPT = rf"^\[{USER}@thinclient ~\]\$ $"
 PC = (
-    "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-serial", "chardev:console",
+    "qemu-system-x86_64", *ACCELERATION, "-display", "none", "-monitor", "none", "-serial", "chardev:console",
     # AES of the processor, also of an emulated one, is several times as fast.
     "-no-reboot", "-machine", "pc", "-cpu", "qemu64,-cx16,+aes,+pclmulqdq,+ssse3,+sse4.1,+sse4.2", "-m", "1536",
 )  # fmt: skip

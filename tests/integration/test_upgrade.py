@@ -141,7 +141,7 @@ def test_a_medium_for_the_thin_client(home: Path, builds: Path, tmp_path: Path) 
     assert not stick.exists()
     found = json.loads(run(home, *argv, "--unsigned"))
     assert f"start from {stick}" in found["next"]
-    assert "does not install itself" in found["next"]
+    assert "tower setup --upgrade" in found["next"]
     assert stick.read_bytes() == iso.read_bytes()
     data = bytearray(iso.read_bytes())
     data[-1] ^= 1
