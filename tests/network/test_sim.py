@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,38 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) ->
     sim("sim:stop")
     assert not (FOLDER / "state.json").exists()
     wait_until_gone(mine)
+
+
+def widget(seen: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+    """What the program behind the bar's hosts says, once it says what it should."""
+    ends = time.monotonic() + 60
+    while True:
+        found = json.loads(sim("sim:ssh", "thinclient", "/usr/libexec/tower/status-widget 2>&1 | head -n 1").stdout)
+        if seen(found):
+            return dict(found)
+        assert time.monotonic() < ends, found
+
+
+@pytest.mark.qa("H15")
+def test_the_bar_lists_the_hosts_and_tells_up_from_down(nothing_runs: None, tmp_path: Path) -> None:
+    del nothing_runs
+    sim("sim")
+    shown = widget(lambda found: found["class"] == "up")
+    colours = {name: colour for colour, name in re.findall(r'<span color="(#[0-9a-f]{6})">● (\w+)</span>', shown["text"])}
+    assert list(colours) == ["router", "vault", "web"]
+    assert re.search(r"^web  192\.168\.2\.200  online  up", shown["tooltip"], re.MULTILINE)
+    rgb = {name: (int(text[1:3], 16), int(text[3:5], 16), int(text[5:], 16)) for name, text in colours.items()}
+
+    def lit(found: Picture) -> set[str]:
+        """The hosts whose colours are in the right half of the bar."""
+        return {name for name, colour in rgb.items() if found.share(colour, 640, BAR_TOP + 2, 1280, 720) > 0.0008}
+
+    file = tmp_path / "screen.png"
+    sim("sim:screen", "thinclient", str(file))
+    until_it_shows(file, lambda found: lit(found) == {"router", "web", "vault"})
+    os.kill(state.need(FOLDER).row("web").pid, signal.SIGKILL)
+    assert "○ web" in widget(lambda found: found["class"] == "down")["text"]
+    until_it_shows(file, lambda found: lit(found) == {"router", "vault"})
 
 
 def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None:
