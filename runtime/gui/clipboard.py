@@ -16,7 +16,7 @@ from tower.gui import x11
 from tower.gui.x11 import Packet, Server
 
 MOST_OUT: Final = 200_000
-"""Bytes of a text for the host: one request of X."""
+"""The largest text for the host, in bytes: it fits into one X request."""
 MOST_IN: Final = 1_000_000
 _REQUEST, _NOTIFY, _PROPERTY = 30, 31, 28
 _CREATE_WINDOW, _SET_OWNER, _CONVERT, _QUERY_EXTENSION = 1, 22, 24, 98
@@ -26,7 +26,7 @@ _TEXTS: Final = ("UTF8_STRING", "text/plain;charset=utf-8")
 
 @dataclass(slots=True)
 class Clipboard:
-    """One end of it, used by the thread of the manager alone, but for `open`."""
+    """One end of the clipboard. Only the manager's thread uses it, apart from `open`."""
 
     server: Server
     take: Callable[[str], None]
@@ -39,7 +39,7 @@ class Clipboard:
     _parts: bytearray | None = None
 
     def begin(self) -> None:
-        """Watch who owns the clipboard. Without the extension for that there is no clipboard."""
+        """Watch who owns the clipboard. Without the X extension for that, there is no clipboard."""
         server = self.server
         name = b"XFIXES"
         found = server.ask(_QUERY_EXTENSION, 0, "HH", len(name), 0, data=name)
@@ -53,14 +53,14 @@ class Clipboard:
         server.send(fixes, 2, "III", self._window, server.atom("CLIPBOARD"), 1)
 
     def offer(self, text: str) -> None:
-        """Let the host's applications paste a text of the thin client. One that is too long is not offered."""
+        """Offer a text of the thin client to the host's applications, unless it is too long."""
         data = text.encode(errors="replace")
         if self._window and 0 < len(data) <= MOST_OUT:
             self._offered = data
             self.server.send(_SET_OWNER, 0, "III", self._window, self.server.atom("CLIPBOARD"), 0)
 
     def event(self, packet: Packet) -> None:
-        """Heed an event, if it is about the clipboard."""
+        """Handle an event if it is about the clipboard."""
         if not self._window:
             return
         if packet.kind == self._event:
@@ -79,7 +79,7 @@ class Clipboard:
             self._serve(packet)
 
     def _fetch(self) -> None:
-        """Take a text, or a part of one, and delete it from its place, by which the next part is asked for."""
+        """Read a text or a part of one, and delete the property, which asks for the next part."""
         server = self.server
         numbers = (self._window, server.atom(_PLACE), 0, 0, MOST_IN // 4)
         found = server.ask(x11.GET_PROPERTY, 1, "IIIII", *numbers)
@@ -99,7 +99,7 @@ class Clipboard:
             self.take(data.decode(errors="replace").replace("\0", ""))
 
     def _serve(self, packet: Packet) -> None:
-        """Give an application what is offered, or its refusal."""
+        """Send an application the offered text, or a refusal."""
         server = self.server
         at, _, asker, selection, target, place = packet.numbers("6I", 4)
         texts = [server.atom(name) for name in _TEXTS]
@@ -117,5 +117,5 @@ class Clipboard:
 
 
 def _answer(*numbers: int) -> bytes:
-    """An event: time, who asked, for which selection, in which form, and where it lies (0: nowhere)."""
+    """Return an event with time, requestor, selection, target and property (0: none)."""
     return struct.pack("<BxHIIIII8x", _NOTIFY, 0, *numbers)

@@ -25,11 +25,11 @@ _MOST_TEXT: Final = 1 << 20
 _MOST_CURSOR: Final = 256
 _MOST_SCREENS: Final = 16
 _HELD: Final = 4 << 20
-"""Bytes that wait for a side that does not read; more are not taken from the other one."""
+"""Bytes kept for a side that does not read; beyond that, the other side is not read either."""
 _CHUNK: Final = 256 << 10
 _VERSION: Final = b"RFB 003.008\n"
 _NONE: Final = 1
-"""The security type of a server that asks for nothing: who reaches its socket may use it."""
+"""The security type of a server that asks for nothing: whoever reaches its socket may use it."""
 
 _RAW, _COPY, _ZRLE = 0, 1, 16
 _CURSOR, _SIZE, _SIZES, _LAST = -239, -223, -308, -224
@@ -43,7 +43,7 @@ class OddError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Through:
-    """Bytes that are passed on without a look at them."""
+    """Bytes that are passed on unread."""
 
     count: int
 
@@ -53,7 +53,7 @@ Rules = Generator["int | Through", bytes, None]
 
 @dataclass(slots=True)
 class Half:
-    """One direction: `feed` it what comes in; what may go out gathers in `out`."""
+    """One direction: `feed` takes incoming bytes; those that may go out are collected in `out`."""
 
     out: bytearray = field(default_factory=bytearray)
     _held: bytearray = field(default_factory=bytearray)
@@ -61,11 +61,11 @@ class Half:
     _rules: Rules | None = None
 
     def follow(self, rules: Rules) -> None:
-        """The rules that it goes by."""
+        """The rules for this direction."""
         self._rules, self._wanted = rules, next(rules)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes. Raises OddError."""
+        """Process incoming bytes. Raises OddError."""
         assert self._rules is not None  # noqa: S101  (`follow` comes first)
         self._held += data
         while True:
@@ -242,7 +242,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _skipped(length: int) -> Rules:
-    """A text that nobody gets. What has extensions counts its length as a negative number; they were not asked for."""
+    """Skip a text. A negative length announces an extension that was not asked for."""
     if length > _MOST_TEXT:
         raise OddError(f"sends a text of {length} bytes")
     while length:
@@ -250,7 +250,7 @@ def _skipped(length: int) -> Rules:
 
 
 def relay(server: socket.socket, viewer: socket.socket, name: str, more: Callable[[], bool]) -> socket.socket | None:
-    """Pass messages on until a side ends, which is returned, or `more`, asked now and then, says no. Raises OddError."""
+    """Pass messages on until a side ends, and return that side, or until `more` returns false. Raises OddError."""
     between = Filter(name)
     ways = ((server, viewer, between.from_server), (viewer, server, between.from_viewer))
     for one in (server, viewer):
@@ -285,7 +285,7 @@ def _watch(selector: selectors.BaseSelector, one: socket.socket, wanted: int) ->
 
 
 def _read(source: socket.socket, half: Half) -> bool:
-    """Take what is there; whether the side is still there."""
+    """Read the available bytes; return whether the side is still there."""
     try:
         data = source.recv(_CHUNK)
     except BlockingIOError:
@@ -297,7 +297,7 @@ def _read(source: socket.socket, half: Half) -> bool:
 
 
 def _write(target: socket.socket, half: Half) -> bool:
-    """Give what there is; whether the side is still there."""
+    """Write the waiting bytes; return whether the side is still there."""
     with suppress(BlockingIOError):
         try:
             sent = target.send(half.out)

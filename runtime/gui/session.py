@@ -42,19 +42,19 @@ if TYPE_CHECKING:
     import subprocess
 
 PYTHON: Final = "/usr/bin/python3"
-"""The system's own, which has the libraries of the desktop."""
+"""The system's Python, which has the libraries of the desktop."""
 GRACE: Final = 3600
 """Seconds that an application lives without a window."""
 ID: Final = re.compile(r"[0-9a-f]{8}")
 _PROGRAM: Final = re.compile(r"[A-Za-z0-9_.+-]+")
 _SIZE: Final = "1024x768"
 _STATUSES: Final = {91: "display", 92: "program", 93: "server", 94: "window"}
-"""Those of host.sh."""
+"""Exit statuses of host.sh."""
 _SECONDS: Final = 30.0
 _MOMENT: Final = 5.0
-"""Seconds in which the end of one thing is followed by that of another."""
+"""Seconds to wait for the end of one process after that of another."""
 _LOST: Final = 255
-"""What ssh says when it has no connection."""
+"""Exit status of ssh without a connection."""
 _PASSED: Final = (
     "DBUS_SESSION_BUS_ADDRESS", "GDK_BACKEND", "GDK_DPI_SCALE", "GDK_SCALE", "GTK_THEME", "LANG", "XAUTHORITY", "XDG_CONFIG_HOME",
     "XDG_DATA_DIRS",
@@ -63,7 +63,7 @@ _PASSED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An application that a host runs for a window."""
+    """An application that runs on a host for a window here."""
 
     host: str
     number: str
@@ -73,19 +73,19 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """Where an application's display is."""
+    """The display of an application."""
 
     number: str
     key: bytes
 
 
 def has_screen() -> bool:
-    """Whether this `tower` was started in a desktop."""
+    """Return whether this `tower` was started in a desktop."""
     return bool(os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY"))
 
 
 def is_graphical(session: Session, program: str) -> bool:
-    """Whether the host's packages list a program among graphical applications."""
+    """Return whether the host's packages have a menu entry for a program."""
     if _PROGRAM.fullmatch(program) is None:
         return False
     pattern = program.replace(".", "[.]").replace("+", "[+]")
@@ -93,7 +93,7 @@ def is_graphical(session: Session, program: str) -> bool:
 
 
 def start(session: Session, argv: Sequence[str]) -> Display:
-    """Start an application on a display of its own. Raises RemoteError if the host lacks it, or what shows it."""
+    """Start an application on a display of its own. Raises RemoteError if the host lacks it or the display packages."""
     if not has_screen():
         raise ValueRefusedError("there is no desktop here to open a window in", hint="start it: startw")
     number = secrets.token_hex(4)
@@ -101,12 +101,12 @@ def start(session: Session, argv: Sequence[str]) -> Display:
 
 
 def attach(session: Session, number: str) -> Display:
-    """The display of an application that runs already. Raises HostError if there is none."""
+    """Return the display of a running application. Raises HostError if there is none."""
     return _display(session, number, _host(session, "attach", number).stdout)
 
 
 def listed(session: Session) -> list[Running]:
-    """The applications that a host runs for windows, whoever has started them."""
+    """Return the applications that a host runs for windows."""
     found = []
     for line in _host(session, "list").stdout.decode(errors="replace").splitlines():
         number, seconds, program = (*line.split(" ", 2), "", "")[:3]
@@ -117,12 +117,12 @@ def listed(session: Session) -> list[Running]:
 
 
 def stop(session: Session, number: str) -> None:
-    """End an application: it is asked to, and after five seconds it must."""
+    """End an application: ask it to end, and kill it after five seconds."""
     _host(session, "stop", number)
 
 
 def show(session: Session, display: Display, name: str, colour: str | None, *, clipboard: bool = True) -> int:
-    """Show an application in a window until it ends; its exit status, 128+N if signal N ended it.
+    """Show an application in a window until it ends; return its exit status, or 128+N after signal N.
 
     Raises StoppedError if a signal told us to stop: then it is stopped, too. Raises LostError if the connection broke and does
     not come back; ToolError if the viewer fails: then the application lives on.
@@ -148,7 +148,7 @@ def show(session: Session, display: Display, name: str, colour: str | None, *, c
 
 
 def _reach(session: Session, ends: float) -> None:
-    """Make the connection again. Raises LostError if that is not possible until a time."""
+    """Connect again. Raises LostError if that fails until a deadline."""
     pause = 0.5
     while True:
         try:
@@ -163,7 +163,7 @@ def _reach(session: Session, ends: float) -> None:
 
 
 class _Window:
-    """One viewer, and what it shows."""
+    """One viewer and its application."""
 
     def __init__(self, session: Session, display: Display, name: str, colour: str | None, *, clipboard: bool) -> None:
         self.session, self.display = session, display
@@ -173,7 +173,7 @@ class _Window:
         self.said = b""
 
     def show(self) -> int:
-        """Until the application has ended; its status. Raises LostError, ToolError, GarbageError."""
+        """Wait for the end of the application; return its status. Raises LostError, ToolError, GarbageError."""
         session = self.session
         with ExitStack() as stack:
             server = stack.enter_context(self._connection("pictures"))
@@ -194,7 +194,7 @@ class _Window:
 
     @contextmanager
     def _connection(self, what: str) -> Iterator[socket.socket]:
-        """A connection to a server of the host, through ours to the host."""
+        """Connect to a server on the host, through the connection to the host."""
         argv = self.session.client(shlex.join(_words("connect", self.display.number, what)))
         ours, theirs = socket.socketpair()
         with ours, theirs, proc.running(argv, stdin=theirs.fileno(), stdout=theirs.fileno()):
@@ -208,7 +208,7 @@ class _Window:
         return proc.running((PYTHON, "-m", "tower.gui.viewer", *words), stdin=pictures.fileno(), stdout=display.fileno(), env=env)
 
     def _goes_on(self, viewer: subprocess.Popen[bytes], waits: subprocess.Popen[bytes]) -> bool:
-        """Whether there is something to show. When the application has ended well, another one that it began may be there."""
+        """Return whether there is something to show: after a good end, another application that this one started may run."""
         if viewer.poll() is not None:
             return False
         if self.status is None and waits.poll() is not None and waits.returncode != _LOST:
@@ -228,7 +228,7 @@ class _Window:
         self.status = int(line)
 
     def _ended(self, viewer: subprocess.Popen[bytes], waits: subprocess.Popen[bytes], *, by_viewer: bool) -> int:
-        """The status of the application, when the pictures have ended. Raises what `show` does."""
+        """Return the status of the application after its pictures have ended. Raises the same errors as `show`."""
         name = self.session.host.name
         if self.status is None and by_viewer and proc.ended(viewer, _MOMENT) != 0:
             hint = f"attach it again: tower run --attach {name} {self.display.number}"
@@ -248,7 +248,7 @@ def _words(*words: str) -> list[str]:
 
 
 def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) -> proc.Done:
-    """Let host.sh do something. Raises RemoteError, HostError."""
+    """Run an action of host.sh. Raises RemoteError, HostError."""
     done = session.run(_words(*words), stdin=data, timeout=_SECONDS, check=False, most=1 << 20)
     what = _STATUSES.get(done.status, "")
     name = session.host.name
@@ -265,7 +265,7 @@ def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) 
 
 
 def _display(session: Session, number: str, key: bytes) -> Display:
-    """A display, by what host.sh prints about it. Raises GarbageError if that is no key."""
+    """Return the display that host.sh describes. Raises GarbageError if its output is not a key."""
     try:
         key_in(key)
     except OddError:

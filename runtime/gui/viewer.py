@@ -27,9 +27,9 @@ from tower.gui.windows import Manager, Shown  # noqa: E402
 from tower.gui.x11 import key_in, open_server  # noqa: E402
 
 _PATIENCE: Final = 1500
-"""Milliseconds in which an application that has ended may have begun another one."""
+"""Milliseconds to wait for windows of another application that the ended one has started."""
 _SMALLEST: Final = (480, 360)
-"""Pixels of a window at first, so that menus are whole."""
+"""The first size of a window in pixels, so that menus are complete."""
 _LATEST: Final = 10_000
 """Milliseconds after which the window is shown, whatever the application does."""
 _STYLE: Final = """
@@ -41,7 +41,7 @@ headerbar button.text-button {{ background: none; border: none; box-shadow: none
 
 
 class Viewer:
-    """The window, what is in it, and the manager of the application's windows."""
+    """The window, its content, and the manager of the application's windows."""
 
     def __init__(self, host: str, colour: str, name: str, *, copies: bool) -> None:
         self.host, self.name = host, name
@@ -77,14 +77,14 @@ class Viewer:
         self.pictures.show()
 
     def run(self) -> None:
-        """Until the pictures end."""
+        """Run until the pictures end."""
         GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGWINCH, self._leave)
         GLib.timeout_add(_LATEST, self._present)
         threading.Thread(target=self._manage, daemon=True).start()
         Gtk.main()
 
     def _manage(self) -> None:
-        """The manager's thread. Without one the application is there nevertheless."""
+        """Run the manager's thread. If it fails, the application is still shown."""
         try:
             server = open_server(socket.socket(fileno=os.dup(1)), key_in(bytes.fromhex(os.environ["TOWER_KEY"])))
             clipboard = Clipboard(server, lambda text: GLib.idle_add(self._take, text))
@@ -112,7 +112,7 @@ class Viewer:
         return False
 
     def _make_room(self, shown: Shown) -> None:
-        """No dialog is cut: the window grows."""
+        """Let the window grow so that no dialog is cut."""
         if shown.least != self.least:
             self.least = shown.least
             GLib.timeout_add(500, self._shrinkable)
@@ -122,7 +122,7 @@ class Viewer:
             self.window.resize(width + max(missing[0], 0), height + max(missing[1], 0))
 
     def _present(self, size: tuple[int, int] | None = None) -> bool:
-        """Show the window, in the size that the application wants, and ask for its pictures."""
+        """Show the window in the size that the application wants, and ask for its pictures."""
         if not self.pictures.is_open() and not self.window.get_visible():
             self.late = size is None
             self._ask_for(size or (800, 600))
@@ -144,11 +144,11 @@ class Viewer:
         return area.width, area.height
 
     def _follow(self, *_: object) -> None:
-        """The first size is not told to the server by itself, as it is when it changes."""
+        """Tell the server the first size; gtk-vnc only tells it changes."""
         GLib.timeout_add(100, lambda: self.pictures.queue_resize() or False)
 
     def _shrinkable(self) -> bool:
-        """From now on the window may be smaller than at first, but not so small that the application would be cut."""
+        """From now on, allow sizes down to the smallest that does not cut the application."""
         self.pictures.set_size_request(*(min(one, 600) for one in self.least))
         return False
 
@@ -161,7 +161,7 @@ class Viewer:
         return False
 
     def _copied(self, *_: object) -> None:
-        """The thin client's clipboard has changed, or its window got the keyboard."""
+        """Handle a change of the thin client's clipboard, or that the window got the keyboard."""
         if self.manager is not None and self.manager.clipboard.open:
             self.clipboard.request_text(lambda _, text: self._offer(text or ""))
 
@@ -172,20 +172,20 @@ class Viewer:
             self.manager.offer(text)
 
     def _take(self, text: str) -> bool:
-        """A text of the host becomes the thin client's."""
+        """Put a text of the host into the thin client's clipboard."""
         if self.manager is not None and self.manager.clipboard.open and text:
             self.last = text
             self.clipboard.set_text(text, -1)
         return False
 
     def _close(self, *_: object) -> bool:
-        """The application is asked; it may ask back whether to save."""
+        """Ask the application to close; it may ask whether to save."""
         if self.manager is not None:
             self.manager.close()
         return True
 
     def _leave(self) -> bool:
-        """The application has ended; when no window is left, and none comes, this ends, too."""
+        """Handle the end of the application: end when no window is left and no other opens."""
         if self.leaves:
             return True
         self.leaves = True
@@ -201,7 +201,7 @@ class Viewer:
 
 
 def _paint(colour: str) -> None:
-    """Give the title bar a colour, and its text black or white, whatever is easier to read on it."""
+    """Colour the title bar; its text is black or white, whichever is easier to read."""
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     text = "black" if 299 * red + 587 * green + 114 * blue > 140_000 else "white"
     style = Gtk.CssProvider()
@@ -210,7 +210,7 @@ def _paint(colour: str) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Show it; 3 if there is no display."""
+    """Run the viewer; return 3 if there is no display."""
     host, colour, clipboard, name = words
     GLib.set_prgname("tower")
     if not Gtk.init_check()[0]:

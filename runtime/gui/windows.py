@@ -43,7 +43,7 @@ class Window:
     width: int
     height: int
     least: tuple[int, int] = (1, 1)
-    """The size below which it is cut."""
+    """The size below which it is cut off."""
     title: str = ""
 
 
@@ -54,16 +54,16 @@ class Shown:
     title: str
     count: int
     mains: int
-    """How many of them are no dialogs."""
+    """The number of windows that are not dialogs."""
     size: tuple[int, int] | None
     least: tuple[int, int]
     wanted: tuple[int, int]
-    """What the largest dialog needs."""
+    """The size that the largest dialog needs."""
 
 
 @dataclass(slots=True)
 class Manager:
-    """Manages the windows of one display; `run` in a thread of its own, the other methods from anywhere."""
+    """Manages the windows of one display. `run` needs a thread of its own; the other methods may be called from any thread."""
 
     server: Server
     show: Callable[[Shown], None]
@@ -76,7 +76,7 @@ class Manager:
     _said: Shown | None = None
 
     def close(self) -> None:
-        """Ask the window that has the keyboard to close, as its own close button would."""
+        """Ask the window that has the keyboard to close, as its close button would."""
         self._order(self._close)
 
     def next(self) -> None:
@@ -84,7 +84,7 @@ class Manager:
         self._order(lambda: self._focus(next(iter(self.windows), 0)))
 
     def offer(self, text: str) -> None:
-        """Let the application paste a text."""
+        """Offer a text to the application for pasting."""
         self._order(lambda: self.clipboard.offer(text))
 
     def _order(self, what: Callable[[], None]) -> None:
@@ -198,7 +198,7 @@ class Manager:
     # Windows.
 
     def _place(self, window: Window) -> None:
-        """Put a window where it belongs, and tell it: one that asked for another place waits for an answer."""
+        """Put a window in its place and notify it, because one that asked for another place waits for an answer."""
         server = self.server
         if window.main:
             x, y, width, height = 0, 0, server.width, server.height

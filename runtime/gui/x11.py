@@ -19,12 +19,12 @@ from typing import Final
 from tower.gui.rfb import OddError
 
 _MOST: Final = 4 << 20
-"""Bytes of an answer."""
+"""The most bytes that an answer may have."""
 _SECONDS: Final = 20.0
-"""How long the server may think about an answer."""
+"""Seconds to wait for an answer."""
 _HEAD: Final = 32
 MOST_VALUE: Final = 1 << 20
-"""Bytes of a property that are asked for."""
+"""The most bytes of a property that are requested."""
 
 CHANGE_ATTRIBUTES, GET_ATTRIBUTES, MAP, CONFIGURE, GET_GEOMETRY, QUERY_TREE, INTERN_ATOM = 2, 3, 8, 12, 14, 15, 16
 CHANGE_PROPERTY, GET_PROPERTY, SEND_EVENT, SET_FOCUS, KILL_CLIENT = 18, 20, 25, 42, 113
@@ -39,7 +39,7 @@ class Packet:
     data: bytes
 
     def numbers(self, form: str, place: int) -> tuple[int, ...]:
-        """Numbers in it, by a format of `struct`. Raises OddError if it is too short for them."""
+        """Unpack numbers with a format of `struct`. Raises OddError if the packet is too short."""
         try:
             return struct.unpack_from(f"<{form}", self.data, place)
         except struct.error:
@@ -55,21 +55,21 @@ class Server:
     width: int
     height: int
     base: int
-    """What the numbers of our own windows begin at."""
+    """The first number for windows of our own."""
     events: deque[Packet] = field(default_factory=deque)
-    """Those that came while an answer was waited for."""
+    """Events that came while we waited for an answer."""
     _atoms: dict[str, int] = field(default_factory=dict)
     _asked: int = 0
 
     def send(self, code: int, small: int, form: str, *values: int, data: bytes = b"") -> None:
-        """A request: its code, its second byte, numbers by a format of `struct`, and data."""
+        """Send a request: its code, its second byte, numbers with a format of `struct`, and data."""
         body = struct.pack(f"<{form}", *values) + data
         body += bytes(-len(body) % 4)
         self.socket.sendall(struct.pack("<BBH", code, small, 1 + len(body) // 4) + body)
         self._asked = self._asked + 1 & 0xFFFF
 
     def ask(self, code: int, small: int, form: str, *values: int, data: bytes = b"") -> Packet | None:
-        """A request and its answer; None if the server refuses it, as about a window that has gone."""
+        """Send a request and return the answer; None if the server refuses it, as for a window that is gone."""
         self.send(code, small, form, *values, data=data)
         ends = time.monotonic() + _SECONDS
         while True:
@@ -82,7 +82,7 @@ class Server:
                 self.events.append(packet)
 
     def read(self, ends: float) -> Packet:
-        """The next packet. Raises OddError if the server has gone, or says nothing until a time."""
+        """Return the next packet. Raises OddError if the server is gone, or silent until a deadline."""
         head = self._exactly(_HEAD, ends)
         kind = head[0] & 0x7F
         more = struct.unpack_from("<I", head, 4)[0] * 4 if kind in (1, 35) else 0
@@ -94,14 +94,14 @@ class Server:
         return _exactly(self.socket, count, ends)
 
     def atom(self, name: str) -> int:
-        """The number that the server has for a name."""
+        """Return the atom of a name."""
         if name not in self._atoms:
             found = self.ask(INTERN_ATOM, 0, "HH", len(name), 0, data=name.encode())
             self._atoms[name] = found.numbers("I", 8)[0] if found is not None else 0
         return self._atoms[name]
 
     def value(self, window: int, name: str) -> bytes:
-        """The bytes of a window's property; none if it has none."""
+        """Return the bytes of a window's property; empty if it does not have it."""
         found = self.ask(GET_PROPERTY, 0, "IIIII", window, self.atom(name), 0, 0, MOST_VALUE // 4)
         if found is None:
             return b""
@@ -109,7 +109,7 @@ class Server:
         return found.data[_HEAD:][: length * form // 8]
 
     def words(self, window: int, name: str) -> tuple[int, ...]:
-        """The 32-bit numbers of a window's property."""
+        """Return the 32-bit numbers of a window's property."""
         data = self.value(window, name)
         return struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4])
 
@@ -126,11 +126,11 @@ class Server:
         self.send(SEND_EVENT, 0, "II", window, mask, data=event)
 
     def configure(self, window: int, x: int, y: int, width: int, height: int) -> None:
-        """Place a window; it has no border."""
+        """Set place and size of a window, without a border."""
         self.send(CONFIGURE, 0, "IHHiiIII", window, 0b11111, 0, x, y, width, height, 0)
 
     def raise_window(self, window: int) -> None:
-        """Put a window over all others."""
+        """Raise a window above all others."""
         self.send(CONFIGURE, 0, "IHHI", window, 1 << 6, 0, 0)
 
 
@@ -142,7 +142,7 @@ def open_server(made: socket.socket, key: bytes) -> Server:
 
 
 def _greeting(made: socket.socket) -> tuple[int, int, int, int]:
-    """The number of the root window, its width and height, and what the numbers of our own windows begin at."""
+    """Return the root window's number, width and height, and the first number for windows of our own."""
     ends = time.monotonic() + _SECONDS
     head = _exactly(made, 8, ends)
     body = _exactly(made, struct.unpack_from("<H", head, 6)[0] * 4, ends)
@@ -171,14 +171,14 @@ def _exactly(source: socket.socket, count: int, ends: float) -> bytes:
 
 
 def new_key() -> tuple[bytes, bytes]:
-    """A key that a display asks its clients for, and the file that tells programs of it."""
+    """Return a new key for a display, and the content of the file with which programs find it."""
     name, key = b"MIT-MAGIC-COOKIE-1", os.urandom(16)
     # For any machine and any display: a family, then each text behind its length, with the large end first.
     return key, b"\xff\xff" + b"".join(struct.pack(">H", len(one)) + one for one in (b"", b"", name, key))
 
 
 def key_in(text: bytes) -> bytes:
-    """The key in such a file. Raises OddError if it holds none."""
+    """Return the key in such a file. Raises OddError if there is none."""
     if len(text) != len(new_key()[1]):
         raise OddError("X: there is no key for the display")
     return text[-16:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an installation is told: disks, user, keyboard, time zone, language, desktop. Read from a file, which no shell ever reads.
+"""The answers that an installation needs: disks, user, keyboard, time zone, language, desktop. No shell ever reads their file.
 
 One `NAME='value'` a line, as in a host's tower.env; lines that are empty or begin with `#` are for people. A name that is
 missing, unknown or there twice is refused, as is a value that has not the form it must have.
@@ -39,7 +39,7 @@ _DISK: Final = re.compile(r"/dev/[A-Za-z0-9_./:-]{1,200}|[A-Za-z0-9][A-Za-z0-9_.
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All that an installation must know."""
+    """Everything that an installation has to know."""
 
     root_disk: str
     """A path below /dev, or a serial number."""
@@ -57,7 +57,7 @@ class Answers:
 
 
 def read_answers(path: Path) -> Answers:
-    """The answers in a file. Raises StateError or ValueRefusedError, which names the line."""
+    """Read the answers in a file. Raises StateError or ValueRefusedError, which names the line."""
     try:
         with open_regular(path) as stream:
             data = stream.read(MOST + 1)
@@ -67,7 +67,7 @@ def read_answers(path: Path) -> Answers:
 
 
 def parse_answers(data: bytes, where: str) -> Answers:
-    """The same, of what is in the file. No value is ever evaluated, and that of PASSWORD_HASH is never shown."""
+    """Parse the content of such a file. No value is ever evaluated, and the value of PASSWORD_HASH is never shown."""
     values = _values(data, where)
     missing = [name for name in NAMES if name not in values and name not in DEFAULTS]
     if missing:
@@ -79,7 +79,7 @@ def parse_answers(data: bytes, where: str) -> Answers:
 
 
 def typed(values: Mapping[str, str]) -> Answers:
-    """The answers of a value for each name. Raises ValueRefusedError."""
+    """Return the answers for a text for each name. Raises ValueRefusedError."""
     layout, variant = known.keyboard(values["KEYBOARD_LAYOUT"], values["KEYBOARD_VARIANT"])
     return Answers(
         root_disk=_disk(values["ROOT_DISK"], "ROOT_DISK"),
@@ -96,7 +96,7 @@ def typed(values: Mapping[str, str]) -> Answers:
 
 
 def parse_swap(text: str) -> int:
-    """Bytes of swap: a size, or 0M for none. Raises ValueRefusedError."""
+    """Return the size of swap in bytes, 0 for none. Raises ValueRefusedError."""
     try:
         return parse_size(text)
     except ValueRefusedError as error:
@@ -104,7 +104,7 @@ def parse_swap(text: str) -> int:
 
 
 def parse_desktop(text: str) -> str:
-    """`yes` or `no`. Raises ValueRefusedError."""
+    """Return `yes` or `no`. Raises ValueRefusedError for any other text."""
     if text not in ("yes", "no"):
         raise ValueRefusedError(f"DESKTOP is {text!r}", hint="yes or no")
     return text
@@ -117,7 +117,7 @@ def _disk(text: str, name: str) -> str:
 
 
 def _values(data: bytes, where: str) -> dict[str, str]:
-    """The values as text."""
+    """Return the values as text, by name."""
     if len(data) > MOST:
         raise ValueRefusedError(f"{where}: more than {MOST} bytes, which no file of answers has")
     if b"\r" in data:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answers of an installation, asked for one after the other on a terminal or a serial line.
+"""Ask for the answers of an installation, one after the other, on a terminal or a serial line.
 
 Enter takes what is in brackets, `back` goes to the question before, and an answer that cannot be right is asked for again
 with the reason. Nothing is changed here.
@@ -27,7 +27,7 @@ _GONE: Final = "nobody answers any more"
 
 Taken = dict[str, str]
 Parse = Callable[[str, Mapping[str, str]], str]
-"""What an answer means, with the answers so far. Raises ValueRefusedError."""
+"""Turns a typed text into a value, given the answers so far. Raises ValueRefusedError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Question:
 
 
 def questions(disks: tuple[Disk, ...]) -> tuple[Question, ...]:
-    """All questions, in their order."""
+    """Return all questions in order."""
     return (
         Question("ROOT_DISK", "The disk for the system, which will be wiped", _disk(disks, root=True)),
         Question(
@@ -62,7 +62,7 @@ def questions(disks: tuple[Disk, ...]) -> tuple[Question, ...]:
 
 
 def ask(disks: tuple[Disk, ...]) -> Answers:
-    """Ask all. Raises TowerError if the input ends."""
+    """Ask all questions. Raises TowerError if the input ends."""
     asked, taken, place = questions(disks), Taken(), 0
     streams.note(f"Enter takes what is in brackets, `{BACK}` goes to the question before. Nothing is changed before the end.\n")
     streams.note(_listed(disks))
@@ -77,7 +77,7 @@ def ask(disks: tuple[Disk, ...]) -> Answers:
 
 
 def _one(question: Question, taken: Taken) -> str | None:
-    """An answer that can be right; None to go back. Raises TowerError if the input ends."""
+    """Ask one question until the answer is valid; return None to go back. Raises TowerError if the input ends."""
     while True:
         default = "" if question.secret else taken.get(question.name, question.default)
         text = _read(f"{question.text}{f' [{default}]' if default else ''}: ", secret=question.secret)

@@ -54,7 +54,7 @@ _LEFT_SECONDS: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the boot loader and the system must know of the disks."""
+    """What the boot loader and the system have to know about the disks."""
 
     luks: str
     """UUID of the encrypted partition."""
@@ -63,7 +63,7 @@ class Made:
 
 
 def release() -> None:
-    """Let go what an interrupted installation left open; nothing if it left nothing. Raises ToolError."""
+    """Close and unmount what an interrupted installation left open. Raises ToolError."""
     if _mounted(_MOUNTS):
         _end_left()
     _unmount(_MOUNTS)
@@ -73,7 +73,7 @@ def release() -> None:
 
 
 def _mounted(names: Iterable[str]) -> list[Path]:
-    """Which of these folders of the new system are mounted, in the same order."""
+    """Return those of the folders of the new system that are mounted, in the same order."""
     mounted = {line.split(" ")[1] for line in Path("/proc/mounts").read_text(errors="replace").splitlines()}
     return [TARGET / name for name in names if str(TARGET / name) in mounted]
 
@@ -99,7 +99,7 @@ def _end_left() -> None:
 
 
 def left_in(folder: Path, processes: Path = Path("/proc")) -> Iterator[int]:
-    """The numbers of the processes, ourselves aside, that have their root, their folder or a file below `folder`."""
+    """Return the IDs of the other processes that have their root, their working folder or an open file below `folder`."""
     for place in processes.glob("[0-9]*"):
         if int(place.name) == os.getpid():
             continue
@@ -116,20 +116,20 @@ def _leads_to(link: Path, folder: Path) -> bool:
 
 
 def parts_named(disk: Disk, name: str) -> Iterator[Path]:
-    """Nodes of a disk's partitions that its table calls by a name."""
+    """Return the device nodes of the partitions that have this name in a disk's partition table."""
     for place in sorted(Path("/sys/class/block", disk.path.name).glob("*/partition")):
         if f"PARTNAME={name}" in (place.parent / "uevent").read_text(errors="replace").splitlines():
             yield Path("/dev", place.parent.name)
 
 
 def opens(part: Path, key: bytes) -> bool:
-    """Whether a key opens an encrypted partition."""
+    """Return whether a key opens an encrypted partition."""
     argv = ("cryptsetup", "open", "--test-passphrase", "--key-file", "-", part)
     return proc.run(argv, stdin=key, timeout=_SECONDS, check=False).status == 0
 
 
 def open_volumes(part: Path, boot: Path, key: bytes) -> tuple[Made, bool]:
-    """Open the disk of an installed system: what the boot loader must know, and whether it has swap. Raises ToolError."""
+    """Open the disk of an installed system; return what the boot loader needs, and whether there is swap. Raises ToolError."""
     Path("/run/cryptsetup").mkdir(mode=0o700, exist_ok=True)
     proc.run(("cryptsetup", "open", "--key-file", "-", part, MAPPING), stdin=key, timeout=_SECONDS)
     _lvm("vgchange", "--activate", "y", GROUP)
@@ -141,7 +141,7 @@ def open_volumes(part: Path, boot: Path, key: bytes) -> tuple[Made, bool]:
 
 
 def mount_old() -> None:
-    """Mount the root of an installed system to be read, and its home. Raises ToolError.
+    """Mount the root of an installed system read-only, and its home. Raises ToolError.
 
     An upgrade that was cut off may have left a root that cannot be mounted, or has nothing in it: then home alone.
     """
@@ -155,13 +155,13 @@ def mount_old() -> None:
 
 
 def empty_root() -> None:
-    """A new file system in place of the old root; home stays. Raises ToolError."""
+    """Make a new file system in place of the old root; home stays. Raises ToolError."""
     _unmount(("home", ""))
     proc.run(("mkfs.ext4", "-q", "-F", "-L", "tower-root", f"/dev/{GROUP}/root"), timeout=_SECONDS)
 
 
 def partition(plan: Plan) -> tuple[Path, Path]:
-    """New tables on both disks; the partitions of the root disk and of the boot device. Raises DeviceError or ToolError."""
+    """Partition both disks; return the partitions of root disk and boot device. Raises DeviceError or ToolError."""
     size = min(plan.boot.size - _ENDS, _BOOT_MOST) // MIB
     boot = _partition(plan.boot, f"type={_UUID}, size={size}MiB, name={START_NAME}, attrs=LegacyBIOSBootable")
     size = (plan.root.size - _ENDS) // MIB
@@ -184,7 +184,7 @@ def _partition(disk: Disk, row: str) -> Path:
 
 
 def _first(disk: Disk) -> Path:
-    """The node of a disk's first partition, once it is there."""
+    """Wait for the device node of a disk's first partition and return it."""
     end = time.monotonic() + _NODE_SECONDS
     while time.monotonic() < end:
         for place in Path("/sys/class/block", disk.path.name).glob("*/partition"):
@@ -196,7 +196,7 @@ def _first(disk: Disk) -> Path:
 
 
 def encrypt(part: Path, key: bytes) -> str:
-    """LUKS2 on a partition, opened; its UUID. Raises ToolError."""
+    """Format a partition with LUKS2 and open it; return its UUID. Raises ToolError."""
     Path("/run/cryptsetup").mkdir(mode=0o700, exist_ok=True)
     # The key is random and as long as can be: iterations would make each start slower, and nothing safer.
     quick = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
@@ -210,7 +210,7 @@ def encrypt(part: Path, key: bytes) -> str:
 
 
 def volumes(swap: int) -> None:
-    """Swap, home and root on the opened partition. Raises ToolError."""
+    """Make the volumes for swap, home and root on the opened partition. Raises ToolError."""
     device = Path("/dev/mapper", MAPPING)
     _lvm("pvcreate", "--yes", device)
     _lvm("vgcreate", "--yes", GROUP, device)
@@ -229,7 +229,7 @@ def _lvm(command: str, *words: str | Path, check: bool = True) -> None:
 
 
 def file_systems(boot: Path, *, swap: bool) -> str:
-    """Make all of them; the boot partition's UUID. Raises ToolError."""
+    """Make all file systems; return the UUID of the boot partition's. Raises ToolError."""
     number = secrets.token_hex(4).upper()
     proc.run(("mkfs.vfat", "-F", "32", "-n", "TOWER-START", "-i", number, boot), timeout=_SECONDS)
     for name in ("root", "home"):
@@ -240,7 +240,7 @@ def file_systems(boot: Path, *, swap: bool) -> str:
 
 
 def mount(boot: Path) -> None:
-    """Mount the new system, with what programs in it need of this one. Raises ToolError."""
+    """Mount the new system, with the folders of this one that programs in it need. Raises ToolError."""
     TARGET.mkdir(mode=0o755, parents=True, exist_ok=True)
     _mount("-t", "ext4", f"/dev/{GROUP}/root", "")
     for name in _MOUNTS[:-1]:
@@ -257,7 +257,7 @@ def _mount(*words: str) -> None:
 
 
 def close() -> None:
-    """All on the disks, unmounted and locked. Raises ToolError."""
+    """Write everything to the disks, unmount them and lock the root disk. Raises ToolError."""
     os.sync()
     release()
     with suppress(OSError):

@@ -26,12 +26,12 @@ from tower.installer.disks import CRYPT_NAME, GROUP, START_NAME, TARGET
 
 KEY_FILE: Final = "crypto_keyfile.bin"
 KEPT: Final = TARGET / "home/.tower-upgrade"
-"""Root's alone; only there while an upgrade is under way."""
+"""Readable by root only; exists only during an upgrade."""
 _FILES: Final = (
     "etc/conf.d/loadkmap", "etc/keymap", "etc/localtime", "etc/timezone", "etc/zoneinfo", "etc/locale.conf",
     "etc/profile.d/10tower-lang.sh", "etc/apk/repositories",
 )  # fmt: skip
-"""What the user chose or may have changed: keyboard, time zone, language, servers of packages."""
+"""Files that the user chose or may have changed: keyboard, time zone, language, package servers."""
 _USERS: Final = range(1000, 60000)
 _KEY_MOST: Final = 8 << 20
 _SECONDS: Final = 60
@@ -41,7 +41,7 @@ _PLUG_IN: Final = "plug in the boot device of that system, or a copy of it: with
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The one user of an installed system."""
+    """The only user of an installed system."""
 
     name: str
     number: int
@@ -50,7 +50,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """Both disks of an installed system."""
+    """The two disks of an installed system."""
 
     root: Disk
     boot: Disk
@@ -59,7 +59,7 @@ class Existing:
     key: bytes = field(repr=False)
 
     def rows(self) -> dict[str, object]:
-        """What an upgrade will do, for people and as JSON."""
+        """Return what an upgrade will do, for people and as JSON."""
         return {
             "root_disk": f"{self.root}: its system is replaced, /home stays",
             "boot_device": f"{self.boot}: its kernel and boot loaders are written again, its key stays",
@@ -67,7 +67,7 @@ class Existing:
 
 
 def find_existing(found: tuple[Disk, ...]) -> Existing:
-    """The installed system whose key is on one of this machine's disks. Raises StateError or DeviceError."""
+    """Find the installed system whose key is on one of this machine's disks. Raises StateError or DeviceError."""
     free = [disk for disk in found if disk.obstacle in ("", FIXED)]
     roots = [(disk, part) for disk in free for part in disks.parts_named(disk, CRYPT_NAME)]
     if not roots:
@@ -92,7 +92,7 @@ def find_existing(found: tuple[Disk, ...]) -> Existing:
 
 
 def _key(part: Path) -> bytes:
-    """The key on a boot partition; empty if there is none that can be read."""
+    """Return the key on a boot partition; empty if there is no readable one."""
     with mounted(part, _BOOT) as folder:
         try:
             with (folder / KEY_FILE).open("rb") as stream:
@@ -103,7 +103,7 @@ def _key(part: Path) -> bytes:
 
 @contextmanager
 def mounted(part: Path, folder: Path) -> Iterator[Path]:
-    """A FAT partition, for reading. What cannot be mounted is an empty folder."""
+    """Mount a FAT partition read-only; the folder is empty if that fails."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     done = proc.run(("mount", "-t", "vfat", "-o", "ro", part, folder), timeout=_SECONDS, check=False)
     try:
@@ -114,7 +114,7 @@ def mounted(part: Path, folder: Path) -> Iterator[Path]:
 
 
 def keep() -> Account:
-    """Lay aside, in /home, what is carried over from the old system, mounted at `TARGET`; its user. Raises StateError.
+    """Copy what the new system takes over from the old one at `TARGET` to a folder in /home; return the user. Raises StateError.
 
     If an upgrade was cut off, that is there already, and the old system may be gone.
     """
@@ -136,18 +136,18 @@ def keep() -> Account:
 
 
 def restore() -> None:
-    """Lay what was kept over the new system."""
+    """Copy the kept files into the new system."""
     for name in _FILES:
         _copy(KEPT / name, TARGET / name)
 
 
 def forget() -> None:
-    """The upgrade has ended well."""
+    """Remove the kept files after a successful upgrade."""
     shutil.rmtree(KEPT)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file, a link as a link, or a whole folder; nothing if it is not there."""
+    """Copy a file, a link as a link, or a whole folder; do nothing if it does not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir() and not source.is_symlink():
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
@@ -157,7 +157,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def read_account(root: Path) -> Account:
-    """The user of the system below `root`. Raises StateError unless there is just one."""
+    """Return the user of the system below `root`. Raises StateError unless there is exactly one."""
     try:
         rows = [line.split(":") for line in (root / "etc/passwd").read_text(encoding="utf-8").splitlines()]
         shadow = [line.split(":") for line in (root / "etc/shadow").read_text(encoding="utf-8").splitlines()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An installation from its plan to the end, a step at a time; who is interrupted hears what state the disks are in.
+"""An installation from its plan to the end, step by step; after an interruption it says what state the disks are in.
 
 It always begins anew: a step of a cut-off run is worth less than the certainty of what is on the disks. Until the last step
 the boot device of a new installation starts nothing. An upgrade takes the place of the root alone: /home and the key stay.
@@ -28,7 +28,7 @@ LOG: Final = Path("/var/log/tower-setup.log")
 
 
 class Run(ABC):
-    """One run, a step at a time."""
+    """One run, step by step."""
 
     steps: int
 
@@ -39,7 +39,7 @@ class Run(ABC):
         self._changed = False
 
     def run(self) -> None:
-        """Install. Raises TowerError, whose hint says in what state the disks are."""
+        """Install. Raises TowerError; its hint says what state the disks are in."""
         os.umask(0o022)
         try:
             self._run()
@@ -56,11 +56,11 @@ class Run(ABC):
 
     @abstractmethod
     def _run(self) -> None:
-        """All steps."""
+        """Run all steps."""
 
     @abstractmethod
     def _state(self) -> str:
-        """In what state the disks are."""
+        """Return what state the disks are in."""
 
     @contextmanager
     def _step(self, text: str) -> Iterator[None]:
@@ -77,7 +77,7 @@ class Run(ABC):
 
 
 class Installation(Run):
-    """Onto two disks that are wiped."""
+    """An installation on two disks, which are wiped."""
 
     steps = 9
 
@@ -125,7 +125,7 @@ class Installation(Run):
 
 
 class Upgrade(Run):
-    """In place of the system that is on the disks."""
+    """An installation in place of the system that is on the disks."""
 
     steps = 8
 

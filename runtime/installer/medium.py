@@ -18,7 +18,7 @@ _AGAIN: Final = "the medium is damaged: write it again, and check the ISO with i
 
 
 def find_medium(root: Path = _MEDIA) -> Path:
-    """The folder `toweros` of the medium. Raises StateError if this is no live system."""
+    """Return the folder `toweros` of the medium. Raises StateError if this is not the live system."""
     found = sorted(folder for folder in root.glob("*/toweros") if is_folder(folder / "wheels"))
     if not found:
         raise StateError("no medium of TowerOS is mounted under /media", hint="start this machine from the ISO, then run this")
@@ -26,7 +26,7 @@ def find_medium(root: Path = _MEDIA) -> Path:
 
 
 def check_live(mounts: str) -> None:
-    """StateError unless this is the live system, which runs from memory."""
+    """Raise StateError unless this is the live system, which runs from memory."""
     rows = [line.split(" ") for line in mounts.splitlines()]
     roots = [row[2] for row in rows if len(row) > 2 and row[1] == "/"]
     if not roots or roots[-1] not in ("tmpfs", "rootfs", "overlay"):
@@ -34,7 +34,7 @@ def check_live(mounts: str) -> None:
 
 
 def unpack_wheels(folder: Path, target: Path) -> None:
-    """Lay all wheels that their list names into `target`. Raises ImageProblemError for one that is missing or damaged."""
+    """Unpack all listed wheels into `target`. Raises ImageProblemError if one is missing or damaged."""
     wanted = dict[str, str]()
     for line in (folder / "requirements.txt").read_text(encoding="utf-8").splitlines():
         if match := _LINE.fullmatch(line):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which disks an installation takes, and how it divides them. Nothing is changed here.
+"""Which disks an installation uses, and how it divides them. Nothing is changed here.
 
 The root disk may be built in; the boot device must be removable, since who takes it out locks the disk. Neither may be in
 use: the medium that the live system runs from is, and so is the one that a file of answers was read from.
@@ -22,19 +22,19 @@ LEAST_REST: Final = 4 << 30
 LEAST_BOOT: Final = 256 * MIB
 HOME_PERCENT: Final = 20
 _HEADERS: Final = 64 * MIB
-"""For both tables of partitions, the header of LUKS, and what LVM keeps for itself."""
+"""Space for both partition tables, the LUKS header and LVM's own data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Disks and answers that fit each other."""
+    """Answers, and the disks that they name."""
 
     answers: Answers
     root: Disk
     boot: Disk
 
     def rows(self) -> dict[str, object]:
-        """What will be done, for people and as JSON."""
+        """Return what will be done, for people and as JSON."""
         rest = self.root.size - _HEADERS - self.answers.swap
         home = rest * HOME_PERCENT // 100
         return {
@@ -52,7 +52,7 @@ class Plan:
 
 
 def make_plan(answers: Answers, disks: tuple[Disk, ...]) -> Plan:
-    """The plan. Raises DeviceError with what speaks against a disk that was named."""
+    """Make the plan. Raises DeviceError with the reason why a named disk cannot be used."""
     root = _named(answers.root_disk, "ROOT_DISK", disks)
     boot = _named(answers.boot_device, "BOOT_DEVICE", disks)
     if root.path == boot.path:
@@ -67,7 +67,7 @@ def make_plan(answers: Answers, disks: tuple[Disk, ...]) -> Plan:
 
 
 def why_no_root(disk: Disk, swap: int) -> str:
-    """Why a disk cannot hold the system; empty if it can. It need not be removable."""
+    """Return why a disk cannot hold the system; empty if it can. It need not be removable."""
     least = LEAST_REST + _HEADERS + swap
     if disk.obstacle and disk.obstacle != FIXED:
         return disk.obstacle
@@ -75,7 +75,7 @@ def why_no_root(disk: Disk, swap: int) -> str:
 
 
 def _named(text: str, name: str, disks: tuple[Disk, ...]) -> Disk:
-    """The disk of a path or a serial number."""
+    """Return the disk with this path or serial number."""
     if text.startswith("/dev/"):
         found = [disk for disk in disks if disk.path == Path(os.path.realpath(text))]
     else:

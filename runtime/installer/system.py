@@ -20,15 +20,15 @@ from tower.installer.medium import unpack_wheels
 
 KEY_FILE: Final = "crypto_keyfile.bin"
 WORLD: Final = Path("/etc/tower/installed.world")
-"""The packages of an installed system, one a line; the live system has fewer."""
+"""The packages of an installed system, one per line; the live system has fewer."""
 TOOLS: Final = ("cryptsetup", "lvm2", "sfdisk", "syslinux")
-"""What installing needs and the live system has not."""
+"""Packages that the installation needs and the live system does not have."""
 FLAVOR: Final = "lts"
 _FEATURES: Final = "ata base cryptkey cryptsetup ext4 lvm mmc nvme scsi tower usb virtio"
 _GROUPS: Final = ("wheel", "audio", "video", "input", "netdev", "seat")
 _SHELL: Final = "/bin/bash"
 _DESKTOP: Final = ("udev", "udev-trigger", "seatd")
-"""Services of the desktop, which the live system has not."""
+"""Services of the desktop, which the live system does not have."""
 _SERVICES: Final = ("fsck", "root", "localmount", "swap", "loadkmap")
 _SECONDS: Final = 300
 _LONG: Final = 3600
@@ -47,13 +47,13 @@ _GRUB_MODULES: Final = (
 
 
 def add_tools() -> None:
-    """Install into the live system what installing needs. Raises PackageError."""
+    """Install the packages that the installation needs into the live system. Raises PackageError."""
     _apk("add", *TOOLS)
     proc.run(("modprobe", "-a", "dm-mod", "dm-crypt", "ext4", "vfat"), timeout=_SECONDS)
 
 
 def add_packages(key: bytes) -> None:
-    """Install the system; its initramfs, which holds the key, is made on the way. Raises PackageError."""
+    """Install the system's packages, which also makes its initramfs with the key. Raises PackageError."""
     try:
         world = WORLD.read_text(encoding="utf-8").split()
     except OSError:
@@ -87,7 +87,7 @@ def _apk(*words: str | Path) -> None:
 
 
 def settings(made: Made, *, swap: bool) -> None:
-    """What in /etc depends on this machine and its disks. Raises ToolError."""
+    """Write the settings in /etc that depend on this machine and its disks. Raises ToolError."""
     rows = [
         f"/dev/{GROUP}/root\t/\text4\trw,relatime\t0 1",
         f"/dev/{GROUP}/home\t/home\text4\trw,nodev,nosuid,relatime\t0 2",
@@ -110,7 +110,7 @@ def settings(made: Made, *, swap: bool) -> None:
 
 
 def choices(answers: Answers) -> None:
-    """Keyboard, time zone and language. Raises ToolError."""
+    """Set keyboard, time zone and language. Raises ToolError."""
     _write("etc/locale.conf", f"LANG={answers.lang}\n")
     _write("etc/profile.d/10tower-lang.sh", f"# Made when this system was installed.\nexport LANG={answers.lang}\n")
     _inside("setup-keymap", answers.keyboard_layout, answers.keyboard_variant)
@@ -118,7 +118,7 @@ def choices(answers: Answers) -> None:
 
 
 def serial_line(root: Path = Path("/")) -> str:
-    """The serial line that is a console of this system and is there; empty if none is."""
+    """Return the serial line that is a console of this system and exists; empty if there is none."""
     try:
         names = (root / "sys/class/tty/console/active").read_text().split()
         found = [name for name in names if name.startswith("ttyS")]
@@ -129,9 +129,9 @@ def serial_line(root: Path = Path("/")) -> str:
 
 
 def user(name: str, password_hash: str, number: int | None = None) -> None:
-    """The one user, who becomes root by doas; root itself does not log in. Raises ToolError.
+    """Add the only user, who becomes root with doas; root cannot log in. Raises ToolError.
 
-    `number` is the user's, where a home is there already.
+    `number` is the user ID if the home already exists.
     """
     own = [] if number is None else ["-H", "-u", str(number)]
     _inside("adduser", "-D", *own, "-s", _SHELL, "-g", "", name)
@@ -145,7 +145,7 @@ def user(name: str, password_hash: str, number: int | None = None) -> None:
 
 
 def tower(name: str, medium: Path, *, new: bool) -> None:
-    """`tower` itself, the host images and the manual, into a `new` home or one that has been used. Raises ImageProblemError."""
+    """Copy `tower`, the host images and the manual, into a `new` home or a used one. Raises ImageProblemError."""
     unpack_wheels(medium / "wheels", TARGET / "usr/lib/tower")
     home = TARGET / "home" / name
     builds = home / ".cache/tower/builds"
@@ -167,14 +167,14 @@ def tower(name: str, medium: Path, *, new: bool) -> None:
 
 
 def desktop_at_login(name: str) -> None:
-    """Let each login of a new user on the first console start the desktop. Raises ToolError."""
+    """Make each login of a new user on the first console start the desktop. Raises ToolError."""
     # As `startw --at-login yes` writes it; the settings that are not there are the usual ones.
     _write(f"home/{name}/.config/tower/desktop", "at_login=yes\n")
     _inside("chown", "-R", f"{name}:{name}", f"/home/{name}/.config")
 
 
 def boot_files(made: Made) -> bytes:
-    """The boot loaders' files on the boot partition, for BIOS and UEFI; the first sector for a BIOS. Raises ToolError."""
+    """Write the boot loaders' files for BIOS and UEFI; return the boot sector for BIOS. Raises ToolError."""
     words = [
         "quiet",
         f"root=/dev/{GROUP}/root",
@@ -220,5 +220,5 @@ def _write_secret(place: Path, data: bytes) -> None:
 
 
 def keep_log(lines: Iterable[str]) -> None:
-    """What was done, for who asks later."""
+    """Keep the log in the new system."""
     _write("var/log/tower-setup.log", "".join(f"{line}\n" for line in lines))

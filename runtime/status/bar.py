@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hosts in the desktop's bar: lines of `tower status --json --watch` in, lines of JSON as waybar reads them out.
 
-A host that is up has a full circle in its own colour, one that is down an empty one, a strange one a warning sign. What
-hosts say of themselves is never shown as markup.
+A host that is up has a filled circle in its own colour, one that is down an empty circle, one with a problem a warning sign.
+What hosts say about themselves is never shown as markup.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST: Final = 12
 
 
 def lines(said: Iterable[str]) -> Iterator[str]:
-    """A line for the bar for each line of `tower status`; what is none is passed over."""
+    """Yield a line for the bar for each line of `tower status`; skip lines that are invalid."""
     for line in said:
         try:
             hosts = parse_json(line.encode())["hosts"]
