@@ -117,5 +117,5 @@ class Clipboard:
 
 
 def _answer(*numbers: int) -> bytes:
-    """Return an event with time, requestor, selection, target and property (0: none)."""
+    """Return an event with time, requesting window, selection, target and property (0: none)."""
     return struct.pack("<BxHIIIII8x", _NOTIFY, 0, *numbers)
