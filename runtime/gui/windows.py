@@ -95,9 +95,10 @@ class Manager:
         """Manage until the display is gone. Raises OddError, OSError."""
         self._begin()
         while True:
-            self._report()
+            # Events that came with an answer first: what they change must be told before we wait.
             while self.server.events:
                 self._event(self.server.events.popleft())
+            self._report()
             ready, _, _ = select.select([self.server.socket.fileno(), self._wake[0]], [], [])
             if self._wake[0] in ready:
                 os.read(self._wake[0], 1)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager of an application's windows: what it tells the viewer, and when."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import struct
+import threading
+
+import pytest
+from tower.gui import x11
+from tower.gui.clipboard import Clipboard
+from tower.gui.rfb import OddError
+from tower.gui.windows import Manager, Shown, Window
+from tower.gui.x11 import Packet, Server
+
+
+def test_a_window_that_goes_while_an_answer_is_waited_for_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its event lies in the queue already: nothing more comes from the server that would wake the manager."""
+    told: queue.SimpleQueue[Shown] = queue.SimpleQueue()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        server = Server(ours, 1, 100, 100, 1 << 20)
+        server.events.append(Packet(x11.DESTROYED, struct.pack("<BxHII20x", x11.DESTROYED, 0, 1, 5)))
+        manager = Manager(server, told.put, Clipboard(server, lambda _: None), {5: Window(5, True, 9, 9, (1, 1), "x")})
+        monkeypatch.setattr(Manager, "_begin", lambda _: None)
+
+        def run() -> None:
+            with pytest.raises((OddError, OSError)):
+                manager.run()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            while told.get(timeout=20).count:
+                pass
+        finally:
+            theirs.close()
+            thread.join(20)
