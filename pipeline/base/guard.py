@@ -20,6 +20,8 @@ _VARIABLE = "TOWER_GUARD"
 _SCRIPT = """
 cd /
 trap '' INT TERM HUP QUIT
+# Taken out of the arguments, which `set` replaces below.
+mark=$1
 running=
 coming=0
 while read -r sign group start; do
@@ -50,9 +52,11 @@ done
 tries=0
 while [ "$coming" -gt 0 ] && [ "$tries" -lt 20 ]; do
     tries=$((tries + 1))
-    for environ in $(grep -ls "$1" /proc/[0-9]*/environ); do
+    for environ in $(grep -lsF -e "$mark" /proc/[0-9]*/environ); do
         group=${environ#/proc/}
-        kill -s KILL -- "-${group%/environ}" && coming=$((coming - 1))
+        group=${group%/environ}
+        # To the group 1, kill would mean everybody.
+        [ "$group" -gt 1 ] && kill -s KILL -- "-$group" && coming=$((coming - 1))
     done
     sleep 0.1
 done

@@ -28,7 +28,7 @@ _PATIENCE: Final = 5.0
 # The mark is in the arguments of the one shell that leads the command's process group, and comes on stdin here, so that it
 # is in the arguments of nothing else. Builtins alone: `read` passes over the NULs between arguments, busybox' grep does not.
 _KILL: Final = """\
-IFS= read -r mark
+IFS= read -r mark && [ -n "$mark" ] || exit 0
 for process in /proc/[0-9]*; do
 IFS= read -r words <"$process/cmdline"
 case $words in *"$mark"*) kill -s "$1" -- "-${process#/proc/}" ;; esac

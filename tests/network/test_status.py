@@ -166,7 +166,7 @@ def login_shell(host: Machine, program: str) -> Iterator[None]:
 )
 def test_a_host_that_answers_garbage(machines: Tower, user: User, program: str) -> None:
     with login_shell(machines["offline1"], program):
-        one_is(user, "strange", "answers")
+        one_is(user, "strange", "its answer")
 
 
 def test_watching_follows_a_host_down_and_up(machines: Tower, user: User) -> None:

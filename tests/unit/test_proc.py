@@ -174,6 +174,46 @@ os.kill(os.getpid(), 9)
         innocent.wait()
 
 
+INNOCENT = """
+import os, subprocess, sys, time
+from pathlib import Path
+
+def state(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except FileNotFoundError:
+        return "Z"
+
+owner = '''
+import os, subprocess
+from pipeline.base.guard import GUARD
+program = subprocess.Popen(("sleep", "300"), start_new_session=True, env={**os.environ, **GUARD.starting()})
+GUARD.started(program.pid)
+GUARD.starting()
+print(GUARD.pid, program.pid, flush=True)
+os.kill(os.getpid(), 9)
+'''
+# Letters, digits and words that a line of /proc/PID/stat and the guard's own script have.
+env = {"A": "RSDZTtXxKWPI 0123456789 running coming TOWER_GUARD=", "PATH": os.defpath}
+innocent = subprocess.Popen(("sleep", "300"), start_new_session=True, env=env)
+done = subprocess.run((sys.executable, "-c", owner), capture_output=True, text=True)
+guard, program = map(int, done.stdout.split())
+ends = time.monotonic() + 60
+while state(guard) != "Z" and time.monotonic() < ends:
+    time.sleep(0.05)
+print(state(guard), state(program), innocent.poll())
+"""
+
+
+def test_a_guard_that_looks_for_a_program_ends_no_others() -> None:
+    """The owner is killed with one program running, and one announced; in a namespace, where mistakes end nobody else."""
+    cage = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+    done = subprocess.run(
+        (*cage, sys.executable, "-c", INNOCENT), capture_output=True, text=True, check=False, env=importable(), timeout=100
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["Z", "Z", "None"]), done.stderr
+
+
 def test_a_guard_that_was_killed_is_replaced() -> None:
     proc.run(("true",), timeout=20)
     before = GUARD.pid
