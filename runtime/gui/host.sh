@@ -132,7 +132,8 @@ stop() {
 		[ -e status ] || kill -s TERM "$program" 2>/dev/null || :
 		tries=0
 		while [ ! -e status ] && [ $((tries += 1)) -le 50 ]; do sleep 0.1; done
-		kill -s KILL -- "-$group" 2>/dev/null || :
+		# To the groups 0 and 1, kill would mean others.
+		[ "$group" -le 1 ] || kill -s KILL -- "-$group" 2>/dev/null || :
 		while alive "$1"; do sleep 0.02; done
 	fi
 	cd "$windows"
