@@ -38,7 +38,8 @@ def test_programs_that_are_left_in_the_new_system(tmp_path: Path) -> None:
             one.wait()
 
 
-def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("upgrade", [False, True], ids=["install", "upgrade"])
+def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], upgrade: bool) -> None:
     """A second one would end the programs of the first."""
     released = []
     monkeypatch.setattr(setup, "_LOCK", tmp_path / "run/setup.lock")
@@ -48,10 +49,13 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     (tmp_path / "run").mkdir()
     answers = tmp_path / "answers"
     answers.write_bytes(text())
+    argv = ["setup", *(["--upgrade"] if upgrade else ["--answers", str(answers)]), "--yes"]
     with locked(tmp_path / "run/setup.lock"):
-        assert main(["setup", "--answers", str(answers), "--yes"]) == StateError.exit_status
+        assert main(argv) == StateError.exit_status
     assert "another `tower setup` is at work" in capfd.readouterr().err
     assert not released
+    # Each gets as far as what it needs next, and is not there.
     monkeypatch.setattr(device, "list_disks", lambda: found_disks(row("sdz")))
-    assert main(["setup", "--answers", str(answers), "--yes"]) == DeviceError.exit_status
+    monkeypatch.setattr(medium, "find_medium", lambda: (_ for _ in ()).throw(StateError("no medium")))
+    assert main(argv) == (StateError if upgrade else DeviceError).exit_status
     assert released == [1]

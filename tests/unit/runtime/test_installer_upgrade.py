@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from tower.base.errors import DeviceError, StateError, TowerError, ValueRefusedError
-from tower.base.files import locked
 from tower.base.view import View
-from tower.cli.commands import setup
 from tower.cli.main import main
 from tower.disk.device import Disk
-from tower.installer import disks, existing, install, medium
+from tower.installer import disks, existing, install
 
 from tests.unit.runtime.test_installer import disk, found_disks, row, stick, text
 
@@ -141,40 +137,3 @@ def test_who_interrupts_an_upgrade_hears_that_home_is_whole(tmp_path: Path, monk
         assert said in caught.value.hint
         monkeypatch.setattr(place, name, lambda *_: existing.Account("al", 1000, "$6$x"))
     assert "secret" not in (tmp_path / "log").read_text()
-
-
-def test_programs_that_are_left_in_the_new_system(tmp_path: Path) -> None:
-    """Those that have their folder or an open file there; not those that work elsewhere."""
-    inside, outside = tmp_path / "target", tmp_path / "target2"
-    for folder in (inside, outside):
-        folder.mkdir()
-        (folder / "file").write_text("x")
-    started = [
-        subprocess.Popen(["sleep", "60"], cwd=inside),
-        subprocess.Popen(["sleep", "60"], cwd="/", stdin=(inside / "file").open()),
-        subprocess.Popen(["sleep", "60"], cwd=outside, stdin=(outside / "file").open()),
-    ]
-    try:
-        # Popen is back when the program is there.
-        assert set(disks.left_in(inside)) == {started[0].pid, started[1].pid}
-    finally:
-        for one in started:
-            one.kill()
-            one.wait()
-
-
-def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """A second one would end the programs of the first."""
-    released = []
-    monkeypatch.setattr(setup, "_LOCK", tmp_path / "run/setup.lock")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(medium, "check_live", lambda _: None)
-    monkeypatch.setattr(disks, "release", lambda: released.append(1))
-    (tmp_path / "run").mkdir()
-    with locked(tmp_path / "run/setup.lock"):
-        assert main(["setup", "--upgrade", "--yes"]) == StateError.exit_status
-    assert "another `tower setup` is at work" in capfd.readouterr().err
-    assert not released
-    monkeypatch.setattr(medium, "find_medium", lambda: (_ for _ in ()).throw(StateError("no medium")))
-    assert main(["setup", "--upgrade", "--yes"]) == StateError.exit_status
-    assert released == [1]
