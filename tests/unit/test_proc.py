@@ -16,6 +16,7 @@ import pytest
 from pipeline.base import children, proc
 from pipeline.base.errors import ToolError
 from pipeline.base.guard import GUARD
+from tests.cage import caged
 
 TIDIES = """
 import pathlib, sys, time
@@ -207,9 +208,8 @@ print(state(guard), state(program), innocent.poll())
 
 def test_a_guard_that_looks_for_a_program_ends_no_others() -> None:
     """The owner is killed with one program running, and one announced; in a namespace, where mistakes end nobody else."""
-    cage = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
     done = subprocess.run(
-        (*cage, sys.executable, "-c", INNOCENT), capture_output=True, text=True, check=False, env=importable(), timeout=100
+        caged(sys.executable, "-c", INNOCENT), capture_output=True, text=True, check=False, env=importable(), timeout=100
     )
     assert (done.returncode, done.stdout.split()) == (0, ["Z", "Z", "None"]), done.stderr
 

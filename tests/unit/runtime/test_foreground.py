@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import tower
 
+from tests.cage import caged
+
 CODE = """
 import subprocess, sys
 from tower.ssh.foreground import _KILL
@@ -30,8 +32,7 @@ print(programs[1].poll())
 @pytest.mark.parametrize(("given", "ended"), [("tower-abc\n", "-9"), ("\n", "None"), ("", "None"), ("tower-a", "None")])
 def test_only_what_has_the_mark_is_ended(shell: str, given: str, ended: str) -> None:
     """An empty or unfinished mark is that of a connection that broke. In a namespace, where mistakes end nobody else."""
-    cage = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
     env = {**os.environ, "PYTHONPATH": str(Path(tower.__file__).parents[1])}
-    argv = (*cage, sys.executable, "-c", CODE, shell, given)
+    argv = caged(sys.executable, "-c", CODE, shell, given)
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, timeout=100)
     assert done.stdout.split() == [ended, "None"], done.stderr
