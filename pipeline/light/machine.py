@@ -30,7 +30,7 @@ from pipeline.light.switches import in_network_of
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START: Final = Path(__file__).with_name("start.sh")
 TAKEN: Final = "-mac_admin,-mac_override,-mknod,-sys_module,-sys_rawio,-sys_time,-syslog,-wake_alarm"
-"""Programs that would act on this machine's kernel."""
+"""Capabilities that machines do not have, since they act on this machine's kernel; as setpriv writes them."""
 _MOST_LINKS: Final = 40
 BROUGHT: Final = "/opt/brought"
 """The folder of programs that a test adds."""
@@ -48,6 +48,16 @@ class Ran:
 def inside(pid: int, argv: Sequence[str]) -> list[str]:
     """Return the command that runs `argv` as root on the machine whose first process has this process ID here."""
     return ["setpriv", f"--bounding-set={TAKEN}", "nsenter", f"--target={pid}", "--all", "--root", "--wd", "--", *argv]
+
+
+def command(pid: int, argv: Sequence[str], *, user: str | None = None, env: Mapping[str, str] | None = None) -> list[str]:
+    """Return the command that runs `argv` there as root, or as a user in their home.
+
+    Its environment is `env`, a PATH and a locale.
+    """
+    words = argv if user is None else ("su", "-s", "/bin/sh", "-c", 'cd; exec "$@"', "--", user, "sh", *argv)
+    given = {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}
+    return ["env", "-i", *(f"{name}={value}" for name, value in given.items()), *inside(pid, words)]
 
 
 @dataclass(slots=True)
@@ -179,10 +189,8 @@ class Box:
         timeout: float = 60,
     ) -> Ran:
         """Run a program inside, as root or another user; its output is in the result, and in the error if it fails."""
-        words = argv if user is None else ("su", "-s", "/bin/sh", "-c", 'cd; exec "$@"', "--", user, "sh", *argv)
-        given = {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}
-        clean = ("env", "-i", *(f"{name}={value}" for name, value in given.items()))
-        done = proc.run([*clean, *self.argv(*words)], stdin=(data or "").encode(), timeout=timeout, check=False)
+        full = command(self.pid, argv, user=user, env=env)
+        done = proc.run(full, stdin=(data or "").encode(), timeout=timeout, check=False)
         ran = Ran(done.status, done.stdout.decode(), done.stderr.decode())
         if check and ran.returncode != 0:
             raise ToolError(f"{self.name}: {' '.join(argv)}: status {ran.returncode}\n{ran.stdout}{ran.stderr}")

@@ -4,22 +4,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from pipeline.base import proc
 from pipeline.base.errors import BootError
-from pipeline.light.machine import PATH, inside
+from pipeline.light.machine import command
 from pipeline.sim.machines import USER
 
 _SOCKET: Final = "wayland-0"
 _SECONDS: Final = 60
-_PROGRAM: Final = 'cd; exec "$@"'
 # In a session of its own: it outlives the command that started it, and ends with its machine.
-_STAYS: Final = "cd; setsid startw </dev/null >/dev/null 2>&1 &"
-# A screen in memory has no devices, so no seat daemon is needed.
-_HEADLESS: Final = {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1"}
+_STAYS: Final = "setsid startw </dev/null >/dev/null 2>&1 &"
+HEADLESS: Final = {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1"}
+"""The environment of a desktop whose screen is in memory. It has no devices, so no seat daemon is needed."""
 
 
 def session(pid: int) -> Mapping[str, str]:
@@ -34,8 +33,8 @@ def session(pid: int) -> Mapping[str, str]:
 def start_desktop(pid: int) -> None:
     """Start the desktop of the thin client's user, and wait until windows can open. Raises BootError or ToolError."""
     # This makes the folder of every user, including this one, who was added after the machine's start.
-    _run(pid, ["rc-service", "tower-desktop", "restart"])
-    _run(pid, ["su", "-s", "/bin/sh", "-c", _STAYS, USER], _HEADLESS)
+    proc.run(command(pid, ["rc-service", "tower-desktop", "restart"]), timeout=_SECONDS)
+    proc.run(command(pid, ["sh", "-c", _STAYS], user=USER, env=HEADLESS), timeout=_SECONDS)
     ends = time.monotonic() + _SECONDS
     while not session(pid):
         if time.monotonic() > ends:
@@ -48,10 +47,4 @@ def start_desktop(pid: int) -> None:
 
 def picture(pid: int) -> bytes:
     """Return a picture of the desktop as a PNG file. Raises ToolError if none runs."""
-    return _run(pid, ["su", "-s", "/bin/sh", "-c", _PROGRAM, "--", USER, "sh", "grim", "-t", "png", "-"], session(pid))
-
-
-def _run(pid: int, argv: Sequence[str], env: Mapping[str, str] | None = None) -> bytes:
-    given = {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}
-    clean = ("env", "-i", *(f"{name}={value}" for name, value in given.items()))
-    return proc.run([*clean, *inside(pid, argv)], timeout=_SECONDS).stdout
+    return proc.run(command(pid, ["grim", "-t", "png", "-"], user=USER, env=session(pid)), timeout=_SECONDS).stdout

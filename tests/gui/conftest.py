@@ -16,6 +16,7 @@ import pytest
 from pipeline.light.machine import Box, Ran
 from pipeline.light.roots import RootName
 from pipeline.light.services import add_user, service
+from pipeline.sim.screen import HEADLESS
 from tests.gui.pictures import Picture, keep, read_ppm
 from tests.network.machines import roots
 
@@ -94,8 +95,7 @@ def desktop(thinclient: Box) -> Iterator[Desktop]:
     """The desktop as `startw` starts it, on a screen of 1280 by 720 pixels that is in memory."""
     made = Desktop(thinclient)
     argv = thinclient.argv("su", "-s", "/bin/sh", "-c", "cd; exec startw", USER)
-    # A screen in memory has no devices, and nobody who lends them.
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1"}
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **HEADLESS}
     with subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL) as child:
         try:
             ends = time.monotonic() + _SECONDS
