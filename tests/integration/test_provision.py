@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.images.guest import free_port
 from tests.unit.runtime.disks import BOOT, MIB, ROOT, check_disk, garbage, make_image, tool
 
 COMMON = ("--offline", "--username", "al", "--target", "pc", "--unsigned", "--no-wait", "--yes", "--json")
@@ -280,13 +280,6 @@ def test_only_one_works_on_a_host(home: Path, tmp_path: Path) -> None:
 
 
 # --- the host answers -----------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def serve(folder: Path, key: Path, port: int) -> subprocess.Popen[bytes]:

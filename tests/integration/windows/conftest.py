@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,8 +21,10 @@ from tower.hosts import env, secret
 from tower.hosts.env import InstallationType, TowerEnv
 from tower.hosts.registry import ENV, HOST_KEY, KEY_FILE, USER_KEY, WORLD, FreeAddress, Tower
 
+from pipeline.images.guest import free_port
 from tests.conftest import CHECKOUT
-from tests.integration.windows.screen import Picture, picture
+from tests.gui.pictures import Picture, keep
+from tests.integration.windows.screen import picture
 
 NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "xclip", "xdotool", "xterm")
 COLOURS = {"web": "#4363d8", "vault": "#f58231"}
@@ -98,7 +99,7 @@ class Place:
         while not seen(found) and time.monotonic() < ends:
             time.sleep(0.1)
             found = picture(self.display)
-        path = found.keep(CHECKOUT / "build" / "gui" / f"{what.replace(' ', '-')}.png")
+        path = keep(found, what)
         assert seen(found), f"the screen never showed this: {what} ({path})"
         return found
 
@@ -185,13 +186,6 @@ def desk(place: Place) -> Iterator[Place]:
         place.run("--stop", "web", number)
     until(lambda: place.left() == [], f"nothing is left: {place.left()}")
     assert place.ids() == []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_ssh_server(folder: Path, port: int) -> subprocess.Popen[bytes]:

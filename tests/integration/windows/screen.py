@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import socket
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,41 +13,9 @@ import pytest
 from tower.gui import x11
 from tower.gui.x11 import Server, key_in, open_server
 
+from tests.gui.pictures import Colour, Picture
+
 GET_IMAGE = 73
-Colour = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Rows of red, green and blue bytes."""
-
-    width: int
-    height: int
-    pixels: bytes
-
-    def at(self, x: int, y: int) -> Colour:
-        place = 3 * (y * self.width + x)
-        red, green, blue = self.pixels[place : place + 3]
-        return red, green, blue
-
-    def share(self, colour: Colour, left: int, top: int, right: int, bottom: int) -> float:
-        """Which part of a rectangle has nearly this colour."""
-        places = [(x, y) for y in range(top, bottom, 2) for x in range(left, right, 2)]
-        return sum(near(self.at(x, y), colour) for x, y in places) / len(places)
-
-    def keep(self, path: Path) -> Path:
-        """Write it as a PNG file, for people."""
-        rows = b"".join(b"\0" + self.pixels[3 * y * self.width :][: 3 * self.width] for y in range(self.height))
-        head = struct.pack(">IIBBBBB", self.width, self.height, 8, 2, 0, 0, 0)
-        parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-        data = (struct.pack(">I", len(one)) + kind + one + struct.pack(">I", zlib.crc32(kind + one)) for kind, one in parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(data))
-        return path
-
-
-def near(one: Colour, other: Colour) -> bool:
-    return all(abs(a - b) <= 12 for a, b in zip(one, other, strict=True))
 
 
 def colour(text: str) -> Colour:

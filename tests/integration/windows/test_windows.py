@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from tower.gui.rfb import OddError
 
+from tests.gui.pictures import Picture
 from tests.integration.windows.conftest import COLOURS, WINDOWS, Place, children, find, until
-from tests.integration.windows.screen import Picture, client, colour, inside
+from tests.integration.windows.screen import client, colour, inside
 
 RED = (192, 48, 32)
 XTERM = ("xterm", "-bg", "#c03020", "-fg", "#c03020", "+sb")
