@@ -196,7 +196,7 @@ def test_tampering(served: Served, artifact: Artifact, puller: Puller, trick: st
     whole = blob.read_bytes()
     match trick:
         case "changed":
-            blob.write_bytes(whole[:-1] + b"D")
+            blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
             expected = "sha256"
         case "truncated":
             blob.write_bytes(whole[: len(whole) // 2])

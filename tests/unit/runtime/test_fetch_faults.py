@@ -329,7 +329,9 @@ def test_an_index_that_was_changed_in_the_cache(tmp_path: Path) -> None:
         assert len(said) == 1
         assert "it is fetched again" in said[0]
         # Fresh from the server, it is refused.
-        server.act = says(head(Content_Length=len(SERVED[INDEX])), SERVED[INDEX][:-300] + b"!" + SERVED[INDEX][-299:])
+        changed = bytearray(SERVED[INDEX])
+        changed[-300] ^= 1
+        server.act = says(head(Content_Length=len(changed)), bytes(changed))
         downloads.forget_index(path)
         with pytest.raises(PackageError, match="not signed"):
             _checked(one, 0, downloads.index(repository, ARCH), downloads, {})
