@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -36,6 +37,8 @@ LOCAL_IMAGES = "localhost/"
 """The prefix of our images' names: Podman adds it to every name without a registry, and then finds no other."""
 _PING_SECONDS = 10
 _CALL_SECONDS = 900
+_DAY = 24 * 3600
+"""In seconds."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -240,15 +243,20 @@ class Engine:
             removed += not other and not {row["Id"], *tags} & set(keep) and self._remove_image(row)
         return removed
 
-    def remove_images_of_gone_checkouts(self, label: str) -> int:
-        """Remove images that carry `label` and were made for a folder of this machine that no longer exists."""
+    def remove_images_of_gone_checkouts(self, label: str, *, older_than: float = _DAY) -> int:
+        """Remove images that carry `label` and were made for a folder of this machine that no longer exists.
+
+        `older_than` is the least age in seconds: a checkout in a mount namespace of its own, such as another test run's
+        /tmp, looks gone from here and has images that are in use.
+        """
         removed = 0
         for row in self._images(LABEL_FOLDER, label):
             labels = row["Labels"]
             folder = Path(os.fsdecode(unquote_to_bytes(labels[LABEL_FOLDER])))
             # The ID shows that it was this machine, and not another one that the engine serves as well.
             ours = checkout_id(folder) == labels.get(LABEL_CHECKOUT)
-            removed += ours and not folder.exists() and self._remove_image(row)
+            old = row["Created"] <= time.time() - older_than
+            removed += ours and old and not folder.exists() and self._remove_image(row)
         return removed
 
     def _images(self, asked: str, label: str) -> list[dict[str, Any]]:
