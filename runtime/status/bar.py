@@ -8,6 +8,7 @@ What hosts say about themselves is never shown as markup.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,9 +61,13 @@ def _details(host: Mapping[str, object]) -> str:
 
 
 def main() -> None:
-    """Read standard input until it ends."""
-    for line in lines(sys.stdin):
-        print(line, flush=True)
+    """Read standard input until it ends, or nobody reads standard output any more."""
+    try:
+        for line in lines(sys.stdin):
+            print(line, flush=True)
+    except BrokenPipeError:
+        # Python writes what is left at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

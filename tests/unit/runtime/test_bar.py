@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 from tower.status.bar import lines
 
@@ -49,3 +51,18 @@ def test_a_long_list_is_cut_in_the_bar_and_whole_in_the_details() -> None:
 def test_no_hosts_and_lines_that_are_none() -> None:
     assert shown()["text"] == "no hosts"
     assert list(lines(["", "not json\n", "[]\n", '{"hosts": 3}\n', '{"hosts": [{}]}\n'])) == []
+
+
+def test_a_bar_that_ends_is_no_error() -> None:
+    """A line that nobody reads would be a traceback in the desktop's log."""
+    word = json.dumps({"hosts": [host("web", "up")]}).encode() + b"\n"
+    argv = (sys.executable, "-c", "from tower.status.bar import main; main()")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.close()
+        child.stdin.write(word)
+        child.stdin.flush()
+        assert child.wait(20) == 0
+        assert child.stderr is not None
+        assert child.stderr.read() == b""
