@@ -66,6 +66,13 @@ class Desktop:
             time.sleep(0.05)
         return self.box.processes()[found[0]]
 
+    def wait_for_end(self, pattern: str) -> None:
+        """Wait until no process matches."""
+        ends = time.monotonic() + _SECONDS
+        while self.box.running(pattern):
+            assert time.monotonic() < ends, f"{pattern}: still runs\n{self.log()}"
+            time.sleep(0.05)
+
     def log(self) -> str:
         """What the programs of the desktop said."""
         path = self.box.path(f"home/{USER}/.cache/tower/desktop.log")

@@ -59,9 +59,26 @@ def test_a_terminal_opens_as_a_window(desktop: Desktop) -> None:
     desktop.box.kill(signal.SIGTERM, "^foot ")
 
 
+SOUND = (r"(^|/)pipewire$", r"(^|/)wireplumber\b", r"(^|/)pipewire-pulse\b")
+
+
 def test_sound_is_served(desktop: Desktop) -> None:
-    desktop.wait_for("^wireplumber")
-    desktop.wait_for("^pipewire-pulse")
+    for pattern in SOUND:
+        desktop.wait_for(pattern)
+    assert "PipeWire" in desktop.run("wpctl", "status").stdout
+
+
+def test_sound_is_served_when_pipewire_starts_slowly(desktop: Desktop) -> None:
+    """The other two programs end when there is no PipeWire to connect to, and so did the sound."""
+    slow = desktop.box.path("tmp/slow/pipewire")
+    slow.parent.mkdir(mode=0o755)
+    slow.write_text("#!/bin/sh\nuntil [ -e /tmp/slow/go ]; do sleep 0.1; done\nexec /usr/bin/pipewire\n")
+    slow.chmod(0o755)
+    desktop.run("sh", "-c", "PATH=/tmp/slow:$PATH exec /usr/libexec/tower/desktop sound")
+    desktop.wait_for_end("|".join(SOUND[1:]))
+    desktop.box.path("tmp/slow/go").touch()
+    for pattern in SOUND:
+        desktop.wait_for(pattern)
     assert "PipeWire" in desktop.run("wpctl", "status").stdout
 
 
