@@ -55,6 +55,7 @@ MAX_ENTRIES = 1_000_000
 MAX_SIZE = 1 << 46
 MAX_TRAILER = 8 << 20
 """The most zeros after the end; tar fills its last record, which has 10 KiB by default."""
+_DIGESTS = {0: "", 40: "sha1", 64: "sha256", 128: "sha512"}
 _MAGICS = (b"ustar\x0000", b"ustar  \0", b"ustar\0\0\0", b"ustar\0  ", bytes(8))
 _CHUNK = 1 << 18
 _ZEROS = bytes(BLOCK)
@@ -65,8 +66,8 @@ _owners: dict[bytes, _Owner] = {}  # files have the same few modes, owners and t
 class TarEntry:
     """One file, folder or link of an archive; `name` has no slash at either end.
 
-    `target` is a link's target, `checksum` the SHA-1 that abuild notes for files and symbolic links,
-    `xattrs` are pairs of name and value.
+    `target` is a link's target, `checksum` the SHA-1 that abuild notes for files and symbolic links
+    (packages of format 3: another digest of files, in hex), `xattrs` are pairs of name and value.
     """
 
     name: str
@@ -92,7 +93,8 @@ class Content:
         self._entry = entry
         self._where = where
         self._left = entry.size
-        self._hash = hashlib.sha1(usedforsecurity=False) if entry.checksum and entry.kind == "file" else None
+        algorithm = _DIGESTS[len(entry.checksum)] if entry.kind == "file" else ""
+        self._hash = hashlib.new(algorithm, usedforsecurity=False) if algorithm else None
         if not entry.size:
             self._check()
 

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.apk.adb.writer import write_index as write_third_index
 from pipeline.apk.cli import verify
+from pipeline.apk.cli.verify import is_third
 from pipeline.apk.format import pkginfo
 from pipeline.apk.format.index import entry_of, read_index, write_index
 from pipeline.apk.format.package import read_package, sign_package, tree_entries, write_package
@@ -40,8 +42,9 @@ exit status: 0 success, 1 a file cannot be read or written, or a world has no so
 """
 _EPILOGS = {
     "info": "Signatures are listed, not checked: use verify for that.",
-    "verify": "Prints one line a file. Indexes (*.tar.gz) are verified too. Exit status 13 if one file fails.",
-    "index": "Every package is read to its end and checked. Without --key the index is not signed.",
+    "verify": "Prints one line a file. Indexes (*.tar.gz, *.adb) are verified too. Exit status 13 if one file fails.",
+    "index": "Every package is read to its end and checked. Without --key the index is not signed. An index whose name ends "
+    "with .adb is of format 3; only such a one can list packages of format 3.",
     "sign": "Files are replaced, and so is a signature that they have.",
     "solve": "Prints name-version, sorted. PKG as in apk's world: foo, 'foo>=1.2', foo~1, !foo, so:libfoo.so.1, cmd:foo.",
     "pack": "PKGINFO holds 'pkgname = hello' and so on; size, builddate and datahash are filled in.",
@@ -67,7 +70,8 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
 def _row(path: Path, package: Package) -> dict[str, object]:
     """Return the metadata of a package."""
     row: dict[str, object] = {name: getattr(package.info, name) for name in type(package.info).__slots__}
-    row |= {"file": str(path), "file_size": package.size, "checksum": package.checksum, "scripts": sorted(package.scripts)}
+    row |= {"file": str(path), "format": package.format, "file_size": package.size, "checksum": package.checksum}
+    row["scripts"] = sorted(package.scripts)
     row["signatures"] = [f"{item.algorithm}:{item.key_name}" for item in package.signatures]
     return row
 
@@ -126,7 +130,10 @@ def _index(options: argparse.Namespace) -> int:
 
     def write(path: Path) -> None:
         with path.open("wb") as out:
-            write_index(out, options.description, entries, signer, options.epoch)
+            if is_third(options.output.name):
+                write_third_index(out, options.description, entries, signer)
+            else:
+                write_index(out, options.description, entries, signer, options.epoch)
 
     _replace(options.output, write)
     return 0
@@ -140,6 +147,8 @@ def _sign(options: argparse.Namespace) -> int:
 
         def write(target: Path, path: Path = path, signer: Signer = signer) -> None:
             with path.open("rb") as stream, target.open("wb") as out:
+                if is_third(path.name):
+                    raise ConfigError(f"sign: {path} is of format 3", hint="use: apk adbsign --sign-key KEY FILE")
                 if verify.is_index(path.name):
                     index = read_index(stream, None, name=path.name)
                     write_index(out, index.description, index.entries, signer, options.epoch)
@@ -209,7 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (info, verify):
         command.add_argument("--json", action="store_true", help="write JSON")
     index = add("index", _index, "write the index of packages")
-    index.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="output file, such as APKINDEX.tar.gz")
+    index.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="output file: APKINDEX.tar.gz or Packages.adb"
+    )
     index.add_argument("-d", "--description", default="", metavar="TEXT", help="name of the repository")
     index.add_argument("--keys", type=Path, metavar="DIR", help="take only packages signed by a key in this folder")
     index.add_argument("--arch", default="", help="list packages for every architecture (noarch) as packages for this one")
@@ -218,7 +229,12 @@ def _parser() -> argparse.ArgumentParser:
     solve = add("solve", _solve, "choose the packages for a world", files=False)
     solve.add_argument("--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys (*.pub)")
     solve.add_argument(
-        "--index", type=Path, required=True, action="append", metavar="FILE", help="APKINDEX.tar.gz; may be repeated"
+        "--index",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="APKINDEX.tar.gz or Packages.adb; may be repeated",
     )
     solve.add_argument("--arch", required=True, help="architecture to solve for")
     solve.add_argument(

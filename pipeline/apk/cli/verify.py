@@ -37,7 +37,12 @@ def plain_request(arguments: Sequence[str]) -> Request | None:
 
 def is_index(path: str) -> bool:
     """Tell whether a file counts as an index, by its name."""
-    return path.endswith(".tar.gz")
+    return path.endswith(".tar.gz") or is_third(path)
+
+
+def is_third(path: str) -> bool:
+    """Tell whether a file counts as an index of format 3, by its name."""
+    return path.endswith(".adb")
 
 
 def _check(path: str, ring: KeyRing) -> dict[str, object]:

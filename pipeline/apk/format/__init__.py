@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alpine's package format, version 2: archives, signatures, packages, indexes, versions, the installed database."""
+"""Packages, indexes, signatures, versions, the installed database: one interface to both formats, and the code of format 2."""

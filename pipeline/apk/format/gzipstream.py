@@ -59,6 +59,12 @@ class RawSource:
         self._back = data
         self.position -= len(data)
 
+    def begins_with(self, magic: bytes) -> bool:
+        """Tell whether the next bytes are `magic`; they stay to be taken."""
+        while len(self._back) < len(magic) and (more := self._stream.read(_RAW_CHUNK)):
+            self._back += more
+        return self._back.startswith(magic)
+
     def at_end(self) -> bool:
         """Tell whether nothing is left."""
         if not self._back:

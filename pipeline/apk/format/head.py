@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.apk.format.signature import Verifier
 
 _MAX_SIGNATURES = 16
-_THIRD = b"ADB"
 _GZIP_LEVELS = (0, 2, 4)
 _GZIP_SYSTEMS = (3, 255)
 _STORED = 10 + 5 + 8  # header, one piece's head, trailer
@@ -45,9 +44,13 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first members of a signed file: its signatures, and the raw and unpacked bytes of the signed member."""
+    """The first members of a signed file: its signatures, and the raw and unpacked bytes of the signed member.
+
+    `signer` is the key whose signature was valid; "" if none was asked for.
+    """
 
     signatures: tuple[Signature, ...]
+    signer: str
     raw: bytes
     plain: bytes
 
@@ -55,16 +58,8 @@ class Head:
 def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: int, max_plain: int) -> Head:
     """Read an optional signature member and the member after it, and verify the second with the first.
 
-    `what` is the second member's name in messages. With a verifier, an unsigned file is refused. Files of apk's third
-    format (`Packages.adb`, and packages that begin with `ADB`) are recognised and refused here.
+    `what` is the second member's name in messages. With a verifier, an unsigned file is refused.
     """
-    start = source.take()
-    source.give_back(start)
-    if start.startswith(_THIRD):
-        raise FormatError(
-            f"{source.name}: is of apk's format 3 (ADB); only format 2 is read here",
-            hint="lock a branch whose repositories have an APKINDEX.tar.gz; v3.24 has it",
-        )
     member = GzipMember(source, what, max_raw=max_raw, max_plain=max_plain, keep=True)
     plain = member.read_all()
     signatures: tuple[Signature, ...] = ()
@@ -78,11 +73,10 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
         member = GzipMember(source, what, max_raw=max_raw, max_plain=max_plain, keep=True)
         plain = member.read_all()
     raw = bytes(member.raw)
-    if verifier is not None:
-        check_signatures(signatures, verifier, raw, source.name)
+    signer = "" if verifier is None else check_signatures(signatures, verifier, raw, source.name)
     if plain.startswith(PREFIX.encode()):
         raise FormatError(f"{source.name}: more than one signature member")
-    return Head(signatures, raw, plain)
+    return Head(signatures, signer, raw, plain)
 
 
 def _check_gzip(raw: bytes, plain: bytes, where: str) -> None:

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The index of a repository: `APKINDEX.tar.gz`, a signature member and a member with DESCRIPTION and APKINDEX.
+"""The index of a repository, of format 2 here, of format 3 (`Packages.adb`) in `pipeline.apk.adb`.
 
-APKINDEX has a block of `letter:value` lines for every package; empty lines separate the blocks.
+In format 2 it is `APKINDEX.tar.gz`, a signature member and a member with DESCRIPTION and APKINDEX. APKINDEX has a block of
+`letter:value` lines for every package; empty lines separate the blocks.
 """
 
 from __future__ import annotations
 
 import io
 
+from pipeline.apk.format.entry import Index, IndexEntry, check_names
 from pipeline.apk.format.gzipstream import RawSource
 from pipeline.apk.format.head import DEFAULT_LIMITS, read_head
 from pipeline.apk.format.hostile import DEFAULT_POLICY
+from pipeline.apk.format.opened import MAGIC
 from pipeline.apk.format.package import read_package
-from pipeline.apk.format.pkginfo import is_name, is_safe_version
 from pipeline.apk.format.tarstream import read_tar
 from pipeline.apk.format.writer import memory_member, signature_member
 from pipeline.base.errors import FormatError
-from pipeline.base.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,50 +27,12 @@ if TYPE_CHECKING:
 
     from pipeline.apk.format.hostile import Policy
     from pipeline.apk.format.package import Package
-    from pipeline.apk.format.signature import Signature, Signer, Verifier
+    from pipeline.apk.format.signature import Signer, Verifier
 
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One package of an index; `size` is its file's, `installed_size` its size on the disk.
-
-    If it is not `installable`, it has a field of a newer apk; ours must not choose it.
-    """
-
-    checksum: str
-    name: str
-    version: str
-    arch: str = ""
-    size: int = 0
-    installed_size: int = 0
-    description: str = ""
-    url: str = ""
-    license: str = ""
-    origin: str = ""
-    maintainer: str = ""
-    builddate: int = 0
-    commit: str = ""
-    depends: tuple[str, ...] = ()
-    provides: tuple[str, ...] = ()
-    install_if: tuple[str, ...] = ()
-    replaces: tuple[str, ...] = ()
-    replaces_priority: int | None = None
-    provider_priority: int | None = None
-    installable: bool = True
-
-    @property
-    def file_name(self) -> str:
-        """The name of its file in the repository."""
-        return f"{self.name}-{self.version}.apk"
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """A repository's description, its packages and who signed it."""
-
-    description: str
-    entries: tuple[IndexEntry, ...]
-    signatures: tuple[Signature, ...] = ()
+__all__ = [
+    "LETTERS", "Index", "IndexEntry", "dump_entry", "dump_index_text", "entry_from", "entry_of", "package_entry",
+    "parse_index_text", "read_index", "write_index",
+]  # fmt: skip
 
 
 # The order in which apk writes them.
@@ -111,16 +74,6 @@ def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
     return IndexEntry(**values)  # type: ignore[arg-type]  # the table of letters gives each field its type
 
 
-def _check_names(entry: IndexEntry, where: str) -> None:
-    """Check the texts that become part of file names and addresses."""
-    if not is_name(entry.name):
-        raise FormatError(f"{where}: P: is not a package name: {entry.name!r}")
-    if not is_safe_version(entry.version):
-        raise FormatError(f"{where}: V: cannot be a version in a file's name: {entry.version!r}")
-    if entry.arch and not is_name(entry.arch):
-        raise FormatError(f"{where}: A: is not an architecture: {entry.arch!r}")
-
-
 def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
     """Return the lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only."""
     lines = []
@@ -131,6 +84,10 @@ def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
         if isinstance(value, tuple):
             value = " ".join(value)
         if value or letter in "SITUL":
+            if letter == "C" and not str(value).startswith("Q1"):
+                raise FormatError(
+                    f"{entry.file_name}: is of format 3, which this index cannot list", hint="name the index Packages.adb"
+                )
             if "\n" in str(value):
                 raise FormatError(f"{entry.name}: {name} holds a line break")
             lines.append(f"{letter}:{value}")
@@ -155,7 +112,7 @@ def parse_index_text(text: str, where: str = "APKINDEX") -> tuple[IndexEntry, ..
         elif fields:
             start = f"{where}:{number - len(fields)}"
             entry = entry_from(fields, start)
-            _check_names(entry, start)
+            check_names(entry, start, ("P", "V", "A"))
             known = seen.setdefault((entry.name, entry.version), entry.checksum)
             if known != entry.checksum:
                 raise FormatError(f"{where}:{number}: {entry.name}-{entry.version} occurs twice, as two packages")
@@ -185,20 +142,28 @@ def _decoded(data: bytes, where: str) -> str:
 
 
 def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Index:
-    """Read, verify and parse an `APKINDEX.tar.gz`; without a verifier, signatures are listed but not verified."""
-    source = RawSource(stream, name or str(getattr(stream, "name", "APKINDEX.tar.gz")))
+    """Read, verify and parse an index of either format; without a verifier, signatures are listed but not verified."""
+    source = RawSource(stream, name or str(getattr(stream, "name", "index")))
+    if source.begins_with(MAGIC):
+        from pipeline.apk.adb.index import read_packages
+
+        return read_packages(source, verifier)
     head = read_head(source, verifier, "index", DEFAULT_LIMITS.index_raw, DEFAULT_LIMITS.index)
     if not source.at_end():
         raise FormatError(f"{source.name}: bytes after the index (trailing garbage, or too many members)")
     files: dict[str, str] = {}
+    made = 0
     for entry, content in read_tar(io.BytesIO(head.plain), source.name):
         if entry.name in files or entry.kind != "file":
             raise FormatError(f"{source.name}: {entry.name!r} ({entry.kind}) occurs twice, or is not a file")
+        made = max(made, entry.mtime)
         files[entry.name] = _decoded(content.read(), f"{source.name}: {entry.name}")
     if "APKINDEX" not in files:
         raise FormatError(f"{source.name}: no APKINDEX in it")
     entries = parse_index_text(files["APKINDEX"], f"{source.name}: APKINDEX")
-    return Index(files.get("DESCRIPTION", "").strip("\n"), entries, head.signatures)
+    # Both times are signed; a replay cannot undo the later one.
+    made = max([made, *(entry.builddate for entry in entries)])
+    return Index(files.get("DESCRIPTION", "").strip("\n"), entries, head.signatures, head.signer, made)
 
 
 def dump_index_text(entries: Iterable[IndexEntry]) -> str:

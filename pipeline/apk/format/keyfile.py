@@ -8,11 +8,14 @@ refused, not interpreted. The library would do as well, but importing it takes l
 from __future__ import annotations
 
 import binascii
+import hashlib
 
 from pipeline.base.errors import VerifyError
 
 MIN_BITS, MAX_BITS = 2048, 16384
 EXPONENT = 65537
+KEY_ID = 16
+"""The bytes of a key's identifier."""
 _BEGIN, _END = b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----"
 _RSA = bytes.fromhex("300d06092a864886f70d0101010500")  # SEQUENCE { rsaEncryption, NULL }
 _MODULUS = slice(32, -5)  # its size gives all lengths around it two bytes
@@ -43,8 +46,18 @@ def read_modulus(pem: bytes, where: str) -> int:
 
 def _encoded(modulus: int) -> bytes:
     """Return the DER SubjectPublicKeyInfo of a key."""
+    return _field(0x30, _RSA + _field(3, b"\0" + _numbers(modulus)))
+
+
+def _numbers(modulus: int) -> bytes:
+    """Return the DER RSAPublicKey of a key."""
     numbers = b"".join(_field(2, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (modulus, EXPONENT))
-    return _field(0x30, _RSA + _field(3, b"\0" + _field(0x30, numbers)))
+    return _field(0x30, numbers)
+
+
+def key_id(modulus: int) -> bytes:
+    """Return the identifier of a key in signatures of format 3: the start of the SHA-512 of its two numbers."""
+    return hashlib.sha512(_numbers(modulus)).digest()[:KEY_ID]
 
 
 def _field(tag: int, content: bytes) -> bytes:

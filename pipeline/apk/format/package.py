@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a package: signature, control and data, three gzip members of one file, in this order.
+"""Read a package, of format 2 here, of format 3 in `pipeline.apk.adb`; both give an `opened.Package`.
+
+In format 2, signature, control and data are three gzip members of one file, in this order.
 
 The signature is over the raw control member; the control's `datahash` is over the raw data member. So control is
 verified before a byte of it is interpreted, and data while it is read: files that `iter_data` has yielded may be
@@ -8,7 +10,6 @@ trusted only when it has ended without an error (write to temporary names, or ca
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import io
 
@@ -16,6 +17,7 @@ from pipeline.apk.format import pkginfo
 from pipeline.apk.format.gzipstream import GzipMember, RawSource
 from pipeline.apk.format.head import DEFAULT_LIMITS, Head, read_head
 from pipeline.apk.format.hostile import DEFAULT_POLICY, Guard, Policy
+from pipeline.apk.format.opened import MAGIC, Package, checksum_of
 from pipeline.apk.format.pkginfo import SCRIPTS
 from pipeline.apk.format.signature import PREFIX
 from pipeline.apk.format.tarstream import Content, TarEntry, read_tar
@@ -39,23 +41,16 @@ _CHUNK = 1 << 18
 _ENTRY_OVERHEAD = 4096  # headers and padding
 
 
-def checksum_of(digest: bytes) -> str:
-    """Return `Q1` and the base64 of a SHA-1 digest: the form of checksums in indexes and the installed database."""
-    return "Q1" + binascii.b2a_base64(digest, newline=False).decode()
-
-
-class Package:
-    """A package whose control has been read (and verified, if a verifier was given).
-
-    `checksum` is its identity in indexes (`Q1...`), `size` the file's size once the data has been read to
-    its end, else None. The data can be read once; `verify_data` rewinds a seekable stream.
-    """
+class Package2(Package):
+    """A package of format 2, whose control has been read."""
 
     def __init__(self, stream: BinaryIO, source: RawSource, head: Head) -> None:
+        self.format = 2
         self.file_name = source.name
         self.signatures = head.signatures
+        self.signer = head.signer
         self.checksum = checksum_of(hashlib.sha1(head.raw, usedforsecurity=False).digest())
-        self.control_size = len(head.raw)
+        self.identities = frozenset((self.checksum, checksum_of(hashlib.sha256(head.raw).digest())))
         self.data_offset = source.position
         self.size: int | None = None
         self.info, self.scripts = _control(head.plain, f"{source.name}: control")
@@ -63,10 +58,9 @@ class Package:
         self._source: RawSource | None = source
 
     def iter_data(self, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[TarEntry, Content]]:
-        """Yield the entries to be installed, with their content, each checked against `policy`.
+        """Yield the entries; at the end raise VerifyError if the data does not match the control.
 
-        Raises FormatError for damaged or hostile entries, and at the end VerifyError if the data does not match
-        the control. As in apk, hidden names at the top (`.dummy`) are skipped.
+        As in apk, hidden names at the top (`.dummy`) are skipped.
         """
         return self._entries(policy, trusted=False)
 
@@ -98,10 +92,7 @@ class Package:
         self.size = source.position
 
     def verify_data(self, policy: Policy = DEFAULT_POLICY) -> int:
-        """Read all data without keeping it and return the file's size; a seekable stream can then be read again.
-
-        The data of such a stream is hashed before it is unpacked; if it differs, reading it shows how.
-        """
+        """Read all data; that of a seekable stream is hashed before it is unpacked; if it differs, reading it shows how."""
         seekable = self._stream.seekable()
         trusted = self._source is not None and seekable and self._data_holds(self._source)
         for _entry, content in self._entries(policy, trusted=trusted):
@@ -153,8 +144,12 @@ def read_package(stream: BinaryIO, verifier: Verifier | None, *, name: str = "")
     Without a verifier, signatures are listed but not verified. `name` is for messages (default: the stream's own).
     """
     source = RawSource(stream, name or str(getattr(stream, "name", "package")))
+    if source.begins_with(MAGIC):
+        from pipeline.apk.adb.package import open_package
+
+        return open_package(stream, source, verifier)
     head = read_head(source, verifier, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
-    return Package(stream, source, head)
+    return Package2(stream, source, head)
 
 
 def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str = "", policy: Policy = DEFAULT_POLICY) -> None:
@@ -163,8 +158,10 @@ def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str =
     The data is verified before anything is written.
     """
     source = RawSource(stream, name or str(getattr(stream, "name", "package")))
+    if source.begins_with(MAGIC):
+        raise FormatError(f"{source.name}: is of format 3; only packages of format 2 are signed here", hint="use: apk adbsign")
     head = read_head(source, None, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
-    package = Package(stream, source, head)
+    package = Package2(stream, source, head)
     if not stream.seekable():
         raise FormatError(f"{source.name}: only a file that can be read twice can be signed")
     package.verify_data(policy)

@@ -35,6 +35,9 @@ class Verifier(Protocol):
     def verify(self, key_name: str, algorithm: Algorithm, signature: bytes, data: bytes) -> bool:
         """Tell whether the trusted key file `key_name` made `signature` over `data`."""
 
+    def name_of(self, key_id: bytes) -> str:
+        """Return the name of the trusted key file with an identifier (see `keyfile.key_id`); "" if there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -60,14 +63,14 @@ def signature_from(member: str, value: bytes) -> Signature:
     return Signature(key_name, algorithm, value)
 
 
-def check_signatures(signatures: tuple[Signature, ...], verifier: Verifier, data: bytes, where: str) -> None:
-    """Raise VerifyError unless one of `signatures` over `data` is valid."""
+def check_signatures(signatures: tuple[Signature, ...], verifier: Verifier, data: bytes, where: str) -> str:
+    """Return the name of the key that made the first valid one of `signatures` over `data`. Raises VerifyError without one."""
     if not signatures:
         raise VerifyError(f"{where}: not signed", hint="sign it with: python -m pipeline.apk sign --key KEY FILE")
     for signature in signatures:
         for algorithm in ALGORITHMS:
             if signature.algorithm == algorithm and verifier.verify(signature.key_name, algorithm, signature.value, data):
-                return
+                return signature.key_name
     named = ", ".join(f"{signature.key_name} ({signature.algorithm})" for signature in signatures)
     raise VerifyError(f"{where}: no valid signature by a trusted key; signed by {named}")
 
@@ -78,6 +81,7 @@ class KeyRing:
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._keys = dict(keys)
         self._loaded: dict[str, int] = {}
+        self._by_id: dict[bytes, str] | None = None
         for name in self._keys:
             check_key_name(name)
 
@@ -117,6 +121,19 @@ class KeyRing:
         digest = hashlib.new(name, data, usedforsecurity=False).digest()
         return has_signed(self._loaded[key_name], name, digest, signature)
 
+    def name_of(self, key_id: bytes) -> str:
+        """Return the name of the key with an identifier; "" if it is not here. A file that is no key has none."""
+        from pipeline.apk.format import keyfile
+
+        if self._by_id is None:
+            self._by_id = {}
+            for name in reversed(self.names):
+                try:
+                    self._by_id[keyfile.key_id(keyfile.read_modulus(self._keys[name], name))] = name
+                except VerifyError:
+                    continue
+        return self._by_id.get(key_id, "")
+
 
 class Signer:
     """Signs with the private key in a PEM file, in the name of `key_name` (its public key's file name)."""
@@ -143,13 +160,20 @@ class Signer:
         """The name of the tar entry that holds the signature."""
         return f"{PREFIX}{self.algorithm}.{self.key_name}"
 
-    def sign(self, data: bytes) -> bytes:
-        """Return the signature over `data` (PKCS #1 v1.5: equal data gives equal bytes)."""
+    @property
+    def key_id(self) -> bytes:
+        """The identifier of the key in signatures of format 3."""
+        from pipeline.apk.format.keyfile import key_id
+
+        return key_id(self._key.public_key().public_numbers().n)
+
+    def sign(self, data: bytes, algorithm: Algorithm | None = None) -> bytes:
+        """Return the signature over `data` (PKCS #1 v1.5: equal data gives equal bytes), by default with our algorithm."""
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import padding
 
-        algorithm = {"RSA": hashes.SHA1(), "RSA256": hashes.SHA256(), "RSA512": hashes.SHA512()}[self.algorithm]  # noqa: S303
-        return self._key.sign(data, padding.PKCS1v15(), algorithm)
+        kinds = {"RSA": hashes.SHA1(), "RSA256": hashes.SHA256(), "RSA512": hashes.SHA512()}  # noqa: S303
+        return self._key.sign(data, padding.PKCS1v15(), kinds[algorithm or self.algorithm])
 
 
 def generate_key(directory: Path, name: str, bits: int = 4096) -> tuple[Path, Path]:

@@ -58,7 +58,8 @@ class GzipWriter:
         self._out.write(packed)
 
 
-def _open(source: Source) -> BinaryIO:
+def open_source(source: Source) -> BinaryIO:
+    """Open the content of a file."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if isinstance(source, os.PathLike):
@@ -69,7 +70,7 @@ def _open(source: Source) -> BinaryIO:
 def _measure(source: Source) -> tuple[int, str]:
     """Return size and SHA-1 of a source's content."""
     size, digest = 0, hashlib.sha1(usedforsecurity=False)
-    with _open(source) as stream:
+    with open_source(source) as stream:
         while data := stream.read(_CHUNK):
             size += len(data)
             digest.update(data)
@@ -152,7 +153,7 @@ def dump_entries(out: GzipWriter, entries: Iterable[tuple[TarEntry, Source]]) ->
         if entry.kind != "file":
             continue
         left, digest = entry.size, hashlib.sha1(usedforsecurity=False)
-        with _open(source) as stream:
+        with open_source(source) as stream:
             while data := stream.read(_CHUNK):
                 left -= len(data)
                 digest.update(data)

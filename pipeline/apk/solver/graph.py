@@ -8,7 +8,7 @@ finally decides in which order apk chooses, so names are numbered by it here.
 from __future__ import annotations
 
 from pipeline.apk.format.pkginfo import parse_dependency
-from pipeline.apk.solver.tables import CONFLICT, HIDDEN, NOTHING, OPS, USABLE, pack
+from pipeline.apk.solver.tables import CHECKSUM, CONFLICT, HIDDEN, NOTHING, OPS, USABLE, pack
 from pipeline.apk.solver.versions import Versions2, Versions3
 from pipeline.apk.solver.walk import walk_rows
 from pipeline.base.errors import FormatError
@@ -202,4 +202,4 @@ def make_tables(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation: 
         "walk_shared": [shared],
     }
     nested["texts..."] = [value.encode() for value in texts]
-    return pack(numbers, nested, "".join(member.entry.checksum for member in members).encode())
+    return pack(numbers, nested, "".join(member.entry.checksum.ljust(CHECKSUM) for member in members).encode())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.apk.format.index import Index, IndexEntry
 
-SCHEMA = f"solver 6 {sys.byteorder}".encode()
+SCHEMA = f"solver 7 {sys.byteorder}".encode()
 _MOST_KEY = 1 << 16
 _LONG_WALK = 1000  # names; computing a shorter walk is faster than reading it
 _MOST_WALKS = 64

@@ -35,7 +35,8 @@ LISTS = (
 USABLE, HIDDEN = 1, 2  # package_flags: can be chosen; has names that only it provides and nobody asks for
 OPS = ("", "=", "<", "<=", ">", ">=", "~", "<~", ">~", "><")
 CONFLICT = 16
-_CHECKSUM = 30
+CHECKSUM = 46
+"""The bytes of the longest text of a checksum; shorter ones have spaces after them."""
 
 
 def pack(numbers: Mapping[str, Sequence[int]], nested: Mapping[str, Sequence[Sequence[int]]], checksums: bytes) -> bytes:
@@ -113,8 +114,8 @@ class Tables:
         self._checksums = whole[at:]
 
     def checksum(self, package: int) -> str:
-        """Return `Q1...`, the checksum that the index states for a package."""
-        return str(self._checksums[package * _CHECKSUM : (package + 1) * _CHECKSUM], "ascii")
+        """Return `Q1...` or `Q2...`, the checksum that the index states for a package."""
+        return str(self._checksums[package * CHECKSUM : (package + 1) * CHECKSUM], "ascii").rstrip()
 
     def find(self, text: str) -> int:
         """Return the number of a name, or NOTHING."""

@@ -18,11 +18,8 @@ from pathlib import Path
 from tower.base.jsontext import parse_json
 from tower.base.regular import read_regular
 
-from pipeline.apk.format.gzipstream import RawSource
-from pipeline.apk.format.head import DEFAULT_LIMITS, read_head
 from pipeline.apk.format.index import IndexEntry, read_index
-from pipeline.apk.format.signature import KeyRing, Signature, check_signatures
-from pipeline.apk.format.tarstream import read_tar
+from pipeline.apk.format.signature import KeyRing
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import VerifyError
 from pipeline.base.filelock import locked
@@ -42,7 +39,7 @@ class SignedIndex:
     """Its name is the repository's, its version the index's description of itself."""
     data: bytes
     entries: Mapping[str, IndexEntry]
-    """By the checksum `Q1...`."""
+    """By the checksum (`Q1...`, `Q2...`)."""
 
     @property
     def title(self) -> str:
@@ -59,24 +56,9 @@ def read_signed(data: bytes, ring: KeyRing, arch: str, repository: str, location
         raise VerifyError(
             f"{where}: lists packages for {', '.join(strange)}", hint="the mirror serves another architecture's index"
         )
-    signed = read_head(RawSource(io.BytesIO(data), where), None, "index", DEFAULT_LIMITS.index_raw, DEFAULT_LIMITS.index)
-    # Both times are signed; a replay cannot undo the later one.
-    times = [entry.mtime for entry, _ in read_tar(io.BytesIO(signed.plain), where)]
-    made = max([*times, *(entry.builddate for entry in index.entries), 0])
-    signer = signer_of(index.signatures, ring, signed.raw, where)
-    file = LockedFile(repository, index.description, digest_bytes(data), len(data), location, signer=signer, made=made)
+    size, signer, made = len(data), index.signer, index.made
+    file = LockedFile(repository, index.description, digest_bytes(data), size, location, signer=signer, made=made)
     return SignedIndex(arch, file, data, {entry.checksum: entry for entry in index.entries})
-
-
-def signer_of(signatures: Iterable[Signature], ring: KeyRing, signed: bytes, where: str) -> str:
-    """Return the name of the key whose signature is valid."""
-    for signature in signatures:
-        try:
-            check_signatures((signature,), ring, signed, where)
-        except VerifyError:
-            continue
-        return signature.key_name
-    raise VerifyError(f"{where}: no valid signature by a trusted key")
 
 
 @dataclass(frozen=True, slots=True)

