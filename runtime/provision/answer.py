@@ -2,16 +2,15 @@
 """Wait until a host answers for the first time: its network, its ssh server, its own key, its system.
 
 The host's key was made when it was provisioned, so a machine that answers with it has the host's disk. A machine
-with another key at that address is an error at once; a host that is still starting is waited for.
+with another key at that address is an error at once; a host that is still starting is waited for, and its steps are shown.
 """
 
 from __future__ import annotations
 
 import re
-import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tower.base import proc
@@ -20,9 +19,11 @@ from tower.base.jsontext import parse_json
 from tower.base.proc import OverrunError
 from tower.base.view import View
 from tower.hosts.registry import RECEIPT_ON_BOOT, Host, Tower
+from tower.provision import progress
+from tower.provision.progress import Watch
 
-_SSH: Final = 22
 _PAUSE: Final = 2.0
+_SHORT_PAUSE: Final = 0.5
 _MOST: Final = 64 << 10
 _MOST_NAME: Final = 200
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -38,17 +39,19 @@ class Answer:
     system: str
     receipt_id: str
     """Empty if it has no receipt, or no longer has one."""
+    steps: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of the steps of its first start that were seen to end."""
 
 
 def wait_for(host: Host, tower: Tower, *, limit: float, view: View, sleep: Callable[[float], None] = time.sleep) -> Answer:
     """Return the host's first answer. Raises AnswerError if it is another machine, or after `limit` seconds."""
     end = time.monotonic() + limit
-    told = ""
+    told, watch = "", Watch(host, view)
     while True:
-        state, answer = ask(host, tower)
+        state, answer = ask(watch, tower)
         if answer is not None:
             view.say(f"{host.name}: {answer.system}")
-            return answer
+            return replace(answer, steps=watch.seconds)
         if state != told:
             view.say(f"{host.name}: {state}")
             told = state
@@ -57,14 +60,18 @@ def wait_for(host: Host, tower: Tower, *, limit: float, view: View, sleep: Calla
                 f"{host.name}: no answer within {limit:.0f} s: {state}",
                 hint=f"is its boot device inserted, is it on and plugged in? Wait again: tower provision --resume {host.name}",
             )
-        sleep(_PAUSE)
+        sleep(_SHORT_PAUSE if state == progress.BUSY else _PAUSE)
 
 
-def ask(host: Host, tower: Tower) -> tuple[str, Answer | None]:
-    """Return the host's present state in words, and its answer if it gave one. Raises AnswerError if it is another machine."""
+def ask(watch: Watch, tower: Tower) -> tuple[str, Answer | None]:
+    """Return the host's present state in words, and its answer if it gave one.
+
+    Raises AnswerError if it is another machine, or its first start has failed.
+    """
+    host = watch.host
     try:
-        with socket.create_connection((str(host.env.address), _SSH), timeout=3):
-            pass
+        if state := watch.ask():
+            return state, None
     except ConnectionRefusedError:
         return "is on, but its ssh server is not running yet", None
     except OSError:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -184,6 +185,7 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
     from tower.provision import answer
 
     found = provision.read_receipt(host)
+    steps: Mapping[str, float] = {}
     try:
         with provision.busy(host):
             found = provision.read_receipt(host)
@@ -196,7 +198,7 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
                 view.say(f"put {found.target} into {host.name}, and switch it on")
                 got = answer.wait_for(host, tower, limit=args.timeout, view=view)
                 answer.check_receipt(got, found.id, host.name)
-                found = provision.keep_receipt(host, found.at(Stage.ANSWERED, system=got.system))
+                found, steps = provision.keep_receipt(host, found.at(Stage.ANSWERED, system=got.system)), got.steps
     except (KeyboardInterrupt, StoppedError) as stop:
         number = stop.exit_status - 128 if isinstance(stop, StoppedError) else 2
         raise StoppedError(number, hint=f"continue with: tower provision --resume {host.name}") from None
@@ -205,7 +207,7 @@ def _finish(args: argparse.Namespace, tower: Tower, host: Host, view: View, *, r
         if found.stage is Stage.PREPARED:
             error.hint = "; ".join([*filter(None, [error.hint]), f"then continue with: tower provision --resume {host.name}"])
         raise error from None
-    view.show(_result(tower, host, found))
+    view.show({**_result(tower, host, found), **({"steps": dict(steps)} if view.json else {})})
     return 0
 
 

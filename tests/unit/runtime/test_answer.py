@@ -99,11 +99,17 @@ def test_any_bytes_are_refused_or_read(data: bytes) -> None:
 
 
 class Line:
-    """A connection that was made."""
+    """A connection that was made, to an ssh server."""
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> Line:
+        return self
 
     def __exit__(self, *_: object) -> None: ...
+
+    def settimeout(self, _: float) -> None: ...
+
+    def recv(self, most: int) -> bytes:
+        return b"SSH-2.0-OpenSSH_9.9\r\n"[:most]
 
 
 def waited(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch, *answers: OSError | Done) -> Answer:

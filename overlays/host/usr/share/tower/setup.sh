@@ -3,7 +3,8 @@
 # What the programs of a host's first start share: they say what they do on the console, in the system's log and in a log of
 # their own, and write files as a whole. Sourced; $SETUP_LOG is the log of their own.
 
-: "${SETUP_STATE:=/var/lib/tower/setup}" "${SETUP_LOG:=/var/log/tower-setup.log}" "${SETUP_BOOT:=/boot}"
+: "${SETUP_STATE:=/var/lib/tower/setup}" "${SETUP_LOG:=/var/log/tower-setup.log}" "${SETUP_BOOT:=/boot}" \
+	"${SETUP_PROGRESS:=/run/tower-progress}"
 # `most` is how many bytes a file from `tower provision` has at most; who ends with an error looks at `doing` and `told`.
 # shellcheck disable=SC2034 # for those who source it
 readonly boot="$SETUP_BOOT" most=16384
@@ -15,6 +16,8 @@ say() {
 	if [ "$SETUP_LOG" != - ]; then
 		logger -t tower-setup "$1" 2>/dev/null || :
 		read -r up _ </proc/uptime
+		# For the thin client that asks, if it can by now.
+		[ ! -f "$SETUP_PROGRESS/steps" ] || printf '%s %s\n' "$up" "$1" >>"$SETUP_PROGRESS/steps"
 		printf '%s %s\n' "$up" "$1" >>"$SETUP_LOG"
 	fi
 	printf 'tower-setup: %s\n' "$1"
