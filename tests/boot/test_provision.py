@@ -10,10 +10,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tower.hosts.registry import HOST_KEY
+from tower.provision import progress
+from tower.provision.progress import ForeignError
 
 from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
 from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_filesystem
@@ -90,6 +95,19 @@ class Encrypted:
     folder: Path
 
 
+def wait_for_step(name: str, port: int, folder: Path) -> None:
+    """Until a host, asked as the thin client asks it, says that it has begun this step of its first start."""
+    ends, said = time.monotonic() + START, "nothing"
+    while time.monotonic() < ends:
+        with suppress(OSError, ForeignError):
+            if found := progress.ask(("127.0.0.1", port), folder / HOST_KEY):
+                said = str(found)
+                if any(step == name for step, _ in found.steps):
+                    return
+        time.sleep(0.2)
+    pytest.fail(f"the host has not said that it began {name}, but {said}")
+
+
 @pytest.fixture(scope="session")
 def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Encrypted:
     """Its first start was cut off twice: while its second disk was encrypted, and while the system was copied onto it."""
@@ -102,6 +120,8 @@ def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: 
     for number, last in enumerate(("encrypt", "system", "restart")):
         log = checkout / "build" / "log" / f"provisioned-first-start-{number}.log"
         with started(Machine.HOST_PC_BIOS, made.disk, log=log, second=made.second) as guest:
+            if last == "restart":
+                wait_for_step("system", guest.ports[SSH], folder)
             guest.wait(f"^.*tower-setup: {last}$", START, failures=bad)
             # What was not finished is made again, what was stays.
             assert ("tower-setup: partition" in guest.text) != ("home is kept" in guest.text), guest.text
