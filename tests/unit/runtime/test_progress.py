@@ -58,10 +58,11 @@ def server(serve: Callable[[socket.socket], object]) -> Iterator[int]:
         thread.join(20)
 
 
-def program(folder: Path, *words: str, line: socket.socket | int = subprocess.DEVNULL) -> None:
+def program(folder: Path, *words: str, line: socket.socket | None = None) -> None:
     env = {"PATH": os.environ["PATH"], "PROGRESS_STATE": str(folder / "state")}
-    argv = ["busybox", "sh", PROGRAM, *words]
-    subprocess.run(argv, env=env, check=False, timeout=50, stdin=line, stdout=line, stderr=subprocess.DEVNULL)
+    streams = subprocess.DEVNULL if line is None else line.fileno()
+    argv = ["busybox", "sh", str(PROGRAM), *words]
+    subprocess.run(argv, env=env, check=False, timeout=50, stdin=streams, stdout=streams, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture
