@@ -113,9 +113,17 @@ class Box:
         return self.cage is not None and self.cage.outer.poll() is None
 
     def wait_until_off(self, seconds: float = 60) -> bool:
-        """Wait until it has ended by itself; tell whether it asked for a restart."""
-        # The kernel reports it as the exit status of the PID namespace: reboot(2).
-        return {signal.SIGHUP: True, signal.SIGINT: False}[signal.Signals(-self._on.outer.wait(seconds))]
+        """Wait until it has ended; tell whether it asked for a restart. Raises BootError if it is still on after `seconds`.
+
+        One whose first process was killed, or ended by itself, has only lost its power.
+        """
+        ends = time.monotonic() + seconds
+        while (status := self._on.outer.poll()) is None:
+            if time.monotonic() >= ends:
+                raise BootError(f"{self.name}: still on after {seconds:.0f} s")
+            time.sleep(0.02)
+        # The kernel ends the PID namespace with this signal for a restart, and with SIGINT for a power-off: reboot(2).
+        return status == -signal.SIGHUP
 
     def pull_the_plug(self) -> None:
         """Cut the power: changes that are not on its disk are lost."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.base.errors import BootError
 from pipeline.light.machine import Ran
 from tests.network.machines import CHECKOUT, USER, Machine, Tower, missing_tools
 
@@ -134,6 +135,17 @@ def test_a_machine_keeps_its_disk_when_it_starts_again(machines: Tower) -> None:
         assert not host.path("run/lost").exists()
         assert not host.path("tmp/lost").exists()
         assert host.sshd().host_key == before
+
+
+def test_a_machine_whose_first_process_is_killed_is_off(machines: Tower) -> None:
+    """As after a power cut: it asks for no restart."""
+    host = machines["offline2"]
+    with pytest.raises(BootError, match="offline2: still on after"):
+        host.wait_until_off(0.1)
+    os.kill(host.pid, signal.SIGKILL)
+    assert not host.wait_until_off(20)
+    machines.turn_on(host)
+    assert host.is_on
 
 
 def namespaces() -> set[str]:

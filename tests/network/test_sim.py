@@ -91,6 +91,9 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) ->
     assert "exit status" in sim("sim:ssh", "vault", page, status=1).stderr
     assert "no such machines" in sim("sim", "machines=odd", status=10).stderr
     assert "no machine 'nosuch'" in sim("sim:ssh", "nosuch", status=10).stderr
+    # Words with `=` are the machine's, not the factory's.
+    for name in ("web", "thinclient"):
+        assert sim("sim:ssh", name, "one=two; echo three=$one").stdout.splitlines()[-1] == "three=two"
     # Its screen: the wallpaper, and what is opened there. The bar's own programs ask for the hosts.
     file = tmp_path / "screen.png"
     sim("sim:screen", "thinclient", str(file))
@@ -104,7 +107,14 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) ->
     assert listing()["web"]["pid"] == found["web"]["pid"]
     mine = networks([int(str(row["pid"])) for row in found.values()])
     assert len(mine) == 5
+    # A machine that is killed is off, and stays so; what holds the Tower has nothing to complain of.
+    os.kill(int(str(found["vault"]["pid"])), signal.SIGKILL)
+    ends = time.monotonic() + 30
+    while listing()["vault"]["on"]:
+        assert time.monotonic() < ends, "a killed machine is still on"
+    assert [name for name, row in listing().items() if not row["on"]] == ["vault"]
     sim("sim:stop")
+    assert (FOLDER / "keeper.log").read_text() == ""
     assert not (FOLDER / "state.json").exists()
     wait_until_gone(mine)
 
