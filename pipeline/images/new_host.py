@@ -19,7 +19,7 @@ NETWORK: Final = OFFLINE.addresses
 _NAME: Final = HostName("trial")
 
 
-def new_host() -> dict[str, bytes]:
+def new_host(encryption: Encryption = Encryption.NONE) -> dict[str, bytes]:
     """Return the files by name; keys and numbers are made up, and nobody knows a password."""
     key = secret.new_key_pair(_NAME)
     settings = TowerEnv(
@@ -37,7 +37,7 @@ def new_host() -> dict[str, bytes]:
         installation_type=InstallationType.INSTALL,
         color="#4363d8",
         alpine_branch="lab",
-        encryption=Encryption.NONE,
+        encryption=encryption,
     )
     receipt = {"schema": 1, "id": "0" * 32, "host": _NAME, "version": "0", "channel": "lab", "image_sha256": "0" * 64}
     return {

@@ -34,12 +34,16 @@ _PATIENCE: Final = 3.0
 _MOST: Final = 32 << 10
 _LINE: Final = re.compile(r"(\d{1,9}\.\d{1,2}) (?:([a-z_]{1,30})|failed: ([ -~]{1,400}))", re.ASCII)
 _SIGN: Final = re.compile(rb"[0-9a-f]{64}")
-_ENCRYPTING: Final = {"partition": 2.0, "encrypt": 2.0, "volumes": 4.0, "system": 30.0, "boot": 2.0, "restart": 30.0}
-_MAKING: Final = {
-    "name": 1.0, "user": 2.0, "ssh_server": 1.0, "keyboard": 1.0, "clock": 1.0, "language": 1.0, "prompt": 1.0, "network": 1.0,
-    "firewall": 1.0, "wlan": 1.0, "tor": 1.0, "time_source": 1.0, "receipt": 1.0, "secrets": 1.0,
+ENCRYPTING: Final = {"partition": 0.7, "encrypt": 2.1, "volumes": 4.2, "system": 30.9, "boot": 0.8, "restart": 52.5}
+MAKING: Final = {
+    "name": 0.4, "user": 0.5, "ssh_server": 0.2, "keyboard": 0.2, "clock": 0.3, "language": 0.2, "prompt": 0.2, "network": 0.1,
+    "firewall": 0.3, "wlan": 0.1, "tor": 0.1, "time_source": 0.1, "receipt": 0.1, "secrets": 0.3,
 }  # fmt: skip
-"""Seconds that each step usually takes: of a PC; a Raspberry Pi is slower. The restart lasts until the host goes on."""
+"""Seconds that each step usually takes; the restart lasts until the host goes on.
+
+Measured by ci/bench/first_start.py: medians of three first starts of a PC that QEMU emulated, on two cores that did other work
+(load 3 to 4). No real PC was measured, which is faster, and no Raspberry Pi.
+"""
 
 
 class ForeignError(Exception):
@@ -111,6 +115,11 @@ def parse(data: bytes, nonce: str, key: bytes) -> Progress:
     return Progress(tuple(steps), float(rows[-1][1]), next((row[3] for row in rows if row[3]), ""))
 
 
+def usual_time(seconds: float) -> str:
+    """Return a usual time as it is shown."""
+    return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+
+
 @dataclass
 class Watch:
     """Who waits for a host's first start: asks, and shows each step once."""
@@ -158,7 +167,7 @@ class Watch:
 
     def _say(self, name: str, rest: str) -> None:
         """A line about one step: which of how many, and what it usually takes."""
-        plan = {**(_ENCRYPTING if self.host.env.encryption is Encryption.REQUIRED else {}), **_MAKING}
+        plan = {**(ENCRYPTING if self.host.env.encryption is Encryption.REQUIRED else {}), **MAKING}
         place = f"step {[*plan].index(name) + 1} of {len(plan)}, {name}" if name in plan else name
-        usual = f" (usually {plan[name]:.0f} s)" if name in plan else ""
+        usual = f" (usually {usual_time(plan[name])})" if name in plan else ""
         self.view.say(f"{self.host.name}: {place}{rest}{usual}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -84,6 +85,17 @@ def secrets_of(folder: Path) -> list[bytes]:
     settings = dict(line.split("=", 1) for line in (folder / "tower.env").read_text().splitlines())
     key = (folder / "ssh_host_ed25519_key").read_bytes().splitlines()
     return [*key[1:-1], settings["PASSWORD_HASH"].encode(), settings["PUBLIC_KEY"].strip("'").encode()]
+
+
+def check_steps(log: str, kept: Path) -> None:
+    """The host took the steps that `tower provision` counts, in their order; the log stays beside those of the machines."""
+    kept.write_text(log)
+    names = [re.split("[ :]", line)[1] for line in log.splitlines()]
+    last_start = names[len(names) - 1 - names[::-1].index("disk") + 1 : -1]
+    counted = [*progress.ENCRYPTING, *progress.MAKING]
+    # This disk was made at the start before, as this host's: only the system is copied again.
+    assert last_start == [name for name in counted if name not in {"partition", "encrypt", "volumes"}], log
+    assert names[-1] == "ready"
 
 
 @dataclass(frozen=True)
@@ -204,3 +216,4 @@ def test_the_host_starts_from_its_encrypted_disk_and_answers(encrypted: Encrypte
         assert {"tower-receipt.json", "initramfs-key"} <= set(left)
         assert not {"tower.env", "crypto_keyfile.bin", "ssh_host_ed25519_key"} & set(left)
         assert on_host("doas ls /var/lib/tower/setup").split() == ["done", "ready", "steps"]
+        check_steps(on_host("doas cat /var/log/tower-setup.log"), checkout / "build" / "log" / "provisioned-steps.log")
