@@ -94,6 +94,9 @@ def test_the_hosts_program_is_believed_and_each_step_shown_once(host: Host, caps
         steps.write_text("1.00 name\n")
         assert watch.ask() == progress.BUSY
         assert capsys.readouterr().err.splitlines() == said[:1]
+        # Tried again: that is no failure, unless it fails again.
+        steps.write_bytes(b"1.00 name\n2.00 failed: user: no room\n3.00 user\n")
+        assert watch.ask() == progress.BUSY
         steps.write_bytes(b"1.00 name\n2.00 failed: user: \x1b[2J\xffno room\n")
         with pytest.raises(AnswerError, match=r"web: its first start failed: user: \[2Jno room"):
             watch.ask()
