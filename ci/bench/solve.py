@@ -8,7 +8,8 @@
 `worlds` are random ones over whole indexes, which lie in folders of their architecture as in a repository (--index may be
 repeated); `--record FILE` keeps apk's answers, names only, which is how tests/unit/apk/solve-cases-3.json was made. `small` are
 random repositories of a few packages with all that makes choosing hard; `rules` those of the unit tests.
-`--generation 2` is for an apk 2. `--apk` may be a few words, as for an apk of musl on another system:
+`--format 3` asks over indexes of format 3 (Packages.adb): for `worlds` apk's own `convndx` makes them of those given, for `small`
+our writer does. `--generation 2` is for an apk 2. `--apk` may be a few words, as for an apk of musl on another system:
 "ld-musl-x86_64.so.1 --library-path lib sbin/apk". Printed are differences, then one JSON object.
 """
 
@@ -29,6 +30,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
+from pipeline.apk.adb.writer import write_index  # noqa: E402
 from pipeline.apk.format.index import IndexEntry, dump_entry, read_index  # noqa: E402
 from pipeline.apk.format.pkginfo import parse_dependency  # noqa: E402
 from pipeline.apk.solver.pool import Universe  # noqa: E402
@@ -45,9 +47,11 @@ Answer = list[str] | None
 class Apk:
     """A real apk, with an empty root."""
 
-    def __init__(self, words: Sequence[str], scratch: Path, repositories: Iterable[Path], arch: str = ARCH) -> None:
+    def __init__(
+        self, words: Sequence[str], scratch: Path, repositories: Iterable[Path], arch: str = ARCH, *, third: bool = False
+    ) -> None:
         listed = scratch / "repositories"
-        listed.write_text("".join(f"{folder}\n" for folder in repositories))
+        listed.write_text("".join(f"{'v3 ' if third else ''}{folder}\n" for folder in repositories))
         self._words = [*words, "--root", str(scratch / "root"), "--arch", arch, "--no-network", "--no-cache", "--allow-untrusted"]
         self._words += ["--repositories-file", str(listed)]
         (scratch / "root").mkdir()
@@ -61,9 +65,13 @@ class Apk:
         return [f"{found[1]}-{found[2]}" for found in map(_INSTALLING.fullmatch, done.stdout.splitlines()) if found]
 
 
-def write_repository(folder: Path, entries: Iterable[IndexEntry]) -> None:
-    """Return an unsigned index of packages, in the given order."""
+def write_repository(folder: Path, entries: Iterable[IndexEntry], *, third: bool = False) -> None:
+    """Write an unsigned index of packages, in the given order (that of format 3 is sorted)."""
     folder.mkdir(parents=True, exist_ok=True)
+    if third:
+        with (folder / "Packages.adb").open("wb") as out:
+            write_index(out, "bench", entries, None)
+        return
     text = "".join("\n".join(dump_entry(entry)) + "\n\n" for entry in entries).encode()
     with tarfile.open(folder / "APKINDEX.tar.gz", "w:gz") as archive:
         for name, data in (("DESCRIPTION", b"bench"), ("APKINDEX", text)):
@@ -134,8 +142,9 @@ class SmallRepositories:
     names, extra = list("abcdefgh"), ["v", "w", "so:x", "so:y", "cmd:z"]
     versions = ("1-r0", "1.2-r0", "2-r0", "2_rc1-r0", "1-r1", "1", "1.05", "2_rc1")
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, *, third: bool = False) -> None:
         self.random = random.Random(seed)  # noqa: S311  (the same worlds every time)
+        self.third = third
         self.easy = 0.0
         self.there = self.names
 
@@ -167,7 +176,8 @@ class SmallRepositories:
     def package(self, place: int) -> IndexEntry:
         """Return a package; `place` makes those of two indexes differ."""
         draw = self.random.choice
-        broken = ("v3", "1.x") if self.random.random() < 0.05 else ()
+        # Format 3 has no such versions: apk refuses to write them.
+        broken = ("v3", "1.x") if self.random.random() < 0.05 and not self.third else ()
         fields: dict[str, str | int] = {
             "depends": " ".join(self.condition(0.12) for _ in range(draw((0, 0, 1, 1, 2, 3)))),
             "provides": " ".join(
@@ -184,17 +194,30 @@ class SmallRepositories:
         return package(f"{name}-{version}", **fields)
 
 
+def convert(words: Sequence[str], index: Path, folder: Path) -> Path:
+    """Let apk convert an index to format 3; return its place, in a folder of its architecture."""
+    made = folder / index.parent.name / "Packages.adb"
+    made.parent.mkdir(parents=True)
+    done = subprocess.run([*words, "--allow-untrusted", "convndx", str(index)], check=True, capture_output=True)
+    made.write_bytes(done.stdout)
+    return made
+
+
 def compare_worlds(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[Sequence[str], Answer, Answer]]:
     """Worlds over whole indexes."""
+    third, words = options.format == 3, options.apk.split()
     indexes = [Path(name).resolve() for name in options.index]
+    if third:
+        indexes = [convert(words, index, scratch / str(number)) for number, index in enumerate(indexes)]
     parsed = []
     for path in indexes:
         with path.open("rb") as stream:
             parsed.append(read_index(stream, None).entries)
     arch = indexes[0].parent.name
     universe = Universe.of(parsed, arch, generation=options.generation)
-    apk = Apk(options.apk.split(), scratch, [path.parent.parent for path in indexes], arch)
-    worlds = RandomWorlds([entry for entries in parsed for entry in entries], options.seed)
+    apk = Apk(words, scratch, [path.parent.parent for path in indexes], arch, third=third)
+    # Of a package whose version is none, apk's conversion keeps the name alone; apk would fail to fetch it.
+    worlds = RandomWorlds([entry for entries in parsed for entry in entries if entry.version], options.seed)
     rows = []
     for _ in range(options.count):
         world = worlds.world()
@@ -208,17 +231,27 @@ def compare_worlds(options: argparse.Namespace, scratch: Path) -> Iterator[tuple
 
 def compare_small(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[Sequence[str], Answer, Answer]]:
     """Random repositories of a few packages, or those of the unit tests."""
+    third = options.format == 3
     folders = [scratch / "first", scratch / "second"]
-    apk = Apk(options.apk.split(), scratch, folders)
-    random_ones = SmallRepositories(options.seed)
+    apk = Apk(options.apk.split(), scratch, folders, third=third)
+    random_ones = SmallRepositories(options.seed, third=third)
     cases: Iterable[tuple[list[list[IndexEntry]], list[str]]] = (random_ones.one() for _ in range(options.count))
     if options.what == "rules":
         cases = ((indexes, world.split()) for indexes, world, _newer, _older in CASES.values())
     for indexes, world in cases:
         for folder, entries in zip(folders, [*indexes, []], strict=False):
-            write_repository(folder / ARCH, entries)
-        universe = Universe.of(indexes, ARCH, generation=options.generation)
+            write_repository(folder / ARCH, entries, third=third)
+        universe = Universe.of(_as_read(folders) if third else indexes, ARCH, generation=options.generation)
         yield world, apk.ask(world), ours(universe, world)
+
+
+def _as_read(folders: Iterable[Path]) -> list[Sequence[IndexEntry]]:
+    """Return the packages of indexes of format 3, in the order in which they are there."""
+    found: list[Sequence[IndexEntry]] = []
+    for folder in folders:
+        with (folder / ARCH / "Packages.adb").open("rb") as stream:
+            found.append(read_index(stream, None).entries)
+    return found
 
 
 def main() -> None:
@@ -227,6 +260,7 @@ def main() -> None:
     parser.add_argument("what", choices=("worlds", "small", "rules"))
     parser.add_argument("--apk", required=True, metavar="COMMAND")
     parser.add_argument("--generation", type=int, choices=(2, 3), default=3)
+    parser.add_argument("--format", type=int, choices=(2, 3), default=2)
     parser.add_argument("--index", action="append", default=[], metavar="FILE")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", default="1")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pipeline.apk.adb.values import ERROR, TYPE_SHIFT
 from pipeline.apk.format.opened import CHECKSUMS, checksum_of
 from pipeline.apk.format.pkginfo import parse_dependency
 from pipeline.base.errors import FormatError
@@ -54,14 +55,19 @@ class InfoReader:
         self._count = 0
 
     def read(self, word: int, what: str) -> dict[str, object]:
-        """Return the fields of a package by name, only those that are there; `checksum` stands for its hashes."""
+        """Return the fields of a package by name, only those that are there; `checksum` stands for its hashes.
+
+        If apk could not convert a value, the package counts as not `installable`, and the value is left out.
+        """
         values, slots = self.values, self.values.object(word, what)
         found: dict[str, object] = {}
         for field, slot in INFO.items():
             value = slots[slot]
-            if value:
+            if value >> TYPE_SHIFT == ERROR:
+                found["installable"] = False
+            elif value:
                 found[field] = self._field(field, value, f"{what}: {field}")
-        for field in ("name", "version"):
+        for field in ("name", "version") if found.get("installable", True) else ("name",):
             if not found.get(field):
                 raise FormatError(f"{values.where}: {what}: lacks its {field}")
         if "hashes" in found:

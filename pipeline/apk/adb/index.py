@@ -52,6 +52,9 @@ def _entry(reader: InfoReader, word: int, what: str) -> IndexEntry:
     where = reader.values.where
     if "checksum" not in found:
         raise FormatError(f"{where}: {what}: {found['name']} lacks its hashes")
+    found.setdefault("version", "")
     entry = IndexEntry(**found)  # type: ignore[arg-type]  # the table of fields gives each its type
+    if not entry.installable:
+        return entry
     check_names(entry, f"{where}: {what}", ("name", "version", "arch"))
     return entry

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PLAIN, DEFLATE, ZSTD = 0, 1, 2
 LEVELS = {PLAIN: range(2), DEFLATE: range(10), ZSTD: range(23)}
 DEFAULT_LEVEL = 9  # of apk, for both algorithms
-MOST_COMPARED = 1 << 18
+MOST_COMPARED = 1 << 16
 """The largest unpacked file that is packed again to find changes that make no difference."""
 _CHUNK = 1 << 15
 _WINDOW = 27  # the largest window of zstd that apk accepts: 128 MiB

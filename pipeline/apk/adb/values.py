@@ -14,6 +14,8 @@ from pipeline.base.errors import FormatError
 SPECIAL, INT, INT32, INT64 = 0, 1, 2, 3
 BLOB8, BLOB16, BLOB32 = 8, 9, 10
 ARRAY, OBJECT = 13, 14
+ERROR = 15
+"""What apk writes in the place of a value that it could not convert, such as a version that is none."""
 TYPE_SHIFT = 28
 PLACES = (1 << TYPE_SHIFT) - 1
 NULL = 0

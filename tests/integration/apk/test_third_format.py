@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.apk.__main__ import main
 from pipeline.apk.adb.writer import convert_package, write_index, write_package
 from pipeline.apk.format.index import entry_of, read_index
 from pipeline.apk.format.package import read_package, tree_entries
+from pipeline.apk.format.package import write_package as write_second
 from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.apk.format.signature import KeyRing, Signer
 from pipeline.base.errors import VerifyError
@@ -195,3 +199,39 @@ def test_apk_installs_what_we_convert(shop: Shop) -> None:
         with path.open("rb") as stream:
             package = read_package(stream, ring)
         assert installed[entry.name].entry.checksum in package.identities
+
+
+def test_worlds_over_indexes_of_format_3(apk: tuple[str, ...], checkout: Path) -> None:
+    """Random small repositories: what apk chooses, in its order (`ci/bench/solve.py` asks 10,000)."""
+    argv = [
+        sys.executable,
+        "ci/bench/solve.py",
+        "small",
+        "--format",
+        "3",
+        "--apk",
+        " ".join(apk),
+        "--count",
+        "150",
+        "--seed",
+        "tests",
+    ]
+    done = subprocess.run(argv, cwd=checkout, check=True, capture_output=True, text=True, timeout=300)
+    *differences, total = done.stdout.splitlines()
+    assert differences == []
+    found = json.loads(total)
+    assert found["asked"] == found["equal"] == found["in the same order"] == 150
+    assert found["solved"] > 10
+
+
+def test_the_tools_index(third: Apk, tmp_path: Path) -> None:
+    """`python -m pipeline.apk index` writes an index of format 3 that apk verifies, of packages of both formats."""
+    third.package("hello-1.0-r0.apk", "deflate")
+    with (tmp_path / "second-1-r0.apk").open("wb") as out:
+        write_second(out, PkgInfo("second", "1-r0", ARCH), {}, [], epoch=EPOCH, signer=third.signer)
+    names = [str(tmp_path / name) for name in ("hello-1.0-r0.apk", "second-1-r0.apk")]
+    options = ["--key", str(third.keys.parent / "test.rsa"), "--keys", str(third.keys), "-d", "x"]
+    assert main(["index", *options, "-o", str(tmp_path / "Packages.adb"), *names]) == 0
+    assert third.accepts((tmp_path / "Packages.adb").read_bytes())
+    assert main(["index", *options, "-o", str(tmp_path / "APKINDEX.tar.gz"), *names]) == 13
+    assert not (tmp_path / "APKINDEX.tar.gz").exists()
