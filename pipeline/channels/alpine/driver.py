@@ -16,7 +16,7 @@ from pipeline.base.errors import LockError
 from pipeline.base.paths import Paths
 from pipeline.base.progress import Progress
 from pipeline.channels.alpine import aports
-from pipeline.channels.alpine.indexes import FILE, Freshness, SignedIndex, age_in_days, day, read_signed
+from pipeline.channels.alpine.indexes import Freshness, SignedIndex, age_in_days, day, read_signed
 from pipeline.channels.alpine.media import LIST, find_medium, read_list
 from pipeline.channels.alpine.packages import Wanted, by_checksum, choice_of, lock_packages
 from pipeline.channels.alpine.repository import lay_repository, locked_indexes
@@ -117,6 +117,7 @@ class AlpineDriver:
                 },
                 **({"mirror": self.mirror.inputs()} if self.mirror else {}),
                 "choices": True,
+                **({"format": settings.apk_format} if settings.apk_format > 2 else {}),
                 "branch": self.channel.branch,
                 "repositories": list(settings.repositories),
                 "builders": {arch: [settings.minirootfs, *self._builder_world(arch)] for arch in self._builder_archs},
@@ -182,7 +183,7 @@ class AlpineDriver:
         found = []
         for repository in self.settings.repositories:
             progress.say(f"{self.channel.name}: index of {repository} for {arch}")
-            location = f"{self.channel.branch}/{repository}/{arch}/{FILE}"
+            location = f"{self.channel.branch}/{repository}/{arch}/{self.settings.index_file}"
 
             def verified(data: bytes, repository: str = repository, location: str = location) -> SignedIndex:
                 return read_signed(data, ring, arch, repository, location)
@@ -214,11 +215,11 @@ class AlpineDriver:
         from pipeline.apk.solver.cache import Cache
         from pipeline.apk.solver.errors import UnsolvableError
         from pipeline.apk.solver.pool import IndexFile
-        from pipeline.apk.solver.solve import Solver, generation_of
+        from pipeline.apk.solver.solve import Solver
 
         keys = self.trust.files([arch])
         files = [IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes]
-        solver = Solver.load(files, keys, arch, Cache(_NOWHERE), generation=generation_of(self.channel.branch))
+        solver = Solver.load(files, keys, arch, Cache(_NOWHERE), generation=self._generation)
         solutions: list[Solution] = []
         for world in worlds:
             try:
@@ -228,6 +229,13 @@ class AlpineDriver:
                 hint = error.hint or f"its packages: {', '.join(sorted(world))}"
                 raise UnsolvableError(f"{what}: {error.message}", hint=hint) from error
         return solutions
+
+    @property
+    def _generation(self) -> int:
+        """The generation of apk that the channel's devices have; only the third reads the third format."""
+        from pipeline.apk.solver.solve import generation_of
+
+        return 3 if self.settings.apk_format > 2 else generation_of(self.channel.branch)
 
     def _lock_packages(
         self, arch: str, wanted: Iterable[Wanted], known: list[LockedFile], progress: Progress

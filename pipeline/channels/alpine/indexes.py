@@ -25,7 +25,6 @@ from pipeline.base.errors import VerifyError
 from pipeline.base.filelock import locked
 from pipeline.supply.lock import LockedFile
 
-FILE = "APKINDEX.tar.gz"
 _DAY = 86400
 _CLOCK_SLACK = _DAY
 
@@ -42,6 +41,11 @@ class SignedIndex:
     """By the checksum (`Q1...`, `Q2...`)."""
 
     @property
+    def file_name(self) -> str:
+        """The name of its file, which says of which format it is."""
+        return self.file.location.rpartition("/")[2]
+
+    @property
     def title(self) -> str:
         """Its name in messages."""
         return f"index of {self.file.name} for {self.arch}"
@@ -49,7 +53,7 @@ class SignedIndex:
 
 def read_signed(data: bytes, ring: KeyRing, arch: str, repository: str, location: str) -> SignedIndex:
     """Verify and read an index. Raises VerifyError or FormatError, naming architecture and repository."""
-    where = f"{repository}/{arch}/{FILE}"
+    where = f"{repository}/{arch}/{location.rpartition('/')[2]}"
     index = read_index(io.BytesIO(data), ring, name=where)
     strange = sorted({entry.arch for entry in index.entries} - {arch, "noarch", ""})
     if strange:

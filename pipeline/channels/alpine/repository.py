@@ -13,7 +13,7 @@ from typing import IO
 
 from pipeline.apk.format.signature import KeyRing
 from pipeline.base.errors import VerifyError
-from pipeline.channels.alpine.indexes import FILE, SignedIndex, read_signed
+from pipeline.channels.alpine.indexes import SignedIndex, read_signed
 from pipeline.channels.alpine.packages import verify_package
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault
@@ -39,11 +39,11 @@ def lay_repository(
     ring: KeyRing,
     log: IO[bytes],
 ) -> None:
-    """Fill `output` with `<repository>/<arch>/{APKINDEX.tar.gz,*.apk}`. Raises VerifyError."""
+    """Fill `output` with `<repository>/<arch>/{APKINDEX.tar.gz or Packages.adb,*.apk}`. Raises VerifyError."""
     for name, index in indexes.items():
         folder = output / name / index.arch
         folder.mkdir(parents=True)
-        (folder / FILE).write_bytes(index.data)
+        (folder / index.file_name).write_bytes(index.data)
     for file in packages:
         index = _index_of(file, indexes)
         target = output / index.file.name / index.arch / f"{file.name}-{file.version}.apk"

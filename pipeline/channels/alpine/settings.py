@@ -18,6 +18,8 @@ MIRROR = "TOWER_ALPINE_MIRROR"
 """Environment: mirrors, separated by spaces, that are tried before those of the channel's file."""
 
 
+INDEX_FILES: Mapping[int, str] = {2: "APKINDEX.tar.gz", 3: "Packages.adb"}
+"""The names of indexes, by the format of packages."""
 _PLATFORMS: Mapping[str, tuple[str, ...]] = {"musl": MUSL, "glibc": GLIBC}
 
 
@@ -50,8 +52,15 @@ class AlpineSettings:
     warn_after_days: int
     wheels: tuple[str, ...]
     """Platforms of Python wheels for the device, without the architecture, best first."""
+    apk_format: int
+    """The format of the mirrors' indexes and packages: 2, or 3 (`Packages.adb`)."""
     mirror: MirrorSettings | None
     """The sources of the channel's own mirror; None if its mirrors are somebody else's."""
+
+    @property
+    def index_file(self) -> str:
+        """The name of a repository's index."""
+        return INDEX_FILES[self.apk_format]
 
     def source(self, channel: Channel, folder: Path | None = None) -> Mirrors:
         """Return the mirrors, or the channel's own in `folder`, with the hints for failures."""
@@ -85,6 +94,9 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
     libc = table.text("libc")
     if libc and libc not in _PLATFORMS:
         table.problem("libc", f"must be one of {', '.join(_PLATFORMS)}, not {libc!r}")
+    apk_format = table.integer("apk_format", 2)
+    if apk_format not in INDEX_FILES:
+        table.problem("apk_format", f"must be one of {', '.join(map(str, INDEX_FILES))}, not {apk_format}")
     found = AlpineSettings(
         mirrors=addresses,
         repositories=table.strings("repositories"),
@@ -95,6 +107,7 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
         builder_only={arch: only.strings(arch, ()) for arch in channel.architectures},
         warn_after_days=0 if own else table.integer("warn_after_days"),
         wheels=_PLATFORMS.get(libc, ()),
+        apk_format=apk_format,
         mirror=own,
     )
     table.close()

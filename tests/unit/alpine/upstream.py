@@ -10,13 +10,15 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.apk.adb.writer import convert_package
+from pipeline.apk.adb.writer import write_index as write_third_index
 from pipeline.apk.format.index import IndexEntry, package_entry, write_index
 from pipeline.apk.format.package import read_package
 from pipeline.apk.format.signature import Signer, generate_key
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.paths import Paths
 from pipeline.channels.alpine.driver import AlpineDriver
-from pipeline.channels.alpine.settings import read_settings
+from pipeline.channels.alpine.settings import INDEX_FILES, read_settings
 from pipeline.config.channel import Channel
 from pipeline.supply.lock import Worlds
 from pipeline.supply.trust import fingerprint
@@ -41,13 +43,19 @@ class Upstream:
     """By repository and architecture: packages by file name."""
     made: int = MADE
     description: str = f"v9.9.1-7-g{COMMIT[:11]}"
+    third: bool = False
+    """Packages and indexes are of format 3, where the time of an index is that of the latest build in it."""
 
     def add(self, repository: str, name: str, version: str = "1.0-r0", arch: str = "", text: str = "", **fields: str) -> None:
         """Put a package into a repository, of one architecture or of all."""
         for one in (arch,) if arch else ARCHES:
             content = [item(f"usr/bin/{name}", f"{name} {version} {text}\n".encode())]
             signer = self.signers[one]
+            if self.third:
+                fields = {"builddate": str(self.made)} | fields
             made = package(content, signer=signer, pkgname=name, pkgver=version, arch=one, **fields)  # type: ignore[arg-type]  # names of fields
+            if self.third:
+                made = as_third(made, signer)
             self.files.setdefault((repository, one), {})[f"{name}-{version}.apk"] = made
 
     def remove(self, repository: str, file: str) -> None:
@@ -62,7 +70,7 @@ class Upstream:
             base = f"/{BRANCH}/{repository}/{arch}"
             for name, data in files.items():
                 self.mirror.files[f"{base}/{name}"] = data
-            self.mirror.files[f"{base}/APKINDEX.tar.gz"] = self.index(repository, arch)
+            self.mirror.files[f"{base}/{INDEX_FILES[3 if self.third else 2]}"] = self.index(repository, arch)
         for arch in ARCHES:
             self.release(arch)
         data = archive({"scripts/mkimage.sh": MKIMAGE, "scripts/mkimg.base.sh": b"# base\n"})
@@ -72,7 +80,10 @@ class Upstream:
         """A signed index of what is in a repository."""
         out = io.BytesIO()
         entries = [entry(data, arch) for data in self.files[repository, arch].values()]
-        write_index(out, self.description, entries, signer or self.signers[arch], self.made)
+        if self.third:
+            write_third_index(out, self.description, entries, signer or self.signers[arch])
+        else:
+            write_index(out, self.description, entries, signer or self.signers[arch], self.made)
         return out.getvalue()
 
     def release(self, arch: str) -> None:
@@ -88,7 +99,15 @@ class Upstream:
 
     def driver(self, checkout: Path, *mirrors: str, world: str = "app") -> AlpineDriver:
         """The channel's driver for a checkout, with the mirrors given or else this one."""
-        return make_driver(checkout, mirrors or (self.mirror.address,), f"{self.mirror.address}/aports", world)
+        addresses = mirrors or (self.mirror.address,)
+        return make_driver(checkout, addresses, f"{self.mirror.address}/aports", world, third=self.third)
+
+
+def as_third(data: bytes, signer: Signer) -> bytes:
+    """A package as one of format 3."""
+    out = io.BytesIO()
+    convert_package(read_package(io.BytesIO(data), None), out, signer, io.BytesIO())
+    return out.getvalue()
 
 
 def entry(data: bytes, arch: str) -> IndexEntry:
@@ -126,7 +145,7 @@ def make_keys(folder: Path, names: dict[str, str]) -> dict[str, Signer]:
     return signers
 
 
-def make_driver(checkout: Path, mirrors: tuple[str, ...], aports: str, world: str) -> AlpineDriver:
+def make_driver(checkout: Path, mirrors: tuple[str, ...], aports: str, world: str, *, third: bool = False) -> AlpineDriver:
     """A driver of a channel like Alpine's."""
     settings = {
         "mirrors": list(mirrors),
@@ -137,6 +156,7 @@ def make_driver(checkout: Path, mirrors: tuple[str, ...], aports: str, world: st
         "builder": ["tool"],
         "warn_after_days": 100_000,
         "libc": "musl",
+        **({"apk_format": 3} if third else {}),
     }
     channel = Channel("small", "alpine", "a test", BRANCH, 1000, ARCHES, "x86_64", True, settings, checkout / "small.toml")
     worlds = Worlds(dict.fromkeys(ARCHES, (frozenset(world.split()),)))
