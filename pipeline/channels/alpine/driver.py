@@ -215,11 +215,13 @@ class AlpineDriver:
         from pipeline.apk.solver.cache import Cache
         from pipeline.apk.solver.errors import UnsolvableError
         from pipeline.apk.solver.pool import IndexFile
-        from pipeline.apk.solver.solve import Solver
+        from pipeline.apk.solver.solve import Solver, generation_of
 
         keys = self.trust.files([arch])
         files = [IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes]
-        solver = Solver.load(files, keys, arch, Cache(_NOWHERE), generation=self._generation)
+        # Only the third apk reads the third format.
+        generation = max(generation_of(self.channel.branch), self.settings.apk_format)
+        solver = Solver.load(files, keys, arch, Cache(_NOWHERE), generation=generation)
         solutions: list[Solution] = []
         for world in worlds:
             try:
@@ -229,13 +231,6 @@ class AlpineDriver:
                 hint = error.hint or f"its packages: {', '.join(sorted(world))}"
                 raise UnsolvableError(f"{what}: {error.message}", hint=hint) from error
         return solutions
-
-    @property
-    def _generation(self) -> int:
-        """The generation of apk that the channel's devices have; only the third reads the third format."""
-        from pipeline.apk.solver.solve import generation_of
-
-        return 3 if self.settings.apk_format > 2 else generation_of(self.channel.branch)
 
     def _lock_packages(
         self, arch: str, wanted: Iterable[Wanted], known: list[LockedFile], progress: Progress
