@@ -161,6 +161,13 @@ def attached(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> It
             child.wait()
 
 
+def detached(argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a program that may outlive us, in a session of its own, without input and output. Raises ToolError."""
+    args = tuple(os.fspath(arg) for arg in argv)
+    null = subprocess.DEVNULL
+    return _start(args, stdin=null, stdout=null, stderr=null, env=env, missing="")
+
+
 def ended(child: subprocess.Popen[bytes], timeout: float) -> int:
     """Return the exit status of a program that has done its work; kill it if it does not end within `timeout` seconds."""
     with suppress(subprocess.TimeoutExpired):

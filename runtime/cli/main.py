@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "audit": "try what the isolation of this Tower forbids",
+    "clipboard": "show and set what crosses by the clipboard",
     "completion": "print a shell's completion script for tower",
     "deprovision": "forget a host and its keys",
     "install": "install packages on hosts, or on this machine",

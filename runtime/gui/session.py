@@ -168,7 +168,7 @@ class _Window:
     def __init__(self, session: Session, display: Display, name: str, colour: str | None, *, clipboard: bool) -> None:
         self.session, self.display = session, display
         self.name, self.colour = name, colour or "-"
-        self.clipboard = "on" if clipboard else "off"
+        self.clipboard = "off" if not clipboard else "online" if session.host.env.online else "offline"
         self.status: int | None = None
         self.said = b""
 

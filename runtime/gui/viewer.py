@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The window of a host's application: `python3 -m tower.gui.viewer HOST COLOUR CLIPBOARD NAME`.
 
-On stdin it has a connection to the application's VNC server, on stdout one to its X server, whose key is in TOWER_KEY; COLOUR is
-that of the title bar, or `-`; CLIPBOARD is
-`on` or `off`. It ends when the pictures end, and by SIGWINCH when the application has no windows left.
+On stdin it has a connection to the application's VNC server, on stdout one to its X server, whose key is in TOWER_KEY. COLOUR
+is that of the title bar, or `-`; CLIPBOARD is `off`, or says whether the host is `online` or `offline`. It ends when the pictures
+end, and by SIGWINCH when the application has no windows left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import gi
@@ -21,7 +21,7 @@ import gi
 gi.require_version("Gtk", "3.0")
 gi.require_version("GtkVnc", "2.0")
 from gi.repository import Gdk, GLib, Gtk, GtkVnc  # noqa: E402  (their versions come first)
-from tower.gui.clipboard import Clipboard  # noqa: E402
+from tower.gui.courier import Courier  # noqa: E402
 from tower.gui.rfb import OddError  # noqa: E402
 from tower.gui.windows import Manager, Shown  # noqa: E402
 from tower.gui.x11 import key_in, open_server  # noqa: E402
@@ -32,6 +32,10 @@ _SMALLEST: Final = (480, 360)
 """The first size of a window in pixels, so that menus are complete."""
 _LATEST: Final = 10_000
 """Milliseconds after which the window is shown, whatever the application does."""
+_READING: Final = 700
+"""Milliseconds before a question can be answered with yes."""
+_SAID: Final = 8000
+"""Milliseconds that a message is shown."""
 _STYLE: Final = """
 headerbar {{ background: {colour}; color: {text}; box-shadow: none; border: none; min-height: 30px; }}
 headerbar:backdrop {{ background: alpha({colour}, 0.8); }}
@@ -43,14 +47,13 @@ headerbar button.text-button {{ background: none; border: none; box-shadow: none
 class Viewer:
     """The window, its content, and the manager of the application's windows."""
 
-    def __init__(self, host: str, colour: str, name: str, *, copies: bool) -> None:
+    def __init__(self, host: str, colour: str, name: str, clipboard: str) -> None:
         self.host, self.name = host, name
         self.shown: Shown | None = None
         self.leaves = False
         self.least = (1, 1)
         self.late = False
-        self.copies = copies
-        self.last = ""
+        self.courier = None if clipboard == "off" else Courier(host, clipboard == "online", self, self._order)
         self.manager: Manager | None = None
         self.window = Gtk.Window()
         self.bar = Gtk.HeaderBar(show_close_button=True, title=f"{name} ({host})", has_subtitle=False)
@@ -62,8 +65,9 @@ class Viewer:
         self.window.set_titlebar(self.bar)
         self.window.connect("delete-event", self._close)
         self.window.connect("notify::is-active", self._activity)
-        self.clipboard = Gtk.Clipboard.get(Gdk.SELECTION_CLIPBOARD)
-        self.clipboard.connect("owner-change", self._copied)
+        self.question: Gtk.Dialog = None
+        self.title = f"{name} ({host})"
+        self.words = 0
         self.pictures = GtkVnc.Display()
         self.pictures.set_allow_resize(True)
         self.pictures.set_scaling(True)
@@ -87,9 +91,9 @@ class Viewer:
         """Run the manager's thread. If it fails, the application is still shown."""
         try:
             server = open_server(socket.socket(fileno=os.dup(1)), key_in(bytes.fromhex(os.environ["TOWER_KEY"])))
-            clipboard = Clipboard(server, lambda text: GLib.idle_add(self._take, text))
-            self.manager = Manager(server, lambda shown: GLib.idle_add(self._show, shown), clipboard)
-            GLib.idle_add(self._activity)
+            self.manager = Manager(server, lambda shown: GLib.idle_add(self._show, shown), self.courier)
+            if self.courier is not None:
+                threading.Thread(target=self.courier.run, daemon=True).start()
             self.manager.run()
         except (OddError, OSError) as error:
             sys.stderr.write(f"{error}\n")
@@ -103,9 +107,9 @@ class Viewer:
                 self.late = False
                 self._ask_for(shown.size)
             self._make_room(shown)
-        title = shown.title or self.name
         # The window has the same title, for whoever lists windows.
-        self.bar.set_title(f"{title} ({self.host})")
+        self.title = f"{shown.title or self.name} ({self.host})"
+        self.bar.set_title(self.title)
         self.others.set_visible(shown.mains > 1)
         if self.leaves and not shown.count:
             self._end()
@@ -152,30 +156,57 @@ class Viewer:
         self.pictures.set_size_request(*(min(one, 600) for one in self.least))
         return False
 
-    # The clipboard: texts pass while this window has the keyboard.
+    # The clipboard.
 
-    def _activity(self, *_: object) -> bool:
+    def _order(self, what: Callable[[], None]) -> None:
         if self.manager is not None:
-            self.manager.clipboard.open = self.copies and bool(self.window.is_active())
-            self._copied()
+            self.manager.order(what)
+
+    def _activity(self, *_: object) -> None:
+        """Tell whether the window has the keyboard, itself or its question."""
+        if self.courier is not None:
+            self.courier.focus(bool(self.window.is_active()) or self.question is not None)
+
+    def ask(self, number: int, text: str) -> None:
+        """Ask the user whether a content may pass, in the place of an earlier question; 0: none."""
+        GLib.idle_add(self._ask, number, text)
+
+    def _ask(self, number: int, text: str) -> bool:
+        if self.question is not None:
+            self.question.destroy()
+            self.question = None
+        if number:
+            dialog = Gtk.MessageDialog(transient_for=self.window, modal=True, title=f"Clipboard ({self.host})", text=text)
+            dialog.add_buttons("_Refuse", Gtk.ResponseType.NO, "_Allow", Gtk.ResponseType.YES)
+            dialog.set_default_response(Gtk.ResponseType.NO)
+            # Somebody who is typing, or clicks where the dialog opens, has not read it.
+            dialog.set_response_sensitive(Gtk.ResponseType.YES, False)
+            GLib.timeout_add(_READING, self._allow, dialog)
+            dialog.connect("response", lambda _, response: self._answer(number, response == Gtk.ResponseType.YES))
+            self.question = dialog
+            dialog.show_all()
         return False
 
-    def _copied(self, *_: object) -> None:
-        """Handle a change of the thin client's clipboard, or that the window got the keyboard."""
-        if self.manager is not None and self.manager.clipboard.open:
-            self.clipboard.request_text(lambda _, text: self._offer(text or ""))
+    def _allow(self, dialog: Gtk.Dialog) -> bool:
+        if self.question is dialog:
+            dialog.set_response_sensitive(Gtk.ResponseType.YES, True)
+        return False
 
-    def _offer(self, text: str) -> None:
-        # What came from the host is not sent back to it.
-        if self.manager is not None and text not in ("", self.last):
-            self.last = text
-            self.manager.offer(text)
+    def _answer(self, number: int, yes: bool) -> None:
+        if self.courier is not None:
+            self.courier.answer(number, yes)
+        self._ask(0, "")
+        GLib.idle_add(self._activity)
 
-    def _take(self, text: str) -> bool:
-        """Put a text of the host into the thin client's clipboard."""
-        if self.manager is not None and self.manager.clipboard.open and text:
-            self.last = text
-            self.clipboard.set_text(text, -1)
+    def say(self, text: str) -> None:
+        """Show a message in the title bar for a while."""
+        GLib.idle_add(self._say, text)
+
+    def _say(self, text: str) -> bool:
+        self.words += 1
+        number = self.words
+        self.bar.set_title(text)
+        GLib.timeout_add(_SAID, lambda: self.bar.set_title(self.title) if number == self.words else None)
         return False
 
     def _close(self, *_: object) -> bool:
@@ -195,7 +226,6 @@ class Viewer:
         return True
 
     def _end(self, *_: object) -> bool:
-        self.clipboard.store()
         Gtk.main_quit()
         return False
 
@@ -215,7 +245,7 @@ def main(words: Sequence[str]) -> int:
     GLib.set_prgname("tower")
     if not Gtk.init_check()[0]:
         return 3
-    Viewer(host, colour, name, copies=clipboard == "on").run()
+    Viewer(host, colour, name, clipboard).run()
     return 0
 
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tower.gui import x11
-from tower.gui.clipboard import Clipboard
+from tower.gui.courier import Courier
 from tower.gui.rfb import OddError
+from tower.gui.selection import Selection
 from tower.gui.x11 import Packet, Server
 
 _ROOT_EVENTS: Final = 1 << 17 | 1 << 19 | 1 << 20
@@ -32,6 +33,7 @@ _SUPPORTED: Final = (
 )  # fmt: skip
 _VIEWABLE: Final = 2
 _SECONDS: Final = 20.0
+_TICK: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ class Manager:
     server: Server
     show: Callable[[Shown], None]
     """Called from that thread after each change."""
-    clipboard: Clipboard
+    courier: Courier | None = None
+    """Carries the clipboard, if that is wanted."""
     windows: dict[int, Window] = field(default_factory=dict)
     """In the order in which they had the keyboard."""
     _orders: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
@@ -77,17 +80,14 @@ class Manager:
 
     def close(self) -> None:
         """Ask the window that has the keyboard to close, as its close button would."""
-        self._order(self._close)
+        self.order(self._close)
 
     def next(self) -> None:
         """Give the keyboard to the window that has waited longest for it."""
-        self._order(lambda: self._focus(next(iter(self.windows), 0)))
+        self.order(lambda: self._focus(next(iter(self.windows), 0)))
 
-    def offer(self, text: str) -> None:
-        """Offer a text to the application for pasting."""
-        self._order(lambda: self.clipboard.offer(text))
-
-    def _order(self, what: Callable[[], None]) -> None:
+    def order(self, what: Callable[[], None]) -> None:
+        """Let the manager's thread do something."""
         self._orders.put(what)
         os.write(self._wake[1], b"x")
 
@@ -99,7 +99,10 @@ class Manager:
             while self.server.events:
                 self._event(self.server.events.popleft())
             self._report()
-            ready, _, _ = select.select([self.server.socket.fileno(), self._wake[0]], [], [])
+            pause = _TICK if self.courier is not None and self.courier.busy else None
+            ready, _, _ = select.select([self.server.socket.fileno(), self._wake[0]], [], [], pause)
+            if self.courier is not None:
+                self.courier.tick()
             if self._wake[0] in ready:
                 os.read(self._wake[0], 1)
                 self._orders.get()()
@@ -110,7 +113,9 @@ class Manager:
         server = self.server
         server.send(x11.CHANGE_ATTRIBUTES, 0, "III", server.root, 1 << 11, _ROOT_EVENTS)
         server.set_words(server.root, "_NET_SUPPORTED", "ATOM", *(server.atom(name) for name in _SUPPORTED))
-        self.clipboard.begin()
+        if self.courier is not None:
+            self.courier.selection = Selection(server, self.courier.changed, self.courier.wanted)
+            self.courier.selection.begin()
         tree = server.ask(x11.QUERY_TREE, 0, "I", server.root)
         if tree is None:
             raise OddError("X: the display has no root")
@@ -124,7 +129,8 @@ class Manager:
 
     def _event(self, packet: Packet) -> None:
         kind = packet.kind
-        self.clipboard.event(packet)
+        if self.courier is not None and self.courier.selection is not None:
+            self.courier.selection.event(packet)
         if kind == x11.MAP_REQUEST:
             self._manage(packet.numbers("I", 8)[0])
         elif kind in (x11.UNMAP, x11.DESTROYED):

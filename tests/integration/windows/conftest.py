@@ -16,6 +16,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from tower.base.files import locked
 from tower.base.names import HostName, UserName
 from tower.hosts import env, secret
 from tower.hosts.env import InstallationType, TowerEnv
@@ -74,6 +75,11 @@ class Place:
             argv, env=self.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
         )
 
+    def tower(self, *words: str, data: str = "") -> subprocess.CompletedProcess[str]:
+        """Any command of `tower`."""
+        argv = [sys.executable, "-P", "-m", "tower", *words]
+        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, input=data, timeout=60, check=False)
+
     def type(self, *words: str) -> None:
         """Keys, clicks and sizes, by xdotool."""
         subprocess.run(["xdotool", *words], env=self.environment, check=True, timeout=20, stdout=subprocess.DEVNULL)
@@ -115,7 +121,7 @@ class Place:
     def left(self) -> list[str]:
         """What runs on either side for a window: of this home, or of the host's."""
         home = WINDOWS.parents[2]
-        words = ("tower.gui.viewer", "/.cache/tower/windows/", "Applications with a display of their own")
+        words = ("tower.gui.viewer", "tower.gui.broker", "/.cache/tower/windows/", "Applications with a display of their own")
         mine = [line for number, line in processes().items() if homes(number) & {home, self.folder / "home"}]
         return [line for line in mine if any(word in line for word in (*words, f"-F {self.folder}/home"))]
 
@@ -173,9 +179,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture
-def desk(place: Place) -> Iterator[Place]:
+def desk(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """The place, with nothing of a window left by an earlier test, and nothing left by this one."""
+    # The host's user has one home: tests of another file that run at the same time take turns.
+    with locked(tmp_path_factory.getbasetemp().parent / "windows.lock"):
+        yield from _clean(place)
+
+
+def _clean(place: Place) -> Iterator[Place]:
     assert place.left() == []
+    shutil.rmtree(place.folder / "home/.local/tower/clipboard", ignore_errors=True)
     yield place
     for one in place.started:
         if one.poll() is None:

@@ -10,7 +10,6 @@ import threading
 
 import pytest
 from tower.gui import x11
-from tower.gui.clipboard import Clipboard
 from tower.gui.rfb import OddError
 from tower.gui.windows import Manager, Shown, Window
 from tower.gui.x11 import Packet, Server
@@ -23,7 +22,7 @@ def test_a_window_that_goes_while_an_answer_is_waited_for_is_told_at_once(monkey
     with ours, theirs:
         server = Server(ours, 1, 100, 100, 1 << 20)
         server.events.append(Packet(x11.DESTROYED, struct.pack("<BxHII20x", x11.DESTROYED, 0, 1, 5)))
-        manager = Manager(server, told.put, Clipboard(server, lambda _: None), {5: Window(5, True, 9, 9, (1, 1), "x")})
+        manager = Manager(server, told.put, None, {5: Window(5, True, 9, 9, (1, 1), "x")})
         monkeypatch.setattr(Manager, "_begin", lambda _: None)
 
         def run() -> None:

@@ -26,6 +26,7 @@ from tests.unit.runtime.test_sshconf import add
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "audit": ("audit", "--timeout", "0"),
+    "clipboard": ("clipboard", "policy", "share-all"),
     "completion": ("completion", "bash"),
     "deprovision": ("deprovision", "vault", "--yes"),
     "install": ("install", "vault", "nano", "--yes"),
@@ -44,7 +45,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 ALOOF = {"completion", "version"}
 """Commands that have no business in the user's home."""
-HOSTLESS = {"mdhelp", "setup", "verify-image"}
+HOSTLESS = {"clipboard", "mdhelp", "setup", "verify-image"}
 """Commands that need nothing of what `tower` knows about hosts."""
 CALLS = ((os, "stat"), (os, "lstat"), (os, "open"), (os, "scandir"), (os, "listdir"), (os, "mkdir"), (os, "rename"),
          (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "chmod"), (io, "open"), (builtins, "open"))  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tower.gui import x11
-from tower.gui.clipboard import Clipboard
+from tower.gui.courier import Courier
 from tower.gui.rfb import ALLOWED, MOST_SIDE, Filter, OddError, relay
 from tower.gui.windows import Manager, Shown
 from tower.gui.x11 import key_in, new_key, open_server
@@ -209,6 +209,20 @@ def test_an_odd_greeting(pair: tuple[socket.socket, socket.socket], said: bytes)
         open_server(pair[0], bytes(16))
 
 
+class Silent:
+    """A window that shows nothing."""
+
+    def ask(self, number: int, text: str) -> None:
+        del number, text
+
+    def say(self, text: str) -> None:
+        del text
+
+
+def courier() -> Courier:
+    return Courier("web", False, Silent(), lambda _: None)
+
+
 @given(st.binary(max_size=400))
 def test_whatever_an_x_server_says_ends_in_our_words(said: bytes) -> None:
     one, other = socket.socketpair()
@@ -218,7 +232,7 @@ def test_whatever_an_x_server_says_ends_in_our_words(said: bytes) -> None:
         shown: list[Shown] = []
         with pytest.raises((OddError, OSError)):
             server = open_server(one, bytes(16))
-            Manager(server, shown.append, Clipboard(server, lambda _: None, open=True)).run()
+            Manager(server, shown.append, courier()).run()
 
 
 def test_an_answer_has_a_limit(pair: tuple[socket.socket, socket.socket]) -> None:
