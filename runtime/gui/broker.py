@@ -24,9 +24,11 @@ from typing import Any, Final
 
 from tower.base.errors import StateError, TowerError
 from tower.base.files import locked, make_folder
-from tower.gui import exchange, policy, wire
+from tower.gui import policy, wire
+from tower.gui.content import Kind
 from tower.gui.desktop import Desktop, open_desktop
-from tower.gui.exchange import Exchange, Peer
+from tower.gui.exchange import Exchange
+from tower.gui.peer import Peer, Wish, give, tell
 from tower.gui.rfb import OddError
 from tower.gui.wire import WireError
 
@@ -130,7 +132,7 @@ class Broker:
             line.peer = Peer(policy.parse_machine(words["host"]), bool(words["online"]), self._say(line))
             self.exchange.enter(line.peer)
         elif peer is not None:
-            exchange.heard(self.exchange, peer, words, data)
+            _heard(self.exchange, peer, words, data)
         elif what in ("send", "clear", "state"):
             line.ends = True
             self._say(line)(wire.packed(b"", **self._command(what, words)))
@@ -147,6 +149,33 @@ class Broker:
             return self.exchange.state()
         except TowerError as error:
             return {"error": error.message, "hint": error.hint, "status": error.exit_status}
+
+
+def _heard(exchange: Exchange, peer: Peer, words: dict[str, Any], data: bytes) -> None:
+    """Handle a message of a window. Raises KeyError, TypeError, ValueError, WireError if it is none."""
+    what = words["do"]
+    try:
+        if what == "focus":
+            exchange.focus(peer, on=bool(words["on"]))
+        elif what == "changed":
+            peer.offered = None
+            peer.fetching = False
+            peer.fetching = exchange.may_take(peer)
+            peer.say(wire.packed(do="fetch" if peer.fetching else "ignore"))
+        elif what == "copied" and peer.fetching:
+            peer.fetching = False
+            exchange.copied(peer, wire.parted(words["sizes"], data), list(words["too_large"]))
+        elif what == "wants":
+            exchange.wants(Wish(peer, int(words["token"]), int(words["number"]), Kind(words["kind"])))
+        elif what == "answer" and peer.answered is not None and words["number"] == peer.question:
+            answered, peer.answered = peer.answered, None
+            answered(bool(words["yes"]))
+    except TowerError as error:
+        if what == "wants":
+            give(peer, words["token"], None)
+        elif what == "changed":
+            peer.say(wire.packed(do="ignore"))
+        tell(peer, error.message)
 
 
 def main() -> int:

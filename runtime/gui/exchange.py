@@ -13,74 +13,20 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tower.base.errors import HostError, StateError, TowerError, ValueRefusedError
 from tower.base.names import THIN_CLIENT
 from tower.gui import journal, policy, wire
 from tower.gui.content import SHORT, Content, Kind, UnfitError, clean
 from tower.gui.desktop import Desktop
+from tower.gui.peer import GRACE, Held, Peer, Wish, give, tell
 from tower.gui.policy import Policy, Rule
 from tower.gui.selection import TOO_LARGE
 
-GRACE: Final = 1.0
-"""Seconds after which a window that lost the keyboard is no longer heard: a copy, and then at once another window, counts."""
 _MOST_KNOWN: Final = 64
 _MOST_WAITING: Final = 16
-
-
-@dataclass(slots=True, eq=False)
-class Peer:
-    """A window."""
-
-    host: str
-    online: bool
-    say: Callable[[bytes], None]
-    focused: bool = False
-    left: float = -GRACE
-    """When it lost the keyboard."""
-    fetching: bool = False
-    """Whether it was told to fetch what its application copied."""
-    seen: int = 0
-    """The number of the content that it was offered, or that came from it."""
-    offered: float | None = None
-    """Since when it has an offer."""
-    question: int = 0
-    answered: Callable[[bool], None] | None = None
-    waiting: list[Wish] = field(default_factory=list)
-    """Requests that wait for an answer of the user."""
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """The content."""
-
-    number: int
-    origin: str
-    online: bool
-    kinds: tuple[Kind, ...]
-    content: dict[Kind, bytes]
-    """As much of it as was fetched."""
-    since: float
-    sent: set[str] = field(default_factory=set)
-    """Hosts that the user sent it to."""
-    agreed: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)
-    told: set[tuple[str, Kind]] = field(default_factory=set)
-    """What is in the log already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A content that an application of a host asks for."""
-
-    peer: Peer
-    token: int
-    number: int
-    """That of the content that it was offered."""
-    kind: Kind
 
 
 class Exchange:
@@ -168,7 +114,7 @@ class Exchange:
             try:
                 self.offer(peer)
             except StateError as error:
-                _tell(peer, error.message)
+                tell(peer, error.message)
 
     def wants(self, wish: Wish) -> None:
         """Handle an application of a host that asks for the content. Raises TowerError if it cannot be decided or logged."""
@@ -179,9 +125,9 @@ class Exchange:
             if rule is Rule.ASK and peer.host in held.agreed:
                 rule = Rule.ON
         if held is None or rule is Rule.OFF or (rule is Rule.ASK and peer.host in held.refused):
-            _give(peer, wish.token, None)
+            give(peer, wish.token, None)
         elif rule is Rule.ASK:
-            self._ask_to_give(wish, held)
+            self._ask_togive(wish, held)
         elif kind not in held.content:
             self.desktop.fetch(kind, lambda data, problem: self._fetched(wish, held, data, problem))
         else:
@@ -189,7 +135,7 @@ class Exchange:
             if (peer.host, kind) not in held.told:
                 self._log(held.origin, peer.host, kind, len(data), self._how(peer, held))
                 held.told.add((peer.host, kind))
-            _give(peer, wish.token, data)
+            give(peer, wish.token, data)
 
     def _how(self, peer: Peer, held: Held) -> str:
         if peer.host in held.agreed:
@@ -200,10 +146,10 @@ class Exchange:
         """Go on with a request when the content has come from the thin client's clipboard."""
         peer = wish.peer
         if problem == TOO_LARGE:
-            _tell(peer, f"The {SHORT[wish.kind]} in the clipboard is too large for {peer.host}.")
+            tell(peer, f"The {SHORT[wish.kind]} in the clipboard is too large for {peer.host}.")
             self._log(THIN_CLIENT, peer.host, wish.kind, 0, "too large")
         if not data or held is not self.held:
-            _give(peer, wish.token, None)
+            give(peer, wish.token, None)
             return
         held.content[wish.kind] = data
         known = self._known.get(self._digest(data))
@@ -212,13 +158,13 @@ class Exchange:
         try:
             self.wants(wish)
         except TowerError as error:
-            _give(peer, wish.token, None)
-            _tell(peer, error.message)
+            give(peer, wish.token, None)
+            tell(peer, error.message)
 
-    def _ask_to_give(self, wish: Wish, held: Held) -> None:
+    def _ask_togive(self, wish: Wish, held: Held) -> None:
         peer = wish.peer
         if len(peer.waiting) >= _MOST_WAITING:
-            _give(peer, wish.token, None)
+            give(peer, wish.token, None)
             return
         peer.waiting.append(wish)
         if len(peer.waiting) == 1:
@@ -241,7 +187,7 @@ class Exchange:
             if agreed:
                 self.wants(wish)
             else:
-                _give(peer, wish.token, None)
+                give(peer, wish.token, None)
 
     def _ask(self, peer: Peer, text: str, answered: Callable[[bool], None]) -> None:
         """Ask the user in a window. A new question takes the place of an open one, which counts as refused."""
@@ -308,7 +254,7 @@ class Exchange:
         self._hold(peer.host, peer.online, tuple(fit), fit, peer)
 
     def _refuse(self, peer: Peer, kind: Kind, size: int, how: str, why: str) -> None:
-        _tell(peer, f"The {SHORT[kind]} that was copied on {peer.host} {why}.")
+        tell(peer, f"The {SHORT[kind]} that was copied on {peer.host} {why}.")
         self._log(peer.host, THIN_CLIENT, kind, size, how)
 
     # What the user says.
@@ -380,38 +326,3 @@ class Exchange:
 
     def _log(self, origin: str, target: str, kind: Kind, size: int, how: str) -> None:
         journal.add(self.folder, journal.Entry(journal.now(), origin, target, kind.value, size, how))
-
-
-def _give(peer: Peer, token: int, data: bytes | None) -> None:
-    peer.say(wire.packed(data or b"", do="given", token=token, ok=data is not None))
-
-
-def _tell(peer: Peer, text: str) -> None:
-    peer.say(wire.packed(do="say", text=text))
-
-
-def heard(exchange: Exchange, peer: Peer, words: dict[str, Any], data: bytes) -> None:
-    """Handle a message of a window. Raises KeyError, TypeError, ValueError, WireError if it is none."""
-    what = words["do"]
-    try:
-        if what == "focus":
-            exchange.focus(peer, on=bool(words["on"]))
-        elif what == "changed":
-            peer.offered = None
-            peer.fetching = False
-            peer.fetching = exchange.may_take(peer)
-            peer.say(wire.packed(do="fetch" if peer.fetching else "ignore"))
-        elif what == "copied" and peer.fetching:
-            peer.fetching = False
-            exchange.copied(peer, wire.parted(words["sizes"], data), list(words["too_large"]))
-        elif what == "wants":
-            exchange.wants(Wish(peer, int(words["token"]), int(words["number"]), Kind(words["kind"])))
-        elif what == "answer" and peer.answered is not None and words["number"] == peer.question:
-            answered, peer.answered = peer.answered, None
-            answered(bool(words["yes"]))
-    except TowerError as error:
-        if what == "wants":
-            _give(peer, words["token"], None)
-        elif what == "changed":
-            peer.say(wire.packed(do="ignore"))
-        _tell(peer, error.message)
