@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "deprovision": "forget a host and its keys",
     "install": "install packages on hosts, or on this machine",
     "mdhelp": "print the manual of all commands as Markdown, or write man pages",
+    "menu": "show or refresh the hosts' applications in the menu of the desktop",
     "poweroff": "switch hosts off",
     "provision": "make a host: its keys, its disk, and its first answer",
     "reboot": "restart hosts",

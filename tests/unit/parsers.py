@@ -16,12 +16,14 @@ import random
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tower.base.errors import TowerError
 from tower.disk import receipt
+from tower.gui import applications, entries, icon, png
 from tower.hosts import env
 from tower.image import blockmap as tower_map
 from tower.image import minisign, verify
@@ -109,6 +111,19 @@ _CLOCK = b"status: 8193 (PLL | NANO) time.tv_sec: 1795423675 time.tv_usec: 97467
 _RECEIPT = receipt.Receipt(
     "a" * 32, "web", receipt.Stage.WRITTEN, "/x.img", SHA, "1", "lab", receipt.Target("/dev/sdb", 7, "s", "m", "disk"), "p"
 )
+_ENTRY = b"""[Desktop Entry]
+Type=Application
+Name=Editor
+Name[de]=Texte
+Icon=org.example.Editor
+TryExec=editor
+Exec=/usr/bin/editor --name %c "a word" %U
+NotShowIn=GNOME;KDE;
+Terminal=false
+Categories=Utility;GTK;
+"""
+_RECORDS = b"file a 3\n[x]icon 0 4\nabcdgone 1\nend\n"
+_ICON = png.encode(png.Picture(3, 2, bytes(range(24))))
 _ISO_SECTOR = 2048
 
 
@@ -136,6 +151,16 @@ def _map() -> bytes:
         file.write(b"x" * 5000 + bytes(8000) + b"y" * 4000)
         file.flush()
         return blockmap.dump(blockmap.read_image(Path(file.name)))
+
+
+def _checked(data: bytes) -> bytes:
+    """A PNG file with its checksums made right."""
+    made, at = bytearray(data), 8
+    while at + 12 <= len(made):
+        end = at + 8 + int.from_bytes(made[at : at + 4])
+        made[end : end + 4] = zlib.crc32(made[at + 4 : end]).to_bytes(4)
+        at = end + 4
+    return bytes(made[: len(data)])
 
 
 def _read_map(data: bytes) -> object:
@@ -264,6 +289,10 @@ PARSERS = (
     Parser("packages of a host", _PACKAGES, lambda data: repository.parse_state(data, "web")),
     Parser("index on the thin client", gz(END, 1) + gz(_PACKED + END, 2), _in_file(apkindex.read_index, "x")),
     Parser("package on the thin client", package([item("usr/a", b"test")]), _in_file(apkindex.control_checksum, "x")),
+    Parser("menu entry of a host", _ENTRY, lambda data: entries.parse("a", data, ("de",))),
+    Parser("menu entries of a host", _RECORDS, lambda data: list(applications.records(data, "web"))),
+    Parser("icon", _ICON, lambda data: icon.framed(png.decode(data), "#4363d8")),
+    Parser("icon: pixels", _ICON, lambda data: icon.framed(png.decode(_checked(data)), "#4363d8")),
     Parser("clock of a host", _CLOCK, lambda data: clock.parse_time(data.decode(errors="replace"), "web")),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from tower.base.errors import HostError
 from tower.base.names import ROUTER, parse_host_name
 from tower.base.view import View
 from tower.hosts.registry import Tower, tower_of_user
+from tower.install.menu import forget
 
 EXAMPLES: Final = """\
 examples:
@@ -37,6 +38,7 @@ def execute(args: argparse.Namespace) -> int:
         _check_router(tower)
     view.confirm(f"{name} and its keys will be forgotten; nobody can log in to it. Go on?", yes=args.yes)
     tower.remove(name)
+    forget(name, view)
     view.show({"host": name, "state": "forgotten"})
     return 0
 

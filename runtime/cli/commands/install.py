@@ -9,6 +9,7 @@ from typing import Final
 from tower.base.view import View
 from tower.hosts.registry import tower_of_user
 from tower.install.install import install_by_choice, parse_names
+from tower.install.menu import refresh_after
 from tower.install.outcome import Outcome
 from tower.install.servers import parse_server
 
@@ -59,6 +60,8 @@ def execute(args: argparse.Namespace) -> int:
     how = {"bundle": args.bundle, "tunnel": args.tunnel, "yes": args.yes, "dry_run": args.dry_run}
     report = install_by_choice(tower, names, args.packages, view, **how, servers=servers)
     view.show(_rows(report, dry_run=args.dry_run, json=args.json))
+    if not args.dry_run:
+        refresh_after(tower, [name for name, steps in report.steps.items() if steps], view)
     problems = list(dict.fromkeys(report.problems.values()))
     for problem in problems[1:]:
         view.say(str(problem))

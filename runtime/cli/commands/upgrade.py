@@ -18,6 +18,7 @@ from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.image import source
 from tower.image.source import ImageSource
 from tower.install.connection import connect
+from tower.install.menu import refresh_after
 from tower.provision import provision
 from tower.upgrade import inplace, thinclient, upgrade
 from tower.upgrade.upgrade import IN_PLACE, Upgrade
@@ -128,6 +129,7 @@ def _finish(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *,
                 upgrade.adopt(one)
                 if args.packages:
                     upgrade.packages_again(one.host, tower, view)
+                refresh_after(tower, [one.host.name], view)
                 upgrade.forget(one)
     except (KeyboardInterrupt, StoppedError) as stop:
         number = stop.exit_status - 128 if isinstance(stop, StoppedError) else 2

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "deprovision": ("deprovision", "vault", "--yes"),
     "install": ("install", "vault", "nano", "--yes"),
     "mdhelp": ("mdhelp", "--man", "pages"),
+    "menu": ("menu", "vault"),
     "poweroff": ("poweroff", "vault", "--yes"),
     "provision": ("provision", "new", "--offline", "--username", "al", "--device-file", "o", "--image", "x", "--dry-run"),
     "reboot": ("reboot", "vault", "--yes"),
