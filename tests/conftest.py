@@ -194,7 +194,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.base.paths import Paths
     from pipeline.base.progress import Screen
     from pipeline.build.factory import Factory
-    from pipeline.images.publish import need_published
+    from pipeline.cli.inputs import need_published
     from pipeline.plan.nodes import Settings
     from pipeline.plan.planner import load_plan
 

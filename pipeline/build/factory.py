@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.base import children
 from pipeline.base.canonical import Digest
-from pipeline.base.errors import LockError
 from pipeline.build.workplace import Workplace
 from pipeline.plan import explain
 from pipeline.plan.keys import Keyed, NotBuiltError
@@ -67,19 +66,6 @@ class Factory(Workplace):
         from pipeline.store.cache.chosen import open_cache
 
         return open_cache(self.given, self.paths.checkout, check=self.engine.check, report=self.progress.say)
-
-    def find(self, node: Node) -> Artifact | None:
-        """Return the artifact of `node` for its present key, if the store has it undamaged."""
-        if is_folder(node):
-            return None
-        try:
-            keyed = self.keys.of(node)
-        except (NotBuiltError, LockError):
-            return None
-        artifact = self.store.lookup(keyed.key)
-        if artifact is not None:
-            explain.remember(self.paths, node, keyed)
-        return artifact
 
     def need(self, node: Node) -> Built:
         """Return the artifact of `node`; build it and its inputs if they are missing."""

@@ -14,71 +14,55 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import ConfigError, StageError
+from pipeline.base.progress import Screen
 from pipeline.base.scratch import temporary_folder
-from pipeline.build.execution import sandbox_of
-from pipeline.plan.nodes import StageNode
+from pipeline.build.execution import StageRun, sandbox_of
 from pipeline.sandbox.container import Container, opened
-from pipeline.sandbox.spec import Sandbox
 from pipeline.sandbox.stage_run import run_stage
 from pipeline.store.artifact import outputs_json
 
 if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
     from pipeline.sandbox.engine import Engine
 
 _CHUNK = 1 << 16
 
 
-def replay_node(factory: Factory, node: StageNode, *, shell: bool) -> None:
-    """Run the script of `node` again, or a shell in its place. Raises StageError if the script fails."""
+def replay(run: StageRun, *, shell: bool) -> None:
+    """Run a stage's script again, or a shell in its place. Raises StageError if the script fails."""
+    node, place, sandbox = run.node, run.place, sandbox_of(run)
+    engine, screen = place.engine_for(node.arch), place.progress
     if shell:
-        _check_terminal(factory)
-    factory.need_inputs(node)
-    sandbox = sandbox_of(factory.stage_run(node, factory.keys.of(node)))
-    if shell:
-        _shell(factory, node, replace(sandbox, argv=("sh",)))
+        screen.end("replay")
+        screen.say(f"{node.name}: its script is: {' '.join(node.spec.command)}; inputs are in /in and /src, it writes to /out")
+        with opened(engine, replace(sandbox, argv=("sh",)), terminal=True) as container:
+            _talk(engine, container)
         return
-    engine = factory.engine_for(node.arch)
-    with temporary_folder("replay", _scratch(factory)) as folder:
+    # On the store's disk: outputs may be large, and /tmp may be in memory.
+    place.paths.build.mkdir(parents=True, exist_ok=True)
+    with temporary_folder("replay", place.paths.build) as folder:
         made = folder / "out"
         made.mkdir()
         try:
-            outputs = run_stage(engine, sandbox, outputs=made, declared=node.spec.outputs, log=factory.progress.output)
+            outputs = run_stage(engine, sandbox, outputs=made, declared=node.spec.outputs, log=screen.output)
         except StageError as error:
             # Its last lines are on the terminal already.
             raise StageError(error.message.splitlines()[0], hint="with shell=1 you get a shell in its place") from error
         finally:
-            factory.progress.output.flush()
+            screen.output.flush()
     for name, record in sorted(outputs.items()):
-        factory.progress.say(f"{name}: {record.size} bytes, sha256 {record.sha256[:12]}")
-    factory.progress.result("replay", {"stage": node.name, "outputs": outputs_json(outputs)})
+        screen.say(f"{name}: {record.size} bytes, sha256 {record.sha256[:12]}")
+    screen.result("replay", {"stage": node.name, "outputs": outputs_json(outputs)})
 
 
-def _scratch(factory: Factory) -> Path:
-    """Yield a scratch folder on the store's disk: outputs may be large, and /tmp may be in memory."""
-    factory.paths.build.mkdir(parents=True, exist_ok=True)
-    return factory.paths.build
-
-
-def _check_terminal(factory: Factory) -> None:
-    if factory.progress.json:
+def check_terminal(screen: Screen) -> None:
+    """Raise ConfigError if a shell would have no terminal, or would have to share it with JSON."""
+    if screen.json:
         raise ConfigError("shell=1: a shell takes the terminal, and json=1 keeps it for JSON", hint="leave one of them out")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("shell=1: there is no terminal here", hint="without shell=1 the script runs and its output is shown")
-
-
-def _shell(factory: Factory, node: StageNode, sandbox: Sandbox) -> None:
-    factory.progress.end("replay")
-    factory.progress.say(
-        f"{node.name}: its script is: {' '.join(node.spec.command)}; inputs are in /in and /src, it writes to /out"
-    )
-    engine = factory.engine_for(node.arch)
-    with opened(engine, sandbox, terminal=True) as container:
-        _talk(engine, container)
 
 
 def _talk(engine: Engine, container: Container) -> None:

@@ -21,9 +21,10 @@ from pipeline.base.files import write_file
 from pipeline.base.paths import Paths
 from pipeline.base.progress import Screen
 from pipeline.channels.driver import ChannelDriver
-from pipeline.plan.keys import Keys
-from pipeline.plan.nodes import Plan
-from pipeline.store.store import Store
+from pipeline.plan import explain
+from pipeline.plan.keys import Keys, NotBuiltError
+from pipeline.plan.nodes import Node, Plan, is_folder
+from pipeline.store.store import Artifact, Store
 from pipeline.supply import lockfile
 from pipeline.supply.lock import Lock, Worlds
 
@@ -93,6 +94,19 @@ class Workplace:
                 made.require(native, f"engine.{arch}")
                 self._engines[name, native] = made
             return self._engines[name, native]
+
+    def find(self, node: Node) -> Artifact | None:
+        """Return the artifact of `node` for its present key, if the store has it undamaged."""
+        if is_folder(node):
+            return None
+        try:
+            keyed = self.keys.of(node)
+        except (NotBuiltError, LockError):
+            return None
+        artifact = self.store.lookup(keyed.key)
+        if artifact is not None:
+            explain.remember(self.paths, node, keyed)
+        return artifact
 
     # --- lock, downloads, builder ---------------------------------------------------------------------------
 

@@ -77,8 +77,9 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
 
 def release_tasks(factory: Factory) -> Iterator[Task]:
     """Yield the tasks about releases."""
+    from pipeline.cli import releases
+    from pipeline.cli.inputs import destination
     from pipeline.images.elf import commands as audits
-    from pipeline.release import commands as releases
 
     yield _command(
         "release", lambda: releases.release(factory, variables()), "sign version=X.Y.Z with key=FILE, if built and tested"
@@ -95,7 +96,7 @@ def release_tasks(factory: Factory) -> Iterator[Task]:
     )
     yield _command(
         "audit:elf",
-        lambda: audits.audit_elf(factory, chosen_images(factory)),
+        lambda: audits.audit_elf(destination(factory), factory.plan.channel.name, chosen_images(factory), factory.progress),
         "check programs, libraries, setuid files, services and kernel modules of the images",
     )
 
@@ -225,7 +226,7 @@ def _collect_builders(factory: Factory) -> int:
 
 def replay(factory: Factory) -> None:
     """Run one stage's script again on the terminal, and keep nothing (`doit replay stage=NAME [shell=1]`)."""
-    from pipeline.build.replay import replay_node
+    from pipeline.build import replay as again
 
     name = variables().get("stage", "").removeprefix("stage:")
     if not name:
@@ -238,7 +239,11 @@ def replay(factory: Factory) -> None:
     if len(instances) != 1:
         choices = [node.name.removeprefix("stage:") for node in instances] or list(factory.plan.stage_names)
         raise ConfigError(f"stage={name}: matches {len(instances)} stages", hint=f"one of: {', '.join(choices)}")
-    replay_node(factory, instances[0], shell=variables().get("shell") == "1")
+    node, shell = instances[0], variables().get("shell") == "1"
+    if shell:
+        again.check_terminal(factory.progress)
+    factory.need_inputs(node)
+    again.replay(factory.stage_run(node, factory.keys.of(node)), shell=shell)
 
 
 def push(factory: Factory) -> None:
@@ -268,8 +273,8 @@ def boot_tasks(factory: Factory) -> Iterator[Task]:
 
 def boot(factory: Factory, name: str, image: Image) -> None:
     """Boot a finished image, and end when it is up. Raises BootError."""
+    from pipeline.cli.inputs import need_published
     from pipeline.images.boot import main_task
-    from pipeline.images.publish import need_published
 
     path = need_published(factory, image).path
     with recorded(factory.paths, name, path):

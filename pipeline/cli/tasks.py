@@ -143,6 +143,7 @@ def _shown(clean: Callable[[], None]) -> Callable[[], None]:
 
 def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
     """Yield the task `doit <recipe>`, and a subtask for each target."""
+    from pipeline.cli import inputs
     from pipeline.images import publish
 
     yield {"basename": recipe, "name": None, "doc": doc}
@@ -152,15 +153,15 @@ def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
         row = Row(recipe, image.target)
 
         def place(image: Image = image) -> None:
-            publish.publish(factory, image)
+            inputs.publish_image(factory, image)
 
         def fresh(image: Image = image, row: Row = row) -> bool:
             artifact = factory.find(factory.plan.nodes[image.final])
             row.key = artifact.key if artifact is not None else ""
-            return artifact is not None and publish.find_published(factory, image, artifact) is not None
+            return artifact is not None and inputs.find_published(factory, image) is not None
 
         def clean(image: Image = image) -> None:
-            publish.withdraw(factory, image)
+            publish.withdraw(inputs.destination(factory), image)
 
         yield task(
             f"{recipe}:{image.target}",

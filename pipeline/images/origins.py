@@ -6,17 +6,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tower.base.regular import open_regular
 
 from pipeline.apk.format.package import read_package
 from pipeline.base.canonical import Digest
-from pipeline.plan.nodes import ChannelNode, Image
+from pipeline.plan.nodes import ChannelNode, Image, Plan
 from pipeline.store.artifact import Artifact
-
-if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
 
 OURS: Final = "ours"
 """Packages that a stage of this checkout packed, or that the lab packed from files of this checkout alone."""
@@ -31,18 +28,18 @@ def is_package(path: str, arch: str) -> bool:
 
 
 def origins_of(
-    factory: Factory, image: Image, artifacts: Mapping[str, Artifact], packages: Collection[Digest], versions: Mapping[str, str]
+    plan: Plan, image: Image, artifacts: Mapping[str, Artifact], packages: Collection[Digest], versions: Mapping[str, str]
 ) -> dict[Digest, str]:
     """Return the origin of each of an image's `packages`, by the SHA-256 of their files.
 
     `artifacts` are the image's inputs, by the names of their nodes; `versions` are those of the packages, by their names.
     Raises FormatError if a package of the lab's mirror cannot be read.
     """
-    mirror = factory.plan.channel.settings.get("mirror")
-    alpine = f"alpine {_release(versions) or factory.plan.channel.branch.removeprefix('v')}"
+    mirror = plan.channel.settings.get("mirror")
+    alpine = f"alpine {_release(versions) or plan.channel.branch.removeprefix('v')}"
     found: dict[Digest, str] = {}
     for name, artifact in artifacts.items():
-        of_channel = isinstance(factory.plan.nodes[name], ChannelNode)
+        of_channel = isinstance(plan.nodes[name], ChannelNode)
         for path, record in artifact.outputs.items():
             # A repository has more packages than an image, and each takes time to read.
             if record.sha256 not in packages or not is_package(path, image.arch):

@@ -15,29 +15,60 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tower.base.regular import read_regular
 
-from pipeline.base.canonical import Digest, JsonValue, digest_bytes, digest_json
+from pipeline.base.canonical import Digest, digest_bytes
 from pipeline.base.errors import StageError, StoreError
 from pipeline.base.files import disk_full, is_full
 from pipeline.base.paths import Paths
 from pipeline.images.imageset import ENDINGS, Content, Note, Spot, changing, damaged_in, lay, owner_of, read_note, remove
-from pipeline.images.manifest import SCHEMA, manifest_of
-from pipeline.plan.nodes import Image, StageNode, is_folder
+from pipeline.images.manifest import ManifestInput, manifest_of
+from pipeline.plan.nodes import Image, StageNode
 from pipeline.store.artifact import Artifact, FileRecord
 
-if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
+__all__ = ["ENDINGS", "BuiltImage", "Destination", "dist_folder", "find_published", "publish", "withdraw"]
 
-__all__ = ["ENDINGS", "dist_folder", "find_published", "publish", "withdraw"]
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the finished images of a checkout go; `report` takes lines about them for the user."""
+
+    paths: Paths
+    report: Callable[[str], None]
+
+    @property
+    def checkout(self) -> Path:
+        """The checkout whose images these are, without symbolic links."""
+        return self.paths.checkout.resolve()
+
+    def main(self, image: Image) -> Spot:
+        """Return the usual place of an image."""
+        return Spot(dist_folder(self.paths), image.output)
+
+    def own(self, main: Spot) -> Spot:
+        """Return the image's place if another checkout's image is in the usual one."""
+        return Spot(main.folder / f"{self.checkout.name}-{digest_bytes(bytes(self.checkout))[:8]}", main.image)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """An image whose last stage is built, but which need not be in its place yet."""
+
+    image: Image
+    artifact: Artifact
+    """Of the last stage."""
+    output: str
+    """The file of the artifact that is the image."""
+    made_of: Digest
+    """What the manifest depends on (`manifest.made_of`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
     """A finished image in its place."""
 
+    built: BuiltImage
     path: Path
     files: Mapping[str, Digest]
     """The contents of the image and of the files beside it, by name."""
@@ -72,21 +103,15 @@ def block_map_of(artifact: Artifact, image: str) -> bytes:
     return blockmap.dump(blockmap.read_image(artifact.file(image)))
 
 
-def publish(factory: Factory, image: Image) -> Path:
-    """Bring an image, whose last stage is built, to its place; return its path there."""
-    node = factory.plan.nodes[image.final]
-    artifact = factory.need(node).artifact
-    assert isinstance(node, StageNode)  # noqa: S101  (the plan makes no other final node)
-    contents = _contents(factory, image, artifact, image_of(node, artifact))
-    main = _main(factory, image)
+def publish(to: Destination, built: BuiltImage, given: ManifestInput) -> Path:
+    """Bring an image to its place; return its path there. Raises StageError, StoreError."""
+    contents = _contents(built, given)
+    main = to.main(built.image)
     try:
         main.folder.mkdir(parents=True, exist_ok=True)
-        waiting = partial(factory.progress.say, f"{main.path}: is being written by another build; waiting for it")
-        with changing(main, on_wait=waiting):
-            place = partial(
-                lay, contents=contents, checkout=_checkout(factory), key=artifact.key, made_of=_made_of(factory, image)
-            )
-            return _place(factory, main, contents, place)
+        with changing(main, on_wait=_waiting(to, main)):
+            place = partial(lay, contents=contents, checkout=to.checkout, key=built.artifact.key, made_of=built.made_of)
+            return _place(to, main, contents, place)
     except OSError as error:
         if is_full(error):
             raise disk_full(main.folder, error) from error
@@ -95,9 +120,13 @@ def publish(factory: Factory, image: Image) -> Path:
         ) from error
 
 
-def _place(factory: Factory, main: Spot, contents: Mapping[str, Content], place: Callable[[Spot], None]) -> Path:
+def _waiting(to: Destination, main: Spot) -> Callable[[], None]:
+    return partial(to.report, f"{main.path}: is being written by another build; waiting for it")
+
+
+def _place(to: Destination, main: Spot, contents: Mapping[str, Content], place: Callable[[Spot], None]) -> Path:
     """Put the set into its place; return the path of its image."""
-    owner, own = owner_of(main, _checkout(factory)), _own(factory, main)
+    owner, own = owner_of(main, to.checkout), to.own(main)
     if not owner:
         place(main)
         _withdraw(own)
@@ -107,7 +136,7 @@ def _place(factory: Factory, main: Spot, contents: Mapping[str, Content], place:
         return main.path
     own.folder.mkdir(exist_ok=True)
     place(own)
-    factory.progress.say(
+    to.report(
         f"{main.path}: is of {owner}, and stays; that of this checkout is {own.path} "
         "(a folder dist/ in the checkout makes a place of its own for all)"
     )
@@ -120,16 +149,16 @@ def _same(note: Note, contents: Mapping[str, Content]) -> bool:
     }
 
 
-def _contents(factory: Factory, image: Image, artifact: Artifact, output: str) -> dict[str, Content]:
+def _contents(built: BuiltImage, given: ManifestInput) -> dict[str, Content]:
     """Return the files of the set."""
-    name = image.output
-    contents = {name: Content(artifact.outputs[output], artifact.file(output))}
+    name, artifact = built.image.output, built.artifact
+    contents = {name: Content(artifact.outputs[built.output], artifact.file(built.output))}
 
     def add(ending: str, data: bytes) -> None:
         contents[f"{name}{ending}"] = Content(FileRecord(digest_bytes(data), len(data)), data)
 
-    add(".bmap", block_map_of(artifact, output))
-    manifest = manifest_of(factory, image, {name: content.record for name, content in contents.items()})
+    add(".bmap", block_map_of(artifact, built.output))
+    manifest = manifest_of(given, {name: content.record for name, content in contents.items()})
     add(".manifest.json", (json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     add(".sha256", "".join(f"{contents[name].record.sha256}  {name}\n" for name in sorted(contents)).encode())
     return contents
@@ -138,71 +167,36 @@ def _contents(factory: Factory, image: Image, artifact: Artifact, output: str) -
 # --- is it there? -------------------------------------------------------------------------------------------
 
 
-def _checkout(factory: Factory) -> Path:
-    return factory.paths.checkout.resolve()
-
-
-def _main(factory: Factory, image: Image) -> Spot:
-    """Return the place of the image."""
-    return Spot(dist_folder(factory.paths), image.output)
-
-
-def _own(factory: Factory, main: Spot) -> Spot:
-    """Return the image's place if another checkout's image is in the usual one."""
-    checkout = _checkout(factory)
-    return Spot(main.folder / f"{checkout.name}-{digest_bytes(bytes(checkout))[:8]}", main.image)
-
-
-def _made_of(factory: Factory, image: Image) -> Digest:
-    """Return the digest of the manifest's schema and of all keys behind an image: what the manifest depends on."""
-    keys: dict[str, JsonValue] = {
-        node.name: factory.keys.of(node).key for node in factory.plan.needs([image.final]) if not is_folder(node)
-    }
-    return digest_json([SCHEMA, keys, factory.lock().digest, image.output, factory.plan.version])
-
-
-def place_of(factory: Factory, image: Image) -> Path:
+def place_of(to: Destination, image: Image) -> Path:
     """Return the path of this checkout's image, whether it exists or not."""
-    main = _main(factory, image)
-    return _own(factory, main).path if owner_of(main, _checkout(factory)) else main.path
+    main = to.main(image)
+    return to.own(main).path if owner_of(main, to.checkout) else main.path
 
 
-def find_published(factory: Factory, image: Image, artifact: Artifact) -> Published | None:
+def find_published(to: Destination, built: BuiltImage) -> Published | None:
     """Return the image and its files, if they are in their place, unchanged, and made from the present keys."""
-    node = factory.plan.nodes[image.final]
-    assert isinstance(node, StageNode)  # noqa: S101  (the plan makes no other final node)
-    wanted = (artifact.key, _made_of(factory, image), artifact.outputs[image_of(node, artifact)].sha256)
-    main = _main(factory, image)
-    for spot in (main, _own(factory, main)):
+    wanted = (built.artifact.key, built.made_of, built.artifact.outputs[built.output].sha256)
+    main = to.main(built.image)
+    for spot in (main, to.own(main)):
         note = read_note(spot)
-        if note is None or (note.key, note.made_of, note.files[image.output].sha256) != wanted:
+        if note is None or (note.key, note.made_of, note.files[built.image.output].sha256) != wanted:
             continue
         damaged = damaged_in(spot, note)
         if not damaged:
-            return Published(spot.path, {name: row.sha256 for name, row in note.files.items()})
-        factory.progress.say(f"{spot.folder / damaged}: is not as it was made; it is written again")
+            return Published(built, spot.path, {name: row.sha256 for name, row in note.files.items()})
+        to.report(f"{spot.folder / damaged}: is not as it was made; it is written again")
     return None
 
 
-def need_published(factory: Factory, image: Image) -> Published:
-    """Do as `find_published`; raise StageError if the image is not there."""
-    artifact = factory.find(factory.plan.nodes[image.final])
-    found = find_published(factory, image, artifact) if artifact is not None else None
-    if found is None:
-        raise StageError(f"{image.output}: is not built from what is now in the checkout", hint=f"run: ./ci/doit {image.recipe}")
-    return found
-
-
-def withdraw(factory: Factory, image: Image) -> None:
+def withdraw(to: Destination, image: Image) -> None:
     """Remove an image and its files from its place; another checkout's stay."""
-    main = _main(factory, image)
+    main = to.main(image)
     if not main.folder.is_dir():
         return
-    waiting = partial(factory.progress.say, f"{main.path}: is being written by another build; waiting for it")
-    with changing(main, on_wait=waiting):
-        if not owner_of(main, _checkout(factory)):
+    with changing(main, on_wait=_waiting(to, main)):
+        if not owner_of(main, to.checkout):
             remove(main)
-        _withdraw(_own(factory, main))
+        _withdraw(to.own(main))
 
 
 def _withdraw(own: Spot) -> None:

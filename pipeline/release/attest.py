@@ -7,7 +7,6 @@ The signature goes to `attestations/` of the release, one file for each key; `ve
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tower.base.jsontext import parse_json
 from tower.base.regular import read_regular
@@ -21,16 +20,11 @@ from pipeline.release.folder import ATTESTATIONS, REBUILD
 from pipeline.release.provenance import rebuild_statement, subjects_of
 from pipeline.supply.minisign import SecretKey
 
-if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
 
-
-def own_statement(factory: Factory, ready: Ready) -> bytes:
+def own_statement(ready: Ready) -> bytes:
     """Return the statement about the images of this checkout's build."""
     canonical = {one.image.output: str(canonical_digest(one.path)) for one in ready.images}
-    return rebuild_statement(
-        canonical, version=ready.version, channel=ready.channel, commit=ready.commit, lock=factory.lock().digest
-    )
+    return rebuild_statement(canonical, version=ready.version, channel=ready.channel, commit=ready.commit, lock=ready.lock.digest)
 
 
 def attest(folder: Path, own: bytes, secret: SecretKey) -> Path:

@@ -3,24 +3,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.base import proc
 from pipeline.base.canonical import Digest, digest_file
 from pipeline.base.errors import ReleaseError, ToolError
 from pipeline.base.paths import Paths
-from pipeline.images import boot_record, publish
+from pipeline.images import boot_record
 from pipeline.images.boot_record import BOOTS
-from pipeline.plan.nodes import Image, StageNode
-
-if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
+from pipeline.images.publish import Published
+from pipeline.plan.nodes import Image, Plan
+from pipeline.supply.lock import Lock
 
 _GIT_SECONDS = 60
 _SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseInput:
+    """What a release, or the statement about a rebuild, is made of, before it is checked."""
+
+    plan: Plan
+    paths: Paths
+    lock: Callable[[], Lock]
+    """Returns the channel's lock. Raises LockError if there is none that fits."""
+    published: Mapping[str, Published]
+    """The images that are in their place, by their names."""
+    pulled: Mapping[str, str]
+    """The stages that were pulled from a shared cache, by the names of their nodes: where from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +54,39 @@ class Ready:
     channel: str
     commit: str
     images: tuple[Finished, ...]
+    lock: Lock
 
 
-def check_release(factory: Factory, version: str) -> Ready:
+def check_release(given: ReleaseInput, version: str) -> Ready:
     """Return the parts of a release. Raises a ReleaseError that lists every reason against it."""
-    plan = factory.plan
+    plan = given.plan
     faults: list[str] = []
     if not plan.channel.releasable:
         faults.append(f"channel {plan.channel.name}: its images may not be released")
     if version != plan.version:
         faults.append(f"version={version}: pyproject.toml says {plan.version}")
-    commit = _asked(faults, factory.paths)
-    images = finished_images(factory, faults)
-    faults.extend(_pulled_faults(factory))
+    commit = _asked(faults, given.paths)
+    images = finished_images(given, faults)
+    faults.extend(_pulled_faults(given.pulled))
     for one in images:
-        faults.extend(_boot_faults(factory.paths, one))
+        faults.extend(_boot_faults(given.paths, one))
     if faults:
         count = f"{len(faults)} reasons" if len(faults) > 1 else "a reason"
         raise ReleaseError(
             "\n  ".join([f"release {version}: refused for {count}", *faults]), hint="docs/release.md says what is needed"
         )
-    return Ready(version, plan.channel.name, commit, images)
+    return Ready(version, plan.channel.name, commit, images, given.lock())
 
 
-def check_rebuild(factory: Factory) -> Ready:
+def check_rebuild(given: ReleaseInput) -> Ready:
     """Return the parts of a rebuild that may be attested: a clean checkout and all of its images. Raises ReleaseError."""
     faults: list[str] = []
-    commit = _asked(faults, factory.paths)
-    images = finished_images(factory, faults)
-    faults.extend(_pulled_faults(factory))
+    commit = _asked(faults, given.paths)
+    images = finished_images(given, faults)
+    faults.extend(_pulled_faults(given.pulled))
     if faults:
         raise ReleaseError("\n  ".join(["attest: refused", *faults]), hint="build the commit of the release: ./ci/doit")
-    return Ready(factory.plan.version, factory.plan.channel.name, commit, images)
+    return Ready(given.plan.version, given.plan.channel.name, commit, images, given.lock())
 
 
 def _asked(faults: list[str], paths: Paths) -> str:
@@ -98,33 +111,29 @@ def checkout_state(checkout: Path) -> tuple[str, list[str]]:
     return top[1], sorted(row[3:] for row in status.stdout.decode(errors="replace").split("\0") if row)
 
 
-def finished_images(factory: Factory, faults: list[str]) -> tuple[Finished, ...]:
+def finished_images(given: ReleaseInput, faults: list[str]) -> tuple[Finished, ...]:
     """Return the finished images of all recipes and targets; add those that are missing to `faults`."""
     found: list[Finished] = []
-    for image in factory.plan.images:
-        artifact = factory.find(factory.plan.nodes[image.final])
-        there = publish.find_published(factory, image, artifact) if artifact is not None else None
-        if artifact is None or there is None:
+    for image in given.plan.images:
+        there = given.published.get(image.output)
+        if there is None:
             faults.append(f"{image.output}: is not built from the present checkout; run: ./ci/doit {image.recipe}")
             continue
         digest = digest_file(there.path)
         # The store is asked as well: the note of publishing only compares sizes and times of files.
-        if digest not in {record.sha256 for record in artifact.outputs.values()}:
+        if digest not in {record.sha256 for record in there.built.artifact.outputs.values()}:
             faults.append(f"{image.output}: differs from the output of its last stage; run: ./ci/doit {image.recipe}")
         found.append(Finished(image, there.path, digest, there.files))
     return tuple(found)
 
 
-def _pulled_faults(factory: Factory) -> list[str]:
-    """List the nodes that were pulled from a shared cache: who releases or attests claims to have built them."""
-    faults: list[str] = []
-    for node in factory.plan.nodes.values():
-        artifact = factory.find(node) if isinstance(node, StageNode) else None
-        origin = factory.store.origin(artifact.key) if artifact is not None else ""
-        if origin:
-            again = f"./ci/doit clean {node.name}, then build without cache="
-            faults.append(f"{node.name}: was pulled from {origin.partition(' ')[0]}, not built here; run: {again}")
-    return faults
+def _pulled_faults(pulled: Mapping[str, str]) -> list[str]:
+    """List the stages that were pulled from a shared cache: who releases or attests claims to have built them."""
+    return [
+        f"{name}: was pulled from {origin.partition(' ')[0]}, not built here; "
+        f"run: ./ci/doit clean {name}, then build without cache="
+        for name, origin in pulled.items()
+    ]
 
 
 def _boot_faults(paths: Paths, one: Finished) -> list[str]:

@@ -20,6 +20,7 @@ from tower.image.verify import SUMS, comment_of, dump_sums
 
 from pipeline.base.canonical import digest_file
 from pipeline.base.errors import ReleaseError, StoreError
+from pipeline.base.paths import Paths
 from pipeline.images import publish
 from pipeline.release.canonical import canonical_digest
 from pipeline.release.checks import Finished, Ready
@@ -28,7 +29,6 @@ from pipeline.release.sbom import sbom_of
 from pipeline.supply.minisign import SecretKey
 
 if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
     from pipeline.supply.lock import Lock
 
 REBUILD: Final = "rebuild.json"
@@ -41,14 +41,14 @@ ATTESTATIONS: Final = "attestations"
 _AGAIN: Final = "build it again: ./ci/doit"
 
 
-def folder_of(factory: Factory, version: str) -> Path:
-    """Return the folder of the release of this version, whether it exists or not."""
-    return publish.dist_folder(factory.paths) / f"toweros-{version}-{factory.plan.channel.name}"
+def folder_of(paths: Paths, channel: str, version: str) -> Path:
+    """Return the folder of the release of this version of a channel, whether it exists or not."""
+    return publish.dist_folder(paths) / f"toweros-{version}-{channel}"
 
 
-def write_release(factory: Factory, ready: Ready, secret: SecretKey) -> Path:
-    """Make the folder of a release. Raises ReleaseError if it exists already."""
-    target = folder_of(factory, ready.version)
+def write_release(paths: Paths, ready: Ready, secret: SecretKey) -> Path:
+    """Make the folder of a release and return it. Raises ReleaseError if it exists already, StoreError."""
+    target = folder_of(paths, ready.channel, ready.version)
     if target.exists():
         raise ReleaseError(
             f"{target}: exists already; a release is never written again", hint="raise the version in pyproject.toml"
@@ -58,7 +58,7 @@ def write_release(factory: Factory, ready: Ready, secret: SecretKey) -> Path:
         work = Path(scratch) / target.name
         work.mkdir()
         try:
-            _fill(work, factory, ready, secret)
+            _fill(work, ready, secret)
             for path in work.iterdir():
                 _settle(path)
             _sync(work)
@@ -78,8 +78,8 @@ def write_release(factory: Factory, ready: Ready, secret: SecretKey) -> Path:
     return target
 
 
-def _fill(work: Path, factory: Factory, ready: Ready, secret: SecretKey) -> None:
-    lock = factory.lock()
+def _fill(work: Path, ready: Ready, secret: SecretKey) -> None:
+    lock = ready.lock
     canonical: dict[str, str] = {}
     for one in ready.images:
         _lay_image(work, one, lock, ready.commit)

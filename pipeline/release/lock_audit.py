@@ -29,6 +29,7 @@ from pipeline.supply.vault import Vault
 
 if TYPE_CHECKING:
     from pipeline.build.factory import Factory
+    from pipeline.build.workplace import Workplace
     from pipeline.plan.nodes import Node
     from pipeline.store.store import Artifact
 
@@ -55,7 +56,7 @@ class LockAudit:
 def audit_lock(factory: Factory, nodes: Mapping[str, Node]) -> LockAudit:
     """Audit `nodes`, which the chosen images are made of, after building those that are missing.
 
-    Raises FactoryError if the replay fails.
+    It takes the factory because it builds. Raises FactoryError if the replay fails.
     """
     report = LockAudit()
     factory.make_lock(again=False)
@@ -69,59 +70,59 @@ def audit_lock(factory: Factory, nodes: Mapping[str, Node]) -> LockAudit:
     return report
 
 
-def _not_locked(factory: Factory, artifact: Artifact) -> Iterator[str]:
+def _not_locked(place: Workplace, artifact: Artifact) -> Iterator[str]:
     """Yield the files of a channel's artifact that the lock does not name; a channel that converts makes its packages itself."""
-    named = {file.sha256 for file in factory.lock().files}
-    keys = factory.driver.keys()
+    named = {file.sha256 for file in place.lock().files}
+    keys = place.driver.keys()
     for path, record in artifact.outputs.items():
-        made = not factory.plan.channel.releasable and not path.endswith(".whl")
+        made = not place.plan.channel.releasable and not path.endswith(".whl")
         if record.sha256 not in named and path not in keys and not made:
             yield f"{path}: {record.sha256}"
 
 
-def _strange(factory: Factory, artifact: Artifact) -> Iterator[str]:
+def _strange(place: Workplace, artifact: Artifact) -> Iterator[str]:
     """Yield packages of an artifact that come neither from the lock nor from a stage of ours."""
     if _PACKAGES not in artifact.outputs:
         return
-    locked = {file.checksum for file in factory.lock().files if file.checksum}
-    ours = {name.partition(".apk")[0] for name in _our_packages(factory)}
+    locked = {file.checksum for file in place.lock().files if file.checksum}
+    ours = {name.partition(".apk")[0] for name in _our_packages(place)}
     for row in read_packages(artifact.file(_PACKAGES), f"artifact {artifact.key[:12]}"):
         title = f"{row['name']}-{row['version']}"
         if locked and row["checksum"] not in locked and title not in ours:
             yield f"{_PACKAGES}: {title} {row['checksum']}"
 
 
-def _our_packages(factory: Factory) -> Iterator[str]:
-    for name, node in factory.plan.nodes.items():
-        artifact = None if isinstance(node, ChannelNode) else factory.find(factory.plan.nodes[name])
+def _our_packages(place: Workplace) -> Iterator[str]:
+    for name, node in place.plan.nodes.items():
+        artifact = None if isinstance(node, ChannelNode) else place.find(place.plan.nodes[name])
         yield from (path.rpartition("/")[2] for path in (artifact.outputs if artifact else ()) if path.endswith(".apk"))
 
 
 # --- replay -------------------------------------------------------------------------------------------------
 
 
-def replay(factory: Factory, nodes: Mapping[str, Node], report: LockAudit) -> None:
+def replay(place: Workplace, nodes: Mapping[str, Node], report: LockAudit) -> None:
     """Build the chosen images again from the lock alone, and compare the artifacts."""
-    root = factory.paths.build / "audit"
+    root = place.paths.build / "audit"
     shutil.rmtree(root, ignore_errors=True)
     copy, cache = root / "checkout", root / "cache"
-    _lay_out(factory, copy, cache)
-    closed = _build(factory, copy, cache)
+    _lay_out(place, copy, cache)
+    closed = _build(place, copy, cache)
     other = Paths(copy)
     from pipeline.build.builders import remove_mini_roots
-    from pipeline.build.factory import Factory as Other
+    from pipeline.build.workplace import Workplace as Other
 
-    again = Other(load_plan(other, factory.plan.settings), other, Screen(quiet=True))
+    again = Other(load_plan(other, place.plan.settings), other, Screen(quiet=True))
     try:
         for name, node in nodes.items():
-            mine, theirs = (None, None) if is_folder(node) else (factory.find(node), again.find(again.plan.nodes[name]))
+            mine, theirs = (None, None) if is_folder(node) else (place.find(node), again.find(again.plan.nodes[name]))
             if mine is not None:
                 report.add(f"replay of {name}", _differing(mine, theirs), "the same bytes")
         # The folder that they are labelled with is about to go; a builder may be named as ours is, and stays for gc.
         remove_mini_roots(again)
     finally:
         again.store.close()
-    report.lines.append(f"replay without a network ({closed}), from {len(factory.lock().files)} locked files")
+    report.lines.append(f"replay without a network ({closed}), from {len(place.lock().files)} locked files")
     if not report.uncovered:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -133,31 +134,31 @@ def _differing(mine: Artifact, theirs: Artifact | None) -> list[str]:
     return [f"{name}: other bytes" for name in names if mine.outputs.get(name) != theirs.outputs.get(name)]
 
 
-def _lay_out(factory: Factory, copy: Path, cache: Path) -> None:
+def _lay_out(place: Workplace, copy: Path, cache: Path) -> None:
     """Copy the checkout with its lock and keys, and make a cache that holds only the locked files."""
-    for name in checkout_files(factory.paths.checkout):
+    for name in checkout_files(place.paths.checkout):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(factory.paths.checkout / name, copy / name, follow_symlinks=False)
+        shutil.copy2(place.paths.checkout / name, copy / name, follow_symlinks=False)
     (copy / "dist").mkdir(exist_ok=True)
-    ours, theirs = factory.paths.channel(factory.plan.channel.name), Paths(copy).channel(factory.plan.channel.name)
+    ours, theirs = place.paths.channel(place.plan.channel.name), Paths(copy).channel(place.plan.channel.name)
     theirs.mkdir(parents=True)
-    place = copy / factory.lock_path.relative_to(factory.paths.checkout)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(factory.lock_path, place)
+    lock = copy / place.lock_path.relative_to(place.paths.checkout)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(place.lock_path, lock)
     if (ours / "keys").is_dir():
         shutil.copytree(ours / "keys", theirs / "keys")
-    vault, only = Vault(factory.paths.cache / "vault"), Vault(cache / "tower" / "vault")
-    for file in {file.sha256: file for file in factory.lock().files}.values():
+    vault, only = Vault(place.paths.cache / "vault"), Vault(cache / "tower" / "vault")
+    for file in {file.sha256: file for file in place.lock().files}.values():
         only.path(file).parent.mkdir(parents=True, exist_ok=True)
         vault.copy(file, only.path(file))
 
 
-def _build(factory: Factory, copy: Path, cache: Path) -> str:
+def _build(place: Workplace, copy: Path, cache: Path) -> str:
     """Build everything in the copy; return how the network was kept away."""
-    settings = factory.plan.settings
+    settings = place.plan.settings
     engines = [
         os.environ.get("DOCKER_HOST", "unix://"),
-        *filter(None, map(factory.plan.engine_of, factory.plan.channel.architectures)),
+        *filter(None, map(place.plan.engine_of, place.plan.channel.architectures)),
     ]
     apart = os.geteuid() == 0 and all(engine.startswith("unix://") for engine in engines) and shutil.which("unshare") is not None
     argv = [*(["unshare", "--net"] if apart else []), sys.executable, "-m", "doit", *settings.words]

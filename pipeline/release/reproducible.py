@@ -31,7 +31,7 @@ from pipeline.release.difference import differences
 from pipeline.store.artifact import Artifact
 
 if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
+    from pipeline.build.workplace import Workplace
 
 AHEAD = "+34587432"
 """400 days, 7 hours, 37 minutes and 12 seconds: another date, hour and weekday, also in local time."""
@@ -71,26 +71,26 @@ class Comparison:
             self.lines.append(f"{name}: identical ({what})")
 
 
-def verify(factory: Factory) -> Comparison:
+def verify(place: Workplace) -> Comparison:
     """Build twice and compare; the copies are removed if they are equal, and kept for inspection if not."""
-    root = factory.paths.build / "verify"
+    root = place.paths.build / "verify"
     shutil.rmtree(root, ignore_errors=True)
     first, second = root / "a", root / "another-folder-with-a-much-longer-path" / "b"
-    factory.make_lock(again=False)
-    factory.fetch()
-    factory.driver.signing_key()
-    files = sorted(checkout_files(factory.paths.checkout))
-    _copy(factory, files, first, {})
-    _copy(factory, list(reversed(files)), second, {"times": _OLD})
-    _build(factory, first, umask="022", env={"TZ": "UTC"})
+    place.make_lock(again=False)
+    place.fetch()
+    place.driver.signing_key()
+    files = sorted(checkout_files(place.paths.checkout))
+    _copy(place, files, first, {})
+    _copy(place, list(reversed(files)), second, {"times": _OLD})
+    _build(place, first, umask="022", env={"TZ": "UTC"})
     home = root / "home"
     home.mkdir()
-    inside, outside = _moved_inside(factory, root), faketime_library()
+    inside, outside = _moved_inside(place, root), faketime_library()
     site = root / "python"
     site.mkdir()
     (site / "sitecustomize.py").write_text(_SITE)
     _build(
-        factory,
+        place,
         second,
         umask="077",
         env={
@@ -100,7 +100,7 @@ def verify(factory: Factory) -> Comparison:
         },
         words=[f"clock={AHEAD}"] if inside else [],
     )
-    report = compare(factory.plan, first, second, scratch=root)
+    report = compare(place.plan, first, second, scratch=root)
     for where, moved in (("stages", inside), ("factory", outside is not None)):
         report.lines.append(
             f"clock of the second build's {where}: {f'{AHEAD} s' if moved else 'not moved, because there is no libfaketime'}"
@@ -116,17 +116,17 @@ def faketime_library() -> Path | None:
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 
 
-def _moved_inside(factory: Factory, root: Path) -> bool:
+def _moved_inside(place: Workplace, root: Path) -> bool:
     """Tell whether the stages' clock can be moved. Raises StageError if the channel says so, but it does not move."""
-    if not factory.plan.channel.faketime:
+    if not place.plan.channel.faketime:
         return False
     scratch = root / "clock"
     scratch.mkdir()
-    wanted, found = time.time() + int(AHEAD), time_in_sandbox(factory, AHEAD, scratch)
+    wanted, found = time.time() + int(AHEAD), time_in_sandbox(place, AHEAD, scratch)
     if abs(found - wanted) > _CLOCK_SECONDS:
         raise StageError(
             f"verify:reproducible: the clock in the builder cannot be moved: expected {wanted:.0f}, found {found}",
-            hint=f"{factory.plan.channel.path.name}: `faketime` names a libfaketime that the builder has",
+            hint=f"{place.plan.channel.path.name}: `faketime` names a libfaketime that the builder has",
         )
     return True
 
@@ -149,25 +149,25 @@ def checkout_files(checkout: Path) -> Iterator[str]:
         yield from ((Path(folder) / name).relative_to(checkout).as_posix() for name in [*files, *links])
 
 
-def _copy(factory: Factory, files: Sequence[str], folder: Path, how: Mapping[str, int]) -> None:
+def _copy(place: Workplace, files: Sequence[str], folder: Path, how: Mapping[str, int]) -> None:
     """Copy the checkout, with the channel's lock and keys, and with a dist/ of its own."""
     for name in files:
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(factory.paths.checkout / name, place, follow_symlinks=False)
-        os.utime(place, (how["times"], how["times"]) if "times" in how else None, follow_symlinks=False)
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(place.paths.checkout / name, target, follow_symlinks=False)
+        os.utime(target, (how["times"], how["times"]) if "times" in how else None, follow_symlinks=False)
     (folder / "dist").mkdir()
-    name = factory.plan.channel.name
-    ours, theirs = factory.paths.channel(name), Paths(folder).channel(name)
+    name = place.plan.channel.name
+    ours, theirs = place.paths.channel(name), Paths(folder).channel(name)
     theirs.mkdir(parents=True)
-    shutil.copy2(factory.lock_path, theirs / factory.lock_path.name)
+    shutil.copy2(place.lock_path, theirs / place.lock_path.name)
     if (ours / "keys").is_dir():
         shutil.copytree(ours / "keys", theirs / "keys")
 
 
-def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str], words: Sequence[str] = ()) -> None:
+def _build(place: Workplace, folder: Path, *, umask: str, env: Mapping[str, str], words: Sequence[str] = ()) -> None:
     """Build all images in a copy, in a process of its own. Raises FactoryError."""
-    factory.progress.say(f"verify:reproducible: building in {folder}")
+    place.progress.say(f"verify:reproducible: building in {folder}")
     log = folder.with_suffix(".log")
     argv = (
         sys.executable,
@@ -177,7 +177,7 @@ def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str]
         "-m",
         "doit",
         *words,
-        *factory.plan.settings.words,
+        *place.plan.settings.words,
     )
     with log.open("wb") as stream:
         done = proc.run(
@@ -193,10 +193,12 @@ def _build(factory: Factory, folder: Path, *, umask: str, env: Mapping[str, str]
 
 def compare(plan: Plan, first: Path, second: Path, *, scratch: Path) -> Comparison:
     """Compare every artifact and every finished file of two built copies of a checkout."""
-    from pipeline.build.factory import Factory
+    from pipeline.build.workplace import Workplace
 
     report = Comparison()
-    one, two = (Factory(load_plan(Paths(folder), plan.settings), Paths(folder), Screen(quiet=True)) for folder in (first, second))
+    one, two = (
+        Workplace(load_plan(Paths(folder), plan.settings), Paths(folder), Screen(quiet=True)) for folder in (first, second)
+    )
     for name, node in plan.nodes.items():
         if is_folder(node):
             continue

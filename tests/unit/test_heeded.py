@@ -137,7 +137,7 @@ def test_the_audit_of_one_target_looks_at_no_other(factory: Factory, monkeypatch
     monkeypatch.setattr("pipeline.base.proc.run", Done)
     monkeypatch.setattr(lock_audit, "_lay_out", lambda *_: (factory.paths.build / "audit").mkdir(parents=True))
     monkeypatch.setattr(lock_audit, "load_plan", lambda *_: factory.plan)
-    monkeypatch.setattr("pipeline.build.factory.Factory", lambda *_: factory)
+    monkeypatch.setattr("pipeline.build.workplace.Workplace", lambda *_: factory)
     report = lock_audit.audit_lock(factory, tasks.chosen_nodes(factory))
     assert "replay of stage:pack:pc: the same bytes" in report.lines
     assert not [line for line in report.lines if "rpi" in line or "aarch64" in line]

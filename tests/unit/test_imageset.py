@@ -22,7 +22,7 @@ from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import StageError, StoreError
 from pipeline.base.paths import Paths
 from pipeline.build.factory import Factory
-from pipeline.cli import commands
+from pipeline.cli import commands, inputs
 from pipeline.images import imageset, publish
 from pipeline.images.boot import BootResult
 from pipeline.images.imageset import ENDINGS, Content
@@ -109,8 +109,8 @@ def taken_alone(factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The set that a checkout makes."""
     with monkeypatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "alone"))
-        files = files_in(publish.publish(factory, image_of(factory)).parent)
-        publish.withdraw(factory, image_of(factory))
+        files = files_in(inputs.publish_image(factory, image_of(factory)).parent)
+        publish.withdraw(inputs.destination(factory), image_of(factory))
     assert len(files) == len(ENDINGS)
     return files
 
@@ -153,17 +153,17 @@ def test_two_checkouts_at_once(tmp_path: Path, builds: Path, monkeypatch: pytest
     first: set[str] = set()
     for _ in range(PAIRS):
         shutil.rmtree(builds, ignore_errors=True)
-        children = [forked(partial(publish.publish, factory, image_of(factory))) for factory in both.values()]
+        children = [forked(partial(inputs.publish_image, factory, image_of(factory))) for factory in both.values()]
         for _ in range(3):
             taken(builds / NAME, sets)
         assert [ended(child) for child in children] == [0, 0]
         main = whose(builds, sets)
         first.add(main)
         for name, factory in both.items():
-            there = publish.need_published(factory, image_of(factory)).path
+            there = inputs.need_published(factory, image_of(factory)).path
             assert (there.parent == builds) == (name == main)
             assert whose(there.parent, sets) == name
-            assert publish.publish(factory, image_of(factory)) == there, "it stays where it is"
+            assert inputs.publish_image(factory, image_of(factory)) == there, "it stays where it is"
     assert not list(builds.rglob("*.new")) + list(builds.rglob("*.lock"))
     assert first <= set(both)
 
@@ -177,14 +177,14 @@ def test_one_checkout_that_builds_different_things_at_once(tmp_path: Path, build
     sets = {name: taken_alone(factory, tmp_path, monkeypatch) for name, factory in both.items()}
     seen = set()
     for _ in range(PAIRS):
-        children = [forked(partial(publish.publish, factory, image_of(factory))) for factory in both.values()]
+        children = [forked(partial(inputs.publish_image, factory, image_of(factory))) for factory in both.values()]
         seen |= {taken(builds / NAME, sets) for _ in range(4)}
         assert [ended(child) for child in children] == [0, 0]
         assert whose(builds, sets)
         assert taken(builds / NAME, sets)
     assert seen & set(both)
     for name, factory in both.items():
-        publish.publish(factory, image_of(factory))
+        inputs.publish_image(factory, image_of(factory))
         assert whose(builds, sets) == name
 
 
@@ -200,7 +200,7 @@ def test_killed_at_every_step(tmp_path: Path, builds: Path, monkeypatch: pytest.
         step += 1
         shutil.rmtree(builds, ignore_errors=True)
         if before:
-            publish.publish(other, image_of(other))
+            inputs.publish_image(other, image_of(other))
 
         def die(step: int = step) -> None:
             left = step
@@ -213,13 +213,13 @@ def test_killed_at_every_step(tmp_path: Path, builds: Path, monkeypatch: pytest.
                         os.kill(os.getpid(), signal.SIGKILL)
 
             sys.addaudithook(look)
-            publish.publish(one, image_of(one))
+            inputs.publish_image(one, image_of(one))
 
         status = ended(forked(die))
         left = whose(builds, sets) if builds.is_dir() else ""
         torn += bool(left) and not (builds / MANIFEST).exists()
         assert taken(builds / NAME, sets) in (left, "")
-        publish.publish(one, image_of(one))
+        inputs.publish_image(one, image_of(one))
         assert whose(builds, sets) == "one"
         assert taken(builds / NAME, sets) == "one"
         assert sorted(path.name for path in builds.glob(".*")) == [f".{NAME}.published"]
@@ -238,7 +238,7 @@ def test_pairs_that_are_killed(tmp_path: Path, builds: Path, monkeypatch: pytest
     for turn in range(PAIRS):
         if turn % 4 == 0:
             shutil.rmtree(builds, ignore_errors=True)
-        children = [forked(partial(publish.publish, factory, image_of(factory))) for factory in both.values()]
+        children = [forked(partial(inputs.publish_image, factory, image_of(factory))) for factory in both.values()]
         for _ in range(chance.randrange(40)):
             taken(builds / NAME, sets)
         os.kill(children[turn % 2], signal.SIGKILL)
@@ -248,7 +248,7 @@ def test_pairs_that_are_killed(tmp_path: Path, builds: Path, monkeypatch: pytest
         for folder in (builds, *(path for path in builds.iterdir() if path.is_dir() and not path.name.startswith("."))):
             whose(folder, sets)
     for name, factory in both.items():
-        assert whose(publish.publish(factory, image_of(factory)).parent, sets) == name
+        assert whose(inputs.publish_image(factory, image_of(factory)).parent, sets) == name
 
 
 # --- whose set it is ------------------------------------------------------------------------------------------
@@ -256,26 +256,26 @@ def test_pairs_that_are_killed(tmp_path: Path, builds: Path, monkeypatch: pytest
 
 def test_what_another_checkout_published_stays(tmp_path: Path, builds: Path) -> None:
     one, two = checkout(tmp_path / "one", "one"), checkout(tmp_path / "two", "two")
-    assert publish.publish(one, image_of(one)) == builds / NAME
-    there = publish.publish(two, image_of(two))
+    assert inputs.publish_image(one, image_of(one)) == builds / NAME
+    there = inputs.publish_image(two, image_of(two))
     assert there.parent.parent == builds
     assert there.parent.name.startswith("two-")
     assert (builds / NAME).read_text().startswith("one")
-    publish.withdraw(two, image_of(two))
+    publish.withdraw(inputs.destination(two), image_of(two))
     assert not there.parent.exists()
-    assert publish.need_published(one, image_of(one)).path == builds / NAME, "to clean here removes nothing there"
+    assert inputs.need_published(one, image_of(one)).path == builds / NAME, "to clean here removes nothing there"
 
     # When that checkout is gone, or took its set away, the place is free.
-    publish.publish(two, image_of(two))
+    inputs.publish_image(two, image_of(two))
     shutil.rmtree(tmp_path / "one")
-    assert publish.publish(two, image_of(two)) == builds / NAME
+    assert inputs.publish_image(two, image_of(two)) == builds / NAME
     assert not there.parent.exists()
 
 
 def test_what_is_started_and_audited_is_ours(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The image in front is another checkout's, and ours not built: it is not started in its place."""
     one, two = checkout(tmp_path / "one", "one"), checkout(tmp_path / "two", "two")
-    publish.publish(one, image_of(one))
+    inputs.publish_image(one, image_of(one))
     started: list[Path] = []
     result = BootResult("host-pc", 1.0, None, tmp_path / "log")
 
@@ -286,11 +286,11 @@ def test_what_is_started_and_audited_is_ours(tmp_path: Path, builds: Path, monke
     monkeypatch.setattr("pipeline.images.boot.main_task", start)
     with pytest.raises(StageError, match="is not built from what is now in the checkout"):
         commands.boot(two, "host-pc", image_of(two))
-    ours = publish.publish(two, image_of(two))
+    ours = inputs.publish_image(two, image_of(two))
     commands.boot(two, "host-pc", image_of(two))
     commands.boot(one, "host-pc", image_of(one))
     assert started == [ours, builds / NAME]
-    assert publish.place_of(two, image_of(two)) == ours
+    assert publish.place_of(inputs.destination(two), image_of(two)) == ours
     # Neither is a set that somebody has torn.
     (ours.parent / MANIFEST).unlink()
     with pytest.raises(StageError, match="is not built from what is now in the checkout"):
@@ -299,8 +299,8 @@ def test_what_is_started_and_audited_is_ours(tmp_path: Path, builds: Path, monke
 
 def test_the_same_set_of_another_checkout_will_do(tmp_path: Path, builds: Path) -> None:
     one, two = checkout(tmp_path / "one", "same"), checkout(tmp_path / "two", "same")
-    assert publish.publish(one, image_of(one)) == publish.publish(two, image_of(two)) == builds / NAME
-    assert publish.need_published(two, image_of(two)).path == builds / NAME
+    assert inputs.publish_image(one, image_of(one)) == inputs.publish_image(two, image_of(two)) == builds / NAME
+    assert inputs.need_published(two, image_of(two)).path == builds / NAME
     assert [path for path in builds.iterdir() if path.is_dir()] == []
 
 
@@ -310,7 +310,7 @@ def test_what_its_makers_signed_stays(tmp_path: Path, builds: Path, signature: s
     builds.mkdir(parents=True)
     for name, text in ((NAME, "released"), ("SHA256SUMS", f"{'0' * 64}  {NAME}\n"), (signature, "signed")):
         (builds / name).write_text(text)
-    assert publish.publish(one, image_of(one)).parent.parent == builds
+    assert inputs.publish_image(one, image_of(one)).parent.parent == builds
     assert (builds / NAME).read_text() == "released"
 
 
@@ -319,7 +319,7 @@ def test_a_set_without_a_note_is_replaced_whole(tmp_path: Path, builds: Path) ->
     builds.mkdir(parents=True)
     for ending in ENDINGS:
         (builds / f"{NAME}{ending}").write_text("of an older factory")
-    assert publish.publish(one, image_of(one)) == builds / NAME
+    assert inputs.publish_image(one, image_of(one)) == builds / NAME
     assert taken(builds / NAME, {"one": files_in(builds)}) == "one"
 
 
@@ -336,17 +336,15 @@ def test_it_is_the_hashed_file_that_is_noted(tmp_path: Path, builds: Path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(imageset, "_switch", swapped)
-        publish.publish(one, image_of(one))
-    artifact = one.find(one.plan.nodes[image_of(one).final])
-    assert artifact is not None
-    assert publish.find_published(one, image_of(one), artifact) is None
+        inputs.publish_image(one, image_of(one))
+    assert inputs.find_published(one, image_of(one)) is None
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_something_else_in_the_place_of_a_file(tmp_path: Path, builds: Path, kind: str, ending: str) -> None:
     one = checkout(tmp_path / "one", "one")
-    publish.publish(one, image_of(one))
+    inputs.publish_image(one, image_of(one))
     path = builds / f"{NAME}{ending}"
     path.unlink()
     other = tmp_path / "elsewhere"
@@ -359,10 +357,10 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, builds: Path, kin
         path.mkdir()
         (path / "mine").touch()
         with pytest.raises(StoreError):
-            publish.publish(one, image_of(one))
+            inputs.publish_image(one, image_of(one))
         assert (path / "mine").exists()
         return
-    publish.publish(one, image_of(one))
+    inputs.publish_image(one, image_of(one))
     assert not path.is_symlink()
     assert whose(builds, {"one": files_in(builds)}) == "one"
     assert kind == "pipe" or other.read_text() == "mine"
@@ -373,14 +371,12 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, builds: Path, kin
 )
 def test_a_damaged_note_is_none(tmp_path: Path, builds: Path, damage: bytes) -> None:
     one = checkout(tmp_path / "one", "one")
-    publish.publish(one, image_of(one))
+    inputs.publish_image(one, image_of(one))
     note = builds / f".{NAME}.published"
     note.write_bytes(damage)
-    artifact = one.find(one.plan.nodes[image_of(one).final])
-    assert artifact is not None
-    assert publish.find_published(one, image_of(one), artifact) is None
-    assert publish.publish(one, image_of(one)) == builds / NAME
-    assert publish.find_published(one, image_of(one), artifact) is not None
+    assert inputs.find_published(one, image_of(one)) is None
+    assert inputs.publish_image(one, image_of(one)) == builds / NAME
+    assert inputs.find_published(one, image_of(one)) is not None
 
 
 # --- copies ---------------------------------------------------------------------------------------------------

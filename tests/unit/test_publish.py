@@ -10,7 +10,8 @@ import pytest
 from pipeline.base.errors import StageError
 from pipeline.base.paths import Paths
 from pipeline.build.factory import Factory
-from pipeline.images import publish
+from pipeline.cli import inputs
+from pipeline.images import manifest, publish
 from pipeline.plan.nodes import Image
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 
@@ -40,10 +41,7 @@ def image_of(factory: Factory) -> Image:
 
 
 def is_published(factory: Factory) -> bool:
-    image = image_of(factory)
-    artifact = factory.find(factory.plan.nodes[image.final])
-    assert artifact is not None
-    return publish.find_published(factory, image, artifact) is not None
+    return inputs.find_published(factory, image_of(factory)) is not None
 
 
 def listing(folder: Path) -> list[str]:
@@ -53,7 +51,7 @@ def listing(folder: Path) -> list[str]:
 
 def test_image_and_all_beside_it(factory: Factory) -> None:
     assert not is_published(factory)
-    place = publish.publish(factory, image_of(factory))
+    place = inputs.publish_image(factory, image_of(factory))
     dist = factory.paths.checkout / "dist"
     assert place == dist / NAME
     assert place.read_text() == "packed"
@@ -69,15 +67,15 @@ def test_image_and_all_beside_it(factory: Factory) -> None:
 def test_what_killed_builds_left_goes(factory: Factory) -> None:
     dist = factory.paths.checkout / "dist"
     write(dist, {f".{NAME}.new/{NAME}": "half", f".{NAME}.lock": "", ".another.img.new/another.img": "half"})
-    publish.publish(factory, image_of(factory))
+    inputs.publish_image(factory, image_of(factory))
     assert [name for name in listing(dist) if name.startswith(".")] == [".another.img.new", ".keep"]
     write(dist, {f".{NAME}.new/{NAME}": "half"})
-    publish.withdraw(factory, image_of(factory))
+    publish.withdraw(inputs.destination(factory), image_of(factory))
     assert sorted(path.name for path in dist.iterdir()) == [".another.img.new", ".keep"]
 
 
 def test_the_manifest(factory: Factory) -> None:
-    publish.publish(factory, image_of(factory))
+    inputs.publish_image(factory, image_of(factory))
     text = (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text()
     found = json.loads(text)
     sums = {name: hashlib.sha256(f"{name} for x86_64".encode()).hexdigest() for name in ("a", "b")}
@@ -96,7 +94,7 @@ def test_equal_manifests_of_two_checkouts(factory: Factory, tmp_path_factory: py
     other = opened(make_checkout(tmp_path_factory.mktemp("elsewhere")))
     texts = []
     for one in (factory, other):
-        publish.publish(one, image_of(one))
+        inputs.publish_image(one, image_of(one))
         texts.append((one.paths.checkout / "dist" / f"{NAME}.manifest.json").read_bytes())
     assert texts[0] == texts[1]
 
@@ -105,7 +103,7 @@ def test_equal_manifests_of_two_checkouts(factory: Factory, tmp_path_factory: py
 @pytest.mark.parametrize("gone", [True, False])
 def test_what_was_edited_by_hand_is_written_again(factory: Factory, ending: str, gone: bool) -> None:
     image = image_of(factory)
-    publish.publish(factory, image)
+    inputs.publish_image(factory, image)
     path = factory.paths.checkout / "dist" / f"{NAME}{ending}"
     before = path.read_bytes()
     if gone:
@@ -113,7 +111,7 @@ def test_what_was_edited_by_hand_is_written_again(factory: Factory, ending: str,
     else:
         path.write_bytes(before.swapcase())
     assert not is_published(factory)
-    publish.publish(factory, image)
+    inputs.publish_image(factory, image)
     assert path.read_bytes() == before
     assert is_published(factory)
     artifact = factory.find(factory.plan.nodes[image.final])
@@ -122,18 +120,18 @@ def test_what_was_edited_by_hand_is_written_again(factory: Factory, ending: str,
 
 
 def test_a_file_that_was_only_touched_stays(factory: Factory) -> None:
-    publish.publish(factory, image_of(factory))
+    inputs.publish_image(factory, image_of(factory))
     (factory.paths.checkout / "dist" / NAME).touch()
     assert is_published(factory)
 
 
 def test_new_keys_behind_the_same_image_renew_the_manifest(factory: Factory) -> None:
-    publish.publish(factory, image_of(factory))
+    inputs.publish_image(factory, image_of(factory))
     write(factory.paths.checkout, {"stages/root/run.sh": "true # comment\n"})
     later = opened(factory.paths)
     assert not is_published(later)
     before = (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text()
-    publish.publish(later, image_of(later))
+    inputs.publish_image(later, image_of(later))
     assert (factory.paths.checkout / "dist" / f"{NAME}.manifest.json").read_text() != before
 
 
@@ -141,8 +139,8 @@ def test_a_manifest_of_another_form_is_written_anew(factory: Factory, monkeypatc
     """As of images that were published before their manifests named origins."""
     image = image_of(factory)
     with monkeypatch.context() as before:
-        before.setattr(publish, "SCHEMA", 1)
-        publish.publish(factory, image)
+        before.setattr(manifest, "SCHEMA", 1)
+        inputs.publish_image(factory, image)
         assert is_published(factory)
     assert not is_published(factory)
 
@@ -152,7 +150,7 @@ def test_a_stage_without_block_map_gets_one(tmp_path: Path) -> None:
     text = (tmp_path / "stages/pack/stage.toml").read_text()
     write(tmp_path, {"stages/pack/stage.toml": text.replace('"image.bmap", ', "")})
     factory = opened(paths, {"image.img": "x" * 5000, "packages.json": PACKAGES})
-    publish.publish(factory, image_of(factory))
+    inputs.publish_image(factory, image_of(factory))
     assert b"<ImageSize> 5000 </ImageSize>" in (tmp_path / "dist" / f"{NAME}.bmap").read_bytes()
 
 
@@ -170,7 +168,7 @@ def test_a_stage_without_block_map_gets_one(tmp_path: Path) -> None:
 def test_last_stages_that_made_something_else(tmp_path: Path, outputs: dict[str, str], message: str) -> None:
     factory = opened(make_checkout(tmp_path), outputs)
     with pytest.raises(StageError, match=message):
-        publish.publish(factory, image_of(factory))
+        inputs.publish_image(factory, image_of(factory))
     assert [path.name for path in (tmp_path / "dist").iterdir()] == [".keep"]
 
 
@@ -186,7 +184,7 @@ def test_where_images_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_withdrawing(factory: Factory) -> None:
-    publish.publish(factory, image_of(factory))
-    publish.withdraw(factory, image_of(factory))
+    inputs.publish_image(factory, image_of(factory))
+    publish.withdraw(inputs.destination(factory), image_of(factory))
     assert [path.name for path in (factory.paths.checkout / "dist").iterdir()] == [".keep"]
     assert not is_published(factory)

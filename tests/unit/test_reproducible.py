@@ -9,7 +9,7 @@ import pytest
 from pipeline.base.errors import StageError
 from pipeline.base.paths import Paths
 from pipeline.build.factory import Factory
-from pipeline.images import publish
+from pipeline.cli import inputs
 from pipeline.release import reproducible
 from tests.unit.small import Driver, make_checkout, make_factory, put, write
 from tests.unit.test_publish import OUTPUTS
@@ -26,7 +26,7 @@ def built(root: Path, monkeypatch: pytest.MonkeyPatch, packed: str = "packed") -
         put(factory, f"stage:root:{target}", {"root.tar": target})
         put(factory, f"stage:pack:{target}", OUTPUTS | {"image.img.zst": packed})
     for image in factory.plan.images:
-        publish.publish(factory, image)
+        inputs.publish_image(factory, image)
     return factory
 
 

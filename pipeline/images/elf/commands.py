@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import StageError, VerifyError
 from pipeline.base.files import write_file
+from pipeline.base.progress import Screen
 from pipeline.base.scratch import temporary_folder
 
 if TYPE_CHECKING:
-    from pipeline.build.factory import Factory
     from pipeline.images.elf.audit import Reviewed
+    from pipeline.images.publish import Destination
     from pipeline.plan.nodes import Image
 
 
-def audit_elf(factory: Factory, images: Sequence[Image]) -> None:
-    """Audit the images in their place. Raises VerifyError with every fault of all of them."""
+def audit_elf(at: Destination, channel: str, images: Sequence[Image], screen: Screen) -> None:
+    """Audit the `images` of a channel in their place. Raises VerifyError with every fault of all of them."""
     from pipeline.images.elf.reviewed import read_reviewed, reviewed_path
 
-    checkout, channel = factory.paths.checkout, factory.plan.channel.name
-    path = reviewed_path(checkout, channel)
-    shown = path.relative_to(checkout).as_posix()
+    path = reviewed_path(at.paths.checkout, channel)
+    shown = path.relative_to(at.paths.checkout).as_posix()
     known = read_reviewed(path, shown)
     faults: list[str] = []
     for image in images:
-        faults += audit_image(factory, image, known.get(f"{image.recipe}-{image.target}"))
+        faults += audit_image(at, image, known.get(f"{image.recipe}-{image.target}"), screen)
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
         raise VerifyError(
@@ -35,7 +35,7 @@ def audit_elf(factory: Factory, images: Sequence[Image]) -> None:
         )
 
 
-def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> list[str]:
+def audit_image(at: Destination, image: Image, reviewed: Reviewed | None, screen: Screen) -> list[str]:
     """Return the faults of one image, and draft its lists in build/audit/."""
     from pipeline.images.disk import unpacked
     from pipeline.images.elf.audit import Reviewed as Known
@@ -44,20 +44,20 @@ def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> li
     from pipeline.images.elf.tree import tree_of
     from pipeline.images.publish import place_of
 
-    path = place_of(factory, image)
+    path = place_of(at, image)
     if not path.is_file():
         raise StageError(f"{image.output}: is not built", hint=f"./ci/doit {image.recipe}")
     with temporary_folder("audit") as folder:
         tree = tree_of(unpacked(path, folder))
     name = f"{image.recipe}-{image.target}"
     lists = lists_of(tree)
-    sketch = factory.paths.build / "audit" / f"{name}.toml"
+    sketch = at.paths.build / "audit" / f"{name}.toml"
     write_file(sketch, draft(name, lists).encode())
     files = sum(entry.elf is not None for entry in tree.entries.values())
     faults = compare(tree, image.arch, reviewed or Known(lists))
     if reviewed is None:
         faults.append(f"nobody reviewed what it holds; a draft of the list is in {sketch}")
-    factory.progress.say(
+    screen.say(
         f"{image.output}: {files} ELF files, {len(lists.setuid)} setuid, {len(lists.services)} services, "
         f"{len(lists.modules)} folders of kernel modules: {len(faults)} faults"
     )
@@ -67,5 +67,5 @@ def audit_image(factory: Factory, image: Image, reviewed: Reviewed | None) -> li
         "services": len(lists.services),
         "modules": len(lists.modules),
     }
-    factory.progress.result("audit:elf", {"image": image.output, **counts, "faults": list(faults)})
+    screen.result("audit:elf", {"image": image.output, **counts, "faults": list(faults)})
     return [f"{image.output}: {fault}" for fault in faults]

@@ -20,6 +20,7 @@ from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.apk.format.tarstream import TarEntry
 from pipeline.apk.format.writer import write_package
 from pipeline.base.errors import ConfigError, FormatError, StageError, VerifyError
+from pipeline.cli import inputs
 from pipeline.formats.ext4 import Ext4
 from pipeline.formats.iso9660 import files as iso_files
 from pipeline.images import publish
@@ -421,7 +422,7 @@ def test_command(tmp_path: Path, filesystem: Path) -> None:
     path = publish.dist_folder(factory.paths) / image.output
     path.write_bytes(filesystem.read_bytes())
     with pytest.raises(VerifyError) as caught:
-        audit_elf(factory, [image])
+        audit_elf(inputs.destination(factory), factory.plan.channel.name, [image], factory.progress)
     said = str(caught.value)
     assert f"{image.output}: usr/lib/grub/i386-pc/a.mod: is for EM_386" in said
     assert "nobody reviewed what it holds; a draft of the list is in" in said
@@ -430,10 +431,10 @@ def test_command(tmp_path: Path, filesystem: Path) -> None:
     exempt = '[[host-pc.exempt]]\npath = "usr/lib/grub/*"\nwhat = "EM_386"\nwhy = "boots"\n'
     (tmp_path / "pipeline/images/elf").mkdir(parents=True)
     (tmp_path / "pipeline/images/elf/stable.toml").write_text(listed + exempt)
-    audit_elf(factory, [image])
+    audit_elf(inputs.destination(factory), factory.plan.channel.name, [image], factory.progress)
     path.unlink()
     with pytest.raises(StageError, match="is not built"):
-        audit_elf(factory, [image])
+        audit_elf(inputs.destination(factory), factory.plan.channel.name, [image], factory.progress)
 
 
 def test_this_machine() -> None:

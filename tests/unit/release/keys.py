@@ -11,6 +11,8 @@ from pathlib import Path
 from pipeline.base.canonical import digest_file
 from pipeline.base.progress import Screen
 from pipeline.build.factory import Factory
+from pipeline.cli import inputs
+from pipeline.cli.inputs import release_input
 from pipeline.images import blockmap, publish
 from pipeline.images.boot_record import _note
 from pipeline.plan.nodes import Settings
@@ -48,7 +50,7 @@ def opened(root: Path, settings: Settings = PLAIN, channel: Mapping[str, str] | 
     for image in factory.plan.images:
         put(factory, f"stage:root:{image.target}", {"root.tar": f"root {image.target}"})
         put(factory, f"stage:pack:{image.target}", made(root / "build" / "disk", image.target))
-        publish.publish(factory, image)
+        inputs.publish_image(factory, image)
     return factory
 
 
@@ -69,4 +71,4 @@ def boot_all(factory: Factory, *, passed: bool = True) -> None:
 def released(factory: Factory, secret: SecretKey) -> Path:
     """The folder of a release of it."""
     boot_all(factory)
-    return write_release(factory, check_release(factory, factory.plan.version), secret)
+    return write_release(factory.paths, check_release(release_input(factory), factory.plan.version), secret)

@@ -20,10 +20,12 @@ from pipeline.base.canonical import digest_file
 from pipeline.base.errors import BootError, ConfigError, ReleaseError, VerifyError
 from pipeline.build.factory import Factory
 from pipeline.cli import commands as factory_commands
+from pipeline.cli import inputs
+from pipeline.cli import releases as commands
+from pipeline.cli.inputs import release_input
 from pipeline.images import boot_record, publish
 from pipeline.images.boot import BootResult
 from pipeline.plan.nodes import Settings
-from pipeline.release import commands
 from pipeline.release import folder as folder_module
 from pipeline.release.attest import attest, own_statement
 from pipeline.release.checks import check_rebuild, check_release
@@ -74,7 +76,7 @@ def sign_again(folder: Path, key: SecretKey = KEY) -> None:
 
 def reasons(factory: Factory, version: str = "1.2") -> str:
     with pytest.raises(ReleaseError) as caught:
-        check_release(factory, version)
+        check_release(release_input(factory), version)
     assert caught.value.exit_status == 18
     return caught.value.message
 
@@ -89,7 +91,7 @@ def test_every_reason_at_once(tmp_path: Path) -> None:
     factory = opened(tmp_path)
     (tmp_path / "overlay/etc/motd").write_text("changed\n")
     (tmp_path / "new").write_text("")
-    publish.withdraw(factory, factory.plan.images[0])
+    publish.withdraw(inputs.destination(factory), factory.plan.images[0])
     said = reasons(factory, "1.3")
     assert "for 4 reasons" in said
     assert "version=1.3: pyproject.toml says 1.2" in said
@@ -108,7 +110,7 @@ def test_boot_tests(built: Factory, original: Path) -> None:
         path.write_bytes(damaged)
         assert f"{IMAGE}: was not booted yet; run: ./ci/doit boot:host-pc" in reasons(built)
     boot_all(built)
-    check_release(built, "1.2")
+    check_release(release_input(built), "1.2")
 
 
 def test_an_image_that_was_edited(tmp_path: Path) -> None:
@@ -124,11 +126,11 @@ def test_a_file_that_is_replaced_after_the_check(tmp_path: Path, ending: str) ->
     """Another build may publish while a release is made: what was not checked is not released."""
     factory = opened(tmp_path)
     boot_all(factory)
-    ready = check_release(factory, "1.2")
+    ready = check_release(release_input(factory), "1.2")
     path = publish.dist_folder(factory.paths) / f"{IMAGE}{ending}"
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(ReleaseError, match="was replaced while the release was made"):
-        write_release(factory, ready, KEY)
+        write_release(factory.paths, ready, KEY)
     assert not [name for name in path.parent.iterdir() if name.is_dir()]
 
 
@@ -136,18 +138,18 @@ def test_two_releases_of_a_version_at_once(tmp_path: Path, monkeypatch: pytest.M
     """The other one was quicker: what it made stays, and nothing of ours is left."""
     factory = opened(tmp_path)
     boot_all(factory)
-    ready, fill = check_release(factory, "1.2"), folder_module._fill
+    ready, fill = check_release(release_input(factory), "1.2"), folder_module._fill
 
     def slower(work: Path, *rest: Any) -> None:
         fill(work, *rest)
-        folder_of(factory, "1.2").mkdir()
-        (folder_of(factory, "1.2") / "theirs").touch()
+        folder_of(factory.paths, factory.plan.channel.name, "1.2").mkdir()
+        (folder_of(factory.paths, factory.plan.channel.name, "1.2") / "theirs").touch()
 
     monkeypatch.setattr(folder_module, "_fill", slower)
     with pytest.raises(ReleaseError, match="was made by another process meanwhile"):
-        write_release(factory, ready, KEY)
-    assert [path.name for path in folder_of(factory, "1.2").iterdir()] == ["theirs"]
-    assert not list(folder_of(factory, "1.2").parent.glob(".toweros-*"))
+        write_release(factory.paths, ready, KEY)
+    assert [path.name for path in folder_of(factory.paths, factory.plan.channel.name, "1.2").iterdir()] == ["theirs"]
+    assert not list(folder_of(factory.paths, factory.plan.channel.name, "1.2").parent.glob(".toweros-*"))
 
 
 def test_what_was_pulled_is_not_released(tmp_path: Path) -> None:
@@ -159,9 +161,9 @@ def test_what_was_pulled_is_not_released(tmp_path: Path) -> None:
     (artifact.path.parent / PULLED).write_text("registry.example/cache 0123456789ABCDEF")
     said = r"stage:root:pc: was pulled from registry\.example/cache, not built here"
     with pytest.raises(ReleaseError, match=said):
-        check_release(factory, "1.2")
+        check_release(release_input(factory), "1.2")
     with pytest.raises(ReleaseError, match=said):
-        check_rebuild(factory)
+        check_rebuild(release_input(factory))
 
 
 def test_without_git(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_release_is_written_once(built: Factory, original: Path) -> None:
     boot_all(built)
     before = sorted(path.name for path in original.parent.iterdir())
     with pytest.raises(ReleaseError, match="exists already"):
-        write_release(built, check_release(built, "1.2"), KEY)
+        write_release(built.paths, check_release(release_input(built), "1.2"), KEY)
     assert sorted(path.name for path in original.parent.iterdir()) == before
 
 
@@ -204,7 +206,7 @@ def test_boots_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("pipeline.images.boot.main_task", lambda name, path: BootResult(name, 1.0, None, path))
     for row in made.values():
         assert row["actions"][0]() is None
-    check_release(factory, "1.2")
+    check_release(release_input(factory), "1.2")
 
 
 # --- what it holds --------------------------------------------------------------------------------------------
@@ -416,7 +418,7 @@ def test_bad_sums(text: bytes) -> None:
 
 
 def test_k_of_n(folder: Path, built: Factory, tmp_path: Path) -> None:
-    own = own_statement(built, check_rebuild(built))
+    own = own_statement(check_rebuild(release_input(built)))
     with pytest.raises(VerifyError, match="0 of the 1 needed rebuilders attested it \\(nobody\\)"):
         inspect(folder, need=1)
     for key in (REBUILDERS[0], SecretKey.generate(), REBUILDERS[0], KEY):
@@ -437,7 +439,7 @@ def test_one_key_with_two_numbers(folder: Path, built: Factory) -> None:
     """Whoever attests with one key under two numbers is one rebuilder."""
     first = REBUILDERS[0]
     again = SecretKey(b"12345678", first.seed, first.public)
-    own = own_statement(built, check_rebuild(built))
+    own = own_statement(check_rebuild(release_input(built)))
     for key in (first, again):
         attest(folder, own, key)
     with pytest.raises(VerifyError, match="1 of the 2 needed"):
@@ -445,7 +447,7 @@ def test_one_key_with_two_numbers(folder: Path, built: Factory) -> None:
 
 
 def test_bad_attestations(folder: Path, built: Factory) -> None:
-    own = own_statement(built, check_rebuild(built))
+    own = own_statement(check_rebuild(release_input(built)))
     path = attest(folder, own, REBUILDERS[0])
     data = path.read_bytes()
     for place in range(0, len(data), 3):
@@ -464,7 +466,7 @@ def test_bad_attestations(folder: Path, built: Factory) -> None:
 
 
 def test_attest_what_differs(folder: Path, built: Factory) -> None:
-    own = own_statement(built, check_rebuild(built))
+    own = own_statement(check_rebuild(release_input(built)))
     edited(folder / "rebuild.json", lambda d: d["subject"][0]["digest"].update(sha256="0" * 64))
     with pytest.raises(VerifyError, match=rf"{IMAGE} has canonical digest 0000.*, our own build has") as caught:
         attest(folder, own, REBUILDERS[0])
@@ -529,5 +531,5 @@ def test_nobody_else_reads_a_release_half_written(built: Factory, tmp_path: Path
 
     monkeypatch.setattr("pipeline.release.folder.canonical_digest", full)
     with pytest.raises(Exception, match="No space left"):
-        write_release(factory, check_release(factory, "1.2"), KEY)
+        write_release(factory.paths, check_release(release_input(factory), "1.2"), KEY)
     assert [path.name for path in (tmp_path / "dist").iterdir() if "toweros" in path.name] == []

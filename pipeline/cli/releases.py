@@ -21,27 +21,29 @@ REBUILDERS: Final = Path("keys/rebuilders")
 
 def release(factory: Factory, given: Mapping[str, str]) -> None:
     """Sign and write the release of what was built and tested (`doit release version=… key=…`). Raises ReleaseError."""
+    from pipeline.cli.inputs import release_input
     from pipeline.release.checks import check_release
     from pipeline.release.folder import write_release
 
     version = _wanted(given, "version", "release", "version=X.Y.Z, the version of pyproject.toml")
     _wanted(given, "key", "release", "key=FILE, a secret key of minisign")
-    ready = check_release(factory, version)
-    folder = write_release(factory, ready, secret_key(given))
+    ready = check_release(release_input(factory), version)
+    folder = write_release(factory.paths, ready, secret_key(given))
     factory.progress.say(f"{folder}: {len(ready.images)} images, signed; check it with: ./ci/doit verify:release dir={folder}")
     factory.progress.result("release", {"folder": str(folder), "images": [one.image.output for one in ready.images]})
 
 
 def attest(factory: Factory, given: Mapping[str, str]) -> None:
     """Sign the statement of a release that our own build confirms (`doit attest key=… [dir=…]`)."""
+    from pipeline.cli.inputs import release_input
     from pipeline.release.attest import attest as attest_folder
     from pipeline.release.attest import own_statement
     from pipeline.release.checks import check_rebuild
     from pipeline.release.folder import folder_of
 
     _wanted(given, "key", "attest", "key=FILE, a secret key of minisign")
-    folder = Path(given["dir"]) if "dir" in given else folder_of(factory, factory.plan.version)
-    own = own_statement(factory, check_rebuild(factory))
+    folder = Path(given["dir"]) if "dir" in given else folder_of(factory.paths, factory.plan.channel.name, factory.plan.version)
+    own = own_statement(check_rebuild(release_input(factory)))
     made = attest_folder(folder, own, secret_key(given))
     factory.progress.say(f"{made}: attested")
     factory.progress.result("attest", {"file": str(made)})
