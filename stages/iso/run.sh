@@ -6,11 +6,33 @@ set -eu
 # shellcheck source=../lib/mkimage.sh
 . /stagelib/mkimage.sh
 need_packages packages "$TOWER_PACKAGES"
+need_packages locked "$TOWER_LOCKED"
 need_files "/in/repository/$TOWER_BRANCH" /in/keys /in/aports/scripts/mkimage.sh /in/packages /in/modloop/sections /in/apkovl /in/wheels /in/docs/docs
 
 mkdir -p "$MKIMAGE_WORK"
 cp -R /in/modloop/sections/. "$MKIMAGE_WORK/"
 mkimage tower /work/images
+
+# mkimage.sh lets apk choose by name. An index has the fields of a root's database, so that both are read in the same way.
+mkdir -p /work/medium/lib/apk/db /work/ours/lib/apk/db
+tar -xzOf "$MKIMAGE_WORK"/apks_*/apks/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/medium/lib/apk/db/installed
+tar -xzOf /in/packages/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/ours/lib/apk/db/installed
+installed_in /work/medium >/work/on-medium
+# Our own packages are in no lock: those that the option `packages` names belong on the medium as well.
+{
+	# shellcheck disable=SC2086 # list of words
+	printf '%s\n' $TOWER_LOCKED
+	installed_in /work/ours | while IFS='=' read -r name version; do
+		case " $TOWER_PACKAGES " in *" $name "*) echo "$name=$version" ;; esac
+	done
+} >/work/wanted-on-medium
+for package in $(only_in /work/on-medium /work/wanted-on-medium); do
+	refuse "option locked: the repository of the medium has $package, and the lock does not name it"
+done
+for package in $(only_in /work/wanted-on-medium /work/on-medium); do
+	refuse "option locked: the repository of the medium lacks $package, although the lock names it"
+done
+
 # The section must be the one that was laid there: another would mean that modloop and iso differ in options.
 [ "$(find "$MKIMAGE_WORK" -maxdepth 1 -name 'kernel_*' | wc -l)" -eq "$(find /in/modloop/sections -mindepth 1 -maxdepth 1 | wc -l)" ] ||
 	refuse "input modloop: its section is not the one of this image; do options of the stages modloop and iso differ?"
@@ -20,5 +42,4 @@ mdir -b -i "$(find "$MKIMAGE_WORK" -path '*/boot/grub/efi.img' | head -n 1)" ::/
 
 mv /work/images/tower.iso /out/image.iso
 python3 /src/pipeline/images/blockmap.py /out/image.iso /out/image.bmap
-tar -xzOf "$MKIMAGE_WORK"/apks_*/apks/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/APKINDEX
-python3 /stagelib/packages.py /work/APKINDEX >/out/packages.json
+python3 /stagelib/packages.py /work/medium/lib/apk/db/installed >/out/packages.json

@@ -17,6 +17,8 @@ ODD = "etc/an odd näme & 'quotes' $(x)"
 RELEASE = "6.1.0-0-tiny"
 LOCKED_ROOT = tuple(f"{name}=1.0-r0" for name in ("alpine-base", "kmod", "linux-tiny", "mkinitfs", "tiny-system", "tiny-users"))
 """All packages of the root that tests make: what a lock names for `alpine-base mkinitfs linux-tiny`."""
+LOCKED_BASE = tuple(one for one in LOCKED_ROOT if one.startswith(("alpine-", "tiny-")))
+"""What a lock names for `alpine-base`."""
 Entry = tuple[TarEntry, bytes | Path | None]
 
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\ntiny:x:120:130::/:/sbin/nologin\n"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.stages.bench import BRANCH, GOLDEN, Bench, Source
-from tests.stages.material import LOCKED_ROOT
+from tests.stages.material import LOCKED_BASE, LOCKED_ROOT
 from tests.stages.trees import DEVICE_WHEEL, tiny_overlays
 
 NOTHING: Mapping[str, bytes] = {}
@@ -31,7 +31,7 @@ class Bad:
     words: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     instead: Mapping[str, Source | None] = field(default_factory=dict)
-    locked: tuple[str, ...] = ("alpine-base=1.0-r0", "tiny-system=1.0-r0", "tiny-users=1.0-r0")
+    locked: tuple[str, ...] = LOCKED_BASE
 
 
 # Input -> the stages that need it; each is run without it, and with an empty one.
@@ -104,6 +104,19 @@ CASES = [
     Bad("repository", ("error: bad.apk",), instead={"packages": {"bad.apk": b"no package"}}),
     Bad("modloop", ("linux-other",), {"flavor": "other"}),
     Bad("iso", ("no-such-package",), {"packages": ("no-such-package",)}),
+    Bad("iso", ("option locked: names no package",), locked=()),
+    Bad("iso", ("option locked: the repository of the medium has tiny-users=1.0-r0",), locked=LOCKED_BASE[:2]),
+    Bad(
+        "iso",
+        ("option locked: the repository of the medium has linux-firmware=1.0-r0",),
+        {"packages": ("alpine-base", "linux-firmware")},
+    ),
+    Bad("iso", ("option locked: the repository of the medium has alpine-base=1.0-r0",), locked=("alpine-base=0.9-r0",)),
+    Bad(
+        "iso",
+        ("option locked: the repository of the medium lacks linux-firmware=1.0-r0",),
+        locked=(*LOCKED_BASE, "linux-firmware=1.0-r0"),
+    ),
     Bad("iso", ("input modloop:", "differ"), instead={"modloop": {"sections/kernel_of_another/boot/vmlinuz": b"kernel\n"}}),
     Bad("wheel", ("source pyproject.toml:",), instead={"/src/pyproject.toml": NOTHING}),
     Bad("package-host", ("no owner and mode for nobody/knows",), instead={"/src/overlays/host": {"nobody/knows": b""}}),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.bench import Bench
+from tests.stages.material import LOCKED_BASE
 from tests.stages.trees import write_tree
 
 _MEDIUM: dict[str, str | tuple[str, ...]] = {"flavor": "tiny", "features": ("base",)}
@@ -38,5 +39,5 @@ def test_iso(
         "host-rpi": write_tree(tmp_path / "host", {"image.img.zst": "image\n", "image.bmap": "map\n"}),
     }  # fmt: skip
     options = {**_MEDIUM, "packages": ("alpine-base", "toweros-tiny"), "cmdline": "console=ttyS0", "releasable": "no"}
-    bench.run("iso", tmp_path / "out", inputs=inputs, options=options)
+    bench.run("iso", tmp_path / "out", inputs=inputs, options=options, locked=LOCKED_BASE)
     bench.compare("iso", tmp_path / "out")
