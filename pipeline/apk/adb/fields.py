@@ -57,18 +57,20 @@ class InfoReader:
     def read(self, word: int, what: str) -> dict[str, object]:
         """Return the fields of a package by name, only those that are there; `checksum` stands for its hashes.
 
-        If apk could not convert a value, the package counts as not `installable`, and the value is left out.
+        A value that apk could not convert is left out, and `converted` says so. A version is then "", as it is to apk.
         """
         values, slots = self.values, self.values.object(word, what)
         found: dict[str, object] = {}
         for field, slot in INFO.items():
             value = slots[slot]
             if value >> TYPE_SHIFT == ERROR:
-                found["installable"] = False
+                found["converted"] = False
             elif value:
                 found[field] = self._field(field, value, f"{what}: {field}")
-        for field in ("name", "version") if found.get("installable", True) else ("name",):
-            if not found.get(field):
+        if "converted" in found:
+            found.setdefault("version", "")
+        for field in ("name", "version"):
+            if field not in found:
                 raise FormatError(f"{values.where}: {what}: lacks its {field}")
         if "hashes" in found:
             found["checksum"] = found.pop("hashes")

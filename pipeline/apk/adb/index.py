@@ -52,9 +52,9 @@ def _entry(reader: InfoReader, word: int, what: str) -> IndexEntry:
     where = reader.values.where
     if "checksum" not in found:
         raise FormatError(f"{where}: {what}: {found['name']} lacks its hashes")
-    found.setdefault("version", "")
+    converted = found.pop("converted", True)
     entry = IndexEntry(**found)  # type: ignore[arg-type]  # the table of fields gives each its type
-    if not entry.installable:
-        return entry
-    check_names(entry, f"{where}: {what}", ("name", "version", "arch"))
+    # To apk, a package whose version could not be converted has an empty one. It can be chosen, but its file is not found.
+    checked = entry if entry.version or converted else IndexEntry(entry.checksum, entry.name, "0", entry.arch)
+    check_names(checked, f"{where}: {what}", ("name", "version", "arch"))
     return entry

@@ -120,7 +120,7 @@ def _info(values: Values, root: tuple[int, ...]) -> tuple[PkgInfo, str]:
     """Return the package's metadata, and the checksum that it states for itself."""
     found = fields.InfoReader(values).read(root[fields.PKG_INFO], "info")
     own = found.pop("checksum", "")
-    if not found.pop("installable", True):
+    if "converted" in found:
         raise FormatError(f"{values.where}: info: holds a value that apk could not convert")
     found["size"] = found.pop("installed_size", 0)
     found.setdefault("arch", "")

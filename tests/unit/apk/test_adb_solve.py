@@ -80,8 +80,8 @@ def test_only_trusted_indexes(signer: Signer, tmp_path: Path) -> None:
         answers([third(signer, *PACKAGES)], {"other.rsa.pub": (tmp_path / "other.rsa.pub").read_bytes()}, NO_CACHE)
 
 
-def test_what_apk_could_not_convert_is_never_chosen(signer: Signer, ring: KeyRing) -> None:
-    """`convndx` writes an error in the place of a version that is none; Alpine's own index of v3.19 has one such package."""
+def test_a_version_that_apk_could_not_convert_is_empty(signer: Signer, ring: KeyRing) -> None:
+    """`convndx` writes an error in the place of a version that is none; Alpine's own index of v3.19 has two such packages."""
     encoder = Encoder("index")
     slots = {fields.INFO["name"]: encoder.text("odd"), fields.INFO["version"]: ERROR << TYPE_SHIFT | 5}
     slots[fields.INFO["hashes"]] = encoder.blob(bytes(20))
@@ -91,10 +91,11 @@ def test_what_apk_could_not_convert_is_never_chosen(signer: Signer, ring: KeyRin
     packer.start(INDEX, encoder.finish(encoder.object({fields.NDX_PACKAGES: packages})), signer)
     packer.close()
     (entry,) = read_index(io.BytesIO(out.getvalue()), ring).entries
-    assert (entry.name, entry.version, entry.installable) == ("odd", "", False)
+    assert (entry.name, entry.version) == ("odd", "")
     solver = Solver.load([IndexFile("x", out.getvalue())], {"k.pub": ring.key("test-1.rsa.pub")}, "x86_64", NO_CACHE)
+    assert [str(item) for item in solver.solve(["odd"]).packages] == ["odd-"], "as apk, which then finds no file of this name"
     with pytest.raises(UnsolvableError):
-        solver.solve(["odd"])
+        solver.solve(["odd=1"])
 
 
 def test_command(signer: Signer, key_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
