@@ -25,7 +25,7 @@ SECONDS = 240
 
 
 def argv(*words: str) -> list[str]:
-    return [sys.executable, "-m", "doit", *words]
+    return [sys.executable, "-m", "pipeline", *words]
 
 
 def sim(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
