@@ -31,5 +31,7 @@ class Channel:
     """Further architectures for which a builder can be made, on an engine of that architecture."""
     engines: Mapping[str, str] = field(default_factory=dict)
     """Engines for the stages of an architecture: a Docker context or an address; `engine.ARCH=` takes precedence."""
+    device_repositories: tuple[str, ...] = ()
+    """The lines of /etc/apk/repositories on a device: where `tower install` and apk find further packages."""
     faketime: str = ""
     """The place of libfaketime in the builder, with which `verify:reproducible` sets the stages' clock; "" if it has none."""

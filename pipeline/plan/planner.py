@@ -7,6 +7,7 @@ names used twice, cycles. `pipeline.plan.keys` computes the keys later.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.base.paths import Paths
 from pipeline.config.channel import Channel
 from pipeline.config.recipe import COMMON, PER_ARCH, InputSource, Recipe, SourceKind, StageUse, Target, load_recipes
 from pipeline.config.stage import OptionValue, StageSpec, load_stages
-from pipeline.config.toml import Problems, read_toml
+from pipeline.config.toml import Problems, Table, read_toml
 from pipeline.plan.nodes import NOARCH, SUFFIXES, ChannelNode, Image, Node, Plan, Settings, StageNode, node_name
 
 
@@ -73,12 +74,22 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
         path=path,
         native_builders=native,
         engines=engines,
+        device_repositories=_device_repositories(table),
         faketime=table.text("faketime", ""),
     )
     if settings is not None and not isinstance(settings, dict):
         table.problem("settings", "must be a table")
     table.close()
     return channel
+
+
+def _device_repositories(table: Table) -> tuple[str, ...]:
+    """Return the addresses; note those that are none, or of another branch than the channel's."""
+    lines, branch = table.strings("device_repositories", ()), table.text("branch")
+    for line in lines:
+        if re.fullmatch(r"https?://[A-Za-z0-9.:-]+(/[A-Za-z0-9._-]+)+", line) is None or f"/{branch}/" not in line:
+            table.problem("device_repositories", f"{line!r} is not the address of a repository of branch {branch}")
+    return lines
 
 
 class _Planner:
@@ -197,6 +208,9 @@ class _Planner:
             return value
         items: list[str] = []
         for item in value:
+            if item == "@repositories":
+                items.extend(self.channel.device_repositories)
+                continue
             if not item.startswith("@world:"):
                 items.append(item)
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ KEPT: Final = TARGET / "home/.tower-upgrade"
 """Readable by root only; exists only during an upgrade."""
 _FILES: Final = (
     "etc/conf.d/loadkmap", "etc/keymap", "etc/localtime", "etc/timezone", "etc/zoneinfo", "etc/locale.conf",
-    "etc/profile.d/10tower-lang.sh", "etc/apk/repositories",
+    "etc/profile.d/10tower-lang.sh",
 )  # fmt: skip
-"""Files that the user chose or may have changed: keyboard, time zone, language, package servers."""
+"""Files that the user chose or may have changed: keyboard, time zone, language."""
+_REPOSITORIES: Final = "etc/apk/repositories"
+_BRANCH: Final = re.compile(r"/v[0-9]+\.[0-9]+/")
 _USERS: Final = range(1000, 60000)
 _KEY_MOST: Final = 8 << 20
 _SECONDS: Final = 60
@@ -124,7 +127,7 @@ def keep() -> Account:
         new = KEPT.with_name(f"{KEPT.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        for name in _FILES:
+        for name in (*_FILES, _REPOSITORIES):
             _copy(TARGET / name, new / name)
         (new / "account.json").write_text(json.dumps(asdict(account)), encoding="utf-8")
         os.sync()
@@ -136,9 +139,14 @@ def keep() -> Account:
 
 
 def restore() -> None:
-    """Copy the kept files into the new system."""
+    """Copy the kept files into the new system; the package servers are kept, with the new system's branch of Alpine."""
     for name in _FILES:
         _copy(KEPT / name, TARGET / name)
+    kept, new = KEPT / _REPOSITORIES, TARGET / _REPOSITORIES
+    lines = kept.read_text(encoding="utf-8") if kept.is_file() else ""
+    if any(line.strip() and not line.lstrip().startswith("#") for line in lines.splitlines()):
+        branch = _BRANCH.search(new.read_text(encoding="utf-8"))
+        new.write_text(_BRANCH.sub(branch[0], lines) if branch else lines, encoding="utf-8")
 
 
 def forget() -> None:

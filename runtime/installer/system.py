@@ -21,6 +21,8 @@ from tower.installer.medium import unpack_wheels
 KEY_FILE: Final = "crypto_keyfile.bin"
 WORLD: Final = Path("/etc/tower/installed.world")
 """The packages of an installed system, one per line; the live system has fewer."""
+REPOSITORIES: Final = Path("/etc/tower/repositories")
+"""The servers of further packages for an installed system."""
 TOOLS: Final = ("cryptsetup", "lvm2", "sfdisk", "syslinux")
 """Packages that the installation needs and the live system does not have."""
 FLAVOR: Final = "lts"
@@ -54,10 +56,7 @@ def add_tools() -> None:
 
 def add_packages(key: bytes) -> None:
     """Install the system's packages, which also makes its initramfs with the key. Raises PackageError."""
-    try:
-        world = WORLD.read_text(encoding="utf-8").split()
-    except OSError:
-        raise ImageProblemError(f"{WORLD}: is not there", hint=_AGAIN) from None
+    world = _read(WORLD).split()
     _write("etc/mkinitfs/mkinitfs.conf", f'# Made when this system was installed.\nfeatures="{_FEATURES}"\n')
     _write("etc/mkinitfs/features.d/tower.files", "/etc/lvm/lvm.conf\n")
     _write("etc/lvm/lvm.conf", LVM_CONFIG)
@@ -65,7 +64,7 @@ def add_packages(key: bytes) -> None:
     _write_secret(TARGET / KEY_FILE, key)
     if not (TARGET / "boot" / KEY_FILE).exists():  # in an upgrade it stays as it is
         _write_secret(TARGET / "boot" / KEY_FILE, key)
-    _write("etc/apk/repositories", "# Servers of packages, one a line; what is installed came from the medium.\n")
+    _write("etc/apk/repositories", _read(REPOSITORIES))
     keys = TARGET / "etc/apk/keys"
     keys.mkdir(parents=True, exist_ok=True)
     for one in Path("/etc/apk/keys").glob("*.pub"):
@@ -77,6 +76,14 @@ def add_packages(key: bytes) -> None:
     for name in (f"vmlinuz-{FLAVOR}", f"initramfs-{FLAVOR}"):
         if not (TARGET / "boot" / name).is_file():
             raise ImageProblemError(f"the packages of the medium made no /boot/{name}", hint=_AGAIN)
+
+
+def _read(path: Path) -> str:
+    """Return a file of the medium's settings. Raises ImageProblemError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        raise ImageProblemError(f"{path}: is not there", hint=_AGAIN) from None
 
 
 def _apk(*words: str | Path) -> None:

@@ -14,7 +14,9 @@ for target in rpi pc; do
 			"$TOWER_VERSION" "$TOWER_CHANNEL" "$target" "${file##*/image.}"
 	done
 done >"$TOWER_IMAGES"
-export TOWER_IMAGES
+servers repositories "$TOWER_REPOSITORIES" >/work/repositories
+TOWER_REPOSITORIES=/work/repositories
+export TOWER_IMAGES TOWER_REPOSITORIES
 
 cd /out
 sh /stage/genapkovl-tower.sh thinclient

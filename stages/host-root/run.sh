@@ -40,7 +40,7 @@ check_locked "$root" $TOWER_LOCKED
 # The channel's keys, of which one signs our own packages: the package alpine-keys has Alpine's alone.
 mkdir -p "$root/etc/apk/keys"
 cp /in/keys/*.pub "$root/etc/apk/keys/"
-# Where the device finds packages is known when it is provisioned.
+# Not those of this build: the stage host-system writes the device's.
 : >"$root/etc/apk/repositories"
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
 tar -C "$root" -cf /out/root.tar --format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \

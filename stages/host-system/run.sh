@@ -33,6 +33,7 @@ for package in $(only_in /work/packages-after /work/packages-before); do
 	[ -f "/in/packages/$TOWER_ARCH/${package%%=*}-${package#*=}.apk" ] ||
 		refuse "option world: $TOWER_WORLD would install $package, which is not in the root and not our own"
 done
+servers repositories "$TOWER_REPOSITORIES" >"$root/etc/apk/repositories"
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
 
 # Nobody logs in before the host is provisioned: it has no user yet, and root never has a password.

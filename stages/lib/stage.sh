@@ -34,6 +34,18 @@ need_packages() (
 	done
 )
 
+# servers OPTION WORDS: print the addresses of repositories, one a line; end the stage unless each is one.
+servers() (
+	set -f
+	for tower_word in $2; do
+		case $tower_word in
+		*[!A-Za-z0-9._:/-]*) refuse "option $1: $tower_word: not the address of a repository" ;;
+		http://?*/?* | https://?*/?*) echo "$tower_word" ;;
+		*) refuse "option $1: $tower_word: not the address of a repository" ;;
+		esac
+	done
+)
+
 # repositories FILE: write the channel's repositories, one a line; our own as well where a stage has them.
 repositories() {
 	printf '%s\n' "/in/repository/$TOWER_BRANCH"/* >"$1"

@@ -49,8 +49,8 @@ _NEEDED = {
     "iso": ("repository", "keys", "aports", "packages", "modloop", "wheels", "docs", "apkovl"),
 }
 _OPTIONS: dict[str, Mapping[str, Any]] = {
-    "host-root": _ROOT, "host-system": {"world": ("toweros-tiny",)}, "host-boot": _BOOT, "modloop": _MODLOOP, "iso": _ISO,
-    "repository": {"architectures": ("x86_64",)}, "apkovl": {"world": _WORLD, "installed": ("lvm2",)},
+    "host-root": _ROOT, "host-system": {"world": ("toweros-tiny",), "repositories": ()}, "host-boot": _BOOT, "modloop": _MODLOOP, "iso": _ISO,
+    "repository": {"architectures": ("x86_64",)}, "apkovl": {"world": _WORLD, "installed": ("lvm2",), "repositories": ()},
 }  # fmt: skip
 
 _ODD_WORLDS = [
@@ -69,7 +69,14 @@ _WORLDS = [
     *(("apkovl", option, odd) for option in ("world", "installed") for odd in _ODD_WORLDS[:2]),
 ]
 
+_ODD_SERVERS = ("/media/usb", "@edge", "http://", "http://a.test", "file:///etc/x", "http://a.test/$(id)", "http://a.test/*")
+
 CASES = [
+    *(
+        Bad(stage, ("option repositories:", "not the address of a repository"), {"repositories": (odd,)})
+        for stage in ("host-system", "apkovl")
+        for odd in _ODD_SERVERS[: 1 if stage == "host-system" else None]
+    ),
     *(Bad(stage, (f"input {name}:",), instead={name: None}) for stage, names in _NEEDED.items() for name in names),
     *(Bad(stage, (f"input {name}:",), instead={name: NOTHING}) for stage, names in _NEEDED.items() for name in names[:1]),
     *(Bad(stage, (f"option {option}:", said), {option: world}) for stage, option, (world, said) in _WORLDS),

@@ -81,13 +81,17 @@ def test_apkovl(bench: Bench, tmp_path: Path) -> None:
         "apkovl",
         tmp_path / "out",
         inputs={"host-rpi": image},
-        options={"world": ("zzz", "alpine-base", "zzz", "odd+name.x>1"), "installed": ("lvm2", "zzz")},
+        options={
+            "world": ("zzz", "alpine-base", "zzz", "odd+name.x>1"),
+            "installed": ("lvm2", "zzz"),
+            "repositories": ("https://a.test/v3.99/main", "https://a.test/v3.99/community"),
+        },
     )
     bench.compare("apkovl", tmp_path / "out")
 
 
 def test_apkovl_without_images(bench: Bench, tmp_path: Path) -> None:
-    bench.run("apkovl", tmp_path / "out", options={"world": ("alpine-base",), "installed": ("lvm2",)})
+    bench.run("apkovl", tmp_path / "out", options={"world": ("alpine-base",), "installed": ("lvm2",), "repositories": ()})
     bench.compare("apkovl.no-images", tmp_path / "out")
 
 

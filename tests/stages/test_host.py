@@ -65,7 +65,7 @@ def test_host_system(
         "host-system",
         tmp_path / "out",
         inputs=inputs,
-        options={"world": ("toweros-tiny",), "free_mib": 1},
+        options={"world": ("toweros-tiny",), "repositories": ("https://a.test/v3.99/main",), "free_mib": 1},
         arch=arch,
         target=target,
     )

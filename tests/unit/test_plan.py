@@ -59,6 +59,21 @@ def test_a_stage_can_be_told_whether_its_channel_makes_releases(tmp_path: Path, 
     assert pack.options == {"compress": said}
 
 
+def test_a_stage_is_given_the_package_servers_of_devices(tmp_path: Path) -> None:
+    paths = make_checkout(tmp_path)
+    host = tmp_path / "pipeline/recipes/host.toml"
+    host.write_text(host.read_text().replace('world = ["@world:base"', 'world = ["@repositories", "@world:base"'))
+    servers = [f"https://a.test/{load_plan(paths, Settings()).channel.branch}/{name}" for name in ("main", "community")]
+    write(tmp_path, {"pipeline/channels/lab.toml": f"device_repositories = {servers}\n{CHANNEL}"})
+    root = load_plan(paths, Settings()).nodes["stage:root:rpi"]
+    assert isinstance(root, StageNode)
+    assert root.options["world"][:2] == tuple(servers)  # type: ignore[index]
+    for odd in ("/media/usb", "https://a.test/v1.1/main", f"ftp{servers[0][5:]}", f"{servers[0]} x", f"{servers[0]}\n"):
+        write(tmp_path, {"pipeline/channels/lab.toml": f"device_repositories = {[odd]}\n{CHANNEL}"})
+        with pytest.raises(ConfigError, match="is not the address of a repository of branch"):
+            load_plan(paths, Settings())
+
+
 def test_what_a_stage_needs(tmp_path: Path) -> None:
     plan = load_plan(make_checkout(tmp_path), Settings())
     assert [node.name for node in plan.needs(["stage:pack:pc"])] == [

@@ -64,11 +64,42 @@ def test_what_the_user_has_set_is_carried_over(tmp_path: Path, monkeypatch: pyte
     assert existing.keep().password_hash == "$6$x"
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/localtime").write_bytes(b"UTC")
+    (tmp_path / "etc/apk").mkdir()
+    (tmp_path / "etc/apk/repositories").write_text(NEW_SERVERS)
     existing.restore()
     assert (tmp_path / "etc/keymap/fr.bmap.gz").read_bytes() == b"map"
     assert (tmp_path / "etc/localtime").readlink() == Path("/etc/zoneinfo/Europe/Paris")
     existing.forget()
     assert not list((tmp_path / "home").iterdir())
+
+
+NEW_SERVERS = "http://a.test/v3.24/main\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", NEW_SERVERS),
+        ("# none\n\n", NEW_SERVERS),
+        ("http://a.test/v3.23/main\n", NEW_SERVERS),
+        # Those that the user has added stay.
+        (
+            "http://b.test/alpine/v3.9/main\n@edge http://b.test/alpine/edge/testing\n/mnt/own\n",
+            "http://b.test/alpine/v3.24/main\n@edge http://b.test/alpine/edge/testing\n/mnt/own\n",
+        ),
+    ],
+)
+def test_package_servers_are_kept_and_their_branch_is_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    laid_aside(tmp_path, monkeypatch)
+    an_account(tmp_path, "al:x:1000:1000::/home/al:/bin/sh")
+    (tmp_path / "etc/apk").mkdir()
+    (tmp_path / "etc/apk/repositories").write_text(old)
+    existing.keep()
+    (tmp_path / "etc/apk/repositories").write_text(NEW_SERVERS)
+    existing.restore()
+    assert (tmp_path / "etc/apk/repositories").read_text() == new
 
 
 PARTS = {"sda": {"tower-crypt": ["sda1"]}, "sdb": {"tower-boot": ["sdb1"]}, "sdc": {"tower-boot": ["sdc1"]}}
