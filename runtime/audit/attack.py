@@ -22,7 +22,7 @@ PORTS: Final = (
     5353, 5355, 5900, 5901, 6000, 6001, 8000, 8080, 8443, 8888, 9050, 9051, 9100, 33434, 49152,
 )  # fmt: skip
 """Ports that are often open, and those that the tunnels of `tower` use on loopback."""
-FOR_HOSTS: Final = {"tcp": (9050,), "udp": (123,)}
+FOR_HOSTS: Final = {"tcp": (53, 9050), "udp": (53, 123)}
 """The router's services for online hosts, which a machine that looks like one could reach."""
 _ALL_NODES: Final = IPv6Address("ff02::1")
 _ALL_NODES_HARDWARE: Final = bytes.fromhex("333300000001")

@@ -34,7 +34,7 @@ _SSHD: Final = {
 }
 """The required output of `sshd -T`, as far as the host's sshd has the setting."""
 _MUST_BE_THERE: Final = ("port", "permitrootlogin", "passwordauthentication", "kbdinteractiveauthentication", "x11forwarding")
-_OFFERED: Final = {"router": {("tcp", 22), ("tcp", 9050), ("udp", 123)}}
+_OFFERED: Final = {"router": {("tcp", 22), ("tcp", 53), ("tcp", 9050), ("udp", 53), ("udp", 123)}}
 
 
 def about_host(host: Host, facts: Facts) -> list[Check]:

@@ -44,6 +44,7 @@ MODEL = {
                 ("eth0", TCP, THINCLIENT, ROUTER, 22),
                 *(("eth0", TCP, host, ROUTER, 9050) for host in (HOST, LAST_HOST)),
                 *(("eth0", UDP, host, ROUTER, 123) for host in (HOST, LAST_HOST)),
+                *(("eth0", protocol, host, ROUTER, 53) for protocol in (TCP, UDP) for host in (HOST, LAST_HOST)),
             }
         ),
         opens=frozenset({("wlan0", 0, SERVER, 0), ("wlan0", 0, "10.20.0.1", 0)}),
@@ -53,7 +54,12 @@ MODEL = {
     "online": Role(
         opened_to=frozenset({("eth0", TCP, THINCLIENT, HOST, 22)}),
         opens=frozenset(
-            {("eth0", TCP, ROUTER, 9050), ("eth0", UDP, ROUTER, 123), ("eth0", 0, SERVER, 0), ("eth0", 0, "10.20.0.1", 0)}
+            {
+                *(("eth0", TCP, ROUTER, port) for port in (53, 9050)),
+                *(("eth0", UDP, ROUTER, port) for port in (53, 123)),
+                ("eth0", 0, SERVER, 0),
+                ("eth0", 0, "10.20.0.1", 0),
+            }
         ),
         errors_about=frozenset({SERVER}),
     ),

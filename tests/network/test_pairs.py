@@ -63,7 +63,7 @@ def allowed(source: str, target: str, protocol: str, port: int, address: str) ->
     if source == "thinclient":
         return target != "internet" and (protocol, port) == ("tcp", 22)
     if source.startswith("online") and target == "router":
-        return address == "192.168.2.1" and (protocol, port) in {("tcp", 9050), ("udp", 123)}
+        return address == "192.168.2.1" and (protocol, port) in {("tcp", 53), ("tcp", 9050), ("udp", 53), ("udp", 123)}
     return target == "internet" and source in {"router", "online1", "online2"}
 
 

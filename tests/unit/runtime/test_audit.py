@@ -203,10 +203,13 @@ def test_a_host_is_tried_on_every_port_by_every_way() -> None:
 
 
 def test_what_the_router_offers_to_hosts_is_not_tried_as_a_host() -> None:
-    router = Victim("router", True, THERE, IPv4Address("192.168.2.1"), (), {22, 123, 9050})
+    router = Victim("router", True, THERE, IPv4Address("192.168.2.1"), (), {22, 53, 123, 9050})
     tried = {(one.source, one.protocol, one.target_port) for one in sent(router) if one.protocol in (TCP, frames.UDP)}
-    everything = {(source, kind, port) for source in (OWN, STRANGER) for kind in (TCP, frames.UDP) for port in (22, 123, 9050)}
-    assert everything - tried == {(STRANGER, TCP, 9050), (STRANGER, frames.UDP, 123)}
+    ports = (22, 53, 123, 9050)
+    everything = {(source, kind, port) for source in (OWN, STRANGER) for kind in (TCP, frames.UDP) for port in ports}
+    assert everything - tried == {
+        (STRANGER, kind, port) for kind, ports in ((TCP, (53, 9050)), (frames.UDP, (53, 123))) for port in ports
+    }
 
 
 def test_listeners_are_those_that_a_network_reaches() -> None:
