@@ -23,8 +23,10 @@ def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver
     settings = read_settings(channel)
     mirror: LocalMirror | None = None
     if settings.mirror is not None:
+        builders = builder_worlds(channel, settings)
         wanted = {
-            arch: worlds.union(arch) | builder_worlds(channel, settings).get(arch, frozenset()) for arch in channel.architectures
+            arch: worlds.union(arch) | builders.get(arch, frozenset()) | frozenset(settings.mirror.more[arch])
+            for arch in channel.architectures
         }
         mirror = LabMirror(channel, settings.mirror, wanted, paths)
     return AlpineDriver(channel, settings, worlds, paths, mirror)

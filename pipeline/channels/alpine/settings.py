@@ -31,6 +31,8 @@ class MirrorSettings:
     components: tuple[str, ...]
     debian: str
     """Address of a Debian mirror; empty for the one in this machine's apt configuration."""
+    more: Mapping[str, tuple[str, ...]]
+    """Packages that no recipe names, by architecture: what hosts can install from the mirror."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
     where = f"pipeline/channels/{channel.path.name}"
     table = table_of(dict(channel.settings), where, "settings", problems)
     media, only = table.table("media"), table.table("builder_only")
-    own = _read_mirror(table.table("mirror")) if "mirror" in table else None
+    own = _read_mirror(table.table("mirror"), channel) if "mirror" in table else None
     # A channel that makes its mirror has no other mirrors.
     addresses = () if own else (*environ.get(MIRROR, "").split(), *table.strings("mirrors"))
     libc = table.text("libc")
@@ -118,8 +120,14 @@ def read_settings(channel: Channel, environ: Mapping[str, str] = os.environ) -> 
     return found
 
 
-def _read_mirror(table: Table) -> MirrorSettings:
-    return MirrorSettings(table.text("suite"), table.strings("components"), table.text("debian", ""))
+def _read_mirror(table: Table, channel: Channel) -> MirrorSettings:
+    more = table.table("more")
+    return MirrorSettings(
+        table.text("suite"),
+        table.strings("components"),
+        table.text("debian", ""),
+        {arch: more.strings(arch, ()) for arch in channel.architectures},
+    )
 
 
 def builder_worlds(channel: Channel, settings: AlpineSettings) -> Mapping[str, frozenset[str]]:

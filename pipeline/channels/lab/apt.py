@@ -32,7 +32,7 @@ _UPDATE_SECONDS = 600
 _SOLVE_SECONDS = 120
 _NO_NETWORK_HINT = "check the network, or name another mirror with TOWER_DEBIAN_MIRROR"
 _STANDING = (
-    "Package: {name}\nStatus: install ok installed\nArchitecture: {arch}\nMulti-Arch: foreign\n"
+    "Package: {name}\nStatus: install ok installed\nArchitecture: {arch}\nMulti-Arch: allowed\n"
     "Version: 999:1\nMaintainer: lab\nDescription: the lab has something else in its place\n\n"
 )
 
