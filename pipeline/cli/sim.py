@@ -32,7 +32,9 @@ def begin(factory: Factory) -> None:
     folder = state.folder_of(factory.paths)
     if state.read(folder) is None:
         roots = {name.value: root_of(name, factory) for name in RootName}
-        start.start(folder, factory.paths.checkout, roots, factory.progress.say)
+        # A channel whose mirror is elsewhere has none that the simulated Internet could serve.
+        mirror = factory.driver.mirror
+        start.start(folder, factory.paths.checkout, roots, mirror.folder if mirror else None, factory.progress.say)
     else:
         factory.progress.say("sim: a Tower is already running")
     _list(factory, state.need(folder))

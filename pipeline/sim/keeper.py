@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that holds a Tower that `doit sim` leaves running; the whole Tower ends with it, however that ends.
 
-    python -m pipeline.sim.keeper FOLDER NAME=ROOT...
+    python -m pipeline.sim.keeper FOLDER MIRROR NAME=ROOT...
+
+MIRROR is a folder of packages, or empty.
 
 It also ends when its input ends, that is, with the process that started it, unless it has read `keep` before. It reports
 its progress on its output, one JSON object a line.
@@ -69,13 +71,13 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise _Stopped
 
 
-def hold(folder: Path, roots: Mapping[str, Path], lock: FileLock) -> None:
+def hold(folder: Path, mirror: Path | None, roots: Mapping[str, Path], lock: FileLock) -> None:
     """Start a Tower, and hold it until SIGTERM. Raises errors of pipeline.base.errors."""
     waiting = _Waiting()
     waiting.start()
     try:
         state.write(folder, "light", (), ready=False)
-        with light_tower(roots, lambda text: _say("step", text=text)) as made:
+        with light_tower(roots, mirror, lambda text: _say("step", text=text)) as made:
             state.write(folder, "light", _rows(made), ready=True)
             _say("ready")
             waiting.kept.wait()
@@ -92,8 +94,8 @@ def hold(folder: Path, roots: Mapping[str, Path], lock: FileLock) -> None:
 
 def main(argv: list[str]) -> int:
     """Hold a Tower; return 0 after SIGTERM."""
-    folder = Path(argv[0])
-    roots = {name: Path(path) for name, _, path in (word.partition("=") for word in argv[1:])}
+    folder, mirror = Path(argv[0]), Path(argv[1]) if argv[1] else None
+    roots = {name: Path(path) for name, _, path in (word.partition("=") for word in argv[2:])}
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -102,7 +104,7 @@ def main(argv: list[str]) -> int:
         _say("failed", message="sim: a Tower is already running", hint="./ci/doit sim:stop ends it")
         return 1
     try:
-        hold(folder, roots, lock)
+        hold(folder, mirror, roots, lock)
     except Exception as found:
         error = found if isinstance(found, FactoryError) else expected(found)
         if error is None:

@@ -16,9 +16,11 @@ from pipeline.base.scratch import temporary_folder
 from pipeline.light.services import add_user
 from pipeline.light.shelf import shelf
 from pipeline.light.switches import start_in_network_of
-from pipeline.sim.machines import INTERNET_ADDRESS, USER, Machine, Tower, assembled
+from pipeline.sim.machines import INTERNET_ADDRESS, NAMED_ADDRESS, USER, Machine, Tower, assembled
 from pipeline.sim.plans import SIM, THIN_CLIENT, WIFI
 
+MIRROR_NAME: Final = "alpine.test"
+"""The server of packages that the lab's devices know."""
 _SECONDS: Final = 180
 _ENVIRONMENT: Final = {"PYTHONPATH": "/usr/lib/tower", "PYTHONDONTWRITEBYTECODE": "1"}
 _FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub", RECEIPT_ON_BOOT)
@@ -51,8 +53,10 @@ print(host.folder)
 
 
 @contextmanager
-def light_tower(roots: Mapping[str, Path], say: Callable[[str], object]) -> Iterator[Tower]:
+def light_tower(roots: Mapping[str, Path], mirror: Path | None, say: Callable[[str], object]) -> Iterator[Tower]:
     """Start the machines one by one; all of them end with the context. `say` is called with lines about the progress.
+
+    `mirror` is a folder of packages that the simulated Internet serves.
 
     Raises BootError or ToolError if one does not come up.
     """
@@ -67,7 +71,7 @@ def light_tower(roots: Mapping[str, Path], say: Callable[[str], object]) -> Iter
             if machine.name == THIN_CLIENT:
                 add_user(machine, USER, administrator=True)
             if machine.plan.role is None:
-                _serve(machine, folder)
+                _serve(machine, folder, mirror)
         yield made
 
 
@@ -85,11 +89,23 @@ def _provision(client: Machine, host: Machine, made: Tower) -> None:
     _as_user(client, "tower", "provision", "--resume", host.name, "--timeout", str(_SECONDS - 30), "--json")
 
 
-def _serve(machine: Machine, folder: Path) -> None:
-    """Serve a page in the simulated Internet."""
+def _serve(machine: Machine, folder: Path, mirror: Path | None) -> None:
+    """Serve a page, the packages of a mirror, and the name of its server in the simulated Internet."""
     (folder / "index.html").write_text("<h1>The pretended Internet</h1>\n")
-    words = ("busybox", "httpd", "-f", "-p", f"{INTERNET_ADDRESS}:80", "-h", str(folder))
-    server = start_in_network_of(machine.pid, words)
+    if mirror is not None:
+        for branch in mirror.glob("v*"):
+            (folder / branch.name).symlink_to(branch)
+    server = start_in_network_of(machine.pid, ("busybox", "httpd", "-f", "-p", "80", "-h", str(folder)))
     machine.stack.callback(server.wait)
     machine.stack.callback(proc.kill_group, server.pid)
     machine.wait_for_listener(80)
+    serve_names(machine, {MIRROR_NAME: NAMED_ADDRESS})
+
+
+def serve_names(machine: Machine, names: Mapping[str, str]) -> None:
+    """Resolve names in the simulated Internet, to these addresses."""
+    # `local`: for any other kind of address the answer is that there is none.
+    found = (word for name, address in names.items() for word in (f"--address=/{name}/{address}", f"--local=/{name}/"))
+    listening = ("--bind-interfaces", f"--listen-address={INTERNET_ADDRESS}")
+    machine.run("dnsmasq", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", *listening, *found)
+    machine.wait_for_listener(53)

@@ -29,7 +29,9 @@ FIREWALL = "/usr/libexec/tower/firewall"
 NEEDED = ("busybox", "debugfs", "ip", "nsenter", "setpriv", "tar", "unshare")
 
 INTERNET_ADDRESS = "198.51.100.7"
-"""A server somewhere in the Internet."""
+"""A server somewhere in the Internet, which also resolves its names."""
+NAMED_ADDRESS = "198.18.0.7"
+"""Where its names lead. The router passes no name on that leads to a private address, or to one kept for documentation."""
 
 # The rule itself does nothing, but because of it the kernel tracks connections.
 _OPEN = """*raw

@@ -40,10 +40,21 @@ def check_possible() -> None:
         )
 
 
-def start(folder: Path, checkout: Path, roots: Mapping[str, Path], say: Callable[[str], object]) -> None:
-    """Start a Tower that keeps running. Raises BootError if it does not come up; then, as after a signal, nothing is left."""
+def start(folder: Path, checkout: Path, roots: Mapping[str, Path], mirror: Path | None, say: Callable[[str], object]) -> None:
+    """Start a Tower that keeps running; its Internet serves the packages of `mirror`.
+
+    Raises BootError if it does not come up; then, as after a signal, nothing is left.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-P", "-m", "pipeline.sim.keeper", str(folder), *(f"{name}={path}" for name, path in roots.items())]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pipeline.sim.keeper",
+        str(folder),
+        str(mirror or ""),
+        *(f"{name}={path}" for name, path in roots.items()),
+    ]
     with (folder / "keeper.log").open("wb") as log:
         keeper = proc.spawn(argv, stdin=proc.PIPE, stdout=proc.PIPE, stderr=log, cwd=checkout, env={"PYTHONPATH": str(checkout)})
     if keeper.stdin is None or keeper.stdout is None:

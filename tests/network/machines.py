@@ -24,7 +24,7 @@ from pipeline.light.roots import RootName, root_of
 from pipeline.light.services import NO_PASSWORD, SshServer
 from pipeline.light.shelf import Shelf, shelf
 from pipeline.light.switches import Leg, in_network_of
-from pipeline.sim.machines import INTERNET_ADDRESS, USER, Machine, Plan, Tower, assembled, missing_tools
+from pipeline.sim.machines import INTERNET_ADDRESS, NAMED_ADDRESS, USER, Machine, Plan, Tower, assembled, missing_tools
 
 __all__ = [
     "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Leg", "Machine", "Plan", "SshServer", "Tower",
@@ -59,7 +59,12 @@ PLANS = (
     _host("online2", "online", 2, 201),
     _host("offline1", "offline", 3, 200),
     _host("offline2", "offline", 3, 201),
-    Plan("internet", None, (Leg("eth0", "air", "10.20.0.1", "fd00:20::1"),), more=(f"addr add {INTERNET_ADDRESS}/32 dev eth0",)),
+    Plan(
+        "internet",
+        None,
+        (Leg("eth0", "air", "10.20.0.1", "fd00:20::1"),),
+        more=tuple(f"addr add {address}/32 dev eth0" for address in (INTERNET_ADDRESS, NAMED_ADDRESS)),
+    ),
 )
 """The machines of DESIGN section 7, with the addresses that it gives; `internet` is what the router's second leg leads to."""
 

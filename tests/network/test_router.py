@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 
 import pytest
 
 from pipeline.light.switches import hardware_address
+from pipeline.sim.light import serve_names
+from pipeline.sim.machines import NAMED_ADDRESS
 from tests.network.machines import Machine, Tower
 
-_TOR = ("192.168.2.1", 9050)
+_TOR, _NAMES = ("192.168.2.1", 9050), ("192.168.2.1", 53)
 # RFC 1928: version 5, one method, no authentication; and that this is the method.
 _GREETING, _ACCEPTED = b"\x05\x01\x00", b"\x05\x00"
 
@@ -46,7 +49,7 @@ def test_online_hosts_reach_tor(machines: Tower) -> None:
     machines.set_firewalls()
     router = machines["router"]
     router.wait_for_listener(_TOR[1])
-    assert [place for place in router.listeners() if place[1] != 22] == [_TOR]
+    assert [place for place in router.listeners() if place[1] not in (22, _NAMES[1])] == [_TOR]
     (number,) = router.running(r"^/usr/bin/tor ")
     assert router.read(f"proc/{number}/status").split("\nUid:")[1].split()[0] != "0"
     with machines["online1"].inside():
@@ -54,6 +57,30 @@ def test_online_hosts_reach_tor(machines: Tower) -> None:
     with client:
         client.sendall(_GREETING)
         assert client.recv(2) == _ACCEPTED
+
+
+def looked_up(machine: Machine, name: str) -> set[str]:
+    """The addresses that a machine's resolver finds for a name."""
+    said = machine.run("nslookup", "-type=a", name, check=False, timeout=60).stdout
+    return set(re.findall(r"^Address: ([0-9.]+)$", said, flags=re.MULTILINE))
+
+
+@pytest.mark.qa("H07")
+def test_the_router_resolves_names_for_online_hosts_alone(machines: Tower) -> None:
+    machines.set_firewalls()
+    serve_names(machines["internet"], {"named.test": NAMED_ADDRESS, "inner.test": "192.168.3.200"})
+    router = machines["router"]
+    router.wait_for_listener(_NAMES[1])
+    assert [place for place in router.listeners() if place[1] == _NAMES[1]] == [_NAMES]
+    (number,) = router.running(r"^/usr/sbin/dnsmasq ")
+    assert router.read(f"proc/{number}/status").split("\nUid:")[1].split()[0] != "0"
+    ends = time.monotonic() + 20
+    while looked_up(machines["online1"], "named.test") != {NAMED_ADDRESS}:
+        assert time.monotonic() < ends, router.read("etc/resolv.conf")
+    # A name from outside that leads into a private network is none.
+    assert looked_up(machines["online1"], "inner.test") == set()
+    assert machines["offline1"].read("etc/resolv.conf") == ""
+    assert looked_up(machines["offline1"], "named.test") == set()
 
 
 @pytest.mark.qa("A08", simulated="the programs may not set the clock of the machine that runs the tests")

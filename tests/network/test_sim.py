@@ -151,6 +151,25 @@ def test_the_bar_lists_the_hosts_and_tells_up_from_down(nothing_runs: None, tmp_
     until_it_shows(file, lambda found: lit(found) == {"router", "vault"})
 
 
+def test_windows_of_two_hosts_are_on_the_desktop(nothing_runs: None, tmp_path: Path) -> None:
+    """Installed from the simulated Internet by name, each on its own way; opened, in their colours, and closed again."""
+    del nothing_runs
+    sim("sim")
+    sim("sim:ssh", "thinclient", "tower install web galculator tigervnc socat --yes")
+    sim("sim:ssh", "thinclient", "tower install vault xterm tigervnc socat --yes --server alpine.test:80")
+    rows = json.loads(sim("sim:ssh", "thinclient", "tower status --json").stdout)["hosts"]
+    colours = {row["host"]: tuple(bytes.fromhex(row["color"][1:])) for row in rows}
+    file = tmp_path / "screen.png"
+    sim("sim:screen", "thinclient", str(file))
+    for words in ("web galculator", "vault xterm"):
+        sim("sim:ssh", "thinclient", f"setsid tower run {words} >/dev/null 2>.cache/{words.split()[0]}.log </dev/null &")
+
+    def both(found: Picture) -> bool:
+        return all(found.share(colours[name], 0, 0, 1280, BAR_TOP) > 0.005 for name in ("web", "vault"))
+
+    until_it_shows(file, both)
+
+
 def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None:
     """Interrupted, and killed, while machines start."""
     del nothing_runs
