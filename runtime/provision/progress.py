@@ -37,7 +37,7 @@ _SIGN: Final = re.compile(rb"[0-9a-f]{64}")
 ENCRYPTING: Final = {"partition": 0.7, "encrypt": 2.1, "volumes": 4.2, "system": 30.9, "boot": 0.8, "restart": 52.5}
 MAKING: Final = {
     "name": 0.4, "user": 0.5, "ssh_server": 0.2, "keyboard": 0.2, "clock": 0.3, "language": 0.2, "prompt": 0.2, "network": 0.1,
-    "firewall": 0.3, "wlan": 0.1, "tor": 0.1, "time_source": 0.1, "receipt": 0.1, "secrets": 0.3,
+    "firewall": 0.3, "wlan": 0.1, "tor": 0.1, "names": 0.1, "time_source": 0.1, "receipt": 0.1, "secrets": 0.3,
 }  # fmt: skip
 """Seconds that each step usually takes; the restart lasts until the host goes on.
 

@@ -166,19 +166,19 @@ def test_the_thin_client_is_told_each_step_and_why_it_failed(machines: Tower, on
         done = client.tower(*resume, "1", timeout=60)
         assert done.returncode == 15, done.stderr
         assert "slow: makes itself ready" in done.stderr
-        assert "slow: step 1 of 14, name (usually under 1 s)" in done.stderr
+        assert "slow: step 1 of 15, name (usually under 1 s)" in done.stderr
         assert client.machine.run("ssh", "-n", "-oBatchMode=yes", "slow", "true", check=False).returncode == 255
         other = machines["offline2"].run("timeout", "2", "ssh", "-vn", "-oBatchMode=yes", f"x@{address}", check=False)
         assert "Connection established" not in other.stderr, other.stderr
         # A step that fails: its reason arrives, and the host stays closed.
         host.run("sh", "-c", "rm -rf /etc/chrony && : >/etc/chrony")
         steps = Steps(host)
-        steps.wait_for(13)
+        steps.wait_for(14)
         done = client.tower(*resume, "60", timeout=120)
         assert done.returncode == 15, done.stderr
         assert "slow: its first start failed: time_source: " in done.stderr
-        assert "slow: step 12 of 14, time_source (usually under 1 s)" in done.stderr
-        assert "slow: step 8 of 14, network: " in done.stderr
+        assert "slow: step 13 of 15, time_source (usually under 1 s)" in done.stderr
+        assert "slow: step 8 of 15, network: " in done.stderr
         host.wait_until_up()
         assert host.running("sshd") == []
         assert host.firewall("check").returncode == 0

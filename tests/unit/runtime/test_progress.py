@@ -84,10 +84,10 @@ def test_the_hosts_program_is_believed_and_each_step_shown_once(host: Host, caps
             assert watch.ask() == progress.BUSY
         said = capsys.readouterr().err.splitlines()
         assert said == [
-            "web: step 1 of 14, name (usually under 1 s)",
-            "web: step 1 of 14, name: 1.5 s (usually under 1 s)",
-            "web: step 2 of 14, user: 0.2 s (usually under 1 s)",
-            "web: step 4 of 14, keyboard (usually under 1 s)",
+            "web: step 1 of 15, name (usually under 1 s)",
+            "web: step 1 of 15, name: 1.5 s (usually under 1 s)",
+            "web: step 2 of 15, user: 0.2 s (usually under 1 s)",
+            "web: step 4 of 15, keyboard (usually under 1 s)",
         ]
         assert watch.seconds == {"name": 1.5, "user": 0.2}
         # Started anew: from the beginning.
