@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.sim import state
-from tests.gui.pictures import Picture, near, read_png
+from tests.gui.pictures import Colour, Picture, near, read_png
 from tests.gui.test_desktop import BAR_TOP, TERMINAL, WINDOW, YELLOW
 from tests.network.machines import CHECKOUT, missing_tools
 
@@ -119,6 +119,11 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) ->
     wait_until_gone(mine)
 
 
+def rgb(text: str) -> Colour:
+    """A colour of a host, as the thin client writes it."""
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:], 16)
+
+
 def widget(seen: Callable[[dict[str, str]], bool]) -> dict[str, str]:
     """What the program behind the bar's hosts says, once it says what it should."""
     ends = time.monotonic() + 60
@@ -137,11 +142,11 @@ def test_the_bar_lists_the_hosts_and_tells_up_from_down(nothing_runs: None, tmp_
     colours = {name: colour for colour, name in re.findall(r'<span color="(#[0-9a-f]{6})">● (\w+)</span>', shown["text"])}
     assert list(colours) == ["router", "vault", "web"]
     assert re.search(r"^web  192\.168\.2\.200  online  up", shown["tooltip"], re.MULTILINE)
-    rgb = {name: (int(text[1:3], 16), int(text[3:5], 16), int(text[5:], 16)) for name, text in colours.items()}
+    there = {name: rgb(text) for name, text in colours.items()}
 
     def lit(found: Picture) -> set[str]:
         """The hosts whose colours are in the right half of the bar."""
-        return {name for name, colour in rgb.items() if found.share(colour, 640, BAR_TOP + 2, 1280, 720) > 0.0008}
+        return {name for name, colour in there.items() if found.share(colour, 640, BAR_TOP + 2, 1280, 720) > 0.0008}
 
     file = tmp_path / "screen.png"
     sim("sim:screen", "thinclient", str(file))
@@ -158,7 +163,7 @@ def test_windows_of_two_hosts_are_on_the_desktop(nothing_runs: None, tmp_path: P
     sim("sim:ssh", "thinclient", "tower install web galculator tigervnc socat --yes")
     sim("sim:ssh", "thinclient", "tower install vault xterm tigervnc socat --yes --server alpine.test:80")
     rows = json.loads(sim("sim:ssh", "thinclient", "tower status --json").stdout)["hosts"]
-    colours = {row["host"]: tuple(bytes.fromhex(row["color"][1:])) for row in rows}
+    colours = {row["host"]: rgb(row["color"]) for row in rows}
     file = tmp_path / "screen.png"
     sim("sim:screen", "thinclient", str(file))
     for words in ("web galculator", "vault xterm"):

@@ -49,7 +49,8 @@ _NEEDED = {
     "iso": ("repository", "keys", "aports", "packages", "modloop", "wheels", "docs", "apkovl"),
 }
 _OPTIONS: dict[str, Mapping[str, Any]] = {
-    "host-root": _ROOT, "host-system": {"world": ("toweros-tiny",), "repositories": ()}, "host-boot": _BOOT, "modloop": _MODLOOP, "iso": _ISO,
+    "host-root": _ROOT, "host-system": {"world": ("toweros-tiny",), "repositories": ()}, "host-boot": _BOOT, "modloop": _MODLOOP,
+    "iso": _ISO,
     "repository": {"architectures": ("x86_64",)}, "apkovl": {"world": _WORLD, "installed": ("lvm2",), "repositories": ()},
 }  # fmt: skip
 
