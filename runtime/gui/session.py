@@ -34,7 +34,8 @@ from tower.base.errors import (
     ValueRefusedError,
     printable,
 )
-from tower.gui.rfb import OddError, relay
+from tower.gui.relay import OddError, relay
+from tower.gui.rfb import Filter
 from tower.gui.x11 import key_in, new_key
 from tower.ssh.sessions import Session
 
@@ -185,7 +186,8 @@ class _Window:
             display.close()
             waits = stack.enter_context(session.popen(_words("wait", self.display.number), stderr=proc.NULL))
             try:
-                ended = relay(server, ours, f"{self.name} ({session.host.name})", lambda: self._goes_on(viewer, waits))
+                between = Filter(f"{self.name} ({session.host.name})")
+                ended = relay(server, ours, between.from_server, between.from_viewer, lambda: self._goes_on(viewer, waits))
             except OddError as error:
                 raise GarbageError(
                     f"{session.host.name}: the display of {self.name} {error}", hint="is this host still yours? See: tower audit"

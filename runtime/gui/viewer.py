@@ -22,7 +22,7 @@ gi.require_version("Gtk", "3.0")
 gi.require_version("GtkVnc", "2.0")
 from gi.repository import Gdk, GLib, Gtk, GtkVnc  # noqa: E402  (their versions come first)
 from tower.gui.courier import Courier  # noqa: E402
-from tower.gui.rfb import OddError  # noqa: E402
+from tower.gui.relay import OddError  # noqa: E402
 from tower.gui.windows import Manager, Shown  # noqa: E402
 from tower.gui.x11 import key_in, open_server  # noqa: E402
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from tower.gui import x11
 from tower.gui.courier import Courier
-from tower.gui.rfb import OddError
+from tower.gui.relay import OddError
 from tower.gui.selection import Selection
 from tower.gui.x11 import Packet, Server
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower.gui.rfb import OddError
+from tower.gui.relay import OddError
 
 from tests.gui.pictures import Picture
 from tests.integration.windows.conftest import COLOURS, WINDOWS, Place, children, find, until

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from tower.gui import x11
-from tower.gui.rfb import OddError
+from tower.gui.relay import OddError
 from tower.gui.windows import Manager, Shown, Window
 from tower.gui.x11 import Packet, Server
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tower.gui import x11
 from tower.gui.courier import Courier
-from tower.gui.rfb import ALLOWED, MOST_SIDE, Filter, OddError, relay
+from tower.gui.relay import OddError, relay
+from tower.gui.rfb import ALLOWED, MOST_SIDE, Filter
 from tower.gui.windows import Manager, Shown
 from tower.gui.x11 import key_in, new_key, open_server
 
@@ -160,7 +161,8 @@ def test_a_flood_waits_for_a_viewer_that_does_not_read() -> None:
     going = True
 
     def run() -> None:
-        done.append(relay(ours, theirs, "x", lambda: going))
+        between = Filter("x")
+        done.append(relay(ours, theirs, between.from_server, between.from_viewer, lambda: going))
 
     thread = threading.Thread(target=run)
     thread.start()
