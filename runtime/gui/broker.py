@@ -29,7 +29,7 @@ from tower.gui.content import Kind
 from tower.gui.desktop import Desktop, open_desktop
 from tower.gui.exchange import Exchange
 from tower.gui.peer import Peer, Wish, give, tell
-from tower.gui.rfb import OddError
+from tower.gui.relay import OddError
 from tower.gui.wire import WireError
 
 _HELD: Final = 64 << 20

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from tower.gui import wayland
 from tower.gui.content import Content, Kind
-from tower.gui.rfb import OddError
+from tower.gui.relay import OddError
 from tower.gui.selection import Selection
 from tower.gui.x11 import open_server
 

@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # Applications with a display of their own. `tower` sends this script along with each use: nothing of it is installed on a host.
 #
-#   start ID WIDTHxHEIGHT GRACE PROGRAM [ARGUMENT...]   the key of the display comes on stdin; prints what `attach` does
+#   start ID WIDTHxHEIGHT GRACE SOUND PROGRAM [ARGUMENT...]   SOUND is the port of a sound server, or 0; the cookie for that (256
+#                bytes) and the key of the display come on stdin; prints the key
 #   wait ID      until the application has ended; prints its status and the end of what it said
-#   attach ID    prints the key of its display
+#   attach ID    prints the port of its sound server, a line, then the cookie and the key
 #   connect ID pictures|display   to its VNC server or its X server, by stdin and stdout
 #   stop ID      end it: politely, and then not
 #   list         one line each: ID, seconds since it was started, program
 #   shows PATTERN   whether a program, as an extended regular expression has it, has an entry among graphical applications
 #
-# Each has a folder that only its user may enter: the X server's key, the socket of its VNC server, the pid of the shell that
+# Each has a folder that only its user may enter: the X server's key, the cookie for sound, the socket of its VNC server, the pid of the shell that
 # looks after both. That shell's command line holds the ID, so that a pid of another time is recognised.
 set -eu
 umask 077
@@ -46,6 +47,9 @@ look_after() {
 	kill -0 $server 2>/dev/null || { rm -f rfb; return; }
 	mkfifo said
 	{ head -c 65536 >saying; cat >/dev/null; } <said 9>&- &
+	if [ "$sound" != 0 ]; then
+		export PULSE_SERVER="tcp:127.0.0.1:$sound" PULSE_COOKIE="$windows/$id/cookie"
+	fi
 	# As if it were started from its own shell: in the home, with what a login sets.
 	(cd && exec env DISPLAY=":$display" XAUTHORITY="$windows/$id/key" "$@") </dev/null >said 2>&1 9>&- &
 	application=$!
@@ -57,19 +61,22 @@ look_after() {
 	exec 9>&-
 	# An application may have begun another one. When all windows are closed, somebody says `stop`.
 	wait $server || :
-	rm -f rfb key
+	rm -f rfb key cookie
 }
 
 start() {
-	id=$1 size=$2 grace=$3
-	shift 3
+	id=$1 size=$2 grace=$3 sound=$4
+	shift 4
 	if ! command -v Xvnc || ! command -v socat; then exit $no_display; fi >/dev/null
 	command -v -- "$1" >/dev/null || exit $no_program
 	mkdir -p "$windows"
 	sweep
 	mkdir "$windows/$id"
 	cd "$windows/$id"
+	# Byte by byte: what follows belongs to another file.
+	dd bs=1 count=256 >cookie 2>/dev/null
 	cat >key
+	echo "$sound" >sound
 	mkfifo end
 	printf '%s\n' "$1" >name
 	# Nothing that ssh waits for stays open: a shell keeps what it redirects for a function alone.
@@ -87,12 +94,13 @@ start() {
 		fi
 		sleep 0.02
 	done
-	attach "$id"
+	cat key
 }
 
 attach() {
 	alive "$1" || exit $no_window
-	cat "$windows/$1/key"
+	cd "$windows/$1"
+	cat sound cookie key
 }
 
 connect() {

@@ -34,8 +34,10 @@ from tower.base.errors import (
     ValueRefusedError,
     printable,
 )
+from tower.gui.pulse import COOKIE_BYTES
 from tower.gui.relay import OddError, relay
 from tower.gui.rfb import Filter
+from tower.gui.sound import SILENT, Sound, served
 from tower.gui.x11 import key_in, new_key
 from tower.ssh.sessions import Session
 
@@ -78,6 +80,17 @@ class Display:
 
     number: str
     key: bytes
+    sound: Sound = SILENT
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How an application is shown: its name, the host's colour or None, and whether texts and sounds pass."""
+
+    name: str
+    colour: str | None
+    clipboard: bool = True
+    sound: bool = True
 
 
 def has_screen() -> bool:
@@ -93,17 +106,31 @@ def is_graphical(session: Session, program: str) -> bool:
     return _host(session, "shows", pattern, check=False).status == 0
 
 
-def start(session: Session, argv: Sequence[str]) -> Display:
-    """Start an application on a display of its own. Raises RemoteError if the host lacks it or the display packages."""
+def run(session: Session, argv: Sequence[str], look: Look) -> int:
+    """Start an application on a display of its own, and show it until it ends; return its exit status.
+
+    Raises RemoteError if the host lacks it or the display packages, and what `show` raises.
+    """
     if not has_screen():
         raise ValueRefusedError("there is no desktop here to open a window in", hint="start it: startw")
     number = secrets.token_hex(4)
-    return _display(session, number, _host(session, "start", number, _SIZE, str(GRACE), *argv, data=new_key()[1]).stdout)
+    with ExitStack() as stack:
+        sound = stack.enter_context(served(session, _title(session, look))) if look.sound else SILENT
+        words = (number, _SIZE, str(GRACE), str(sound.port))
+        done = _host(session, "start", *words, *argv, data=sound.cookie + new_key()[1])
+        return _show(session, Display(number, _key(session, done.stdout), sound), look, stack)
 
 
-def attach(session: Session, number: str) -> Display:
-    """Return the display of a running application. Raises HostError if there is none."""
-    return _display(session, number, _host(session, "attach", number).stdout)
+def attach(session: Session, number: str, look: Look) -> int:
+    """Show a running application again until it ends; return its exit status.
+
+    Raises HostError if there is none, and what `run` raises.
+    """
+    with ExitStack() as stack:
+        display = _attached(session, number)
+        if look.sound and display.sound.port:
+            stack.enter_context(served(session, _title(session, look), display.sound))
+        return _show(session, display, look, stack)
 
 
 def listed(session: Session) -> list[Running]:
@@ -122,8 +149,14 @@ def stop(session: Session, number: str) -> None:
     _host(session, "stop", number)
 
 
-def show(session: Session, display: Display, name: str, colour: str | None, *, clipboard: bool = True) -> int:
+def _title(session: Session, look: Look) -> str:
+    return f"{look.name} ({session.host.name})"
+
+
+def _show(session: Session, display: Display, look: Look, stack: ExitStack) -> int:
     """Show an application in a window until it ends; return its exit status, or 128+N after signal N.
+
+    `stack` holds its sound.
 
     Raises StoppedError if a signal told us to stop: then it is stopped, too. Raises LostError if the connection broke and does
     not come back; ToolError if the viewer fails: then the application lives on.
@@ -131,14 +164,17 @@ def show(session: Session, display: Display, name: str, colour: str | None, *, c
     ends = time.monotonic() + GRACE
     while True:
         try:
-            status = _Window(session, display, name, colour, clipboard=clipboard).show()
+            status = _Window(session, display, look.name, look.colour, clipboard=look.clipboard).show()
             break
         except LostError as error:
             if time.monotonic() > ends:
                 raise
-            streams.note(f"{error.message}; {name} lives on, trying again\n")
+            streams.note(f"{error.message}; {look.name} lives on, trying again\n")
+            stack.close()
             _reach(session, ends)
-            display = attach(session, display.number)
+            display = _attached(session, display.number)
+            if look.sound and display.sound.port:
+                stack.enter_context(served(session, _title(session, look), display.sound))
         except (KeyboardInterrupt, StoppedError):
             with suppress(AnswerError, RemoteError):
                 stop(session, display.number)
@@ -259,17 +295,26 @@ def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) 
     if what == "display":
         raise RemoteError(f"{name}: has no programs for windows", hint=f"install them: tower install {name} tigervnc socat")
     if what == "program":
-        raise RemoteError(f"{name}: {words[4]}: no such program", hint=f"install it: tower install {name} {words[4]}")
+        raise RemoteError(f"{name}: {words[5]}: no such program", hint=f"install it: tower install {name} {words[5]}")
     if what == "window":
         raise HostError(f"{name}: no application runs there as {words[1]}", hint="see those that do: tower run --list")
     said = printable(done.stderr.decode(errors="replace"))[-1000:].strip()
     raise RemoteError(f"{name}: no display: exit status {done.status}\n  {said}", hint=f"ssh {name}")
 
 
-def _display(session: Session, number: str, key: bytes) -> Display:
-    """Return the display that host.sh describes. Raises GarbageError if its output is not a key."""
+def _attached(session: Session, number: str) -> Display:
+    """Return the display of a running application. Raises HostError if there is none, GarbageError."""
+    port, _, rest = _host(session, "attach", number).stdout.partition(b"\n")
+    cookie, key = rest[:COOKIE_BYTES], rest[COOKIE_BYTES:]
+    if not port.isdigit() or int(port) >= 1 << 16:
+        raise GarbageError(f"{session.host.name}: says {port[:40]!r} where a port was expected")
+    return Display(number, _key(session, key), Sound(int(port), cookie))
+
+
+def _key(session: Session, key: bytes) -> bytes:
+    """Return the key of a display as host.sh prints it. Raises GarbageError if it is none."""
     try:
         key_in(key)
     except OddError:
         raise GarbageError(f"{session.host.name}: says {key[:40]!r} where the key of a display was expected") from None
-    return Display(number, key)
+    return key

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from tower.gui.content import MOST, Content, Kind
-from tower.gui.rfb import OddError
+from tower.gui.relay import OddError
 
 _MANAGERS: Final = ("ext_data_control_manager_v1", "zwlr_data_control_manager_v1")
 NAMES: Final = {

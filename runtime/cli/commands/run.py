@@ -15,8 +15,7 @@ from tower.install.connection import connect
 from tower.ssh import foreground
 
 if TYPE_CHECKING:
-    from tower.gui.session import Display
-    from tower.ssh.sessions import Session
+    from tower.gui.session import Look
 
 EXAMPLES: Final = """\
 examples:
@@ -54,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     window.add_argument("--stop", action="store_true", help="end the one of this ID")
     parser.add_argument("--uncolored", action="store_true", help="leave the title bar without the host's colour")
     parser.add_argument("--no-clipboard", action="store_true", help="do not let texts pass between the window and this machine")
+    parser.add_argument("--no-sound", action="store_true", help="do not play its sound on this machine")
     parser.add_argument("--timeout", type=seconds, default=10, metavar="SECONDS", help="to connect (default: %(default)s)")
     parser.add_argument("host", metavar="HOST", nargs="?", help="the host")
     parser.add_argument(
@@ -83,14 +83,14 @@ def execute(args: argparse.Namespace) -> int:
             from tower.gui import session as windows
 
             if args.window or (windows.has_screen() and windows.is_graphical(session, argv[0])):
-                return _show(session, windows.start(session, argv), argv[0], host, args)
+                return windows.run(session, argv, _look(argv[0], host, args))
         return foreground.run(session, argv, tty=tty)
 
 
-def _show(session: Session, display: Display, name: str, host: Host, args: argparse.Namespace) -> int:
-    from tower.gui import session as windows
+def _look(name: str, host: Host, args: argparse.Namespace) -> Look:
+    from tower.gui.session import Look
 
-    return windows.show(session, display, name, None if args.uncolored else host.env.color, clipboard=not args.no_clipboard)
+    return Look(name, None if args.uncolored else host.env.color, clipboard=not args.no_clipboard, sound=not args.no_sound)
 
 
 def _again(tower: Tower, host: Host, args: argparse.Namespace, words: list[str]) -> int:
@@ -109,7 +109,7 @@ def _again(tower: Tower, host: Host, args: argparse.Namespace, words: list[str])
         if args.stop:
             windows.stop(session, one.number)
             return 0
-        return _show(session, windows.attach(session, one.number), one.program, host, args)
+        return windows.attach(session, one.number, _look(one.program, host, args))
 
 
 def _list(tower: Tower, args: argparse.Namespace) -> int:
