@@ -156,6 +156,7 @@ def test_the_bar_lists_the_hosts_and_tells_up_from_down(nothing_runs: None, tmp_
     until_it_shows(file, lambda found: lit(found) == {"router", "vault"})
 
 
+@pytest.mark.qa("A03")
 def test_windows_of_two_hosts_are_on_the_desktop(nothing_runs: None, tmp_path: Path) -> None:
     """Installed from the simulated Internet by name, each on its own way; opened, in their colours, and closed again."""
     del nothing_runs
