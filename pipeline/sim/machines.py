@@ -99,7 +99,8 @@ class Machine(Box):
 
     def stop_servers(self) -> list[str]:
         """Stop the services whose ports tests use themselves; return the names of those that were running."""
-        ran = [name for name in ("sshd", "tor", "dnsmasq") if self.run("rc-service", "-q", name, "status", check=False).returncode == 0]
+        names = ("sshd", "tor", "dnsmasq")
+        ran = [name for name in names if self.run("rc-service", "-q", name, "status", check=False).returncode == 0]
         for name in ran:
             self.service(name, "stop")
         return ran
