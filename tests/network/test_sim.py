@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,12 @@ def listing() -> dict[str, dict[str, object]]:
 
 
 def networks(pids: list[int]) -> set[str]:
-    return {str(Path(f"/proc/{pid}/ns/net").readlink()) for pid in pids}
+    """The networks of those processes that are still there."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            found.add(str(Path(f"/proc/{pid}/ns/net").readlink()))
+    return found
 
 
 def wait_until_gone(mine: set[str]) -> None:
@@ -218,6 +224,7 @@ def _below(pid: int) -> list[int]:
     """The processes that one has started, and those that they have."""
     found = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            found += [child, *_below(child)]
+        with suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                found += [child, *_below(child)]
     return found
