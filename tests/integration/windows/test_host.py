@@ -19,6 +19,7 @@ SCRIPT = (CHECKOUT / "runtime" / "gui" / "host.sh").read_text()
 SHELLS = [("sh",), ("busybox", "sh")]
 ID = secrets.token_hex(4)
 KEY = new_key()[1]
+COOKIE = bytes(range(256))
 
 
 class Host:
@@ -33,7 +34,7 @@ class Host:
         argv = [*self.shell, "-c", SCRIPT, "sh", *words]
         program = "/bin/sh" if self.shell == ("sh",) else "/bin/busybox"
         done = subprocess.run(
-            argv, executable=program, input=KEY, capture_output=True, env={"HOME": str(self.home), "PATH": path},
+            argv, executable=program, input=COOKIE + KEY, capture_output=True, env={"HOME": str(self.home), "PATH": path},
             start_new_session=True, timeout=60, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout
@@ -48,10 +49,11 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
 
 
 def test_from_its_start_to_its_end(host: Host) -> None:
-    assert host.run("start", ID, "800x600", "60", "xterm", "-T", "it's $HOME") == (0, KEY)
+    assert host.run("start", ID, "800x600", "60", "4713", "xterm", "-T", "it's $HOME") == (0, KEY)
     status, said = host.run("list")
     assert (status, said.split()[0], said.split()[2]) == (0, ID.encode(), b"xterm")
-    assert host.run("attach", ID) == (0, KEY)
+    assert host.run("attach", ID) == (0, b"4713\n" + COOKIE + KEY)
+    assert (host.windows / ID / "cookie").stat().st_mode & 0o777 == 0o600
     assert find("xterm -T it's $HOME")
     assert (host.windows / ID).stat().st_mode & 0o777 == 0o700
     assert host.run("stop", ID)[0] == 0
@@ -61,7 +63,7 @@ def test_from_its_start_to_its_end(host: Host) -> None:
 
 
 def test_nothing_lives_longer_than_it_may_without_a_window(host: Host) -> None:
-    assert host.run("start", ID, "800x600", "2", "xterm")[0] == 0
+    assert host.run("start", ID, "800x600", "2", "0", "xterm")[0] == 0
     until(lambda: not find(f"start {ID}"), "it has ended by itself")
     assert not find(str(host.windows))
     assert host.run("list") == (0, b"")
@@ -73,10 +75,19 @@ def test_nothing_lives_longer_than_it_may_without_a_window(host: Host) -> None:
     assert list(host.windows.iterdir()) == []
 
 
+@pytest.mark.parametrize(("sound", "said"), [("4713", "tcp:127.0.0.1:4713 {}/cookie"), ("0", " ")])
+def test_an_application_knows_its_sound_server(host: Host, tmp_path: Path, sound: str, said: str) -> None:
+    line = 'echo "$PULSE_SERVER $PULSE_COOKIE" >"$1"'
+    assert host.run("start", ID, "800x600", "60", sound, "sh", "-c", line, "sh", str(tmp_path / "said"))[0] == 0
+    until((tmp_path / "said").exists, "its environment")
+    until(lambda: (tmp_path / "said").read_text().endswith("\n"), "all of it")
+    assert (tmp_path / "said").read_text() == said.format(host.windows / ID) + "\n"
+
+
 def test_what_is_missing_is_told_apart(host: Host) -> None:
-    assert host.run("start", ID, "800x600", "60", "xterm", path="/nonexistent")[0] == 91
-    assert host.run("start", ID, "800x600", "60", "no-such-program")[0] == 92
-    assert host.run("start", ID, "no size", "60", "xterm")[0] == 93
+    assert host.run("start", ID, "800x600", "60", "0", "xterm", path="/nonexistent")[0] == 91
+    assert host.run("start", ID, "800x600", "60", "0", "no-such-program")[0] == 92
+    assert host.run("start", ID, "no size", "60", "0", "xterm")[0] == 93
     assert not host.windows.exists() or list(host.windows.iterdir()) == []
     for action in ("attach", "wait", "stop"):
         assert host.run(action, ID)[0] == 94
