@@ -31,6 +31,7 @@ _BOOT_MOST: Final = 2048 * MIB
 _ENDS: Final = 2 * MIB
 """What the table of partitions needs at both ends of a disk, aligned."""
 _SECONDS: Final = 300
+_LONG: Final = 3600
 _NODE_SECONDS: Final = 20.0
 _UUID: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 LVM_CONFIG: Final = """\
@@ -257,8 +258,10 @@ def _mount(*words: str) -> None:
 
 
 def close() -> None:
-    """Write everything to the disks, unmount them and lock the root disk. Raises ToolError."""
-    os.sync()
+    """Write everything to the disks, unmount them and lock the root disk. Raises ToolError if something was not written."""
+    for place in _mounted(("", "home", "boot")):
+        # It fails if anything could not be written since the file system was mounted, which neither sync nor umount tells.
+        proc.run(("sync", "-f", place), timeout=_LONG, hint="the disk is failing, or was taken out: see dmesg")
     release()
     with suppress(OSError):
         TARGET.rmdir()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from tower.base.errors import StoppedError, TowerError
 from tower.base.refused import OURS, ours
 from tower.base.view import View
 from tower.hosts.secret import new_key_file
-from tower.installer import disks, existing, system
+from tower.installer import disks, existing, medium, system
 from tower.installer.disks import Made
 from tower.installer.existing import Existing
 from tower.installer.plan import Plan
@@ -63,11 +63,24 @@ class Run(ABC):
         """Return what state the disks are in."""
 
     @contextmanager
-    def _step(self, text: str) -> Iterator[None]:
+    def _step(self, text: str, total: int = 0) -> Iterator[Callable[[int], object]]:
+        """Show a step, with a bar if it has `total` bytes; call what is yielded with the bytes done since the last call."""
         self._count += 1
-        with self._view.step(f"[{self._count}/{self.steps}] {text}"):
-            self._note(text)
-            yield
+        shown = f"[{self._count}/{self.steps}] {text}"
+        if total:
+            with self._view.bar(shown, total) as advance:
+                self._note(text)
+                yield advance
+        else:
+            with self._view.step(shown):
+                self._note(text)
+                yield lambda _: None
+
+    def _check_medium(self) -> None:
+        """Check all that comes from the medium, while the disks are as they were. Raises ImageProblemError."""
+        total = sum(path.stat().st_size for path in medium.packages(self._medium))
+        with self._step("checking the medium", total) as advance:
+            medium.check(self._medium, advance)
 
     def _note(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S', time.gmtime())} {text}"
@@ -79,7 +92,7 @@ class Run(ABC):
 class Installation(Run):
     """An installation on two disks, which are wiped."""
 
-    steps = 9
+    steps = 10
 
     def __init__(self, plan: Plan, medium: Path, view: View) -> None:
         super().__init__(medium, view)
@@ -88,6 +101,7 @@ class Installation(Run):
     def _run(self) -> None:
         plan, swap = self._plan, self._plan.answers.swap
         key = new_key_file()
+        self._check_medium()
         with self._step("getting tools from the medium"):
             system.add_tools()
         with self._step("dividing both disks"):
@@ -127,7 +141,7 @@ class Installation(Run):
 class Upgrade(Run):
     """An installation in place of the system that is on the disks."""
 
-    steps = 8
+    steps = 9
 
     def __init__(self, old: Existing, medium: Path, view: View) -> None:
         super().__init__(medium, view)
@@ -135,6 +149,7 @@ class Upgrade(Run):
 
     def _run(self) -> None:
         old = self._old
+        self._check_medium()
         with self._step("opening the root disk"):
             made, swap = disks.open_volumes(old.part, old.boot_part, old.key)
             disks.mount_old()

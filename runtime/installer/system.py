@@ -35,6 +35,7 @@ _SERVICES: Final = ("fsck", "root", "localmount", "swap", "loadkmap")
 _SECONDS: Final = 300
 _LONG: Final = 3600
 _AGAIN: Final = "the medium is damaged, or was not made whole: write it again"
+_FAILING: Final = "is a disk full, failing or taken out, or the medium? see dmesg"
 _MOTD: Final = """\
 Welcome to TowerOS.
 
@@ -50,7 +51,7 @@ _GRUB_MODULES: Final = (
 
 def add_tools() -> None:
     """Install the packages that the installation needs into the live system. Raises PackageError."""
-    _apk("add", *TOOLS)
+    _apk("add", *TOOLS, hint=_AGAIN)
     proc.run(("modprobe", "-a", "dm-mod", "dm-crypt", "ext4", "vfat"), timeout=_SECONDS)
 
 
@@ -70,7 +71,8 @@ def add_packages(key: bytes) -> None:
     for one in Path("/etc/apk/keys").glob("*.pub"):
         shutil.copyfile(one, keys / one.name)
     trusted = ("--keys-dir", "/etc/apk/keys", "--repositories-file", "/etc/apk/repositories")
-    _apk("--root", TARGET, "--initdb", *trusted, "add", *world)
+    # The medium was found whole before.
+    _apk("--root", TARGET, "--initdb", *trusted, "add", *world, hint=_FAILING)
     for left in TARGET.glob("etc/**/*.apk-new"):
         left.unlink()
     for name in (f"vmlinuz-{FLAVOR}", f"initramfs-{FLAVOR}"):
@@ -86,11 +88,11 @@ def _read(path: Path) -> str:
         raise ImageProblemError(f"{path}: is not there", hint=_AGAIN) from None
 
 
-def _apk(*words: str | Path) -> None:
+def _apk(*words: str | Path, hint: str) -> None:
     try:
         proc.run(("apk", "--no-network", "--no-cache", "--no-progress", *words), timeout=_LONG)
     except ToolError as error:
-        raise PackageError(f"packages of the medium: {error.message}", hint=_AGAIN) from error
+        raise PackageError(f"packages of the medium: {error.message}", hint=hint) from error
 
 
 def settings(made: Made, *, swap: bool) -> None:

@@ -206,7 +206,7 @@ def upgrade(guest: Guest) -> tuple[str, str, str]:
     said(guest, f"tower setup --upgrade --yes >/run/first 2>&1 & {wait}", 900)
     guest.command("kill -9 $!; pgrep -f initdb")
     # Steps are said when they are done.
-    assert said(guest, "cat /run/first").splitlines()[-1].startswith("[3/8] making a new root file system: ")
+    assert said(guest, "cat /run/first").splitlines()[-1].startswith("[4/9] making a new root file system: ")
     upgraded = said(guest, "tower setup --upgrade --yes 2>&1", LIMIT)
     said(guest, OPEN_HOME, LONG)
     after = said(guest, FILES)

@@ -18,7 +18,7 @@ from tower.base.errors import DeviceError, ImageProblemError, StateError, TowerE
 from tower.base.view import View
 from tower.cli.main import main
 from tower.disk.device import Disk, parse_disks
-from tower.installer import ask, disks, install, system
+from tower.installer import ask, disks, install, medium, system
 from tower.installer.answers import MOST, Answers, parse_answers, parse_swap, read_answers
 from tower.installer.install import Installation
 from tower.installer.medium import check_live, find_medium, unpack_wheels
@@ -282,6 +282,7 @@ def test_who_is_interrupted_hears_the_state(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(install, "LOG", tmp_path / "log")
     released = []
     monkeypatch.setattr(disks, "release", lambda: released.append(1))
+    monkeypatch.setattr(medium, "check", lambda *_: None)
 
     def failing(*_: object) -> None:
         raise TowerError("it broke", hint="mend it")

@@ -11,7 +11,7 @@ from tower.base.errors import DeviceError, StateError, TowerError, ValueRefusedE
 from tower.base.view import View
 from tower.cli.main import main
 from tower.disk.device import Disk
-from tower.installer import disks, existing, install
+from tower.installer import disks, existing, install, medium
 
 from tests.unit.runtime.test_installer import disk, found_disks, row, stick, text
 
@@ -151,6 +151,7 @@ def test_an_upgrade_asks_for_nothing(tmp_path: Path, capfd: pytest.CaptureFixtur
 def test_who_interrupts_an_upgrade_hears_that_home_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "LOG", tmp_path / "log")
     monkeypatch.setattr(disks, "release", lambda: None)
+    monkeypatch.setattr(medium, "check", lambda *_: None)
     monkeypatch.setattr(disks, "mount_old", lambda: None)
     monkeypatch.setattr(disks, "open_volumes", lambda *_: (disks.Made("a", "b"), True))
 
