@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import newmachine
 
@@ -35,6 +36,11 @@ SIMULATED = {
     "stages": "scripts of stages run on tiny inputs, nothing is started",
     "integration": "it runs on the machine that runs the tests",
 }
+
+
+# A limit on the time of an example would say how busy the machine is.
+settings.register_profile("tower", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tower")
 
 
 def pytest_configure(config: pytest.Config) -> None:
