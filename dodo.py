@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The task graph, for doit. `./ci/doit list` shows what there is; pipeline/cli/tasks.py makes every task.
 
-Variables: channel=lab, target=rpi|pc, compress=zstd|xz|none, engine.ARCH=CONTEXT|ADDRESS, cache=HOST/REPOSITORY,
-cache-key=KEY, json=1.
+Variables: channel=lab, target=rpi|pc, compress=zstd|xz|none, apk-format=2|3, engine.ARCH=CONTEXT|ADDRESS,
+cache=HOST/REPOSITORY, cache-key=KEY, json=1.
 """
 
 from collections.abc import Iterator

@@ -28,5 +28,5 @@ def open_driver(channel: Channel, worlds: Worlds, paths: Paths) -> ChannelDriver
             arch: worlds.union(arch) | builders.get(arch, frozenset()) | frozenset(settings.mirror.more[arch])
             for arch in channel.architectures
         }
-        mirror = LabMirror(channel, settings.mirror, wanted, paths)
+        mirror = LabMirror(channel, settings.mirror, wanted, paths, apk_format=settings.apk_format)
     return AlpineDriver(channel, settings, worlds, paths, mirror)

@@ -25,6 +25,7 @@ from pipeline.plan.nodes import SUFFIXES, Settings
 from pipeline.plan.planner import load_plan
 
 VARIABLES = (
+    "apk-format",
     "cache",
     "cache-key",
     "cache-push",
@@ -84,6 +85,7 @@ def _open(checkout: Path) -> Factory:
         channel=given.get("channel", Settings().channel),
         target=given.get("target", ""),
         compress=given.get("compress", Settings().compress),
+        apk_format=int(given.get("apk-format", 0)),
         engines={name.removeprefix(ENGINE): value for name, value in given.items() if name.startswith(ENGINE)},
     )
     check_checkout(checkout)
@@ -125,6 +127,8 @@ def variables() -> dict[str, str]:
             raise ConfigError(f"{name}={value}: there is no such variable", hint=f"known: {known}")
     if given.get("compress", "zstd") not in SUFFIXES:
         raise ConfigError(f"compress={given['compress']}: unknown", hint=f"one of: {', '.join(SUFFIXES)}")
+    if given.get("apk-format", "2") not in ("2", "3"):
+        raise ConfigError(f"apk-format={given['apk-format']}: unknown", hint="apk-format=2 or apk-format=3")
     for name in SWITCHES:
         if given.get(name, "1") != "1":
             raise ConfigError(f"{name}={given[name]}: unknown", hint=f"{name}=1, or leave it out")

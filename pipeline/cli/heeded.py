@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which variables of the command line each task reads; a variable that no chosen task would read is refused.
 
-`channel=`, `compress=`, `engine.<architecture>=` and `json=` choose the plan and the form of the output, so every task
-reads them, except the tasks without a plan, which are in `_WITHOUT_PLAN`.
+`apk-format=`, `channel=`, `compress=`, `engine.<architecture>=` and `json=` choose the plan and the form of the output, so
+every task reads them, except the tasks without a plan, which are in `_WITHOUT_PLAN`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.plan.nodes import Plan
 
 _ENGINE: Final = "engine."
-_PLAN: Final = frozenset({"channel", "compress", "json"})
+_PLAN: Final = frozenset({"apk-format", "channel", "compress", "json"})
 _BUILD: Final = frozenset({"cache", "cache-key", "clock"})
 _SECRET: Final = frozenset({"key", "passphrase"})
 _WITHOUT_PLAN: Final = frozenset({"qa", "test"})

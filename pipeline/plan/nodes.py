@@ -73,12 +73,15 @@ class Settings:
     compress: str = "zstd"
     engines: Mapping[str, str] = field(default_factory=dict)
     """By architecture: the container engine for its stages, a Docker context or an address."""
+    apk_format: int = 0
+    """The format of the mirror's packages and indexes, in the place of the one in the channel's file; 0: that one."""
 
     @property
     def words(self) -> tuple[str, ...]:
         """The variables with which another command line builds the same, without the target."""
         engines = (f"engine.{arch}={name}" for arch, name in sorted(self.engines.items()))
-        return (f"channel={self.channel}", f"compress={self.compress}", *engines)
+        packages = (f"apk-format={self.apk_format}",) if self.apk_format else ()
+        return (f"channel={self.channel}", f"compress={self.compress}", *packages, *engines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tower.base.regular import read_regular
@@ -30,6 +31,8 @@ def load_plan(paths: Paths, settings: Settings) -> Plan:
     """
     problems = Problems()
     channel = load_channel(paths, settings.channel, problems)
+    if settings.apk_format:
+        channel = replace(channel, settings={**channel.settings, "apk_format": settings.apk_format})
     specs = load_stages(paths.stages, problems)
     recipes = load_recipes(paths.recipes, specs, problems)
     problems.check("the configuration of the factory")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.apk.format.opened import installed_form
 from pipeline.base import proc
 from pipeline.base.errors import StageError
 from pipeline.base.paths import Paths
@@ -84,7 +85,7 @@ def _strange(place: Workplace, artifact: Artifact) -> Iterator[str]:
     """Yield packages of an artifact that come neither from the lock nor from a stage of ours."""
     if _PACKAGES not in artifact.outputs:
         return
-    locked = {file.checksum for file in place.lock().files if file.checksum}
+    locked = {installed_form(file.checksum) for file in place.lock().files if file.checksum}
     ours = {name.partition(".apk")[0] for name in _our_packages(place)}
     for row in read_packages(artifact.file(_PACKAGES), f"artifact {artifact.key[:12]}"):
         title = f"{row['name']}-{row['version']}"

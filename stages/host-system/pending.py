@@ -10,7 +10,6 @@ sorted by name. Each step becomes a folder of var/lib/tower/scripts, by number; 
 from __future__ import annotations
 
 import base64
-import gzip
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pipeline.apk.format.package import TarEntry, read_package
 from runtime.install.apkwords import parse_step
 
 PLACE = "var/lib/tower/scripts"
@@ -152,31 +152,30 @@ class Owners:
         """One line for each file or folder: user, group, mode (- of a link), path."""
         return "".join(self._line(package, entry) for entry in self._unowned(package, file))
 
-    def _unowned(self, package: Package, file: Path) -> Iterator[tarfile.TarInfo]:
-        # Three archives in three gzip streams, one after the other; signature and description have names with a dot.
-        with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r|", ignore_zeros=True) as archive:
-            for entry in archive:
-                mine = entry.isdir() or entry.name in package.files
+    def _unowned(self, package: Package, file: Path) -> Iterator[TarEntry]:
+        with file.open("rb") as stream:
+            for entry, _content in read_package(stream, None, name=file.name).iter_data():
+                mine = entry.kind == "dir" or entry.name in package.files
                 # /boot is the other partition, and not in this root.
                 there = mine and os.path.lexists(self._root / entry.name)
                 if there and (entry.uname not in self._users or entry.gname not in self._groups):
                     yield entry
 
-    def _line(self, package: Package, entry: tarfile.TarInfo) -> str:
+    def _line(self, package: Package, entry: TarEntry) -> str:
         place = self._root / entry.name
         where = f"{package.full_name}: {entry.name}"
         if not place.parent.resolve().is_relative_to(self._root.resolve()):
             sys.exit(f"pending.py: {where} lies outside of the root")
         if "\n" in entry.name or any(set(name) & set(" :\n") for name in (entry.uname, entry.gname)):
             sys.exit(f"pending.py: {where}: neither path nor owner may have such characters")
-        if any(name.startswith("SCHILY.xattr.") for name in entry.pax_headers):
+        if entry.xattrs:
             sys.exit(f"pending.py: {where} has attributes, and an owner who is made by a script: the first one would be lost")
         os.chown(place, self._users.get(entry.uname, 0), self._groups.get(entry.gname, 0), follow_symlinks=False)
         mode = "-"
-        if not entry.issym():
+        if entry.kind != "symlink":
             mode = f"{entry.mode & 0o7777:04o}"
             place.chmod(stat.S_IMODE(entry.mode) & 0o1777)
-        return f"{entry.uname or entry.uid} {entry.gname or entry.gid} {mode} {entry.name.rstrip('/')}\n"
+        return f"{entry.uname or entry.uid} {entry.gname or entry.gid} {mode} {entry.name}\n"
 
 
 class Steps:
@@ -245,6 +244,7 @@ if __name__ == "__main__":
     lay(
         Path(_root),
         _arch,
-        [Path(line) for line in Path(_repositories).read_text(encoding="utf-8").split()],
+        # A line is a folder, perhaps after the word `v3`.
+        [Path(line.split()[-1]) for line in Path(_repositories).read_text(encoding="utf-8").splitlines()],
         [Path(log).read_text(encoding="utf-8") for log in _logs],
     )

@@ -48,7 +48,12 @@ servers() (
 
 # repositories FILE: write the channel's repositories, one a line; our own as well where a stage has them.
 repositories() {
-	printf '%s\n' "/in/repository/$TOWER_BRANCH"/* >"$1"
+	for tower_place in "/in/repository/$TOWER_BRANCH"/*; do
+		# apk takes a repository for one of the second format unless it is told.
+		tower_kind=
+		[ ! -f "$tower_place/$TOWER_ARCH/Packages.adb" ] || tower_kind='v3 '
+		echo "$tower_kind$tower_place"
+	done >"$1"
 	[ ! -d /in/packages ] || echo /in/packages >>"$1"
 }
 

@@ -310,7 +310,9 @@ class _Part:
         pass
 
 
-def convert_package(package: Package, out: BinaryIO, signer: Signer | None, contents: BinaryIO) -> None:
+def convert_package(
+    package: Package, out: BinaryIO, signer: Signer | None, contents: BinaryIO, *, level: int = DEFAULT_LEVEL
+) -> None:
     """Write a package of either format as one of format 3, with the same times; `contents` is a scratch file for its data."""
     places: list[tuple[TarEntry, Source]] = []
     for entry, content in package.iter_data():
@@ -319,4 +321,4 @@ def convert_package(package: Package, out: BinaryIO, signer: Signer | None, cont
             contents.write(piece)
         opened = functools.partial(_Part, contents, start, entry.size)
         places.append((entry, cast("Source", opened) if entry.kind == "file" else None))
-    write_package(out, package.info, package.scripts, places, epoch=None, signer=signer)
+    write_package(out, package.info, package.scripts, places, epoch=None, signer=signer, level=level)

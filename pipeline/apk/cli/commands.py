@@ -7,9 +7,11 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.apk.adb.writer import convert_package
 from pipeline.apk.adb.writer import write_index as write_third_index
 from pipeline.apk.cli import verify
 from pipeline.apk.cli.verify import is_third
@@ -45,6 +47,7 @@ _EPILOGS = {
     "verify": "Prints one line a file. Indexes (*.tar.gz, *.adb) are verified too. Exit status 13 if one file fails.",
     "index": "Every package is read to its end and checked. Without --key the index is not signed. An index whose name ends "
     "with .adb is of format 3; only such a one can list packages of format 3.",
+    "convert": "Files keep names and times. Equal packages give equal bytes, which are those of apk mkpkg.",
     "sign": "Files are replaced, and so is a signature that they have.",
     "solve": "Prints name-version, sorted. PKG as in apk's world: foo, 'foo>=1.2', foo~1, !foo, so:libfoo.so.1, cmd:foo.",
     "pack": "PKGINFO holds 'pkgname = hello' and so on; size, builddate and datahash are filled in.",
@@ -139,6 +142,18 @@ def _index(options: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> int:
+    signer = _signer(options)
+    for path in options.file:
+
+        def write(target: Path, path: Path = path) -> None:
+            with path.open("rb") as stream, target.open("wb") as out, tempfile.TemporaryFile() as scratch:
+                convert_package(read_package(stream, None, name=path.name), out, signer, scratch)
+
+        _replace(options.output / path.name, write)
+    return 0
+
+
 def _sign(options: argparse.Namespace) -> int:
     signer = _signer(options)
     if signer is None:
@@ -225,6 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--keys", type=Path, metavar="DIR", help="take only packages signed by a key in this folder")
     index.add_argument("--arch", default="", help="list packages for every architecture (noarch) as packages for this one")
     _add_signing(index)
+    convert = add("convert", _convert, "write packages of format 2 as packages of format 3")
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the packages made")
+    _add_signing(convert)
     _add_signing(add("sign", _sign, "sign packages and indexes"), required=True)
     solve = add("solve", _solve, "choose the packages for a world", files=False)
     solve.add_argument("--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys (*.pub)")

@@ -37,6 +37,11 @@ def is_checksum(text: str) -> bool:
     return CHECKSUMS.get(len(digest)) == text[:2] and checksum_of(digest) == text
 
 
+def installed_form(checksum: str) -> str:
+    """Return a checksum as the database of installed packages has it, where a SHA-256 is cut to the length of a SHA-1."""
+    return checksum_of(binascii.a2b_base64(checksum[2:])[:20]) if checksum.startswith("Q2") else checksum
+
+
 class Package:
     """A package whose metadata has been read (and verified, if a verifier was given).
 

@@ -5,7 +5,12 @@ set -eu
 
 root=/work/root
 mkdir -p "$root"
-printf '%s\n' /in/repository/* >/work/repositories
+for place in /in/repository/*; do
+	# apk takes a repository for one of the second format unless it is told.
+	kind=
+	[ ! -f "$place/$TOWER_ARCH/Packages.adb" ] || kind='v3 '
+	echo "$kind$place"
+done >/work/repositories
 # shellcheck disable=SC2086 # a list of words
 apk --root "$root" --arch "$TOWER_ARCH" --keys-dir /in/keys --repositories-file /work/repositories --no-cache --no-network \
 	add --initdb $TOWER_WORLD

@@ -2,6 +2,7 @@
 """The lab's mirror: a folder in the shape of Alpine's own mirrors, made on the spot, which any channel's driver can read.
 
     <branch>/main/<arch>/APKINDEX.tar.gz, *.apk         packages and their index, signed by the lab's key
+                                                        (in format 3, if it is asked for: Packages.adb, *.apk)
     <branch>/releases/<arch>/latest-releases.yaml       and the mini root that it names
     aports/<commit>/aports-<commit>.tar.gz              an archive with scripts/mkimage.sh
 
@@ -50,6 +51,7 @@ from pipeline.channels.lab.conversions import Workshop, check_needs, convert_all
 from pipeline.channels.lab.debian import SETTING, find_mirror
 from pipeline.channels.lab.repack import Repacked, Repacker
 from pipeline.channels.lab.superseded import remove_superseded
+from pipeline.channels.lab.third import write_third_repository
 from pipeline.config.channel import Channel
 from pipeline.supply import lockfile
 from pipeline.supply.fetch import Mirrors, fetch
@@ -67,11 +69,20 @@ _RECORD: Final = "mirror.json"
 class LabMirror:
     """Makes the mirror for `worlds`: by architecture, all names that roots of the channel may need."""
 
-    def __init__(self, channel: Channel, settings: MirrorSettings, worlds: Mapping[str, frozenset[str]], paths: Paths) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        settings: MirrorSettings,
+        worlds: Mapping[str, frozenset[str]],
+        paths: Paths,
+        *,
+        apk_format: int = 2,
+    ) -> None:
         self.channel = channel
         self.settings = settings
         self.worlds = worlds
         self.paths = paths
+        self.apk_format = apk_format
         self._vault = Vault(paths.cache / "vault")
 
     @cached_property
@@ -123,6 +134,7 @@ class LabMirror:
                 "branch": self.channel.branch,
                 "epoch": self.channel.epoch,
                 "key": digest_bytes(self.key.public_pem()),
+                **({"format": self.apk_format} if self.apk_format > 2 else {}),
             }
         )
 
@@ -231,9 +243,8 @@ class LabMirror:
                     packages = dict(system.packages)
                     packages |= {f"{job.product.name}-{job.version}.apk": unsigned[job.product.name, arch] for job in jobs[arch]}
                     folder = new / self.channel.branch / REPOSITORY / arch
-                    write_repository(
-                        packages, folder, arch, signer=self.key.signer(), epoch=self.channel.epoch, title=description
-                    )
+                    write = write_third_repository if self.apk_format > 2 else write_repository
+                    write(packages, folder, arch, signer=self.key.signer(), epoch=self.channel.epoch, title=description)
                     _lay_release(new / self.channel.branch / "releases" / arch, self.channel.branch, arch, system)
                 _lay_aports(new / "aports" / self._commit, self._aports, self._commit, self.channel.epoch)
                 made = [path for path in sorted(new.rglob("*")) if path.is_file()]

@@ -233,3 +233,18 @@ def test_the_third_format_needs_no_level(signer: Signer) -> None:
     Packer(out, 9).close()
     assert out.getvalue().startswith(b"ADBd")
     assert made(signer, 6).startswith(b"ADBc\1\6")
+
+
+def test_convert(signer: Signer, key_folder: Path, tmp_path: Path) -> None:
+    """`convert` writes a package of format 2 as one of format 3, twice the same."""
+    with (tmp_path / "hello.apk").open("wb") as out:
+        write_second(out, INFO, SCRIPTS, FILES, epoch=EPOCH, signer=signer)
+    made_now = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        options = ["--key", str(key_folder / "test-1.rsa"), "-o", str(tmp_path / name)]
+        assert main(["convert", *options, str(tmp_path / "hello.apk")]) == 0
+        made_now.append((tmp_path / name / "hello.apk").read_bytes())
+    assert made_now[0] == made_now[1]
+    assert main(["verify", "--keys", str(key_folder), str(tmp_path / "one/hello.apk")]) == 0
+    assert main(["convert", "-o", str(tmp_path / "one"), str(tmp_path / "missing.apk")]) == 1

@@ -12,12 +12,14 @@ from typing import Any, cast
 
 import pytest
 
+from pipeline.apk.format.index import read_index
 from pipeline.apk.format.package import TarEntry, read_package, write_package
 from pipeline.apk.format.signature import KeyRing
 from pipeline.base.progress import Screen
 from pipeline.channels.lab.assemble import Conversion
 from pipeline.channels.lab.conversions import Workshop, convert_all
 from pipeline.channels.lab.mirror import write_repository
+from pipeline.channels.lab.third import write_third_repository
 from pipeline.supply.signing import checkout_key
 from tests.unit.lab.test_convert import EPOCH, Lab
 
@@ -52,6 +54,15 @@ class Shop:
         write_repository(packages, folder, "x86_64", signer=self.key.signer(), epoch=EPOCH, title="test")
         (package,) = folder.glob("*.apk")
         return package.read_bytes()
+
+    def third(self) -> Path:
+        """The folder of the same repository in format 3."""
+        self.made += 1
+        folder = self.lab.folder / f"repository-{self.made}"
+        unsigned = convert_all(self.shop, [self.job], Screen(quiet=True))
+        packages = {f"{name}-{self.job.version}.apk": file for (name, _), file in unsigned.items()}
+        write_third_repository(packages, folder, "x86_64", signer=self.key.signer(), epoch=EPOCH, title="test")
+        return folder
 
     @property
     def cached(self) -> Path:
@@ -123,3 +134,26 @@ def test_conversions_that_were_not_used_for_long_go(shop: Shop) -> None:
     shop.repository()
     assert len(list(folder.glob("hello.x86_64.*.apk"))) == 3
     assert len(list(folder.glob("*.record"))) == 3
+
+
+def test_the_third_format(tmp_path: Path) -> None:
+    """On request the mirror has the same packages in format 3, and equal bytes each time."""
+    shop = Shop(tmp_path)
+    ring = KeyRing({shop.key.name: shop.key.public_pem()})
+    second = read_package(io.BytesIO(shop.repository()), ring)
+    first, again = shop.third(), shop.third()
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == {
+        path.name: path.read_bytes() for path in again.iterdir()
+    }
+    assert sorted(path.suffix for path in first.iterdir()) == [".adb", ".apk"]
+    index = read_index(io.BytesIO((first / "Packages.adb").read_bytes()), ring)
+    (entry,) = index.entries
+    data = (first / entry.file_name).read_bytes()
+    third = read_package(io.BytesIO(data), ring)
+    assert (third.format, entry.size, entry.checksum, index.description) == (3, len(data), third.checksum, "test")
+    assert (third.info.name, third.info.size, sorted(third.info.provides)) == (
+        second.info.name,
+        second.info.size,
+        sorted(second.info.provides),
+    )
+    assert {item.name for item, _ in third.iter_data()} == {item.name for item, _ in second.iter_data()}
