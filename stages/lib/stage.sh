@@ -103,7 +103,11 @@ take_apart() {
 	[ -d /work/fetch/root/lib/apk ] || tower_apk /work/fetch/root add --initdb
 	tower_apk /work/fetch/root fetch --output /work/fetch "$@"
 	for tower_file in /work/fetch/*.apk; do
-		tar -xzf "$tower_file" --warning=no-unknown-keyword -C "$tower_folder" --exclude='.[A-Z]*'
+		case $(head -c 3 "$tower_file") in
+		# The third format, which apk itself takes apart.
+		ADB) tower_apk /work/fetch/root extract --destination "$tower_folder" "$tower_file" ;;
+		*) tar -xzf "$tower_file" --warning=no-unknown-keyword -C "$tower_folder" --exclude='.[A-Z]*' ;;
+		esac
 		rm "$tower_file"
 	done
 }
