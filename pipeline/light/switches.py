@@ -18,7 +18,7 @@ _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class Interface:
     """An interface of a machine: the switch that it is plugged into, and its addresses."""
 
     name: str
@@ -33,7 +33,7 @@ class Wiring:
 
     name: str
     pid: int
-    legs: tuple[Leg, ...]
+    interfaces: tuple[Interface, ...]
     own_addresses: bool
     """Whether it gives itself the addresses of IPv4."""
     more: tuple[str, ...] = ()
@@ -85,14 +85,16 @@ def hardware_address(far: str) -> str:
 def plug_in(wires: int, machines: Sequence[Wiring]) -> None:
     """Connect machines with the switches, and set the addresses that they do not set themselves.
 
-    The far end of leg `eth0` of machine `web` is `web-eth0` where the switches are; it is removed with the machine.
+    The far end of interface `eth0` of machine `web` is `web-eth0` where the switches are; it is removed with the machine.
     """
     lines = []
     for machine in machines:
-        for leg in machine.legs:
-            far = f"{machine.name}-{leg.name}"
-            lines.append(f"link add {far} type veth peer name {leg.name} address {hardware_address(far)} netns {machine.pid}")
-            lines.append(f"link set {far} master {leg.switch} up")
+        for interface in machine.interfaces:
+            far = f"{machine.name}-{interface.name}"
+            lines.append(
+                f"link add {far} type veth peer name {interface.name} address {hardware_address(far)} netns {machine.pid}"
+            )
+            lines.append(f"link set {far} master {interface.switch} up")
     ip(wires, lines)
     for machine in machines:
         _address(machine)
@@ -100,16 +102,18 @@ def plug_in(wires: int, machines: Sequence[Wiring]) -> None:
 
 def _address(machine: Wiring) -> None:
     # Link-local addresses are usable at once, and the others are static: no waiting for duplicate address detection.
-    for setting in ("all", "default", *(leg.name for leg in machine.legs)):
+    for setting in ("all", "default", *(interface.name for interface in machine.interfaces)):
         _set(machine.pid, Path(f"/proc/sys/net/ipv6/conf/{setting}/accept_dad"), "0")
     # Unplugging a cable does not remove the address.
-    for leg in machine.legs:
-        _set(machine.pid, Path(f"/proc/sys/net/ipv6/conf/{leg.name}/keep_addr_on_down"), "1")
+    for interface in machine.interfaces:
+        _set(machine.pid, Path(f"/proc/sys/net/ipv6/conf/{interface.name}/keep_addr_on_down"), "1")
     lines = ["link set lo up"]
-    for leg in machine.legs:
-        lines.append(f"link set {leg.name} up")
-        lines += [f"addr add {leg.ipv4}/24 dev {leg.name}"] * (leg.ipv4 is not None and not machine.own_addresses)
-        lines += [f"addr add {leg.ipv6}/64 dev {leg.name} nodad"] * (leg.ipv6 is not None)
+    for interface in machine.interfaces:
+        lines.append(f"link set {interface.name} up")
+        lines += [f"addr add {interface.ipv4}/24 dev {interface.name}"] * (
+            interface.ipv4 is not None and not machine.own_addresses
+        )
+        lines += [f"addr add {interface.ipv6}/64 dev {interface.name} nodad"] * (interface.ipv6 is not None)
     ip(machine.pid, [*lines, *machine.more])
 
 

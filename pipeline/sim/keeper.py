@@ -45,7 +45,9 @@ def _say(event: str, **more: str) -> None:
 
 def _rows(made: Tower) -> tuple[state.Row, ...]:
     return tuple(
-        state.Row(one.name, one.plan.role or "", tuple(leg.ipv4 for leg in one.plan.legs if leg.ipv4), one.pid)
+        state.Row(
+            one.name, one.plan.role or "", tuple(interface.ipv4 for interface in one.plan.interfaces if interface.ipv4), one.pid
+        )
         for one in made
         if one.pid
     )

@@ -20,7 +20,7 @@ from pipeline.light.machine import Box, Ran
 from pipeline.light.roots import RootName
 from pipeline.light.services import SshServer, add_user, let_in, service, ssh_server
 from pipeline.light.shelf import Shelf
-from pipeline.light.switches import Leg, Wiring, plug_in, switches
+from pipeline.light.switches import Interface, Wiring, plug_in, switches
 from pipeline.sim.leases import Leases
 
 USER = "user"
@@ -53,7 +53,7 @@ class Plan:
 
     name: str
     role: str | None
-    legs: tuple[Leg, ...]
+    interfaces: tuple[Interface, ...]
     gateway: str | None = None
     more: tuple[str, ...] = ()
     """Further lines for `ip -batch`."""
@@ -78,11 +78,11 @@ class Machine(Box):
     @property
     def wiring(self) -> Wiring:
         """Return its cables and addresses."""
-        return Wiring(self.name, self.pid, self.plan.legs, self.plan.role is not None, self.plan.more)
+        return Wiring(self.name, self.pid, self.plan.interfaces, self.plan.role is not None, self.plan.more)
 
-    def address(self, leg: str = "eth0") -> str:
+    def address(self, interface: str = "eth0") -> str:
         """Return the IPv4 address of an interface."""
-        return next(one.ipv4 for one in self.plan.legs if one.name == leg and one.ipv4)
+        return next(one.ipv4 for one in self.plan.interfaces if one.name == interface and one.ipv4)
 
     def lay_on_boot(self, files: Mapping[str, bytes]) -> None:
         """Put files onto its boot partition, where a host looks at its first start."""
@@ -118,10 +118,10 @@ class Tower:
 
     machines: Mapping[str, Machine]
     wires: int
-    """A process in the namespace of the switches: the far end of leg `eth0` of `router` is `router-eth0` there."""
+    """A process in the namespace of the switches: the far end of interface `eth0` of `router` is `router-eth0` there."""
     starter: ThreadPoolExecutor
     leases: Leases
-    """The DHCP server for the router's second leg."""
+    """The DHCP server for the router's second interface."""
     over: threading.Event = field(default_factory=threading.Event)
 
     def __getitem__(self, name: str) -> Machine:
@@ -205,7 +205,9 @@ def assembled(on: Shelf, plans: Sequence[Plan]) -> Iterator[Tower]:
         starter = stack.enter_context(ThreadPoolExecutor(1))
         folder = stack.enter_context(temporary_folder("leases"))
         leases = Leases(folder, machines["router"].address("wlan0"), machines["internet"].address(), INTERNET_ADDRESS, stack)
-        yield Tower(machines, switches(stack, {leg.switch for plan in plans for leg in plan.legs}), starter, leases)
+        yield Tower(
+            machines, switches(stack, {interface.switch for plan in plans for interface in plan.interfaces}), starter, leases
+        )
 
 
 def missing_tools() -> list[str]:

@@ -53,8 +53,10 @@ class Run:
         while True:
             self.bench.settle(self.patience)
             found = self.bench.left() if leaves else [("", packet) for packet in self.bench.delivered()]
-            seen.update({mark: (leg, packet) for leg, packet in found for mark in _marks(packet) if mark in words})
-            self.faults += [f"IPv6 left: {_tell(leg, packet)}" for leg, packet in found if leaves and packet.version == 6]
+            seen.update({mark: (interface, packet) for interface, packet in found for mark in _marks(packet) if mark in words})
+            self.faults += [
+                f"IPv6 left: {_tell(interface, packet)}" for interface, packet in found if leaves and packet.version == 6
+            ]
             if expected <= seen.keys() or time.monotonic() > ends:
                 break
         self.faults += [f"{what}: not {words[mark]}" for mark in sorted(expected - seen.keys())]
@@ -85,8 +87,8 @@ def differences(bench: Bench, role: str, *, patience: float = 0.003, longest: fl
     return run.faults
 
 
-def _tell(leg: str, packet: Packet) -> str:
-    return f"{_NAMES.get(packet.protocol, 'portless')} {packet.source} to {packet.target}:{packet.target_port} ({leg})"
+def _tell(interface: str, packet: Packet) -> str:
+    return f"{_NAMES.get(packet.protocol, 'portless')} {packet.source} to {packet.target}:{packet.target_port} ({interface})"
 
 
 def _openers(bench: Bench, source: str, target: str, portless: int = 0) -> Iterator[tuple[Packet, int]]:
@@ -101,23 +103,23 @@ def _openers(bench: Bench, source: str, target: str, portless: int = 0) -> Itera
 
 
 def _addresses(bench: Bench) -> list[str]:
-    return [leg.ipv4 for leg in bench.machine.plan.legs if leg.ipv4]
+    return [interface.ipv4 for interface in bench.machine.plan.interfaces if interface.ipv4]
 
 
 def _arrivals(run: Run) -> None:
     """What anyone may put onto a wire, towards each address of the machine."""
     bench, words, expected = run.bench, {}, set()
     packets: dict[int, tuple[str, Packet]] = {}
-    for leg, source, target in itertools.product(bench.legs, _SOURCES, _addresses(bench)):
+    for interface, source, target in itertools.product(bench.interfaces, _SOURCES, _addresses(bench)):
         for packet, mark in _openers(bench, source, target):
-            bench.arrive(leg, packet)
-            words[mark] = f"takes {_tell(leg, packet)}"
-            packets[mark] = (leg, packet)
-            if (leg, packet.protocol, source, target, packet.target_port) in run.role.opened_to:
+            bench.arrive(interface, packet)
+            words[mark] = f"takes {_tell(interface, packet)}"
+            packets[mark] = (interface, packet)
+            if (interface, packet.protocol, source, target, packet.target_port) in run.role.opened_to:
                 expected.add(mark)
-    for leg, packet, mark in _arrivals6(bench):
-        bench.arrive(leg, packet)
-        words[mark] = f"takes {_tell(leg, packet)}"
+    for interface, packet, mark in _arrivals6(bench):
+        bench.arrive(interface, packet)
+        words[mark] = f"takes {_tell(interface, packet)}"
     run.look("arrivals", words.items(), expected, leaves=False)
     # The kernel answers TCP by itself; the answer shows that the way back is open.
     answers = {mark for mark in expected if packets[mark][1].protocol == TCP}
@@ -126,15 +128,15 @@ def _arrivals(run: Run) -> None:
 
 
 def _arrivals6(bench: Bench) -> Iterator[tuple[str, Packet, int]]:
-    for leg in bench.machine.plan.legs:
-        local = "fe80::" + _interface_part(bench.macs[leg.name])
+    for interface in bench.machine.plan.interfaces:
+        local = "fe80::" + _interface_part(bench.macs[interface.name])
         pairs = [("fe80::99", local)]
-        if leg.ipv6:
-            network = leg.ipv6.partition("::")[0]
-            pairs += [(f"{network}::100", leg.ipv6), (f"{network}::201", leg.ipv6), ("fe80::99", leg.ipv6)]
+        if interface.ipv6:
+            network = interface.ipv6.partition("::")[0]
+            pairs += [(f"{network}::100", interface.ipv6), (f"{network}::201", interface.ipv6), ("fe80::99", interface.ipv6)]
         for source, target in pairs:
             if source != target:
-                yield from ((leg.name, packet, mark) for packet, mark in _openers(bench, source, target))
+                yield from ((interface.name, packet, mark) for packet, mark in _openers(bench, source, target))
 
 
 def _interface_part(mac: bytes) -> str:
@@ -151,8 +153,8 @@ def _sendings(run: Run) -> None:
             bench.send(packet)
             words[mark] = f"sends {_tell('', packet)}"
             packets[mark] = packet
-            ways = {(leg, *rest) for leg, *rest in run.role.opens}
-            if any((leg, key) in _keyed(ways) for leg in bench.legs for key in _keys(packet)):
+            ways = {(interface, *rest) for interface, *rest in run.role.opens}
+            if any((interface, key) in _keyed(ways) for interface in bench.interfaces for key in _keys(packet)):
                 expected.add(mark)
     # From the port of a service, but answering nobody.
     for target, port in itertools.product((THINCLIENT, THINCLIENT_OFFLINE, HOST), (22, 9050, 123)):
@@ -160,9 +162,9 @@ def _sendings(run: Run) -> None:
             packet = Packet(_source_towards(bench, target), target, protocol, port, mark := bench.mark())
             bench.send(packet)
             words[mark] = f"sends from port {port}: {_tell('', packet)}"
-    for leg, packet, mark in _sendings6(bench):
-        bench.send(packet, leg)
-        words[mark] = f"sends {_tell(leg, packet)}"
+    for interface, packet, mark in _sendings6(bench):
+        bench.send(packet, interface)
+        words[mark] = f"sends {_tell(interface, packet)}"
     seen = run.look("sendings", words.items(), expected, leaves=True)
     # Nobody answers from the address of a whole network.
     done = [mark for mark in sorted(expected & seen.keys()) if not packets[mark].target.endswith(".255")]
@@ -170,7 +172,7 @@ def _sendings(run: Run) -> None:
 
 
 def _keyed(ways: set[tuple[object, ...]]) -> set[tuple[object, tuple[object, ...]]]:
-    return {(leg, tuple(rest)) for leg, *rest in ways}
+    return {(interface, tuple(rest)) for interface, *rest in ways}
 
 
 def _keys(packet: Packet) -> tuple[tuple[object, ...], ...]:
@@ -178,21 +180,27 @@ def _keys(packet: Packet) -> tuple[tuple[object, ...], ...]:
 
 
 def _source_towards(bench: Bench, target: str) -> str:
-    """The address of the leg that a packet to `target` would leave by."""
-    legs = [leg for leg in bench.machine.plan.legs if leg.ipv4]
-    near = [leg.ipv4 for leg in legs if leg.ipv4 and leg.ipv4.rpartition(".")[0] == target.rpartition(".")[0]]
-    far = legs[-1].ipv4 if bench.machine.name == "router" else legs[0].ipv4
+    """The address of the interface that a packet to `target` would leave by."""
+    interfaces = [interface for interface in bench.machine.plan.interfaces if interface.ipv4]
+    near = [
+        interface.ipv4
+        for interface in interfaces
+        if interface.ipv4 and interface.ipv4.rpartition(".")[0] == target.rpartition(".")[0]
+    ]
+    far = interfaces[-1].ipv4 if bench.machine.name == "router" else interfaces[0].ipv4
     return near[0] if near else far or ""
 
 
 def _sendings6(bench: Bench) -> Iterator[tuple[str, Packet, int]]:
-    for leg in bench.machine.plan.legs:
-        pairs = [("fe80::" + _interface_part(bench.macs[leg.name]), target) for target in ("fe80::99", "ff02::1")]
-        if leg.ipv6:
-            network = leg.ipv6.partition("::")[0]
-            pairs += [(leg.ipv6, f"{network}::{number}") for number in (1, 100, 201) if f"{network}::{number}" != leg.ipv6]
+    for interface in bench.machine.plan.interfaces:
+        pairs = [("fe80::" + _interface_part(bench.macs[interface.name]), target) for target in ("fe80::99", "ff02::1")]
+        if interface.ipv6:
+            network = interface.ipv6.partition("::")[0]
+            pairs += [
+                (interface.ipv6, f"{network}::{number}") for number in (1, 100, 201) if f"{network}::{number}" != interface.ipv6
+            ]
         for source, target in pairs:
-            yield from ((leg.name, packet, mark) for packet, mark in _openers(bench, source, target))
+            yield from ((interface.name, packet, mark) for packet, mark in _openers(bench, source, target))
 
 
 def _continued(run: Run) -> None:
@@ -205,27 +213,29 @@ def _continued(run: Run) -> None:
             bench.send(packet.reply())
             words[packet.source_port] = f"answers {_tell('', packet)}"
             expected.add(packet.source_port)
-    for leg, packet in run.taken:
+    for interface, packet in run.taken:
         if packet.protocol == TCP:
-            words[packet.source_port] = f"answers {_tell(leg, packet)}"
+            words[packet.source_port] = f"answers {_tell(interface, packet)}"
     run.look("answers", words.items(), expected, leaves=True)
     words, expected = {}, set()
-    for leg, packet in run.taken:
-        bench.arrive(leg, Packet(packet.source, packet.target, packet.protocol, packet.source_port, packet.target_port, ACK))
-        words[packet.source_port] = f"takes more of {_tell(leg, packet)}"
+    for interface, packet in run.taken:
+        bench.arrive(
+            interface, Packet(packet.source, packet.target, packet.protocol, packet.source_port, packet.target_port, ACK)
+        )
+        words[packet.source_port] = f"takes more of {_tell(interface, packet)}"
         expected.add(packet.source_port)
-    for leg, packet in run.made:
+    for interface, packet in run.made:
         if packet.protocol in {TCP, UDP}:
-            bench.arrive(leg, packet.reply())
-            words[packet.source_port] = f"takes the answer to {_tell(leg, packet)}"
+            bench.arrive(interface, packet.reply())
+            words[packet.source_port] = f"takes the answer to {_tell(interface, packet)}"
             expected.add(packet.source_port)
     run.look("continued", words.items(), expected, leaves=False)
     bench.forget()
     words, expected = {}, set()
-    for leg, packet in run.made:
+    for interface, packet in run.made:
         if packet.protocol in {TCP, UDP}:
             bench.send(Packet(packet.source, packet.target, packet.protocol, packet.source_port, packet.target_port, ACK))
-            words[packet.source_port] = f"sends more of {_tell(leg, packet)}"
+            words[packet.source_port] = f"sends more of {_tell(interface, packet)}"
             expected.add(packet.source_port)
     run.look("continued", words.items(), expected, leaves=True)
 
@@ -234,20 +244,22 @@ def connect_before(bench: Bench) -> None:
     """Make connections to, from and through a machine that has no rules: what it has then must end them."""
     bench.forward()
     bench.forget()
-    for leg in (one for one in bench.machine.plan.legs if one.ipv4):
+    for interface in (one for one in bench.machine.plan.interfaces if one.ipv4):
         near = [
-            address for address in (*_SOURCES, *_TARGETS) if address.rpartition(".")[0] == (leg.ipv4 or "").rpartition(".")[0]
+            address
+            for address in (*_SOURCES, *_TARGETS)
+            if address.rpartition(".")[0] == (interface.ipv4 or "").rpartition(".")[0]
         ]
-        others = [address for address in dict.fromkeys(near) if address != leg.ipv4 and not address.endswith(".255")]
+        others = [address for address in dict.fromkeys(near) if address != interface.ipv4 and not address.endswith(".255")]
         for source, target in itertools.product(others, _addresses(bench)):
             for packet, _ in _openers(bench, source, target, BEFORE):
-                bench.arrive(leg.name, packet)
-                bench.before.append((leg.name, packet))
-        with bench.routed(leg.name, *_INTERNET):
+                bench.arrive(interface.name, packet)
+                bench.before.append((interface.name, packet))
+        with bench.routed(interface.name, *_INTERNET):
             for target in (*others, SERVER):
-                for packet, _ in _openers(bench, leg.ipv4 or "", target, ASKED):
+                for packet, _ in _openers(bench, interface.ipv4 or "", target, ASKED):
                     bench.send(packet)
-                    bench.asked_before.append((leg.name, packet))
+                    bench.asked_before.append((interface.name, packet))
     for source, protocol in itertools.product((THINCLIENT, "192.168.2.50", "192.168.2.199"), (TCP, UDP)):
         packet = Packet(source, SERVER, protocol, bench.mark(), 443)
         bench.arrive("eth0", packet)
@@ -263,46 +275,46 @@ def _from_before(run: Run) -> None:
     """Of connections that were there before the rules were, nothing leaves or is taken that the model does not allow."""
     bench = run.bench
     words = {}
-    for leg, packet in bench.before:
-        allowed = (leg, packet.protocol, packet.source, packet.target, packet.target_port) in run.role.opened_to
-        if not allowed and (packet.source.startswith("192.168.") or not _to_internet(run, leg)):
+    for interface, packet in bench.before:
+        allowed = (interface, packet.protocol, packet.source, packet.target, packet.target_port) in run.role.opened_to
+        if not allowed and (packet.source.startswith("192.168.") or not _to_internet(run, interface)):
             bench.send(packet.reply(ACK))
-            words[packet.source_port] = f"answers, from before it had rules, {_tell(leg, packet)}"
+            words[packet.source_port] = f"answers, from before it had rules, {_tell(interface, packet)}"
     run.look("from before", words.items(), set(), leaves=True)
     words = {}
-    for leg in bench.legs:
-        asked = [packet for one, packet in bench.asked_before if one == leg]
-        if not asked or _to_internet(run, leg):
+    for interface in bench.interfaces:
+        asked = [packet for one, packet in bench.asked_before if one == interface]
+        if not asked or _to_internet(run, interface):
             continue
-        with bench.routed(leg, *_INTERNET):
+        with bench.routed(interface, *_INTERNET):
             for packet in asked:
                 ports = {(way[0], way[1], way[3]) for way in run.role.opens}
-                if packet.target == SERVER or (leg, packet.protocol, packet.target_port) not in ports:
-                    bench.arrive(leg, packet.reply())
-                    words[packet.source_port] = f"takes the answer, from before it had rules, to {_tell(leg, packet)}"
+                if packet.target == SERVER or (interface, packet.protocol, packet.target_port) not in ports:
+                    bench.arrive(interface, packet.reply())
+                    words[packet.source_port] = f"takes the answer, from before it had rules, to {_tell(interface, packet)}"
     run.look("from before", words.items(), set(), leaves=False)
     words = {}
-    for packet in bench.passed_before if "wlan0" in bench.legs else ():
+    for packet in bench.passed_before if "wlan0" in bench.interfaces else ():
         bench.arrive("wlan0", packet.reply())
         words[packet.source_port] = f"passes on the answer, from before it had rules, to {_tell('eth0', packet)}"
     run.look("from before", words.items(), set(), leaves=True)
     _new_ways(run)
 
 
-def _to_internet(run: Run, leg: str) -> bool:
-    """Whether the leg leads to the Internet: then it serves all that the machine has asked or has answered."""
-    return any((leg, 0) == way[:2] for way in run.role.opens)
+def _to_internet(run: Run, interface: str) -> bool:
+    """Whether the interface leads to the Internet: then it serves all that the machine has asked or has answered."""
+    return any((interface, 0) == way[:2] for way in run.role.opens)
 
 
 def _new_ways(run: Run) -> None:
-    """An address elsewhere is not reached by a leg that leads to hosts only, even if a route says so."""
+    """An address elsewhere is not reached by an interface that leads to hosts only, even if a route says so."""
     bench, words = run.bench, {}
-    for leg in (one for one in bench.machine.plan.legs if one.ipv4):
-        if not _to_internet(run, leg.name):
-            with bench.routed(leg.name, *_INTERNET):
-                for packet, mark in _openers(bench, leg.ipv4 or "", SERVER, PASSED):
+    for interface in (one for one in bench.machine.plan.interfaces if one.ipv4):
+        if not _to_internet(run, interface.name):
+            with bench.routed(interface.name, *_INTERNET):
+                for packet, mark in _openers(bench, interface.ipv4 or "", SERVER, PASSED):
                     bench.send(packet)
-                    words[mark] = f"sends {_tell(leg.name, packet)}"
+                    words[mark] = f"sends {_tell(interface.name, packet)}"
     run.look("wrong way", words.items(), set(), leaves=True)
 
 
@@ -314,22 +326,22 @@ def _broken(run: Run) -> None:
         mark = bench.mark()
         return Packet(packet.source, packet.target, packet.protocol, mark, packet.target_port, BROKEN), mark
 
-    for leg, taken in run.taken:
+    for interface, taken in run.taken:
         packet, mark = broken(taken)
-        bench.arrive(leg, packet)
-        words[mark] = f"takes {_tell(leg, packet)}"
+        bench.arrive(interface, packet)
+        words[mark] = f"takes {_tell(interface, packet)}"
     run.look("broken", words.items(), set(), leaves=False)
     words = {}
-    for leg, made in run.made:
+    for interface, made in run.made:
         if made.protocol in {TCP, UDP}:
             packet, mark = broken(made)
             bench.send(packet)
-            words[mark] = f"sends {_tell(leg, packet)}"
-    for leg, _, source, target in run.role.forwards:
+            words[mark] = f"sends {_tell(interface, packet)}"
+    for interface, _, source, target in run.role.forwards:
         for protocol in (TCP, UDP):
             packet, mark = broken(Packet(source, target, protocol, 0, 443))
-            bench.arrive(leg, packet)
-            words[mark] = f"passes on {_tell(leg, packet)}"
+            bench.arrive(interface, packet)
+            words[mark] = f"passes on {_tell(interface, packet)}"
     run.look("broken", words.items(), set(), leaves=True)
 
 
@@ -338,56 +350,56 @@ def _errors(run: Run) -> None:
     bench = run.bench
     words: dict[int, str] = {}
     expected = set()
-    made = [(leg, packet) for leg, packet in run.made if packet.protocol == UDP and packet.target_port in {22, 123}]
-    for leg, packet in made:
-        bench.arrive(leg, packet.error(packet.target, packet.source))
-        words[packet.source_port] = f"takes an error about {_tell(leg, packet)}"
+    made = [(interface, packet) for interface, packet in run.made if packet.protocol == UDP and packet.target_port in {22, 123}]
+    for interface, packet in made:
+        bench.arrive(interface, packet.error(packet.target, packet.source))
+        words[packet.source_port] = f"takes an error about {_tell(interface, packet)}"
         if packet.target in {*run.role.errors_about, *_neighbours(run)}:
             expected.add(packet.source_port)
-    for leg, packet in run.taken:
-        bench.arrive(leg, packet.reply().error(packet.source, packet.target))
-        words[packet.source_port] = f"takes an error about the answer to {_tell(leg, packet)}"
+    for interface, packet in run.taken:
+        bench.arrive(interface, packet.reply().error(packet.source, packet.target))
+        words[packet.source_port] = f"takes an error about the answer to {_tell(interface, packet)}"
         if bench.machine.plan.role == "online":
             expected.add(packet.source_port)
     run.look("errors", words.items(), expected, leaves=False)
     words, expected = {}, set()
-    for leg, packet in made:
+    for interface, packet in made:
         bench.send(packet.reply().error(packet.source, packet.target))
-        words[packet.source_port] = f"sends an error about {_tell(leg, packet)}"
+        words[packet.source_port] = f"sends an error about {_tell(interface, packet)}"
         if packet.target in {*run.role.errors_about, "10.20.0.1"}:
             expected.add(packet.source_port)
-    for leg, packet in run.taken:
+    for interface, packet in run.taken:
         bench.send(packet.error(packet.target, packet.source))
-        words[packet.source_port] = f"sends an error about {_tell(leg, packet)}"
+        words[packet.source_port] = f"sends an error about {_tell(interface, packet)}"
     run.look("errors", words.items(), expected, leaves=True)
 
 
 def _neighbours(run: Run) -> tuple[str, ...]:
-    """An online host takes messages about all its connections, the router about those of its second leg."""
+    """An online host takes messages about all its connections, the router about those of its second interface."""
     return ("10.20.0.1", ROUTER) if run.bench.machine.plan.role == "online" else ("10.20.0.1",)
 
 
 def _forwarded(run: Run) -> None:
-    """What the machine passes on from one leg to another, although the kernel is told to forward."""
+    """What the machine passes on from one interface to another, although the kernel is told to forward."""
     bench = run.bench
     words: dict[int, str] = {}
     expected, sent = set(), {}
     targets = (SERVER, HOST, THINCLIENT, "192.168.3.200", "192.168.3.254", "10.20.0.1")
-    for leg, source, target in itertools.product(bench.legs, _SOURCES, targets):
+    for interface, source, target in itertools.product(bench.interfaces, _SOURCES, targets):
         if source == target or target in _addresses(bench):
             continue
-        for packet, mark in _openers(bench, source, target, PASSED if leg == "eth0" else bench.other):
+        for packet, mark in _openers(bench, source, target, PASSED if interface == "eth0" else bench.other):
             if packet.protocol == PASSED and source == LAST_HOST:
                 continue  # translated, it would be the same as the other host's
-            bench.arrive(leg, packet)
-            words[mark] = f"passes on {_tell(leg, packet)}"
-            sent[mark] = (leg, packet)
-            ways = [way for way in run.role.forwards if (way[0], way[2]) == (leg, source)]
+            bench.arrive(interface, packet)
+            words[mark] = f"passes on {_tell(interface, packet)}"
+            sent[mark] = (interface, packet)
+            ways = [way for way in run.role.forwards if (way[0], way[2]) == (interface, source)]
             if ways and target in {SERVER, "10.20.0.1"}:
                 expected.add(mark)
-    for leg, packet, mark in _forwarded6(bench):
-        bench.arrive(leg, packet)
-        words[mark] = f"passes on {_tell(leg, packet)}"
+    for interface, packet, mark in _forwarded6(bench):
+        bench.arrive(interface, packet)
+        words[mark] = f"passes on {_tell(interface, packet)}"
     seen = run.look("forwarded", words.items(), expected, leaves=True)
     bench.forget()
     for mark in sorted(expected & seen.keys()):
@@ -400,37 +412,39 @@ def _forwarded(run: Run) -> None:
 
 
 def _forwarded6(bench: Bench) -> Iterator[tuple[str, Packet, int]]:
-    networks = [(leg.name, leg.ipv6.partition("::")[0]) for leg in bench.machine.plan.legs if leg.ipv6]
-    for (leg, network), (_, other) in itertools.permutations(networks, 2):
-        yield from ((leg, packet, mark) for packet, mark in _openers(bench, f"{network}::201", f"{other}::200"))
-    # To a neighbour on the same leg, by way of this machine.
-    for leg, network in networks:
-        yield from ((leg, packet, mark) for packet, mark in _openers(bench, f"{network}::99", f"{network}::201"))
+    networks = [
+        (interface.name, interface.ipv6.partition("::")[0]) for interface in bench.machine.plan.interfaces if interface.ipv6
+    ]
+    for (interface, network), (_, other) in itertools.permutations(networks, 2):
+        yield from ((interface, packet, mark) for packet, mark in _openers(bench, f"{network}::201", f"{other}::200"))
+    # To a neighbour on the same interface, by way of this machine.
+    for interface, network in networks:
+        yield from ((interface, packet, mark) for packet, mark in _openers(bench, f"{network}::99", f"{network}::201"))
 
 
 def _forwarded_back(run: Run) -> None:
     bench = run.bench
     for back in (True, False):
         words, expected = {}, set()
-        for leg, out, packet, translated in run.passed:
+        for interface, out, packet, translated in run.passed:
             if back:
                 bench.arrive(out, translated.reply())
             else:
                 bench.arrive(
-                    leg, Packet(packet.source, packet.target, packet.protocol, packet.source_port, packet.target_port, ACK)
+                    interface, Packet(packet.source, packet.target, packet.protocol, packet.source_port, packet.target_port, ACK)
                 )
-            words[packet.source_port] = f"passes on {'the answer to' if back else 'more of'} {_tell(leg, packet)}"
+            words[packet.source_port] = f"passes on {'the answer to' if back else 'more of'} {_tell(interface, packet)}"
             expected.add(packet.source_port)
         run.look("forwarded", words.items(), expected, leaves=True)
     for back in (True, False):
         words, expected = {}, set()
-        for leg, out, packet, translated in run.passed:
+        for interface, out, packet, translated in run.passed:
             if packet.protocol == UDP:
                 if back:
                     bench.arrive(out, translated.error(translated.target, translated.source))
                 else:
-                    bench.arrive(leg, packet.reply().error(packet.source, packet.target))
-                words[packet.source_port] = f"passes on an error {'back' if back else 'out'} about {_tell(leg, packet)}"
+                    bench.arrive(interface, packet.reply().error(packet.source, packet.target))
+                words[packet.source_port] = f"passes on an error {'back' if back else 'out'} about {_tell(interface, packet)}"
                 expected.add(packet.source_port)
         run.look("forwarded errors", words.items(), expected, leaves=True)
 
@@ -438,17 +452,17 @@ def _forwarded_back(run: Run) -> None:
 def _strays(run: Run) -> None:
     """Packets that look like answers, to nothing that was asked."""
     bench, words = run.bench, {}
-    for leg, source, target in itertools.product(
-        bench.legs, (ROUTER, HOST, "192.168.3.200", SERVER, THINCLIENT), _addresses(bench)
+    for interface, source, target in itertools.product(
+        bench.interfaces, (ROUTER, HOST, "192.168.3.200", SERVER, THINCLIENT), _addresses(bench)
     ):
         for port, flags in itertools.product((22, 9050, 443), (ACK, SYNACK)):
             mark = bench.mark()
-            bench.arrive(leg, Packet(source, target, TCP, port, mark, flags))
-            words[mark] = f"takes a stray tcp packet from {source}:{port} ({leg})"
+            bench.arrive(interface, Packet(source, target, TCP, port, mark, flags))
+            words[mark] = f"takes a stray tcp packet from {source}:{port} ({interface})"
         for port in (123, 53):
             mark = bench.mark()
-            bench.arrive(leg, Packet(source, target, UDP, port, mark))
-            words[mark] = f"takes a stray udp packet from {source}:{port} ({leg})"
+            bench.arrive(interface, Packet(source, target, UDP, port, mark))
+            words[mark] = f"takes a stray udp packet from {source}:{port} ({interface})"
     run.look("strays", words.items(), set(), leaves=False)
     # Through the router, into the online network: nobody asked.
     words = {}
@@ -456,7 +470,8 @@ def _strays(run: Run) -> None:
         for flags in (ACK, SYNACK):
             mark = bench.mark()
             bench.arrive(
-                next(reversed([leg for leg in bench.legs if leg != "usb0"])), Packet(SERVER, target, TCP, 443, mark, flags)
+                next(reversed([interface for interface in bench.interfaces if interface != "usb0"])),
+                Packet(SERVER, target, TCP, 443, mark, flags),
             )
             words[mark] = f"passes on a stray packet to {target}"
     run.look("strays", words.items(), set(), leaves=True)
@@ -466,19 +481,19 @@ def _wrong_routes(run: Run) -> None:
     """The adapter that somebody plugged in is nobody's way, even if routes say so."""
     bench = run.bench
     with bench.routed("usb0", *_TOWER):
-        _other_leg(run, "the Tower's networks behind usb0")
+        _other_interface(run, "the Tower's networks behind usb0")
         # Answers from the Internet do not go to who took the place of the online network.
         words = {}
-        for leg, out, packet, translated in run.passed:
+        for interface, out, packet, translated in run.passed:
             bench.arrive(out, translated.reply())
-            words[packet.source_port] = f"passes on the answer to {_tell(leg, packet)}"
+            words[packet.source_port] = f"passes on the answer to {_tell(interface, packet)}"
         run.look("online network behind usb0", words.items(), set(), leaves=True)
     with bench.routed("usb0", *_INTERNET):
-        _other_leg(run, "the Internet behind usb0")
+        _other_interface(run, "the Internet behind usb0")
         words = {}
-        for leg, _, packet, translated in run.passed:
+        for interface, _, packet, translated in run.passed:
             bench.arrive("usb0", translated.reply())
-            words[packet.source_port] = f"passes on the answer to {_tell(leg, packet)}"
+            words[packet.source_port] = f"passes on the answer to {_tell(interface, packet)}"
         for host in (HOST, LAST_HOST):
             for packet, mark in _openers(bench, host, SERVER, PASSED):
                 bench.arrive("eth0", packet)
@@ -486,20 +501,20 @@ def _wrong_routes(run: Run) -> None:
         run.look("the Internet behind usb0", words.items(), set(), leaves=True)
 
 
-def _other_leg(run: Run, what: str) -> None:
+def _other_interface(run: Run, what: str) -> None:
     bench, words = run.bench, {}
     bench.forget()
     for source, target in itertools.product(_SOURCES, _addresses(bench)):
         for packet, mark in _openers(bench, source, target):
             bench.arrive("usb0", packet)
             words[mark] = f"takes {_tell('usb0', packet)}"
-    for leg, packet in run.made:
+    for interface, packet in run.made:
         if packet.protocol in {TCP, UDP}:
             bench.arrive("usb0", packet.reply())
-            words[packet.source_port] = f"takes by usb0 the answer to {_tell(leg, packet)}"
-    for leg, packet in run.taken:
+            words[packet.source_port] = f"takes by usb0 the answer to {_tell(interface, packet)}"
+    for interface, packet in run.taken:
         bench.arrive("usb0", Packet(packet.source, packet.target, packet.protocol, packet.source_port, packet.target_port, ACK))
-        words[packet.source_port] = f"takes by usb0 more of {_tell(leg, packet)}"
+        words[packet.source_port] = f"takes by usb0 more of {_tell(interface, packet)}"
     run.look(what, words.items(), set(), leaves=False)
     bench.forget()
     words = {}
@@ -507,21 +522,23 @@ def _other_leg(run: Run, what: str) -> None:
         for packet, mark in _openers(bench, _source_towards(bench, target), target, ASKED):
             bench.send(packet)
             words[mark] = f"sends {_tell('', packet)}"
-    for leg, packet in run.taken:
+    for interface, packet in run.taken:
         bench.send(packet.reply())
-        words[packet.source_port] = f"sends by usb0 the answer to {_tell(leg, packet)}"
+        words[packet.source_port] = f"sends by usb0 the answer to {_tell(interface, packet)}"
     if bench.machine.plan.role in {"router"}:
-        # From the outside into the network of hosts, and through: the third leg has no part in it.
+        # From the outside into the network of hosts, and through: the third interface has no part in it.
         for host in (HOST, LAST_HOST):
             for packet, mark in _openers(bench, host, SERVER):
                 bench.arrive("usb0", packet)
                 words[mark] = f"passes on {_tell('usb0', packet)}"
     bench.settle(run.patience)
-    left = [(leg, packet) for leg, packet in bench.left() if leg == "usb0" or bench.machine.plan.role == "router"]
-    for leg, packet in left:
+    left = [
+        (interface, packet) for interface, packet in bench.left() if interface == "usb0" or bench.machine.plan.role == "router"
+    ]
+    for interface, packet in left:
         told = {words[mark] for mark in _marks(packet) if mark in words}
-        if told and (leg == "usb0" or (packet.source == "10.20.0.2" and any("usb0" in one for one in told))):
-            run.faults += [f"{what}: {one} by {leg}" for one in told]
+        if told and (interface == "usb0" or (packet.source == "10.20.0.2" and any("usb0" in one for one in told))):
+            run.faults += [f"{what}: {one} by {interface}" for one in told]
 
 
 def _loopback(run: Run) -> None:

@@ -46,7 +46,7 @@ class Bench:
 
     machine: Machine
     wires: int
-    legs: dict[str, socket.socket] = field(default_factory=dict)
+    interfaces: dict[str, socket.socket] = field(default_factory=dict)
     macs: dict[str, bytes] = field(default_factory=dict)
     indexes: dict[str, int] = field(default_factory=dict)
     receivers: list[tuple[int, int, socket.socket]] = field(default_factory=list)
@@ -70,15 +70,15 @@ class Bench:
         """Give the turn to the next protocol without ports."""
         self.other = OTHERS[(self.other + 1 - OTHERS[0]) % len(OTHERS)]
 
-    def arrive(self, leg: str, packet: Packet) -> None:
-        """Put a packet onto the wire of a leg, towards the machine."""
-        self.legs[leg].send(packet.frame(self.macs[leg], _SWITCH_MAC))
+    def arrive(self, interface: str, packet: Packet) -> None:
+        """Put a packet onto the wire of an interface, towards the machine."""
+        self.interfaces[interface].send(packet.frame(self.macs[interface], _SWITCH_MAC))
 
-    def send(self, packet: Packet, leg: str = "eth0") -> None:
-        """Send as a program inside would; `leg` is for addresses that mean nothing without one. Refusals are no news."""
+    def send(self, packet: Packet, interface: str = "eth0") -> None:
+        """Send as a program inside would; `interface` is for addresses that mean nothing without one. Refusals are no news."""
         target: tuple[str, int] | tuple[str, int, int, int] = (packet.target, 0)
         if packet.version == 6:
-            target = (packet.target, 0, 0, self.indexes[leg] if packet.target.startswith(("fe80", "ff02")) else 0)
+            target = (packet.target, 0, 0, self.indexes[interface] if packet.target.startswith(("fe80", "ff02")) else 0)
         try:
             self.senders[packet.version].sendto(packet.datagram(), target)
         except OSError:
@@ -97,7 +97,7 @@ class Bench:
     def left(self) -> list[tuple[str, Packet]]:
         """What has left by the wires since the last time; the neighbours' protocols of IPv6 are among it."""
         found = []
-        for leg, wire in self.legs.items():
+        for interface, wire in self.interfaces.items():
             for raw, sender in drain(wire):
                 kind = int.from_bytes(raw[12:14])
                 if sender[2] == _OUTGOING or kind not in {0x0800, 0x86DD}:
@@ -106,7 +106,7 @@ class Bench:
                 if packet is None and kind == 0x86DD:
                     packet = Packet("::", "::", raw[14 + 6])
                 if packet is not None:
-                    found.append((leg, packet))
+                    found.append((interface, packet))
         return found
 
     def settle(self, seconds: float = 0.0) -> None:
@@ -128,13 +128,13 @@ class Bench:
         ip(self.machine.pid, lines)
 
     @contextmanager
-    def routed(self, leg: str, *networks: str) -> Iterator[None]:
-        """With routes that have gone wrong: networks, halved so that they win, behind another leg."""
-        self.ip(*(f"route add {network} dev {leg}" for network in networks))
+    def routed(self, interface: str, *networks: str) -> Iterator[None]:
+        """With routes that have gone wrong: networks, halved so that they win, behind another interface."""
+        self.ip(*(f"route add {network} dev {interface}" for network in networks))
         try:
             yield
         finally:
-            self.ip(*(f"route del {network} dev {leg}" for network in networks))
+            self.ip(*(f"route del {network} dev {interface}" for network in networks))
 
 
 @contextmanager
@@ -142,14 +142,14 @@ def bench(tower: Tower, name: str) -> Iterator[Bench]:
     """Take a machine's cables out of the switches, and hold their ends. Its own servers are stopped: they would answer."""
     machine = tower[name]
     made = Bench(machine, tower.wires)
-    legs = {leg.name: leg.switch for leg in machine.plan.legs}
+    interfaces = {interface.name: interface.switch for interface in machine.plan.interfaces}
     with ExitStack() as stack:
         for service in machine.stop_servers():
             stack.callback(machine.service, service, "start")
         # No connection is ever completed here. Without this, the kernel's repeated SYN-ACKs would show up in later tests.
         machine.run("sh", "-c", "echo 0 >/proc/sys/net/ipv4/tcp_synack_retries")
-        for leg, switch in legs.items():
-            far = f"{name}-{leg}"
+        for interface, switch in interfaces.items():
+            far = f"{name}-{interface}"
             ip(tower.wires, [f"link set {far} nomaster"])
             stack.callback(ip, tower.wires, [f"link set {far} master {switch}"])
             with in_network_of(tower.wires):
@@ -157,12 +157,14 @@ def bench(tower: Tower, name: str) -> Iterator[Bench]:
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
                 wire.bind((far, _ALL_FRAMES))
             wire.setblocking(False)
-            made.legs[leg] = wire
+            made.interfaces[interface] = wire
             with machine.inside():
-                made.indexes[leg] = socket.if_nametoindex(leg)
-                made.macs[leg] = bytes.fromhex((Path(machine.root) / f"sys/class/net/{leg}/address").read_text().replace(":", ""))
+                made.indexes[interface] = socket.if_nametoindex(interface)
+                made.macs[interface] = bytes.fromhex(
+                    (Path(machine.root) / f"sys/class/net/{interface}/address").read_text().replace(":", "")
+                )
         _open_sockets(made, stack)
-        _teach(made, legs)
+        _teach(made, interfaces)
         yield made
 
 
@@ -192,10 +194,16 @@ def _open_sockets(made: Bench, stack: ExitStack) -> None:
                 service.listen(4096)
 
 
-def _teach(made: Bench, legs: Sequence[str] | dict[str, str]) -> None:
+def _teach(made: Bench, interfaces: Sequence[str] | dict[str, str]) -> None:
     """Neighbours by heart, so that nothing depends on who answers; and settings under which the rules alone protect."""
     mac = ":".join(f"{octet:02x}" for octet in _SWITCH_MAC)
-    made.ip(*(f"neigh replace {address} lladdr {mac} dev {leg} nud permanent" for leg in legs for address in _NEIGHBOURS))
+    made.ip(
+        *(
+            f"neigh replace {address} lladdr {mac} dev {interface} nud permanent"
+            for interface in interfaces
+            for address in _NEIGHBOURS
+        )
+    )
     settings = {
         # The rules are tested, not the kernel's own filter of addresses; and numbers in the tests' segments are made up.
         "net/ipv4/conf/all/rp_filter": "0",
@@ -204,7 +212,7 @@ def _teach(made: Bench, legs: Sequence[str] | dict[str, str]) -> None:
         # Connections are remembered as long as the tests run, those without ports as short as can be.
         "net/netfilter/nf_conntrack_generic_timeout": "1",
         **{f"net/netfilter/nf_conntrack_{kind}": "3600" for kind in _REMEMBERED},
-        **{f"net/ipv4/conf/{leg}/rp_filter": "0" for leg in legs},
+        **{f"net/ipv4/conf/{interface}/rp_filter": "0" for interface in interfaces},
     }
     for name, value in settings.items():
         made.machine.run("sh", "-c", f"echo {value} >/proc/sys/{name}")

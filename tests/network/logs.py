@@ -36,7 +36,7 @@ def log_differences(bench: Bench, role: str, version: int) -> list[str]:
 
 
 def _own_chatter(version: int, prefix: str, more: int) -> bool:
-    """The kernel itself reports multicast groups, some seconds after a leg is up: refused, and logged."""
+    """The kernel itself reports multicast groups, some seconds after an interface is up: refused, and logged."""
     return version == 6 and prefix == "refused output: " and 0 < more <= 8
 
 
@@ -90,7 +90,7 @@ def _traffic4(bench: Bench, role: str) -> Counter[str]:
 
 def _traffic6(bench: Bench) -> Counter[str]:
     expected = Counter[str]()
-    own = next(leg.ipv6 for leg in bench.machine.plan.legs if leg.ipv6)
+    own = next(interface.ipv6 for interface in bench.machine.plan.interfaces if interface.ipv6)
     network = own.partition("::")[0]
     for prefix, source, target in (
         ("input", f"{network}::99", own),

@@ -23,36 +23,36 @@ from pipeline.light.parts import NEEDED
 from pipeline.light.roots import RootName, root_of
 from pipeline.light.services import NO_PASSWORD, SshServer
 from pipeline.light.shelf import Shelf, shelf
-from pipeline.light.switches import Leg, in_network_of
+from pipeline.light.switches import Interface, in_network_of
 from pipeline.sim.machines import INTERNET_ADDRESS, NAMED_ADDRESS, USER, Machine, Plan, Tower, assembled, missing_tools
 
 __all__ = [
-    "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Leg", "Machine", "Plan", "SshServer", "Tower",
+    "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Interface", "Machine", "Plan", "SshServer", "Tower",
     "boot_files", "in_network_of", "missing_tools", "roots", "tower",
 ]  # fmt: skip
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _BUILD_SECONDS: Final = 3600
 
-# Each machine has a leg more than it should: an adapter that somebody plugged in.
-_SPARE = Leg("usb0", "spare")
+# Each machine has one interface more than it should: an adapter that somebody plugged in.
+_SPARE = Interface("usb0", "spare")
 
 
 def _host(name: str, role: str, network: int, number: int) -> Plan:
-    leg = Leg("eth0", role, f"192.168.{network}.{number}", f"fd00:{network}::{number}")
-    return Plan(name, role, (leg, _SPARE), "192.168.2.1" if role == "online" else None)
+    interface = Interface("eth0", role, f"192.168.{network}.{number}", f"fd00:{network}::{number}")
+    return Plan(name, role, (interface, _SPARE), "192.168.2.1" if role == "online" else None)
 
 
 PLANS = (
     Plan(
         "thinclient",
         "thinclient",
-        (Leg("eth0", "online", "192.168.2.100", "fd00:2::100"), Leg("eth1", "offline", "192.168.3.100", "fd00:3::100"), _SPARE),
+        (Interface("eth0", "online", "192.168.2.100", "fd00:2::100"), Interface("eth1", "offline", "192.168.3.100", "fd00:3::100"), _SPARE),
     ),
     Plan(
         "router",
         "router",
-        (Leg("eth0", "online", "192.168.2.1", "fd00:2::1"), Leg("wlan0", "air", "10.20.0.2", "fd00:20::2"), _SPARE),
+        (Interface("eth0", "online", "192.168.2.1", "fd00:2::1"), Interface("wlan0", "air", "10.20.0.2", "fd00:20::2"), _SPARE),
         "10.20.0.1",
     ),
     _host("online1", "online", 2, 200),
@@ -62,11 +62,11 @@ PLANS = (
     Plan(
         "internet",
         None,
-        (Leg("eth0", "air", "10.20.0.1", "fd00:20::1"),),
+        (Interface("eth0", "air", "10.20.0.1", "fd00:20::1"),),
         more=tuple(f"addr add {address}/32 dev eth0" for address in (INTERNET_ADDRESS, NAMED_ADDRESS)),
     ),
 )
-"""The machines of DESIGN section 7, with the addresses that it gives; `internet` is what the router's second leg leads to."""
+"""The machines of DESIGN section 7, and their addresses; the router's second interface leads to `internet`."""
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def boot_files(plan: Plan) -> dict[str, bytes]:
         lang="fr_FR.UTF-8",
         online=online,
         wlan=Wlan("Home", "0" * 64) if plan.role == "router" else None,
-        address=IPv4Address(str(plan.legs[0].ipv4)),
+        address=IPv4Address(str(plan.interfaces[0].ipv4)),
         installation_type=InstallationType.INSTALL,
         color="#4363d8",
         alpine_branch="lab",

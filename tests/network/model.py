@@ -17,16 +17,16 @@ SERVER = "198.51.100.7"
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What one machine may do, on which leg."""
+    """What one machine may do, on which interface."""
 
     opened_to: frozenset[tuple[str, int, str, str, int]] = frozenset()
-    """New connections that it takes: leg, protocol, from, to, port."""
+    """New connections that it takes: interface, protocol, from, to, port."""
     opens: frozenset[tuple[str, int, str, int]] = frozenset()
-    """New connections that it makes: leg, protocol, to, port; protocol 0 is any, with any port."""
+    """New connections that it makes: interface, protocol, to, port; protocol 0 is any, with any port."""
     errors_about: frozenset[str] = frozenset()
     """Whose messages of ICMP about its own connections it takes, and to whom it sends such messages."""
     forwards: frozenset[tuple[str, str, str, str]] = frozenset()
-    """What it passes on: from leg, to leg, from, to."""
+    """What it passes on: from interface, to interface, from, to."""
 
 
 MODEL = {

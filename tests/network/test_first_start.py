@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from pipeline.light.shelf import Shelf
-from pipeline.light.switches import Leg, plug_in
+from pipeline.light.switches import Interface, plug_in
 from tests.network.home import FOLDER, User
 from tests.network.machines import USER, Machine, Plan, Tower, boot_files
 
@@ -46,7 +46,7 @@ print(host.env.address)
 
 
 def plan_of(name: str, number: int = 220) -> Plan:
-    return Plan(name, "offline", (Leg("eth0", "offline", f"192.168.3.{number}"),))
+    return Plan(name, "offline", (Interface("eth0", "offline", f"192.168.3.{number}"),))
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def state_of(machine: Machine) -> dict[str, str]:
     """All that decides whom the machine asks for what, who may reach it, what apk is told; and what must not be left."""
     parts = machine.run("sh", "-c", _STATE).stdout.split("==== ")[1:]
     found = dict(part.split("\n", 1) for part in parts)
-    # A leg that was pulled and plugged in again has its routes in another order, and the other end another number.
+    # An interface that was pulled and plugged in again has its routes in another order, and the other end another number.
     found["addresses"] = "\n".join(sorted(re.sub("@if[0-9]+", "", found["addresses"]).splitlines()))
     # Said of a disk that was new when it was mounted.
     found["mounts"] = found["mounts"].replace(",uuid=on", "")

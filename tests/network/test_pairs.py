@@ -68,7 +68,10 @@ def allowed(source: str, target: str, protocol: str, port: int, address: str) ->
 
 
 def on_a_common_switch(source: Machine, target: Machine) -> bool:
-    return bool({leg.switch for leg in source.plan.legs} & {leg.switch for leg in target.plan.legs} - {"spare"})
+    return bool(
+        {interface.switch for interface in source.plan.interfaces}
+        & {interface.switch for interface in target.plan.interfaces} - {"spare"}
+    )
 
 
 def tries(machines: Tower) -> Iterator[Try]:
@@ -79,17 +82,17 @@ def tries(machines: Tower) -> Iterator[Try]:
 
 
 def addresses(source: Machine, target: Machine) -> Iterator[str]:
-    """All addresses of a machine, the link-local ones by each leg that is on its switch, the spare ones too."""
-    for leg in target.plan.legs:
-        yield from (address for address in (leg.ipv4, leg.ipv6) if address)
-        local = local_address(target, leg.name)
-        yield from (f"{local}%{mine.name}" for mine in source.plan.legs if mine.switch == leg.switch)
+    """All addresses of a machine, the link-local ones by each interface that is on its switch, the spare ones too."""
+    for interface in target.plan.interfaces:
+        yield from (address for address in (interface.ipv4, interface.ipv6) if address)
+        local = local_address(target, interface.name)
+        yield from (f"{local}%{mine.name}" for mine in source.plan.interfaces if mine.switch == interface.switch)
     if target.name == "internet":
         yield INTERNET_ADDRESS
 
 
-def local_address(machine: Machine, leg: str) -> str:
-    octets = bytes.fromhex((machine.root / f"sys/class/net/{leg}/address").read_text().replace(":", ""))
+def local_address(machine: Machine, interface: str) -> str:
+    octets = bytes.fromhex((machine.root / f"sys/class/net/{interface}/address").read_text().replace(":", ""))
     octets = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
     return "fe80::" + ":".join(f"{octets[place] << 8 | octets[place + 1]:x}" for place in range(0, 8, 2))
 
@@ -197,7 +200,7 @@ def common_network(source: Machine, address: str) -> bool:
     def network(one: str) -> str:
         return one.rpartition(":" if ":" in one else ".")[0]
 
-    mine = [one for leg in source.plan.legs for one in (leg.ipv4, leg.ipv6) if one]
+    mine = [one for interface in source.plan.interfaces for one in (interface.ipv4, interface.ipv6) if one]
     return "%" in address or network(address) in {network(one) for one in mine}
 
 

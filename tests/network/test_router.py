@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the router alone does: its second leg, Tor for online hosts, and the time."""
+"""What the router alone does: its second interface, Tor for online hosts, and the time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _TOR, _NAMES = ("192.168.2.1", 9050), ("192.168.2.1", 53)
 _GREETING, _ACCEPTED = b"\x05\x01\x00", b"\x05\x00"
 
 
-def address_of(machine: Machine, leg: str) -> str:
-    return machine.run("cat", f"/sys/class/net/{leg}/address").stdout.strip()
+def address_of(machine: Machine, interface: str) -> str:
+    return machine.run("cat", f"/sys/class/net/{interface}/address").stdout.strip()
 
 
 @pytest.mark.qa("H10")

@@ -9,7 +9,7 @@ if [ -z "${WAYLAND_DISPLAY-}" ] && [ "$(id -u)" != 0 ]; then
 	)
 	# shellcheck disable=SC2034 # the shell looks at it
 	TMOUT=$((${tower_settings#* } * 60))
-	# No shell is left behind the desktop: when it ends, or fails, there is the login again.
+	# The desktop takes the place of the shell: when it ends or fails, the login prompt returns.
 	startw() {
 		case $# in
 		0) exec /usr/bin/startw ;;

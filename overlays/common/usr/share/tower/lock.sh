@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh
-# One at a time: a lock of the kernel's on a file, which goes with the process that holds it, however it ends. Nobody but
-# its owner can open the file, so nobody else can hold it; whose it is stands beside it, for everyone to read.
-# A program that starts others, and must not leave them its lock, closes descriptor 9 for them: `command 9>&-`.
+# A lock that one process holds at a time: the kernel's lock on a file, which ends with the process, however it ends. Only
+# its owner can open the file, so nobody else can hold the lock; a file beside it tells everyone who holds it.
+# A program that must not pass its lock on to the programs that it starts closes descriptor 9 for them: `command 9>&-`.
 
-# started PID: field 22 of /proc/PID/stat, when a process started. With its number it names the process for good.
+# started PID: print when a process started (field 22 of /proc/PID/stat). Number and time together identify a process.
 started() {
 	lock_stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
 	# shellcheck disable=SC2086 # fields
 	set -- ${lock_stat##*) }
-	# One that has ended keeps its number until init takes note of it, which busybox' does once a second.
+	# A process that has ended keeps its number until init reaps it, which busybox's init does once a second.
 	[ "$1" != Z ] || return 1
 	echo "${20}"
 }
 
-# lock_take FILE SECONDS: hold it until this process ends. 1: another one holds it still after so many seconds;
-# 2: the file cannot be made.
+# lock_take FILE SECONDS: take the lock and hold it until this process ends. Status 1: another process still holds it
+# after SECONDS; status 2: the file cannot be made.
 lock_take() {
 	(umask 077 && : >>"$1") 2>/dev/null || return 2
 	exec 9>>"$1"
@@ -29,7 +29,7 @@ lock_take() {
 	ln -sfn "$$ $(started $$)" "$1.owner" 2>/dev/null || :
 }
 
-# lock_held FILE: whether the process that took it last is there still. For those who may not open it.
+# lock_held FILE: tell whether the process that took the lock last still runs, for callers who may not open the file.
 lock_held() {
 	lock_owner=$(readlink "$1.owner" 2>/dev/null) || return 1
 	[ "$(started "${lock_owner%% *}" || :)" = "${lock_owner##* }" ]

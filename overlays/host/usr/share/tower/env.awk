@@ -49,7 +49,7 @@ function must(name, wanted) {
 END {
 	if (refused) exit 1
 	missing = ""
-	# Files of before have no ENCRYPTION.
+	# Files of earlier versions have no ENCRYPTION.
 	if (!("ENCRYPTION" in value)) value["ENCRYPTION"] = "required"
 	for (i = 1; i <= count; i++) if (!(names[i] in value)) missing = missing " " names[i]
 	if (missing != "") refuse("there is no" missing)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh
 # The settings of the desktop, read from a file of the user's that no shell ever runs: at_login, lock (minutes), wallpaper.
-# What is not right in there counts as not said.
+# Invalid lines are ignored.
 
 settings=$HOME/.config/tower/desktop
 default_wallpaper=/usr/share/tower/desktop/wallpaper.png
