@@ -89,7 +89,10 @@ def sandbox_of(run: StageRun) -> Sandbox:
 
 
 def other_clock(channel: Channel, ahead: str) -> dict[str, str]:
-    """Return variables that move the clock of programs in the builder by `ahead` seconds (`+86400`); none for ""."""
+    """Return variables that move the clock of programs in the builder by `ahead` seconds (`+86400`); none for "".
+
+    Raises ConfigError.
+    """
     if not ahead:
         return {}
     if not channel.faketime:

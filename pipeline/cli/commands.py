@@ -119,7 +119,7 @@ def builder(factory: Factory) -> None:
 
 
 def explain_all(factory: Factory, words: Sequence[str]) -> None:
-    """List for each instance what differs from its last build (`doit explain [stage...]`)."""
+    """List for each instance what differs from its last build (`doit explain [stage...]`). Raises ConfigError."""
     nodes = chosen_nodes(factory)
     known = {name.removeprefix("stage:"): node for name, node in nodes.items() if not is_folder(node)}
     chosen: list[Node] = []
@@ -225,7 +225,7 @@ def _collect_builders(factory: Factory) -> int:
 
 
 def replay(factory: Factory) -> None:
-    """Run one stage's script again on the terminal, and keep nothing (`doit replay stage=NAME [shell=1]`)."""
+    """Run one stage's script again on the terminal, and keep nothing (`doit replay stage=NAME [shell=1]`). Raises ConfigError."""
     from pipeline.build import replay as again
 
     name = variables().get("stage", "").removeprefix("stage:")
@@ -285,7 +285,10 @@ def boot(factory: Factory, name: str, image: Image) -> None:
 
 
 def run_tests(paths: Paths, screen: Screen, words: Sequence[str]) -> None:
-    """Run pytest on the terminal with the arguments, or with all tests if there are none (`doit test [arguments]`)."""
+    """Run pytest on the terminal with the arguments, or with all tests if there are none (`doit test [arguments]`).
+
+    Raises FactoryError.
+    """
     sys.stdout.flush()
     # CI tells the tests that a missing tool is a failure (tests/conftest.py).
     ci = {"CI": os.environ["CI"]} if "CI" in os.environ else {}

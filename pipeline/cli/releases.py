@@ -50,7 +50,7 @@ def attest(factory: Factory, given: Mapping[str, str]) -> None:
 
 
 def verify_release(factory: Factory, given: Mapping[str, str]) -> None:
-    """Check a release with public keys alone (`doit verify:release dir=… [key=…] [need=K rebuilders=…]`)."""
+    """Check a release with public keys alone (`doit verify:release dir=… [key=…] [need=K rebuilders=…]`). Raises ConfigError."""
     from pipeline.release.inspection import inspect_release
 
     folder = Path(_wanted(given, "dir", "verify:release", "dir=FOLDER, the folder of a release"))

@@ -49,7 +49,7 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
 
 
 def lock(factory: Factory) -> None:
-    """Resolve the channel's lock again, and list the differences (`doit lock [older-index=accept]`)."""
+    """Resolve the channel's lock again, and list the differences (`doit lock [older-index=accept]`). Raises ConfigError."""
     older = variables().get("older-index", "")
     if older:
         if older != "accept":
@@ -73,7 +73,7 @@ def lock(factory: Factory) -> None:
 
 
 def base(factory: Factory) -> None:
-    """Pin the newest wheel of the lab's Alpine, and list the differences (`doit lab:base [dry-run=1]`)."""
+    """Pin the newest wheel of the lab's Alpine, and list the differences (`doit lab:base [dry-run=1]`). Raises ConfigError."""
     from pipeline.channels.lab.renew import Renewal, as_json
 
     asked = variables().get("dry-run", "")

@@ -43,7 +43,7 @@ class IsoFile:
         return sum(size for _, size in self.extents)
 
     def chunks(self, stream: BinaryIO, most: int = 1 << 20) -> Iterator[bytes]:
-        """Yield its content, in pieces."""
+        """Yield its content, in pieces. Raises FormatError."""
         for start, size in self.extents:
             stream.seek(start)
             left = size

@@ -103,7 +103,7 @@ def started(
     `stick` is a file that a PC has as an additional USB stick; it is written to. `files` are put onto the boot partition of
     a host first, by name; the image is not changed. `second` is the file of a PC's second disk: with one, data written to
     both disks stays. Hosts are in the offline network, and its first host is forwarded.
-    `accel` is the value of QEMU's option of that name.
+    `accel` is the value of QEMU's option of that name. Raises BootError.
     """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")

@@ -83,7 +83,10 @@ def dist_folder(paths: Paths) -> Path:
 
 
 def image_of(node: StageNode, artifact: Artifact) -> str:
-    """Return the output that is the image: the one that matches the first pattern of stage.toml's `outputs`."""
+    """Return the output that is the image: the one that matches the first pattern of stage.toml's `outputs`.
+
+    Raises StageError.
+    """
     images = [name for name in artifact.outputs if fnmatchcase(name, node.spec.outputs[0]) and not name.endswith(".bmap")]
     if len(images) != 1:
         raise StageError(

@@ -55,7 +55,7 @@ class Caged:
 def caged(stack: ExitStack, argv: Sequence[str], namespaces: Sequence[str], *, within: int | None = None) -> Caged:
     """Start `argv` as the first process of new namespaces (`--net` and its like); it prints `ready` when it is.
 
-    With `within`, it sees the file systems of that process. The end of the stack ends it.
+    With `within`, it sees the file systems of that process. The end of the stack ends it. Raises BootError.
     """
     inside = ["nsenter", f"--target={within}", "--mount", "--"] if within is not None else []
     # If this process or the unshare between ends, for any reason, so does the first process, and its namespaces with it.

@@ -136,7 +136,10 @@ class Box:
         return Path(f"/proc/{self.pid}/root")
 
     def path(self, name: str) -> Path:
-        """Return a file of the machine, seen from here; links to its folder are followed as the machine would follow them."""
+        """Return a file of the machine, seen from here; links to its folder are followed as the machine would follow them.
+
+        Raises ToolError.
+        """
         todo, place, links = [part for part in reversed(name.split("/")) if part], self.root, 0
         while len(todo) > 1:
             part = todo.pop()
@@ -196,7 +199,10 @@ class Box:
         check: bool = True,
         timeout: float = 60,
     ) -> Ran:
-        """Run a program inside, as root or another user; its output is in the result, and in the error if it fails."""
+        """Run a program inside, as root or another user; its output is in the result, and in the error if it fails.
+
+        Raises ToolError.
+        """
         full = command(self.pid, argv, user=user, env=env)
         done = proc.run(full, stdin=(data or "").encode(), timeout=timeout, check=False)
         ran = Ran(done.status, done.stdout.decode(), done.stderr.decode())
@@ -259,7 +265,7 @@ class Box:
 def bring(box: Box, program: str) -> None:
     """Copy a program of this machine that its root lacks, with its libraries, to where the machine finds it.
 
-    It has a folder of its own, so that it is visible; nothing in there replaces a part of the product.
+    It has a folder of its own, so that it is visible; nothing in there replaces a part of the product. Raises ToolError.
     """
     found = shutil.which(program, path=PATH)
     if found is None:

@@ -149,7 +149,10 @@ def _unpacked(data: bytes, where: str) -> bytes:
 
 
 def without_signatures_inside(data: bytes, where: str, own: frozenset[bytes] = frozenset()) -> bytes:
-    """Return the list of an initramfs' files without the modloop's signature and the keys `own`; other data as it is."""
+    """Return the list of an initramfs' files without the modloop's signature and the keys `own`; other data as it is.
+
+    Raises FormatError.
+    """
     plain = _unpacked(data, where)
     rows = bytearray()
     place = 0

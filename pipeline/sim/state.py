@@ -113,7 +113,7 @@ def need(folder: Path) -> State:
 
 
 def stop(folder: Path) -> bool:
-    """End the running Tower, and wait until it is gone; False if there was none."""
+    """End the running Tower, and wait until it is gone; False if there was none. Raises BootError."""
     ends = time.monotonic() + _STOP_SECONDS
     was_there, asked = False, False
     while is_held(folder):

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def public_keys(variable: str, text: str, folder: Path) -> tuple[PublicKey, ...]:
-    """Return the keys that a variable names (files, folders or keys, separated by commas), or those in `folder`."""
+    """Return the keys that a variable names (files, folders or keys, separated by commas), or those in `folder`.
+
+    Raises ConfigError.
+    """
     from tower.base.errors import TowerError
     from tower.image.verify import key_of, trusted_keys
 

@@ -65,7 +65,10 @@ class SecretKey:
         return PublicKey(self.key_id, self.public)
 
     def sign(self, stream: BinaryIO, trusted_comment: str, *, prehashed: bool = True) -> Signature:
-        """Sign the content of a stream; the signature holds no time, so that signing twice gives the same bytes."""
+        """Sign the content of a stream; the signature holds no time, so that signing twice gives the same bytes.
+
+        Raises ReleaseError.
+        """
         if not trusted_comment.isprintable() and not trusted_comment.replace("\t", "").isprintable():
             raise ReleaseError(f"trusted comment {trusted_comment!r}: has control characters")
         key = _private(self.seed)
@@ -114,7 +117,7 @@ def load_secret_key(path: Path, passphrase: Passphrase) -> SecretKey:
 
 
 def parse_secret_key(data: bytes, where: str, passphrase: Passphrase) -> SecretKey:
-    """Do as `load_secret_key`, with the file's bytes."""
+    """Do as `load_secret_key`, with the file's bytes. Raises ConfigError, ReleaseError."""
     lines = data.decode("utf-8", errors="replace").removesuffix("\n").split("\n")
     try:
         raw = base64.b64decode(lines[1], validate=True) if len(lines) == 2 else b""
@@ -143,7 +146,10 @@ def parse_secret_key(data: bytes, where: str, passphrase: Passphrase) -> SecretK
 
 
 def ask_passphrase(where: str, descriptor: str) -> str:
-    """Return the passphrase: one line from file descriptor `descriptor` if it is a number, else from the terminal."""
+    """Return the passphrase: one line from file descriptor `descriptor` if it is a number, else from the terminal.
+
+    Raises ConfigError.
+    """
     if not descriptor:
         try:
             # getpass by itself would fall back to a stdin that echoes the input.

@@ -43,7 +43,10 @@ def role_of(host: Host | None) -> str:
 
 
 def differences(wanted: str, found: str, family: str) -> list[str]:
-    """Return the missing and the unexpected rules in words; empty if the rules are the same, in the order of each chain."""
+    """Return the missing and the unexpected rules in words; empty if the rules are the same, in the order of each chain.
+
+    Raises TowerError.
+    """
     if not _chains(wanted):
         raise TowerError(f"{FIREWALL} gave no rules", hint="is this an installed thin client?")
     if _chains(wanted) == _chains(found):

@@ -213,7 +213,7 @@ def sync_folder(folder: Path) -> None:
 def locked(path: Path, *, busy: str = "") -> Iterator[None]:
     """Hold a lock that ends with this process, even if it is killed.
 
-    With `busy`, another holder is an error with that text; otherwise wait for it.
+    With `busy`, another holder is an error with that text; otherwise wait for it. Raises StateError.
     """
     with in_our_words(path, hint=_WRITABLE):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

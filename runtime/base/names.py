@@ -52,7 +52,7 @@ def _form(text: str, pattern: re.Pattern[str], what: str, example: str) -> str:
 
 
 def parse_host_name(text: str) -> HostName:
-    """Parse the name of a host: one label of RFC 1123, in lower case, that begins with a letter."""
+    """Parse the name of a host: one label of RFC 1123, in lower case, that begins with a letter. Raises ValueRefusedError."""
     if _HOST.fullmatch(text) is None:
         raise ValueRefusedError(
             f"{text!r} is not a host name", hint="a letter, then up to 62 letters, digits or dashes; no capitals: web, office-2"
@@ -65,7 +65,7 @@ def parse_host_name(text: str) -> HostName:
 
 
 def parse_user_name(text: str) -> UserName:
-    """Parse the name of a user who may log in; never root, or another one of the system's own."""
+    """Parse the name of a user who may log in; never root, or another one of the system's own. Raises ValueRefusedError."""
     if _USER.fullmatch(text) is None:
         why = "it has at most 32 letters, digits, dots, dashes and underscores, and is not a number"
         raise ValueRefusedError(
@@ -120,14 +120,17 @@ def parse_public_key(text: str) -> str:
 
 
 def parse_password_hash(text: str) -> str:
-    """Parse a hashed password as in /etc/shadow: sha512crypt or yescrypt."""
+    """Parse a hashed password as in /etc/shadow: sha512crypt or yescrypt. Raises ValueRefusedError."""
     if _HASH.fullmatch(text) is None:  # not shown: it may be a password
         raise ValueRefusedError("this is not the hash of a password", hint="it begins with $6$ or $y$")
     return text
 
 
 def parse_ssid(text: str) -> str:
-    """Parse the name of a Wi-Fi network as it was typed: any 1 to 32 bytes. Bytes that are not UTF-8 become surrogates."""
+    """Parse the name of a Wi-Fi network as it was typed: any 1 to 32 bytes. Bytes that are not UTF-8 become surrogates.
+
+    Raises ValueRefusedError.
+    """
     try:
         return _ssid(os.fsencode(text))
     except UnicodeEncodeError:
@@ -135,7 +138,7 @@ def parse_ssid(text: str) -> str:
 
 
 def parse_ssid_hex(text: str) -> str:
-    """Parse the name of a Wi-Fi network from its bytes in hexadecimal."""
+    """Parse the name of a Wi-Fi network from its bytes in hexadecimal. Raises ValueRefusedError."""
     if _HEX.fullmatch(text) is None:
         raise ValueRefusedError(f"{text!r} is not the name of a Wi-Fi network in hexadecimal", hint="for example: 486f6d65")
     return _ssid(bytes.fromhex(text))
@@ -161,7 +164,7 @@ def ssid_text(ssid: str) -> str:
 
 
 def parse_wlan_key(text: str) -> str:
-    """Parse a derived Wi-Fi key: 256 bits in hexadecimal."""
+    """Parse a derived Wi-Fi key: 256 bits in hexadecimal. Raises ValueRefusedError."""
     if _WLAN_KEY.fullmatch(text) is None:  # not shown
         raise ValueRefusedError("the shared key of the Wi-Fi is not valid", hint="it has 64 hexadecimal digits")
     return text

@@ -65,7 +65,7 @@ def check_file(path: Path, image: Path) -> None:
 
 
 def check_open_file(handle: int, path: Path, image: Path) -> None:
-    """Do as `check_file`, for the regular file that a descriptor is open on, wherever `path` leads by now."""
+    """Do as `check_file`, for the regular file that a descriptor is open on, wherever `path` leads by now. Raises DeviceError."""
     real, about = Path(f"/proc/self/fd/{handle}").readlink(), os.fstat(handle)
     if not about.st_nlink:
         raise DeviceError(f"{path}: was removed meanwhile", hint="start again")

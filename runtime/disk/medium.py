@@ -70,7 +70,7 @@ class Medium:
             done += self._try(os.pwritev, data[done:], place + done)
 
     def read(self, place: int, into: memoryview) -> None:
-        """Fill `into` from `place`."""
+        """Fill `into` from `place`. Raises DeviceError."""
         done = 0
         while done < len(into):
             got = self._try(os.preadv, into[done:], place + done)
@@ -88,7 +88,7 @@ class Medium:
             ) from error
 
     def flush(self, place: int, length: int) -> None:
-        """Sync a range to the medium, so that reading it back is meaningful."""
+        """Sync a range to the medium, so that reading it back is meaningful. Raises DeviceError."""
         try:
             os.fdatasync(self.handle)
             if not self.direct:

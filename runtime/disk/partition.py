@@ -53,7 +53,7 @@ def partitions(first: bytes, where: str) -> tuple[Partition, ...]:
 
 
 def read_partitions(medium: Medium) -> tuple[Partition, ...]:
-    """Return the boot partition and the root of a host's medium: two partitions, with the root last."""
+    """Return the boot partition and the root of a host's medium: two partitions, with the root last. Raises ImageProblemError."""
     found = partitions(_read(medium, 0, UNIT)[:SECTOR], medium.where)
     if [row.number for row in found] != [1, 2] or any(row.start % UNIT for row in found) or found[0].start >= found[1].start:
         raise ImageProblemError(f"{medium.where}: is not partitioned as the image of a host", hint="tower builds those of hosts")

@@ -134,7 +134,7 @@ def attach(session: Session, number: str, look: Look) -> int:
 
 
 def listed(session: Session) -> list[Running]:
-    """Return the applications that a host runs for windows."""
+    """Return the applications that a host runs for windows. Raises GarbageError."""
     found = []
     for line in _host(session, "list").stdout.decode(errors="replace").splitlines():
         number, seconds, program = (*line.split(" ", 2), "", "")[:3]

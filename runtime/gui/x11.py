@@ -69,7 +69,7 @@ class Server:
         self._asked = self._asked + 1 & 0xFFFF
 
     def ask(self, code: int, small: int, form: str, *values: int, data: bytes = b"") -> Packet | None:
-        """Send a request and return the answer; None if the server refuses it, as for a window that is gone."""
+        """Send a request and return the answer; None if the server refuses it, as for a window that is gone. Raises OddError."""
         self.send(code, small, form, *values, data=data)
         ends = time.monotonic() + _SECONDS
         while True:

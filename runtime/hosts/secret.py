@@ -48,7 +48,10 @@ def new_key_file() -> bytes:
 
 
 def hash_password(password: str) -> str:
-    """Hash a password for /etc/shadow with openssl's sha512crypt, which reads the password from its stdin."""
+    """Hash a password for /etc/shadow with openssl's sha512crypt, which reads the password from its stdin.
+
+    Raises ValueRefusedError.
+    """
     if not password or not password.isprintable():
         raise ValueRefusedError("a password must not be empty or have control characters")
     if len(password.encode()) > 256:

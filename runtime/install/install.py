@@ -295,7 +295,7 @@ def reinstall(tower: Tower, name: str, view: View) -> Outcome:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Parse the machines of a command line: `web`, `web,vault`, `thinclient`."""
+    """Parse the machines of a command line: `web`, `web,vault`, `thinclient`. Raises ValueRefusedError."""
     names = tuple(text.split(","))
     for name in names:
         if name != THIN_CLIENT:

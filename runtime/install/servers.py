@@ -32,7 +32,7 @@ def servers_of(repositories: Sequence[Repository]) -> tuple[tuple[str, int], ...
 
 
 def parse_server(text: str) -> tuple[str, int]:
-    """Parse a server: NAME, for https, or NAME:PORT."""
+    """Parse a server: NAME, for https, or NAME:PORT. Raises ValueRefusedError."""
     found, _ = parse_repositories(f"https://{text}/")
     if not found or found[0].path:
         raise ValueRefusedError(f"{text!r} is not a package server", hint="for example: packages.example.org:443")

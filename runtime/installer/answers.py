@@ -67,7 +67,10 @@ def read_answers(path: Path) -> Answers:
 
 
 def parse_answers(data: bytes, where: str) -> Answers:
-    """Parse the content of such a file. No value is ever evaluated, and the value of PASSWORD_HASH is never shown."""
+    """Parse the content of such a file. No value is ever evaluated, and the value of PASSWORD_HASH is never shown.
+
+    Raises ValueRefusedError.
+    """
     values = _values(data, where)
     missing = [name for name in NAMES if name not in values and name not in DEFAULTS]
     if missing:

@@ -268,7 +268,10 @@ def close() -> None:
 
 
 def write_loader(disk: Disk, code: bytes) -> None:
-    """Put a boot loader's first sector before the table of partitions: a BIOS starts the partition that is marked, if any."""
+    """Put a boot loader's first sector before the table of partitions: a BIOS starts the partition that is marked, if any.
+
+    Raises DeviceError.
+    """
     if not 0 < len(code) <= 440:
         raise DeviceError(f"the boot loader's first sector has {len(code)} bytes, 1 to 440 are expected")
     with in_our_words(disk.path, kind=DeviceError), disk.path.open("r+b") as stream:

@@ -122,7 +122,7 @@ def busy(host: Host) -> Iterator[None]:
 
 
 def read_receipt(host: Host) -> Receipt:
-    """Return the receipt of a host, which tells how far its provisioning came."""
+    """Return the receipt of a host, which tells how far its provisioning came. Raises HostError."""
     found = receipt.read(host.file(RECEIPT))
     if found.host != host.name:
         raise HostError(

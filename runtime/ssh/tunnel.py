@@ -81,7 +81,7 @@ class Tunnel:
 
 @contextmanager
 def forward(session: Connection, target: str, port: int, local_port: int) -> Iterator[int]:
-    """Open a port here that leads through the host to the target; see Session.forward."""
+    """Open a port here that leads through the host to the target; see Session.forward. Raises ValueRefusedError."""
     if _TARGET.fullmatch(target) is None or not 0 < port < 1 << 16:
         raise ValueRefusedError(f"{target!r} port {port} is not a target for a tunnel", hint="for example: 192.168.2.1 port 443")
     session.ensure()
@@ -102,7 +102,7 @@ def forward(session: Connection, target: str, port: int, local_port: int) -> Ite
 
 @contextmanager
 def reverse(session: Connection, local_port: int, host_port: int, target: str) -> Iterator[int]:
-    """Open a port of the host that leads here; see Session.reverse."""
+    """Open a port of the host that leads here; see Session.reverse. Raises ValueRefusedError."""
     if not 0 < local_port < 1 << 16:
         raise ValueRefusedError(f"{local_port} is not a port")
     session.ensure()

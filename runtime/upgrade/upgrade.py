@@ -102,7 +102,7 @@ def check_ready(host: Host, *, lose_files: bool) -> Receipt:
 
 
 def begin(host: Host, before: Receipt, new: ImageSource, target: Target) -> Upgrade:
-    """Make the files of an upgrade, all of them or none."""
+    """Make the files of an upgrade, all of them or none. Raises HostError."""
     found = Receipt.new(host.name, new, target)
     if before.host != host.name:
         raise HostError(f"{host.file(RECEIPT)}: is of host {before.host}")

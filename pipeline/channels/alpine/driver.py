@@ -259,7 +259,7 @@ class AlpineDriver:
     # --- downloads ------------------------------------------------------------------------------------------
 
     def fetch(self, lock: Lock, progress: Progress) -> None:
-        """Bring everything that the lock names into the vault."""
+        """Bring everything that the lock names into the vault. Raises LockError."""
         if self.mirror is not None and self._mirrored(lock):
             self.mirror.make(progress)
         self._shop.tidy()

@@ -22,7 +22,10 @@ _LONGEST = 1000
 
 
 def read_list(text: str, where: str) -> tuple[Mapping[str, str], ...]:
-    """Return the rows of the list. It is YAML in the shape of a list of flat tables; any other shape is refused."""
+    """Return the rows of the list. It is YAML in the shape of a list of flat tables; any other shape is refused.
+
+    Raises FormatError.
+    """
     rows: list[dict[str, str]] = []
     for number, line in enumerate(text.splitlines(), 1):
         content = line.strip()

@@ -36,7 +36,7 @@ def audit_elf(at: Destination, channel: str, images: Sequence[Image], screen: Sc
 
 
 def audit_image(at: Destination, image: Image, reviewed: Reviewed | None, screen: Screen) -> list[str]:
-    """Return the faults of one image, and draft its lists in build/audit/."""
+    """Return the faults of one image, and draft its lists in build/audit/. Raises StageError."""
     from pipeline.images.disk import unpacked
     from pipeline.images.elf.audit import Reviewed as Known
     from pipeline.images.elf.audit import compare, lists_of

@@ -133,7 +133,7 @@ def ext4_tree(stream: BinaryIO, where: str, start: int = 0) -> Tree:
 
 
 def iso_tree(stream: BinaryIO, where: Path) -> Tree:
-    """Return the tree of the packages and the apkovl of an ISO."""
+    """Return the tree of the packages and the apkovl of an ISO. Raises FormatError."""
     tree = Tree()
     files = iso9660.files(stream, where)
     packages = [file for file in files if file.path.startswith("apks/") and file.path.endswith(".apk")]

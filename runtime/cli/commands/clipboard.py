@@ -66,7 +66,7 @@ def _count(text: str) -> int:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Do it; return the exit status."""
+    """Do it; return the exit status. Raises ValueRefusedError."""
     if args.action == "policy":
         return _policy(args)
     if args.action == "send":

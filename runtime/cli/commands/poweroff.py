@@ -55,7 +55,7 @@ def declare(parser: argparse.ArgumentParser, order: Order) -> None:
 
 
 def obey(args: argparse.Namespace, order: Order) -> int:
-    """Confirm, send the order, wait; the exit status tells whether all hosts obeyed."""
+    """Confirm, send the order, wait; the exit status tells whether all hosts obeyed. Raises ValueRefusedError."""
     if bool(args.hosts) == args.all:
         raise ValueRefusedError("name the hosts, or give --all", hint=f"tower {order.value} --all")
     view, tower = View(json=args.json), tower_of_user()

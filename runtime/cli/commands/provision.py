@@ -97,7 +97,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Provision a host, or continue with one; return the exit status."""
+    """Provision a host, or continue with one; return the exit status. Raises ValueRefusedError."""
     view, tower = View(json=args.json), tower_of_user()
     name = parse_host_name(args.name)
     if args.size and not args.device_file:

@@ -65,7 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the command; return its exit status."""
+    """Run the command; return its exit status. Raises ValueRefusedError."""
     tower = tower_of_user()
     if args.list:
         return _list(tower, args)

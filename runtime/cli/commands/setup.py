@@ -22,7 +22,7 @@ examples:
   tower setup                                            ask for all, then install
   tower setup --answers /media/usb/answers --dry-run     show what would be wiped, and do nothing
   tower setup --answers /media/usb/answers               install, after one last question
-  tower setup --answers /media/usb/answers --yes         the same, nobody is asked
+  tower setup --answers /media/usb/answers --yes         the same, without asking
   tower setup --upgrade                                  replace an installed system, keep /home and the key
 
 The file has a line NAME='value' for each answer:
@@ -38,7 +38,7 @@ Both disks are wiped, unless it is an upgrade. All that is installed comes from 
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The answers, and whether to ask."""
+    """Declare the command's arguments."""
     parser.add_argument("--answers", type=Path, metavar="FILE", help="a file with all answers (default: ask for them)")
     parser.add_argument("--upgrade", action="store_true", help="put this version in place of an installed one; /home stays")
     parser.add_argument("--dry-run", action="store_true", help="show what would be wiped and installed, do nothing")
@@ -47,25 +47,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Plan, ask, install."""
+    """Install, or upgrade, after showing the plan and asking once; return 0. Raises TowerError, ValueRefusedError."""
     from tower.base.files import locked, make_folders
     from tower.installer import disks, medium
     from tower.installer.answers import read_answers
 
     view = View(json=args.json)
     if args.upgrade and args.answers:
-        raise ValueRefusedError("an upgrade asks for nothing", hint="leave out --answers, or --upgrade")
+        raise ValueRefusedError("--answers does not apply to an upgrade", hint="leave out --answers, or --upgrade")
     answers = read_answers(args.answers) if args.answers else None
     if answers is None and not args.upgrade and not sys.stdin.isatty():
-        raise ValueRefusedError("there is nobody to ask", hint="give a file: --answers FILE")
+        raise ValueRefusedError("the input is not a terminal, so it cannot ask for the answers", hint="give a file: --answers FILE")
     needs_root = args.upgrade or not args.dry_run
     if needs_root and os.geteuid() != 0:
-        raise TowerError("only root installs", hint="log in as root, or type doas before it")
+        raise TowerError("only root can install", hint="log in as root, or use doas")
     if not needs_root:
         return _install(args, answers, view)
     medium.check_live(Path("/proc/mounts").read_text(errors="replace"))
     make_folders(_LOCK.parent, 0o755)
-    with locked(_LOCK, busy="another `tower setup` is at work"):
+    with locked(_LOCK, busy="another `tower setup` is running"):
         disks.release()
         return _upgrade(args, view) if args.upgrade else _install(args, answers, view)
 

@@ -30,18 +30,18 @@ _LONGEST: Final = 300.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Which hosts, how often, for how long."""
+    """Declare the command's arguments."""
     parser.add_argument("hosts", metavar="HOST", nargs="*", help="a host; default: all")
-    parser.add_argument("--watch", action="store_true", help="ask again and again, until Ctrl-C")
-    parser.add_argument("--interval", type=seconds, default=2, metavar="SECONDS", help="of --watch (default: %(default)s)")
+    parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
+    parser.add_argument("--interval", type=seconds, default=2, metavar="SECONDS", help="between two rounds of --watch (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=seconds, default=10, metavar="SECONDS", help="for the answer of a host (default: %(default)s)"
+        "--timeout", type=seconds, default=10, metavar="SECONDS", help="time limit for a host's answer (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object; with --watch, one a line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; with --watch, one per line")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Ask, show, and tell by the exit status."""
+    """Ask the hosts and show their states; return 0 if all are up, else 15. Raises ValueRefusedError."""
     for name in ("interval", "timeout"):
         if not 0.1 <= getattr(args, name) <= _LONGEST:
             raise ValueRefusedError(f"--{name} is {getattr(args, name):g}, expected 0.1 to {_LONGEST:g} seconds")
@@ -57,12 +57,12 @@ def execute(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             if not args.watch:
                 raise
-            return 0  # what ends a watch is no failure
+            return 0  # Ctrl-C is the normal end of a watch
     return 0 if all_up else AnswerError.exit_status
 
 
 def _rounds(interval: float | None) -> Iterator[None]:
-    """One round, or one at each interval, without end."""
+    """Yield once, or without end, at each interval in seconds."""
     while True:
         start = time.monotonic()
         yield
@@ -88,7 +88,7 @@ def _show_table(asked: Survey, hosts: tuple[Host, ...], interval: float | None) 
 
 
 def _show_plain(asked: Survey, hosts: tuple[Host, ...], interval: float | None) -> bool:
-    """For a pipe or a file: whole tables only, and no line of them broken."""
+    """Print whole tables, whose lines are not wrapped: for a pipe or a file."""
     from tower.cli import board
 
     console = board.console(width=200)

@@ -34,7 +34,7 @@ examples:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The host, where its boot device is, and the image."""
+    """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="a host, or `thinclient`")
     disk = parser.add_argument_group("its boot device (default: the host writes it)")
     where = disk.add_mutually_exclusive_group()
@@ -65,7 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Upgrade a host, or go on with it; or write a medium for the thin client."""
+    """Upgrade a host, continue an upgrade, or write a medium for the thin client; return the exit status."""
     view = View(json=args.json)
     if args.name == THIN_CLIENT:
         return _thin_client(args, view)
@@ -98,7 +98,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _target(args: argparse.Namespace, tower: Tower, before: Receipt, new: ImageSource, view: View) -> Target:
-    """What will be written, which must be this host's. Raises DeviceError or AnswerError."""
+    """Return the device to be written, which must be this host's. Raises DeviceError or AnswerError."""
     host = tower.host(parse_host_name(before.host))
     if args.device or args.device_file:
         target = _disk(args, new, view)
@@ -115,7 +115,7 @@ def _disk(args: argparse.Namespace, new: ImageSource, view: View) -> Target:
 
 
 def _finish(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *, resume: bool) -> int:
-    """Do what is left to do, from the stage that the receipt of the upgrade says."""
+    """Carry out the remaining stages of an upgrade, from the one in its receipt on."""
     again = f"tower upgrade --resume {one.host.name}"
     try:
         with provision.busy(one.host):
@@ -147,7 +147,7 @@ def _write(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *, 
     if resume:
         view.say(f"image: {new}, {source.check_source(new, unsigned=args.unsigned)}")
         if args.device or args.device_file:
-            # A host that cannot be reached any more is put right by its boot device in this machine.
+            # If the host can no longer be reached, its boot device is written in this machine.
             target = _disk(args, new, view)
             if not args.other_device and replace(target, identity="") != replace(one.receipt.target, identity=""):
                 upgrade.check_is_of(one.host, provision.read_receipt(one.host), new, target)
@@ -161,7 +161,7 @@ def _write(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View, *, 
 
 
 def _start(args: argparse.Namespace, tower: Tower, one: Upgrade, view: View) -> Upgrade:
-    """Have the host start from what was written, and wait for it."""
+    """Let the host start from the new image, and wait for its answer."""
     if one.in_place and args.restart:
         upgrade.restart(one, tower, view)
     elif not one.in_place:

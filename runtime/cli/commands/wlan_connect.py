@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Ask for the password, let the router join, and save the network; return the exit status."""
+    """Ask for the password, let the router join, and save the network; return the exit status. Raises ValueRefusedError."""
     view, tower = View(json=args.json), tower_of_user()
     ssid = parse_ssid_hex(args.ssid) if args.hex else parse_ssid(args.ssid)
     name = ssid_text(ssid)

@@ -388,4 +388,4 @@ def test_the_input_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody_to_ask(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert main(["setup"]) == ValueRefusedError.exit_status
-    assert "there is nobody to ask" in capfd.readouterr().err
+    assert "the input is not a terminal" in capfd.readouterr().err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower setup` after one that was killed, and beside one that is at work."""
+"""`tower setup` after one that was killed, and beside one that is running."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     argv = ["setup", *(["--upgrade"] if upgrade else ["--answers", str(answers)]), "--yes"]
     with locked(tmp_path / "run/setup.lock"):
         assert main(argv) == StateError.exit_status
-    assert "another `tower setup` is at work" in capfd.readouterr().err
+    assert "another `tower setup` is running" in capfd.readouterr().err
     assert not released
     # Each gets as far as what it needs next, and is not there.
     monkeypatch.setattr(device, "list_disks", lambda: found_disks(row("sdz")))

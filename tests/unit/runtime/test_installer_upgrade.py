@@ -145,7 +145,7 @@ def test_an_upgrade_asks_for_nothing(tmp_path: Path, capfd: pytest.CaptureFixtur
     path = tmp_path / "answers"
     path.write_bytes(text())
     assert main(["setup", "--upgrade", "--answers", str(path)]) == ValueRefusedError.exit_status
-    assert "an upgrade asks for nothing" in capfd.readouterr().err
+    assert "--answers does not apply to an upgrade" in capfd.readouterr().err
 
 
 def test_who_interrupts_an_upgrade_hears_that_home_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
