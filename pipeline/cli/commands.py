@@ -23,7 +23,7 @@ from pipeline.base.scratch import temporary_folder
 from pipeline.build.factory import Factory
 from pipeline.cli import sim_tasks, supply
 from pipeline.cli.command_line import number, variables
-from pipeline.cli.report import Row
+from pipeline.cli.report import TaskRow
 from pipeline.cli.tasks import Task, chosen_images, chosen_nodes, task
 from pipeline.images.boot_record import BOOTS, recorded
 from pipeline.plan import explain
@@ -48,7 +48,9 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     yield from boot_tasks(factory)
     yield from supply.all_tasks(factory)
     yield from sim_tasks.all_tasks(factory)
-    yield _command("builder", lambda: builder(factory), "make the container image that stages run in", Row("builder", "channel"))
+    yield _command(
+        "builder", lambda: builder(factory), "make the container image that stages run in", TaskRow("builder", "channel")
+    )
     yield task(
         "explain", lambda words: explain_all(factory, words), doc="explain why stages are built again [STAGE...]", arguments=True
     )
@@ -101,7 +103,7 @@ def release_tasks(factory: Factory) -> Iterator[Task]:
     )
 
 
-def _command(name: str, action: Callable[[], None], doc: str, row: Row | None = None) -> Task:
+def _command(name: str, action: Callable[[], None], doc: str, row: TaskRow | None = None) -> Task:
     return task(name, action, doc=doc, row=row)
 
 
@@ -266,7 +268,7 @@ def boot_tasks(factory: Factory) -> Iterator[Task]:
                 f"boot:{name}",
                 partial(boot, factory, name, image),
                 doc=f"start {image.output} in QEMU, on this terminal, until it is up",
-                row=Row("boot", name),
+                row=TaskRow("boot", name),
                 needs=[f"{image.recipe}:{image.target}"],
             )
 

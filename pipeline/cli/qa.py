@@ -33,7 +33,7 @@ _COLLECT_SECONDS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AcceptanceRow:
     """One row of the list, with its tests and their results."""
 
     number: str
@@ -61,7 +61,7 @@ class Row:
         return [first, *(f"{'':20}because {reason}" for reason in reasons)]
 
 
-def count_states(rows: Iterable[Row]) -> dict[str, int]:
+def count_states(rows: Iterable[AcceptanceRow]) -> dict[str, int]:
     """Count the rows in each of STATES, in that order; 0 for a state that no row has."""
     found = Counter(row.state for row in rows)
     return {state: found[state] for state in STATES}
@@ -79,7 +79,7 @@ def rows_of(text: str) -> Iterator[tuple[str, str]]:
         yield match[1], match[2]
 
 
-def read_rows(paths: Paths) -> list[Row]:
+def read_rows(paths: Paths) -> list[AcceptanceRow]:
     """Return all rows with the tests that exist now. Raises FactoryError if pytest cannot list the tests."""
     tests = _tests(paths)
     ended = _record(paths.build / RECORD)
@@ -87,10 +87,10 @@ def read_rows(paths: Paths) -> list[Row]:
     return [_row(number, what, tests, ended) for number, what in known]
 
 
-def _row(number: str, what: str, tests: Mapping[str, Mapping[str, str]], ended: Mapping[str, str]) -> Row:
+def _row(number: str, what: str, tests: Mapping[str, Mapping[str, str]], ended: Mapping[str, str]) -> AcceptanceRow:
     own = {test: rows[number] for test, rows in tests.items() if number in rows}
     simulated = {test: reason for test, reason in own.items() if reason}
-    return Row(number, what, {test: ended.get(test, "not run") for test in own}, simulated)
+    return AcceptanceRow(number, what, {test: ended.get(test, "not run") for test in own}, simulated)
 
 
 def _tests(paths: Paths) -> dict[str, dict[str, str]]:

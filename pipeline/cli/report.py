@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output of a run: one line for each task with its state, key and seconds, and a summary at the end.
 
-These are doit's reporters; they read the `Row` that `pipeline.cli.tasks` gives every task. `Lines` is for people;
+These are doit's reporters; they read the `TaskRow` that `pipeline.cli.tasks` gives every task. `Lines` is for people;
 `Events` (json=1) writes one JSON object a line for programs.
 """
 
@@ -20,7 +20,7 @@ from pipeline.base.streams import INTERRUPTED, unwritten
 
 
 @dataclass(slots=True)
-class Row:
+class TaskRow:
     """The state of one task; the task fills it in, and the reporter reads it."""
 
     name: str
@@ -37,11 +37,11 @@ class Row:
     started: float = 0.0
 
 
-def row_of(task: Any) -> Row | None:
+def row_of(task: Any) -> TaskRow | None:
     """Return the row of one of doit's tasks; None for a group."""
     meta = task.meta or {}
     row = meta.get("row")
-    return row if isinstance(row, Row) else None
+    return row if isinstance(row, TaskRow) else None
 
 
 class Lines:
@@ -65,7 +65,7 @@ class Lines:
     def __init__(self, outstream: TextIO, options: Any) -> None:
         del options
         self.out = outstream
-        self.rows: list[Row] = []
+        self.rows: list[TaskRow] = []
         self.failed: list[str] = []
         self.status = 0
         self.started = time.monotonic()
@@ -107,7 +107,7 @@ class Lines:
 
     def add_failure(self, task: Any, fail: Any) -> None:
         """Note that a task failed, or could not begin because another one failed."""
-        row = row_of(task) or Row(task.name)
+        row = row_of(task) or TaskRow(task.name)
         self.screen.end(task.name)
         row.state = "skipped" if type(fail).__name__ == "UnmetDependency" else "failed"
         row.seconds = time.monotonic() - row.started if row.started else 0.0
@@ -148,7 +148,7 @@ class Lines:
 
     # --- appearance -----------------------------------------------------------------------------------
 
-    def finish(self, row: Row, trouble: str = "") -> None:
+    def finish(self, row: TaskRow, trouble: str = "") -> None:
         """Print the line of a finished task."""
         with self.guard:
             self.rows.append(row)
@@ -171,7 +171,7 @@ class Events(Lines):
 
     desc = "one JSON object a task"
 
-    def finish(self, row: Row, trouble: str = "") -> None:
+    def finish(self, row: TaskRow, trouble: str = "") -> None:
         """Write the event of a finished task."""
         event = {
             "event": "task",
@@ -206,13 +206,13 @@ class Events(Lines):
         self.screen.event(event, self.out)
 
 
-def as_line(row: Row) -> str:
+def as_line(row: TaskRow) -> str:
     """Return the line of a finished task."""
     seconds = f"{row.seconds:8.1f} s" if row.state in ("built", "pulled", "done", "failed") else ""
     return f"{row.name:<28} {row.target:<10} {row.key[:12]:<12}  {row.state:<7}{seconds}".rstrip()
 
 
-def summary_text(rows: list[Row], failed: list[str], seconds: float) -> str:
+def summary_text(rows: list[TaskRow], failed: list[str], seconds: float) -> str:
     """Return the summary of a run; empty if no stage was concerned."""
     states = [row.state for row in rows if row.counted]
     built, pulled, cached = (states.count(state) for state in ("built", "pulled", "cached"))

@@ -47,7 +47,7 @@ def status(factory: Factory) -> None:
     _list(factory, state.need(state.folder_of(factory.paths)))
 
 
-def _list(factory: Factory, found: state.State) -> None:
+def _list(factory: Factory, found: state.TowerState) -> None:
     for row in found.machines:
         shown = f"{row.name:<12} {row.role or 'elsewhere':<12} {'on' if row.on else 'off':<4} {', '.join(row.addresses)}"
         data: dict[str, JsonValue] = {"machine": row.name, "role": row.role, "on": row.on}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from pipeline.build.factory import Factory
-from pipeline.cli.report import Row
+from pipeline.cli.report import TaskRow
 from pipeline.cli.tasks import Task, task
 from pipeline.light.parts import NEEDED
 
@@ -18,7 +18,7 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
     yield task("_sim-possible", partial(_run, "check", factory), doc="check that a Tower can run on this machine")
     needs = ["_sim-possible", *(name for name in NEEDED if name in factory.plan.nodes)]
     doc = "start a Tower of light machines that keeps running (machines=light)"
-    yield task("sim", partial(_run, "begin", factory), doc=doc, row=Row("sim"), needs=needs)
+    yield task("sim", partial(_run, "begin", factory), doc=doc, row=TaskRow("sim"), needs=needs)
     yield task("sim:status", partial(_run, "status", factory), doc="list the machines of the running Tower")
     doc = "open a session on a machine of the Tower, or run a command there: MACHINE [COMMAND...]"
     yield task("sim:ssh", partial(_run, "ssh", factory), doc=doc, arguments=True)

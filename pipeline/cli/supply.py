@@ -12,7 +12,7 @@ from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FactoryError, LockError
 from pipeline.build.factory import Factory
 from pipeline.cli.command_line import number, variables
-from pipeline.cli.report import Row
+from pipeline.cli.report import TaskRow
 from pipeline.cli.tasks import Task, chosen_nodes, task
 from pipeline.supply import lockfile
 from pipeline.supply.lock import Lock
@@ -28,10 +28,10 @@ def all_tasks(factory: Factory) -> Iterator[Task]:
         "lock",
         lambda: lock(factory),
         doc="choose the packages again, and list the changes (older-index=accept)",
-        row=Row("lock", "channel"),
+        row=TaskRow("lock", "channel"),
     )
     yield task(
-        "fetch", lambda: fetch(factory), doc="download and verify everything that the lock names", row=Row("fetch", "channel")
+        "fetch", lambda: fetch(factory), doc="download and verify everything that the lock names", row=TaskRow("fetch", "channel")
     )
     yield task(
         "vault:export", lambda: export(factory), doc="write everything that the lock names into file=PATH, for another machine"

@@ -22,7 +22,7 @@ from pipeline.base.paths import cache_home
 from pipeline.base.refused import expected
 from pipeline.base.streams import show
 from pipeline.build.factory import Factory
-from pipeline.cli.report import Row
+from pipeline.cli.report import TaskRow
 from pipeline.plan.nodes import ChannelNode, Image, Node, StageNode, is_folder
 
 Task = dict[str, Any]
@@ -41,7 +41,7 @@ def task(
     action: Callable[[], None] | Callable[[Sequence[str]], None] | None,
     *,
     doc: str,
-    row: Row | None = None,
+    row: TaskRow | None = None,
     needs: Sequence[str] = (),
     fresh: Callable[[], bool] | None = None,
     clean: Callable[[], None] | None = None,
@@ -54,7 +54,7 @@ def task(
     `fresh` tells whether there is nothing to do; without it the task always runs. With `group` it is a subtask of
     that name. With `arguments` the action is given the words after the task's name on the command line.
     """
-    line = row or Row(name, quiet=True)
+    line = row or TaskRow(name, quiet=True)
     made: Task = {"doc": doc, "task_dep": list(needs), "meta": {"row": line}, "verbosity": 0, "io": {"capture": False}}
     made |= {"basename": group, "name": name.removeprefix(f"{group}:")} if group else {"basename": name}
     made["actions"] = [_guarded(action, line, arguments)] if action is not None else []
@@ -91,7 +91,7 @@ def _fullest() -> Path:
     return min(free, key=free.__getitem__, default=Path("build"))
 
 
-def _guarded(action: Callable[..., None], row: Row, arguments: bool) -> Callable[..., Any]:
+def _guarded(action: Callable[..., None], row: TaskRow, arguments: bool) -> Callable[..., Any]:
     def run(*given: Sequence[str]) -> FailedTask | None:
         try:
             with _explained():
@@ -113,7 +113,7 @@ def _guarded(action: Callable[..., None], row: Row, arguments: bool) -> Callable
     return act_on if arguments else act
 
 
-def _asked(fresh: Callable[[], bool], row: Row) -> Callable[[], bool]:
+def _asked(fresh: Callable[[], bool], row: TaskRow) -> Callable[[], bool]:
     def answer() -> bool:
         try:
             with _explained():
@@ -150,12 +150,12 @@ def image_tasks(factory: Factory, recipe: str, doc: str) -> Iterator[Task]:
     for image in chosen_images(factory):
         if image.recipe != recipe:
             continue
-        row = Row(recipe, image.target)
+        row = TaskRow(recipe, image.target)
 
         def place(image: Image = image) -> None:
             inputs.publish_image(factory, image)
 
-        def fresh(image: Image = image, row: Row = row) -> bool:
+        def fresh(image: Image = image, row: TaskRow = row) -> bool:
             artifact = factory.find(factory.plan.nodes[image.final])
             row.key = artifact.key if artifact is not None else ""
             return artifact is not None and inputs.find_published(factory, image) is not None
@@ -225,7 +225,7 @@ def channel_tasks(factory: Factory) -> Iterator[Task]:
         factory.builder()
 
     def part(name: str, action: Callable[[], None], fresh: Callable[[], bool], needs: Sequence[str], doc: str) -> Task:
-        return task(f"channel:{name}", action, doc=doc, row=Row(name, "channel"), needs=needs, fresh=fresh, group="channel")
+        return task(f"channel:{name}", action, doc=doc, row=TaskRow(name, "channel"), needs=needs, fresh=fresh, group="channel")
 
     yield part("lock", lock, factory.lock_fits, [], "choose the packages")
     yield part("fetch", factory.fetch, all_there, ["channel:lock"], "download what the lock names")
@@ -237,7 +237,11 @@ def channel_tasks(factory: Factory) -> Iterator[Task]:
 def _node_task(factory: Factory, node: Node, *, doc: str, group: str) -> Task:
     stage = isinstance(node, StageNode)
     elsewhere = isinstance(node, StageNode) and factory.plan.engine_of(node.arch)
-    row = Row(node.stage, node.target, counted=True) if isinstance(node, StageNode) else Row(node.what, node.arch or "channel")
+    row = (
+        TaskRow(node.stage, node.target, counted=True)
+        if isinstance(node, StageNode)
+        else TaskRow(node.what, node.arch or "channel")
+    )
     needs = (
         [name for name in node.inputs.values() if not is_folder(factory.plan.nodes[name])] if isinstance(node, StageNode) else []
     )

@@ -56,7 +56,7 @@ _CUT = re.compile(r"\x1b(\[[0-9;?=]*|[()])?$")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandResult:
     """The result of a command on the guest."""
 
     status: int
@@ -171,7 +171,7 @@ class Guest:
         self.type(user)
         self.wait(prompt, timeout)
 
-    def command(self, line: str, timeout: float = 60) -> Answer:
+    def command(self, line: str, timeout: float = 60) -> CommandResult:
         """Run a command line in the shell that is logged in; return its output and exit status."""
         self._count += 1
         # The shell joins the words, so that the echo of the typed line does not look like the answer.
@@ -179,7 +179,7 @@ class Guest:
         self.type(f"echo '=begin''{self._count}='; {line}; echo '=end''{self._count}='$?=")
         self.wait(f"^{re.escape(first)}\n", timeout)
         found = self.wait(rf"(?s)(.*?){re.escape(last)}(\d+)=", timeout)
-        return Answer(int(found.group(2)), found.group(1))
+        return CommandResult(int(found.group(2)), found.group(1))
 
     def banner(self, port: int, timeout: float) -> str:
         """Return the first output of the server behind the guest's `port`; retry until there is some."""

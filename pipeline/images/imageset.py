@@ -70,7 +70,7 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class NotedFile:
     """A file of a set: its content's record, and the file system's data about it when that was last checked."""
 
     sha256: Digest
@@ -85,7 +85,7 @@ class Note:
     checkout: str
     key: Digest
     made_of: Digest
-    files: Mapping[str, Row]
+    files: Mapping[str, NotedFile]
 
     def to_json(self) -> bytes:
         """Return the content of the note's file."""
@@ -96,7 +96,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class SetFile:
     """The wanted content of a file of a set: bytes, or a copy of a file."""
 
     record: FileRecord
@@ -109,7 +109,8 @@ def read_note(spot: Spot) -> Note | None:
         with open_regular(spot.note, follow=False) as stream:
             data: Any = parse_json(stream.read())
         files = {
-            str(name): Row(Digest(str(row["sha256"])), int(row["size"]), list(row["stat"])) for name, row in data["files"].items()
+            str(name): NotedFile(Digest(str(row["sha256"])), int(row["size"]), list(row["stat"]))
+            for name, row in data["files"].items()
         }
         if files.keys() != {f"{spot.image}{ending}" for ending in ENDINGS}:
             return None
@@ -164,7 +165,7 @@ def damaged_in(spot: Spot, note: Note) -> str:
         return next((name for name, row in note.files.items() if _held(spot.folder / name, row, stack) is None), "")
 
 
-def _held(path: Path, row: Row, stack: ExitStack) -> BufferedReader | None:
+def _held(path: Path, row: NotedFile, stack: ExitStack) -> BufferedReader | None:
     """Return the open file (`stack` closes it) if it matches `row`; it is hashed only if it may have changed."""
     try:
         stream = stack.enter_context(open_regular(path, follow=False))
@@ -178,14 +179,14 @@ def _held(path: Path, row: Row, stack: ExitStack) -> BufferedReader | None:
         return None
 
 
-def _there(path: Path, record: FileRecord, known: Row | None, stack: ExitStack) -> BufferedReader | None:
+def _there(path: Path, record: FileRecord, known: NotedFile | None, stack: ExitStack) -> BufferedReader | None:
     """Return the open file in its place if it matches `record`; `known` is the note's row for it."""
     if known is None or known.sha256 == record.sha256:
-        return _held(path, Row(record.sha256, record.size, known.stat if known else []), stack)
+        return _held(path, NotedFile(record.sha256, record.size, known.stat if known else []), stack)
     with ExitStack() as own:
         if _held(path, known, own) is not None:  # certainly a different file: no need to hash it
             return None
-    return _held(path, Row(record.sha256, record.size, []), stack)
+    return _held(path, NotedFile(record.sha256, record.size, []), stack)
 
 
 def _fingerprint(stream: BinaryIO) -> list[JsonValue]:
@@ -207,7 +208,7 @@ def changing(spot: Spot, *, on_wait: Callable[[], None], check: Callable[[], Non
             lock.remove()
 
 
-def lay(spot: Spot, contents: Mapping[str, Content], *, checkout: Path, key: Digest, made_of: Digest) -> None:
+def lay(spot: Spot, contents: Mapping[str, SetFile], *, checkout: Path, key: Digest, made_of: Digest) -> None:
     """Put a complete set in its place; files that are right already stay. Call it inside `changing`.
 
     `contents` has a file for each of `ENDINGS`. Raises OSError if that fails, and StoreError if a copied file differs
@@ -228,7 +229,9 @@ def lay(spot: Spot, contents: Mapping[str, Content], *, checkout: Path, key: Dig
             files[name] = there or stack.enter_context(_write(_made(spot.work) / name, contents[name]))
         _switch(spot, new)
         # Use the descriptors that were hashed: another file may have the name by now.
-        rows = {name: Row(contents[name].record.sha256, contents[name].record.size, _fingerprint(files[name])) for name in names}
+        rows = {
+            name: NotedFile(contents[name].record.sha256, contents[name].record.size, _fingerprint(files[name])) for name in names
+        }
         note = Note(str(checkout), key, made_of, rows)
         if note != before:
             with (_made(spot.work) / "note").open("xb") as stream:
@@ -277,7 +280,7 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, content: Content) -> BufferedRandom:
+def _write(path: Path, content: SetFile) -> BufferedRandom:
     """Write a new file with this content, synced and open; it is hashed while it is written."""
     with ExitStack() as stack:
         stream = stack.enter_context(path.open("xb+"))

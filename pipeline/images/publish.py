@@ -22,7 +22,7 @@ from pipeline.base.canonical import Digest, digest_bytes
 from pipeline.base.errors import StageError, StoreError
 from pipeline.base.files import disk_full, is_full
 from pipeline.base.paths import Paths
-from pipeline.images.imageset import ENDINGS, Content, Note, Spot, changing, damaged_in, lay, owner_of, read_note, remove
+from pipeline.images.imageset import ENDINGS, Note, SetFile, Spot, changing, damaged_in, lay, owner_of, read_note, remove
 from pipeline.images.manifest import ManifestInput, manifest_of
 from pipeline.plan.nodes import Image, StageNode
 from pipeline.store.artifact import Artifact, FileRecord
@@ -127,7 +127,7 @@ def _waiting(to: Destination, main: Spot) -> Callable[[], None]:
     return partial(to.report, f"{main.path}: is being written by another build; waiting for it")
 
 
-def _place(to: Destination, main: Spot, contents: Mapping[str, Content], place: Callable[[Spot], None]) -> Path:
+def _place(to: Destination, main: Spot, contents: Mapping[str, SetFile], place: Callable[[Spot], None]) -> Path:
     """Put the set into its place; return the path of its image."""
     owner, own = owner_of(main, to.checkout), to.own(main)
     if not owner:
@@ -146,19 +146,19 @@ def _place(to: Destination, main: Spot, contents: Mapping[str, Content], place: 
     return own.path
 
 
-def _same(note: Note, contents: Mapping[str, Content]) -> bool:
+def _same(note: Note, contents: Mapping[str, SetFile]) -> bool:
     return {name: row.sha256 for name, row in note.files.items()} == {
         name: content.record.sha256 for name, content in contents.items()
     }
 
 
-def _contents(built: BuiltImage, given: ManifestInput) -> dict[str, Content]:
+def _contents(built: BuiltImage, given: ManifestInput) -> dict[str, SetFile]:
     """Return the files of the set."""
     name, artifact = built.image.output, built.artifact
-    contents = {name: Content(artifact.outputs[built.output], artifact.file(built.output))}
+    contents = {name: SetFile(artifact.outputs[built.output], artifact.file(built.output))}
 
     def add(ending: str, data: bytes) -> None:
-        contents[f"{name}{ending}"] = Content(FileRecord(digest_bytes(data), len(data)), data)
+        contents[f"{name}{ending}"] = SetFile(FileRecord(digest_bytes(data), len(data)), data)
 
     add(".bmap", block_map_of(artifact, built.output))
     manifest = manifest_of(given, {name: content.record for name, content in contents.items()})

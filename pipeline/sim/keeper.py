@@ -43,9 +43,9 @@ def _say(event: str, **more: str) -> None:
         pass
 
 
-def _rows(made: Tower) -> tuple[state.Row, ...]:
+def _rows(made: Tower) -> tuple[state.MachineState, ...]:
     return tuple(
-        state.Row(
+        state.MachineState(
             one.name, one.plan.role or "", tuple(interface.ipv4 for interface in one.plan.interfaces if interface.ipv4), one.pid
         )
         for one in made

@@ -48,7 +48,7 @@ COMMIT
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MachinePlan:
     """The plan of a machine: its role for the firewall (None: not in the Tower), its interfaces, its routes."""
 
     name: str
@@ -73,7 +73,7 @@ class Plan:
 class Machine(Box):
     """One machine of the Tower."""
 
-    plan: Plan
+    plan: MachinePlan
 
     @property
     def wiring(self) -> Wiring:
@@ -195,7 +195,7 @@ class Tower:
 
 
 @contextmanager
-def assembled(on: Shelf, plans: Sequence[Plan]) -> Iterator[Tower]:
+def assembled(on: Shelf, plans: Sequence[MachinePlan]) -> Iterator[Tower]:
     """Yield machines that are off, and the switches between them; all end with the context. One is `router`, one `internet`."""
     with ExitStack() as stack:
         machines = {

@@ -82,7 +82,7 @@ def start(folder: Path, checkout: Path, roots: Mapping[str, Path], mirror: Path 
         keeper.stdout.close()
 
 
-def words_of(found: state.State, words: Sequence[str]) -> list[str]:
+def words_of(found: state.TowerState, words: Sequence[str]) -> list[str]:
     """Return the program that opens a session on a machine, or runs a command there. Raises ConfigError for an unknown one."""
     if not words:
         raise ConfigError(

@@ -28,7 +28,7 @@ _POLL_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MachineState:
     """One machine of the list."""
 
     name: str
@@ -44,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class TowerState:
     """A running Tower."""
 
     kind: str
@@ -53,9 +53,9 @@ class State:
     start: str
     """When that was started, as the kernel counts: numbers of processes are used again."""
     ready: bool
-    machines: tuple[Row, ...]
+    machines: tuple[MachineState, ...]
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> MachineState:
         """Return the machine of that name. Raises ConfigError if there is none, or if it is off."""
         for row in self.machines:
             if row.name == name:
@@ -70,9 +70,9 @@ def folder_of(paths: Paths) -> Path:
     return paths.build / "sim"
 
 
-def write(folder: Path, kind: str, machines: Sequence[Row], *, ready: bool) -> None:
+def write(folder: Path, kind: str, machines: Sequence[MachineState], *, ready: bool) -> None:
     """Write the state of the Tower that this process holds."""
-    made = State(kind, os.getpid(), process_start(os.getpid()) or "", ready, tuple(machines))
+    made = TowerState(kind, os.getpid(), process_start(os.getpid()) or "", ready, tuple(machines))
     new = folder / "state.new"
     new.write_text(json.dumps({"schema": _SCHEMA, **asdict(made)}, indent=1) + "\n")
     new.replace(folder / "state.json")
@@ -89,14 +89,14 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def read(folder: Path) -> State | None:
+def read(folder: Path) -> TowerState | None:
     """Return the running Tower, or None. Raises BootError if it has not written its state yet."""
     if not is_held(folder):
         return None
     try:
         rows = parse_json((folder / "state.json").read_bytes())
-        machines = tuple(Row(row["name"], row["role"], tuple(row["addresses"]), row["pid"]) for row in rows["machines"])
-        found = State(rows["kind"], rows["keeper"], rows["start"], rows["ready"], machines)
+        machines = tuple(MachineState(row["name"], row["role"], tuple(row["addresses"]), row["pid"]) for row in rows["machines"])
+        found = TowerState(rows["kind"], rows["keeper"], rows["start"], rows["ready"], machines)
     except (OSError, ValueError, KeyError, TypeError):
         found = None
     if found is None or process_start(found.keeper) != found.start:
@@ -104,7 +104,7 @@ def read(folder: Path) -> State | None:
     return found
 
 
-def need(folder: Path) -> State:
+def need(folder: Path) -> TowerState:
     """Return the running Tower. Raises BootError if there is none."""
     found = read(folder)
     if found is None:

@@ -12,7 +12,7 @@ THINCLIENT: Final = "thinclient"
 INTERNET: Final = "internet"
 
 
-class Outcome(StrEnum):
+class Verdict(StrEnum):
     """The result of a check."""
 
     HELD = "held"
@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     NOT_TRIED = "not tried"
 
 
-_ORDER: Final = (Outcome.BROKEN, Outcome.NOT_TRIED, Outcome.HELD)
+_ORDER: Final = (Verdict.BROKEN, Verdict.NOT_TRIED, Verdict.HELD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,24 @@ class Check:
     """The machine that it is about, or that tries."""
     target: str
     """The machine that is tried; empty if it is about one machine alone."""
-    outcome: Outcome
+    outcome: Verdict
     detail: str = ""
 
 
-def worst(outcomes: Sequence[Outcome]) -> Outcome:
+def worst(outcomes: Sequence[Verdict]) -> Verdict:
     """Return the worst of several results; not tried if there are none."""
-    return min(outcomes, key=_ORDER.index, default=Outcome.NOT_TRIED)
+    return min(outcomes, key=_ORDER.index, default=Verdict.NOT_TRIED)
 
 
 def judged(about: str, source: str, faults: Sequence[str], *, target: str = "", well: str = "") -> Check:
     """Return a check that was tried: broken if there are faults."""
-    outcome = Outcome.BROKEN if faults else Outcome.HELD
+    outcome = Verdict.BROKEN if faults else Verdict.HELD
     return Check(about, source, target, outcome, "; ".join(dict.fromkeys(faults)) or well)
 
 
 def not_tried(about: str, source: str, why: str, *, target: str = "") -> Check:
     """Return a check that could not be made."""
-    return Check(about, source, target, Outcome.NOT_TRIED, why)
+    return Check(about, source, target, Verdict.NOT_TRIED, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class AuditReport:
     checks: tuple[Check, ...]
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Verdict:
         """The worst outcome of all checks."""
         return worst([check.outcome for check in self.checks])
 

@@ -6,15 +6,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from tower.audit.checks import AuditReport, Outcome, worst
+from tower.audit.checks import AuditReport, Verdict, worst
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _WORDS: Final = {
-    Outcome.HELD: ("ok", "green"),
-    Outcome.BROKEN: ("NO", "bold red"),
-    Outcome.NOT_TRIED: ("?", "yellow"),
+    Verdict.HELD: ("ok", "green"),
+    Verdict.BROKEN: ("NO", "bold red"),
+    Verdict.NOT_TRIED: ("?", "yellow"),
 }
 
 
@@ -27,11 +27,11 @@ def show(report: AuditReport) -> None:
         console.print(table)
     console.print("ok: held, NO: broken, ?: not tried, -: nothing to try")
     for check in report.checks:
-        if check.outcome is not Outcome.HELD:
+        if check.outcome is not Verdict.HELD:
             where = f"{check.source} -> {check.target}" if check.target else check.source
             console.print(f"[{_WORDS[check.outcome][1]}]{check.outcome.value}[/]", end=" ")
             console.print(f"{where}: {check.about}: {check.detail}", markup=False)
-    counts = {outcome: sum(check.outcome is outcome for check in report.checks) for outcome in Outcome}
+    counts = {outcome: sum(check.outcome is outcome for check in report.checks) for outcome in Verdict}
     console.print(", ".join(f"{count} {outcome.value}" for outcome, count in counts.items()))
 
 

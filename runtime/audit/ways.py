@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from tower.audit import attack, verdict
-from tower.audit.checks import INTERNET, THINCLIENT, Check, Outcome, judged, not_tried
+from tower.audit.checks import INTERNET, THINCLIENT, Check, Verdict, judged, not_tried
 from tower.audit.doors import Doors
 from tower.audit.hosts import Answered, Result
 from tower.audit.state import Audit
@@ -61,7 +61,7 @@ def _forbidden(one: Audit, host: Host, target: str, answers: list[Answered], mor
     alive = one.internet_answers if target == INTERNET else target == THINCLIENT or target in one.facts
     controls = one.facts[host.name].controls if host.name in one.facts else {}
     found = verdict.way(host.name, target, answers, controls, alive=alive, more=more)
-    if found.outcome is Outcome.HELD and target == THINCLIENT:
+    if found.outcome is Verdict.HELD and target == THINCLIENT:
         # To the host, a packet that its firewall dropped looks like one that ours dropped: only the wire tells them apart.
         attacker = one.attacker(host)
         if attacker is None:
@@ -78,7 +78,7 @@ def _online(one: Audit, host: Host, answers: list[Answered]) -> Check:
     four = [answer for answer in answers if ":" not in answer.tried.address]
     six = [answer for answer in answers if ":" in answer.tried.address]
     found = verdict.way(host.name, INTERNET, six, one.facts[host.name].controls, alive=one.internet_answers)
-    if found.outcome is not Outcome.HELD:
+    if found.outcome is not Verdict.HELD:
         return found
     if not any(answer.result is Result.REACHED for answer in four):
         return not_tried("way", host.name, f"{four[0].tried} does not answer: is the router connected?", target=INTERNET)

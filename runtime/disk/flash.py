@@ -24,7 +24,7 @@ from typing import IO, Final, cast
 
 from tower.base.errors import DeviceError, ImageProblemError
 from tower.disk.medium import ALIGN, CHUNK, Medium, new_buffer, same
-from tower.image.blockmap import AGAIN, BlockMap, Check
+from tower.image.blockmap import AGAIN, BlockMap, MapCheck
 from tower.image.unpack import unpacked
 
 GAP: Final = 256 << 10
@@ -40,7 +40,7 @@ Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """A buffer's content and its place; `old` says that the medium has it already."""
 
     place: int
@@ -65,8 +65,8 @@ class _Line:
 
     free: queue.SimpleQueue[mmap.mmap | None] = field(default_factory=queue.SimpleQueue)
     digest: queue.SimpleQueue[_Stretch | None] = field(default_factory=queue.SimpleQueue)
-    write: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
-    check: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
+    write: queue.SimpleQueue[Chunk | None] = field(default_factory=queue.SimpleQueue)
+    check: queue.SimpleQueue[Chunk | None] = field(default_factory=queue.SimpleQueue)
     failure: BaseException | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     half: set[int] = field(default_factory=set)
@@ -118,7 +118,7 @@ def flash(
         line.free.put(new_buffer())
     counts = [0, 0]
     work: dict[str, Callable[[], None]] = {
-        "digest": lambda: _digest(line, Check(block_map, str(image))),
+        "digest": lambda: _digest(line, MapCheck(block_map, str(image))),
         "write": lambda: _write(line, medium, counts, compare=compare),
         **{f"read-back {number}": lambda: _check(line, medium, advance) for number in range(_CHECKERS)},
     }
@@ -168,7 +168,7 @@ def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> N
             if place >= start:
                 full = -(-length // ALIGN) * ALIGN
                 buffer[length:full] = bytes(full - length)
-                line.write.put(Piece(place, full, buffer))
+                line.write.put(Chunk(place, full, buffer))
             place += length
     if stream.read(1):
         raise ImageProblemError(f"{image}: is larger than the {block_map.size} bytes that its block map says", hint=AGAIN)
@@ -202,7 +202,7 @@ def _fill(stream: IO[bytes], into: memoryview, image: Path) -> None:
         done += got
 
 
-def _digest(line: _Line, check: Check) -> None:
+def _digest(line: _Line, check: MapCheck) -> None:
     """Compare the image with its map. This is the slowest of the threads, so it does nothing else."""
     while (stretch := line.digest.get()) is not None and line.failure is None:
         if stretch.buffer is None:
@@ -219,7 +219,7 @@ def _digest(line: _Line, check: Check) -> None:
 
 def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> None:
     there = new_buffer() if compare else None
-    batch: list[Piece] = []
+    batch: list[Chunk] = []
     while (piece := line.write.get()) is not None and line.failure is None:
         data = memoryview(piece.buffer)[: piece.length]
         if there is not None:
@@ -228,7 +228,7 @@ def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> 
         if not old:
             medium.write(piece.place, data)
         counts[old] += piece.length
-        batch.append(Piece(piece.place, piece.length, piece.buffer, old=old))
+        batch.append(Chunk(piece.place, piece.length, piece.buffer, old=old))
         if len(batch) == _BATCH:
             _hand_on(line, medium, batch)
             batch = []
@@ -237,7 +237,7 @@ def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> 
         line.check.put(None)
 
 
-def _hand_on(line: _Line, medium: Medium, batch: list[Piece]) -> None:
+def _hand_on(line: _Line, medium: Medium, batch: list[Chunk]) -> None:
     if batch and not all(piece.old for piece in batch):
         medium.flush(batch[0].place, batch[-1].place + batch[-1].length - batch[0].place)
     for piece in batch:

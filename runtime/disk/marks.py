@@ -38,7 +38,7 @@ _READ: Final = 68 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class DiskSignature:
     """The findings on a disk and its partitions."""
 
     ids: frozenset[str]
@@ -48,7 +48,7 @@ class Signature:
     """What it is, or was, a part of: an LVM, a RAID; empty if no mark is found."""
 
 
-def read(handle: int, size: int) -> Signature:
+def read(handle: int, size: int) -> DiskSignature:
     """Return the findings on an open disk of `size` bytes. Raises OSError; unknown content is no error."""
     ids, labels, parts = set[str](), set[str](), list[str]()
     for start, length, own, name in ((0, size, "", ""), *_partitions(handle, os.pread(handle, 2 * _SECTOR, 0))):
@@ -59,7 +59,7 @@ def read(handle: int, size: int) -> Signature:
         for uuid, label in _file_systems(data):
             ids.add(uuid)
             labels.add(label)
-    return Signature(frozenset(ids - {""}), frozenset(labels - {""}), next(iter(parts), ""))
+    return DiskSignature(frozenset(ids - {""}), frozenset(labels - {""}), next(iter(parts), ""))
 
 
 def obstacle(handle: int, size: int, root: Path = Path("/")) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Block maps (bmap 2.0) of images: reading them, and comparing the bytes of an image with one.
 
-A map is never trusted: the writer feeds every byte of the image to `Check`, which insists that mapped ranges have
+A map is never trusted: the writer feeds every byte of the image to `MapCheck`, which insists that mapped ranges have
 their digests and that all other bytes are zeros. So a wrong map gives an error, and not a wrong disk.
 """
 
@@ -97,7 +97,7 @@ def _read(data: bytes, where: str) -> tuple[int, int, list[tuple[int, int, str]]
     return size, block, rows
 
 
-class Check:
+class MapCheck:
     """Compares an image, fed from its first byte to its last, with its map."""
 
     def __init__(self, block_map: BlockMap, where: str) -> None:

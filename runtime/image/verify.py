@@ -168,7 +168,7 @@ def check_sum(path: Path, expected: str) -> None:
 
 def check_block_map(image: Path, block_map: Path) -> None:
     """Raise ImageProblemError unless the map describes the unpacked image, and all blocks outside it are zeros."""
-    check = blockmap.Check(blockmap.parse(_read(block_map), str(block_map)), str(image))
+    check = blockmap.MapCheck(blockmap.parse(_read(block_map), str(block_map)), str(image))
     with unpacked(image) as stream:
         while chunk := stream.read(_CHUNK):
             check.feed(memoryview(chunk))

@@ -89,7 +89,7 @@ class Run(ABC):
             stream.write(f"{line}\n")
 
 
-class Installation(Run):
+class SystemInstallation(Run):
     """An installation on two disks, which are wiped."""
 
     steps = 10
@@ -138,7 +138,7 @@ class Installation(Run):
         return f"{self._plan.root.path} and {self._plan.boot.path} are wiped and hold no whole system: run it again"
 
 
-class Upgrade(Run):
+class SystemUpgrade(Run):
     """An installation in place of the system that is on the disks."""
 
     steps = 9

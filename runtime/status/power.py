@@ -54,7 +54,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PowerOutcome:
     """The result for one host."""
 
     host: Host
@@ -82,7 +82,7 @@ def tell(tower: Tower, found: Status, order: Order) -> Told:
     return Told(found.host, found.report.boot if found.report else "", since)
 
 
-def wait_until_off(told: Iterable[Told], *, limit: float) -> Iterator[Outcome]:
+def wait_until_off(told: Iterable[Told], *, limit: float) -> Iterator[PowerOutcome]:
     """Yield each host when it is off, or when `limit` seconds have passed."""
     waiting = list(told)
     while waiting:
@@ -93,11 +93,11 @@ def wait_until_off(told: Iterable[Told], *, limit: float) -> Iterator[Outcome]:
             if one.host.name in off or seconds >= limit:
                 waiting.remove(one)
                 done = one.host.name in off
-                yield Outcome(one.host, done, "off" if done else f"still on after {limit:.0f} s", seconds)
+                yield PowerOutcome(one.host, done, "off" if done else f"still on after {limit:.0f} s", seconds)
         _pause(waiting, start)
 
 
-def wait_until_back(told: Iterable[Told], asked: Survey, *, limit: float) -> Iterator[Outcome]:
+def wait_until_back(told: Iterable[Told], asked: Survey, *, limit: float) -> Iterator[PowerOutcome]:
     """Yield each host when it answers after its restart, or when `limit` seconds have passed."""
     waiting = {one.host.name: one for one in told}
     while waiting:
@@ -109,7 +109,7 @@ def wait_until_back(told: Iterable[Told], asked: Survey, *, limit: float) -> Ite
             if back or seconds >= limit:
                 del waiting[found.host.name]
                 why = found.reason or "it has not gone down"
-                yield Outcome(one.host, back, "back" if back else f"not back after {limit:.0f} s: {why}", seconds)
+                yield PowerOutcome(one.host, back, "back" if back else f"not back after {limit:.0f} s: {why}", seconds)
         _pause(waiting, start)
 
 

@@ -24,10 +24,10 @@ from pipeline.light.roots import RootName, root_of
 from pipeline.light.services import NO_PASSWORD, SshServer
 from pipeline.light.shelf import Shelf, shelf
 from pipeline.light.switches import Interface, in_network_of
-from pipeline.sim.machines import INTERNET_ADDRESS, NAMED_ADDRESS, USER, Machine, Plan, Tower, assembled, missing_tools
+from pipeline.sim.machines import INTERNET_ADDRESS, NAMED_ADDRESS, USER, Machine, MachinePlan, Tower, assembled, missing_tools
 
 __all__ = [
-    "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Interface", "Machine", "Plan", "SshServer", "Tower",
+    "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Interface", "Machine", "MachinePlan", "SshServer", "Tower",
     "boot_files", "in_network_of", "missing_tools", "roots", "tower",
 ]  # fmt: skip
 
@@ -38,18 +38,18 @@ _BUILD_SECONDS: Final = 3600
 _SPARE = Interface("usb0", "spare")
 
 
-def _host(name: str, role: str, network: int, number: int) -> Plan:
+def _host(name: str, role: str, network: int, number: int) -> MachinePlan:
     interface = Interface("eth0", role, f"192.168.{network}.{number}", f"fd00:{network}::{number}")
-    return Plan(name, role, (interface, _SPARE), "192.168.2.1" if role == "online" else None)
+    return MachinePlan(name, role, (interface, _SPARE), "192.168.2.1" if role == "online" else None)
 
 
 PLANS = (
-    Plan(
+    MachinePlan(
         "thinclient",
         "thinclient",
         (Interface("eth0", "online", "192.168.2.100", "fd00:2::100"), Interface("eth1", "offline", "192.168.3.100", "fd00:3::100"), _SPARE),
     ),
-    Plan(
+    MachinePlan(
         "router",
         "router",
         (Interface("eth0", "online", "192.168.2.1", "fd00:2::1"), Interface("wlan0", "air", "10.20.0.2", "fd00:20::2"), _SPARE),
@@ -59,7 +59,7 @@ PLANS = (
     _host("online2", "online", 2, 201),
     _host("offline1", "offline", 3, 200),
     _host("offline2", "offline", 3, 201),
-    Plan(
+    MachinePlan(
         "internet",
         None,
         (Interface("eth0", "air", "10.20.0.1", "fd00:20::1"),),
@@ -99,7 +99,7 @@ def _first_start(machine: Machine) -> None:
         machine.lay_on_boot(boot_files(machine.plan))
 
 
-def boot_files(plan: Plan) -> dict[str, bytes]:
+def boot_files(plan: MachinePlan) -> dict[str, bytes]:
     """The files that a host of the Tower finds on its boot partition, by name, made by the product's own modules."""
     online = plan.role != "offline"
     key = secret.new_key_pair(plan.name)

@@ -15,7 +15,7 @@ import pytest
 from pipeline.light.shelf import Shelf
 from pipeline.light.switches import Interface, plug_in
 from tests.network.home import FOLDER, User
-from tests.network.machines import USER, Machine, Plan, Tower, boot_files
+from tests.network.machines import USER, Machine, MachinePlan, Tower, boot_files
 
 LOG = "var/log/tower-setup.log"
 STEPS = [
@@ -45,12 +45,12 @@ print(host.env.address)
 """
 
 
-def plan_of(name: str, number: int = 220) -> Plan:
-    return Plan(name, "offline", (Interface("eth0", "offline", f"192.168.3.{number}"),))
+def plan_of(name: str, number: int = 220) -> MachinePlan:
+    return MachinePlan(name, "offline", (Interface("eth0", "offline", f"192.168.3.{number}"),))
 
 
 @contextmanager
-def new_host(on: Shelf, plan: Plan) -> Iterator[Machine]:
+def new_host(on: Shelf, plan: MachinePlan) -> Iterator[Machine]:
     """A host that was never started."""
     with ExitStack() as stack:
         yield Machine(plan.name, on, plan.root, on.disk(stack), ("firewall",), stack, plan)

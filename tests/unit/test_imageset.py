@@ -25,7 +25,7 @@ from pipeline.build.factory import Factory
 from pipeline.cli import commands, inputs
 from pipeline.images import imageset, publish
 from pipeline.images.boot import BootResult
-from pipeline.images.imageset import ENDINGS, Content
+from pipeline.images.imageset import ENDINGS, SetFile
 from pipeline.plan.nodes import Image
 from pipeline.store.artifact import FileRecord
 from tests.unit.small import Driver, make_checkout, make_factory, put
@@ -401,7 +401,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
 def test_a_copy_of_other_bytes_is_never_placed(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"other")
     record = FileRecord(digest_bytes(b"right"), 5)
-    contents = {f"x{ending}": Content(record, b"right" if ending else tmp_path / "source") for ending in ENDINGS}
+    contents = {f"x{ending}": SetFile(record, b"right" if ending else tmp_path / "source") for ending in ENDINGS}
     spot = imageset.Spot(tmp_path, "x")
     with pytest.raises(StoreError, match="expected"):
         imageset.lay(spot, contents, checkout=tmp_path, key=record.sha256, made_of=record.sha256)

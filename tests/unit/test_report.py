@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.base.errors import StageError
 from pipeline.base.progress import Screen
-from pipeline.cli.report import Events, Lines, Row
+from pipeline.cli.report import Events, Lines, TaskRow
 from pipeline.cli.tasks import FailedTask
 
 
@@ -20,7 +20,7 @@ class UnmetDependency:
         return "unmet"
 
 
-def fake(row: Row) -> SimpleNamespace:
+def fake(row: TaskRow) -> SimpleNamespace:
     return SimpleNamespace(name=f"stage:{row.name}", meta={"row": row})
 
 
@@ -32,8 +32,8 @@ def reporter(kind: type[Lines] = Lines) -> tuple[Lines, io.StringIO, io.StringIO
 
 def test_a_run_with_nothing_to_do() -> None:
     made, out, _ = reporter()
-    made.skip_uptodate(fake(Row("root", "pc", "ab" * 32, counted=True)))
-    made.skip_uptodate(fake(Row("pack", "pc", "cd" * 32, counted=True)))
+    made.skip_uptodate(fake(TaskRow("root", "pc", "ab" * 32, counted=True)))
+    made.skip_uptodate(fake(TaskRow("pack", "pc", "cd" * 32, counted=True)))
     made.complete_run()
     first, _, last = out.getvalue().splitlines()
     assert first.split() == ["root", "pc", "abababababab", "cached"]
@@ -42,8 +42,8 @@ def test_a_run_with_nothing_to_do() -> None:
 
 def test_a_run_that_built() -> None:
     made, out, _ = reporter()
-    made.skip_uptodate(fake(Row("root", "pc", "ab", counted=True)))
-    row = Row("pack", "pc", counted=True)
+    made.skip_uptodate(fake(TaskRow("root", "pc", "ab", counted=True)))
+    row = TaskRow("pack", "pc", counted=True)
     made.execute_task(fake(row))
     row.state, row.seconds, row.key = "built", 1.25, "cd" * 32
     made.add_success(fake(row))
@@ -55,7 +55,7 @@ def test_a_run_that_built() -> None:
 
 def test_a_run_that_pulled() -> None:
     made, out, _ = reporter()
-    row = Row("pack", "pc", counted=True)
+    row = TaskRow("pack", "pc", counted=True)
     made.execute_task(fake(row))
     row.state, row.seconds, row.key = "pulled", 0.25, "cd" * 32
     made.add_success(fake(row))
@@ -67,10 +67,10 @@ def test_a_run_that_pulled() -> None:
 
 def test_a_failure_ends_with_its_own_status() -> None:
     made, out, err = reporter()
-    row = Row("root", "pc", counted=True)
+    row = TaskRow("root", "pc", counted=True)
     made.execute_task(fake(row))
     made.add_failure(fake(row), FailedTask(StageError("root: exit status 7", hint="whole log: x")))
-    made.add_failure(fake(Row("pack", "pc", counted=True)), UnmetDependency())
+    made.add_failure(fake(TaskRow("pack", "pc", counted=True)), UnmetDependency())
     with pytest.raises(SystemExit) as ended:
         made.complete_run()
     assert ended.value.code == StageError.exit_status
@@ -97,7 +97,7 @@ def test_an_interruption() -> None:
 
 def test_commands_are_quiet_unless_they_fail() -> None:
     made, out, err = reporter()
-    row = Row("gc", quiet=True)
+    row = TaskRow("gc", quiet=True)
     made.execute_task(fake(row))
     made.add_success(fake(row))
     made.complete_run()
@@ -109,8 +109,8 @@ def test_commands_are_quiet_unless_they_fail() -> None:
 
 def test_events_for_machines() -> None:
     made, out, _ = reporter(Events)
-    made.skip_uptodate(fake(Row("root", "pc", "ab", counted=True)))
-    row = Row("pack", "pc", counted=True)
+    made.skip_uptodate(fake(TaskRow("root", "pc", "ab", counted=True)))
+    row = TaskRow("pack", "pc", counted=True)
     made.execute_task(fake(row))
     made.add_failure(fake(row), FailedTask(StageError("no")))
     with pytest.raises(SystemExit):

@@ -11,7 +11,7 @@ from doit import doit_cmd
 from pipeline.base.errors import ConfigError, LockError, StoreError
 from pipeline.build.factory import Factory
 from pipeline.cli import command_line, commands, tasks
-from pipeline.cli.report import Row
+from pipeline.cli.report import TaskRow
 from pipeline.plan.nodes import Settings
 from tests.unit.small import Driver, make_checkout, make_factory, put
 
@@ -85,7 +85,7 @@ def test_expected_errors_have_no_traceback() -> None:
     def act() -> None:
         raise ConfigError("no", hint="do")
 
-    row = Row("x")
+    row = TaskRow("x")
     made = tasks.task("x", act, doc="", row=row)
     result = made["actions"][0]()
     assert isinstance(result, tasks.FailedTask)
@@ -97,7 +97,7 @@ def test_an_error_while_asking_means_not_fresh() -> None:
     def ask() -> bool:
         raise LockError("no lock")
 
-    row = Row("x")
+    row = TaskRow("x")
     assert fresh(tasks.task("x", None, doc="", row=row, fresh=ask)) is False
     assert isinstance(row.error, LockError)
 

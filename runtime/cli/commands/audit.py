@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Audit the Tower; return the exit status."""
-    from tower.audit.checks import Outcome
+    from tower.audit.checks import Verdict
     from tower.audit.run import audit
     from tower.audit.state import Options
     from tower.base.view import View
@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace) -> int:
         from tower.audit.matrix import show
 
         show(report)
-    return {Outcome.HELD: 0, Outcome.BROKEN: 1, Outcome.NOT_TRIED: AnswerError.exit_status}[report.outcome]
+    return {Verdict.HELD: 0, Verdict.BROKEN: 1, Verdict.NOT_TRIED: AnswerError.exit_status}[report.outcome]
 
 
 def _server(text: str) -> tuple[IPv4Address, int]:

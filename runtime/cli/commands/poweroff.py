@@ -13,7 +13,7 @@ from tower.base.names import seconds
 from tower.base.view import View
 from tower.hosts.registry import Tower, tower_of_user
 from tower.status import power
-from tower.status.power import Order, Outcome, Told
+from tower.status.power import Order, PowerOutcome, Told
 from tower.status.status import State, Status, Survey, survey
 
 EXAMPLES: Final = """\
@@ -78,17 +78,19 @@ def obey(args: argparse.Namespace, order: Order) -> int:
     return 0 if all(one.done for one in outcomes) else AnswerError.exit_status
 
 
-def _told_already(order: Order, found: Sequence[Status], view: View) -> Iterator[Outcome]:
+def _told_already(order: Order, found: Sequence[Status], view: View) -> Iterator[PowerOutcome]:
     """Yield the results of hosts that cannot be reached: those that are off have obeyed already, if that is the order."""
     off = power.switched_off([status.host for status in found]) if order is Order.POWEROFF else set()
     for status in found:
         done = status.host.name in off
-        outcome = Outcome(status.host, done, "is off already" if done else f"cannot be reached: {status.reason}", 0.0)
+        outcome = PowerOutcome(status.host, done, "is off already" if done else f"cannot be reached: {status.reason}", 0.0)
         _say(outcome, view)
         yield outcome
 
 
-def _group(tower: Tower, found: Sequence[Status], order: Order, asked: Survey, args: argparse.Namespace) -> Iterator[Outcome]:
+def _group(
+    tower: Tower, found: Sequence[Status], order: Order, asked: Survey, args: argparse.Namespace
+) -> Iterator[PowerOutcome]:
     """Send the order to some hosts at once, and wait for all of them."""
     told: list[Told] = []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -96,23 +98,23 @@ def _group(tower: Tower, found: Sequence[Status], order: Order, asked: Survey, a
             try:
                 told.append(telling.result())
             except TowerError as error:
-                yield Outcome(
+                yield PowerOutcome(
                     status.host, False, f"cannot be reached: {error.message.removeprefix(f'{status.host.name}: ')}", 0.0
                 )
     for one in told if args.wait else ():
         View().say(f"{one.host.name}: waiting until it is {_DONE[order]}")
     if not args.wait:
-        yield from (Outcome(one.host, True, "told", 0.0) for one in told)
+        yield from (PowerOutcome(one.host, True, "told", 0.0) for one in told)
     elif order is Order.POWEROFF:
         yield from power.wait_until_off(told, limit=args.timeout)
     else:
         yield from power.wait_until_back(told, asked, limit=args.timeout)
 
 
-def _say(outcome: Outcome, view: View) -> None:
+def _say(outcome: PowerOutcome, view: View) -> None:
     view.say(f"{outcome.host.name}: {outcome.text}" + (f", {outcome.seconds:.0f} s" if outcome.seconds >= 1 else ""))
 
 
-def _rows(order: Order, outcomes: Sequence[Outcome]) -> dict[str, object]:
+def _rows(order: Order, outcomes: Sequence[PowerOutcome]) -> dict[str, object]:
     rows = [{"host": one.host.name, "done": one.done, "text": one.text, "seconds": round(one.seconds, 1)} for one in outcomes]
     return {"order": order.value, "hosts": rows, "all_done": all(one.done for one in outcomes)}

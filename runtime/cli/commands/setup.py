@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
         raise ValueRefusedError("--answers does not apply to an upgrade", hint="leave out --answers, or --upgrade")
     answers = read_answers(args.answers) if args.answers else None
     if answers is None and not args.upgrade and not sys.stdin.isatty():
-        raise ValueRefusedError("the input is not a terminal, so it cannot ask for the answers", hint="give a file: --answers FILE")
+        raise ValueRefusedError("the input is not a terminal to ask on", hint="give a file: --answers FILE")
     needs_root = args.upgrade or not args.dry_run
     if needs_root and os.geteuid() != 0:
         raise TowerError("only root can install", hint="log in as root, or use doas")
@@ -74,7 +74,7 @@ def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> i
     from tower.disk.device import list_disks
     from tower.installer import medium
     from tower.installer.ask import ask
-    from tower.installer.install import Installation
+    from tower.installer.install import SystemInstallation
     from tower.installer.plan import make_plan
 
     found = list_disks()
@@ -84,7 +84,7 @@ def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> i
         return 0
     source = medium.find_medium()
     view.confirm(f"All on {plan.root} and on {plan.boot} will be lost. Go on?", yes=args.yes)
-    Installation(plan, source, view).run()
+    SystemInstallation(plan, source, view).run()
     view.say(f"installed: take the medium out, leave {plan.boot.path} in, and restart; without it this machine does not start")
     return 0
 
@@ -93,7 +93,7 @@ def _upgrade(args: argparse.Namespace, view: View) -> int:
     from tower.disk.device import list_disks
     from tower.installer import medium, system
     from tower.installer.existing import find_existing
-    from tower.installer.install import Upgrade
+    from tower.installer.install import SystemUpgrade
 
     source = medium.find_medium()
     with view.step("getting tools from the medium"):
@@ -103,7 +103,7 @@ def _upgrade(args: argparse.Namespace, view: View) -> int:
     if args.dry_run:
         return 0
     view.confirm(f"The system on {old.root} will be replaced, and /home kept. Go on?", yes=args.yes)
-    Upgrade(old, source, view).run()
+    SystemUpgrade(old, source, view).run()
     view.say("upgraded: take the medium out, and restart")
     view.say("install again what you had added: doas apk add, or tower install thinclient (~/.local/tower/thinclient.world)")
     return 0

@@ -33,7 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("hosts", metavar="HOST", nargs="*", help="a host; default: all")
     parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
-    parser.add_argument("--interval", type=seconds, default=2, metavar="SECONDS", help="between two rounds of --watch (default: %(default)s)")
+    parser.add_argument(
+        "--interval", type=seconds, default=2, metavar="SECONDS", help="between two rounds of --watch (default: %(default)s)"
+    )
     parser.add_argument(
         "--timeout", type=seconds, default=10, metavar="SECONDS", help="time limit for a host's answer (default: %(default)s)"
     )

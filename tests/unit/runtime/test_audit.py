@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tower.audit import frames, hosts, local, rules, verdict
 from tower.audit.attack import Attacker, Victim, faults_of
-from tower.audit.checks import AuditReport, Check, Outcome, judged, not_tried, worst
+from tower.audit.checks import AuditReport, Check, Verdict, judged, not_tried, worst
 from tower.audit.frames import SYN_ACK, TCP, Seen
 from tower.audit.hosts import Answered, Result, Try, result_of
 from tower.audit.matrix import show
@@ -82,27 +82,27 @@ WORKS, BROKEN_TOOLS = {"tcp4": True}, {"tcp4": False}
 @pytest.mark.parametrize(
     ("answers", "controls", "alive", "outcome"),
     [
-        ([one(Result.CLOSED), one(Result.SILENT)], WORKS, True, Outcome.HELD),
-        ([one(Result.CLOSED), one(Result.REACHED)], WORKS, True, Outcome.BROKEN),
-        ([one(Result.LEFT)], BROKEN_TOOLS, False, Outcome.BROKEN),
-        ([one(Result.CLOSED), one(Result.FAILED)], WORKS, True, Outcome.NOT_TRIED),
-        ([one(Result.SILENT)], BROKEN_TOOLS, True, Outcome.NOT_TRIED),
-        ([one(Result.SILENT)], {}, True, Outcome.NOT_TRIED),
-        ([one(Result.SILENT)], WORKS, False, Outcome.NOT_TRIED),
-        ([one(Result.CLOSED)], {}, False, Outcome.HELD),
-        ([], WORKS, True, Outcome.NOT_TRIED),
+        ([one(Result.CLOSED), one(Result.SILENT)], WORKS, True, Verdict.HELD),
+        ([one(Result.CLOSED), one(Result.REACHED)], WORKS, True, Verdict.BROKEN),
+        ([one(Result.LEFT)], BROKEN_TOOLS, False, Verdict.BROKEN),
+        ([one(Result.CLOSED), one(Result.FAILED)], WORKS, True, Verdict.NOT_TRIED),
+        ([one(Result.SILENT)], BROKEN_TOOLS, True, Verdict.NOT_TRIED),
+        ([one(Result.SILENT)], {}, True, Verdict.NOT_TRIED),
+        ([one(Result.SILENT)], WORKS, False, Verdict.NOT_TRIED),
+        ([one(Result.CLOSED)], {}, False, Verdict.HELD),
+        ([], WORKS, True, Verdict.NOT_TRIED),
     ],
 )
 def test_a_silence_counts_where_something_was_answered(
-    answers: list[Answered], controls: dict[str, bool], alive: bool, outcome: Outcome
+    answers: list[Answered], controls: dict[str, bool], alive: bool, outcome: Verdict
 ) -> None:
     assert verdict.way("vault", "web", answers, controls, alive=alive).outcome is outcome
 
 
 def test_the_worst_is_what_counts() -> None:
-    assert worst([]) is Outcome.NOT_TRIED
-    assert worst([Outcome.HELD, Outcome.NOT_TRIED]) is Outcome.NOT_TRIED
-    assert worst([Outcome.NOT_TRIED, Outcome.BROKEN, Outcome.HELD]) is Outcome.BROKEN
+    assert worst([]) is Verdict.NOT_TRIED
+    assert worst([Verdict.HELD, Verdict.NOT_TRIED]) is Verdict.NOT_TRIED
+    assert worst([Verdict.NOT_TRIED, Verdict.BROKEN, Verdict.HELD]) is Verdict.BROKEN
 
 
 def reads(content: bytes) -> Seen:
@@ -316,13 +316,13 @@ def test_what_others_can_read_is_named(tower: Tower, tmp_path: Path) -> None:
     key = folder / "id_ed25519"
     key.write_text("key")
     key.chmod(0o600)
-    assert local.files(tower).outcome is Outcome.HELD
+    assert local.files(tower).outcome is Verdict.HELD
     for mode in (0o640, 0o604, 0o620):
         key.chmod(mode)
         assert str(key) in local.files(tower).detail
     key.chmod(0o600)
     folder.chmod(0o711)
-    assert local.files(tower).outcome is Outcome.BROKEN
+    assert local.files(tower).outcome is Verdict.BROKEN
     folder.chmod(0o700)
     (folder / "link").symlink_to(key)
     assert "is a link" in local.files(tower).detail
@@ -332,7 +332,7 @@ def test_what_others_can_read_is_named(tower: Tower, tmp_path: Path) -> None:
 
 
 def test_no_folder_is_not_a_good_one(tower: Tower) -> None:
-    assert local.files(tower).outcome is Outcome.NOT_TRIED
+    assert local.files(tower).outcome is Verdict.NOT_TRIED
 
 
 def test_the_matrix_shows_all_that_does_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,7 +340,7 @@ def test_the_matrix_shows_all_that_does_not_hold(capsys: pytest.CaptureFixture[s
         judged("way", "thinclient", [], target="web", well="fine"),
         judged("way", "web", ["tcp [x] port 22 was answered"], target="thinclient"),
         not_tried("way", "web", "nobody [there]", target="internet"),
-        Check("firewall", "web", "", Outcome.HELD),
+        Check("firewall", "web", "", Verdict.HELD),
     )
     show(AuditReport(("thinclient", "web", "internet"), checks))
     out = capsys.readouterr().out

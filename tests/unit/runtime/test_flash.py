@@ -14,7 +14,7 @@ from tower.base.errors import DeviceError, ImageProblemError
 from tower.disk.flash import GAP, flash
 from tower.disk.medium import Medium, opened
 from tower.image import blockmap
-from tower.image.blockmap import BlockMap, Check
+from tower.image.blockmap import BlockMap, MapCheck
 
 from pipeline.images import blockmap as factory
 from tests.unit.runtime.disks import MIB, garbage, tool
@@ -244,7 +244,7 @@ def test_the_check_does_not_depend_on_how_it_is_fed(sizes: list[int], data: st.D
         for place in range(0, len(content), 4096)
         if any(content[place : place + 4096])
     )
-    check = Check(BlockMap(len(content), ranges), "x")
+    check = MapCheck(BlockMap(len(content), ranges), "x")
     place = 0
     for size in (*sizes, 4096):
         check.feed(memoryview(content)[place : place + size])

@@ -20,7 +20,7 @@ from tower.cli.main import main
 from tower.disk.device import Disk, parse_disks
 from tower.installer import ask, disks, install, medium, system
 from tower.installer.answers import MOST, Answers, parse_answers, parse_swap, read_answers
-from tower.installer.install import Installation
+from tower.installer.install import SystemInstallation
 from tower.installer.medium import check_live, find_medium, unpack_wheels
 from tower.installer.plan import Plan, make_plan
 
@@ -290,7 +290,7 @@ def test_who_is_interrupted_hears_the_state(tmp_path: Path, monkeypatch: pytest.
     for place, name, said in [(system, "add_tools", "no disk was changed"), (disks, "partition", "are wiped and hold no whole")]:
         monkeypatch.setattr(place, name, failing)
         with pytest.raises(TowerError) as caught:
-            Installation(plan_of(row("sda"), stick()), tmp_path, View()).run()
+            SystemInstallation(plan_of(row("sda"), stick()), tmp_path, View()).run()
         assert caught.value.message == "it broke"
         assert caught.value.hint.startswith("mend it; ")
         assert said in caught.value.hint

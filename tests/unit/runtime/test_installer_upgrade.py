@@ -165,7 +165,7 @@ def test_who_interrupts_an_upgrade_hears_that_home_is_whole(tmp_path: Path, monk
     ]:
         monkeypatch.setattr(place, name, failing)
         with pytest.raises(TowerError) as caught:
-            install.Upgrade(old, tmp_path, View()).run()
+            install.SystemUpgrade(old, tmp_path, View()).run()
         assert said in caught.value.hint
         monkeypatch.setattr(place, name, lambda *_: existing.Account("al", 1000, "$6$x"))
     assert "secret" not in (tmp_path / "log").read_text()

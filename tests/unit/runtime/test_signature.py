@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from tower.disk import marks
-from tower.disk.marks import Signature
+from tower.disk.marks import DiskSignature
 
 from tests.unit.runtime.disks import MIB, tool
 
 
-def read(path: Path) -> Signature:
+def read(path: Path) -> DiskSignature:
     handle = os.open(path, os.O_RDONLY)
     try:
         return marks.read(handle, path.stat().st_size)

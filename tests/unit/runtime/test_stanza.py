@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tower.audit import local
-from tower.audit.checks import Outcome
+from tower.audit.checks import Verdict
 from tower.base.errors import StateError
 from tower.cli import main
 from tower.hosts import stanza
@@ -361,10 +361,10 @@ def test_the_audit_sees_what_comes_from_the_user(tower: Tower, settings: TowerEn
     host = add(tower, settings, "vault")
     line = tower.ssh_config.read_text()
     tower.ssh_config.write_text(f"{line}Host *\n{LINES}")
-    assert local.client(tower, host).outcome is Outcome.HELD
+    assert local.client(tower, host).outcome is Verdict.HELD
     tower.ssh_config.write_text(f"Host *\n  ProxyJump bastion\n  ControlMaster auto\n{line}Match all\n{line}")
     found = local.client(tower, host)
-    assert found.outcome is Outcome.BROKEN
+    assert found.outcome is Verdict.BROKEN
     assert "controlmaster is auto, not false" in found.detail
     tower.ssh_config.write_text(f"Host *\n  RemoteForward 9999 localhost:22\n  ClearAllForwardings no\nMatch all\n{line}")
     found = local.client(tower, host)
