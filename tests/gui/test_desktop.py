@@ -83,7 +83,7 @@ def test_sound_is_served_when_pipewire_starts_slowly(desktop: Desktop) -> None:
 
 
 @pytest.mark.qa("T18", simulated="nobody waits five minutes: who counts them, and what comes then, is looked at")
-def test_the_screen_is_locked_by_whom_counts_the_idle_minutes(desktop: Desktop) -> None:
+def test_the_program_that_counts_idle_minutes_locks_the_screen(desktop: Desktop) -> None:
     assert "timeout 300 /usr/libexec/tower/desktop lock" in desktop.wait_for("^swayidle")
     desktop.run("startw", "--lock", "7")
     desktop.wait_for("^swayidle .*timeout 420 ")
@@ -124,7 +124,7 @@ def test_an_idle_console_is_logged_out_after_the_same_time(thinclient: Box) -> N
 
 
 @pytest.mark.qa("T16", simulated="a light machine has no consoles to log in on")
-def test_the_setting_for_logins_is_kept_and_odd_ones_count_as_not_said(thinclient: Box) -> None:
+def test_the_setting_for_logins_is_kept_and_invalid_ones_are_ignored(thinclient: Box) -> None:
     def shown() -> list[str]:
         return thinclient.run("startw", "--show", user=USER).stdout.splitlines()
 

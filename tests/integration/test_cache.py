@@ -246,7 +246,7 @@ def test_every_bit_of_record_and_signature(served: Served, artifact: Artifact, p
     assert puller.pull(served.registry) is not None
 
 
-def test_a_registry_that_is_down_is_said_once(tmp_path: Path, artifact: Artifact, puller: Puller) -> None:
+def test_a_registry_that_is_down_is_reported_once(tmp_path: Path, artifact: Artifact, puller: Puller) -> None:
     with serving(tmp_path / "registry") as served:
         push(served.registry, artifact, OURS)
     cache = Cache(served.registry, (OURS.public_key, THEIRS.public_key), puller.said.append)

@@ -58,7 +58,7 @@ def test_a_second_run_has_nothing_to_do_and_is_quick(tiny: Tiny) -> None:
     assert min(seconds for seconds, _ in taken) < 2
 
 
-def test_what_a_killed_replay_left_goes_with_the_next(tiny: Tiny) -> None:
+def test_the_next_replay_removes_the_remains_of_a_killed_one(tiny: Tiny) -> None:
     tiny.doit("lock")
     tiny.script("first", "sleep 60")
     killed = tiny.start("replay", "stage=first")

@@ -105,7 +105,7 @@ def test_a_setting_that_is_for_other_programs(machine: Machine, name: str) -> No
 
 
 @pytest.mark.parametrize("home", [None, "", "relative"])
-def test_a_home_that_is_none_is_what_the_system_says(machine: Machine, home: str | None) -> None:
+def test_an_unusable_home_is_replaced_by_the_systems_entry(machine: Machine, home: str | None) -> None:
     assert machine.doit("list", env={} if home is None else {"HOME": home}).returncode == 0
     known = subprocess.run(["getent", "passwd", str(os.getuid())], capture_output=True, text=True, check=True).stdout.split(":")[
         5

@@ -224,7 +224,7 @@ def test_an_index_that_was_changed_here(mirror: Mirror, apt: Apt, change: str, t
     assert ("was changed since apt verified it" in "\n".join(progress.said)) == (change != "its record")
 
 
-def test_what_apt_keeps_of_its_indexes_is_not_believed(mirror: Mirror, apt: Apt) -> None:
+def test_apts_parsed_indexes_are_not_trusted(mirror: Mirror, apt: Apt) -> None:
     """Nor settings that lie where there should be none."""
     apt.update(Quiet())
     assert version(apt) == OLD

@@ -250,7 +250,7 @@ def interrupted(home: Path, step: str, number: signal.Signals, *argv: str) -> in
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_at_every_step_and_gone_on_with(home: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
+def test_stopped_at_every_step_and_continued(home: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
     target = tmp_path / "vm.img"
     target.write_bytes(garbage(128 * MIB))
     argv = ("provision", "vm", *COMMON, "--device-file", str(target))

@@ -160,7 +160,7 @@ def test_the_image_behind_a_disk(refused: Refusals, plain: Path, tmp_path: Path)
     assert seen(tmp_path) == before
 
 
-def test_a_file_beside_the_image_that_is_none_of_it(home: Path, plain: Path, tmp_path: Path) -> None:
+def test_a_foreign_file_beside_the_image(home: Path, plain: Path, tmp_path: Path) -> None:
     (plain.parent / "ipsum").write_bytes(b"a file")
     for name in ("vm.img", "ipsum"):
         run(home, "provision", name[:2], *COMMON, "--image", str(plain), "--device-file", str(plain.with_name(name)))

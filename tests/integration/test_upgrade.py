@@ -77,7 +77,7 @@ def test_a_boot_device_in_this_machine(home: Path, builds: Path, vm: Path, tmp_p
         ("upgrade.upgrade.write_file", signal.SIGTERM),
     ],
 )
-def test_stopped_and_gone_on_with(home: Path, builds: Path, vm: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
+def test_stopped_and_continued(home: Path, builds: Path, vm: Path, tmp_path: Path, step: str, number: signal.Signals) -> None:
     module, _, name = step.rpartition(".")
     code = (
         f"import os, signal\nfrom tower.cli import main as cli; import tower.{module} as module\nwhole = module.{name}\n"

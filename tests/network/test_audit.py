@@ -278,7 +278,7 @@ def sshd_with(machine: Machine, *lines: str) -> Iterator[None]:
         machine.wait_for_listener(22)
 
 
-def test_what_cannot_be_tried_is_said(machines: Tower, user: User) -> None:
+def test_an_attempt_that_is_impossible_is_reported(machines: Tower, user: User) -> None:
     """A host that is off, no Internet, programs that fail: neither held nor broken, and the exit status is not 0."""
     with ExitStack() as stack:
         for name in ("offline2", "internet"):

@@ -368,7 +368,7 @@ def test_a_full_disk(machines: Tower, user: User, mirror: Mirror) -> None:
         host.run("umount", "/var/lib/tower")
 
 
-def test_a_tower_that_is_killed_again_and_again_is_gone_on_with(machines: Tower, user: User, mirror: Mirror) -> None:
+def test_a_tower_that_is_killed_repeatedly_is_continued(machines: Tower, user: User, mirror: Mirror) -> None:
     host = machines["offline1"]
     before = network_of(host)
     for step in ("choosing", "downloading", "verifying", "sending", "(2/2)"):
@@ -398,7 +398,7 @@ def test_a_tower_that_is_killed_again_and_again_is_gone_on_with(machines: Tower,
     assert not list(user.machine.path("tmp").glob("tower-????????/mirror"))
 
 
-def test_a_tower_killed_at_any_time_is_gone_on_with(machines: Tower, user: User, mirror: Mirror) -> None:
+def test_a_tower_killed_at_any_time_is_continued(machines: Tower, user: User, mirror: Mirror) -> None:
     host = machines["offline2"]
     begin = time.monotonic()
     assert install(user, "offline1", "editor").returncode == 0

@@ -136,7 +136,7 @@ def test_a_host_makes_itself_ready_and_answers(machines: Tower, on_shelf: Shelf)
     machines.turn_on(machines["offline1"])
 
 
-def test_the_thin_client_is_told_each_step_and_why_it_failed(machines: Tower, on_shelf: Shelf) -> None:
+def test_the_thin_client_shows_each_step_and_the_reason_of_a_failure(machines: Tower, on_shelf: Shelf) -> None:
     client = User(machines["thinclient"])
     client.machine.run("rm", "-rf", FOLDER)
     machines.set_firewalls()
@@ -304,7 +304,7 @@ BAD: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_makes_no_sense_changes_nothing_and_opens_nothing(machines: Tower, on_shelf: Shelf, case: str) -> None:
+def test_invalid_input_changes_nothing_and_opens_nothing(machines: Tower, on_shelf: Shelf, case: str) -> None:
     change, said = BAD[case]
     files = boot_files(plan_of("odd"))
     change(files)

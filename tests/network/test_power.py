@@ -128,7 +128,7 @@ def test_a_host_that_refuses(machines: Tower, user: User) -> None:
     assert host.is_on
 
 
-def test_nobody_is_told_without_a_yes(machines: Tower, user: User) -> None:
+def test_no_order_is_sent_without_a_yes(machines: Tower, user: User) -> None:
     done = user.tower("poweroff", "--all")
     assert done.returncode == 10
     assert "--yes" in done.stderr

@@ -306,7 +306,7 @@ def test_the_host_loses_its_power_while_it_writes(host: Host, machines: Tower, t
         *((step, signal.SIGINT) for step in ("inplace.watch", "upgrade.forget")),
     ],
 )
-def test_stopped_at_every_step_and_gone_on_with(host: Host, tmp_path: Path, step: str, number: signal.Signals) -> None:
+def test_stopped_at_every_step_and_continued(host: Host, tmp_path: Path, step: str, number: signal.Signals) -> None:
     module, name = step.split(".")
     child = host.start(f"at({module}, {name!r}, lambda: os.kill(os.getpid(), signal.{number.name}))")
     _, said = child.communicate(timeout=60)

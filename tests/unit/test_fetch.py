@@ -53,7 +53,7 @@ def test_fetched_once_and_then_without_a_network(mirror: Mirror, tmp_path: Path)
     assert not list((tmp_path / "untrusted_").iterdir())
 
 
-def test_an_interrupted_download_goes_on_where_it_was(mirror: Mirror, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_continued(mirror: Mirror, tmp_path: Path) -> None:
     file = offered(mirror)
     mirror.breaks = 2
     assert bring([file], Vault(tmp_path), mirror.address).made.moved == len(CONTENT)

@@ -102,7 +102,7 @@ def test_odd_json_is_refused(tmp_path: Path, reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", EMPTY)
-def test_odd_json_is_as_none(tmp_path: Path, reader: str) -> None:
+def test_invalid_json_is_ignored(tmp_path: Path, reader: str) -> None:
     read, nothing = EMPTY[reader]
     for kind, data in CASES.items():
         assert read(data, tmp_path) == nothing, kind

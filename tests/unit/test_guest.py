@@ -29,7 +29,7 @@ def console(
         yield Guest("machine", ours, log, tmp_path / "log", ports or {}, used=used), theirs
 
 
-def test_waiting_goes_on_behind_what_was_found(tmp_path: Path) -> None:
+def test_waiting_continues_after_an_earlier_match(tmp_path: Path) -> None:
     with console(tmp_path) as (guest, machine):
         machine.sendall(b"one\r\n\x1b[1;32mtwo\x1b[0m login: ")
         guest.wait("one", 5)
@@ -80,7 +80,7 @@ def test_a_panic_ends_the_waiting(tmp_path: Path) -> None:
             guest.wait("login:", 30)
 
 
-def test_a_machine_that_ends_is_said_to(tmp_path: Path) -> None:
+def test_the_end_of_a_machine_is_reported(tmp_path: Path) -> None:
     with console(tmp_path) as (guest, machine):
         machine.close()
         with pytest.raises(BootError, match="ended before its console showed 'login:'") as raised:

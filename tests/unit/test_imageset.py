@@ -369,7 +369,7 @@ def test_something_else_in_the_place_of_a_file(tmp_path: Path, builds: Path, kin
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"[]", b'{"files": {}}', b'{"checkout": 1, "key": "", "made of": "", "files": {}}']
 )
-def test_a_damaged_note_is_none(tmp_path: Path, builds: Path, damage: bytes) -> None:
+def test_a_damaged_note_is_ignored(tmp_path: Path, builds: Path, damage: bytes) -> None:
     one = checkout(tmp_path / "one", "one")
     inputs.publish_image(one, image_of(one))
     note = builds / f".{NAME}.published"

@@ -149,7 +149,7 @@ def test_what_the_channel_gives_changes_the_key(paths: Paths, driver: Driver) ->
     assert key(opened(paths)) != key(opened(paths, driver))
 
 
-def test_what_does_not_go_in_does_not(paths: Paths) -> None:
+def test_other_things_do_not_change_the_key(paths: Paths) -> None:
     before = key(opened(paths))
     write(paths.checkout, {"README.md": "x", "stages/pack/run.sh": "changed\n", "overlay/etc/__pycache__/x": ""})
     assert key(opened(paths)) == before

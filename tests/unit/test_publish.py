@@ -64,7 +64,7 @@ def test_image_and_all_beside_it(factory: Factory) -> None:
     assert is_published(opened(factory.paths))
 
 
-def test_what_killed_builds_left_goes(factory: Factory) -> None:
+def test_the_remains_of_killed_builds_are_removed(factory: Factory) -> None:
     dist = factory.paths.checkout / "dist"
     write(dist, {f".{NAME}.new/{NAME}": "half", f".{NAME}.lock": "", ".another.img.new/another.img": "half"})
     inputs.publish_image(factory, image_of(factory))

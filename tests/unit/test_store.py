@@ -208,7 +208,7 @@ DAMAGES = [flip, shorten, remove, add, replace_with_link, make_executable, spoil
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_seen_said_and_built_again(store: Store, said: list[str], damage: Callable[[Artifact], None]) -> None:
+def test_damage_is_reported_and_built_again(store: Store, said: list[str], damage: Callable[[Artifact], None]) -> None:
     made = build(store, "a", x=b"two")
     damage(made)
     assert store.lookup(made.key) is None
@@ -294,7 +294,7 @@ def _build_slowly(root: Path, ready: Any) -> None:
         time.sleep(60)
 
 
-def test_killed_build_holds_up_nobody(store: Store, said: list[str]) -> None:
+def test_a_killed_build_blocks_no_other(store: Store, said: list[str]) -> None:
     ready = FORK.Event()
     child = FORK.Process(target=_build_slowly, args=(store.root, ready))
     child.start()
@@ -316,7 +316,7 @@ def test_leftover_of_the_same_key_goes_without_a_sweep(store: Store) -> None:
     assert list(store.temporary.iterdir()) == []
 
 
-def test_waiting_is_said_and_can_be_stopped(tmp_path: Path) -> None:
+def test_waiting_is_reported_and_can_be_stopped(tmp_path: Path) -> None:
     said: list[str] = []
 
     def stop() -> None:

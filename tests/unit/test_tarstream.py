@@ -78,7 +78,7 @@ def test_what_is_refused(kind: str) -> None:
     assert time.monotonic() - begin < 10
 
 
-def test_what_is_odd_and_fine() -> None:
+def test_unusual_but_valid() -> None:
     """A time before 1970, by either way; a long name of GNU's; a comment for all, as git writes it; a charset that is ours."""
     data = (
         header("g", 16, b"g")

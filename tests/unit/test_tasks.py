@@ -169,7 +169,7 @@ def test_gc_keeps_the_plan(factory: Factory, monkeypatch: pytest.MonkeyPatch) ->
         (OSError(errno.EROFS, "Read-only file system", "build"), "build: Read-only file system"),
     ],
 )
-def test_what_the_disk_refuses_is_said(error: OSError, said: str) -> None:
+def test_the_disks_refusal_is_reported(error: OSError, said: str) -> None:
     def act() -> None:
         raise error
 

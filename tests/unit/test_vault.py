@@ -128,7 +128,7 @@ GOOD = f"sha256/{DIGEST[:2]}/{DIGEST}"
         (GOOD, b"", tarfile.DIRTYPE),
     ],
 )
-def test_an_import_believes_nothing(tmp_path: Path, name: str, data: bytes, kind: bytes) -> None:
+def test_an_import_verifies_everything(tmp_path: Path, name: str, data: bytes, kind: bytes) -> None:
     vault = Vault(tmp_path / "vault")
     with pytest.raises(VerifyError):
         vault.load(archive(tmp_path / "bad.tar", name, data, kind), Quiet())
@@ -247,7 +247,7 @@ def test_a_pipe_or_socket_in_place_of_a_file(
     assert vault.missing([file]) == [file]
 
 
-def test_places_that_are_none(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_of_the_vault(tmp_path: Path) -> None:
     """A file where a folder of the vault belongs."""
     for name in ("untrusted_", "sha256"):
         vault = Vault(tmp_path / name)
@@ -260,7 +260,7 @@ def test_places_that_are_none(tmp_path: Path) -> None:
             vault.missing([LockedFile("a", "1", DIGEST, 5)])
 
 
-def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     """Files of its own that no process holds; not those of one that is still at work."""
     vault = Vault(tmp_path)
     kept(vault, "hello")

@@ -187,7 +187,7 @@ def test_bad(image: Path, spoil: Callable[[Path], None], said: str, capsys: pyte
     assert written.out == ""
 
 
-def test_every_bit_of_what_is_beside(image: Path) -> None:
+def test_every_bit_of_the_files_beside_it(image: Path) -> None:
     for name in (f"{NAME}.minisig", "SHA256SUMS", "SHA256SUMS.minisig", f"{NAME}.bmap"):
         path = image.parent / name
         data = path.read_bytes()
@@ -239,7 +239,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("name", ["0.pub", "z\x1b[2J.pub"])
-def test_an_odd_key_is_left_out_and_said(
+def test_an_invalid_key_is_left_out_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], image: Path, kind: str, name: str
 ) -> None:
     keys = tmp_path / "keys"

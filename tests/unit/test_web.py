@@ -170,7 +170,7 @@ def test_the_page_of_one_mirror_spoils_no_other(tmp_path: Path, good: Server) ->
 # --- several --------------------------------------------------------------------------------------------------
 
 
-def test_at_the_end_it_is_said_what_each_gave(tmp_path: Path) -> None:
+def test_the_error_names_the_fault_of_each_mirror(tmp_path: Path) -> None:
     acts = {
         "web page": WRONG["a page"][0],
         "status 500": WRONG["status 500"][0],
@@ -194,7 +194,7 @@ def test_at_the_end_it_is_said_what_each_gave(tmp_path: Path) -> None:
         assert all(server.address in small.value.message for server in servers.values())
 
 
-def test_gone_is_gone_only_if_all_say_so(tmp_path: Path) -> None:
+def test_a_file_is_gone_only_if_all_mirrors_say_so(tmp_path: Path) -> None:
     gone = says(head("404 Not Found", Content_Length=0))
     with served(gone) as one, served(gone) as two, served(WRONG["status 500"][0]) as ill:
         with pytest.raises(VanishedError):
@@ -208,7 +208,7 @@ def test_gone_is_gone_only_if_all_say_so(tmp_path: Path) -> None:
         assert len(one.asked) <= 4
 
 
-def test_a_mirror_that_will_not_is_asked_once(tmp_path: Path, good: Server) -> None:
+def test_a_mirror_that_refuses_is_asked_once(tmp_path: Path, good: Server) -> None:
     files = [LockedFile(f"p{number}", "1", digest_bytes(CONTENT), len(CONTENT), f"p{number}.apk") for number in range(1)]
     with served(WRONG["a page"][0]) as hotel, served(WRONG["status 401"][0]) as closed:
         quiet = Quiet()

@@ -213,7 +213,7 @@ def waiting(device: Shop) -> Iterator[Shop]:
     yield device
 
 
-def test_a_power_cut_goes_on_where_it_was(waiting: Shop) -> None:
+def test_a_start_after_a_power_cut_continues(waiting: Shop) -> None:
     assert pending(waiting) == ["late-1.0-r0.post-install", "mm-index-1.0-r0.trigger"]
     assert start(waiting).returncode == 0
     names = [line.split()[0] for line in log_of(waiting) if line.endswith(("user=", "user=yes"))]
@@ -229,7 +229,7 @@ def test_a_power_cut_goes_on_where_it_was(waiting: Shop) -> None:
         ("sleep 30", r"bad-1.0-r0.pre-install failed with status (143|124)"),
     ],
 )
-def test_what_fails_is_said_and_the_rest_runs(device: Shop, text: str, said: str) -> None:
+def test_a_failure_is_reported_and_the_rest_runs(device: Shop, text: str, said: str) -> None:
     device.package("bad", depends=("zz-base",), scripts={".pre-install": script(text), ".post-install": noting()})
     make(device, "bad", "mm-index")
     began = time.monotonic()
@@ -243,7 +243,7 @@ def test_what_fails_is_said_and_the_rest_runs(device: Shop, text: str, said: str
     assert not (device.root / STEPS).exists()
 
 
-def test_an_owner_whom_no_script_makes_is_said(device: Shop) -> None:
+def test_an_owner_whom_no_script_makes_is_reported(device: Shop) -> None:
     stranger = TarEntry("srv", "dir", 0o755, uid=555, gid=555, uname="stranger", gname="root")
     device.package("odd", depends=("zz-base",), extra=[(stranger, None)])
     make(device, "odd")

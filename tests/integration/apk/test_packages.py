@@ -181,7 +181,7 @@ def test_twelve_packages_and_a_version_with_a_hash(device: Device, tower: Tower)
     assert install(device, tower, "part12") == ()
 
 
-def test_a_file_that_is_called_like_a_package_is_none(device: Device, tower: Tower) -> None:
+def test_a_file_with_the_name_of_a_package_is_not_one(device: Device, tower: Tower) -> None:
     for folder in ("", "root", "srv"):
         (device.root / folder).mkdir(exist_ok=True)
         (device.root / folder / "sedutil~2022.12").write_text("no package")
@@ -306,7 +306,7 @@ def test_a_bundle_of_all_kinds_of_words(line: Line, thin_apk: None, tmp_path: Pa
         assert choose(line, stack, *words).choice.steps == ()
 
 
-def test_a_bundle_with_a_line_that_is_none(line: Line) -> None:
+def test_a_bundle_with_an_unknown_line(line: Line) -> None:
     """Though it is signed by the user's own key."""
     any_line: Any = line
     good = Bundle(line.host, read_state(any_line, lambda _: None), ("nano",), 1, ()).manifest

@@ -278,7 +278,7 @@ def test_a_wrong_clock(upstream: Upstream, checkout_path: Path, monkeypatch: pyt
     assert "clock" in caught.value.hint
 
 
-def test_an_index_that_is_very_old_is_said(upstream: Upstream, checkout_path: Path) -> None:
+def test_a_very_old_index_is_reported(upstream: Upstream, checkout_path: Path) -> None:
     driver, quiet = upstream.driver(checkout_path), Quiet()
     driver.settings = replace(driver.settings, warn_after_days=90)
     driver.lock(quiet)

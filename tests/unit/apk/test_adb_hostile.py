@@ -365,7 +365,7 @@ def test_other_digests_of_the_metadata(number: int, signer: Signer, ring: KeyRin
     assert read_package(io.BytesIO(file_of(block(ADB, text), signed)), ring).signer == "test-1.rsa.pub"
 
 
-def test_what_unpacks_to_much() -> None:
+def test_packed_data_that_unpacks_to_much() -> None:
     """A small packed file that unpacks to gigabytes is refused before it is in memory."""
     out = io.BytesIO()
     packer = Packer(out)

@@ -119,7 +119,7 @@ def test_bad_files() -> None:
             read_index(stream(data), None)
 
 
-def test_signed_by_nobody_we_know(ring: KeyRing, signer: Signer) -> None:
+def test_signed_by_an_unknown_key(ring: KeyRing, signer: Signer) -> None:
     good = gz(raw_tar([item("APKINDEX", b"")]))
     signed = signature(good, signer) + good
     assert read_index(stream(signed), ring).entries == ()

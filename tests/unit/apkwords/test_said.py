@@ -100,12 +100,12 @@ def test_a_plan(version: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("said", ODD.values(), ids=ODD)
-def test_what_is_said_and_not_understood_is_told(said: list[str]) -> None:
+def test_unknown_output_raises_doubt(said: list[str]) -> None:
     assert read_plan(said).doubt
 
 
 @pytest.mark.parametrize("version", SAID)
-def test_what_is_no_plan_counts_as_none(version: str) -> None:
+def test_an_invalid_plan_is_ignored(version: str) -> None:
     for name in ("refused", "no_package", "unknown_tag", "quiet"):
         plan = read_plan(SAID[version][name])
         assert plan.doubt
@@ -181,7 +181,7 @@ class FakePlace:
 
 
 @pytest.mark.parametrize(("version", "name"), CASES)
-def test_the_talk_hears_what_the_thin_client_reads(version: str, name: str, tmp_path: Path) -> None:
+def test_a_talk_reads_the_same_plan(version: str, name: str, tmp_path: Path) -> None:
     place = FakePlace([*SAID[version]["read"], *SAID[version][name]], tmp_path)
     with place.start([]) as child:
         talk = Talk("web", child, place.alive, lambda _: None, lambda *_: None, lambda _: None)
@@ -297,7 +297,7 @@ def test_a_record_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("said", ODD.values(), ids=ODD)
-def test_a_bundle_is_not_installed_by_what_is_not_understood(said: list[str], tmp_path: Path) -> None:
+def test_a_bundle_is_not_installed_by_a_plan_with_unknown_lines(said: list[str], tmp_path: Path) -> None:
     place = FakePlace(said, tmp_path)
     steps = tuple(step.text for line in said if (step := parse_step(line)) is not None)
     host = SimpleNamespace(name="web", file=lambda name: tmp_path / name)

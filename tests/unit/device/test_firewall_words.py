@@ -66,7 +66,7 @@ def test_forward_without_a_direction(tmp_path: Path, interface: str) -> None:
         ("THIN_CLIENT_IP=$(touch x)", "THIN_CLIENT_IP must be an IPv4 address"),
     ],
 )
-def test_settings_that_make_no_sense_replace_nothing(tmp_path: Path, line: str, said: str) -> None:
+def test_invalid_settings_replace_nothing(tmp_path: Path, line: str, said: str) -> None:
     good = tmp_path / "good.env"
     good.write_text("ONLINE=false\nTHIN_CLIENT_IP=192.168.3.100\n")
     assert firewall(tmp_path, "configure", str(good)).returncode == 0

@@ -64,7 +64,7 @@ def test_what_tower_writes_is_read_as_it_was_meant(tmp_path: Path, settings: Tow
     assert dict(line.split("=", 1) for line in shown.splitlines()) == settings.values()
 
 
-def test_files_of_before_have_no_encryption(tmp_path: Path) -> None:
+def test_files_of_earlier_versions_have_no_encryption(tmp_path: Path) -> None:
     assert check(tmp_path, GOOD.replace(b"ENCRYPTION='none'\n", b"")).returncode == 0
 
 

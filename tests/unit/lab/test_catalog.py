@@ -188,7 +188,7 @@ class Answers(Apt):
         return self.found
 
 
-def test_what_a_folder_is_made_of_is_wanted_though_something_stands_in_its_place_for_all_others(make: Make) -> None:
+def test_a_packages_own_sources_are_wanted_even_if_replaced_for_others(make: Make) -> None:
     catalog = make(rules="ignored = ['udev']\ndrop = []", eudev="description = 'd'\nfrom = ['udev']")
     apt = Answers("udev")
     _closure(catalog, apt, frozenset({"eudev"}))
@@ -198,7 +198,7 @@ def test_what_a_folder_is_made_of_is_wanted_though_something_stands_in_its_place
     assert (other.wanted, other.standing) == ({"lvm2"}, {"udev"})
 
 
-def test_what_apt_must_count_in_and_nothing_needs_is_left_out(make: Make) -> None:
+def test_packages_that_apt_needs_and_nothing_else_are_left_out(make: Make) -> None:
     catalog = make(rules="ignored = []\nleft_out = ['driver']\ndrop = []")
     apt = Answers("driver", "library")
     found = _closure(catalog, apt, frozenset({"library"}))

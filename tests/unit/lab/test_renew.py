@@ -134,7 +134,7 @@ CHANGES = (
 )
 
 
-def test_a_newer_wheel_is_pinned_and_what_changes_is_said(pinned: Pinned, index: Index) -> None:
+def test_a_newer_wheel_is_pinned_and_the_changes_are_listed(pinned: Pinned, index: Index) -> None:
     before = pinned.lock.read_text()
     said = pinned.renew(dry_run=True)
     assert said == Renewed("0.10.1", "0.11.0", "3.23.7", CHANGES, differs=True)

@@ -95,7 +95,7 @@ def test_killed_at_any_moment(calls: int, wheel: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["cut", "gone", "flipped"])
 @pytest.mark.parametrize("name", ["busybox-1*.apk", "minirootfs.tar.gz", "list", "busybox-1*.apk.record"])
-def test_what_is_kept_is_held_against_what_was_made(what: str, name: str, wheel: Path, tmp_path: Path) -> None:
+def test_kept_files_are_compared_with_their_records(what: str, name: str, wheel: Path, tmp_path: Path) -> None:
     shop = Shop(tmp_path, wheel)
     shop.packages()
     before = contents(tmp_path)

@@ -21,7 +21,7 @@ def converted(folder: Path, name: str, digit: str, used: int) -> Path:
     return path
 
 
-def test_of_each_package_the_one_used_last_stays(tmp_path: Path) -> None:
+def test_the_last_used_version_of_each_package_stays(tmp_path: Path) -> None:
     kept = [
         converted(tmp_path, "zstd.x86_64", "2", 30),
         converted(tmp_path, "zstd.aarch64", "1", 10),
@@ -38,7 +38,7 @@ def test_of_each_package_the_one_used_last_stays(tmp_path: Path) -> None:
     assert remove_superseded(tmp_path) == (0, 0)
 
 
-def test_nothing_goes_while_packages_are_converted(tmp_path: Path) -> None:
+def test_no_package_is_removed_while_others_are_converted(tmp_path: Path) -> None:
     for digit in "12":
         converted(tmp_path, "zstd.x86_64", digit, 1)
     with locked(tmp_path / "guard"):
@@ -46,6 +46,6 @@ def test_nothing_goes_while_packages_are_converted(tmp_path: Path) -> None:
     assert remove_superseded(tmp_path)[0] == 1
 
 
-def test_nothing_was_ever_converted(tmp_path: Path) -> None:
+def test_without_any_conversion(tmp_path: Path) -> None:
     assert remove_superseded(tmp_path / "apk") == (0, 0)
     assert not (tmp_path / "apk").exists()

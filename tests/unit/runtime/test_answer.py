@@ -51,7 +51,7 @@ def test_the_host_is_not_told_about_the_thin_clients_files() -> None:
     "change",
     [{"schema": 2}, {"id": "x"}, {"stage": "done"}, {"target": {}}, {"target": None}, {"more": 1}, {"image": 1}, {"id": None}],
 )
-def test_receipts_that_are_none(change: dict[str, object]) -> None:
+def test_invalid_receipts(change: dict[str, object]) -> None:
     with pytest.raises(StateError):
         receipt.parse(json.dumps({**json.loads(FIRST.dump()), **change}).encode(), "x")
 

@@ -67,7 +67,7 @@ def test_what_a_host_says_of_a_try(protocol: str, status: int, said: str, result
 
 
 @given(st.sampled_from(["tcp", "udp", "icmp", "name", "resolve"]), st.integers(-1, 255), st.text(max_size=60))
-def test_words_that_make_no_sense_prevented_nothing(protocol: str, status: int, said: str) -> None:
+def test_unknown_errors_do_not_count_as_closed(protocol: str, status: int, said: str) -> None:
     if not any(words in said for words in ("unreachable", "not permitted", "denied", "assign", "available", "family", "refused")):
         assert result_of(protocol, status, said) is not Result.CLOSED
 
@@ -351,6 +351,6 @@ def test_the_matrix_shows_all_that_does_not_hold(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("text", ["", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:x", "name:443", "1.2.3:1"])
-def test_servers_that_are_none(text: str) -> None:
+def test_invalid_servers(text: str) -> None:
     with pytest.raises(ValueRefusedError):
         command._server(text)

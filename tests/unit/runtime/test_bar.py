@@ -48,7 +48,7 @@ def test_a_long_list_is_cut_in_the_bar_and_whole_in_the_details() -> None:
     assert len(found["tooltip"].splitlines()) == 15
 
 
-def test_no_hosts_and_lines_that_are_none() -> None:
+def test_no_hosts_and_invalid_lines() -> None:
     assert shown()["text"] == "no hosts"
     assert list(lines(["", "not json\n", "[]\n", '{"hosts": 3}\n', '{"hosts": [{}]}\n'])) == []
 

@@ -54,7 +54,7 @@ def test_a_line_of_a_database_that_cannot_be_kept_is_an_error(line: str) -> None
     assert caught.value.hint
 
 
-def test_a_key_that_is_left_out_is_said() -> None:
+def test_a_key_that_is_left_out_is_reported() -> None:
     more = {"keys/big.pub": b"k" * 20_000, "keys/a b.pub": b"k", f"keys/{'x' * 130}.pub": b"k"}
     state = parse_state(archive({**GOOD, **more}), "web")
     said = [what for what in state.left_out if "not a key" in what]
@@ -171,7 +171,7 @@ def test_a_tar_beyond_its_bounds_names_them() -> None:
         tarfiles.read_tar(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024), most=10)
 
 
-def test_how_a_try_ended_may_come_late_in_what_was_said() -> None:
+def test_the_result_of_an_attempt_may_come_late_in_the_output() -> None:
     """Where it was cut after 300 characters, a refusal looked like silence."""
     tried = Try("web", "resolve", "", name="x")
     said = f"0 1 {'Server: 192.168.2.1 ' * 100} Connection refused"
@@ -195,7 +195,7 @@ def _apk(folder: Path, code: str) -> None:
     ],
     ids=["choose", "verify"],
 )
-def test_of_apks_reasons_none_is_left_out_silently(
+def test_all_of_apks_reasons_are_shown(
     call: Callable[[Any], object], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     _apk(tmp_path, "for n in $(seq 1 50); do echo reason $n; done; exit 1")

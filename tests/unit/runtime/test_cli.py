@@ -67,9 +67,7 @@ def test_an_error_is_shown_once_without_a_traceback(monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr().err == "tower version: what went wrong\n  hint: what to do\n"
 
 
-def test_what_is_shown_is_nothing_that_a_terminal_obeys(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shown_text_has_no_control_sequences(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     odd = "a server's\x1b]0;title\x07 \x9b2J\r words\udcff"
     monkeypatch.setattr(version, "execute", raising(TowerError(odd, hint=odd)))
     assert main.main(["version"]) == 1
@@ -125,7 +123,7 @@ def test_what_is_refused(home: Path, capsys: pytest.CaptureFixture[str], argv: l
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e300", "x", ""])
 @pytest.mark.parametrize("words", [("run", "web", "true"), ("status",), ("provision", "web"), ("reboot", "web"), ("audit",)])
-def test_times_that_are_none(words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_times(words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main.main([words[0], f"--timeout={text}", *words[1:]])
     assert raised.value.code == 2
@@ -133,7 +131,7 @@ def test_times_that_are_none(words: tuple[str, ...], text: str, capsys: pytest.C
 
 
 @pytest.mark.parametrize("text", ["", "4", "G", "-4G", "4.5G", "0G", "4GB", "1025T", "1" * 9 + "G"])
-def test_sizes_that_are_none(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(Exception, match="not a size"):
         provision._size(text)
 

@@ -96,7 +96,7 @@ def test_the_setter_takes_whole_seconds_only(tmp_path: Path, line: str) -> None:
     assert not (tmp_path / "date.called").exists()
 
 
-def test_which_times_are_believed(tmp_path: Path) -> None:
+def test_which_times_are_trusted(tmp_path: Path) -> None:
     release = tmp_path / "os-release"
     assert clock.earliest(release) == clock._EARLIEST
     for text, wanted in (

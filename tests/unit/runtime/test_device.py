@@ -160,7 +160,7 @@ def test_several_are_not_guessed_at() -> None:
     assert choose(found, GB, wanted=Path("/dev/sdc")).path == Path("/dev/sdc")
 
 
-def test_a_loop_device_is_for_who_names_it() -> None:
+def test_a_loop_device_must_be_named() -> None:
     found = disks(row("loop0", type="loop", rm=False, hotplug=False, tran=None))
     with pytest.raises(DeviceError, match="no disk"):
         choose(found, GB)

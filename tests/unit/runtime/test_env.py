@@ -50,7 +50,7 @@ def test_names_of_networks_are_hexadecimal(settings: TowerEnv, ssid: str) -> Non
 
 
 @pytest.mark.parametrize("ssid", ["Bob's Wi-Fi", "Café", "48656c6c6f", "a" * 32])
-def test_files_of_before_have_the_name_as_text(settings: TowerEnv, ssid: str) -> None:
+def test_files_of_earlier_versions_have_the_name_as_text(settings: TowerEnv, ssid: str) -> None:
     new = env.dump(router(settings, ssid))
     line = f"WLAN_SSID_HEX='{ssid.encode().hex()}'\n".encode()
     text = ssid.replace("'", r"'\''")

@@ -128,7 +128,7 @@ def test_an_index_is_asked_news_of(site: Site) -> None:
     assert site.mirror.requests[-1].status == 200
 
 
-def test_what_broke_off_is_gone_on_with(site: Site) -> None:
+def test_an_interrupted_transfer_is_continued(site: Site) -> None:
     site.mirror.cut[BIG] = 300_000
     site.get()
     assert [one.range for one in site.mirror.requests] == ["", "bytes=300000-"]

@@ -135,7 +135,7 @@ def test_a_package_is_right_or_refused(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", WRONG)
-def test_an_index_that_is_none_takes_no_ones_place(tmp_path: Path, how: str) -> None:
+def test_an_invalid_index_replaces_no_other(tmp_path: Path, how: str) -> None:
     act, _ = wrong(SERVED[INDEX])[how]
     with served(serving({})) as server, downloads_from(tmp_path, server) as (downloads, repository):
         good = downloads.index(repository, ARCH)

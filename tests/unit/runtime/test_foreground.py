@@ -30,7 +30,7 @@ print(programs[1].poll())
 
 @pytest.mark.parametrize("shell", ["sh", "busybox sh"])
 @pytest.mark.parametrize(("given", "ended"), [("tower-abc\n", "-9"), ("\n", "None"), ("", "None"), ("tower-a", "None")])
-def test_only_what_has_the_mark_is_ended(shell: str, given: str, ended: str) -> None:
+def test_only_marked_processes_are_ended(shell: str, given: str, ended: str) -> None:
     """An empty or unfinished mark is that of a connection that broke. In a namespace, where mistakes end nobody else."""
     env = {**os.environ, "PYTHONPATH": str(Path(tower.__file__).parents[1])}
     argv = caged(sys.executable, "-c", CODE, shell, given)

@@ -134,7 +134,7 @@ def test_whatever_a_machine_says_is_an_error_or_an_answer(said: bytes, alive: bo
 
 
 @given(st.binary(max_size=200))
-def test_a_line_for_a_terminal_has_nothing_that_it_obeys(data: bytes) -> None:
+def test_a_line_for_a_terminal_has_no_control_sequences(data: bytes) -> None:
     assert clean(data).isprintable()
 
 
@@ -213,7 +213,7 @@ def test_only_servers_that_are_known_here(tower: Tower, tmp_path: Path, monkeypa
             servers.parse_server(text)
 
 
-def test_a_name_that_is_none_touches_no_host(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_name_touches_no_host(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueRefusedError, match="--allow-untrusted"):
         install(tower, ["web"], ["--allow-untrusted"], View())
     args = argparse.Namespace(
@@ -223,7 +223,7 @@ def test_a_name_that_is_none_touches_no_host(tower: Tower, monkeypatch: pytest.M
         execute(args)
 
 
-def test_why_a_machine_ended_is_read_though_it_listens_no_more() -> None:
+def test_the_reason_is_read_after_a_machine_has_ended() -> None:
     with talk(b"tower failed x: is not the name of a package\n", status=2) as (one, _, _):
         one.child.wait()
         with pytest.raises(PackageError, match="is not the name of a package"):

@@ -277,7 +277,7 @@ def test_serial_line(tmp_path: Path, active: str, kind: str, line: str) -> None:
 # --- a run that fails -----------------------------------------------------------------------------------------
 
 
-def test_who_is_interrupted_hears_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_reports_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first change that is nothing; afterwards, that both disks are wiped. What was left open is let go."""
     monkeypatch.setattr(install, "LOG", tmp_path / "log")
     released = []

@@ -141,14 +141,14 @@ def test_no_installed_system(monkeypatch: pytest.MonkeyPatch) -> None:
         existing.find_existing(found_disks(row("sda"), stick()))
 
 
-def test_an_upgrade_asks_for_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_upgrade_takes_no_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "answers"
     path.write_bytes(text())
     assert main(["setup", "--upgrade", "--answers", str(path)]) == ValueRefusedError.exit_status
     assert "--answers does not apply to an upgrade" in capfd.readouterr().err
 
 
-def test_who_interrupts_an_upgrade_hears_that_home_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_upgrade_says_that_home_is_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "LOG", tmp_path / "log")
     monkeypatch.setattr(disks, "release", lambda: None)
     monkeypatch.setattr(medium, "check", lambda *_: None)

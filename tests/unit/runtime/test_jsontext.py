@@ -55,7 +55,7 @@ VALUE = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(TEXT
 
 
 @given(VALUE)
-def test_all_else_is_as_ever(value: object) -> None:
+def test_everything_else_is_unchanged(value: object) -> None:
     for ascii_only in (True, False):
         assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
 

@@ -46,7 +46,7 @@ def test_keyboards(tmp_path: Path, layout: str, variant: str) -> None:
         ("Qqqqqq/Zzzzzz", "for example"), ("", "for example"), ("../etc/passwd", "for example"),
     ],
 )  # fmt: skip
-def test_time_zones_that_are_none(tmp_path: Path, text: str, near: str) -> None:
+def test_unknown_time_zones(tmp_path: Path, text: str, near: str) -> None:
     with pytest.raises(ValueRefusedError, match="is not a time zone") as raised:
         known.time_zone(text, tmp_path)
     assert near in raised.value.hint
@@ -61,7 +61,7 @@ def test_time_zones_that_are_none(tmp_path: Path, text: str, near: str) -> None:
         ("al", "al-x", "al-plisi"), ("de", "de-t3", "de-T3"), ("eu", "eu-x", "not a keyboard"), ("fr", "../fr", "fr-"),
     ],
 )  # fmt: skip
-def test_keyboards_that_are_none(tmp_path: Path, layout: str, variant: str, near: str) -> None:
+def test_unknown_keyboards(tmp_path: Path, layout: str, variant: str, near: str) -> None:
     with pytest.raises(ValueRefusedError) as raised:
         known.keyboard(layout, variant, tmp_path)
     assert near in str(raised.value)

@@ -96,7 +96,7 @@ def test_a_secret_given_in_the_wrong_place_is_not_shown(parse: Callable[[str], o
         ("", "alice"), ("-", "alice"), ("root", "alice"), ("DOM\\mail", "alice"), ("\udcff", "alice"),
     ],
 )  # fmt: skip
-def test_who_may_not_be_a_user_is_told_who_may(text: str, near: str) -> None:
+def test_an_unusable_user_name_is_answered_with_a_usable_one(text: str, near: str) -> None:
     with pytest.raises(ValueRefusedError) as raised:
         names.parse_user_name(text)
     assert raised.value.hint.endswith(f"--username {near}")

@@ -30,7 +30,7 @@ def test_first_words(tmp_path: Path, case: str) -> None:
     assert set(Source(tmp_path).programs()) == WANTED.get(case, {"a"})
 
 
-def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_determined_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("def work(argv):\n    proc.run(argv, timeout=1)\n")
     with pytest.raises(UnknownError, match=r"runtime/one.py:2: argv"):
         Source(tmp_path).programs()

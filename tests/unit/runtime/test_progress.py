@@ -73,7 +73,7 @@ def host(tmp_path: Path, settings: TowerEnv) -> Host:
     return Host(tmp_path, replace(settings, encryption=Encryption.NONE))
 
 
-def test_the_hosts_program_is_believed_and_each_step_shown_once(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_step_of_the_hosts_program_is_shown_once(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     steps = host.folder / "state/steps"
     steps.write_text("")
     with server(lambda line: program(host.folder, "answer", line=line)) as port:
@@ -105,7 +105,7 @@ def test_the_hosts_program_is_believed_and_each_step_shown_once(host: Host, caps
 @pytest.mark.parametrize(
     "asked", [b"\n", b"x\n", NONCE.encode()[:-1] + b"\n", NONCE.upper()[:-1].encode() + b"F\n", b"0" * 500, b"SSH-2.0-x\r\n"]
 )
-def test_what_is_no_question_gets_no_answer(host: Host, asked: bytes) -> None:
+def test_an_invalid_question_gets_no_answer(host: Host, asked: bytes) -> None:
     (host.folder / "state/steps").write_text("1.00 name\n")
     with (
         server(lambda line: program(host.folder, "answer", line=line)) as port,
@@ -119,7 +119,7 @@ def test_what_is_no_question_gets_no_answer(host: Host, asked: bytes) -> None:
         assert got in (HELLO, b"")
 
 
-def test_another_key_or_an_answer_of_before_is_not_believed(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_key_or_an_older_answer_is_refused(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     (host.folder / "state/steps").write_text("1.00 name\n")
     (host.folder / HOST_KEY).write_bytes(b"another\n")
 
@@ -135,13 +135,13 @@ def test_another_key_or_an_answer_of_before_is_not_believed(host: Host, capsys: 
 
 
 @pytest.mark.parametrize("first", [b"SSH-2.0-OpenSSH_9.9\r\n", b"", b"tower-progress 2\n", b"\x00" * 100, HELLO[:-1]])
-def test_whoever_says_something_else_is_asked_by_ssh(host: Host, first: bytes) -> None:
+def test_a_server_that_sends_anything_else_is_asked_by_ssh(host: Host, first: bytes) -> None:
     with server(lambda line: line.sendall(first)) as port:
         assert Watch(host, View(), ("127.0.0.1", port)).ask() is None
 
 
 @pytest.mark.parametrize("first", [b"", HELLO])
-def test_who_is_silent_or_slow_is_not_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
+def test_a_silent_or_slow_host_is_not_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
     monkeypatch.setattr(progress, "_PATIENCE", 0.3)
     over = threading.Event()
 

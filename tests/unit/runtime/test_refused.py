@@ -261,7 +261,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "set HOME" in capsys.readouterr().err
 
 
-def test_a_folder_of_which_something_stays_is_not_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_removed_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = home / "keys"
     folder.mkdir()
     (folder / "key").write_text("secret")

@@ -83,14 +83,14 @@ def test_what_is_needed(name: str) -> None:
         "system \u202ex", "system " + "x" * 101, "boot x", f"boot {BOOT.upper()}", "color red", "", " ", "end", "tower-status 1",
     ],
 )  # fmt: skip
-def test_lines_that_are_none(change: str) -> None:
+def test_invalid_lines(change: str) -> None:
     kept = (line for line in LINES if line.split()[0] != change.partition(" ")[0])
     with pytest.raises(AnswerError):
         report.parse(text_of(*kept, change))
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("temperature")])
-def test_nothing_is_said_twice(line: str) -> None:
+def test_nothing_is_reported_twice(line: str) -> None:
     with pytest.raises(AnswerError, match="twice"):
         report.parse(text_of(*LINES, line))
 
@@ -101,7 +101,7 @@ def test_nothing_is_said_twice(line: str) -> None:
      text_of(*LINES).replace(b"\n", b"\r\n"), text_of(*LINES) * 2, text_of(*LINES, *["temperature 1"] * 1000),
      text_of(*LINES).replace(b"lab", b"\xff"), b"tower-status 2\nend\n", text_of(*LINES).replace(b"lab", b"\0")],
 )  # fmt: skip
-def test_answers_that_are_none(data: bytes) -> None:
+def test_invalid_answers(data: bytes) -> None:
     with pytest.raises(AnswerError):
         report.parse(data)
 

@@ -67,7 +67,7 @@ def test_a_state_without_a_part(name: str) -> None:
         parse_state(archive({key: value for key, value in GOOD.items() if key != name}), "web")
 
 
-def test_files_that_are_none_of_ours_are_left_out() -> None:
+def test_foreign_files_are_left_out() -> None:
     more = {"keys/../../x.pub": b"k", "/etc/passwd": b"p", "keys/a b.pub": b"k", "keys/big.pub": b"k" * 20000, "keys/x": b"k"}
     assert set(parse_state(archive({**GOOD, **more}), "web").keys) == {"alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub"}
     with pytest.raises(AnswerError, match="more than 200 files"):

@@ -33,7 +33,7 @@ def test_the_hash_is_that_of_the_password() -> None:
 
 
 @pytest.mark.parametrize("password", ["", "a\nb", "a\0b", "x" * 300])
-def test_passwords_that_log_nobody_in(password: str) -> None:
+def test_unusable_passwords(password: str) -> None:
     with pytest.raises(ValueRefusedError) as raised:
         secret.hash_password(password)
     assert not password or password not in str(raised.value)
@@ -53,7 +53,7 @@ def test_the_key_itself_may_be_given() -> None:
 
 
 @pytest.mark.parametrize("password", ["", "short", "x" * 64, "0" * 65, "0" * 63 + "g", "٠" * 64, "pässword1", "tab\tpassword"])
-def test_wlan_passwords_that_are_none(password: str) -> None:
+def test_invalid_wlan_passwords(password: str) -> None:
     with pytest.raises(ValueRefusedError) as raised:
         secret.wlan_key("Home", password)
     assert not password or password not in str(raised.value)

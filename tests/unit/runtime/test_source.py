@@ -70,7 +70,7 @@ def test_a_file_that_is_missing(image: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("change", [{"channel": None}, {"channel": {"name": "x"}}, {"files": {}}, {"version": None, "files": []}])
-def test_manifests_that_are_none(image: Path, change: dict[str, object]) -> None:
+def test_invalid_manifests(image: Path, change: dict[str, object]) -> None:
     path = image.with_name(f"{image.name}.manifest.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ImageProblemError, match="not the manifest"):

@@ -165,7 +165,7 @@ def test_an_unknown_host(tower: Tower) -> None:
             call(HostName("web"))
 
 
-def test_what_a_killed_one_left_is_no_host_and_goes(tower: Tower, settings: TowerEnv) -> None:
+def test_the_remains_of_a_killed_run_are_removed_and_are_no_host(tower: Tower, settings: TowerEnv) -> None:
     add(tower, settings, "one")
     left = tower.folder / "hosts" / ".two.abcdef"
     left.mkdir()
@@ -257,7 +257,7 @@ def test_a_pipe_in_a_hosts_folder_keeps_nobody_waiting(tower: Tower, settings: T
     assert tower.hosts() == ()
 
 
-def test_links_among_what_killed_ones_left(tower: Tower, settings: TowerEnv, tmp_path: Path) -> None:
+def test_links_among_the_remains_of_killed_runs(tower: Tower, settings: TowerEnv, tmp_path: Path) -> None:
     """They lead elsewhere, and nobody's files are removed there."""
     add(tower, settings, "one")
     (tmp_path / "mine").mkdir()

@@ -144,7 +144,7 @@ def test_every_word_of_sshs_is_set_or_harmless() -> None:
     assert set(HOSTILE) >= OWN | set(stanza.SETTINGS)
 
 
-def test_this_ssh_has_no_word_that_nobody_thought_of(tmp_path: Path) -> None:
+def test_every_option_of_this_ssh_is_known(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.write_text("")
     assert set(ssh_sees_all(empty)) - {word.lower() for word in KEYWORDS} <= DEBIANS
@@ -331,7 +331,7 @@ def test_another_line_does_not(tower: Tower, settings: TowerEnv, written: str) -
     assert tower.ssh_config.read_text() == f'Include "{tower.config}"\n{text}'
 
 
-def test_a_failure_that_nobody_could_foresee_is_told(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_failure_is_reported(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that may not be replaced, whoever asks: it is mounted there, or immutable."""
     tower.ssh_config.parent.mkdir(mode=0o700)
     tower.ssh_config.write_text("Host x\n")
@@ -346,7 +346,7 @@ def raise_(error: Exception) -> None:
     raise error
 
 
-def test_who_has_the_line_is_told_nothing(tower: Tower, settings: TowerEnv) -> None:
+def test_a_user_with_the_line_is_told_nothing(tower: Tower, settings: TowerEnv) -> None:
     assert tower.notice() == ""
     add(tower, settings, "vault")
     tower.ssh_config.chmod(0o444)

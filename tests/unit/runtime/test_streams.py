@@ -53,14 +53,14 @@ def test_a_result_that_cannot_be_written_is_an_error(home: Path, command: str, w
 
 @pytest.mark.parametrize("stream", ["1", "2"])
 @pytest.mark.parametrize("command", ["mdhelp", "--help", "completion zsh", "version", "status --json"])
-def test_a_reader_that_has_gone_is_left_in_peace(home: Path, command: str, stream: str) -> None:
+def test_a_reader_that_left_is_no_error(home: Path, command: str, stream: str) -> None:
     command = command if stream == "1" else "status"
     status, said = shell(home, f'{TOWER} {command} {stream}>&"$GONE"', gone=True)
     assert (status, said) == (141, "")
 
 
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "<&-"])
-def test_what_is_said_on_the_way_need_not_be_heard(home: Path, where: str) -> None:
+def test_progress_may_go_unread(home: Path, where: str) -> None:
     assert shell(home, f"{TOWER} status {where}")[0] == 0
     assert shell(home, f"{TOWER} version {where}")[0] == 0
 

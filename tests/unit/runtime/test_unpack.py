@@ -87,7 +87,7 @@ def test_an_unpackers_own_words(tmp_path: Path, block_map: BlockMap, kind: str) 
 
 
 @pytest.mark.parametrize("suffix", [".zst", ".xz"])
-def test_damage_inside_is_said_by_whoever_sees_it_first(tmp_path: Path, block_map: BlockMap, suffix: str) -> None:
+def test_inner_damage_is_reported_by_the_first_reader(tmp_path: Path, block_map: BlockMap, suffix: str) -> None:
     image = tmp_path / f"x{suffix}"
     data = bytearray(zstd(RAW, "--check") if suffix == ".zst" else lzma.compress(RAW))
     data[len(data) // 2] ^= 0xFF
@@ -121,7 +121,7 @@ def test_a_program_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("suffix", [".zst", ".xz"])
-def test_what_the_image_is_to_blame_for_is_said_of_it(tmp_path: Path, block_map: BlockMap, suffix: str) -> None:
+def test_faults_of_the_image_are_reported_as_such(tmp_path: Path, block_map: BlockMap, suffix: str) -> None:
     """Whole for its unpacker, and not what its map says."""
     image = tmp_path / f"x{suffix}"
     for data, words in ((RAW[:-4096], "ends too early"), (RAW + b"x", "is larger"), (RAW[:-1] + b"x", "sha256")):

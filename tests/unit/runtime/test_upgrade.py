@@ -96,7 +96,7 @@ class Hostile:
         ("sleep 60", HangsError, "silent for"),
     ],
 )
-def test_a_host_that_does_not_take_what_is_sent(
+def test_a_host_that_does_not_read_its_input(
     made: Path, monkeypatch: pytest.MonkeyPatch, code: str, error: type[Exception], message: str
 ) -> None:
     monkeypatch.setattr(inplace, "_SILENT", 0.5)
@@ -246,7 +246,7 @@ def test_a_boot_device_that_is_not(host: Host, rows: dict[str, object], error: t
         ("", "", False),
     ],
 )
-def test_the_device_of_an_upgrade_that_is_gone_on_with(host: Host, identity: str, receipt_there: str, taken: bool) -> None:
+def test_the_device_of_a_continued_upgrade(host: Host, identity: str, receipt_there: str, taken: bool) -> None:
     """The very device, or one that shows that it is the host's: names change when a host is started anew."""
     receipt.write(host.file("receipt.json"), FIRST)
     target = Target("/dev/sda", 96 * MIB, "", "", upgrade.IN_PLACE, identity)
