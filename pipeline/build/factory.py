@@ -133,17 +133,16 @@ class Factory(Workplace):
                 return Built(work.existing, fresh=False, seconds=0.0)
             started = time.monotonic()
             pulled = self._pull(node, keyed, work)
-            if pulled is not None:
-                explain.remember(self.paths, node, keyed)
-                return Built(pulled, fresh=False, seconds=time.monotonic() - started, pulled=True)
-            with self.log(log_name(node, keyed.key)) as log:
-                known = (
-                    self._run(node, keyed, work.path, log) if isinstance(node, StageNode) else self._fill(node, work.path, log)
-                )
+            artifact = pulled or self._make(node, keyed, work)
             seconds = time.monotonic() - started
-            artifact = work.commit(seconds, known)
         explain.remember(self.paths, node, keyed)
-        return Built(artifact, fresh=True, seconds=seconds)
+        return Built(artifact, fresh=pulled is None, seconds=seconds, pulled=pulled is not None)
+
+    def _make(self, node: Node, keyed: Keyed, work: Work) -> Artifact:
+        started = time.monotonic()
+        with self.log(log_name(node, keyed.key)) as log:
+            known = self._run(node, keyed, work.path, log) if isinstance(node, StageNode) else self._fill(node, work.path, log)
+        return work.commit(time.monotonic() - started, known)
 
     def _pull(self, node: Node, keyed: Keyed, work: Work) -> Artifact | None:
         if not isinstance(node, StageNode):

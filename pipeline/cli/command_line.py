@@ -115,11 +115,12 @@ def _end_with_the_reader_of_listings() -> None:
 
 def wants_json() -> bool:
     """Tell whether the command line says json=1."""
-    return (getattr(doit_cmd, "_CMDLINE_VARS", None) or {}).get("json") == "1"
+    return bool(doit_cmd.get_var("json") == "1")
 
 
 def variables() -> dict[str, str]:
     """Return the `name=value` words of the command line. Raises ConfigError for a name that no task knows."""
+    # A private name, because doit has no public list of them: `get_var` returns one by its name.
     given: dict[str, str] = dict(getattr(doit_cmd, "_CMDLINE_VARS", None) or {})
     for name, value in given.items():
         if name not in VARIABLES and not name.startswith(ENGINE):

@@ -21,7 +21,7 @@ from typing import Final
 
 from tower.base.errors import HostError, StateError, ValueRefusedError
 from tower.base.files import is_folder, locked, look, make_folder, read_file, remove_folder, write_file, write_folder
-from tower.base.names import HostName, parse_host_name, parse_public_key
+from tower.base.names import ROUTER, HostName, parse_host_name, parse_public_key
 from tower.base.networks import ROUTER_ADDRESS, network_of, next_address, next_color
 from tower.base.refused import asked_by, home_folder, in_our_words, refused
 from tower.hosts import env
@@ -153,7 +153,7 @@ class Tower:
         hosts = self.hosts()
         self.check_new(name, online=online, hosts=hosts)
         envs = [host.env for host in hosts]
-        fixed = str(ROUTER_ADDRESS) if name == "router" else ""
+        fixed = str(ROUTER_ADDRESS) if name == ROUTER else ""
         network = network_of(online=online)
         return FreeAddress(
             fixed or str(next_address(network, {one.address for one in envs})),
@@ -165,11 +165,11 @@ class Tower:
         quoted(self.known_hosts)
         names = {host.name for host in hosts}
         if name in names:
-            what = "there is a router already, and a Tower has one" if name == "router" else f"{name}: this host exists already"
+            what = "there is a router already, and a Tower has one" if name == ROUTER else f"{name}: this host exists already"
             raise HostError(
                 what, hint=f"continue an unfinished one: tower provision --resume {name}; or: tower deprovision {name}"
             )
-        if online and name != "router" and "router" not in names:
+        if online and name != ROUTER and ROUTER not in names:
             raise HostError(
                 f"{name}: an online host reaches the Internet through the router, and there is none yet",
                 hint="make it first: tower provision router --wlan-ssid NAME",
