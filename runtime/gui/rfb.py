@@ -2,7 +2,7 @@
 """What stands between a host's VNC server and the viewer: it reads each message, and passes on what the viewer may see.
 
 The viewer's library is written in C, and a host may be hostile. It gets pictures in two encodings, within a desktop of a size
-that has a limit; cursors; new sizes. Names and cut texts end here. What is anything else ends the connection.
+that has a limit; cursors; new sizes. Names and cut texts end here. Anything else ends the connection.
 """
 
 from __future__ import annotations

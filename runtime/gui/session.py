@@ -253,7 +253,7 @@ class _Window:
             self._take(waits)
         if self.status is None:
             return waits.poll() is None
-        # Again and again: a viewer that has just been started does not heed it yet, nor is it ended by it.
+        # Repeated, because a viewer that has just started ignores the signal.
         if self.status == 0:
             viewer.send_signal(signal.SIGWINCH)
         return self.status == 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """As much of the X protocol as a window manager needs, on a socket that leads to a host's X server.
 
-The server is the host's, so that nothing of what it says is believed: a length has a limit, and an answer that does not come, or
-is none, ends the connection with an OddError. Numbers are sent, and so come, with the small end first.
+The server is the host's, and not trusted: lengths are limited, and a missing or malformed answer ends the connection with an
+OddError. Numbers are sent and received with the small end first.
 """
 
 from __future__ import annotations

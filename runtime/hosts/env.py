@@ -3,7 +3,7 @@ r"""`tower.env`: what a host is told about itself, on its boot partition. Typed 
 
 One `NAME='value'` a line, in a fixed order. The quotes are a shell's strong ones, with `'\''` for a quote inside, so
 that the file is harmless even to somebody who does source it. Reading is strict: a name that is missing, unknown or
-there twice, another way of quoting, or a value that does not fit the others, is refused. Files of before may lack
+there twice, another way of quoting, or a value that does not fit the others, is refused. Files of earlier versions may lack
 ENCRYPTION, which then is `required`, and may have WLAN_SSID in place of WLAN_SSID_HEX.
 """
 

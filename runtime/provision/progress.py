@@ -48,7 +48,7 @@ measured.
 
 
 class ForeignError(Exception):
-    """Who answers has not the host's key, or says what makes no sense."""
+    """The machine that answers does not have the host's key, or its answer is malformed."""
 
 
 @dataclass(frozen=True, slots=True)

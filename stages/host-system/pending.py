@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lay what a root of another architecture still has to run: `tower-scripts` does so at the device's first start.
+"""Prepare the scripts that a root of another architecture could not run: `tower-scripts` runs them at the device's first start.
 
     pending.py ROOT ARCH REPOSITORIES INSTALLED...
 
@@ -121,11 +121,11 @@ def depmod(root: Path, folders: Sequence[str]) -> list[str]:
     config = [f"--config={root / folder}" for folder in DEPMOD_CONFIG]
     for folder in folders:
         release = folder.rpartition("/lib/modules/")[2]
-        # As the trigger: a folder without this file is of a kernel that is gone. And depmod takes other names for modules.
+        # Like the trigger: without this file, the folder's kernel was removed. depmod would take other names for modules.
         if not re.fullmatch(r"\d+\.\d+[^/]*", release) or not os.path.lexists(root / folder.lstrip("/") / "modules.order"):
             left.append(folder)
             continue
-        # A link of the root means the root's own places, which depmod would look for here.
+        # Links of the root lead to places in the root; depmod would follow them outside of it.
         if not (root / "lib/modules" / release).resolve().is_relative_to(root.resolve()):
             sys.exit(f"pending.py: {folder} lies outside of the root")
         done = subprocess.run(["depmod", *config, f"--basedir={root}", release], check=False)
@@ -233,7 +233,7 @@ def lay(root: Path, arch: str, repositories: Sequence[Path], logs: Sequence[str]
             arguments = depmod(root, arguments)
         if script is not None and arguments and package.name not in MADE_ELSEWHERE:
             steps.add(f"{package.full_name}.trigger", script, arguments)
-    # Of upgrades and removals they wait for their day; any other one belongs to no package that is installed.
+    # Scripts for upgrades and removals are left to apk; any other script belongs to no installed package.
     lost = [name for name in found if name.endswith(("install", "trigger")) and not name.endswith("deinstall")]
     if lost:
         sys.exit(f"pending.py: scripts of no installed package: {' '.join(sorted(lost))}")

@@ -33,11 +33,11 @@ for package in $(only_in /work/wanted-on-medium /work/on-medium); do
 	refuse "option locked: the repository of the medium lacks $package, although the lock names it"
 done
 
-# The section must be the one that was laid there: another would mean that modloop and iso differ in options.
+# mkimage.sh must have used the section from the input; if it made another, the options of modloop and iso differ.
 [ "$(find "$MKIMAGE_WORK" -maxdepth 1 -name 'kernel_*' | wc -l)" -eq "$(find /in/modloop/sections -mindepth 1 -maxdepth 1 | wc -l)" ] ||
 	refuse "input modloop: its section is not the one of this image; do options of the stages modloop and iso differ?"
 
-# mkimage.sh goes on where one of mtools fails, and the ISO would start by BIOS alone.
+# mkimage.sh ignores failures of mtools; without this file the ISO would start by BIOS alone.
 mdir -b -i "$(find "$MKIMAGE_WORK" -path '*/boot/grub/efi.img' | head -n 1)" ::/efi/boot/bootx64.efi >/dev/null
 
 mv /work/images/tower.iso /out/image.iso

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Below `tree` lies what belongs to the thin client's file system.
+# `tree` holds the files for the thin client's file system.
 set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh

@@ -47,7 +47,11 @@ PLANS = (
     MachinePlan(
         "thinclient",
         "thinclient",
-        (Interface("eth0", "online", "192.168.2.100", "fd00:2::100"), Interface("eth1", "offline", "192.168.3.100", "fd00:3::100"), _SPARE),
+        (
+            Interface("eth0", "online", "192.168.2.100", "fd00:2::100"),
+            Interface("eth1", "offline", "192.168.3.100", "fd00:3::100"),
+            _SPARE,
+        ),
     ),
     MachinePlan(
         "router",

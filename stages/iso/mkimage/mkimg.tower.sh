@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154 # variables that mkimage.sh reads or sets
 # The thin client's medium, for mkimage.sh: a profile, a section with our own files, and the boot menus.
 
-# mkimage.sh takes today's date; this file is read after it did.
+# mkimage.sh has set this to today's date; it reads this file afterwards.
 build_date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%y%m%d)
 
 profile_tower() {
@@ -16,7 +16,7 @@ profile_tower() {
 	initfs_features="$TOWER_FEATURES"
 	initfs_cmdline="$TOWER_CMDLINE"
 	kernel_cmdline=""
-	# Its signature would be made with a private key and checked with a file of the same medium.
+	# A signature would be checked with a key on the same medium, so that it would prove nothing.
 	modloop_sign=no
 	grub_mod="all_video disk part_gpt part_msdos linux normal configfile search search_label efi_gop fat iso9660 cat echo ls test true help gzio"
 	apks="$TOWER_PACKAGES"
@@ -27,7 +27,7 @@ profile_tower() {
 
 section_tower() {
 	[ "$PROFILE" = tower ] || return 0
-	# One run builds one image: the inputs do not change under it.
+	# One run builds one image, so that no checksum of the inputs is needed.
 	build_section tower "$TOWER_ARCH"
 }
 

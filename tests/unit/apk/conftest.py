@@ -6,14 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from pipeline.apk.format.package import read_package
 from pipeline.apk.format.signature import KeyRing, Signer, generate_key
-
-# A busy machine is no reason to fail.
-settings.register_profile("steady", deadline=None)
-settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
