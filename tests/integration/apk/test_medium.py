@@ -12,7 +12,7 @@ import pytest
 from tower.base.errors import ImageProblemError
 from tower.base.view import View
 from tower.installer import disks, existing, install, medium, system
-from tower.installer.install import Installation, Run, Upgrade
+from tower.installer.install import Run, SystemInstallation, SystemUpgrade
 
 from pipeline.apk.format.signature import Signer, generate_key
 from tests.integration.apk.conftest import ARCH, Shop
@@ -110,11 +110,13 @@ def test_a_package_that_a_stranger_has_signed_is_refused(laid: Path, tmp_path: P
 
 
 def an_upgrade(folder: Path) -> Run:
-    return Upgrade(existing.Existing(disk("sda"), disk("sdb"), Path("/dev/sda1"), Path("/dev/sdb1"), b"key"), folder, View())
+    return SystemUpgrade(
+        existing.Existing(disk("sda"), disk("sdb"), Path("/dev/sda1"), Path("/dev/sdb1"), b"key"), folder, View()
+    )
 
 
 def an_installation(folder: Path) -> Run:
-    return Installation(plan_of(row("sda"), stick()), folder, View())
+    return SystemInstallation(plan_of(row("sda"), stick()), folder, View())
 
 
 @pytest.mark.parametrize(
