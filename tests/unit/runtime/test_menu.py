@@ -19,6 +19,7 @@ from tower.base.errors import DownError, GarbageError, RemoteError
 from tower.base.proc import Done
 from tower.base.view import View
 from tower.cli import main
+from tower.cli.commands import install
 from tower.gui import applications, entries, icon, menu, png
 from tower.gui.applications import Application
 from tower.gui.entries import Entry
@@ -26,6 +27,7 @@ from tower.gui.menu import Change, Menu, labwc_menu
 from tower.hosts.env import TowerEnv
 from tower.hosts.registry import Tower
 from tower.install import menu as refreshed
+from tower.install.outcome import Outcome
 
 from tests.unit.runtime.test_sshconf import add
 
@@ -346,3 +348,49 @@ def test_a_home_that_no_entry_can_name(tmp_path: Path) -> None:
     assert place.put("web", [one]) == Change(added=("a",))
     assert b"\nIcon=tower-web.a\n" in (tmp_path / "a\nb/applications/tower-web.a.desktop").read_bytes()
     ElementTree.fromstring((tmp_path / "a\nb/tower/menu.xml").read_bytes())
+
+
+# --- when it is refreshed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "steps", "entries_of"),
+    [
+        (["web"], {"web": ("Installing galculator (1-r0)",)}, {"web"}),
+        (["web,vault"], {"web": ("Installing galculator (1-r0)",)}, {"web"}),
+        (["web,vault"], {"web": ("Installing a (1-r0)",), "vault": ("Installing a (1-r0)",)}, {"web", "vault"}),
+        (["web", "--dry-run"], {"web": ("Installing galculator (1-r0)",)}, set()),
+        (["web"], {"web": ()}, set()),
+        (["thinclient"], {"thinclient": ("Installing mpv (1-r0)",)}, set()),
+    ],
+)
+def test_an_installation_refreshes_the_hosts_that_it_changed(
+    both: dict[str, Host],
+    home: Path,
+    words: list[str],
+    steps: dict[str, tuple[str, ...]],
+    entries_of: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = set(words[0].split(",")) - set(steps)
+    report = Outcome(("galculator",), dict(steps), {name: DownError(f"{name}: no answer") for name in asked})
+    monkeypatch.setattr(install, "install_by_choice", lambda *_, **__: report)
+    assert main.main(["install", *words[1:], words[0], "galculator", "--yes", "--json"]) == (15 if asked else 0)
+    said = capsys.readouterr()
+    assert set(json.loads(said.out)["hosts"]) == set(steps) | asked
+    assert set(menu.menu_of_user().hosts()) == entries_of
+    for name in entries_of:
+        assert f"{name}: new in the menu: " in said.err
+
+
+def test_a_failed_refresh_does_not_change_the_status(
+    both: dict[str, Host], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del both["web"]
+    report = Outcome(("galculator",), {"web": ("Installing galculator (1-r0)",)})
+    monkeypatch.setattr(install, "install_by_choice", lambda *_, **__: report)
+    assert main.main(["install", "web", "galculator", "--yes"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "web  galculator: installed, 1 steps\n"
+    assert "web: the menu was not refreshed: web: no answer\n  hint: tower menu --refresh web\n" in said.err
