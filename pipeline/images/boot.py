@@ -96,13 +96,15 @@ def started(
     stick: Path | None = None,
     files: Mapping[str, bytes] | None = None,
     second: Path | None = None,
+    broken: int = 0,
     accel: str = "",
 ) -> Iterator[Guest]:
     """Boot `image` on `machine`; it is ended with the context, and after `limit` seconds at the latest.
 
     `stick` is a file that a PC has as an additional USB stick; it is written to. `files` are put onto the boot partition of
     a host first, by name; the image is not changed. `second` is the file of a PC's second disk: with one, data written to
-    both disks stays. Hosts are in the offline network, and its first host is forwarded.
+    both disks stays, and its sector at the byte `broken`, if not 0, cannot be written. Hosts are in the offline network, and its
+    first host is forwarded.
     `accel` is the value of QEMU's option of that name. Raises BootError.
     """
     if not image.is_file():
@@ -112,12 +114,20 @@ def started(
         disk = image.resolve() if files is None else _with_files(image.resolve(), files, folder)
         argv = _arguments(machine, disk, folder, ports, kept=second is not None, accel=accel)
         if second is not None:
-            argv += ["-drive", f"file={quoted(second)},format=raw,if=virtio,cache=writeback"]
+            argv += ["-drive", f"if=virtio,cache=writeback,format=raw,{_second(second, broken)}"]
         if stick is not None:
             argv += ["-drive", f"if=none,id=stick,format=raw,file={quoted(stick)}", "-device", "qemu-xhci"]
             argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
         with running(machine.value, argv, log=log, limit=limit or machine.limit * 2, ports=ports) as guest:
             yield guest
+
+
+def _second(disk: Path, broken: int) -> str:
+    """Return the part of a drive's options that names its file, of which one sector may be unwritable."""
+    if not broken:
+        return f"file={quoted(disk)}"
+    fault = f"event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=5,file.inject-error.0.sector={broken >> 9}"
+    return f"file.driver=blkdebug,file.image.driver=file,file.image.filename={quoted(disk)},file.inject-error.0.{fault}"
 
 
 def boot_image(machine: str, image: Path, *, log: Path, progress: Says) -> BootResult:

@@ -25,6 +25,7 @@ from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
 from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_filesystem
 from pipeline.images.guest import FAILURES
 
+MIB = 1 << 20
 GIB = 1 << 30
 START = 600
 """Seconds that a start may take on a machine that does other things beside."""
@@ -143,6 +144,24 @@ def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: 
             if last == "restart":
                 assert guest.ended(120)
     return made
+
+
+def test_a_second_disk_that_fails_is_named(
+    provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """One of its sectors cannot be written; the host says so, and starts nothing from there."""
+    disk, second = (tmp_path_factory.mktemp("failing") / name for name in ("vm.img", "second.img"))
+    subprocess.run(["cp", "--sparse=always", provisioned[0], disk], check=True, timeout=120)
+    second.touch()
+    os.truncate(second, 2 * GIB)
+    log = checkout / "build" / "log" / "provisioned-failing.log"
+    # In the volume of the root, behind that of home, which has a fifth of the disk.
+    with started(Machine.HOST_PC_BIOS, disk, log=log, second=second, broken=540 * MIB) as guest:
+        guest.wait(r"tower-setup: failed at: system: vdb \(2147 MB\) is failing, or was taken out", START)
+        guest.wait("This host is not ready", START)
+        assert "login:" not in guest.text
+    assert b"root=LABEL=tower-root" in boot_file(disk, "/grub/grub.cfg")
+    assert boot_file(disk, "tower.env") == (provisioned[1] / "tower.env").read_bytes()
 
 
 def test_no_secret_is_left_on_what_is_not_encrypted(encrypted: Encrypted, provisioned: tuple[Path, Path]) -> None:
