@@ -153,7 +153,7 @@ class Menu:
             "Version": "1.5",
             "Name": f"{entry.name} ({host})",
             "Comment": f"An application of the host {host}",
-            "Exec": entries.quoted(("tower", "run", "--window", host, "--", *entry.argv)),
+            "Exec": entries.quoted(("tower", "run", "--window", "--tell", host, "--", *entry.argv)),
             "Icon": os.fspath(self._icon(host, entry.id)),
             "Terminal": "false",
             "Categories": "".join(f"{word};" for word in entry.categories),

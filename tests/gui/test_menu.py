@@ -49,7 +49,7 @@ def test_the_menu_of_the_wallpaper_has_them(desktop: Desktop) -> None:
     found = ElementTree.fromstring(desktop.run("/usr/libexec/tower/desktop", "applications").stdout)
     items = {one.attrib["label"]: one for one in found.findall("item")}
     assert list(items) == ["Tile (vault)", "Red Picture (web)"]
-    assert items["Red Picture (web)"][0].attrib["command"] == "tower run --window web -- red 'a word'"
+    assert items["Red Picture (web)"][0].attrib["command"] == "tower run --window --tell web -- red 'a word'"
     icon = f"/home/{USER}/.local/share/icons/hicolor/64x64/apps/tower-web.red.png"
     assert items["Red Picture (web)"].attrib["icon"] == icon
     assert desktop.run("test", "-s", icon).stdout == ""

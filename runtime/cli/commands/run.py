@@ -7,8 +7,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Final
 
-from tower.base.errors import HostError, TowerError, ValueRefusedError
+from tower.base.errors import HostError, StoppedError, TowerError, ValueRefusedError
 from tower.base.names import parse_host_name, seconds
+from tower.base.refused import OURS, ours
 from tower.base.view import View
 from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.install.connection import connect
@@ -54,6 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uncolored", action="store_true", help="leave the title bar without the host's colour")
     parser.add_argument("--no-clipboard", action="store_true", help="do not let texts pass between the window and this machine")
     parser.add_argument("--no-sound", action="store_true", help="do not play its sound on this machine")
+    parser.add_argument("--tell", action="store_true", help="show an error in a window, too: for what is started from a menu")
     parser.add_argument("--timeout", type=seconds, default=10, metavar="SECONDS", help="to connect (default: %(default)s)")
     parser.add_argument("host", metavar="HOST", nargs="?", help="the host")
     parser.add_argument(
@@ -65,7 +67,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the command; return its exit status. Raises ValueRefusedError."""
+    """Run the command; return its exit status. Raises TowerError, and the errors of the system."""
+    try:
+        return _execute(args)
+    except StoppedError:
+        raise
+    except (TowerError, *OURS) as caught:
+        if args.tell:
+            from tower.gui.message import tell
+
+            tell(f"tower run: {args.host}", str(ours(caught)))
+        raise
+
+
+def _execute(args: argparse.Namespace) -> int:
+    """Raises ValueRefusedError."""
     tower = tower_of_user()
     if args.list:
         return _list(tower, args)

@@ -87,7 +87,7 @@ def test_every_application_of_this_machine_is_there(desk: Place, menu: Path) -> 
     for id_, entry in wanted.items():
         argv = ["/usr/bin/python3", "-c", READ, str(menu / f"applications/tower-web.{id_}.desktop")]
         said = subprocess.run(argv, env=launching(desk), capture_output=True, text=True, check=True, timeout=20).stdout
-        line = entries.quoted(("tower", "run", "--window", "web", "--", *entry.argv))
+        line = entries.quoted(("tower", "run", "--window", "--tell", "web", "--", *entry.argv))
         picture = f"{menu}/icons/hicolor/64x64/apps/tower-web.{id_}.png"
         assert said == f"{[f'{entry.name} (web)', line, picture, True]!r}\n"
 
@@ -192,3 +192,14 @@ class TestScript:
         ]
         expected = [("gone" if data is None else "icon", str(number), data or b"") for number, data in enumerate(contents)]
         assert self.run(root, shell, "icons", lines.encode()) == expected
+
+
+def test_an_entry_that_cannot_start_its_application_says_so_in_a_window(desk: Place) -> None:
+    for words, said in ((("no-such-host", "--", "x"), "no-such-host"), (("web", "--", "no-such-program"), "web")):
+        running = desk.start("--window", "--tell", *words)
+        number = desk.window(f"^tower run: {said}$")
+        desk.type("windowfocus", "--sync", number, "key", "Escape")
+        assert running.wait(60) in (11, 17)
+        assert running.stderr is not None
+        assert said in running.stderr.read().decode()
+    until(lambda: desk.left() == [], "nothing is left")

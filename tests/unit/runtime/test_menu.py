@@ -122,7 +122,7 @@ def test_from_hosts_to_files(both: dict[str, Host], home: Path, capsys: pytest.C
     assert set(found) == made | {"tower/menu.xml", "tower/.lock"}
     assert found["applications/tower-web.org.example.Editor.desktop"].decode() == (
         "[Desktop Entry]\nType=Application\nVersion=1.5\nName=Editor (web)\nComment=An application of the host web\n"
-        'Exec=tower run --window web -- /opt/editor "a word"\n'
+        'Exec=tower run --window --tell web -- /opt/editor "a word"\n'
         f"Icon={home}/.local/share/{ICONS}/tower-web.org.example.Editor.png\nTerminal=false\nX-Tower-Host=web\n"
     )
     for name in made | {"tower/menu.xml"}:
@@ -137,11 +137,15 @@ def test_from_hosts_to_files(both: dict[str, Host], home: Path, capsys: pytest.C
     assert main.main(["menu", "web", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "web": [
-            {"id": "galculator", "name": "Galculator (web)", "command": ["tower", "run", "--window", "web", "--", "galculator"]},
+            {
+                "id": "galculator",
+                "name": "Galculator (web)",
+                "command": ["tower", "run", "--window", "--tell", "web", "--", "galculator"],
+            },
             {
                 "id": "org.example.Editor",
                 "name": "Editor (web)",
-                "command": ["tower", "run", "--window", "web", "--", "/opt/editor", "a word"],
+                "command": ["tower", "run", "--window", "--tell", "web", "--", "/opt/editor", "a word"],
             },
         ]
     }
@@ -318,13 +322,13 @@ def test_names_of_hosts_applications_break_nothing(both: dict[str, Host], home: 
     for text in made:
         keys = [line.partition("=")[0] for line in text.splitlines()]
         assert keys == ["[Desktop Entry]", "Type", "Version", "Name", "Comment", "Exec", "Icon", "Terminal", "X-Tower-Host"]
-        assert '\nExec=tower run --window web -- a "<&>" 50%%\n' in text
+        assert '\nExec=tower run --window --tell web -- a "<&>" 50%%\n' in text
         assert text.splitlines()[3].endswith(" (web)")
         assert all(line.isprintable() for line in text.splitlines())
     items = ElementTree.fromstring(files(home)["tower/menu.xml"]).findall("item")
     assert len(items) == len(names)
     assert all(item.attrib["label"].startswith("A") and item.attrib["label"].endswith(" (web)") for item in items)
-    assert {item[0].attrib["command"] for item in items} == {"tower run --window web -- a '<&>' 50%"}
+    assert {item[0].attrib["command"] for item in items} == {"tower run --window --tell web -- a '<&>' 50%"}
 
 
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=4))
