@@ -5,6 +5,7 @@
     python ci/bench/verify.py solve --apk /path/to/apk --keys keys/alpine --index main/x86_64/APKINDEX.tar.gz --worlds cases.json
 
 `--apk` may be a few words, as for an apk of musl on another system: "ld-musl-x86_64.so.1 --library-path lib sbin/apk".
+Files and indexes may be of format 3 (Packages.adb, which `apk convndx --sign-key` makes of an APKINDEX.tar.gz).
 `--worlds` is a JSON list of {"world": [...]}; an index lies in a folder of its architecture, as in a repository. Each first run
 is not counted. Printed is one JSON object: the medians in seconds, of the time and of the processors' time, and of the ratios.
 """
@@ -64,7 +65,9 @@ def verifying(options: argparse.Namespace, apk: list[str]) -> Iterator[Pair]:
 def solving(options: argparse.Namespace, apk: list[str], scratch: Path) -> Iterator[Pair]:
     """Solve one world per round, for an empty root; ours with a cache that the first round fills."""
     indexes = [Path(name).resolve() for name in options.index]
-    (scratch / "repositories").write_text("".join(f"{index.parent.parent}\n" for index in indexes))
+    kinds = ["v3 " if index.suffix == ".adb" else "" for index in indexes]
+    lines = [f"{kind}{index.parent.parent}\n" for kind, index in zip(kinds, indexes, strict=True)]
+    (scratch / "repositories").write_text("".join(lines))
     keys, arch = str(Path(options.keys).resolve()), indexes[0].parent.name
     root = ["--root", str(scratch / "root"), "--arch", arch, "--keys-dir", keys, "--no-network", "--no-cache"]
     theirs = [*apk, *root, "--repositories-file", str(scratch / "repositories")]
