@@ -78,8 +78,8 @@ class Selection:
     _window: int = 0
     _event: int = 0
     _kinds: tuple[Kind, ...] = ()
-    _ours: bool = False
-    """Whether we own the clipboard, as far as we know: news of another owner may be older than our own request."""
+    _since: int | None = None
+    """Since when we own the clipboard, in the server's time; None if we do not, or the server has not said so yet."""
     _jobs: deque[_Job] = field(default_factory=deque)
     _count: int = 0
     _asked: dict[int, tuple[int, int, int, int, int]] = field(default_factory=dict)
@@ -110,11 +110,15 @@ class Selection:
         """Own the clipboard, with these kinds; none: give it up."""
         if not self._window:
             return
-        if kinds or self._ours:
-            self._ours, self._kinds = bool(kinds), tuple(kinds)
+        self._kinds = tuple(kinds)
+        if kinds:
+            self._since = None
             self.stop()
-            owner = self._window if kinds else 0
-            self.server.send(_SET_OWNER, 0, "III", owner, self.server.atom("CLIPBOARD"), 0)
+            self.server.send(_SET_OWNER, 0, "III", self._window, self.server.atom("CLIPBOARD"), 0)
+        elif self._since is not None:
+            # If a program has become the owner later than we, the server ignores this.
+            self.server.send(_SET_OWNER, 0, "III", 0, self.server.atom("CLIPBOARD"), self._since)
+            self._since = None
 
     def give(self, token: int, data: bytes | None) -> None:
         """Answer a program that asked; None: it gets nothing."""
@@ -263,8 +267,11 @@ class Selection:
             return
         if packet.kind == self._event:
             owner = packet.numbers("I", 8)[0]
-            self._ours = owner == self._window
-            if not self._ours:
+            self._since = packet.numbers("I", 20)[0] if owner == self._window else None
+            if owner == self._window:
+                if not self._kinds:
+                    self.own(())
+            else:
                 jobs, self._jobs = self._jobs, deque()
                 for job in jobs:
                     job.done(None, CHANGED)

@@ -101,7 +101,8 @@ class Clipboard:
             more = ("text/plain", "TEXT", "STRING") if Kind.TEXT in content else ()
             for name in (*(name for kind in content for name in NAMES[kind]), *more, self._mark):
                 self._send(self._source, 0, _text(name))
-        if content or old:
+        # Without a content, only what is ours is given up.
+        if content or self._mark in self._offers.get(self._current, []):
             self._send(_DEVICE, 0, struct.pack("=I", self._source))
         if old:
             self._send(old, 1, b"")

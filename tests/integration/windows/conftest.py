@@ -16,7 +16,6 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from tower.base.files import locked
 from tower.base.names import HostName, UserName
 from tower.hosts import env, secret
 from tower.hosts.env import InstallationType, TowerEnv
@@ -33,7 +32,6 @@ SECONDS = 60
 # What the product's ssh server forwards.
 _SERVER = CHECKOUT / "overlays/common/etc/ssh/sshd_config.d/tower.conf"
 _KEPT = ("AllowTcpForwarding", "AllowStreamLocalForwarding", "GatewayPorts", "PermitListen", "PermitOpen", "X11Forwarding")
-WINDOWS = Path("/root/.cache/tower/windows")
 
 
 def until(seen: Callable[[], object], what: str) -> None:
@@ -52,10 +50,18 @@ class Place:
     display: str
     server: subprocess.Popen[bytes]
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Variables of another desktop than that X server."""
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {**os.environ, "HOME": str(self.folder / "home"), "DISPLAY": f":{self.display}", "GDK_BACKEND": "x11"}
+        own = {"HOME": str(self.folder / "home"), "DISPLAY": f":{self.display}", "GDK_BACKEND": "x11"}
+        return {**os.environ, **own, **self.more}
+
+    @property
+    def windows(self) -> Path:
+        """Where the hosts' user has the folders of applications."""
+        return self.folder / "away" / ".cache/tower/windows"
 
     def argv(self, *words: str) -> list[str]:
         return [sys.executable, "-P", "-m", "tower", "run", *words]
@@ -111,19 +117,27 @@ class Place:
 
     def ids(self) -> list[str]:
         """The folders of applications on the host."""
-        return sorted(path.name for path in WINDOWS.iterdir()) if WINDOWS.is_dir() else []
+        return sorted(path.name for path in self.windows.iterdir()) if self.windows.is_dir() else []
 
     def id(self) -> str:
         """The folder of the only one, once it is there."""
-        until(lambda: len(self.ids()) == 1 and (WINDOWS / self.ids()[0] / "display").exists(), "one application")
+        until(lambda: len(self.ids()) == 1 and (self.windows / self.ids()[0] / "display").exists(), "one application")
         return self.ids()[0]
 
     def left(self) -> list[str]:
         """What runs on either side for a window: of this home, or of the host's."""
-        home = WINDOWS.parents[2]
         words = ("tower.gui.viewer", "tower.gui.broker", "/.cache/tower/windows/", "Applications with a display of their own")
-        mine = [line for number, line in processes().items() if homes(number) & {home, self.folder / "home"}]
-        return [line for line in mine if any(word in line for word in (*words, f"-F {self.folder}/home"))]
+        return [line for line in self.mine().values() if any(word in line for word in (*words, f"-F {self.folder}/home"))]
+
+    def mine(self) -> dict[int, str]:
+        """The processes of this place, on both sides."""
+        return {
+            number: line for number, line in processes().items() if homes(number) & {self.folder / "away", self.folder / "home"}
+        }
+
+    def find(self, words: str) -> list[int]:
+        """Those of them whose command line has these words."""
+        return [number for number, line in self.mine().items() if words in line]
 
 
 def processes() -> dict[int, str]:
@@ -179,14 +193,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture
-def desk(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def desk(place: Place) -> Iterator[Place]:
     """The place, with nothing of a window left by an earlier test, and nothing left by this one."""
-    # The host's user has one home: tests of another file that run at the same time take turns.
-    with locked(tmp_path_factory.getbasetemp().parent / "windows.lock"):
-        yield from _clean(place)
-
-
-def _clean(place: Place) -> Iterator[Place]:
     assert place.left() == []
     shutil.rmtree(place.folder / "home/.local/tower/clipboard", ignore_errors=True)
     yield place
@@ -207,7 +215,9 @@ def start_ssh_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
     (folder / "keys").touch()
     kept = [line for line in _SERVER.read_text().partition("Match")[0].splitlines() if line.startswith(_KEPT)]
     own = [f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host", f"AuthorizedKeysFile {folder}/keys"]
-    more = ["PermitRootLogin prohibit-password", "UsePAM no", "StrictModes no", "PidFile none"]
+    # The hosts' user has a home of its own for these tests.
+    (folder / "away").mkdir()
+    more = ["PermitRootLogin prohibit-password", "UsePAM no", "StrictModes no", "PidFile none", f"SetEnv HOME={folder}/away"]
     (folder / "sshd_config").write_text("".join(f"{line}\n" for line in (*own, *more, *kept)))
     Path("/run/sshd").mkdir(exist_ok=True)
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")

@@ -18,7 +18,7 @@ from tower.gui import wire
 from tower.gui.content import MOST
 from tower.gui.peer import GRACE
 
-from tests.integration.windows.conftest import WINDOWS, Place, children, find, processes, until
+from tests.integration.windows.conftest import Place, children, processes, until
 from tests.integration.windows.screen import colour
 from tests.unit.runtime.test_clipboard import png
 
@@ -92,7 +92,7 @@ def open_window(desk: Place, host: str, *options: str) -> Display:
         f"xterm of {host}",
     )
     (number,) = set(desk.ids()) - before
-    made = Display(desk, (WINDOWS / number / "display").read_text().strip(), WINDOWS / number / "key", host)
+    made = Display(desk, (desk.windows / number / "display").read_text().strip(), desk.windows / number / "key", host)
     if "--no-clipboard" not in options:
         made.focus()
     return made
@@ -215,7 +215,7 @@ def test_no_clipboard(desk: Place) -> None:
     thin.copy("a secret of this machine")
     assert web.paste() == b""
     web.copy("from web")
-    assert not find("tower.gui.broker")
+    assert not desk.find("tower.gui.broker")
     assert thin.paste() == b"a secret of this machine"
 
 
@@ -285,7 +285,7 @@ def test_of_a_thousand_changes_the_last_one_counts(desk: Place) -> None:
         target.gets("1000")
         source.copy("and on")
         target.gets("and on")
-    assert find("tower.gui.broker")
+    assert desk.find("tower.gui.broker")
 
 
 def test_contents_are_forgotten_after_a_time(desk: Place) -> None:
@@ -318,20 +318,20 @@ def test_a_connection_that_breaks_comes_back_with_the_clipboard(desk: Place) -> 
     web.gets("after")
     web.copy("back")
     thin.gets("back")
-    assert len(find("tower.gui.broker")) == 1
+    assert len(desk.find("tower.gui.broker")) == 1
 
 
 def test_a_killed_viewer_leaves_no_watcher_and_a_killed_broker_comes_back(desk: Place) -> None:
     web, thin = open_window(desk, "web"), here(desk)
-    (broker,) = find("tower.gui.broker")
+    (broker,) = desk.find("tower.gui.broker")
     os.kill(broker, signal.SIGKILL)
-    until(lambda: find("tower.gui.broker") not in ([], [broker]), "another broker")
+    until(lambda: desk.find("tower.gui.broker") not in ([], [broker]), "another broker")
     web.copy("back")
     thin.gets("back")
     os.kill(children(desk.started[0], "tower.gui.viewer")[0], signal.SIGKILL)
-    until(lambda: not find("tower.gui.broker"), "no broker")
+    until(lambda: not desk.find("tower.gui.broker"), "no broker")
     assert not (desk.folder / "home/.local/tower/clipboard/socket").exists()
-    until(lambda: not find(f"sh connect {desk.id()}"), "nothing on the host")
+    until(lambda: not desk.find(f"sh connect {desk.id()}"), "nothing on the host")
 
 
 def test_contents_are_in_no_file_and_no_command_line(desk: Place) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tower.gui.relay import OddError
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, WINDOWS, Place, children, find, until
+from tests.integration.windows.conftest import COLOURS, Place, children, find, until
 from tests.integration.windows.screen import client, colour, inside
 
 RED = (192, 48, 32)
@@ -29,7 +29,7 @@ def test_a_window_shows_what_the_application_paints_in_the_hosts_colour(desk: Pl
         lambda found: found.share(RED, 20, 60, 300, 200) > 0.9 and found.share(colour(COLOURS["web"]), *BAR) > 0.9, "an xterm"
     )
     desk.window(r"xterm \(web\)|web")
-    folder = WINDOWS / desk.id()
+    folder = desk.windows / desk.id()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "rfb").stat().st_mode & 0o777 == 0o600
     assert desk.run("--list", "web").stdout == f"web {folder.name}  xterm, 0 min\n"
@@ -64,7 +64,7 @@ def test_two_hosts_have_two_colours(desk: Place) -> None:
 def test_the_application_follows_the_size_of_the_window(desk: Place) -> None:
     desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
-    folder = WINDOWS / desk.id()
+    folder = desk.windows / desk.id()
     for width, height in ((1100, 700), (600, 450)):
         desk.type("windowsize", desk.window(r"\(web\)"), str(width), str(height))
         desk.picture(lambda found: found.share(RED, 20, 60, width - 20, height - 20) > 0.95, "an xterm of another size")  # noqa: B023
@@ -77,7 +77,7 @@ def test_the_application_follows_the_size_of_the_window(desk: Place) -> None:
 def test_menus_and_dialogs_are_whole(desk: Place) -> None:
     desk.start("web", "galculator")
     desk.window(r"\(web\)")
-    folder = WINDOWS / desk.id()
+    folder = desk.windows / desk.id()
     until(lambda: len(inside(folder).windows) == 1, "one window")
     # The display has the window's size, which is more than this small application asks for.
     until(lambda: inside(folder).width == 480, "the display has the window's size")
@@ -107,7 +107,7 @@ def assert_whole(folder: Path) -> None:
 def test_keys_arrive_and_closing_asks_the_application(desk: Place) -> None:
     running = desk.start("web", "mousepad")
     desk.window(r"Mousepad \(web\)")
-    folder = WINDOWS / desk.id()
+    folder = desk.windows / desk.id()
     white = desk.picture(lambda found: found.share((255, 255, 255), 20, 120, 400, 300) > 0.9, "an editor")
     desk.type("mousemove", "200", "250", "click", "1", "type", "--delay", "50", "Hello, Tower")
     # The title says that it was changed.
@@ -140,7 +140,7 @@ def test_an_application_that_begins_another_one(desk: Place, tmp_path: Path) -> 
     program = f"{shlex.join(XTERM)} & exec cat {tmp_path}/end"
     running = desk.start("--window", "web", "sh", "-c", program)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm whose parent has ended")
-    folder = WINDOWS / desk.id()
+    folder = desk.windows / desk.id()
     (tmp_path / "end").write_text("now")
     until((folder / "status").exists, "the first one has ended")
     assert running.poll() is None
@@ -206,7 +206,7 @@ def test_a_connection_that_breaks_comes_back_with_the_window(desk: Place) -> Non
 def test_nobody_else_can_connect(desk: Place) -> None:
     desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
-    folder = WINDOWS / desk.id()
+    folder = desk.windows / desk.id()
     servers = find(f"-rfbunixpath {folder}/rfb")
     assert len(servers) == 1
     inodes = {str(path.readlink()) for path in Path(f"/proc/{servers[0]}/fd").iterdir()}

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clipboard between hosts and a Wayland desktop, without an X server, as the product has it: sway in memory, wl-clipboard."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from tower.gui.content import MOST
+from tower.gui.peer import GRACE
+
+from tests.integration.windows.conftest import Place, until
+from tests.integration.windows.test_clipboard import Display, keyboard, log
+from tests.unit.runtime.test_clipboard import png
+
+NEEDED = ("setpriv", "sway", "swaymsg", "wl-copy", "wl-paste", "wtype")
+_CONFIG = """\
+xwayland disable
+output * resolution 1280x800
+exec wtype -s 3600000
+"""
+"""wtype is the keyboard: without one, no window has it."""
+_TEXT = "text/plain;charset=utf-8"
+
+
+@dataclass
+class Desktop:
+    """The clipboard of the Wayland desktop."""
+
+    desk: Place
+
+    def copy(self, data: str | bytes, kind: str = _TEXT) -> None:
+        data = data.encode() if isinstance(data, str) else data
+        null = subprocess.DEVNULL
+        argv = ["wl-copy", "-t", kind]
+        subprocess.run(argv, env=self.desk.environment, input=data, stdout=null, stderr=null, timeout=60, check=True)
+
+    def paste(self, kind: str = _TEXT) -> bytes:
+        argv = ["wl-paste", "-n", "-t", kind]
+        return subprocess.run(argv, env=self.desk.environment, capture_output=True, timeout=60, check=False).stdout
+
+    def gets(self, data: str | bytes, kind: str = _TEXT) -> None:
+        data = data.encode() if isinstance(data, str) else data
+        until(lambda: self.paste(kind) == data, f"the thin client has {data[:40]!r}")
+
+    def focus(self, host: str) -> None:
+        """Give a host's window the keyboard."""
+        argv = ["swaymsg", f'[title=".*\\({host}\\)"] focus']
+        subprocess.run(argv, env=self.desk.environment, check=True, timeout=20, stdout=subprocess.DEVNULL)
+        until(lambda: keyboard(self.desk) == [host], f"{host}'s window has the keyboard")
+
+
+@pytest.fixture(scope="module")
+def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables of a desktop in memory."""
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"not on this machine: {', '.join(missing) or 'root'}")
+    folder = tmp_path_factory.mktemp("sway")
+    (folder / "config").write_text(_CONFIG)
+    os.chown(folder, 65534, 65534)
+    # It does not run as root, nor as somebody who can become root; but the folders of this test are root's.
+    user = (
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+    )
+    made = {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1", "WLR_RENDERER": "pixman", "XDG_RUNTIME_DIR": str(folder)}
+    env = {**{name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}, **made}
+    with (folder / "said").open("wb") as said:
+        server = subprocess.Popen([*user, "sway", "-c", folder / "config"], env=env, stdout=said, stderr=said, cwd=folder)
+    try:
+        until(lambda: server.poll() is not None or [*folder.glob("sway-ipc.*.sock")], "a desktop")
+        (ipc,) = folder.glob("sway-ipc.*.sock")
+        (socket,) = (path for path in folder.glob("wayland-*") if not path.name.endswith(".lock"))
+        yield {"XDG_RUNTIME_DIR": str(folder), "WAYLAND_DISPLAY": socket.name, "GDK_BACKEND": "wayland", "SWAYSOCK": str(ipc)}
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def wayland(desk: Place, sway: dict[str, str]) -> Place:
+    return replace(desk, more=sway)  # what it starts is ended with the other one
+
+
+def open_window(desk: Place, host: str) -> Display:
+    before = set(desk.ids())
+    desk.start(host, "xterm")
+    until(lambda: set(desk.ids()) - before, "an application")
+    (number,) = set(desk.ids()) - before
+    until((desk.windows / number / "display").exists, "its display")
+    made = Display(desk, (desk.windows / number / "display").read_text().strip(), desk.windows / number / "key", host)
+    until(lambda: keyboard(desk) == [host], f"{host}'s new window has the keyboard")
+    return made
+
+
+@pytest.mark.qa("A05", simulated="both sides are this machine, and the desktop is sway in memory")
+def test_texts_html_and_pictures_pass_both_ways(wayland: Place) -> None:
+    web, thin = open_window(wayland, "web"), Desktop(wayland)
+    picture = png(600, 400, rows=os.urandom(400 * 1801))
+    text = "Grüße, 東京 🗼\n"
+    for data, kind in ((text, _TEXT), ("y" * 1_000_000, _TEXT), ("<p>a <b>word</b></p>", "text/html"), (picture, "image/png")):
+        target = "UTF8_STRING" if kind == _TEXT else kind
+        thin.copy(data, kind)
+        web.gets(data, target)
+        back = data[:-3] if isinstance(data, str) else png(20, 30)
+        back = "<p>back</p>" if kind == "text/html" else back
+        web.copy(back, target)
+        thin.gets(back, kind)
+    assert thin.paste() == b""
+    web.copy(text)
+    thin.gets(text, "UTF8_STRING")
+    thin.copy("x" * (MOST + 1))
+    web.gets("")
+    web.copy(b"\xff\x1b[201~rm\0")
+    thin.gets("\ufffd[201~rm")
+    assert [how for *_, how in log(wayland)].count("too large") == 1
+
+
+def test_what_one_host_copied_gets_to_another_by_send_alone_and_is_forgotten(wayland: Place) -> None:
+    web, thin = open_window(wayland, "web"), Desktop(wayland)
+    web.copy("of web")
+    thin.gets("of web")
+    vault = open_window(wayland, "vault")
+    assert vault.paste() == b""
+    # A terminal has the keyboard while the command runs.
+    assert wayland.tower("clipboard", "send", "vault").returncode == 0
+    vault.gets("of web")
+    thin.focus("web")
+    thin.copy("of the thin client")
+    web.gets("of the thin client")
+    left = time.monotonic()
+    until(lambda: time.monotonic() - left > GRACE, "vault is not heard any more")
+    vault.copy("of vault")
+    assert thin.paste() == b"of the thin client"
+    web.copy("of web again")
+    thin.gets("of web again")
+    assert wayland.tower("clipboard", "policy", "--clear", "1").returncode == 0
+    until(lambda: thin.paste() == b"", "the thin client has forgotten it")
+    thin.copy("new")
+    web.gets("new")
+    assert len(wayland.find("tower.gui.broker")) == 1
