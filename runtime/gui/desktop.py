@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import socket
 import struct
@@ -99,6 +100,7 @@ class XDesktop:
     def tick(self) -> None:
         """Give up what takes too long."""
         self._selection.tick()
+        self._catch_up()
 
     def close(self) -> None:
         """Give the clipboard up, with the connection."""
@@ -119,7 +121,9 @@ class XDesktop:
         self._selection.give(token, self._content.get(kind))
 
     def _readable(self) -> None:
-        self._selection.event(self._server.read(time.monotonic() + _SECONDS))
+        # What another callback asked the server may have taken what was ready to be read.
+        if select.select([self._server.socket], [], [], 0)[0]:
+            self._selection.event(self._server.read(time.monotonic() + _SECONDS))
         self._catch_up()
 
     def _catch_up(self) -> None:

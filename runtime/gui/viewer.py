@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -32,6 +33,8 @@ _SMALLEST: Final = (480, 360)
 """The first size of a window in pixels, so that menus are complete."""
 _LATEST: Final = 10_000
 """Milliseconds after which the window is shown, whatever the application does."""
+_FOLLOWS: Final = 10.0
+"""Seconds in which a busy host's server must have taken the first size."""
 _READING: Final = 700
 """Milliseconds before a question can be answered with yes."""
 _SAID: Final = 8000
@@ -148,8 +151,16 @@ class Viewer:
         return area.width, area.height
 
     def _follow(self, *_: object) -> None:
-        """Tell the server the first size; gtk-vnc only tells it changes."""
-        GLib.timeout_add(100, lambda: self.pictures.queue_resize() or False)
+        """Tell the server the first size, until it follows; gtk-vnc only tells it changes, and not before it knows the server."""
+        ends = time.monotonic() + _FOLLOWS
+
+        def tell() -> bool:
+            if (self.pictures.get_width(), self.pictures.get_height()) == self._size():
+                return False
+            self.pictures.queue_resize()
+            return time.monotonic() < ends
+
+        GLib.timeout_add(100, tell)
 
     def _shrinkable(self) -> bool:
         """From now on, allow sizes down to the smallest that does not cut the application."""

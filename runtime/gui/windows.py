@@ -101,13 +101,14 @@ class Manager:
             self._report()
             pause = _TICK if self.courier is not None and self.courier.busy else None
             ready, _, _ = select.select([self.server.socket.fileno(), self._wake[0]], [], [], pause)
-            if self.courier is not None:
-                self.courier.tick()
+            # One thing at a time: what an order or the courier asks the server may take what was ready to be read.
             if self._wake[0] in ready:
                 os.read(self._wake[0], 1)
                 self._orders.get()()
-            if self.server.socket.fileno() in ready:
+            elif self.server.socket.fileno() in ready:
                 self._event(self.server.read(time.monotonic() + _SECONDS))
+            if self.courier is not None:
+                self.courier.tick()
 
     def _begin(self) -> None:
         server = self.server

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -174,7 +175,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     missing = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"not on this machine: {', '.join(missing) or 'root'}")
-    folder = tmp_path_factory.mktemp("windows")
+    # The name is that of no other run: another one in a mount namespace of its own has the same paths, and we see its processes.
+    folder = tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-")
     port = free_port()
     server = start_ssh_server(folder, port)
     reading, writing = os.pipe()
