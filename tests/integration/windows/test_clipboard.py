@@ -357,7 +357,7 @@ def test_a_host_that_does_not_deliver_is_given_up(desk: Place) -> None:
         for how in parts:
             asked.clear()
             one.copy(how.encode())
-            one.serve(lambda: asked, odd)  # type: ignore[arg-type]
+            one.serve(lambda: asked, odd)
             if how != "silent":
                 refused += 1
                 one.serve(lambda wanted=refused: path.exists() and path.read_text().count("too large") == wanted, odd)  # type: ignore[misc]
