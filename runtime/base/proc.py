@@ -162,10 +162,10 @@ def attached(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> It
 
 
 def detached(argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a program that may outlive us, in a session of its own, without input and output. Raises ToolError."""
+    """Start a program that may outlive us, in a session of its own, without output; its input ends with us. Raises ToolError."""
     args = tuple(os.fspath(arg) for arg in argv)
     null = subprocess.DEVNULL
-    return _start(args, stdin=null, stdout=null, stderr=null, env=env, missing="")
+    return _start(args, stdin=subprocess.PIPE, stdout=null, stderr=null, env=env, missing="")
 
 
 def ended(child: subprocess.Popen[bytes], timeout: float) -> int:

@@ -66,13 +66,17 @@ class Broker:
         self.door = wire.listener(folder)
         self.selector.register(self.door, selectors.EVENT_READ, self._enter)
         self.began = time.monotonic()
+        self.alone = False
+        """Whether the window that started us is gone."""
+        with suppress(OSError):  # from a shell, it may be a file
+            self.selector.register(0, selectors.EVENT_READ, self._alone)
 
     def run(self) -> None:
         """Serve until the last window is gone. Raises OddError, OSError if the desktop is gone."""
         had = False
         while True:
             had = had or bool(self.exchange.peers)
-            if not self.exchange.peers and (had or time.monotonic() - self.began > _FIRST):
+            if not self.exchange.peers and (had or self.alone or time.monotonic() - self.began > _FIRST):
                 return
             for key, events in self.selector.select(_TICK):
                 if key.fileobj in self.lines:
@@ -81,6 +85,10 @@ class Broker:
                     key.data()
             self.desktop.tick()
             self.exchange.tick()
+
+    def _alone(self) -> None:
+        self.alone = True
+        self.selector.unregister(0)
 
     def _enter(self) -> None:
         connection, _ = self.door.accept()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tower.base import proc
 from tower.base.errors import TowerError
@@ -24,6 +24,9 @@ from tower.base.files import make_folder
 from tower.gui import policy, wire
 from tower.gui.content import Kind
 from tower.gui.selection import CHANGED, TOO_LARGE, Selection
+
+if TYPE_CHECKING:
+    import subprocess
 
 _PAUSE: Final = 0.05
 _LONGEST: Final = 10.0
@@ -75,6 +78,8 @@ class Courier:
     """When the next content may be fetched."""
     _due: float | None = None
     _socket: socket.socket | None = None
+    _started: subprocess.Popen[bytes] | None = None
+    """The broker, if this window started it."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
@@ -101,7 +106,7 @@ class Courier:
             return wire.connected(folder)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ}
         # It outlives this window if there are others. One that finds another one at work ends at once.
-        started = proc.detached((sys.executable, "-P", "-m", "tower.gui.broker"), env=env)
+        started = self._started = proc.detached((sys.executable, "-P", "-m", "tower.gui.broker"), env=env)
         while True:
             with suppress(OSError):
                 return wire.connected(folder)

@@ -33,7 +33,8 @@ _LATIN: Final = "STRING"
 _PIECE: Final = 200_000
 """Bytes that fit into one request of X."""
 _READ: Final = 1 << 20
-_PLACES: Final = 8
+_PLACES: Final = 1024
+"""Properties for answers, in turn: a late answer to one of the last questions is not taken for that to the present one."""
 _IDLE: Final = 5.0
 """Seconds until the next part of a content must have come."""
 _LONGEST: Final = 30.0
@@ -219,9 +220,11 @@ class Selection:
         self._start()
         job.done(data, problem)
 
-    def _come(self, place: int) -> None:
-        """Read what came to a place."""
+    def _come(self, place: int, target: int | None = None) -> None:
+        """Read what came to a place, as an answer to a question for `target`; None: as a part of a long one."""
         job = self._jobs[0] if self._jobs else None
+        if job is not None and target not in (None, self.server.atom(job.target)):
+            return  # a late answer
         if job is None or place != job.place:
             if place:
                 self.server.send(_DELETE_PROPERTY, 0, "II", self._window, place)
@@ -277,7 +280,7 @@ class Selection:
                     job.done(None, CHANGED)
                 self.changed(owner != 0)
         elif packet.kind == _NOTIFY and packet.numbers("I", 8)[0] == self._window:
-            self._come(packet.numbers("I", 20)[0])
+            self._come(packet.numbers("I", 20)[0], packet.numbers("I", 16)[0])
         elif packet.kind == _PROPERTY:
             window, place = packet.numbers("II", 4)
             gone = packet.data[16] == 1
