@@ -28,7 +28,7 @@ from tests.integration.windows.screen import client, colour
 from tests.unit.runtime.test_clipboard import png
 
 CORNERS = {"web": ("20", "20"), "vault": ("640", "400")}
-COLOUR = {"web": "#c03020", "vault": "#20a040"}
+COLOUR = {"web": "#b83828", "vault": "#20a040"}
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 from tower.gui.relay import OddError
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, Place, children, find, until
+from tests.integration.windows.conftest import COLOURS, Place, children, until
 from tests.integration.windows.screen import client, colour, inside
 
 RED = (192, 48, 32)
@@ -144,7 +144,7 @@ def test_an_application_that_begins_another_one(desk: Place, tmp_path: Path) -> 
     (tmp_path / "end").write_text("now")
     until((folder / "status").exists, "the first one has ended")
     assert running.poll() is None
-    os.kill(find("xterm -bg #c03020 -fg")[-1], signal.SIGTERM)
+    os.kill(desk.find("xterm -bg #c03020 -fg")[-1], signal.SIGTERM)
     assert running.wait(90) == 0
 
 
@@ -187,8 +187,8 @@ def test_a_killed_tower_takes_its_window_and_leaves_the_application(desk: Place)
     (viewer,) = children(running, "tower.gui.viewer")
     running.kill()
     until(lambda: not Path(f"/proc/{viewer}").exists(), "no viewer")
-    until(lambda: not find(f"-F {desk.folder}/home"), "no connection")
-    until(lambda: not find(f"sh wait {desk.id()}"), "nobody who waits on the host")
+    until(lambda: not desk.find(f"-F {desk.folder}/home"), "no connection")
+    until(lambda: not desk.find(f"sh wait {desk.id()}"), "nobody who waits on the host")
     assert desk.run("--list", "web").stdout.startswith(f"web {desk.id()}  xterm")
 
 
@@ -207,7 +207,7 @@ def test_nobody_else_can_connect(desk: Place) -> None:
     desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
     folder = desk.windows / desk.id()
-    servers = find(f"-rfbunixpath {folder}/rfb")
+    servers = desk.find(f"-rfbunixpath {folder}/rfb")
     assert len(servers) == 1
     inodes = {str(path.readlink()) for path in Path(f"/proc/{servers[0]}/fd").iterdir()}
     listening = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
