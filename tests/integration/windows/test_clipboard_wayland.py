@@ -133,7 +133,7 @@ def test_what_one_host_copied_gets_to_another_by_send_alone_and_is_forgotten(way
     vault = open_window(wayland, "vault")
     assert vault.paste() == b""
     # A terminal has the keyboard while the command runs.
-    assert wayland.tower("clipboard", "send", "vault").returncode == 0
+    until(lambda: wayland.tower("clipboard", "send", "vault").returncode == 0, "it is sent")
     vault.gets("of web")
     thin.focus("web")
     thin.copy("of the thin client")
