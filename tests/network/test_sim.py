@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -17,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.sim import state
-from tests.gui.pictures import Colour, Picture, near, read_png
+from tests.gui.pictures import Colour, Picture, keep, near, read_png
 from tests.gui.test_desktop import BAR_TOP, TERMINAL, WINDOW, YELLOW
+from tests.integration.windows.test_sound import check_tone, sine
 from tests.network.machines import CHECKOUT, missing_tools
 
 FOLDER = CHECKOUT / "build" / "sim"
@@ -74,11 +76,13 @@ def nothing_runs() -> Iterator[None]:
     sim("sim:stop")
 
 
-def until_it_shows(file: Path, seen: Callable[[Picture], bool]) -> None:
-    """Take pictures of the thin client's screen until one shows what it should."""
+def until_it_shows(file: Path, seen: Callable[[Picture], bool], why: str = "cat .cache/tower/desktop.log") -> None:
+    """Take pictures of the thin client's screen until one shows what it should; `why` is what tells more if none does."""
     ends = time.monotonic() + 60
-    while not seen(read_png(file.read_bytes())):
-        assert time.monotonic() < ends, "the screen never showed it"
+    while not seen(found := read_png(file.read_bytes())):
+        if time.monotonic() > ends:
+            path = keep(found, "what the thin client showed")
+            raise AssertionError(f"the screen never showed it ({path})\n{sim('sim:ssh', 'thinclient', why).stdout[-3000:]}")
         sim("sim:screen", "thinclient", str(file))
 
 
@@ -167,19 +171,44 @@ def test_windows_of_two_hosts_are_on_the_desktop(nothing_runs: None, tmp_path: P
     """Installed from the simulated Internet by name, each on its own way; opened, in their colours, and closed again."""
     del nothing_runs
     sim("sim")
-    sim("sim:ssh", "thinclient", "tower install web galculator tigervnc socat --yes")
+    sim("sim:ssh", "thinclient", "tower install web galculator tigervnc socat pulseaudio-utils --yes")
     sim("sim:ssh", "thinclient", "tower install vault xterm tigervnc socat --yes --server alpine.test:80")
     rows = json.loads(sim("sim:ssh", "thinclient", "tower status --json").stdout)["hosts"]
     colours = {row["host"]: rgb(row["color"]) for row in rows}
     file = tmp_path / "screen.png"
     sim("sim:screen", "thinclient", str(file))
-    for words in ("web galculator", "vault xterm"):
-        sim("sim:ssh", "thinclient", f"setsid tower run {words} >/dev/null 2>.cache/{words.split()[0]}.log </dev/null &")
+    shown: list[str] = []
 
-    def both(found: Picture) -> bool:
-        return all(found.share(colours[name], 0, 0, 1280, BAR_TOP) > 0.005 for name in ("web", "vault"))
+    def all_of_them(found: Picture) -> bool:
+        return all(found.share(colours[name], 0, 0, 1280, BAR_TOP) > 0.005 for name in shown)
 
-    until_it_shows(file, both)
+    # One after the other: a window that opens later is placed so that the title bars of both are seen.
+    for name, program in (("web", "galculator"), ("vault", "xterm")):
+        sim("sim:ssh", "thinclient", f"setsid tower run {name} {program} >/dev/null 2>.cache/{name}.log </dev/null &")
+        shown.append(name)
+        until_it_shows(file, all_of_them, f"cat .cache/{name}.log; tower run --list")
+    check_sound_and_menu(tmp_path)
+
+
+def check_sound_and_menu(folder: Path) -> None:
+    """A tone that is played on a host is heard on the thin client; what was installed is in its menu."""
+    (folder / "tone").write_bytes(sine())
+    player = "pacat --raw --format=s16le --rate=44100 --channels=1 tone"
+    send = ["sim:ssh", "thinclient", "tower run web sh -c 'cat >tone'"]
+    subprocess.run(argv(*send), cwd=CHECKOUT, input=(folder / "tone").read_bytes(), check=True, timeout=SECONDS)
+    record = "setsid pw-record -P stream.capture.sink=true --format s16 --rate 44100 --channels 1 heard.wav >/dev/null 2>&1 &"
+    sim("sim:ssh", "thinclient", record)
+    ends = time.monotonic() + 60
+    while "heard.wav" not in sim("sim:ssh", "thinclient", "find heard.wav -size +10k 2>/dev/null || :").stdout:
+        assert time.monotonic() < ends, "nothing is recorded"
+    sim("sim:ssh", "thinclient", f"tower run --window web sh -c '{player}'")
+    sim("sim:ssh", "thinclient", "pkill -INT -x pw-record")
+    wav = sim("sim:ssh", "thinclient", "base64 heard.wav").stdout
+    # Without the head of a WAV file.
+    (folder / "heard").write_bytes(base64.b64decode(wav[wav.index("UklGR") :].partition("\nsim:")[0])[44:])
+    check_tone(folder / "heard")
+    names = json.loads(sim("sim:ssh", "thinclient", "tower menu --json").stdout)
+    assert {"galculator", "xterm"} <= set(json.dumps(names).replace('"', " ").split())
 
 
 def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None:
