@@ -26,6 +26,8 @@ def test_the_files_differ_in_what_names_the_branch_alone(checkout: Path) -> None
         table = tomllib.loads(text)
         assert table.pop("branch") == branch
         assert branch.removeprefix("v") in table.pop("summary")
+        # The planner refuses addresses of another branch.
+        table["device_repositories"] = [one.replace(f"/{branch}/", "/") for one in table["device_repositories"]]
         tables.append(table)
     assert tables[0] == tables[1]
 
