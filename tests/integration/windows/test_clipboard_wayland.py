@@ -20,9 +20,7 @@ NEEDED = ("setpriv", "sway", "wl-copy", "wl-paste", "wtype")
 _CONFIG = """\
 xwayland disable
 output * resolution 1280x800
-exec wtype -s 3600000
 """
-"""wtype is the keyboard: without one, no window has it."""
 _TEXT = "text/plain;charset=utf-8"
 
 
@@ -72,7 +70,16 @@ def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     try:
         until(lambda: server.poll() is not None or [*folder.glob("sway-ipc.*.sock")], "a desktop")
         (socket,) = (path for path in folder.glob("wayland-*") if not path.name.endswith(".lock"))
-        yield {"XDG_RUNTIME_DIR": str(folder), "WAYLAND_DISPLAY": socket.name, "GDK_BACKEND": "wayland"}
+        made = {"XDG_RUNTIME_DIR": str(folder), "WAYLAND_DISPLAY": socket.name, "GDK_BACKEND": "wayland"}
+        # wtype is the keyboard: without one, no window has it. It would outlive the desktop.
+        keys = subprocess.Popen(
+            ["wtype", "-s", "3600000"], env={**env, **made}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            yield made
+        finally:
+            keys.kill()
+            keys.wait(20)
     finally:
         server.terminate()
         server.wait(20)
