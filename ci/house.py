@@ -23,7 +23,8 @@ ORDER: Final = {
         "release", "sim", "cli",
     ),
     "runtime": (
-        "base", "hosts", "image", "disk", "ssh", "gui", "provision", "install", "upgrade", "installer", "status", "audit", "cli",
+        "base", "hosts", "image", "disk", "ssh", "display", "clipboard", "windows", "menu", "provision", "install", "upgrade",
+        "installer", "status", "audit", "cli",
     ),
 }  # fmt: skip
 """The folders of each package, from the bottom up."""

@@ -10,11 +10,11 @@ from tower.base.errors import StoppedError, TowerError
 from tower.base.names import THIN_CLIENT, parse_host_name
 from tower.base.refused import OURS, ours
 from tower.base.view import View
-from tower.gui import applications
-from tower.gui.entries import languages_of
-from tower.gui.menu import Change, menu_of_user
 from tower.hosts.registry import Host, Tower
 from tower.install.connection import connect
+from tower.menu import applications
+from tower.menu.entries import languages_of
+from tower.menu.files import Change, menu_of_user
 
 
 def refresh(tower: Tower, host: Host, view: View, *, dry_run: bool = False, timeout: float = 10) -> Change:

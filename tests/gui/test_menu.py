@@ -14,10 +14,11 @@ from tests.gui.pictures import Colour, Picture
 WEB, VAULT = (0x43, 0x63, 0xD8), (0xF5, 0x82, 0x31)
 # Two applications as hosts send them: one with an icon of its own, one without.
 FILL = """\
-from tower.gui import icon, png
-from tower.gui.applications import Application
-from tower.gui.entries import Entry
-from tower.gui.menu import menu_of_user
+from tower.menu import icon
+from tower.menu import png
+from tower.menu.applications import Application
+from tower.menu.entries import Entry
+from tower.menu.files import menu_of_user
 
 red = png.decode(png.encode(png.Picture(48, 48, b"\\xff\\0\\0\\xff" * 48**2)))
 menu_of_user().put("web", [Application(Entry("red", "Red Picture", ("red", "a word")), png.encode(icon.framed(red, "#4363d8")))])

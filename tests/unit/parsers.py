@@ -23,11 +23,11 @@ from pathlib import Path
 
 from tower.base.errors import TowerError
 from tower.disk import receipt
-from tower.gui import applications, entries, icon, png
 from tower.hosts import env
 from tower.image import blockmap as tower_map
 from tower.image import minisign, verify
 from tower.install import apkindex, repository
+from tower.menu import applications, entries, icon, png
 from tower.status import clock
 from tower.status import report as host_report
 

@@ -13,7 +13,7 @@ from tower.base.names import THIN_CLIENT
 from tower.base.view import View
 
 if TYPE_CHECKING:
-    from tower.gui.policy import Policy
+    from tower.clipboard.policy import Policy
 
 EXAMPLES: Final = """\
 examples:
@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> int:
-    from tower.gui.policy import MOST_CLEAR
+    from tower.clipboard.policy import MOST_CLEAR
 
     if not text.isascii() or not text.isdigit() or not 0 <= int(text[:20]) <= MOST_CLEAR:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of seconds from 0 to {MOST_CLEAR}")
@@ -79,7 +79,7 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _policy(args: argparse.Namespace) -> int:
-    from tower.gui import policy
+    from tower.clipboard import policy
 
     words, place = args.words, policy.folder()
     if words == ["default"]:
@@ -103,7 +103,7 @@ def _policy(args: argparse.Namespace) -> int:
 
 def _with_rule(old: Policy, origin: str, target: str, word: str) -> Policy:
     """Return a policy with a rule for two machines; `none`: with none of their own. Raises ValueRefusedError, HostError."""
-    from tower.gui.policy import Rule, parse_machine
+    from tower.clipboard.policy import Rule, parse_machine
     from tower.hosts.registry import tower_of_user
 
     pair = parse_machine(origin), parse_machine(target)
@@ -134,7 +134,7 @@ def _show(found: Policy, view: View) -> None:
 
 
 def _log(args: argparse.Namespace) -> int:
-    from tower.gui import journal, policy
+    from tower.clipboard import journal, policy
 
     found = journal.read(policy.folder())
     found = found[-args.lines :] if args.lines else found
@@ -172,7 +172,7 @@ def _clear(args: argparse.Namespace) -> int:
 
 def _told(**words: str | bool) -> dict[str, Any]:
     """Tell the broker something; return what it answers. Raises HostError if no window is open, and the broker's errors."""
-    from tower.gui import policy, wire
+    from tower.clipboard import policy, wire
 
     try:
         connection = wire.connected(policy.folder())

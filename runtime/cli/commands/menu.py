@@ -9,9 +9,9 @@ from typing import Final
 from tower.base.errors import StoppedError, TowerError
 from tower.base.names import seconds
 from tower.base.view import View
-from tower.gui.menu import Change, Shown, menu_of_user
 from tower.hosts.registry import tower_of_user
 from tower.install.menu import refresh
+from tower.menu.files import Change, Shown, menu_of_user
 
 EXAMPLES: Final = """\
 examples:

@@ -16,7 +16,7 @@ from tower.install.connection import connect
 from tower.ssh import foreground
 
 if TYPE_CHECKING:
-    from tower.gui.session import Look
+    from tower.windows.session import Look
 
 EXAMPLES: Final = """\
 examples:
@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> int:
         raise
     except (TowerError, *OURS) as caught:
         if args.tell:
-            from tower.gui.message import tell
+            from tower.windows.message import tell
 
             tell(f"tower run: {args.host}", str(ours(caught)))
         raise
@@ -96,7 +96,7 @@ def _execute(args: argparse.Namespace) -> int:
     tty = sys.stdin.isatty() and sys.stdout.isatty() if args.tty is None else args.tty
     with connect(tower, host, timeout=args.timeout) as session:
         if args.window is not False:
-            from tower.gui import session as windows
+            from tower.windows import session as windows
 
             if args.window or (windows.has_screen() and windows.is_graphical(session, argv[0])):
                 return windows.run(session, argv, _look(argv[0], host, args))
@@ -104,14 +104,14 @@ def _execute(args: argparse.Namespace) -> int:
 
 
 def _look(name: str, host: Host, args: argparse.Namespace) -> Look:
-    from tower.gui.session import Look
+    from tower.windows.session import Look
 
     return Look(name, None if args.uncolored else host.env.color, clipboard=not args.no_clipboard, sound=not args.no_sound)
 
 
 def _again(tower: Tower, host: Host, args: argparse.Namespace, words: list[str]) -> int:
     """Attach an application, or stop it; return the exit status."""
-    from tower.gui import session as windows
+    from tower.windows import session as windows
 
     with connect(tower, host, timeout=args.timeout) as session:
         found = {one.number: one for one in windows.listed(session)}
@@ -130,7 +130,7 @@ def _again(tower: Tower, host: Host, args: argparse.Namespace, words: list[str])
 
 def _list(tower: Tower, args: argparse.Namespace) -> int:
     """Print a line for each application. Hosts that do not answer are passed over, unless one was named."""
-    from tower.gui import session as windows
+    from tower.windows import session as windows
 
     rows: dict[str, object] = {}
     hosts = [tower.host(parse_host_name(args.host))] if args.host else tower.hosts()

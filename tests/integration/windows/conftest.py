@@ -127,7 +127,12 @@ class Place:
 
     def left(self) -> list[str]:
         """What runs on either side for a window: of this home, or of the host's."""
-        words = ("tower.gui.viewer", "tower.gui.broker", "/.cache/tower/windows/", "Applications with a display of their own")
+        words = (
+            "tower.windows.viewer",
+            "tower.clipboard.broker",
+            "/.cache/tower/windows/",
+            "Applications with a display of their own",
+        )
         return [line for line in self.mine().values() if any(word in line for word in (*words, f"-F {self.folder}/home"))]
 
     def mine(self) -> dict[int, str]:

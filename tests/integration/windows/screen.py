@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tower.gui import x11
-from tower.gui.x11 import Server, key_in, open_server
+from tower.display import x11
+from tower.display.x11 import Server, key_in, open_server
 
 from tests.gui.pictures import Colour, Picture
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tower.gui import wire, x11
-from tower.gui.content import MOST, Kind
-from tower.gui.peer import GRACE
-from tower.gui.selection import Selection
-from tower.gui.x11 import Packet, key_in
+from tower.clipboard import wire
+from tower.clipboard.content import MOST, Kind
+from tower.clipboard.peer import GRACE
+from tower.clipboard.selection import Selection
+from tower.display import x11
+from tower.display.x11 import Packet, key_in
 
 from tests.integration.windows.conftest import Place, children, processes, until
 from tests.integration.windows.screen import client, colour
@@ -220,7 +221,7 @@ def test_no_clipboard(desk: Place) -> None:
     thin.copy("a secret of this machine")
     assert web.paste() == b""
     web.copy("from web")
-    assert not desk.find("tower.gui.broker")
+    assert not desk.find("tower.clipboard.broker")
     assert thin.paste() == b"a secret of this machine"
 
 
@@ -396,28 +397,28 @@ def test_a_connection_that_breaks_comes_back_with_the_clipboard(desk: Place) -> 
     web, thin = open_window(desk, "web"), here(desk)
     thin.copy("before")
     web.gets("before")
-    before = children(desk.started[0], "tower.gui.viewer")
+    before = children(desk.started[0], "tower.windows.viewer")
     for number in children(desk.server):
         os.kill(number, signal.SIGKILL)
-    until(lambda: children(desk.started[0], "tower.gui.viewer") not in ([], before), "another viewer")
+    until(lambda: children(desk.started[0], "tower.windows.viewer") not in ([], before), "another viewer")
     desk.type("windowmove", desk.window(r"\(web\)"), *CORNERS["web"])
     web.focus()
     thin.copy("after")
     web.gets("after")
     web.copy("back")
     thin.gets("back")
-    assert len(desk.find("tower.gui.broker")) == 1
+    assert len(desk.find("tower.clipboard.broker")) == 1
 
 
 def test_a_killed_viewer_leaves_no_watcher_and_a_killed_broker_comes_back(desk: Place) -> None:
     web, thin = open_window(desk, "web"), here(desk)
-    (broker,) = desk.find("tower.gui.broker")
+    (broker,) = desk.find("tower.clipboard.broker")
     os.kill(broker, signal.SIGKILL)
-    until(lambda: desk.find("tower.gui.broker") not in ([], [broker]), "another broker")
+    until(lambda: desk.find("tower.clipboard.broker") not in ([], [broker]), "another broker")
     web.copy("back")
     thin.gets("back")
-    os.kill(children(desk.started[0], "tower.gui.viewer")[0], signal.SIGKILL)
-    until(lambda: not desk.find("tower.gui.broker"), "no broker")
+    os.kill(children(desk.started[0], "tower.windows.viewer")[0], signal.SIGKILL)
+    until(lambda: not desk.find("tower.clipboard.broker"), "no broker")
     assert not (desk.folder / "home/.local/tower/clipboard/socket").exists()
     until(lambda: not desk.find(f"sh connect {desk.id()}"), "nothing on the host")
 

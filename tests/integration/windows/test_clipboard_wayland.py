@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from tower.gui.content import MOST
+from tower.clipboard.content import MOST
 
 from tests.integration.windows.conftest import Place, until
 from tests.integration.windows.test_clipboard import Display, keyboard, log

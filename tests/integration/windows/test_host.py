@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tower.gui.x11 import new_key
+from tower.display.x11 import new_key
 
 from tests.conftest import CHECKOUT
 from tests.integration.windows.conftest import find, until
 
-SCRIPT = (CHECKOUT / "runtime" / "gui" / "host.sh").read_text()
+SCRIPT = (CHECKOUT / "runtime" / "windows" / "host.sh").read_text()
 SHELLS = [("sh",), ("busybox", "sh")]
 ID = secrets.token_hex(4)
 KEY = new_key()[1]

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from tower.gui import applications, entries, icon, png
+from tower.menu import applications, entries, icon, png
 
 from tests.conftest import CHECKOUT
 from tests.integration.windows.conftest import COLOURS, Place, until
 from tests.integration.windows.screen import colour
 from tests.integration.windows.test_host import SHELLS
 
-SCRIPT = (CHECKOUT / "runtime" / "gui" / "applications.sh").read_text()
+SCRIPT = (CHECKOUT / "runtime" / "menu" / "applications.sh").read_text()
 READ = """\
 import sys
 from gi.repository import Gio

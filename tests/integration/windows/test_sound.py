@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tower.gui import sound
-from tower.gui.pulse import COOKIE_BYTES
+from tower.windows import sound
+from tower.windows.pulse import COOKIE_BYTES
 
 from tests.integration.windows.conftest import Place, until
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tower.gui.relay import OddError
+from tower.display.relay import OddError
 
 from tests.gui.pictures import Picture
 from tests.integration.windows.conftest import COLOURS, Place, children, until
@@ -170,7 +170,7 @@ def test_a_killed_viewer_leaves_an_application_that_can_be_attached(desk: Place)
     running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
     number = desk.id()
-    os.kill(children(running, "tower.gui.viewer")[0], signal.SIGKILL)
+    os.kill(children(running, "tower.windows.viewer")[0], signal.SIGKILL)
     assert running.wait(90) == 16
     assert f"tower run --attach web {number}" in running.communicate()[1].decode()
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) == 0, "no window")
@@ -184,7 +184,7 @@ def test_a_killed_viewer_leaves_an_application_that_can_be_attached(desk: Place)
 def test_a_killed_tower_takes_its_window_and_leaves_the_application(desk: Place) -> None:
     running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
-    (viewer,) = children(running, "tower.gui.viewer")
+    (viewer,) = children(running, "tower.windows.viewer")
     running.kill()
     until(lambda: not Path(f"/proc/{viewer}").exists(), "no viewer")
     until(lambda: not desk.find(f"-F {desk.folder}/home"), "no connection")
@@ -195,10 +195,10 @@ def test_a_killed_tower_takes_its_window_and_leaves_the_application(desk: Place)
 def test_a_connection_that_breaks_comes_back_with_the_window(desk: Place) -> None:
     running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
-    before = children(running, "tower.gui.viewer")
+    before = children(running, "tower.windows.viewer")
     for number in children(desk.server):
         os.kill(number, signal.SIGKILL)
-    until(lambda: children(running, "tower.gui.viewer") not in ([], before), "another viewer")
+    until(lambda: children(running, "tower.windows.viewer") not in ([], before), "another viewer")
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
     assert running.poll() is None
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tower.base.errors import StateError
 from tower.base.names import THIN_CLIENT
 from tower.cli import main
-from tower.gui import journal, policy, wire
-from tower.gui.content import MOST, Kind, UnfitError, clean
-from tower.gui.journal import Entry
-from tower.gui.policy import Policy, Rule
+from tower.clipboard import journal, policy, wire
+from tower.clipboard.content import MOST, Kind, UnfitError, clean
+from tower.clipboard.journal import Entry
+from tower.clipboard.policy import Policy, Rule
 
 # --- contents ---------------------------------------------------------------------------------------------------
 

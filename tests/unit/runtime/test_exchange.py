@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tower.base.errors import StateError, ValueRefusedError
-from tower.gui import journal, policy, wire
-from tower.gui.content import Content, Kind
-from tower.gui.exchange import Exchange
-from tower.gui.peer import Peer, Wish
-from tower.gui.policy import Policy, Rule
-from tower.gui.relay import OddError
-from tower.gui.selection import Selection
-from tower.gui.wire import Message
-from tower.gui.x11 import Packet, Server
+from tower.clipboard import journal, policy, wire
+from tower.clipboard.content import Content, Kind
+from tower.clipboard.exchange import Exchange
+from tower.clipboard.peer import Peer, Wish
+from tower.clipboard.policy import Policy, Rule
+from tower.clipboard.selection import Selection
+from tower.clipboard.wire import Message
+from tower.display.relay import OddError
+from tower.display.x11 import Packet, Server
 
 _EVENT = st.tuples(st.sampled_from([28, 30, 31, 87]), st.binary(min_size=31, max_size=31))
 

@@ -20,14 +20,15 @@ from tower.base.proc import Done
 from tower.base.view import View
 from tower.cli import main
 from tower.cli.commands import install
-from tower.gui import applications, entries, icon, menu, png
-from tower.gui.applications import Application
-from tower.gui.entries import Entry
-from tower.gui.menu import Change, Menu, labwc_menu
 from tower.hosts.env import TowerEnv
 from tower.hosts.registry import Tower
 from tower.install import menu as refreshed
 from tower.install.outcome import Outcome
+from tower.menu import applications, entries, icon, png
+from tower.menu import files as menu
+from tower.menu.applications import Application
+from tower.menu.entries import Entry
+from tower.menu.files import Change, Menu, labwc_menu
 
 from tests.unit.runtime.test_sshconf import add
 

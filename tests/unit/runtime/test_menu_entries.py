@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tower.base.errors import ValueRefusedError
-from tower.gui import entries
-from tower.gui.entries import Entry, clean, languages_of, parse, parse_command, quoted
+from tower.menu import entries
+from tower.menu.entries import Entry, clean, languages_of, parse, parse_command, quoted
 
 GOOD = "[Desktop Entry]\nType=Application\nName=Editor\nExec=editor %U\nIcon=editor\n"
 

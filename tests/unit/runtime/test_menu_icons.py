@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tower.base.errors import ValueRefusedError
-from tower.gui import icon, png
-from tower.gui.png import Picture
+from tower.menu import icon, png
+from tower.menu.png import Picture
 
 RED, GREEN, BLUE, NONE = b"\xff\0\0\xff", b"\0\xff\0\xff", b"\0\0\xff\xff", bytes(4)
 HEAD = ">IIBBBBB"

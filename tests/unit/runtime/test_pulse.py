@@ -8,8 +8,8 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tower.gui.pulse import COOKIE_BYTES, Filter, number, packet, properties, values_of
-from tower.gui.relay import OddError
+from tower.display.relay import OddError
+from tower.windows.pulse import COOKIE_BYTES, Filter, number, packet, properties, values_of
 
 COOKIE, OWN = bytes(range(256)), bytes(reversed(range(256)))
 AUTH = number(8) + number(0) + number(0xC000_0023) + b"x" + COOKIE_BYTES.to_bytes(4) + COOKIE

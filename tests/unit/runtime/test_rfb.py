@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower.gui import x11
-from tower.gui.courier import Courier
-from tower.gui.relay import OddError, relay
-from tower.gui.rfb import ALLOWED, MOST_SIDE, Filter
-from tower.gui.windows import Manager, Shown
-from tower.gui.x11 import key_in, new_key, open_server
+from tower.clipboard.courier import Courier
+from tower.display import x11
+from tower.display.relay import OddError, relay
+from tower.display.x11 import key_in, new_key, open_server
+from tower.windows.manager import Manager, Shown
+from tower.windows.rfb import ALLOWED, MOST_SIDE, Filter
 
 HELLO = b"RFB 003.008\n" + bytes([2, 2, 1]) + bytes(4)
 FORMAT = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)

@@ -12,9 +12,9 @@ from typing import Final
 
 from tower.base import proc
 from tower.base.errors import GarbageError, RemoteError, ValueRefusedError, printable
-from tower.gui import entries, icon, png
-from tower.gui.entries import Entry
-from tower.gui.png import Picture
+from tower.menu import entries, icon, png
+from tower.menu.entries import Entry
+from tower.menu.png import Picture
 from tower.ssh.sessions import Session
 
 MOST: Final = 200
@@ -127,7 +127,7 @@ def records(data: bytes, host: str) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _host(session: Session, action: str, data: bytes) -> bytes:
-    argv = ["sh", "-c", files("tower.gui").joinpath("applications.sh").read_text(), "sh", action]
+    argv = ["sh", "-c", files("tower.menu").joinpath("applications.sh").read_text(), "sh", action]
     done: proc.Done = session.run(argv, stdin=data, timeout=_SECONDS, check=False, most=_MOST_BYTES)
     if done.status != 0:
         said = printable(done.stderr.decode(errors="replace"))[-500:].strip()

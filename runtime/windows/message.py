@@ -10,7 +10,7 @@ from typing import Final
 
 from tower.base import proc
 from tower.base.errors import ToolError, printable
-from tower.gui.session import PYTHON, has_screen
+from tower.windows.session import PYTHON, has_screen
 
 _MOST: Final = 2000
 
@@ -20,6 +20,6 @@ def tell(title: str, text: str) -> None:
     if not has_screen():
         return
     env = {**os.environ, "PYTHONPATH": os.fspath(Path(__file__).parents[2])}
-    argv = (PYTHON, "-m", "tower.gui.notice", printable(title), printable(text)[:_MOST])
+    argv = (PYTHON, "-m", "tower.windows.notice", printable(title), printable(text)[:_MOST])
     with suppress(ToolError), proc.running(argv, stdout=proc.NULL, env=env) as child:
         child.wait()

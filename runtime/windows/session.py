@@ -2,7 +2,7 @@
 """An application of a host in a window here, from its start to its end.
 
 The host runs the application on a display of its own (`host.sh`), whose pictures come through the one connection, past the
-filter of `tower.gui.rfb`, to a viewer. When the connection breaks, or the viewer, the application lives on for a while, and
+filter of `tower.windows.rfb`, to a viewer. When the connection breaks, or the viewer, the application lives on for a while, and
 can be attached again.
 """
 
@@ -34,12 +34,12 @@ from tower.base.errors import (
     ValueRefusedError,
     printable,
 )
-from tower.gui.pulse import COOKIE_BYTES
-from tower.gui.relay import OddError, relay
-from tower.gui.rfb import Filter
-from tower.gui.sound import SILENT, Sound, served
-from tower.gui.x11 import key_in, new_key
+from tower.display.relay import OddError, relay
+from tower.display.x11 import key_in, new_key
 from tower.ssh.sessions import Session
+from tower.windows.pulse import COOKIE_BYTES
+from tower.windows.rfb import Filter
+from tower.windows.sound import SILENT, Sound, served
 
 if TYPE_CHECKING:
     import subprocess
@@ -243,7 +243,9 @@ class _Window:
         words = (self.session.host.name, self.colour, self.clipboard, self.name)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ}
         env |= {"PYTHONPATH": os.fspath(Path(__file__).parents[2]), "TOWER_KEY": self.display.key.hex()}
-        return proc.running((PYTHON, "-m", "tower.gui.viewer", *words), stdin=pictures.fileno(), stdout=display.fileno(), env=env)
+        return proc.running(
+            (PYTHON, "-m", "tower.windows.viewer", *words), stdin=pictures.fileno(), stdout=display.fileno(), env=env
+        )
 
     def _goes_on(self, viewer: subprocess.Popen[bytes], waits: subprocess.Popen[bytes]) -> bool:
         """Return whether there is something to show: after a good end, another application that this one started may run."""
@@ -282,7 +284,7 @@ class _Window:
 
 
 def _words(*words: str) -> list[str]:
-    return ["sh", "-c", files("tower.gui").joinpath("host.sh").read_text(), "sh", *words]
+    return ["sh", "-c", files("tower.windows").joinpath("host.sh").read_text(), "sh", *words]
 
 
 def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) -> proc.Done:

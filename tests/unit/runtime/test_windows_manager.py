@@ -9,10 +9,10 @@ import struct
 import threading
 
 import pytest
-from tower.gui import x11
-from tower.gui.relay import OddError
-from tower.gui.windows import Manager, Shown, Window
-from tower.gui.x11 import Packet, Server
+from tower.display import x11
+from tower.display.relay import OddError
+from tower.display.x11 import Packet, Server
+from tower.windows.manager import Manager, Shown, Window
 
 
 def test_a_window_that_goes_while_an_answer_is_waited_for_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-from tower.gui.relay import CHUNK, Half, OddError, Rules, Through
+from tower.display.relay import CHUNK, Half, OddError, Rules, Through
 
 MOST_SIDE: Final = 8192
 MOST_PIXELS: Final = 7680 * 4320

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tower.base.jsontext import parse_json
-from tower.gui.content import MOST, Content, Kind
+from tower.clipboard.content import MOST, Content, Kind
 
 _HEAD: Final = struct.Struct(">II")
 _MOST_WORDS: Final = 1 << 16

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from tower.gui import x11
-from tower.gui.courier import Courier
-from tower.gui.relay import OddError
-from tower.gui.selection import Selection
-from tower.gui.x11 import Packet, Server
+from tower.clipboard.courier import Courier
+from tower.clipboard.selection import Selection
+from tower.display import x11
+from tower.display.relay import OddError
+from tower.display.x11 import Packet, Server
 
 _ROOT_EVENTS: Final = 1 << 17 | 1 << 19 | 1 << 20
 _WINDOW_EVENTS: Final = 1 << 4 | 1 << 22

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The broker of the clipboard, one on the thin client: `python3 -m tower.gui.broker`.
+"""The broker of the clipboard, one on the thin client: `python3 -m tower.clipboard.broker`.
 
 The first window starts it, and it ends with the last one. Windows tell it when their application copies something, when it asks
 for something, and when they have the keyboard; it alone uses the thin client's clipboard, decides by the policy, and writes the
@@ -24,13 +24,13 @@ from typing import Any, Final
 
 from tower.base.errors import StateError, TowerError
 from tower.base.files import locked, make_folder
-from tower.gui import policy, wire
-from tower.gui.content import Kind
-from tower.gui.desktop import Desktop, open_desktop
-from tower.gui.exchange import Exchange
-from tower.gui.peer import Peer, Wish, give, tell
-from tower.gui.relay import OddError
-from tower.gui.wire import WireError
+from tower.clipboard import policy, wire
+from tower.clipboard.content import Kind
+from tower.clipboard.desktop import Desktop, open_desktop
+from tower.clipboard.exchange import Exchange
+from tower.clipboard.peer import Peer, Wish, give, tell
+from tower.clipboard.wire import WireError
+from tower.display.relay import OddError
 
 _HELD: Final = 64 << 20
 """The most bytes that wait for a window that does not read."""

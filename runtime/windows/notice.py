@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A message in a window, for what was started from a menu and has no terminal: `python3 -m tower.gui.notice TITLE TEXT`."""
+"""A message in a window, for what was started from a menu and has no terminal: `python3 -m tower.windows.notice TITLE TEXT`."""
 
 from __future__ import annotations
 

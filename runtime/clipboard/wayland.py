@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tower.gui.content import MOST, Content, Kind
-from tower.gui.relay import OddError
+from tower.clipboard.content import MOST, Content, Kind
+from tower.display.relay import OddError
 
 _MANAGERS: Final = ("ext_data_control_manager_v1", "zwlr_data_control_manager_v1")
 NAMES: Final = {

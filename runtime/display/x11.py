@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from tower.gui.relay import OddError
+from tower.display.relay import OddError
 
 _MOST: Final = 4 << 20
 """The most bytes that an answer may have."""

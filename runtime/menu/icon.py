@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from tower.gui.png import Picture
+from tower.menu.png import Picture
 
 SIDE: Final = 64
 _FRAME: Final = 6

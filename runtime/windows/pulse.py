@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tower.base.errors import printable
-from tower.gui.relay import Half, OddError, Rules, Through
+from tower.display.relay import Half, OddError, Rules, Through
 
 COOKIE_BYTES: Final = 256
 _HEAD: Final = struct.Struct(">IIIII")

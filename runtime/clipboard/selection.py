@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from tower.gui import x11
-from tower.gui.content import MOST, Kind
-from tower.gui.x11 import Packet, Server
+from tower.clipboard.content import MOST, Kind
+from tower.display import x11
+from tower.display.x11 import Packet, Server
 
 _REQUEST, _NOTIFY, _PROPERTY = 30, 31, 28
 _CREATE_WINDOW, _DELETE_PROPERTY, _SET_OWNER, _GET_OWNER, _CONVERT, _QUERY_EXTENSION = 1, 19, 22, 23, 24, 98

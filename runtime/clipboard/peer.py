@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from tower.gui import wire
-from tower.gui.content import Kind
+from tower.clipboard import wire
+from tower.clipboard.content import Kind
 
 GRACE: Final = 1.0
 """Seconds after which a window that lost the keyboard is no longer heard: a copy, and then at once another window, counts."""

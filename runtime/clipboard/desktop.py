@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from tower.gui import wayland
-from tower.gui.content import Content, Kind
-from tower.gui.relay import OddError
-from tower.gui.selection import Selection
-from tower.gui.x11 import open_server
+from tower.clipboard import wayland
+from tower.clipboard.content import Content, Kind
+from tower.clipboard.selection import Selection
+from tower.display.relay import OddError
+from tower.display.x11 import open_server
 
 _SECONDS: Final = 5.0
 

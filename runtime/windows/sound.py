@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sound of a host's application, played by the sound server of the desktop.
 
-A port of the host's 127.0.0.1 leads through the one connection to a port of ours, behind which the filter of `tower.gui.pulse`
-stands. Both are there as long as the window is; what knows the window's cookie may play.
+A port of the host's 127.0.0.1 leads through the one connection to a port of ours, behind which the filter of
+`tower.windows.pulse` stands. Both are there as long as the window is; what knows the window's cookie may play.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Final
 
 from tower.base import streams
 from tower.base.errors import PortTakenError
-from tower.gui.pulse import COOKIE_BYTES, Filter
-from tower.gui.relay import OddError, relay
+from tower.display.relay import OddError, relay
 from tower.ssh.sessions import Session
+from tower.windows.pulse import COOKIE_BYTES, Filter
 
 _MOST_CONNECTIONS: Final = 16
 

@@ -18,12 +18,12 @@ from typing import Final
 
 from tower.base.errors import HostError, StateError, TowerError, ValueRefusedError
 from tower.base.names import THIN_CLIENT
-from tower.gui import journal, policy, wire
-from tower.gui.content import SHORT, Content, Kind, UnfitError, clean
-from tower.gui.desktop import Desktop
-from tower.gui.peer import GRACE, Held, Peer, Wish, give, tell
-from tower.gui.policy import Policy, Rule
-from tower.gui.selection import TOO_LARGE
+from tower.clipboard import journal, policy, wire
+from tower.clipboard.content import SHORT, Content, Kind, UnfitError, clean
+from tower.clipboard.desktop import Desktop
+from tower.clipboard.peer import GRACE, Held, Peer, Wish, give, tell
+from tower.clipboard.policy import Policy, Rule
+from tower.clipboard.selection import TOO_LARGE
 
 _MOST_KNOWN: Final = 64
 _MOST_WAITING: Final = 16

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The window of a host's application: `python3 -m tower.gui.viewer HOST COLOUR CLIPBOARD NAME`.
+"""The window of a host's application: `python3 -m tower.windows.viewer HOST COLOUR CLIPBOARD NAME`.
 
 On stdin it has a connection to the application's VNC server, on stdout one to its X server, whose key is in TOWER_KEY. COLOUR
 is that of the title bar, or `-`; CLIPBOARD is `off`, or says whether the host is `online` or `offline`. It ends when the pictures
@@ -22,10 +22,10 @@ import gi
 gi.require_version("Gtk", "3.0")
 gi.require_version("GtkVnc", "2.0")
 from gi.repository import Gdk, GLib, Gtk, GtkVnc  # noqa: E402  (their versions come first)
-from tower.gui.courier import Courier  # noqa: E402
-from tower.gui.relay import OddError  # noqa: E402
-from tower.gui.windows import Manager, Shown  # noqa: E402
-from tower.gui.x11 import key_in, open_server  # noqa: E402
+from tower.clipboard.courier import Courier  # noqa: E402
+from tower.display.relay import OddError  # noqa: E402
+from tower.display.x11 import key_in, open_server  # noqa: E402
+from tower.windows.manager import Manager, Shown  # noqa: E402
 
 _PATIENCE: Final = 1500
 """Milliseconds to wait for windows of another application that the ended one has started."""

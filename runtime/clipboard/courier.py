@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from tower.base import proc
 from tower.base.errors import TowerError
 from tower.base.files import make_folder
-from tower.gui import policy, wire
-from tower.gui.content import Kind
-from tower.gui.selection import CHANGED, TOO_LARGE, Selection
+from tower.clipboard import policy, wire
+from tower.clipboard.content import Kind
+from tower.clipboard.selection import CHANGED, TOO_LARGE, Selection
 
 if TYPE_CHECKING:
     import subprocess
@@ -106,7 +106,7 @@ class Courier:
             return wire.connected(folder)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ}
         # It outlives this window if there are others. One that finds another one at work ends at once.
-        started = self._started = proc.detached((sys.executable, "-P", "-m", "tower.gui.broker"), env=env)
+        started = self._started = proc.detached((sys.executable, "-P", "-m", "tower.clipboard.broker"), env=env)
         while True:
             with suppress(OSError):
                 return wire.connected(folder)

@@ -23,8 +23,8 @@ from xml.sax.saxutils import quoteattr
 from tower.base.errors import StateError, ValueRefusedError
 from tower.base.files import locked, make_folders, read_file, write_file
 from tower.base.refused import home_folder, in_our_words, refused
-from tower.gui import entries
-from tower.gui.applications import Application
+from tower.menu import entries
+from tower.menu.applications import Application
 
 _FILE: Final = re.compile(r"tower-([a-z][a-z0-9-]{0,62})\.([A-Za-z0-9][A-Za-z0-9_.+-]{0,127})\.(desktop|png)")
 _OURS: Final = "X-Tower-Host"
