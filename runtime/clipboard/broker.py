@@ -28,7 +28,7 @@ from tower.clipboard import policy, wire
 from tower.clipboard.content import Kind
 from tower.clipboard.desktop import Desktop, open_desktop
 from tower.clipboard.exchange import Exchange
-from tower.clipboard.peer import Peer, Wish, give, tell
+from tower.clipboard.peer import PasteRequest, Peer, give, tell
 from tower.clipboard.wire import WireError
 from tower.display.relay import OddError
 
@@ -174,7 +174,7 @@ def _heard(exchange: Exchange, peer: Peer, words: dict[str, Any], data: bytes) -
             peer.fetching = False
             exchange.copied(peer, wire.parted(words["sizes"], data), list(words["too_large"]))
         elif what == "wants":
-            exchange.wants(Wish(peer, int(words["token"]), int(words["number"]), Kind(words["kind"])))
+            exchange.wants(PasteRequest(peer, int(words["token"]), int(words["number"]), Kind(words["kind"])))
         elif what == "answer" and peer.answered is not None and words["number"] == peer.question:
             answered, peer.answered = peer.answered, None
             answered(bool(words["yes"]))

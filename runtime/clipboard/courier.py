@@ -46,7 +46,7 @@ class _State(Enum):
     """It comes. Selection stops that by itself when there is a newer one."""
 
 
-class Window(Protocol):
+class Focus(Protocol):
     """What a window does for the user; called from the courier's thread."""
 
     def ask(self, number: int, text: str) -> None:
@@ -62,7 +62,7 @@ class Courier:
 
     host: str
     online: bool
-    window: Window
+    window: Focus
     order: Callable[[Callable[[], None]], None]
     """Hands something to the manager's thread."""
     selection: Selection | None = None

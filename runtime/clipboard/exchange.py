@@ -21,7 +21,7 @@ from tower.base.names import THIN_CLIENT
 from tower.clipboard import journal, policy, wire
 from tower.clipboard.content import SHORT, Content, Kind, UnfitError, clean
 from tower.clipboard.desktop import Desktop
-from tower.clipboard.peer import GRACE, Held, Peer, Wish, give, tell
+from tower.clipboard.peer import GRACE, Held, PasteRequest, Peer, give, tell
 from tower.clipboard.policy import Policy, Rule
 from tower.clipboard.selection import TOO_LARGE
 
@@ -116,7 +116,7 @@ class Exchange:
             except StateError as error:
                 tell(peer, error.message)
 
-    def wants(self, wish: Wish) -> None:
+    def wants(self, wish: PasteRequest) -> None:
         """Handle an application of a host that asks for the content. Raises TowerError if it cannot be decided or logged."""
         held, peer, kind = self.held, wish.peer, wish.kind
         rule = Rule.OFF
@@ -127,7 +127,7 @@ class Exchange:
         if held is None or rule is Rule.OFF or (rule is Rule.ASK and peer.host in held.refused):
             give(peer, wish.token, None)
         elif rule is Rule.ASK:
-            self._ask_togive(wish, held)
+            self._ask_to_give(wish, held)
         elif kind not in held.content:
             self.desktop.fetch(kind, lambda data, problem: self._fetched(wish, held, data, problem))
         else:
@@ -142,7 +142,7 @@ class Exchange:
             return "asked"
         return "sent" if peer.host in held.sent else "window" if peer.focused else "shared"
 
-    def _fetched(self, wish: Wish, held: Held, data: bytes | None, problem: str) -> None:
+    def _fetched(self, wish: PasteRequest, held: Held, data: bytes | None, problem: str) -> None:
         """Go on with a request when the content has come from the thin client's clipboard."""
         peer = wish.peer
         if problem == TOO_LARGE:
@@ -161,7 +161,7 @@ class Exchange:
             give(peer, wish.token, None)
             tell(peer, error.message)
 
-    def _ask_togive(self, wish: Wish, held: Held) -> None:
+    def _ask_to_give(self, wish: PasteRequest, held: Held) -> None:
         peer = wish.peer
         if len(peer.waiting) >= _MOST_WAITING:
             give(peer, wish.token, None)
@@ -325,4 +325,4 @@ class Exchange:
         return hmac.digest(self._secret, data, hashlib.sha256)
 
     def _log(self, origin: str, target: str, kind: Kind, size: int, how: str) -> None:
-        journal.add(self.folder, journal.Entry(journal.now(), origin, target, kind.value, size, how))
+        journal.add(self.folder, journal.Transfer(journal.now(), origin, target, kind.value, size, how))

@@ -26,7 +26,7 @@ _HOW: Final = ("window", "sent", "asked", "shared", "too large", "unfit")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Transfer:
     """A transfer, or one that did not take place."""
 
     time: str
@@ -48,7 +48,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def add(place: Path, entry: Entry) -> None:
+def add(place: Path, entry: Transfer) -> None:
     """Add a line. Raises StateError."""
     make_folder(place)
     path = place / "log"
@@ -71,7 +71,7 @@ def add(place: Path, entry: Entry) -> None:
         write_file(path, old[old.find(b"\n", len(old) // 2) + 1 :] + line)
 
 
-def read(place: Path) -> list[Entry]:
+def read(place: Path) -> list[Transfer]:
     """Return all lines, the oldest first. Raises StateError if one of them is none of ours."""
     path = place / "log"
     if look(path) is None:
@@ -80,7 +80,7 @@ def read(place: Path) -> list[Entry]:
     return list(_entries(path, data[: data.rfind(b"\n") + 1].splitlines()))
 
 
-def _entries(path: Path, lines: list[bytes]) -> Iterator[Entry]:
+def _entries(path: Path, lines: list[bytes]) -> Iterator[Transfer]:
     for number, line in enumerate(lines, 1):
         try:
             found = parse_json(line)
@@ -88,7 +88,7 @@ def _entries(path: Path, lines: list[bytes]) -> Iterator[Entry]:
             found = None
         if not isinstance(found, dict) or not _is_entry(found):
             raise StateError(f"{path}: line {number} is no transfer", hint=f"it is damaged; begin a new one: rm {path}")
-        yield Entry(**found)
+        yield Transfer(**found)
 
 
 def _is_entry(found: dict[str, object]) -> bool:

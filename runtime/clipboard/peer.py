@@ -32,7 +32,7 @@ class Peer:
     """Since when it has an offer."""
     question: int = 0
     answered: Callable[[bool], None] | None = None
-    waiting: list[Wish] = field(default_factory=list)
+    waiting: list[PasteRequest] = field(default_factory=list)
     """Requests that wait for an answer of the user."""
 
 
@@ -56,7 +56,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PasteRequest:
     """A content that an application of a host asks for."""
 
     peer: Peer

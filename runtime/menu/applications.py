@@ -39,16 +39,16 @@ class Application:
 
 
 @dataclass(slots=True)
-class Found:
+class HostApplications:
     """The applications of a host, and why others were left out."""
 
     applications: list[Application] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def find(session: Session, languages: Sequence[str] = ()) -> Found:
+def find(session: Session, languages: Sequence[str] = ()) -> HostApplications:
     """Return the graphical applications of a host. Raises GarbageError, RemoteError, and as `Session.run` does."""
-    found, name = Found(), session.host.name
+    found, name = HostApplications(), session.host.name
     wanted = {str(number): one for number, one in enumerate(_entries(_host(session, "entries", b""), name, languages, found))}
     if not wanted:
         return found
@@ -64,7 +64,7 @@ def find(session: Session, languages: Sequence[str] = ()) -> Found:
     return found
 
 
-def _entries(data: bytes, host: str, languages: Sequence[str], found: Found) -> list[Entry]:
+def _entries(data: bytes, host: str, languages: Sequence[str], found: HostApplications) -> list[Entry]:
     """Return the entries for the menu; why others are left out goes into `found`."""
     made: list[Entry] = []
     seen = set()

@@ -32,7 +32,7 @@ _HINT: Final = "it must be a folder that you own"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class MenuEntry:
     """An entry that is in the menu."""
 
     host: str
@@ -67,7 +67,7 @@ class Menu:
     def _icons(self) -> Path:
         return self.folder / "icons" / "hicolor" / "64x64" / "apps"
 
-    def shown(self, host: str = "") -> list[Shown]:
+    def shown(self, host: str = "") -> list[MenuEntry]:
         """Return the entries of a host, or of all. Raises StateError."""
         return [one for name, id_ in self._own(host) if (one := self._read(name, id_)) is not None]
 
@@ -128,12 +128,12 @@ class Menu:
         except StateError:
             return b""
 
-    def _read(self, host: str, id_: str) -> Shown | None:
+    def _read(self, host: str, id_: str) -> MenuEntry | None:
         try:
             entry = entries.parse(id_, self._bytes(self._entry(host, id_)), most_name=200)
         except ValueRefusedError:
             return None  # somebody changed it; the next refresh puts it right
-        return Shown(host, id_, entry.name, entry.argv, self._icon(host, id_)) if entry is not None else None
+        return MenuEntry(host, id_, entry.name, entry.argv, self._icon(host, id_)) if entry is not None else None
 
     def _compare(self, host: str, wanted: Mapping[str, tuple[bytes, bytes]]) -> Change:
         here = [id_ for _, id_ in self._own(host)]
@@ -187,7 +187,7 @@ def menu_of_user() -> Menu:
     return Menu(home_folder() / ".local" / "share")
 
 
-def labwc_menu(shown: Sequence[Shown]) -> bytes:
+def labwc_menu(shown: Sequence[MenuEntry]) -> bytes:
     """Return entries as what labwc shows in place of a menu that a program makes."""
     lines, host = [], ""
     for one in sorted(shown, key=lambda one: (one.host, one.name.casefold(), one.id)):

@@ -20,7 +20,7 @@ from tower.base.proc import OverrunError
 from tower.base.view import View
 from tower.hosts.registry import RECEIPT_ON_BOOT, Host, Tower
 from tower.provision import progress
-from tower.provision.progress import Watch
+from tower.provision.progress import FirstStartWatch
 
 _PAUSE: Final = 2.0
 _SHORT_PAUSE: Final = 0.5
@@ -46,7 +46,7 @@ class Answer:
 def wait_for(host: Host, tower: Tower, *, limit: float, view: View, sleep: Callable[[float], None] = time.sleep) -> Answer:
     """Return the host's first answer. Raises AnswerError if it is another machine, or after `limit` seconds."""
     end = time.monotonic() + limit
-    told, watch = "", Watch(host, view)
+    told, watch = "", FirstStartWatch(host, view)
     while True:
         state, answer = ask(watch, tower)
         if answer is not None:
@@ -63,7 +63,7 @@ def wait_for(host: Host, tower: Tower, *, limit: float, view: View, sleep: Calla
         sleep(_SHORT_PAUSE if state == progress.BUSY else _PAUSE)
 
 
-def ask(watch: Watch, tower: Tower) -> tuple[str, Answer | None]:
+def ask(watch: FirstStartWatch, tower: Tower) -> tuple[str, Answer | None]:
     """Return the host's present state in words, and its answer if it gave one.
 
     Raises AnswerError if it is another machine, or its first start has failed.

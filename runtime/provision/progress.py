@@ -124,7 +124,7 @@ def usual_time(seconds: float) -> str:
 
 
 @dataclass
-class Watch:
+class FirstStartWatch:
     """Who waits for a host's first start: asks, and shows each step once."""
 
     host: Host

@@ -35,7 +35,7 @@ from tower.image.source import ImageSource
 from tower.install import install
 from tower.install.connection import connect
 from tower.provision import answer, provision
-from tower.provision.progress import Watch
+from tower.provision.progress import FirstStartWatch
 from tower.provision.provision import BOOT_FILES
 from tower.ssh.sessions import SYSTEM_PATH, Session
 from tower.upgrade import inplace
@@ -268,7 +268,7 @@ def _check_still(one: Upgrade, there: inplace.Found) -> None:
 
 def restart(one: Upgrade, tower: Tower, view: View) -> None:
     """Remove the pieces, and restart the host, unless it has restarted already."""
-    state, got = answer.ask(Watch(one.host, View()), tower)
+    state, got = answer.ask(FirstStartWatch(one.host, View()), tower)
     if got is None or got.receipt_id == one.receipt.id:
         view.say(f"{one.host.name}: {state or 'has the new version already'}")
         return
@@ -282,7 +282,7 @@ def restart(one: Upgrade, tower: Tower, view: View) -> None:
 def wait_for(one: Upgrade, tower: Tower, *, limit: float, view: View, sleep: Callable[[float], None] = time.sleep) -> str:
     """Return the system's name, once the host answers with the receipt of its upgrade. Raises AnswerError after `limit`."""
     host, end, told = one.host, time.monotonic() + limit, ""
-    watch = Watch(host, view)
+    watch = FirstStartWatch(host, view)
     while True:
         state, got = answer.ask(watch, tower)
         if got is not None:

@@ -139,7 +139,7 @@ def packet(content: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class Filter:
+class SoundFilter:
     """Both directions of one connection of a host's application; `name` is what a mixer shows of it."""
 
     name: str

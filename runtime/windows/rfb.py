@@ -30,7 +30,7 @@ ALLOWED: Final = frozenset({_RAW, _COPY, _ZRLE, _CURSOR, _SIZE, _SIZES, _LAST})
 
 
 @dataclass(slots=True)
-class Filter:
+class PictureFilter:
     """Both directions of one connection."""
 
     name: str

@@ -38,7 +38,7 @@ from tower.display.relay import OddError, relay
 from tower.display.x11 import key_in, new_key
 from tower.ssh.sessions import Session
 from tower.windows.pulse import COOKIE_BYTES
-from tower.windows.rfb import Filter
+from tower.windows.rfb import PictureFilter
 from tower.windows.sound import SILENT, Sound, served
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class _Window:
             display.close()
             waits = stack.enter_context(session.popen(_words("wait", self.display.number), stderr=proc.NULL))
             try:
-                between = Filter(f"{self.name} ({session.host.name})")
+                between = PictureFilter(f"{self.name} ({session.host.name})")
                 ended = relay(server, ours, between.from_server, between.from_viewer, lambda: self._goes_on(viewer, waits))
             except OddError as error:
                 raise GarbageError(

@@ -22,7 +22,7 @@ from tower.base import streams
 from tower.base.errors import PortTakenError
 from tower.display.relay import OddError, relay
 from tower.ssh.sessions import Session
-from tower.windows.pulse import COOKIE_BYTES, Filter
+from tower.windows.pulse import COOKIE_BYTES, SoundFilter
 
 _MOST_CONNECTIONS: Final = 16
 
@@ -127,7 +127,7 @@ class _Server:
     def _play(self, client: socket.socket) -> None:
         try:
             with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
-                between = Filter(self.name, self.cookie, own_cookie())
+                between = SoundFilter(self.name, self.cookie, own_cookie())
                 # Nothing reaches the server before the cookie was seen.
                 if not self._greeted(client, between):
                     return
@@ -138,7 +138,7 @@ class _Server:
         finally:
             self._room.release()
 
-    def _greeted(self, client: socket.socket, between: Filter) -> bool:
+    def _greeted(self, client: socket.socket, between: SoundFilter) -> bool:
         """Read until the client has said who it is; return whether it did. Raises OddError."""
         with selectors.DefaultSelector() as selector:
             selector.register(client, selectors.EVENT_READ)

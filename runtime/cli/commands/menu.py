@@ -11,7 +11,7 @@ from tower.base.names import seconds
 from tower.base.view import View
 from tower.hosts.registry import tower_of_user
 from tower.install.menu import refresh
-from tower.menu.files import Change, Shown, menu_of_user
+from tower.menu.files import Change, MenuEntry, menu_of_user
 
 EXAMPLES: Final = """\
 examples:
@@ -49,7 +49,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _row(one: Shown) -> dict[str, object]:
+def _row(one: MenuEntry) -> dict[str, object]:
     return {"id": one.id, "name": one.name, "command": list(one.argv)}
 
 

@@ -17,7 +17,7 @@ from tower.base.names import THIN_CLIENT
 from tower.cli import main
 from tower.clipboard import journal, policy, wire
 from tower.clipboard.content import MOST, Kind, UnfitError, clean
-from tower.clipboard.journal import Entry
+from tower.clipboard.journal import Transfer
 from tower.clipboard.policy import Policy, Rule
 
 # --- contents ---------------------------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ def test_a_damaged_policy_is_refused(what: str, tmp_path: Path) -> None:
 # --- the log ----------------------------------------------------------------------------------------------------
 
 
-def entry(number: int) -> Entry:
-    return Entry(journal.now(), "web", THIN_CLIENT, Kind.TEXT, number, "window")
+def entry(number: int) -> Transfer:
+    return Transfer(journal.now(), "web", THIN_CLIENT, Kind.TEXT, number, "window")
 
 
 def test_lines_come_back_and_only_the_owner_reads_them(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tower.base.errors import StateError, ValueRefusedError
 from tower.clipboard import journal, policy, wire
 from tower.clipboard.content import Content, Kind
 from tower.clipboard.exchange import Exchange
-from tower.clipboard.peer import Peer, Wish
+from tower.clipboard.peer import PasteRequest, Peer
 from tower.clipboard.policy import Policy, Rule
 from tower.clipboard.selection import Selection
 from tower.clipboard.wire import Message
@@ -65,7 +65,7 @@ class Shelf:
         """What its application gets now, by the last offer."""
         offer = self.last(host, "offer")
         number = offer[0]["number"] if offer else 1
-        self.exchange.wants(Wish(self.peers[host], 7, number, Kind.TEXT))
+        self.exchange.wants(PasteRequest(self.peers[host], 7, number, Kind.TEXT))
         given = self.last(host, "given")
         return given[1] if given and given[0]["ok"] else None
 

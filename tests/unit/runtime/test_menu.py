@@ -335,7 +335,7 @@ def test_names_of_hosts_applications_break_nothing(both: dict[str, Host], home: 
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=4))
 def test_the_menu_of_labwc_is_xml(names: list[str]) -> None:
     shown = [
-        menu.Shown("web", "a", f"{entries.clean(name)} (web)", ("tower", "run", "web", "--", "a", "<'"), Path("/a/<&\"'"))
+        menu.MenuEntry("web", "a", f"{entries.clean(name)} (web)", ("tower", "run", "web", "--", "a", "<'"), Path("/a/<&\"'"))
         for name in names
     ]
     found = ElementTree.fromstring(labwc_menu(shown))

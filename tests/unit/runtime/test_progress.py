@@ -22,7 +22,7 @@ from tower.base.view import View
 from tower.hosts.env import Encryption, TowerEnv
 from tower.hosts.registry import HOST_KEY, Host
 from tower.provision import progress
-from tower.provision.progress import ForeignError, Watch, key_of, parse
+from tower.provision.progress import FirstStartWatch, ForeignError, key_of, parse
 
 PROGRAM = Path(__file__).resolve().parents[3] / "overlays/host/usr/libexec/tower/progress"
 NONCE = "0123456789abcdef" * 2
@@ -77,7 +77,7 @@ def test_each_step_of_the_hosts_program_is_shown_once(host: Host, capsys: pytest
     steps = host.folder / "state/steps"
     steps.write_text("")
     with server(lambda line: program(host.folder, "answer", line=line)) as port:
-        watch = Watch(host, View(), ("127.0.0.1", port))
+        watch = FirstStartWatch(host, View(), ("127.0.0.1", port))
         for text in ("1.50 name\n", "3.00 user\n3.20 keyboard\n", "3.50 keyboard: no zz\n", ""):
             with steps.open("a") as file:
                 file.write(text)
@@ -130,14 +130,14 @@ def test_another_key_or_an_older_answer_is_refused(host: Host, capsys: pytest.Ca
 
     for serve in (lambda line: program(host.folder, "answer", line=line), again):
         with server(serve) as port:
-            assert Watch(host, View(), ("127.0.0.1", port)).ask() == FOREIGN
+            assert FirstStartWatch(host, View(), ("127.0.0.1", port)).ask() == FOREIGN
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("first", [b"SSH-2.0-OpenSSH_9.9\r\n", b"", b"tower-progress 2\n", b"\x00" * 100, HELLO[:-1]])
 def test_a_server_that_sends_anything_else_is_asked_by_ssh(host: Host, first: bytes) -> None:
     with server(lambda line: line.sendall(first)) as port:
-        assert Watch(host, View(), ("127.0.0.1", port)).ask() is None
+        assert FirstStartWatch(host, View(), ("127.0.0.1", port)).ask() is None
 
 
 @pytest.mark.parametrize("first", [b"", HELLO])
@@ -151,7 +151,7 @@ def test_a_silent_or_slow_host_is_not_waited_for(host: Host, monkeypatch: pytest
             line.sendall(b"1.00 name\n" if first else b"")
 
     with server(drip) as port:
-        assert Watch(host, View(), ("127.0.0.1", port)).ask() is None
+        assert FirstStartWatch(host, View(), ("127.0.0.1", port)).ask() is None
         over.set()
 
 

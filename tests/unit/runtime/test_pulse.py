@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tower.display.relay import OddError
-from tower.windows.pulse import COOKIE_BYTES, Filter, number, packet, properties, values_of
+from tower.windows.pulse import COOKIE_BYTES, SoundFilter, number, packet, properties, values_of
 
 COOKIE, OWN = bytes(range(256)), bytes(reversed(range(256)))
 AUTH = number(8) + number(0) + number(0xC000_0023) + b"x" + COOKIE_BYTES.to_bytes(4) + COOKIE
@@ -27,14 +27,14 @@ def commands(data: bytes) -> list[bytes]:
     return found
 
 
-def greeted() -> Filter:
-    made = Filter("player (web)", COOKIE, OWN)
+def greeted() -> SoundFilter:
+    made = SoundFilter("player (web)", COOKIE, OWN)
     made.from_client.feed(packet(AUTH))
     made.from_client.out.clear()
     return made
 
 
-def playing() -> Filter:
+def playing() -> SoundFilter:
     """A filter behind which a stream was made."""
     made = greeted()
     made.from_client.feed(packet(number(3) + number(5) + b"a\x03\x01\0\0\xac\x44" + properties({})))
@@ -45,7 +45,7 @@ def playing() -> Filter:
 
 
 def test_the_handshake_has_our_cookie_and_shares_no_memory() -> None:
-    made = Filter("player (web)", COOKIE, OWN)
+    made = SoundFilter("player (web)", COOKIE, OWN)
     made.from_client.feed(packet(AUTH))
     (content,) = commands(bytes(made.from_client.out))
     _, _, version, cookie = values_of(content)
@@ -68,7 +68,7 @@ def test_the_handshake_has_our_cookie_and_shares_no_memory() -> None:
     ],
 )
 def test_who_does_not_greet_is_not_let_in(data: bytes) -> None:
-    made = Filter("x", COOKIE, OWN)
+    made = SoundFilter("x", COOKIE, OWN)
     with pytest.raises(OddError):
         made.from_client.feed(data)
     assert not made.from_client.out

@@ -16,7 +16,7 @@ from tower.display import x11
 from tower.display.relay import OddError, relay
 from tower.display.x11 import key_in, new_key, open_server
 from tower.windows.manager import Manager, Shown
-from tower.windows.rfb import ALLOWED, MOST_SIDE, Filter
+from tower.windows.rfb import ALLOWED, MOST_SIDE, PictureFilter
 
 HELLO = b"RFB 003.008\n" + bytes([2, 2, 1]) + bytes(4)
 FORMAT = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
@@ -32,7 +32,7 @@ def rectangle(x: int, y: int, width: int, height: int, encoding: int, content: b
 
 def sent(data: bytes, *, at_once: bool = True) -> bytes:
     """What the viewer gets of what a server sends."""
-    between = Filter("calculator (web)")
+    between = PictureFilter("calculator (web)")
     for part in [data] if at_once else [data[place : place + 1] for place in range(len(data))]:
         between.from_server.feed(part)
     return bytes(between.from_server.out)
@@ -104,7 +104,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_may_not_pass_ends_it(what: str) -> None:
-    between = Filter("x")
+    between = PictureFilter("x")
     with pytest.raises(OddError):
         between.from_server.feed(BAD[what])
     out = bytes(between.from_server.out)
@@ -114,7 +114,7 @@ def test_what_may_not_pass_ends_it(what: str) -> None:
 @given(st.binary(max_size=300), st.booleans())
 def test_whatever_a_server_sends_is_passed_on_or_refused(data: bytes, begun: bool) -> None:
     """And never makes more of it than came."""
-    between = Filter("x")
+    between = PictureFilter("x")
     try:
         between.from_server.feed((begin() if begun else b"") + data)
     except OddError as error:
@@ -133,7 +133,7 @@ def test_a_good_stream_with_one_wrong_byte(parts: list[str], place: int, value: 
 
 
 def test_the_viewer_offers_what_the_filter_reads() -> None:
-    between = Filter("x")
+    between = PictureFilter("x")
     offered = [7, 5, 16, 0, 1, -239, -223, -308, -258, -314, -307, -256]
     hello = b"RFB 003.008\n\1\1"
     between.from_viewer.feed(hello + struct.pack(f">BxH{len(offered)}i", 2, len(offered), *offered))
@@ -145,7 +145,7 @@ def test_the_viewer_offers_what_the_filter_reads() -> None:
 
 
 def test_keys_pass_and_texts_of_the_viewer_do_not() -> None:
-    between = Filter("x")
+    between = PictureFilter("x")
     between.from_viewer.feed(b"RFB 003.008\n\1\1")
     before = len(between.from_viewer.out)
     key, pointer, asked = b"\x04\x01\0\0\0\0\0a", b"\x05\x01\0\x10\0\x10", b"\x03\0" + bytes(8)
@@ -161,7 +161,7 @@ def test_a_flood_waits_for_a_viewer_that_does_not_read() -> None:
     going = True
 
     def run() -> None:
-        between = Filter("x")
+        between = PictureFilter("x")
         done.append(relay(ours, theirs, between.from_server, between.from_viewer, lambda: going))
 
     thread = threading.Thread(target=run)
