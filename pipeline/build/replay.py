@@ -7,7 +7,6 @@ The sandbox is that of the build, including inputs, options and capabilities; th
 from __future__ import annotations
 
 import os
-import select
 import sys
 import termios
 import tty
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from tower.base.ready import readable
 
 from pipeline.base.errors import ConfigError, StageError
 from pipeline.base.progress import Screen
@@ -84,7 +85,7 @@ def _relay(stream: Any) -> None:
     keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
     sources = [stream, keyboard]
     while True:
-        ready, _, _ = select.select(sources, [], [])
+        ready = readable(sources)
         if stream in ready:
             data = stream.recv(_CHUNK)
             if not data:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import select
 import socket
 import struct
 import sys
@@ -25,6 +24,7 @@ from tower.audit import frames
 from tower.audit.frames import Seen
 from tower.base import proc
 from tower.base.errors import ToolError
+from tower.base.ready import readable, writable
 
 MARKS: Final = range(20000, 28000)
 """Ports that the audit sends from; nothing else here uses them: the kernel takes those above 32768."""
@@ -88,7 +88,7 @@ class Wire:
                     raise ToolError(
                         f"{self.interface}: cannot be sent to: {error.strerror}", hint="is its cable plugged in?"
                     ) from error
-                select.select([], [self.socket], [], 0.01)
+                writable([self.socket], 0.01)
             else:
                 return
 
@@ -138,7 +138,7 @@ def hardware_of(interface: str) -> bytes:
 
 def _read(made: Sequence[Wire], stop: threading.Event) -> None:
     while not stop.is_set():
-        select.select([one.socket for one in made], [], [], 0.1)
+        readable([one.socket for one in made], 0.1)
         for one in made:
             one.take()
         # Frames are read in batches: the kernel keeps them meanwhile.

@@ -7,7 +7,6 @@ Errors do not show what a program was given on stdin: it may be a secret.
 from __future__ import annotations
 
 import os
-import select
 import selectors
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import IO, Final
 
 from tower.base.errors import ToolError, TowerError
+from tower.base.ready import readable
 
 _KEPT: Final = ("PATH", "HOME", "USER", "TERM", "TMPDIR", "SSH_AUTH_SOCK", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR")
 _SYSTEM: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
@@ -112,7 +112,7 @@ def reading(argv: Sequence[str | os.PathLike[str]], *, missing: str = "") -> Ite
                 yield child.stdout
             except TowerError:
                 # Only if it has ended: a program that still writes did not cause the reader's error.
-                if not select.select([child.stdout], [], [], 0)[0] or child.stdout.read(1) or not child.wait():
+                if not readable([child.stdout], 0) or child.stdout.read(1) or not child.wait():
                     raise
             else:
                 if child.stdout.read(1) or not child.wait():

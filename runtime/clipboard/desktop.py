@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import selectors
 import socket
 import struct
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from tower.base.ready import readable
 from tower.clipboard import wayland
 from tower.clipboard.content import Content, Kind
 from tower.clipboard.selection import Selection
@@ -122,7 +122,7 @@ class XDesktop:
 
     def _readable(self) -> None:
         # What another callback asked the server may have taken what was ready to be read.
-        if select.select([self._server.socket], [], [], 0)[0]:
+        if readable([self._server.socket], 0):
             self._selection.event(self._server.read(time.monotonic() + _SECONDS))
         self._catch_up()
 

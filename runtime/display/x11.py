@@ -8,7 +8,6 @@ OddError. Numbers are sent and received with the small end first.
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
@@ -16,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from tower.base.ready import readable
 from tower.display.relay import OddError
 
 _MOST: Final = 4 << 20
@@ -161,7 +161,7 @@ def _exactly(source: socket.socket, count: int, ends: float) -> bytes:
     found = bytearray()
     while len(found) < count:
         left = ends - time.monotonic()
-        if left <= 0 or not select.select([source], [], [], left)[0]:
+        if left <= 0 or not readable([source], left):
             raise OddError("X: the server says nothing")
         data = source.recv(count - len(found))
         if not data:

@@ -9,7 +9,6 @@ checks the plan first: it tells whether some of the lines were not understood.
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from tower.base import proc
 from tower.base.errors import GarbageError, HangsError, LostError, PackageError, ValueRefusedError
+from tower.base.ready import readable
 from tower.install.apkwords import Transaction, parse_progress
 from tower.install.choose import check_names
 
@@ -167,7 +167,7 @@ def _split(stream: IO[bytes], name: str) -> Iterator[str]:
     kept, said = b"", 0
     while True:
         end = time.monotonic() + SILENCE
-        while not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+        while not readable([stream], max(0.0, end - time.monotonic())):
             if time.monotonic() >= end:
                 raise HangsError(f"{name}: silent for {SILENCE / 60:.0f} min", hint=f"see what it does: ssh {name} top")
         data = os.read(stream.fileno(), 65536)
@@ -183,6 +183,6 @@ def _split(stream: IO[bytes], name: str) -> Iterator[str]:
 
 
 def _rest(stream: IO[bytes] | None) -> str:
-    if stream is None or not select.select([stream], [], [], 1)[0]:
+    if stream is None or not readable([stream], 1):
         return ""
     return clean(os.read(stream.fileno(), 1000).strip())

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Final
 from tower.base import proc
 from tower.base.errors import GarbageError, HangsError, LostError, PackageError, RemoteError
 from tower.base.proc import Done
+from tower.base.ready import readable, writable
 from tower.base.regular import open_regular
 from tower.base.view import View
 from tower.hosts.registry import USER_KEY, Host
@@ -151,7 +151,7 @@ def _missing(stream: IO[bytes], bundle: Bundle) -> dict[str, int]:
     said = b""
     end = time.monotonic() + _SYNC
     while not (said == b".\n" or said.endswith(b"\n.\n")):
-        if not select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not readable([stream], max(0.0, end - time.monotonic())):
             raise HangsError(f"{name}: does not list the files that it lacks", hint=f"see what it does: ssh {name} top")
         data = os.read(stream.fileno(), 1 << 16)
         if not data:
@@ -182,7 +182,7 @@ def _write(out: IO[bytes], data: bytes) -> None:
     """Write all data into an unbuffered pipe. Raises BrokenPipeError if nobody reads it, or too slowly."""
     left = memoryview(data)
     while left:
-        if not select.select([], [out], [], _SILENCE)[1]:
+        if not writable([out], _SILENCE):
             raise BrokenPipeError
         left = left[os.write(out.fileno(), left[: 1 << 16]) :]
 
@@ -190,7 +190,7 @@ def _write(out: IO[bytes], data: bytes) -> None:
 def _rest(stream: IO[bytes], name: str) -> bytes:
     """Return the rest of a program's output, once it has ended. Raises HangsError."""
     said, end = b"", time.monotonic() + _SYNC
-    while (left := end - time.monotonic()) > 0 and select.select([stream], [], [], left)[0]:
+    while (left := end - time.monotonic()) > 0 and readable([stream], left):
         data = os.read(stream.fileno(), 1 << 16)
         if not data:
             return said

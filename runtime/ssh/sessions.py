@@ -16,7 +16,6 @@ A connection that broke while nobody used it is made again by the next use; one 
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Final
 from tower.base import proc
 from tower.base.errors import GarbageError, HangsError, LostError, RemoteError
 from tower.base.proc import Done, OverrunError
+from tower.base.ready import readable
 from tower.base.regular import open_regular
 from tower.hosts.registry import Host, Tower
 from tower.ssh import tunnel
@@ -321,7 +321,7 @@ def _line(stream: IO[bytes], end: float) -> bytes:
     found = bytearray()
     while len(found) < 256:
         left = end - time.monotonic()  # a line that never ends counts as none
-        if left <= 0 or not select.select([stream], [], [], left)[0]:
+        if left <= 0 or not readable([stream], left):
             raise TimeoutError
         char = stream.read(1)
         if char in (b"", b"\n"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from tower.base import proc
 from tower.base.errors import AnswerError, GarbageError, HangsError, RemoteError
+from tower.base.ready import readable
 from tower.base.version import OS_RELEASE, read_os_release
 from tower.ssh.sessions import Session, as_root
 
@@ -171,7 +171,7 @@ class _Talk:
         assert self.child.stdout is not None  # noqa: S101  (it is a pipe)
         found, end = bytearray(), time.monotonic() + _LIMIT
         while not found.endswith(b"\n"):
-            if not select.select([self.child.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not readable([self.child.stdout], max(0.0, end - time.monotonic())):
                 raise HangsError(f"{self.name}: did not answer with the time within {_LIMIT:.0f} s")
             data = os.read(self.child.stdout.fileno(), _MOST)
             found += data

@@ -17,7 +17,6 @@ import binascii
 import hashlib
 import os
 import re
-import select
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +29,7 @@ from typing import IO, Final
 from tower.base import proc
 from tower.base.errors import DeviceError, GarbageError, HangsError, ImageProblemError, LostError, RemoteError, TowerError
 from tower.base.files import own_folder
+from tower.base.ready import readable
 from tower.base.refused import refused
 from tower.base.view import View
 from tower.disk.make import HostDisk, make_disk
@@ -224,7 +224,7 @@ def _send(session: Session, path: Path, rows: list[Piece], advance: Callable[[in
 
 
 def _heard(stream: IO[bytes], name: str, limit: float) -> bytes:
-    if not select.select([stream], [], [], limit)[0]:
+    if not readable([stream], limit):
         raise HangsError(f"{name}: silent for {limit:.0f} s", hint=f"see what it does: ssh {name} top")
     return os.read(stream.fileno(), 4096)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import queue
-import select
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from tower.base.ready import readable
 from tower.clipboard.courier import Courier
 from tower.clipboard.selection import Selection
 from tower.display import x11
@@ -100,7 +100,7 @@ class Manager:
                 self._event(self.server.events.popleft())
             self._report()
             pause = _TICK if self.courier is not None and self.courier.busy else None
-            ready, _, _ = select.select([self.server.socket.fileno(), self._wake[0]], [], [], pause)
+            ready = readable([self.server.socket.fileno(), self._wake[0]], pause)
             # One thing at a time: what an order or the courier asks the server may take what was ready to be read.
             if self._wake[0] in ready:
                 os.read(self._wake[0], 1)

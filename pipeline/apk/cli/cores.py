@@ -9,7 +9,7 @@ import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
     Item = TypeVar("Item")
@@ -78,6 +78,14 @@ def _serve(
         os._exit(status)
 
 
+def _readable(pipes: Iterable[int], milliseconds: int | None) -> list[int]:
+    """Return the pipes that can be read, or have ended. By poll(2), since select(2) takes no descriptor above 1023."""
+    poll = select.poll()
+    for pipe in pipes:
+        poll.register(pipe, select.POLLIN)
+    return [pipe for pipe, _ in poll.poll(milliseconds)]
+
+
 def _collect(
     items: Sequence[Item],
     work: Callable[[Item], dict[str, object]],
@@ -90,8 +98,7 @@ def _collect(
     while buffers:
         if queue[0]:
             given = _give(*queue, given)
-        readable, _, _ = select.select(list(buffers), [], [], 0.05 if queue[0] else None)
-        for result_out in readable:
+        for result_out in _readable(buffers, 50 if queue[0] else None):
             data = os.read(result_out, 1 << 16)
             if not data:
                 del buffers[result_out]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tower.base.ready import readable
 from tower.clipboard import wire
 from tower.clipboard.content import MOST, Kind
 from tower.clipboard.peer import GRACE
@@ -316,7 +316,7 @@ class Program:
         ends = time.monotonic() + 60
         while not seen():
             assert time.monotonic() < ends
-            if select.select([self.server.socket], [], [], 0.1)[0]:
+            if readable([self.server.socket], 0.1):
                 (event or self.selection.event)(self.server.read(time.monotonic() + 5))
             while self.server.events:
                 (event or self.selection.event)(self.server.events.popleft())

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import shutil
 import subprocess
 import time
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tower.base.ready import readable
 from tower.cli import main
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -120,6 +120,6 @@ def heard(handle: int, until: str, seconds: float = 20) -> str:
     """What the terminal showed until some words came, or the time was up."""
     found, ends = "", time.monotonic() + seconds
     while until not in found and time.monotonic() < ends:
-        if select.select([handle], [], [], 0.1)[0]:
+        if readable([handle], 0.1):
             found += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(handle, 65536).decode(errors="replace"))
     return found
