@@ -157,7 +157,7 @@ def _sendings(run: Run) -> None:
             if any((interface, key) in _keyed(ways) for interface in bench.interfaces for key in _keys(packet)):
                 expected.add(mark)
     # From the port of a service, but answering nobody.
-    for target, port in itertools.product((THINCLIENT, THINCLIENT_OFFLINE, HOST), (22, 9050, 123)):
+    for target, port in itertools.product((THINCLIENT, THINCLIENT_OFFLINE, HOST), (22, 53, 9050, 123)):
         for protocol in (TCP, UDP):
             packet = Packet(_source_towards(bench, target), target, protocol, port, mark := bench.mark())
             bench.send(packet)
@@ -455,7 +455,7 @@ def _strays(run: Run) -> None:
     for interface, source, target in itertools.product(
         bench.interfaces, (ROUTER, HOST, "192.168.3.200", SERVER, THINCLIENT), _addresses(bench)
     ):
-        for port, flags in itertools.product((22, 9050, 443), (ACK, SYNACK)):
+        for port, flags in itertools.product((22, 53, 9050, 443), (ACK, SYNACK)):
             mark = bench.mark()
             bench.arrive(interface, Packet(source, target, TCP, port, mark, flags))
             words[mark] = f"takes a stray tcp packet from {source}:{port} ({interface})"
