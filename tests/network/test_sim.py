@@ -206,7 +206,8 @@ def check_sound_and_menu(folder: Path) -> None:
     wav = sim("sim:ssh", "thinclient", "base64 heard.wav").stdout
     # Without the head of a WAV file.
     (folder / "heard").write_bytes(base64.b64decode(wav[wav.index("UklGR") :].partition("\nsim:")[0])[44:])
-    check_tone(folder / "heard")
+    # The desktop has no sound card, whose clock would be kept before other programs.
+    check_tone(folder / "heard", within=0.5)
     names = json.loads(sim("sim:ssh", "thinclient", "tower menu --json").stdout)
     assert {"galculator", "xterm"} <= set(json.dumps(names).replace('"', " ").split())
 
