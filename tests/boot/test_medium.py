@@ -18,7 +18,7 @@ from pipeline.apk.format.index import IndexEntry, read_index
 from tests.unit.runtime.programs import Source
 
 HOSTS = ("pc", "rpi")
-INSTEAD = {"sudo": "doas", **dict.fromkeys(("chroot", "modprobe", "mount", "umount"), "busybox")}
+INSTEAD = {"sudo": "doas", **dict.fromkeys(("chroot", "modprobe", "mount", "sync", "umount"), "busybox")}
 """What `tower` starts on other systems only, or is a part of another program, and what that is here."""
 
 
