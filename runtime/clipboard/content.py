@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from html import escape
 from html.parser import HTMLParser
 from typing import Final
 from urllib.parse import urlsplit
+
+from tower.display.pngfile import CHANNELS, DEPTHS, SIGNATURE, DamagedError, part, parts
 
 MOST: Final = 8 << 20
 """The most bytes of one kind that pass."""
@@ -41,10 +43,7 @@ _HIDDEN: Final = frozenset({"script", "style", "head", "title", "template", "svg
 """Elements whose content is no text of the page."""
 _ALONE: Final = frozenset({"br", "hr"})
 _DEEPEST: Final = 200
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
 _KEPT: Final = (b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"sRGB", b"pHYs", b"IDAT", b"IEND")
-_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
 
 class UnfitError(Exception):
@@ -146,39 +145,21 @@ def _clean_html(text: str) -> str:
 
 def _clean_png(data: bytes) -> bytes:
     """Return a picture with the chunks that its pixels need. Raises UnfitError if they are not what its header says."""
-    if data[:8] != _PNG:
-        raise UnfitError("is no PNG")
-    chunks = list(_chunks(data))
+    try:
+        chunks = list(parts(data))
+    except DamagedError as error:
+        raise UnfitError(f"is a picture that {error}") from None
     names = [name for name, _ in chunks]
-    if not names or names[0] != b"IHDR" or names[-1] != b"IEND" or b"IDAT" not in names or len(chunks[0][1]) != 13:
+    if names[0] != b"IHDR" or b"IDAT" not in names or len(chunks[0][1]) != 13:
         raise UnfitError("is an incomplete PNG")
     width, height, depth, colour, way, filters, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     if not (0 < width <= MOST_SIDE and 0 < height <= MOST_SIDE and width * height <= MOST_PIXELS):
         raise UnfitError(f"is a picture of {width} by {height} pixels")
-    if depth not in _DEPTHS.get(colour, ()) or way or filters or interlaced > 1 or names.count(b"IHDR") > 1:
+    if depth not in DEPTHS.get(colour, ()) or way or filters or interlaced > 1 or names.count(b"IHDR") > 1:
         raise UnfitError("is a PNG of an unknown form")
     pixels = b"".join(body for name, body in chunks if name == b"IDAT")
-    _check_pixels(pixels, width, height, depth * _CHANNELS[colour], interlaced)
-    return _PNG + b"".join(_chunk(name, body) for name, body in chunks if name in _KEPT)
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    place = len(_PNG)
-    while place < len(data):
-        if len(data) - place < 12:
-            raise UnfitError("is a PNG that is cut off")
-        length, name = struct.unpack_from(">I4s", data, place)
-        body = data[place + 8 : place + 8 + length]
-        if len(body) != length or data[place + 8 + length : place + 12 + length] != struct.pack(">I", zlib.crc32(name + body)):
-            raise UnfitError("is a damaged PNG")
-        yield name, body
-        if name == b"IEND":
-            return
-        place += 12 + length
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    _check_pixels(pixels, width, height, depth * CHANNELS[colour], interlaced)
+    return SIGNATURE + b"".join(part(name, body) for name, body in chunks if name in _KEPT)
 
 
 def _check_pixels(packed: bytes, width: int, height: int, bits: int, interlaced: int) -> None:

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from tower.base.errors import ValueRefusedError
+from tower.display.pngfile import CHANNELS, DEPTHS, GREY_ALPHA, PALETTE, RGBA, SIGNATURE, DamagedError, part, parts
 
 MOST: Final = 512 << 10
 """The most bytes of a file."""
 MOST_SIDE: Final = 512
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
-_CHANNELS: Final = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
-_DEPTHS: Final = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ class _Head:
 
     @property
     def channels(self) -> int:
-        return _CHANNELS[self.colours]
+        return CHANNELS[self.colours]
 
     @property
     def row(self) -> int:
@@ -62,7 +59,7 @@ def decode(data: bytes) -> Picture:
     head: _Head | None = None
     palette, clear, packed = b"", b"", bytearray()
     last = b""
-    for kind, body in _chunks(data):
+    for kind, body in _parts(data):
         if (kind == b"IHDR") != (head is None):
             raise _odd("does not begin with its size")
         if kind == b"IHDR":
@@ -86,37 +83,23 @@ def encode(picture: Picture) -> bytes:
     """Return a picture as a PNG file."""
     row = 4 * picture.width
     rows = b"".join(b"\0" + picture.pixels[start : start + row] for start in range(0, row * picture.height, row))
-    head = struct.pack(">IIBBBBB", picture.width, picture.height, 8, _RGBA, 0, 0, 0)
-    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
-    return _SIGNATURE + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
-    )
+    head = struct.pack(">IIBBBBB", picture.width, picture.height, 8, RGBA, 0, 0, 0)
+    return SIGNATURE + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows, 9)) + part(b"IEND", b"")
 
 
 def _odd(what: str) -> ValueRefusedError:
     return ValueRefusedError(f"the picture {what}")
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield kind and content of each part up to the end mark."""
-    if data[:8] != _SIGNATURE:
-        raise _odd("is not a PNG file")
-    place = 8
-    while True:
-        if place + 12 > len(data):
-            raise _odd("has no end")
-        size, kind = struct.unpack_from(">I4s", data, place)
-        if place + 12 + size > len(data):
-            raise _odd("has no end")
-        body = data[place + 8 : place + 8 + size]
-        if struct.unpack_from(">I", data, place + 8 + size)[0] != zlib.crc32(kind + body):
-            raise _odd("has a part with a wrong checksum")
-        if kind == b"IEND":
-            if place == 8:
-                raise _odd("is empty")
-            return
-        yield kind, body
-        place += 12 + size
+    try:
+        found = list(parts(data))
+    except DamagedError as error:
+        raise _odd(str(error)) from None
+    if len(found) == 1:
+        raise _odd("is empty")
+    yield from found[:-1]
 
 
 def _head(body: bytes) -> _Head:
@@ -125,7 +108,7 @@ def _head(body: bytes) -> _Head:
     width, height, depth, colours, packing, filters, interlaced = struct.unpack(">IIBBBBB", body)
     if not (1 <= width <= MOST_SIDE and 1 <= height <= MOST_SIDE):
         raise _odd(f"has {width} x {height} pixels, expected at most {MOST_SIDE} x {MOST_SIDE}")
-    if depth not in _DEPTHS.get(colours, ()) or packing or filters:
+    if depth not in DEPTHS.get(colours, ()) or packing or filters:
         raise _odd("has colours of a kind that is not known")
     if interlaced:
         raise _odd("is interlaced")
@@ -184,7 +167,7 @@ def _nearest(line: bytearray, above: bytes, step: int) -> None:
 
 def _colours(head: _Head, raw: bytes, palette: bytes, clear: bytes) -> bytes:
     """Return the pixels as red, green, blue, opacity. `clear` says which colour, or which of the palette, is transparent."""
-    if head.colours == _PALETTE:
+    if head.colours == PALETTE:
         return _from_palette(_samples(head, raw), palette, clear)
     if clear and len(clear) != 2 * head.channels:
         raise _odd("has a transparent colour of another form")
@@ -206,7 +189,7 @@ def _colours(head: _Head, raw: bytes, palette: bytes, clear: bytes) -> bytes:
 def _opacity(head: _Head, raw: bytes, clear: bytes) -> bytes:
     """Return the opacity of each pixel."""
     channels = head.channels
-    if head.colours in (_GREY_ALPHA, _RGBA):
+    if head.colours in (GREY_ALPHA, RGBA):
         return raw[channels - 1 :: channels] if head.depth == 8 else raw[2 * channels - 2 :: 2 * channels]
     count = head.width * head.height
     if not clear:
