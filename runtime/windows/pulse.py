@@ -51,7 +51,7 @@ _FROM_SERVER: Final = frozenset({_ERROR, _REPLY, 61, 62, 63, _KILLED, 66, 76, 78
 """Answers, and: it wants samples, has too many or none; a stream was ended; an output changed; a stream was paused or moved, is
 played, has an event, has other buffers."""
 _SIZES: Final = {"L": 4, "B": 1, "R": 8, "r": 8, "a": 6, "T": 8, "U": 8, "V": 4, "1": 0, "0": 0, "N": 0}
-_MUSIC: Final = (b"media.name", b"media.role")
+_CHOSEN: Final = (b"media.name", b"media.role")
 """The properties of a stream that a host may choose; others would tell the server where it leads."""
 
 
@@ -79,8 +79,7 @@ def values_of(data: bytes) -> Iterator[Value]:
         start = place
         kind = chr(data[place])
         if kind == "P":
-            end = _end_of_list(data, place + 1)
-            content = start + 1
+            content, end = start + 1, _entries(data, start + 1)[1]
         else:
             content, end = _content(data, kind, place + 1)
         yield Value(kind, start, end, data[content:end])
@@ -101,7 +100,7 @@ def _content(data: bytes, kind: str, place: int) -> tuple[int, int]:
         # The encoding, and properties.
         if data[place : place + 1] != b"B" or data[place + 2 : place + 3] != b"P":
             raise OddError("sends a command that makes no sense")
-        begin, size = place, _end_of_list(data, place + 3) - place
+        begin, size = place, _entries(data, place + 3)[1] - place
     else:
         raise OddError("sends a command that makes no sense")
     if size < 0 or begin + size > len(data):
@@ -109,14 +108,18 @@ def _content(data: bytes, kind: str, place: int) -> tuple[int, int]:
     return begin, begin + size
 
 
-def _end_of_list(data: bytes, place: int) -> int:
-    """Return where a list of properties ends."""
+def _entries(data: bytes, place: int) -> tuple[dict[bytes, bytes], int]:
+    """Return a list of properties, and where it ends."""
+    found = {}
     while data[place : place + 1] != b"N":
+        contents = []
         for kind in "tLx":
             if data[place : place + 1] != kind.encode():
                 raise OddError("sends a command that makes no sense")
-            _, place = _content(data, kind, place + 1)
-    return place + 1
+            begin, place = _content(data, kind, place + 1)
+            contents.append(data[begin:place])
+        found[contents[0][:-1]] = contents[2]
+    return found, place + 1
 
 
 def number(value: int) -> bytes:
@@ -257,15 +260,9 @@ class SoundFilter:
 def _kept(data: bytes, name: str) -> dict[bytes, bytes]:
     """Return the properties of a stream that a host may choose, and those that it may not."""
     kept = {b"application.name": name.encode()}
-    place = 0
-    while data[place : place + 1] != b"N":
-        begin, end = _content(data, "t", place + 1)
-        key = data[begin : end - 1]
-        _, place = _content(data, "L", end + 1)
-        begin, place = _content(data, "x", place + 1)
-        if key in _MUSIC:
-            text = data[begin:place].split(b"\0")[0].decode(errors="replace")
-            kept[key] = printable(text)[:_TEXT].encode()
+    for key, text in _entries(data, 0)[0].items():
+        if key in _CHOSEN:
+            kept[key] = printable(text.split(b"\0")[0].decode(errors="replace"))[:_TEXT].encode()
     return kept
 
 
