@@ -127,10 +127,7 @@ def attach(session: Session, number: str, look: Look) -> int:
     Raises HostError if there is none, and what `run` raises.
     """
     with ExitStack() as stack:
-        display = _attached(session, number)
-        if look.sound and display.sound.port:
-            stack.enter_context(served(session, _title(session, look), display.sound))
-        return _show(session, display, look, stack)
+        return _show(session, _attached(session, number, look, stack), look, stack)
 
 
 def listed(session: Session) -> list[Running]:
@@ -164,7 +161,7 @@ def _show(session: Session, display: Display, look: Look, stack: ExitStack) -> i
     ends = time.monotonic() + GRACE
     while True:
         try:
-            status = _Window(session, display, look.name, look.colour, clipboard=look.clipboard).show()
+            status = _Window(session, display, look).show()
             break
         except LostError as error:
             if time.monotonic() > ends:
@@ -172,9 +169,7 @@ def _show(session: Session, display: Display, look: Look, stack: ExitStack) -> i
             streams.note(f"{error.message}; {look.name} lives on, trying again\n")
             stack.close()
             _reach(session, ends)
-            display = _attached(session, display.number)
-            if look.sound and display.sound.port:
-                stack.enter_context(served(session, _title(session, look), display.sound))
+            display = _attached(session, display.number, look, stack)
         except (KeyboardInterrupt, StoppedError):
             with suppress(AnswerError, RemoteError):
                 stop(session, display.number)
@@ -202,10 +197,10 @@ def _reach(session: Session, ends: float) -> None:
 class _Window:
     """One viewer and its application."""
 
-    def __init__(self, session: Session, display: Display, name: str, colour: str | None, *, clipboard: bool) -> None:
+    def __init__(self, session: Session, display: Display, look: Look) -> None:
         self.session, self.display = session, display
-        self.name, self.colour = name, colour or "-"
-        self.clipboard = "off" if not clipboard else "online" if session.host.env.online else "offline"
+        self.name, self.title, self.colour = look.name, _title(session, look), look.colour or "-"
+        self.clipboard = "off" if not look.clipboard else "online" if session.host.env.online else "offline"
         self.status: int | None = None
         self.said = b""
 
@@ -222,7 +217,7 @@ class _Window:
             display.close()
             waits = stack.enter_context(session.popen(_words("wait", self.display.number), stderr=proc.NULL))
             try:
-                between = PictureFilter(f"{self.name} ({session.host.name})")
+                between = PictureFilter(self.title)
                 ended = relay(server, ours, between.from_server, between.from_viewer, lambda: self._goes_on(viewer, waits))
             except OddError as error:
                 raise GarbageError(
@@ -304,13 +299,16 @@ def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) 
     raise RemoteError(f"{name}: no display: exit status {done.status}\n  {said}", hint=f"ssh {name}")
 
 
-def _attached(session: Session, number: str) -> Display:
-    """Return the display of a running application. Raises HostError if there is none, GarbageError."""
+def _attached(session: Session, number: str, look: Look, stack: ExitStack) -> Display:
+    """Return the display of a running application; `stack` gets its sound. Raises HostError if there is none, GarbageError."""
     port, _, rest = _host(session, "attach", number).stdout.partition(b"\n")
     cookie, key = rest[:COOKIE_BYTES], rest[COOKIE_BYTES:]
     if not port.isdigit() or int(port) >= 1 << 16:
         raise GarbageError(f"{session.host.name}: says {port[:40]!r} where a port was expected")
-    return Display(number, _key(session, key), Sound(int(port), cookie))
+    display = Display(number, _key(session, key), Sound(int(port), cookie))
+    if look.sound and display.sound.port:
+        stack.enter_context(served(session, _title(session, look), display.sound))
+    return display
 
 
 def _key(session: Session, key: bytes) -> bytes:

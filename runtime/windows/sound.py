@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Final
 
 from tower.base import streams
 from tower.base.errors import PortTakenError
+from tower.base.ready import readable
 from tower.display.relay import OddError, relay
 from tower.ssh.sessions import Session
 from tower.windows.pulse import COOKIE_BYTES, SoundFilter
@@ -140,11 +140,8 @@ class _Server:
 
     def _greeted(self, client: socket.socket, between: SoundFilter) -> bool:
         """Read until the client has said who it is; return whether it did. Raises OddError."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(client, selectors.EVENT_READ)
-            while not self.over.is_set():
-                if not selector.select(0.2):
-                    continue
+        while not self.over.is_set():
+            if readable([client], 0.2):
                 data = client.recv(4096)
                 between.from_client.feed(data)
                 if not data or between.from_client.out:
