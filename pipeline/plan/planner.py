@@ -60,6 +60,7 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
     table = read_toml(path, problems, shown=f"pipeline/channels/{name}.toml")
     settings = table.raw("settings")
     architectures = table.strings("architectures")
+    branch = table.text("branch")
     engines, native = table.mapping("engines"), table.strings("native_builders", ())
     for key, names in (("engines", engines), ("native_builders", native)):
         for arch in sorted(set(names) - set(architectures)):
@@ -68,7 +69,7 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
         name=name,
         driver=table.text("driver"),
         summary=table.text("summary"),
-        branch=table.text("branch"),
+        branch=branch,
         epoch=table.integer("epoch"),
         architectures=architectures,
         builder_arch=table.text("builder_arch"),
@@ -77,7 +78,7 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
         path=path,
         native_builders=native,
         engines=engines,
-        device_repositories=_device_repositories(table),
+        device_repositories=_device_repositories(table, branch),
         faketime=table.text("faketime", ""),
     )
     if settings is not None and not isinstance(settings, dict):
@@ -86,9 +87,9 @@ def load_channel(paths: Paths, name: str, problems: Problems) -> Channel:
     return channel
 
 
-def _device_repositories(table: Table) -> tuple[str, ...]:
+def _device_repositories(table: Table, branch: str) -> tuple[str, ...]:
     """Return the addresses; note those that are none, or of another branch than the channel's."""
-    lines, branch = table.strings("device_repositories", ()), table.text("branch")
+    lines = table.strings("device_repositories", ())
     for line in lines:
         if re.fullmatch(r"https?://[A-Za-z0-9.:-]+(/[A-Za-z0-9._-]+)+", line) is None or f"/{branch}/" not in line:
             table.problem("device_repositories", f"{line!r} is not the address of a repository of branch {branch}")
