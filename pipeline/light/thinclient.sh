@@ -16,6 +16,8 @@ apk --root "$root" --arch x86_64 --keys-dir /in/keys --repositories-file /work/r
 # The settings of the medium are laid over what the packages brought.
 tar -xzf /in/apkovl/thinclient.apkovl.tar.gz -C "$root"
 cp /work/world "$root/etc/apk/world"
+# As the installer does.
+cp "$root/etc/tower/repositories" "$root/etc/apk/repositories"
 
 mkdir -p "$root/usr/lib/tower"
 for wheel in /in/wheels/*.whl; do
