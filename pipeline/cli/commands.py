@@ -6,6 +6,7 @@ Each is one function that a task calls; it imports heavy modules when it is call
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from pipeline.base import proc
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FactoryError, LockError, SandboxError
 from pipeline.base.filelock import locked
+from pipeline.base.files import write
 from pipeline.base.paths import Paths
 from pipeline.base.progress import Screen
 from pipeline.base.scratch import temporary_folder
@@ -318,22 +320,26 @@ def _counts(report: Path) -> dict[str, JsonValue]:
 
 
 def acceptance(paths: Paths, screen: Screen) -> None:
-    """Print the rows of docs/acceptance.md with the state of their tests (`doit qa`). Raises FactoryError if one failed."""
+    """Print the rows of docs/acceptance.md with the state of their tests, and write them as a page and as JSON (`doit qa`).
+
+    Raises FactoryError if a test of a row failed.
+    """
     from pipeline.cli.qa import count_states, read_rows
+    from pipeline.cli.qa_page import page_of
 
     rows = read_rows(paths)
     for row in rows:
-        data: dict[str, JsonValue] = {
-            "row": row.number,
-            "what": row.what,
-            "state": row.state,
-            "tests": dict(row.outcomes),
-            "simulated": dict(row.simulated),
-        }
-        screen.result("qa", data, row.lines)
+        screen.result("qa", row.json, row.lines)
     counts = count_states(rows)
+    page, data = paths.build / "acceptance.html", paths.build / "acceptance.json"
+    paths.build.mkdir(exist_ok=True)
+    write(page, page_of(rows).encode(), lasting=False)
+    write(
+        data, json.dumps({"counts": dict(counts), "rows": [row.json for row in rows]}, indent=1).encode() + b"\n", lasting=False
+    )
     text = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    screen.result("qa-summary", {"rows": len(rows), "counts": dict(counts)}, [f"{len(rows)} rows: {text}"])
+    told = [f"{len(rows)} rows: {text}", f"the same as a page: {page}", f"as JSON: {data}"]
+    screen.result("qa-summary", {"rows": len(rows), "counts": dict(counts), "page": str(page), "json": str(data)}, told)
     failed = [row.number for row in rows if row.state == "failed"]
     if failed:
         raise FactoryError(f"qa: {', '.join(failed)} failed", hint="./ci/doit test runs the tests again")

@@ -5,6 +5,8 @@ Tests carry the number of a row as a mark. tests/conftest.py lists them (`--qa-l
 the reason says why the test only simulates the row; it is empty if the test uses the product's own images and scripts. The
 last result of each test is in `build/qa.json`:
 {test: {"outcome": "passed" | "failed" | "skipped", "when": "2026-01-31T12:00:00Z"}}.
+
+A line `* T22: reason` of the list says why no test checks a row.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from tower.base.jsontext import parse_json
 from tower.base.regular import read_regular
 
 from pipeline.base import proc
+from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import FactoryError
 from pipeline.base.paths import Paths
 from pipeline.base.scratch import temporary_folder
@@ -29,6 +32,7 @@ LIST: Final = "docs/acceptance.md"
 RECORD: Final = "qa.json"
 STATES: Final = ("passed", "simulated", "failed", "skipped", "not run", "not automated")
 _ROW: Final = re.compile(r"^\| ([A-Z]\d{2}) \| (.+?) \|$")
+_REASON: Final = re.compile(r"^\* ([A-Z]\d{2}): (.+)$")
 _COLLECT_SECONDS: Final = 300
 
 
@@ -42,6 +46,27 @@ class AcceptanceRow:
     """Test -> passed, failed, skipped; or "not run"."""
     simulated: Mapping[str, str] = field(default_factory=dict)
     """Test -> the reason why it only simulates the row; a test that uses the product's own images is not in it."""
+    untested: str = ""
+    """Why no test checks the row; empty if the list gives no reason."""
+
+    @property
+    def reasons(self) -> list[str]:
+        """Return why the row is only simulated or has no test; empty if it is in another state."""
+        if self.state == "simulated":
+            return sorted(set(self.simulated.values()))
+        return [self.untested] if self.state == "not automated" and self.untested else []
+
+    @property
+    def json(self) -> dict[str, JsonValue]:
+        """Return the row as an object of JSON."""
+        return {
+            "row": self.number,
+            "what": self.what,
+            "state": self.state,
+            "tests": dict(self.outcomes),
+            "simulated": dict(self.simulated),
+            "untested": self.untested,
+        }
 
     @property
     def state(self) -> str:
@@ -55,10 +80,8 @@ class AcceptanceRow:
 
     @property
     def lines(self) -> list[str]:
-        """Return the lines to print: the row with its state, and for a simulated row the reasons."""
-        first = f"{self.number}  {self.state:<13}  {self.what}"
-        reasons = sorted(set(self.simulated.values())) if self.state == "simulated" else []
-        return [first, *(f"{'':20}because {reason}" for reason in reasons)]
+        """Return the lines to print: the row with its state, and the reasons if it is simulated or not automated."""
+        return [f"{self.number}  {self.state:<13}  {self.what}", *(f"{'':20}because {reason}" for reason in self.reasons)]
 
 
 def count_states(rows: Iterable[AcceptanceRow]) -> dict[str, int]:
@@ -80,17 +103,29 @@ def rows_of(text: str) -> Iterator[tuple[str, str]]:
 
 
 def read_rows(paths: Paths) -> list[AcceptanceRow]:
-    """Return all rows with the tests that exist now. Raises FactoryError if pytest cannot list the tests."""
+    """Return all rows with the tests that exist now.
+
+    Raises FactoryError if pytest cannot list the tests, or if the list gives a reason for a row that it does not have or
+    that a test checks.
+    """
+    text = (paths.checkout / LIST).read_text(encoding="utf-8")
+    known = list(rows_of(text))
     tests = _tests(paths)
     ended = _record(paths.build / RECORD)
-    known = list(rows_of((paths.checkout / LIST).read_text(encoding="utf-8")))
-    return [_row(number, what, tests, ended) for number, what in known]
+    reasons = {match[1]: match[2] for line in text.splitlines() if (match := _REASON.match(line))}
+    rows = [_row(number, what, tests, ended, reasons.get(number, "")) for number, what in known]
+    untested = {row.number for row in rows if not row.outcomes}
+    if odd := sorted(reasons.keys() - untested):
+        raise FactoryError(f"{LIST}: says why no test checks {', '.join(odd)}, but a test does, or there is no such row")
+    return rows
 
 
-def _row(number: str, what: str, tests: Mapping[str, Mapping[str, str]], ended: Mapping[str, str]) -> AcceptanceRow:
+def _row(
+    number: str, what: str, tests: Mapping[str, Mapping[str, str]], ended: Mapping[str, str], untested: str
+) -> AcceptanceRow:
     own = {test: rows[number] for test, rows in tests.items() if number in rows}
     simulated = {test: reason for test, reason in own.items() if reason}
-    return AcceptanceRow(number, what, {test: ended.get(test, "not run") for test in own}, simulated)
+    return AcceptanceRow(number, what, {test: ended.get(test, "not run") for test in own}, simulated, untested)
 
 
 def _tests(paths: Paths) -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -58,7 +59,9 @@ LIST = """
 | H05 | answers |
 | H06 | is an image |
 | H07 | breaks |
-| I01 | is alone |
+| I01 | is alone & <quiet> |
+
+* H04: nobody can hear it
 """
 
 
@@ -124,8 +127,37 @@ def test_the_command_counts_each_state(small: Paths, capsys: pytest.CaptureFixtu
             counts = {"passed": 2, "simulated": 2, "failed": 2, "skipped": 0, "not run": 1, "not automated": 1}
             assert (summary["rows"], summary["counts"]) == (8, counts)
         else:
-            assert said[-1] == "8 rows: 2 passed, 2 simulated, 2 failed, 1 not run, 1 not automated"
-            assert "I01  simulated      is alone" in said
+            assert "8 rows: 2 passed, 2 simulated, 2 failed, 1 not run, 1 not automated" in said
+            assert (
+                said[said.index("I01  simulated      is alone & <quiet>") + 1].strip() == "because its disk is laid by the test"
+            )
+            assert said[said.index("H04  not automated  sings") + 1].strip() == "because nobody can hear it"
+
+
+def test_the_command_writes_the_list_as_a_page_and_as_json(small: Paths) -> None:
+    run_tests(small)
+    with pytest.raises(FactoryError, match="H02, H07 failed"):
+        acceptance(small, Screen(json=True))
+    kept = json.loads((small.build / "acceptance.json").read_bytes())
+    assert kept["counts"]["failed"] == 2
+    assert [row["row"] for row in kept["rows"]] == ["T01", "H02", "H03", "H04", "H05", "H06", "H07", "I01"]
+    page = ElementTree.fromstring(
+        (small.build / "acceptance.html").read_text().split("\n", 1)[1].replace('<meta charset="utf-8">', "")
+    )
+    rows = {row.get("id"): "".join(row.itertext()) for row in page.iter("tr") if row.get("id")}
+    assert list(rows) == [row["row"] for row in kept["rows"]]
+    assert "is alone & <quiet>" in rows["I01"]
+    assert "simulated: its disk is laid by the test" in rows["I01"]
+    assert "nobody can hear it" in rows["H04"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [("T01", "T01, but a test does"), ("X01", "X01, but a test does, or there is no such row")]
+)
+def test_a_reason_for_a_row_that_needs_none(small: Paths, row: str, said: str) -> None:
+    write(small.checkout, {"docs/acceptance.md": f"{LIST}* {row}: it is too hard\n"})
+    with pytest.raises(FactoryError, match=said):
+        qa.read_rows(small)
 
 
 @pytest.mark.parametrize(
