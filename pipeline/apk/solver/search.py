@@ -91,8 +91,10 @@ class Search(State):
         for waiting, other in zip(pairs, pairs, strict=True):
             name = self.names.get(waiting)
             if name is None or not name.wanted:
-                # A package that comes in only if another name does as well can wait for that name.
-                if (other >= 0 and other not in self.chosen) or not self._numbers[waiting]:
+                # A package that comes in only if another name does as well can wait for that name. apk examines it
+                # now, and it may drop out; that matters only if something depends on it.
+                waits = other >= 0 and other not in self.chosen and not self.tables.asking[waiting]
+                if waits or not self._numbers[waiting]:
                     continue
                 name = name or self._open(waiting)
             if not name.never_by_itself:

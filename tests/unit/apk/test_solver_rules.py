@@ -51,6 +51,14 @@ CASES: dict[str, tuple[list[list[IndexEntry]], str, str, str | None]] = {
           P("v2-1-r0", provides="v", provider_priority=1),
           P("x-1-r0", provides="y=1"), P("x2-1-r0", provides="x=0", depends="v2")]], "a", "v1 x a", None,
     ),
+    "a package that waits, and cannot come in": (
+        [[P("c-1-r0", depends="g !g", install_if="z q"), P("h-2-r0", depends="c"), P("h-1-r0"), P("a-1-r0", provides="z=1 g"),
+          P("g-2-r0"), P("q-1-r0")]], "z h", "a h", None,
+    ),
+    "a package that waits for itself, and cannot come in": (
+        [[P("c-1-r0", depends="g !g", install_if="z c"), P("h-2-r0", depends="c"), P("h-1-r0"), P("a-1-r0", provides="z=1 g"),
+          P("g-2-r0")]], "z h", "a h", None,
+    ),
     "the better shell": ([SHELL], "a", "busybox a", None),
     "a shell that the world names": ([SHELL], "a dash", "dash a", None),
     "a shell that a package needs": ([SHELL], "a b", "dash a b", None),
