@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read Alpine's formats as far as `tower` needs them: the package files of an index, and whether a file is the one it names.
 
-An index and a package are gzip members one after the other: signature, then control or index. apk verifies signatures,
-here and on the host; nothing is read here before `apk verify` has accepted it, and everything is bounded.
+In the second format, an index and a package are gzip members one after the other: signature, then control or index. For the
+third, see `adbindex`. apk verifies signatures, here and on the host; nothing is read here before `apk verify` has accepted
+it, and everything is bounded.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import BinaryIO, Final
 from tower.base.errors import PackageError
 from tower.base.regular import open_regular
 from tower.base.tarfiles import DamagedError, read_tar
+from tower.install import adbindex
 from tower.install.apkwords import is_file
 
 INDEX: Final = "APKINDEX.tar.gz"
+"""The name of an index in a repository of our own making, also for one of the third format: apk looks at the content."""
 MOST_INDEX: Final = 64 << 20
 """The most bytes of an index; Alpine's largest has three MiB."""
 _MOST_PLAIN: Final = 512 << 20
@@ -30,6 +33,8 @@ _MOST_CONTROL: Final = 16 << 20
 _MOST_FILES: Final = 100
 _CHUNK: Final = 64 << 10
 _MOST_DIGITS: Final = 12
+_DIGESTS: Final = (20, 32)
+"""The bytes of a digest in an index of the third format: SHA-1 for packages of the second, SHA-256 for those of the third."""
 _SUM: Final = re.compile(r"Q1[A-Za-z0-9+/]{27}=")
 
 
@@ -40,7 +45,8 @@ class Package:
     name: str
     version: str
     checksum: str
-    """SHA-1 of its control member, in hexadecimal; the control has the SHA-256 of the rest."""
+    """SHA-1 of its control member, in hexadecimal; the control has the SHA-256 of the rest. In the third format, SHA-256 of
+    its metadata, which has those of its files."""
     size: int
     installed_size: int
 
@@ -52,7 +58,10 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The packages of an index, and when it was made (seconds since 1970, from its signed part)."""
+    """The packages of an index, and when it was made (seconds since 1970, from its signed part).
+
+    In the third format, the time of the latest build among its packages stands for that of the index.
+    """
 
     made: int
     packages: Mapping[tuple[str, str], Package]
@@ -62,6 +71,8 @@ class Index:
 
 def read_index(path: Path) -> Index:
     """Read an index that apk has verified. Raises PackageError if it is not an index."""
+    if is_third(path):
+        return _read_third(path)
     try:
         with open_regular(path) as stream:
             _skip_member(stream)
@@ -84,6 +95,42 @@ def read_index(path: Path) -> Index:
     return Index(member.made, packages, odd)
 
 
+def is_third(path: Path) -> bool:
+    """Tell whether a file begins as one of the third format. Raises PackageError if it cannot be read."""
+    try:
+        with open_regular(path) as stream:
+            return stream.read(len(adbindex.MAGIC)) == adbindex.MAGIC
+    except OSError as error:
+        raise PackageError(f"{path.name}: cannot be read: {error}") from error
+
+
+def _read_third(path: Path) -> Index:
+    packages: dict[tuple[str, str], Package] = {}
+    odd: dict[tuple[str, str], str] = {}
+    made = 0
+    try:
+        with open_regular(path) as stream:
+            metadata = adbindex.read_metadata(stream, adbindex.INDEX_SCHEMA, MOST_INDEX)
+        for values, slots in adbindex.packages(metadata):
+            name, version = (values.blob(slots[slot]).decode(errors="replace") for slot in (adbindex.NAME, adbindex.VERSION))
+            made = max(made, values.number(slots[adbindex.BUILT]))
+            checksum = values.blob(slots[adbindex.HASHES])
+            sizes = values.number(slots[adbindex.SIZE]), values.number(slots[adbindex.INSTALLED_SIZE])
+            if not (name and version and is_file(f"{name}-{version}.apk")):
+                odd[name, version] = f"{name[:80]!r} and {version[:80]!r} do not make a file name"
+            elif len(checksum) not in _DIGESTS:
+                odd[name, version] = f"its digest has {len(checksum)} bytes"
+            elif len(checksum) == _DIGESTS[1] and values.blob(slots[adbindex.ARCH]) == b"noarch":
+                odd[name, version] = "its file is in the folder noarch, which no bundle has"
+            elif max(sizes) >= 10**_MOST_DIGITS:
+                odd[name, version] = f"a size is not a number of at most {_MOST_DIGITS} digits: {max(sizes)}"
+            else:
+                packages[name, version] = Package(name, version, checksum.hex(), *sizes)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise PackageError(f"{path.name}: is not an index of packages: {error}") from error
+    return Index(made, packages, odd)
+
+
 def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
     """Return the package of a record. Raises ValueError if no file could match it."""
     if not (name and version and is_file(f"{name}-{version}.apk")):
@@ -99,13 +146,17 @@ def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
 
 
 def control_checksum(path: Path) -> str:
-    """Return the SHA-1, in hexadecimal, of a signed package's second member, as in an index. Raises PackageError."""
+    """Return the checksum of a signed package, in hexadecimal, as in an index. Raises PackageError."""
     try:
+        if is_third(path):
+            with open_regular(path) as stream:
+                metadata = adbindex.read_metadata(stream, adbindex.PACKAGE_SCHEMA, _MOST_CONTROL)
+            return hashlib.sha256(metadata).hexdigest()
         with open_regular(path) as stream:
             _skip_member(stream)
             found = hashlib.sha1(usedforsecurity=False)  # Alpine chose SHA-1; the signature covers the same bytes
             _skip_member(stream, found.update)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise PackageError(f"{path.name}: is not a package: {error}") from error
     return found.hexdigest()
 

@@ -162,7 +162,7 @@ def _choose(jobs: Sequence[BundleJob], report: Outcome, downloads: Downloads, to
                     fetched[place] = downloads.index(repository, job.state.arch)
                 try:
                     indexes.append(_checked(job, number, fetched[place], downloads, read))
-                    _check_age(tower, f"{repository.address} {job.state.arch}", indexes[-1].made)
+                    _check_age(tower, f"{repository.kind}{repository.address} {job.state.arch}", indexes[-1].made)
                 except PackageError:
                     downloads.forget_index(fetched.pop(place))
                     raise

@@ -28,7 +28,8 @@ from tower.base.jsontext import parse_json
 from tower.base.patience import Patience, Watch
 from tower.base.refused import refused
 from tower.base.regular import open_regular, read_regular
-from tower.install.apkindex import INDEX, MOST_INDEX, Package, control_checksum
+from tower.install.adbindex import MAGIC
+from tower.install.apkindex import MOST_INDEX, Package, control_checksum
 from tower.install.repository import Repository
 from tower.ssh.way import Way
 
@@ -37,7 +38,8 @@ _CHUNK: Final = 256 << 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE: Final = "a web page"
-_GZIP: Final = b"\x1f\x8b"
+_BEGINNINGS: Final = (b"\x1f\x8b", MAGIC)
+"""Of an index: gzip, or the third format."""
 _LOGIN: Final = "does the router's network require a login first, as in a hotel? Otherwise try later, or with another mirror"
 _ELSE: Final = "the server has another file, or somebody changed it on the way; try later, or with another mirror"
 _MOST_KEPT: Final = 4 << 30
@@ -91,12 +93,12 @@ class Downloads:
 
     def index(self, repository: Repository, arch: str) -> Path:
         """Return the repository's index as the server has it now, unverified. Raises PackageError."""
-        name = hashlib.sha256(f"{repository.address} {arch}".encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{repository.kind}{repository.address} {arch}".encode()).hexdigest()[:32]
         kept, notes = self._folder / "indexes" / f"{name}.tar.gz", self._folder / "indexes" / f"{name}.json"
         asked = _read_notes(notes) if is_file(kept) else {}
         part = kept.with_suffix(".part")
         part.unlink(missing_ok=True)
-        url = f"{repository.address}/{arch}/{INDEX}"
+        url = f"{repository.address}/{arch}/{repository.index_file}"
         response = self._fetch(_Wanted(url, part, MOST_INDEX, asked, lambda _: None))
         if response is None:
             self.unchanged.add(kept)
@@ -111,7 +113,7 @@ class Downloads:
     def _check_index(self, part: Path, url: str) -> None:
         """Raise PackageError for a file that is plainly no index, so that it does not replace a good one."""
         with open_regular(part) as stream:
-            good = stream.read(len(_GZIP)) == _GZIP
+            good = stream.read(len(MAGIC)).startswith(_BEGINNINGS)
         if not good:
             part.unlink()
             raise PackageError(f"{url}: the server sends {self._last}, not an index", hint=_hint(self._last))

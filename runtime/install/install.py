@@ -205,7 +205,8 @@ class Installation:
 def _through(repository: Repository, ports: dict[tuple[str, int], int]) -> str:
     """Return the line of a repository with the tunnel's port; the name stays, and with it certificate and Host header."""
     port = ports[repository.server, repository.port]
-    return f"{repository.tag} {repository.scheme}://{repository.server}:{port}{repository.path}".strip()
+    address = f"{repository.scheme}://{repository.server}:{port}{repository.path}"
+    return repository.kind + f"{repository.tag} {address}".strip()
 
 
 def install(

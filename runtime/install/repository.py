@@ -33,12 +33,13 @@ _CHOOSING: Final = frozenset("CPVASIDpirqskf")
 _TEXTS: Final = frozenset("TULomtcg")
 _FILES: Final = frozenset("FRMZa")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_KINDS: Final = {"v2": 2, "v3": 3}
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A folder on a server that holds `<arch>/APKINDEX.tar.gz` and packages."""
+    """A folder on a server that holds packages and their index, `<arch>/APKINDEX.tar.gz` or `<arch>/Packages.adb`."""
 
     scheme: str
     server: str
@@ -47,10 +48,22 @@ class Repository:
     """Begins with a slash and does not end with one, or is empty."""
     tag: str
     """`@name` if its packages are used only when asked for with this tag; else empty."""
+    format: int = 2
+    """apk's format of its index: 2, or 3 if its line says so, which then begins with `v3`."""
+
+    @property
+    def index_file(self) -> str:
+        """The name of its index on the server."""
+        return "Packages.adb" if self.format > 2 else "APKINDEX.tar.gz"
+
+    @property
+    def kind(self) -> str:
+        """The beginning of its line in a list of repositories, before the tag."""
+        return "v3 " if self.format > 2 else ""
 
     @property
     def address(self) -> str:
-        """The repository's line in /etc/apk/repositories, without the tag."""
+        """The repository's address in /etc/apk/repositories."""
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{self.server}{port}{self.path}"
 
@@ -155,8 +168,10 @@ def parse_repositories(text: str) -> tuple[tuple[Repository, ...], tuple[str, ..
     for line in (line.strip() for line in text.splitlines()):
         if not line or line.startswith("#"):
             continue
-        tag, _, address = line.partition(" ") if line.startswith("@") else ("", "", line)
-        repository = _repository(address.strip(), tag)
+        kind, _, rest = line.partition(" ")
+        number, place = (_KINDS[kind], rest.strip()) if kind in _KINDS else (2, line)
+        tag, _, address = place.partition(" ") if place.startswith("@") else ("", "", place)
+        repository = _repository(address.strip(), tag, number)
         if repository is None:
             left_out.append(line)
         elif repository not in found:
@@ -164,7 +179,7 @@ def parse_repositories(text: str) -> tuple[tuple[Repository, ...], tuple[str, ..
     return tuple(found), tuple(left_out)
 
 
-def _repository(address: str, tag: str) -> Repository | None:
+def _repository(address: str, tag: str, number: int) -> Repository | None:
     try:
         parts = urlsplit(address)
         port = parts.port or _PORTS.get(parts.scheme, 0)
@@ -174,4 +189,4 @@ def _repository(address: str, tag: str) -> Repository | None:
     named = _SERVER.fullmatch(parts.hostname or "") and _PATH.fullmatch(parts.path)
     if parts.scheme not in _PORTS or not plain or not named or (tag and not is_tag(tag[1:])):
         return None
-    return Repository(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"), tag)
+    return Repository(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"), tag, number)

@@ -36,6 +36,8 @@ from tower.install.choose import copy_of
 from tower.install.install import Installation
 from tower.ssh.sessions import as_root
 
+from pipeline.apk.adb.writer import write_index as write_third_index
+from pipeline.apk.adb.writer import write_package as write_third
 from pipeline.apk.format.index import entry_of, write_index
 from pipeline.apk.format.signature import Signer
 from pipeline.apk.format.tarstream import TarEntry
@@ -99,6 +101,8 @@ class Device:
     name: str = "web"
     online: bool = True
     init: int = 0
+    kind: str = ""
+    """The beginning of the lines of its repositories: that of their format."""
 
     def repositories(self) -> str:
         return ""
@@ -132,9 +136,10 @@ class Device:
 
 
 @pytest.fixture
-def device(system: Path, tmp_path: Path) -> Iterator[Device]:
-    """Nothing is installed but a package with a tag; two repositories lie on it."""
-    made = Device(system, tmp_path / "world")
+def device(system: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Device]:
+    """Nothing is installed but a package with a tag; two repositories lie on it, of apk's second format or as a test says."""
+    third = getattr(request, "param", 2) > 2
+    made = Device(system, tmp_path / "world", kind="v3 " if third else "")
     for name in ("srv", "lib/apk", "etc/apk", "usr/share/many", "var/lib/tower"):
         shutil.rmtree(system / name, ignore_errors=True)
     (system / "etc/apk/keys").mkdir(parents=True)
@@ -153,10 +158,13 @@ def device(system: Path, tmp_path: Path) -> Iterator[Device]:
             count = _MANY if one.name == "many" else 1
             files = [(TarEntry(f"usr/share/many/{one.name}{number}"), b"x" * 2000) for number in range(count)]
             with (folder / f"{one.name}-{one.version}.apk").open("wb") as out:
-                write_package(out, one, {}, files, epoch=EPOCH, signer=signer)
+                (write_third if third else write_package)(out, one, {}, files, epoch=EPOCH, signer=signer)
         with (folder / "APKINDEX.tar.gz").open("wb") as out:
             entries = [entry_of(path, arch=ARCH) for path in sorted(folder.glob("*.apk"))]
-            write_index(out, name, entries, signer, EPOCH)
+            if third:
+                write_third_index(out, name, entries, signer)
+            else:
+                write_index(out, name, entries, signer, EPOCH)
     (system / "srv/list").write_text("/srv/main\n@edge /srv/edge\n")
     made.run("/sbin/apk", "add", "--initdb", "--repositories-file", "/srv/list", "foo@edge")
     yield made
@@ -243,7 +251,7 @@ def line(device: Device, tmp_path: Path) -> Line:
     keys = device.root / "home/al/.ssh/authorized_keys"
     keys.parent.mkdir(parents=True, exist_ok=True)
     keys.write_text(f"{pair.public}\n")
-    (device.root / "etc/apk/repositories").write_text("http://a.test/main\n@edge http://a.test/edge\n")
+    (device.root / "etc/apk/repositories").write_text(f"{device.kind}http://a.test/main\n{device.kind}@edge http://a.test/edge\n")
     shutil.rmtree(device.root / "var/lib/tower", ignore_errors=True)
     settings = TowerEnv(
         hostname=HostName("web"),
@@ -291,6 +299,7 @@ def thin_apk(apk: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
 
+@pytest.mark.parametrize("device", [2, 3], indirect=True)
 def test_a_bundle_of_all_kinds_of_words(line: Line, thin_apk: None, tmp_path: Path) -> None:
     words = ("part12", "sedutil=2022.12.27~7a0cda7f-r2", "cmd:[", "new@edge>=1")
     with ExitStack() as stack:
