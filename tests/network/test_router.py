@@ -10,8 +10,8 @@ import time
 import pytest
 
 from pipeline.light.switches import hardware_address
-from pipeline.sim.light import serve_names
 from pipeline.sim.machines import NAMED_ADDRESS
+from pipeline.sim.prepared import serve_names
 from tests.network.machines import Machine, Tower
 
 _TOR, _NAMES = ("192.168.2.1", 9050), ("192.168.2.1", 53)
@@ -23,7 +23,7 @@ def address_of(machine: Machine, interface: str) -> str:
     return machine.run("cat", f"/sys/class/net/{interface}/address").stdout.strip()
 
 
-@pytest.mark.qa("H10")
+@pytest.mark.qa("H10", simulated="a pair of virtual interfaces in place of the radio")
 def test_its_radio_has_another_address_at_every_start(machines: Tower) -> None:
     router = machines["router"]
     machines.set_firewalls()

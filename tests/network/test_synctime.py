@@ -78,7 +78,7 @@ def states(found: dict[str, Any]) -> dict[str, str]:
     return {row["host"]: row["state"] for row in found["hosts"]}
 
 
-@pytest.mark.qa("H16")
+@pytest.mark.qa("H16", simulated="clocks in files: the programs may not set that of the machine that runs the tests")
 def test_offline_hosts_take_the_routers_time(machines: Tower, user: User) -> None:
     set_ahead(machines["router"], 100.25)
     set_ahead(machines["offline1"], -86400 * 3)
