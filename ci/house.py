@@ -5,14 +5,14 @@
     python ci/house.py --write  put it into CONTRIBUTING.md, between its two marks
 
 Exit status 0. `tests/lint/test_house.py` uses the same functions: a folder imports only from folders above it in the list,
-and no modules import each other in a circle.
+no modules import each other in a circle, and no two classes or modules of a package share a name.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +94,38 @@ def circles(package: str) -> list[str]:
     for name in graph:
         visit(name, ())
     return found
+
+
+def shared_classes(package: str) -> dict[str, list[str]]:
+    """Return the names that several classes of a package have, with the modules of these classes."""
+    return _shared(
+        (node.name, name)
+        for name, path in modules(package).items()
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.ClassDef)
+    )
+
+
+def shared_modules(package: str) -> dict[str, list[str]]:
+    """Return the names that several modules or folders of a package have, with the dotted names of these modules.
+
+    Two cases do not count: a module that is called like its own folder, and so is the folder's main module, and a module
+    of the command line that is called like the folder whose command it defines.
+    """
+    known = [name for name in modules(package) if name]
+    return _shared(
+        (last, name)
+        for name in known
+        for folder, _, last in [name.rpartition(".")]
+        if not (folder.rpartition(".")[2] == last or (folder.partition(".")[0] == "cli" and last in (*ORDER[package], *known)))
+    )
+
+
+def _shared(places: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, place in places:
+        found.setdefault(name, []).append(place)
+    return {name: sorted(where) for name, where in sorted(found.items()) if len(where) > 1}
 
 
 def picture() -> str:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
+from pipeline.images.boot import LOGIN, SSH, MachineType, check_banner, started
 from pipeline.images.guest import FAILURES
 
 MOST = 40
@@ -35,7 +35,7 @@ def provision(image: Path, home: Path) -> Path:
 
 def cut(disk: Path, second: Path, log: Path, seen: set[str]) -> str:
     """Start the machine, and cut it off at a step that is not in `seen`; the step, or `login` if it came that far."""
-    with started(Machine.HOST_PC_BIOS, disk, log=log, second=second, limit=SECONDS) as guest:
+    with started(MachineType.HOST_PC_BIOS, disk, log=log, second=second, limit=SECONDS) as guest:
         while True:
             found = guest.wait(f"{STEP}|{LOGIN}", SECONDS, failures=(*FAILURES, "This host is not ready"))
             if found[1] is None:

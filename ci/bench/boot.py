@@ -39,7 +39,7 @@ def steps(guest: Guest) -> dict[str, tuple[float, float]]:
     """Return when each step was seen: in seconds of the clock, and of processor time."""
     found = {}
     for name, pattern in STEPS.items():
-        guest.wait(pattern, boot.Machine.THINCLIENT_BIOS.limit)
+        guest.wait(pattern, boot.MachineType.THINCLIENT_BIOS.limit)
         found[name] = (round(guest.seconds, 1), round(guest.used, 1))
     return found
 
@@ -54,7 +54,7 @@ def main() -> int:
     log = Path("build/log/bench-boot.log")
     for _ in range(args.rounds):
         for accel in args.accel or [ACCELERATION[1]]:
-            with boot.started(boot.Machine.THINCLIENT_BIOS, args.image, log=log, accel=accel) as guest:
+            with boot.started(boot.MachineType.THINCLIENT_BIOS, args.image, log=log, accel=accel) as guest:
                 row = {"accel": accel, "load": round(os.getloadavg()[0], 1), "steps": steps(guest)}
             sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()

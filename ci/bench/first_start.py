@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tower.hosts.env import Encryption
 from tower.provision.progress import ENCRYPTING, MAKING
 
-from pipeline.images.boot import Machine, started
+from pipeline.images.boot import MachineType, started
 from pipeline.images.disk import put_boot_file, unpacked
 from pipeline.images.guest import FAILURES, Guest
 from pipeline.images.new_host import new_host
@@ -57,7 +57,7 @@ def of_pc(image: Path, folder: Path) -> dict[str, float]:
         put_boot_file(disk, f"/{name}", data, folder)
     second.touch()
     os.truncate(second, SECOND)
-    machine = Machine.HOST_PC_BIOS
+    machine = MachineType.HOST_PC_BIOS
     with started(machine, disk, log=LOG, second=second) as guest:
         first = see(guest, [*ENCRYPTING], machine.limit)
         if not guest.ended(machine.limit):
@@ -70,8 +70,8 @@ def of_pc(image: Path, folder: Path) -> dict[str, float]:
 
 def of_pi(image: Path) -> dict[str, float]:
     """Start a Raspberry Pi without a second disk."""
-    with started(Machine.HOST_RPI, image, log=LOG, files=new_host()) as guest:
-        return lasting(see(guest, [*MAKING, "ready"], Machine.HOST_RPI.limit))
+    with started(MachineType.HOST_RPI, image, log=LOG, files=new_host()) as guest:
+        return lasting(see(guest, [*MAKING, "ready"], MachineType.HOST_RPI.limit))
 
 
 def main() -> int:

@@ -69,13 +69,13 @@ def client(**settings: Any) -> Any:
     import docker
     from docker.utils import config
 
-    class Client(docker.APIClient):
+    class EngineClient(docker.APIClient):
         def _retrieve_server_version(self) -> Any:  # the client asks for it first
             self.headers.update(headers())
             return super()._retrieve_server_version()  # type: ignore[misc]
 
     config.find_config_file = lambda *_: None
-    return Client(**settings, version="auto")
+    return EngineClient(**settings, version="auto")
 
 
 def _read() -> Mapping[str, Any]:

@@ -98,7 +98,10 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that runs beside us (a virtual machine, a server); the caller ends it with `kill_group`."""
+    """Start a program that runs beside us (a virtual machine, a server); the caller ends it with `kill_group`.
+
+    Raises ToolError.
+    """
     args = tuple(os.fspath(arg) for arg in argv)
     null = subprocess.DEVNULL
     try:

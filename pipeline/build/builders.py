@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.sandbox.images import image_tag
+from pipeline.sandbox.channel_images import image_tag
 
 if TYPE_CHECKING:
     from pipeline.build.workplace import Workplace

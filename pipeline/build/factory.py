@@ -25,7 +25,7 @@ from pipeline.store.store import Artifact, Work
 
 if TYPE_CHECKING:
     from pipeline.build.execution import StageRun
-    from pipeline.store.cache.shared import Cache
+    from pipeline.store.cache.shared import SharedCache
 
 _REPAIRS = 3
 _STOP_SECONDS = 30
@@ -59,7 +59,7 @@ class Factory(Workplace):
     """The engine, if ci/doit has just started it: this process is then its parent, and leaves it running at the end."""
 
     @cached_property
-    def cache(self) -> Cache | None:
+    def cache(self) -> SharedCache | None:
         """The shared cache that `cache=` names, or None."""
         if "cache" not in self.given and "cache-key" not in self.given:
             return None

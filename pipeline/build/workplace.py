@@ -51,7 +51,7 @@ class Workplace:
     def driver(self) -> ChannelDriver:
         """The channel's driver."""
         # Loaded when first asked for: a run that only lists tasks needs none of it.
-        from pipeline.channels.registry import open_driver
+        from pipeline.channels.drivers import open_driver
 
         driver = open_driver(self.plan.channel, Worlds(self.plan.stage_worlds), self.paths)
         driver.report = self.progress.say

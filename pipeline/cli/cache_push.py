@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.base.canonical import JsonValue
 from pipeline.base.errors import ConfigError, FetchError, ReleaseError, ToolError
 from pipeline.plan.nodes import StageNode
-from pipeline.store.cache.registry import Registry, RegistryPlace, UnavailableError
+from pipeline.store.cache.oci import Registry, RegistryPlace, UnavailableError
 from pipeline.store.cache.shared import push
 
 if TYPE_CHECKING:

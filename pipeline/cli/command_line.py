@@ -100,7 +100,7 @@ def _open(checkout: Path) -> Factory:
             hint=f"one of: {', '.join(f'{ENGINE}{name}=' for name in plan.channel.architectures)}",
         )
     if "cache" in given:
-        from pipeline.store.cache.registry import RegistryPlace
+        from pipeline.store.cache.oci import RegistryPlace
 
         RegistryPlace.parse(given["cache"])
     return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)

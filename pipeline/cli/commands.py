@@ -83,7 +83,7 @@ def release_tasks(factory: Factory) -> Iterator[Task]:
     """Yield the tasks about releases."""
     from pipeline.cli import releases
     from pipeline.cli.inputs import destination
-    from pipeline.images.elf import commands as audits
+    from pipeline.images.elf import audit_task as audits
 
     yield _command(
         "release", lambda: releases.release(factory, variables()), "sign version=X.Y.Z with key=FILE, if built and tested"

@@ -134,7 +134,7 @@ class Lines:
         """Do nothing when a task cleans up."""
 
     def complete_run(self) -> None:
-        """Print the summary, and end the process with the status of the first failure: doit itself knows only 0 to 3."""
+        """Print the summary; raise SystemExit with the status of the first failure, since doit itself knows only 0 to 3."""
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt)
         status = INTERRUPTED if interrupted else self.status
         if interrupted:

@@ -12,7 +12,7 @@ from pipeline.base.errors import ConfigError, FactoryError
 from pipeline.build.factory import Factory
 from pipeline.cli.command_line import variables
 from pipeline.light.roots import RootName, root_of
-from pipeline.sim import screen, start, state
+from pipeline.sim import running, screen, start
 from pipeline.sim.plans import THIN_CLIENT
 
 _KINDS = ("light",)
@@ -23,31 +23,31 @@ def check(factory: Factory) -> None:
     kind = variables().get("machines", _KINDS[0])
     if kind not in _KINDS:
         raise ConfigError(f"machines={kind}: there are no such machines", hint=f"one of: {', '.join(_KINDS)}")
-    if not state.is_held(state.folder_of(factory.paths)):
+    if not running.is_held(running.folder_of(factory.paths)):
         start.check_possible()
 
 
 def begin(factory: Factory) -> None:
     """Start a Tower unless one runs, and list its machines (`doit sim`). Raises BootError if it does not come up."""
-    folder = state.folder_of(factory.paths)
-    if state.read(folder) is None:
+    folder = running.folder_of(factory.paths)
+    if running.read(folder) is None:
         roots = {name.value: root_of(name, factory) for name in RootName}
         # A channel whose mirror is elsewhere has none that the simulated Internet could serve.
         mirror = factory.driver.mirror
         start.start(folder, factory.paths.checkout, roots, mirror.folder if mirror else None, factory.progress.say)
     else:
         factory.progress.say("sim: a Tower is already running")
-    _list(factory, state.need(folder))
+    _list(factory, running.need(folder))
     if not factory.progress.json:
         factory.progress.say("sim: ./ci/doit sim:ssh thinclient, then tower status; ./ci/doit sim:stop ends it")
 
 
 def status(factory: Factory) -> None:
     """List the machines of the running Tower (`doit sim:status`). Raises BootError if there is none."""
-    _list(factory, state.need(state.folder_of(factory.paths)))
+    _list(factory, running.need(running.folder_of(factory.paths)))
 
 
-def _list(factory: Factory, found: state.TowerState) -> None:
+def _list(factory: Factory, found: running.TowerState) -> None:
     for row in found.machines:
         shown = f"{row.name:<12} {row.role or 'elsewhere':<12} {'on' if row.on else 'off':<4} {', '.join(row.addresses)}"
         data: dict[str, JsonValue] = {"machine": row.name, "role": row.role, "on": row.on}
@@ -60,7 +60,7 @@ def ssh(factory: Factory, words: Sequence[str]) -> None:
 
     Raises FactoryError, with the command's exit status, if that is not 0.
     """
-    argv = start.words_of(state.need(state.folder_of(factory.paths)), words)
+    argv = start.words_of(running.need(running.folder_of(factory.paths)), words)
     if status := proc.on_terminal(argv):
         raise FactoryError(f"sim:ssh: {words[0]}: exit status {status}")
 
@@ -70,8 +70,8 @@ def show(factory: Factory, words: Sequence[str]) -> None:
 
     Raises ConfigError if that machine has no screen or the file cannot be written, BootError if no desktop starts.
     """
-    folder = state.folder_of(factory.paths)
-    found = state.need(folder)
+    folder = running.folder_of(factory.paths)
+    found = running.need(folder)
     if not words or len(words) > 2:
         raise ConfigError("sim:screen: the machine is missing", hint=f"./ci/doit sim:screen {THIN_CLIENT} [FILE.png]")
     row = found.row(words[0])
@@ -91,6 +91,6 @@ def show(factory: Factory, words: Sequence[str]) -> None:
 
 def stop(factory: Factory) -> None:
     """End the running Tower, if there is one, and remove everything of it (`doit sim:stop`)."""
-    was_there = state.stop(state.folder_of(factory.paths))
+    was_there = running.stop(running.folder_of(factory.paths))
     factory.progress.say("sim: the Tower has ended" if was_there else "sim: no Tower is running")
     factory.progress.result("sim:stop", {"was_running": was_there})

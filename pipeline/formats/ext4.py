@@ -74,7 +74,7 @@ class Ext4:
         return data
 
     def inode(self, number: int) -> Inode:
-        """Return an inode by its number."""
+        """Return an inode by its number. Raises FormatError."""
         if not 0 < number <= self._inodes:
             raise FormatError(f"{self._where}: there is no inode {number}")
         group, row = divmod(number - 1, self._per_group)
@@ -94,7 +94,7 @@ class Ext4:
         return Inode(mode, uid | uid_high << 16, gid | gid_high << 16, size, flags, raw[40:100])
 
     def read(self, inode: Inode, most: int | None = None) -> bytes:
-        """Return the content of a file, or its first `most` bytes."""
+        """Return the content of a file, or its first `most` bytes. Raises FormatError."""
         size = inode.size if most is None else min(most, inode.size)
         if stat.S_ISLNK(inode.mode) and inode.size < 60:
             return inode.block[:size]
@@ -128,7 +128,7 @@ class Ext4:
                     yield first, count, low | high << 32
 
     def walk(self) -> Iterator[tuple[str, Inode]]:
-        """Yield everything below the root, folders before their contents."""
+        """Yield everything below the root, folders before their contents. Raises FormatError."""
         waiting = [("", _ROOT)]
         seen: set[int] = set()
         while waiting:

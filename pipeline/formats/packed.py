@@ -14,7 +14,7 @@ from pipeline.base.errors import FormatError
 _MAGICS = {b"\x1f\x8b": "gz", b"\xfd7zXZ\0": "xz", b"BZh": "bz2"}
 
 
-class Unpacked:
+class DecompressedStream:
     """The plain bytes of `stream`; `form` says how it is packed: gz, xz, bz2, or "" if it is not."""
 
     def __init__(self, stream: IO[bytes], form: str, where: str) -> None:

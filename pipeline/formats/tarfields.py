@@ -64,7 +64,7 @@ class Extended:
             self._count = self._size = 0
 
     def take(self, flag: bytes, size: int, stream: Readable) -> None:
-        """Read the header of type `flag`, whose content has `size` bytes."""
+        """Read the header of type `flag`, whose content has `size` bytes. Raises FormatError."""
         if flag == b"g":
             self._global_size += size
             self._global(_pax(self._content(stream, size, self._global_size), self._where))

@@ -99,7 +99,7 @@ class Content:
             self._check()
 
     def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes (the rest if negative); b"" at the end of the file."""
+        """Read up to `size` bytes (the rest if negative); b"" at the end of the file. Raises FormatError."""
         if size < 0:
             return b"".join(iter(lambda: self.read(_CHUNK), b""))
         if not self._left or not size:

@@ -41,7 +41,7 @@ _PI_NETWORK: Final = "cdc_ether"
 _GIB: Final = 1 << 30
 
 
-class Machine(StrEnum):
+class MachineType(StrEnum):
     """The kinds of machine that an image can be booted on."""
 
     THINCLIENT_BIOS = "thinclient-bios"
@@ -58,10 +58,10 @@ class Machine(StrEnum):
     @property
     def limit(self) -> float:
         """Seconds until the login prompt at the latest; several times what two idle processors need."""
-        return 420 if self in (Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI) else 900
+        return 420 if self in (MachineType.HOST_PC_BIOS, MachineType.HOST_PC_UEFI) else 900
 
 
-BOTH: Final = {"host-pc": (Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI)}
+BOTH: Final = {"host-pc": (MachineType.HOST_PC_BIOS, MachineType.HOST_PC_UEFI)}
 """Names that stand for several machines, booted one after the other."""
 
 
@@ -88,7 +88,7 @@ class Says(Protocol):
 
 @contextmanager
 def started(
-    machine: Machine,
+    machine: MachineType,
     image: Path,
     *,
     log: Path,
@@ -133,7 +133,7 @@ def _second(disk: Path, broken: int) -> str:
 def boot_image(machine: str, image: Path, *, log: Path, progress: Says) -> BootResult:
     """Boot an image until its login prompt (and sshd's greeting) appears, then switch the machine off.
 
-    `machine` is one of `Machine`, or a name in `BOTH` (the last result is returned). Raises BootError with the
+    `machine` is one of `MachineType`, or a name in `BOTH` (the last result is returned). Raises BootError with the
     last lines of the console and the path of its log.
     """
     names = BOTH.get(machine)
@@ -141,9 +141,9 @@ def boot_image(machine: str, image: Path, *, log: Path, progress: Says) -> BootR
         results = [boot_image(name.value, image, log=log.with_suffix(f".{name.value}.log"), progress=progress) for name in names]
         return results[-1]
     try:
-        kind = Machine(machine)
+        kind = MachineType(machine)
     except ValueError:
-        raise BootError(f"{machine}: no such machine", hint=f"one of: {', '.join([*Machine, *BOTH])}") from None
+        raise BootError(f"{machine}: no such machine", hint=f"one of: {', '.join([*MachineType, *BOTH])}") from None
     try:
         result = _boot(kind, image, log)
     except _NoNetworkError as error:
@@ -165,7 +165,7 @@ class _NoNetworkError(Exception):
         self.error = error
 
 
-def _boot(machine: Machine, image: Path, log: Path) -> BootResult:
+def _boot(machine: MachineType, image: Path, log: Path) -> BootResult:
     with started(machine, image, log=log, files=new_host() if machine.is_host else None) as guest:
         guest.wait(LOGIN, machine.limit)
         login = guest.seconds
@@ -174,7 +174,7 @@ def _boot(machine: Machine, image: Path, log: Path) -> BootResult:
             try:
                 check_banner(guest, guest.banner(SSH, machine.limit / 2))
             except BootError as error:
-                if machine is Machine.HOST_RPI and _PI_NETWORK not in guest.text:
+                if machine is MachineType.HOST_RPI and _PI_NETWORK not in guest.text:
                     raise _NoNetworkError(error) from None
                 raise
             ssh = guest.seconds
@@ -191,19 +191,19 @@ def check_banner(guest: Guest, banner: str) -> None:
 
 
 def _arguments(
-    machine: Machine, image: Path, scratch: Path, ports: dict[int, int], *, kept: bool = False, accel: str = ""
+    machine: MachineType, image: Path, scratch: Path, ports: dict[int, int], *, kept: bool = False, accel: str = ""
 ) -> list[str]:
-    accel = accel or (_PI_ACCELERATION if machine is Machine.HOST_RPI else ACCELERATION[1])
+    accel = accel or (_PI_ACCELERATION if machine is MachineType.HOST_RPI else ACCELERATION[1])
     common = ["-accel", accel, "-display", "none", "-monitor", "none", "-serial", "chardev:console", "-no-reboot"]
     # Who connects to the forwarded port is the thin client, for the host's firewall.
     forward = f",net={NETWORK},host={THIN_CLIENT}"
     forward += "".join(f",hostfwd=tcp:127.0.0.1:{ours}-{ADDRESS}:{theirs}" for theirs, ours in ports.items())
-    if machine is Machine.HOST_RPI:
+    if machine is MachineType.HOST_RPI:
         return ["qemu-system-aarch64", *common, *_raspberry(image, scratch, forward)]
     # What kills Linux 6.12 at random in an emulated PC: cmpxchg16b, which it can do without, and a second processor, which
     # may run into code that the first is about to patch (`Oops: int3`).
     argv = ["qemu-system-x86_64", *common, "-machine", "pc", "-cpu", "qemu64,-cx16", "-m", "1536"]
-    if machine in (Machine.THINCLIENT_UEFI, Machine.HOST_PC_UEFI):
+    if machine in (MachineType.THINCLIENT_UEFI, MachineType.HOST_PC_UEFI):
         argv += uefi_arguments(scratch)
     if machine.is_host:
         disk, form = (image, "raw") if kept else (_overlay(image, scratch), "qcow2")

@@ -14,9 +14,9 @@ from tower.image.minisign import SUFFIX
 
 from pipeline.base.errors import ReleaseError, VerifyError
 from pipeline.base.files import write_file
-from pipeline.release.canonical import canonical_digest
 from pipeline.release.checks import Ready
 from pipeline.release.folder import ATTESTATIONS, REBUILD
+from pipeline.release.image_digest import canonical_digest
 from pipeline.release.provenance import rebuild_statement, subjects_of
 from pipeline.supply.minisign import SecretKey
 

@@ -22,8 +22,8 @@ from pipeline.base.canonical import digest_file
 from pipeline.base.errors import ReleaseError, StoreError
 from pipeline.base.paths import Paths
 from pipeline.images import publish
-from pipeline.release.canonical import canonical_digest
 from pipeline.release.checks import Finished, Ready
+from pipeline.release.image_digest import canonical_digest
 from pipeline.release.provenance import provenance_of, rebuild_statement
 from pipeline.release.sbom import sbom_of
 from pipeline.supply.minisign import SecretKey

@@ -23,8 +23,8 @@ from tower.image.verify import (
 )
 
 from pipeline.base.errors import VerifyError
-from pipeline.release.canonical import canonical_digest
 from pipeline.release.folder import ATTESTATIONS, BLOCK_MAP, MANIFEST, PROVENANCE, REBUILD, SBOM
+from pipeline.release.image_digest import canonical_digest
 from pipeline.release.provenance import subjects_of
 from pipeline.release.sbom import CHECKSUM, ORIGIN
 

@@ -208,7 +208,7 @@ class Engine:
         """Make an image of a root file system that comes as a tar stream; return its ID.
 
         `tag` is `name:version`, in `LOCAL_IMAGES`; `architecture` (x86_64, aarch64) is that of the programs in it, the
-        engine's own if empty. The image carries `labels` and those of the checkout.
+        engine's own if empty. The image carries `labels` and those of the checkout. Raises SandboxError.
         """
         marks = {**(labels or {}), LABEL_CHECKOUT: self.checkout, LABEL_FOLDER: quote(os.fsencode(self.folder))}
         # Podman ignores a separate `tag`; both engines accept one in the name.
@@ -285,7 +285,7 @@ def _tags(row: Mapping[str, Any]) -> list[str]:
 
 
 def engine_architecture(architecture: str) -> str:
-    """Return the engine's name for an architecture: amd64 for x86_64, arm64 for aarch64."""
+    """Return the engine's name for an architecture: amd64 for x86_64, arm64 for aarch64. Raises SandboxError."""
     if architecture not in _ARCHITECTURES:
         raise SandboxError(f"{architecture}: not an architecture of the factory ({', '.join(_ARCHITECTURES)})")
     return _ARCHITECTURES[architecture]

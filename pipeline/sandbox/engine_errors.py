@@ -23,7 +23,7 @@ _ARCHITECTURE = "the engine cannot run programs of that architecture: install qe
 
 @contextmanager
 def translated(address: str, act: str) -> Iterator[None]:
-    """Turn the errors of the docker package, of requests and of sockets into SandboxError."""
+    """Raise SandboxError in place of the errors of the docker package, of requests and of sockets."""
     import docker
     import requests
     import urllib3

@@ -48,7 +48,7 @@ def receive(
     taken = _Taken(folder, declared, max_bytes)
     seen: bytes | None = None
     try:
-        for entry, content in read_tar(_Reader(pieces, check), "/out"):
+        for entry, content in read_tar(_ChunkReader(pieces, check), "/out"):
             name = taken.below(entry.name)
             if listed and name == made.NAME and entry.kind == "file" and seen is None:
                 seen = made.read(entry, content)
@@ -177,7 +177,7 @@ def _write_sparse(fd: int, piece: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-class _Reader:
+class _ChunkReader:
     """Adapts the pieces of a stream to the `read` that the tar reader needs."""
 
     def __init__(self, pieces: Iterator[bytes], check: Callable[[], None] | None) -> None:

@@ -24,9 +24,9 @@ from typing import Final
 from pipeline.base.errors import FactoryError
 from pipeline.base.filelock import FileLock, try_lock
 from pipeline.base.refused import expected
-from pipeline.sim import state
-from pipeline.sim.light import light_tower
+from pipeline.sim import running
 from pipeline.sim.machines import Tower
+from pipeline.sim.prepared import light_tower
 
 KEEP: Final = b"keep\n"
 
@@ -43,9 +43,9 @@ def _say(event: str, **more: str) -> None:
         pass
 
 
-def _rows(made: Tower) -> tuple[state.MachineState, ...]:
+def _rows(made: Tower) -> tuple[running.MachineState, ...]:
     return tuple(
-        state.MachineState(
+        running.MachineState(
             one.name, one.plan.role or "", tuple(interface.ipv4 for interface in one.plan.interfaces if interface.ipv4), one.pid
         )
         for one in made
@@ -78,14 +78,14 @@ def hold(folder: Path, mirror: Path | None, roots: Mapping[str, Path], lock: Fil
     waiting = _Waiting()
     waiting.start()
     try:
-        state.write(folder, "light", (), ready=False)
+        running.write(folder, "light", (), ready=False)
         with light_tower(roots, mirror, lambda text: _say("step", text=text)) as made:
-            state.write(folder, "light", _rows(made), ready=True)
+            running.write(folder, "light", _rows(made), ready=True)
             _say("ready")
             waiting.kept.wait()
             hosts = [one.name for one in made if one.plan.is_host]
             # A host that asks for a restart gets it, as from its firmware.
-            with made.firmware(*hosts, after=lambda: state.write(folder, "light", _rows(made), ready=True)):
+            with made.firmware(*hosts, after=lambda: running.write(folder, "light", _rows(made), ready=True)):
                 signal.pause()
     except _Stopped:
         pass

@@ -15,7 +15,7 @@ from tower.base.jsontext import parse_json
 from pipeline.base import proc
 from pipeline.base.errors import BootError, ConfigError, ToolError
 from pipeline.light.machine import PATH, inside
-from pipeline.sim import screen, state
+from pipeline.sim import running, screen
 from pipeline.sim.keeper import KEEP
 from pipeline.sim.machines import USER, missing_tools
 from pipeline.sim.plans import THIN_CLIENT
@@ -82,7 +82,7 @@ def start(folder: Path, checkout: Path, roots: Mapping[str, Path], mirror: Path 
         keeper.stdout.close()
 
 
-def words_of(found: state.TowerState, words: Sequence[str]) -> list[str]:
+def words_of(found: running.TowerState, words: Sequence[str]) -> list[str]:
     """Return the program that opens a session on a machine, or runs a command there. Raises ConfigError for an unknown one."""
     if not words:
         raise ConfigError(

@@ -18,7 +18,7 @@ from pipeline.base.errors import FactoryError, FetchError, VerifyError
 from pipeline.base.filelock import locked
 from pipeline.base.progress import Bar
 from pipeline.supply.lock import LockedFile
-from pipeline.supply.web import Answer, BrokenError, Client, GoneError, OtherError, RefusedError, WebError
+from pipeline.supply.web import Answer, BrokenError, GoneError, OtherError, RefusedError, WebClient, WebError
 
 TRIES: Final = 4
 _STRIKES: Final = 2
@@ -26,8 +26,8 @@ _STRIKES: Final = 2
 _LOGIN: Final = "the network answers with pages of its own: log in to it (a hotel's, a proxy's), then run the same command again"
 
 
-class Shelf(Protocol):
-    """The place of downloads: `pipeline.supply.vault.Vault`, or a cache like it."""
+class Downloads(Protocol):
+    """Where downloads are kept: `pipeline.supply.vault.Vault`, or a cache like it."""
 
     def path(self, file: LockedFile) -> Path:
         """Return the place of a verified file."""
@@ -117,10 +117,10 @@ class Share:
 class Download:
     """The download of one file."""
 
-    shelf: Shelf
+    downloads: Downloads
     file: LockedFile
     source: Mirrors
-    client: Client
+    client: WebClient
     bar: Share
     stop: threading.Event
     back_off: float
@@ -135,10 +135,10 @@ class Download:
 
         Raises VanishedError, FetchError or VerifyError.
         """
-        part = self.shelf.untrusted(self.file)
+        part = self.downloads.untrusted(self.file)
         part.parent.mkdir(parents=True, exist_ok=True)
         with locked(part.with_name(f"{part.name}.guard"), check=self._check_stop) as guard:
-            if self.shelf.is_whole(self.file):
+            if self.downloads.is_whole(self.file):
                 self.bar.advance(self.file.size)
             else:
                 self._try()
@@ -194,20 +194,20 @@ class Download:
             return
         # The part is not the beginning of this file, or the server cannot continue where it ends.
         self.bar.rewind()
-        self.shelf.untrusted(self.file).unlink(missing_ok=True)
+        self.downloads.untrusted(self.file).unlink(missing_ok=True)
         self._receive(url, 0)
         self._accept(url)
 
     def _accept(self, url: str) -> None:
         try:
-            self.shelf.accept(self.file)
+            self.downloads.accept(self.file)
         except VerifyError as error:
-            self.shelf.untrusted(self.file).unlink(missing_ok=True)
+            self.downloads.untrusted(self.file).unlink(missing_ok=True)
             raise OtherError(url, error.message) from error
 
     def _have(self) -> int:
         """Return the bytes of the partial download; one that is longer than the file does not count."""
-        part = self.shelf.untrusted(self.file)
+        part = self.downloads.untrusted(self.file)
         have = part.stat().st_size if part.exists() else 0
         if have > self.file.size:
             part.unlink()
@@ -216,7 +216,7 @@ class Download:
 
     def _receive(self, url: str, have: int) -> None:
         """Download the file from byte `have` on; on return it has its full length. Raises a WebError."""
-        part, size = self.shelf.untrusted(self.file), self.file.size
+        part, size = self.downloads.untrusted(self.file), self.file.size
         self.bar.advance(have)
         if have == size and part.exists():
             return
@@ -245,7 +245,7 @@ class Download:
             raise self._other(answer, f"ends after {have} of the {self.file.size} bytes that the lock says")
 
     def _other(self, answer: Answer, text: str) -> OtherError:
-        self.shelf.untrusted(self.file).unlink(missing_ok=True)
+        self.downloads.untrusted(self.file).unlink(missing_ok=True)
         return OtherError(answer.url, f"{answer.shown}: {text}", page=answer.page)
 
 

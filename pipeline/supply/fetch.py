@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from pipeline.base.errors import ConfigError, FetchError, VerifyError
 from pipeline.base.progress import Progress
-from pipeline.supply.download import TRIES, Download, Mirrors, Said, Share, Shelf, VanishedError
+from pipeline.supply.download import TRIES, Download, Downloads, Mirrors, Said, Share, VanishedError
 from pipeline.supply.lock import LockedFile
-from pipeline.supply.web import BrokenError, Client, GoneError, OtherError, RefusedError, WebError, packed_by_name
+from pipeline.supply.web import BrokenError, GoneError, OtherError, RefusedError, WebClient, WebError, packed_by_name
 
-__all__ = ["Mirrors", "Shelf", "VanishedError", "check_mirrors", "fetch", "get", "get_checked"]
+__all__ = ["Downloads", "Mirrors", "VanishedError", "check_mirrors", "fetch", "get", "get_checked"]
 
 T = TypeVar("T")
 _THREADS = 4
@@ -55,7 +55,7 @@ def get_checked(source: Mirrors, location: str, *, limit: int, check: Callable[[
     """
     if source.folder is not None:
         return check(_small_file(source, location, limit))
-    client, said = Client(), Said(location, source)
+    client, said = WebClient(), Said(location, source)
     left = list(source.mirrors)
     for attempt in range(1, TRIES + 1):
         for mirror in tuple(left):
@@ -72,7 +72,7 @@ def get_checked(source: Mirrors, location: str, *, limit: int, check: Callable[[
     raise said.error()
 
 
-def _small(client: Client, url: str, limit: int, check: Callable[[bytes], T]) -> T:
+def _small(client: WebClient, url: str, limit: int, check: Callable[[bytes], T]) -> T:
     with client.opened(url) as answer:
         if answer.encoding and not packed_by_name(url):
             raise RefusedError(url, f"was changed on its way: {answer.encoding}-encoded, which was not asked for")
@@ -113,28 +113,29 @@ def _small_file(source: Mirrors, location: str, limit: int) -> bytes:
     return found
 
 
-def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Mirrors, progress: Progress, *, title: str) -> None:
+def fetch(wanted: Iterable[LockedFile], downloads: Downloads, source: Mirrors, progress: Progress, *, title: str) -> None:
     """Download missing and damaged files; the network is used only for these.
 
-    A file without a SHA-256 is one that the shelf verifies by other means. After an interruption, partial downloads are kept,
+    A file without a SHA-256 is one that `downloads` verifies by other means. After an interruption, partial downloads are kept,
     and the next run continues them. Raises FetchError (VanishedError names every missing file) or VerifyError.
     """
     distinct = {(file.sha256, file.checksum): file for file in wanted}
-    missing = [file for file in sorted(distinct.values()) if not shelf.is_whole(file)]
+    missing = [file for file in sorted(distinct.values()) if not downloads.is_whole(file)]
     if not missing:
         return
     if source.folder is not None:
-        _take(missing, shelf, source, progress, title)
+        _take(missing, downloads, source, progress, title)
         return
     stop, guard, passed = threading.Event(), threading.Lock(), dict[str, WebError]()
-    client = Client(stop=stop.is_set)
+    client = WebClient(stop=stop.is_set)
     vanished: list[VanishedError] = []
     with (
         progress.bar(f"{len(missing)} {title}", sum(file.size for file in missing)) as bar,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         jobs = [
-            pool.submit(Download(shelf, file, source, client, Share(bar, guard), stop, _BACK_OFF, passed).run) for file in missing
+            pool.submit(Download(downloads, file, source, client, Share(bar, guard), stop, _BACK_OFF, passed).run)
+            for file in missing
         ]
         try:
             for job in as_completed(jobs):
@@ -154,12 +155,12 @@ def fetch(wanted: Iterable[LockedFile], shelf: Shelf, source: Mirrors, progress:
         raise VanishedError("\n  ".join(lines), hint=source.vanished)
 
 
-def _take(missing: Sequence[LockedFile], shelf: Shelf, source: Mirrors, progress: Progress, title: str) -> None:
-    """Fetch from a mirror that is a folder: on the same file system, its files become the shelf's without a copy."""
+def _take(missing: Sequence[LockedFile], downloads: Downloads, source: Mirrors, progress: Progress, title: str) -> None:
+    """Fetch from a mirror that is a folder: on the same file system, its files are moved there without a copy."""
     vanished = []
     with progress.bar(f"{len(missing)} {title}", sum(file.size for file in missing)) as bar:
         for file in missing:
-            part, path = shelf.untrusted(file), _in_folder(source.folder or Path(), file.location)
+            part, path = downloads.untrusted(file), _in_folder(source.folder or Path(), file.location)
             part.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
             try:
@@ -175,7 +176,7 @@ def _take(missing: Sequence[LockedFile], shelf: Shelf, source: Mirrors, progress
             except OSError as error:
                 raise FetchError(f"{path}: cannot be read: {error.strerror}", hint=source.unreachable) from error
             try:
-                shelf.accept(file)
+                downloads.accept(file)
             except VerifyError as error:
                 raise VerifyError(error.message, hint=error.hint or source.other_bytes) from error
             finally:

@@ -24,7 +24,7 @@ from pipeline.base.canonical import Digest, digest_bytes, digest_file
 from pipeline.base.errors import FormatError, StoreError, VerifyError
 from pipeline.base.files import disk_full, is_full
 from pipeline.base.progress import Progress
-from pipeline.formats.packed import Unpacked, form_of
+from pipeline.formats.packed import DecompressedStream, form_of
 from pipeline.formats.tarstream import Content, TarEntry, read_tar
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault_place import VERIFIED_NS, clear, give_name, mark, ours, scratch
@@ -198,7 +198,7 @@ class Vault:
         came: set[Digest] = set()
         try:
             with open_regular(source) as stream, progress.bar("import", source.stat().st_size) as bar:
-                entries = read_tar(Unpacked(stream, form_of(stream), str(source)), str(source))
+                entries = read_tar(DecompressedStream(stream, form_of(stream), str(source)), str(source))
                 wanted = _read_list(entries, source)
                 for entry, content in entries:
                     found = _MEMBER.fullmatch(entry.name)

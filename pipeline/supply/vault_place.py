@@ -69,7 +69,7 @@ def _lock(path: Path) -> int | None:
 
 @contextmanager
 def ours(path: Path) -> Iterator[None]:
-    """Turn errors of the system about a place in the vault into StoreError."""
+    """Raise StoreError in place of the system's errors about `path`, a place in the vault."""
     try:
         yield
     except OSError as error:

@@ -68,7 +68,7 @@ class BrokenError(WebError):
     """It could not be reached, was too slow, or broke off: another try may succeed."""
 
 
-class Client:
+class WebClient:
     """Sends requests, from several threads. It calls `stop` while waiting, and ends if that returns true."""
 
     def __init__(self, patience: Patience | None = None, stop: Callable[[], bool] = lambda: False) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from tower.audit import frames
 from tower.audit.frames import ARP, SYN_ACK, TCP, Seen
-from tower.audit.wire import MARKS, Wire
+from tower.audit.packets import MARKS, Wire
 
 SSH: Final = 22
 PORTS: Final = (

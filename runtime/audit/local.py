@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tower.audit import rules, sockets
+from tower.audit import listeners, rules
 from tower.audit.checks import THINCLIENT, Check, judged, not_tried
 from tower.base import proc
 from tower.base.errors import TowerError
@@ -89,7 +89,7 @@ def _settings(config: Path, host: Host) -> dict[str, list[str]]:
 def listening() -> Check:
     """Check that nothing listens on the thin client towards a network."""
     try:
-        found = sockets.listeners_here()
+        found = listeners.listeners_here()
     except (OSError, ValueError) as error:
         return not_tried("listeners", THINCLIENT, f"/proc/net: {error}")
     return judged("listeners", THINCLIENT, [f"listens on {one}" for one in found], well="nothing listens but on loopback")

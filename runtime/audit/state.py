@@ -10,9 +10,9 @@ from ipaddress import IPv4Address
 from tower.audit.attack import PORTS, Attacker, Victim
 from tower.audit.checks import Check
 from tower.audit.frames import Seen
-from tower.audit.hosts import Answered, Facts, Result
+from tower.audit.packets import Wire
+from tower.audit.probe import Answered, Facts, Result
 from tower.audit.tries import INTERFACE
-from tower.audit.wire import Wire
 from tower.base.networks import OFFLINE, ONLINE, ROUTER_ADDRESS, Network
 from tower.hosts.registry import Host, Tower
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tower.audit.checks import INTERNET, THINCLIENT
-from tower.audit.hosts import Facts, Try
+from tower.audit.probe import Facts, Try
 from tower.base.networks import OFFLINE, ONLINE, ROUTER_ADDRESS
 from tower.hosts.registry import Host
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from tower.audit import rules
 from tower.audit.checks import Check, judged, not_tried
-from tower.audit.hosts import Answered, Facts, Result, family_of
+from tower.audit.probe import Answered, Facts, Result, family_of
 from tower.base.errors import TowerError
 from tower.base.networks import ROUTER_ADDRESS
 from tower.hosts.registry import Host

@@ -9,7 +9,7 @@ from typing import Final
 from tower.audit import attack, verdict
 from tower.audit.checks import INTERNET, THINCLIENT, Check, Verdict, judged, not_tried
 from tower.audit.doors import Doors
-from tower.audit.hosts import Answered, Result
+from tower.audit.probe import Answered, Result
 from tower.audit.state import Audit
 from tower.hosts.registry import Host
 

@@ -24,12 +24,12 @@ from typing import Any, Final
 
 from tower.base.errors import StateError, TowerError
 from tower.base.files import locked, make_folder
-from tower.clipboard import policy, wire
+from tower.clipboard import messages, policy
 from tower.clipboard.content import Kind
 from tower.clipboard.desktop import Desktop, open_desktop
 from tower.clipboard.exchange import Exchange
+from tower.clipboard.messages import WireError
 from tower.clipboard.peer import PasteRequest, Peer, give, tell
-from tower.clipboard.wire import WireError
 from tower.display.relay import OddError
 
 _HELD: Final = 64 << 20
@@ -41,7 +41,7 @@ _CHUNK: Final = 1 << 18
 
 
 @dataclass(slots=True)
-class _Line:
+class _Peer:
     """A connection of a window, or of `tower clipboard`."""
 
     socket: socket.socket
@@ -59,11 +59,11 @@ class Broker:
         """Listen. Raises OSError, OddError if there is no clipboard here."""
         self.folder = folder
         self.selector = selectors.DefaultSelector()
-        self.lines: dict[socket.socket, _Line] = {}
+        self.lines: dict[socket.socket, _Peer] = {}
         self.exchange = Exchange(folder)
         self.desktop: Desktop = open_desktop(self.selector, self.exchange.copied_here)
         self.exchange.desktop = self.desktop
-        self.door = wire.listener(folder)
+        self.door = messages.listener(folder)
         self.selector.register(self.door, selectors.EVENT_READ, self._enter)
         self.began = time.monotonic()
         self.alone = False
@@ -93,17 +93,17 @@ class Broker:
     def _enter(self) -> None:
         connection, _ = self.door.accept()
         connection.setblocking(False)
-        line = self.lines[connection] = _Line(connection)
+        line = self.lines[connection] = _Peer(connection)
         self.selector.register(connection, selectors.EVENT_READ, line)
 
-    def _serve(self, line: _Line, events: int) -> None:
+    def _serve(self, line: _Peer, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
                 self._write(line)
             if events & selectors.EVENT_READ:
                 data = line.socket.recv(_CHUNK)
                 line.held += data
-                for words, more in wire.unpacked(line.held):
+                for words, more in messages.unpacked(line.held):
                     self._message(line, words, more)
                 if not data:
                     raise WireError("gone")  # noqa: TRY301  (there is one way out)
@@ -112,21 +112,21 @@ class Broker:
         except (WireError, OSError, KeyError, TypeError, ValueError):
             self._leave(line)
 
-    def _leave(self, line: _Line) -> None:
+    def _leave(self, line: _Peer) -> None:
         if self.lines.pop(line.socket, None) is not None:
             self.selector.unregister(line.socket)
             line.socket.close()
             if line.peer is not None:
                 self.exchange.leave(line.peer)
 
-    def _write(self, line: _Line) -> None:
+    def _write(self, line: _Peer) -> None:
         with suppress(BlockingIOError):
             del line.out[: line.socket.send(line.out)]
         if line.ends and not line.out:
             raise WireError("done")
         self.selector.modify(line.socket, selectors.EVENT_READ | (selectors.EVENT_WRITE if line.out else 0), line)
 
-    def _say(self, line: _Line) -> Callable[[bytes], None]:
+    def _say(self, line: _Peer) -> Callable[[bytes], None]:
         def say(message: bytes) -> None:
             if line.socket in self.lines and len(line.out) < _HELD:
                 line.out += message
@@ -134,7 +134,7 @@ class Broker:
 
         return say
 
-    def _message(self, line: _Line, words: dict[str, Any], data: bytes) -> None:
+    def _message(self, line: _Peer, words: dict[str, Any], data: bytes) -> None:
         what, peer = words["do"], line.peer
         if what == "window" and peer is None:
             line.peer = Peer(policy.parse_machine(words["host"]), bool(words["online"]), self._say(line))
@@ -143,7 +143,7 @@ class Broker:
             _heard(self.exchange, peer, words, data)
         elif what in ("send", "clear", "state"):
             line.ends = True
-            self._say(line)(wire.packed(b"", **self._command(what, words)))
+            self._say(line)(messages.packed(b"", **self._command(what, words)))
         else:
             raise WireError("an odd message")
 
@@ -169,10 +169,10 @@ def _heard(exchange: Exchange, peer: Peer, words: dict[str, Any], data: bytes) -
             peer.offered = None
             peer.fetching = False
             peer.fetching = exchange.may_take(peer)
-            peer.say(wire.packed(do="fetch" if peer.fetching else "ignore"))
+            peer.say(messages.packed(do="fetch" if peer.fetching else "ignore"))
         elif what == "copied" and peer.fetching:
             peer.fetching = False
-            exchange.copied(peer, wire.parted(words["sizes"], data), list(words["too_large"]))
+            exchange.copied(peer, messages.parted(words["sizes"], data), list(words["too_large"]))
         elif what == "wants":
             exchange.wants(PasteRequest(peer, int(words["token"]), int(words["number"]), Kind(words["kind"])))
         elif what == "answer" and peer.answered is not None and words["number"] == peer.question:
@@ -182,7 +182,7 @@ def _heard(exchange: Exchange, peer: Peer, words: dict[str, Any], data: bytes) -
         if what == "wants":
             give(peer, words["token"], None)
         elif what == "changed":
-            peer.say(wire.packed(do="ignore"))
+            peer.say(messages.packed(do="ignore"))
         tell(peer, error.message)
 
 

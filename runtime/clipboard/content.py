@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 from typing import Final
 from urllib.parse import urlsplit
 
-from tower.display.pngfile import CHANNELS, DEPTHS, SIGNATURE, DamagedError, part, parts
+from tower.display.pngfile import CHANNELS, DEPTHS, SIGNATURE, DamagedPngError, part, parts
 
 MOST: Final = 8 << 20
 """The most bytes of one kind that pass."""
@@ -147,7 +147,7 @@ def _clean_png(data: bytes) -> bytes:
     """Return a picture with the chunks that its pixels need. Raises UnfitError if they are not what its header says."""
     try:
         chunks = list(parts(data))
-    except DamagedError as error:
+    except DamagedPngError as error:
         raise UnfitError(f"is a picture that {error}") from None
     names = [name for name, _ in chunks]
     if names[0] != b"IHDR" or b"IDAT" not in names or len(chunks[0][1]) != 13:

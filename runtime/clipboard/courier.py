@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from tower.base import proc
 from tower.base.errors import TowerError
 from tower.base.files import make_folder
-from tower.clipboard import policy, wire
+from tower.clipboard import messages, policy
 from tower.clipboard.content import Kind
 from tower.clipboard.selection import CHANGED, TOO_LARGE, Selection
 
@@ -87,7 +87,7 @@ class Courier:
         pause = _PAUSE
         while True:
             began = time.monotonic()
-            with suppress(OSError, TowerError, wire.WireError, KeyError, TypeError, ValueError):
+            with suppress(OSError, TowerError, messages.WireError, KeyError, TypeError, ValueError):
                 self._serve(self._connect())
             with self._lock:
                 if self._socket is not None:
@@ -103,13 +103,13 @@ class Courier:
         make_folder(folder)
         ends = time.monotonic() + _LONGEST
         with suppress(OSError):
-            return wire.connected(folder)
+            return messages.connected(folder)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ}
         # It outlives this window if there are others. One that finds another one at work ends at once.
         started = self._started = proc.detached((sys.executable, "-P", "-m", "tower.clipboard.broker"), env=env)
         while True:
             with suppress(OSError):
-                return wire.connected(folder)
+                return messages.connected(folder)
             if time.monotonic() > ends or (started.poll() or 0) > 0:
                 raise TimeoutError("the broker of the clipboard does not start")
             time.sleep(_PAUSE)
@@ -123,7 +123,7 @@ class Courier:
         held = bytearray()
         while data := connection.recv(_CHUNK):
             held += data
-            for words, more in wire.unpacked(held):
+            for words, more in messages.unpacked(held):
                 self._message(words, more)
 
     def _message(self, words: dict[str, Any], data: bytes) -> None:
@@ -154,7 +154,7 @@ class Courier:
     def _tell(self, data: bytes = b"", **words: object) -> None:
         with self._lock, suppress(OSError):
             if self._socket is not None:
-                self._socket.sendall(wire.packed(data, **words))
+                self._socket.sendall(messages.packed(data, **words))
 
     # In the manager's thread.
 
@@ -227,7 +227,7 @@ class Courier:
 
     def _next(self, names: dict[Kind, str]) -> None:
         if not names or self.selection is None:
-            sizes, data = wire.joined(self._found)
+            sizes, data = messages.joined(self._found)
             self._tell(data, do="copied", sizes=sizes, too_large=self._large)
             self._calm = time.monotonic() + _CALM
             self._done()

@@ -18,7 +18,7 @@ from typing import Final
 
 from tower.base.errors import HostError, StateError, TowerError, ValueRefusedError
 from tower.base.names import THIN_CLIENT
-from tower.clipboard import journal, policy, wire
+from tower.clipboard import journal, messages, policy
 from tower.clipboard.content import SHORT, Content, Kind, UnfitError, clean
 from tower.clipboard.desktop import Desktop
 from tower.clipboard.peer import GRACE, Held, PasteRequest, Peer, give, tell
@@ -79,14 +79,14 @@ class Exchange:
             return
         if held is not None and held.kinds and self._is_open(peer, held) and self._rule(peer, held) is not Rule.OFF:
             peer.seen, peer.offered = held.number, time.monotonic()
-            peer.say(wire.packed(do="offer", number=held.number, kinds=held.kinds))
+            peer.say(messages.packed(do="offer", number=held.number, kinds=held.kinds))
         else:
             self._withdraw(peer)
 
     def _withdraw(self, peer: Peer) -> None:
         if peer.offered is not None:
             peer.offered = None
-            peer.say(wire.packed(do="offer", number=0, kinds=[]))
+            peer.say(messages.packed(do="offer", number=0, kinds=[]))
 
     def _is_open(self, peer: Peer, held: Held) -> bool:
         return peer.focused or peer.host in held.sent or self.policy().share_all
@@ -182,7 +182,7 @@ class Exchange:
         waiting, peer.waiting = peer.waiting, []
         if waiting and peer.answered is not None:
             peer.answered = None
-            peer.say(wire.packed(do="ask", number=0, text=""))
+            peer.say(messages.packed(do="ask", number=0, text=""))
         for wish in waiting:
             if agreed:
                 self.wants(wish)
@@ -195,7 +195,7 @@ class Exchange:
         if before is not None:
             before(False)
         peer.question, peer.answered = peer.question + 1, answered
-        peer.say(wire.packed(do="ask", number=peer.question, text=text))
+        peer.say(messages.packed(do="ask", number=peer.question, text=text))
 
     # From a host.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from tower.clipboard import wire
+from tower.clipboard import messages
 from tower.clipboard.content import Kind
 
 GRACE: Final = 1.0
@@ -68,9 +68,9 @@ class PasteRequest:
 
 def give(peer: Peer, token: int, data: bytes | None) -> None:
     """Give a window what it asked for; None: it gets nothing."""
-    peer.say(wire.packed(data or b"", do="given", token=token, ok=data is not None))
+    peer.say(messages.packed(data or b"", do="given", token=token, ok=data is not None))
 
 
 def tell(peer: Peer, text: str) -> None:
     """Show the user a message in a window."""
-    peer.say(wire.packed(do="say", text=text))
+    peer.say(messages.packed(do="say", text=text))

@@ -60,7 +60,7 @@ class _Stretch:
 
 
 @dataclass(slots=True)
-class _Line:
+class _Pipeline:
     """State that the threads share: queues, and the first failure, which ends all of them."""
 
     free: queue.SimpleQueue[mmap.mmap | None] = field(default_factory=queue.SimpleQueue)
@@ -113,7 +113,7 @@ def flash(
         raise DeviceError(
             f"{medium.where}: has {medium.size} bytes, the image needs {block_map.size}", hint="take a larger one, at least 4 GB"
         )
-    line = _Line()
+    line = _Pipeline()
     for _ in range(_BUFFERS):
         line.free.put(new_buffer())
     counts = [0, 0]
@@ -143,14 +143,14 @@ def flash(
     return Flashed(*counts)
 
 
-def _guarded(line: _Line, work: Callable[[], None]) -> None:
+def _guarded(line: _Pipeline, work: Callable[[], None]) -> None:
     try:
         work()
     except BaseException as error:  # raised again by `flash`
         line.fail(error)
 
 
-def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Line) -> None:
+def _read(stream: IO[bytes], block_map: BlockMap, image: Path, line: _Pipeline) -> None:
     """Unpack the image: everything goes to the digest, and data goes to the writer. Raises ImageProblemError."""
     place = 0
     for start, end in (*block_map.spans(GAP), (block_map.size, block_map.size)):
@@ -202,7 +202,7 @@ def _fill(stream: IO[bytes], into: memoryview, image: Path) -> None:
         done += got
 
 
-def _digest(line: _Line, check: MapCheck) -> None:
+def _digest(line: _Pipeline, check: MapCheck) -> None:
     """Compare the image with its map. This is the slowest of the threads, so it does nothing else."""
     while (stretch := line.digest.get()) is not None and line.failure is None:
         if stretch.buffer is None:
@@ -217,7 +217,7 @@ def _digest(line: _Line, check: MapCheck) -> None:
         check.finish()
 
 
-def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> None:
+def _write(line: _Pipeline, medium: Medium, counts: list[int], *, compare: bool) -> None:
     there = new_buffer() if compare else None
     batch: list[Chunk] = []
     while (piece := line.write.get()) is not None and line.failure is None:
@@ -237,14 +237,14 @@ def _write(line: _Line, medium: Medium, counts: list[int], *, compare: bool) -> 
         line.check.put(None)
 
 
-def _hand_on(line: _Line, medium: Medium, batch: list[Chunk]) -> None:
+def _hand_on(line: _Pipeline, medium: Medium, batch: list[Chunk]) -> None:
     if batch and not all(piece.old for piece in batch):
         medium.flush(batch[0].place, batch[-1].place + batch[-1].length - batch[0].place)
     for piece in batch:
         line.check.put(piece)
 
 
-def _check(line: _Line, medium: Medium, advance: Advance) -> None:
+def _check(line: _Pipeline, medium: Medium, advance: Advance) -> None:
     buffer = new_buffer()
     view = memoryview(buffer)
     while (piece := line.check.get()) is not None and line.failure is None:

@@ -17,25 +17,25 @@ _AROUND: Final = 12
 """Bytes of a part besides its content."""
 
 
-class DamagedError(Exception):
+class DamagedPngError(Exception):
     """Bytes that are no PNG file; the text says what is wrong, and follows "the picture"."""
 
 
 def parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of each part, up to the end mark, and that. Raises DamagedError."""
+    """Yield kind and content of each part, up to the end mark, and that. Raises DamagedPngError."""
     if not data.startswith(SIGNATURE):
-        raise DamagedError("is not a PNG file")
+        raise DamagedPngError("is not a PNG file")
     kind, place = b"", len(SIGNATURE)
     while kind != b"IEND":
         if len(data) - place < _AROUND:
-            raise DamagedError("has no end")
+            raise DamagedPngError("has no end")
         size, kind = struct.unpack_from(">I4s", data, place)
         end = place + _AROUND + size
         if end > len(data):
-            raise DamagedError("has no end")
+            raise DamagedPngError("has no end")
         body = data[place + 8 : end - 4]
         if struct.unpack_from(">I", data, end - 4)[0] != zlib.crc32(body, zlib.crc32(kind)):
-            raise DamagedError("has a part with a wrong checksum")
+            raise DamagedPngError("has a part with a wrong checksum")
         yield kind, body
         place = end
 

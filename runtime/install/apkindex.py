@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 
 from tower.base.errors import PackageError
 from tower.base.regular import open_regular
-from tower.base.tarfiles import DamagedError, read_tar
+from tower.base.tarfiles import DamagedTarError, read_tar
 from tower.install import adbindex
 from tower.install.apkwords import is_file
 
@@ -80,7 +80,7 @@ def read_index(path: Path) -> Index:
         member = next(one for one in read_tar(plain, most=_MOST_FILES) if one.name == "APKINDEX" and one.content is not None)
     except StopIteration:
         raise PackageError(f"{path.name}: is not an index of packages: there is no APKINDEX in it") from None
-    except (OSError, EOFError, DamagedError, zlib.error) as error:
+    except (OSError, EOFError, DamagedTarError, zlib.error) as error:
         raise PackageError(f"{path.name}: is not an index of packages: {error}") from error
     text = (member.content or b"").decode(errors="replace")
     packages: dict[tuple[str, str], Package] = {}

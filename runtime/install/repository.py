@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from tower.base.errors import AnswerError
-from tower.base.tarfiles import DamagedError, read_tar
+from tower.base.tarfiles import DamagedTarError, read_tar
 from tower.install.apkwords import is_tag, is_world
 
 _MOST_KEY: Final = 16 << 10
@@ -111,7 +111,7 @@ def _unpack(data: bytes, host: str) -> tuple[dict[str, bytes], dict[str, bytes],
     odd: list[str] = []
     try:
         members = read_tar(data, most=_MOST_FILES)
-    except DamagedError as error:
+    except DamagedTarError as error:
         raise AnswerError(f"{host}: its description of its packages is not an archive: {error}") from error
     for member in members:
         key = _KEY.fullmatch(member.name)

@@ -16,7 +16,7 @@ from tower.base import proc
 from tower.base.errors import ImageProblemError, PackageError, ToolError
 from tower.installer.answers import Answers
 from tower.installer.disks import GROUP, LVM_CONFIG, MAPPING, TARGET, Made
-from tower.installer.medium import unpack_wheels
+from tower.installer.live_medium import unpack_wheels
 
 KEY_FILE: Final = "crypto_keyfile.bin"
 WORLD: Final = Path("/etc/tower/installed.world")

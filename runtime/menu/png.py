@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tower.base.errors import ValueRefusedError
-from tower.display.pngfile import CHANNELS, DEPTHS, GREY_ALPHA, PALETTE, RGBA, SIGNATURE, DamagedError, part, parts
+from tower.display.pngfile import CHANNELS, DEPTHS, GREY_ALPHA, PALETTE, RGBA, SIGNATURE, DamagedPngError, part, parts
 
 MOST: Final = 512 << 10
 """The most bytes of a file."""
@@ -95,7 +95,7 @@ def _parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield kind and content of each part up to the end mark."""
     try:
         found = list(parts(data))
-    except DamagedError as error:
+    except DamagedPngError as error:
         raise _odd(str(error)) from None
     if len(found) == 1:
         raise _odd("is empty")

@@ -60,7 +60,7 @@ class Status:
 
 
 @dataclass(slots=True)
-class _Line:
+class _Connection:
     """A connection to a host: its ssh process, and its output since the last question."""
 
     host: Host
@@ -124,7 +124,7 @@ class Survey:
 
     def __init__(self, tower: Tower, *, limit: float, keep: bool) -> None:
         self._tower, self._limit, self._keep = tower, limit, keep
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, _Connection] = {}
 
     def ask(self, hosts: Iterable[Host]) -> Iterator[Status]:
         """Ask each host once, and yield the answers in the order in which they come; all of them soon after the limit."""
@@ -153,7 +153,7 @@ class Survey:
                             self._lines.pop(line.host.name).context.close()
                         yield found
 
-    def _line(self, host: Host) -> _Line:
+    def _line(self, host: Host) -> _Connection:
         """Return the open connection to a host, or a new one."""
         line = self._lines.get(host.name)
         if line is None:
@@ -162,7 +162,7 @@ class Survey:
                 child = stack.enter_context(
                     proc.running(argv, stdin=proc.PIPE, stderr=proc.PIPE, missing="install openssh-client")
                 )
-                line = self._lines[host.name] = _Line(host, child, stack.pop_all())
+                line = self._lines[host.name] = _Connection(host, child, stack.pop_all())
         return line
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
+from pipeline.images.boot import LOGIN, SSH, MachineType, check_banner, started
 from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_stat, unpacked
 from pipeline.images.new_host import new_host
 
@@ -178,8 +178,8 @@ def test_owners_and_modes_are_those_of_the_table(disk: Path, tmp_path: Path) -> 
 @pytest.mark.qa("T12")
 @pytest.mark.qa("T14")
 @pytest.mark.qa("T19")
-@pytest.mark.parametrize("machine", [Machine.THINCLIENT_BIOS, Machine.THINCLIENT_UEFI])
-def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
+@pytest.mark.parametrize("machine", [MachineType.THINCLIENT_BIOS, MachineType.THINCLIENT_UEFI])
+def test_the_thin_client_starts(machine: MachineType, iso: Path, log: Path) -> None:
     with started(machine, iso, log=log) as guest:
         guest.wait(LOGIN, machine.limit)
         guest.login("root", prompt=PROMPT)
@@ -204,16 +204,16 @@ def test_the_thin_client_starts(machine: Machine, iso: Path, log: Path) -> None:
         assert not failed.strip(), failed
 
 
-@pytest.mark.parametrize("machine", [Machine.HOST_PC_BIOS, Machine.HOST_PC_UEFI, Machine.HOST_RPI])
-def test_a_host_starts_and_answers(machine: Machine, images: Path, log: Path) -> None:
-    target = "rpi" if machine is Machine.HOST_RPI else "pc"
+@pytest.mark.parametrize("machine", [MachineType.HOST_PC_BIOS, MachineType.HOST_PC_UEFI, MachineType.HOST_RPI])
+def test_a_host_starts_and_answers(machine: MachineType, images: Path, log: Path) -> None:
+    target = "rpi" if machine is MachineType.HOST_RPI else "pc"
     for last in (False, True):
         with started(machine, image(images, f"toweros-host-*-lab-{target}.img.zst"), log=log, files=new_host()) as guest:
             guest.wait(LOGIN, machine.limit)
-            if machine is Machine.HOST_RPI and "cdc_ether" not in guest.text and not last:
+            if machine is MachineType.HOST_RPI and "cdc_ether" not in guest.text and not last:
                 continue  # QEMU's USB did not come up: once more
             check_banner(guest, guest.banner(SSH, machine.limit / 2))
             # The scripts of packages ran when the root was made, or at this start: none failed, none is left.
             said = re.findall(r"tower-scripts: (.*?)[1-9]\d*, that failed: (.*?)\r?\n", guest.text)
-            assert said == [("nothing is pending; steps that ran: ", "0")] * (machine is Machine.HOST_RPI), guest.text[-4000:]
+            assert said == [("nothing is pending; steps that ran: ", "0")] * (machine is MachineType.HOST_RPI), guest.text[-4000:]
             return

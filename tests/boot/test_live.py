@@ -7,7 +7,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from pipeline.images.boot import LOGIN, Machine, started
+from pipeline.images.boot import LOGIN, MachineType, started
 from pipeline.images.disk import boot_file, partitions, root_filesystem
 
 GIB = 1 << 30
@@ -21,8 +21,8 @@ def test_a_host_is_provisioned_from_the_medium(images: Path, tmp_path: Path, che
     with stick.open("wb") as out:
         out.truncate(2 * GIB)
     log = checkout / "build" / "log" / "provisioned-in-the-live-system.log"
-    with started(Machine.THINCLIENT_BIOS, iso, log=log, stick=stick, limit=2300) as guest:
-        guest.wait(LOGIN, Machine.THINCLIENT_BIOS.limit)
+    with started(MachineType.THINCLIENT_BIOS, iso, log=log, stick=stick, limit=2300) as guest:
+        guest.wait(LOGIN, MachineType.THINCLIENT_BIOS.limit)
         guest.login("root", prompt=PROMPT)
         options = "--offline --username al --target pc --no-wait --yes --json"
         done = guest.command(f"tower provision vault {options} --image {IMAGE} 2>/run/said", timeout=1200)

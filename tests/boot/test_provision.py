@@ -21,7 +21,7 @@ from tower.hosts.registry import HOST_KEY
 from tower.provision import progress
 from tower.provision.progress import ForeignError
 
-from pipeline.images.boot import LOGIN, SSH, Machine, check_banner, started
+from pipeline.images.boot import LOGIN, SSH, MachineType, check_banner, started
 from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_filesystem
 from pipeline.images.guest import FAILURES
 
@@ -132,7 +132,7 @@ def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: 
     bad = (*FAILURES, "This host is not ready")
     for number, last in enumerate(("encrypt", "system", "restart")):
         log = checkout / "build" / "log" / f"provisioned-first-start-{number}.log"
-        with started(Machine.HOST_PC_BIOS, made.disk, log=log, second=made.second) as guest:
+        with started(MachineType.HOST_PC_BIOS, made.disk, log=log, second=made.second) as guest:
             if last == "restart":
                 wait_for_step("system", guest.ports[SSH], folder)
             guest.wait(f"^.*tower-setup: {last}$", START, failures=bad)
@@ -156,7 +156,7 @@ def test_a_second_disk_that_fails_is_named(
     os.truncate(second, 2 * GIB)
     log = checkout / "build" / "log" / "provisioned-failing.log"
     # In the volume of the root, behind that of home, which has a fifth of the disk.
-    with started(Machine.HOST_PC_BIOS, disk, log=log, second=second, broken=540 * MIB) as guest:
+    with started(MachineType.HOST_PC_BIOS, disk, log=log, second=second, broken=540 * MIB) as guest:
         guest.wait(r"tower-setup: failed at: system: vdb \(2147 MB\) is failing, or was taken out", START)
         guest.wait("This host is not ready", START)
         assert "login:" not in guest.text
@@ -188,7 +188,7 @@ def test_no_secret_is_left_on_what_is_not_encrypted(encrypted: Encrypted, provis
 @pytest.mark.qa("H02")
 def test_the_disk_does_not_start_without_the_boot_device(encrypted: Encrypted, checkout: Path) -> None:
     log = checkout / "build" / "log" / "provisioned-no-boot-device.log"
-    with started(Machine.HOST_PC_UEFI, encrypted.second, log=log) as guest:
+    with started(MachineType.HOST_PC_UEFI, encrypted.second, log=log) as guest:
         guest.wait(
             "BdsDxe: No bootable option|UEFI Interactive Shell|Start PXE over", START, failures=("login:", "Linux version")
         )
@@ -203,7 +203,7 @@ def test_the_disk_does_not_start_without_the_boot_device(encrypted: Encrypted, c
 @pytest.mark.qa("H18")
 def test_the_host_starts_from_its_encrypted_disk_and_answers(encrypted: Encrypted, checkout: Path) -> None:
     log = checkout / "build" / "log" / "provisioned-second-start.log"
-    folder, machine = encrypted.folder, Machine.HOST_PC_UEFI
+    folder, machine = encrypted.folder, MachineType.HOST_PC_UEFI
     with started(machine, encrypted.disk, log=log, second=encrypted.second) as guest:
         guest.wait(LOGIN, START)
         check_banner(guest, guest.banner(SSH, machine.limit / 2))

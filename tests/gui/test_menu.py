@@ -18,7 +18,7 @@ from tower.menu import icon
 from tower.menu import png
 from tower.menu.applications import Application
 from tower.menu.entries import Entry
-from tower.menu.files import menu_of_user
+from tower.menu.desktop_files import menu_of_user
 
 red = png.decode(png.encode(png.Picture(48, 48, b"\\xff\\0\\0\\xff" * 48**2)))
 menu_of_user().put("web", [Application(Entry("red", "Red Picture", ("red", "a word")), png.encode(icon.framed(red, "#4363d8")))])

@@ -27,7 +27,7 @@ def test_bytes_that_come_from_elsewhere(tiny: Tiny) -> None:
 
 def test_something_that_no_lock_names(tiny: Tiny) -> None:
     """A driver that takes a file out of the user's cache."""
-    path = tiny.folder / "pipeline/channels/registry.py"
+    path = tiny.folder / "pipeline/channels/drivers.py"
     code = '        if not (self.paths.cache / "extra").exists():\n            raise FetchError("extra: is not there")\n'
     text = path.read_text().replace("progress: Progress) -> None:\n        return\n", f"progress: Progress) -> None:\n{code}")
     path.write_text(

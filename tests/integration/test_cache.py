@@ -22,9 +22,9 @@ import requests
 
 from pipeline.base.canonical import Digest, digest_bytes, digest_json
 from pipeline.store.artifact import RECORD, Artifact
-from pipeline.store.cache.record import comment_of, manifest_of, sign, tag_of
-from pipeline.store.cache.registry import Registry, RegistryPlace, UnavailableError
-from pipeline.store.cache.shared import Cache, push
+from pipeline.store.cache.oci import Registry, RegistryPlace, UnavailableError
+from pipeline.store.cache.shared import SharedCache, push
+from pipeline.store.cache.signed_record import comment_of, manifest_of, sign, tag_of
 from pipeline.store.store import Store
 from pipeline.supply.minisign import SecretKey
 from tests.integration.conftest import Tiny
@@ -140,10 +140,12 @@ class Puller:
     store: Store
     said: list[str]
 
-    def pull(self, registry: Registry, *trusted: SecretKey, name: str = "image", cache: Cache | None = None) -> Artifact | None:
+    def pull(
+        self, registry: Registry, *trusted: SecretKey, name: str = "image", cache: SharedCache | None = None
+    ) -> Artifact | None:
         """Pull as a build does it. None if it would build; nothing is left in its folder then."""
         keys = tuple(key.public_key for key in trusted or (OURS,))
-        reader = cache or Cache(registry, keys, self.said.append)
+        reader = cache or SharedCache(registry, keys, self.said.append)
         document = document_of(name)
         with self.store.building(digest_json(document), document) as work:
             got = reader.pull(name, document, work)
@@ -249,7 +251,7 @@ def test_every_bit_of_record_and_signature(served: Served, artifact: Artifact, p
 def test_a_registry_that_is_down_is_reported_once(tmp_path: Path, artifact: Artifact, puller: Puller) -> None:
     with serving(tmp_path / "registry") as served:
         push(served.registry, artifact, OURS)
-    cache = Cache(served.registry, (OURS.public_key, THEIRS.public_key), puller.said.append)
+    cache = SharedCache(served.registry, (OURS.public_key, THEIRS.public_key), puller.said.append)
     for name in ("image", "another"):
         assert puller.pull(served.registry, name=name, cache=cache) is None
     (line,) = puller.said

@@ -36,7 +36,7 @@ def link(source: str, target: str) -> str:
 def lab(tiny_at: Callable[[], Tiny], checkout: Path) -> Tiny:
     """The tiny recipe on the real lab channel, with a cache of its own that starts as the user's."""
     tiny = tiny_at()
-    shutil.copy2(checkout / "pipeline/channels/registry.py", tiny.folder / "pipeline/channels/registry.py")
+    shutil.copy2(checkout / "pipeline/channels/drivers.py", tiny.folder / "pipeline/channels/drivers.py")
     for name in ("pipeline/channels/lab", "pipeline/channels"):
         shutil.rmtree(tiny.folder / name, ignore_errors=True)
         shutil.copytree(checkout / name, tiny.folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))

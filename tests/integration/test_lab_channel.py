@@ -19,9 +19,9 @@ from pipeline.apk.format.signature import KeyRing
 from pipeline.base.errors import FetchError, LockError, VerifyError
 from pipeline.base.paths import Paths
 from pipeline.channels.alpine.driver import AlpineDriver
+from pipeline.channels.drivers import open_driver
 from pipeline.channels.lab.debian import SETTING
 from pipeline.channels.lab.mirror import LabMirror
-from pipeline.channels.registry import open_driver
 from pipeline.config.channel import Channel
 from pipeline.config.toml import Problems
 from pipeline.plan.planner import load_channel

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.images import boot
-from pipeline.images.boot import Machine
+from pipeline.images.boot import MachineType
 from pipeline.images.disk import boot_file, boot_files, take_boot_file
 from tests.integration.conftest import Tiny
 
@@ -103,8 +103,8 @@ def test_files_of_the_boot_partition(tmp_path: Path) -> None:
     assert take_boot_file(image, "/kernel", tmp_path / ALL / "kernel, taken").read_bytes() == b"k"
 
 
-@pytest.mark.parametrize("machine", [one for one in Machine if one.is_host])
-def test_files_that_a_machine_is_given(tmp_path: Path, machine: Machine) -> None:
+@pytest.mark.parametrize("machine", [one for one in MachineType if one.is_host])
+def test_files_that_a_machine_is_given(tmp_path: Path, machine: MachineType) -> None:
     """QEMU begins another option at a comma."""
     scratch = tmp_path / f"{ALL},readonly=on"
     scratch.mkdir()
@@ -122,5 +122,5 @@ def test_a_machine_reads_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     stick = tmp_path / ALL / "stick"
     stick.write_bytes(bytes(1 << 20))
-    with boot.started(Machine.HOST_PC_BIOS, image, log=tmp_path / ALL / "log", limit=60, stick=stick) as guest:
+    with boot.started(MachineType.HOST_PC_BIOS, image, log=tmp_path / ALL / "log", limit=60, stick=stick) as guest:
         guest.wait("read from the disk", 50)

@@ -115,7 +115,7 @@ def test_root_opens_the_wires_for_a_user_and_no_more(machines: Tower) -> None:
     add_user(client, "walt", administrator=True)
     rules = client.read("etc/doas.conf")
     code = (
-        "import os\nfrom tower.audit import local\nfrom tower.audit.wire import wires\n"
+        "import os\nfrom tower.audit import local\nfrom tower.audit.packets import wires\n"
         "with wires(['eth0', 'eth1']) as found:\n    print(os.geteuid() > 0, *found)\nprint(local.firewall().outcome)\n"
     )
     try:

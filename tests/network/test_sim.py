@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sim import state
+from pipeline.sim import running
 from tests.gui.pictures import Colour, Picture, keep, near, read_png
 from tests.gui.test_desktop import BAR_TOP, TERMINAL, WINDOW, YELLOW
 from tests.integration.windows.test_sound import check_tone, sine
@@ -161,7 +161,7 @@ def test_the_bar_lists_the_hosts_and_tells_up_from_down(nothing_runs: None, tmp_
     file = tmp_path / "screen.png"
     sim("sim:screen", "thinclient", str(file))
     until_it_shows(file, lambda found: lit(found) == {"router", "web", "vault"})
-    os.kill(state.need(FOLDER).row("web").pid, signal.SIGKILL)
+    os.kill(running.need(FOLDER).row("web").pid, signal.SIGKILL)
     assert "○ web" in widget(lambda found: found["class"] == "down")["text"]
     until_it_shows(file, lambda found: lit(found) == {"router", "vault"})
 
@@ -221,7 +221,7 @@ def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None
         with child, child.stderr:
             said = next(line for line in child.stderr if "thinclient: starting" in line)
             assert said
-            keeper = state.read(FOLDER)
+            keeper = running.read(FOLDER)
             assert keeper is not None
             mine = networks([keeper.keeper, *_below(keeper.keeper)]) - networks([os.getpid()])
             assert mine
@@ -233,7 +233,7 @@ def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None
 def test_nothing_is_left_of_a_tower_whose_process_is_killed(nothing_runs: None) -> None:
     del nothing_runs
     sim("sim")
-    found = state.need(FOLDER)
+    found = running.need(FOLDER)
     mine = networks([row.pid for row in found.machines])
     assert len(mine) == 5
     os.kill(found.keeper, signal.SIGKILL)
@@ -244,7 +244,7 @@ def no_tower_is_left(mine: set[str]) -> None:
     """Check that nothing runs in these networks, and that the commands know it."""
     wait_until_gone(mine)
     ends = time.monotonic() + 30
-    while state.is_held(FOLDER):
+    while running.is_held(FOLDER):
         assert time.monotonic() < ends
         time.sleep(0.05)
     assert "no Tower is running" in sim("sim:status", status=17).stderr

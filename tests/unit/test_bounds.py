@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.apk.format import head, signature
-from pipeline.apk.format.hostile import Guard, Policy
+from pipeline.apk.format.hostile import EntryChecker, Policy
 from pipeline.apk.format.signature import KeyRing, generate_key
 from pipeline.apk.format.tarstream import TarEntry
 from pipeline.apk.format.writer import dump_header, memory_member
 from pipeline.apk.solver import pool
 from pipeline.base.errors import FormatError, VerifyError
 from pipeline.channels.lab import scan
-from pipeline.channels.lab.version import alpine_version
+from pipeline.channels.lab.debian_version import alpine_version
 from pipeline.formats import ext4, iso9660, tarstream
-from pipeline.images.elf import tree
-from pipeline.images.elf.tree import Tree
+from pipeline.images.elf import root_tree
+from pipeline.images.elf.root_tree import RootTree
 from pipeline.supply import vault
 
 
@@ -57,12 +57,12 @@ def _plain(member: bytes) -> bytes:
 
 
 def test_what_an_archive_may_lay_beyond_the_bounds() -> None:
-    guard = Guard("x", Policy(max_file=10, max_total=15))
-    guard.check(TarEntry("a", size=10))
+    checker = EntryChecker("x", Policy(max_file=10, max_total=15))
+    checker.check(TarEntry("a", size=10))
     with pytest.raises(FormatError, match="b: 6 bytes, 16 with those before it; 10 of a file and 15 of all"):
-        guard.check(TarEntry("b", size=6))
+        checker.check(TarEntry("b", size=6))
     with pytest.raises(FormatError, match="1 to 4096 bytes are allowed"):
-        Guard("x").check(TarEntry("l", "symlink", target="t" * 5000))
+        EntryChecker("x").check(TarEntry("l", "symlink", target="t" * 5000))
 
 
 def test_a_tar_beyond_its_bounds_names_them() -> None:
@@ -100,13 +100,13 @@ def test_a_name_on_a_disc_is_not_shortened() -> None:
 
 
 def test_a_list_of_folders_is_not_shortened() -> None:
-    found = Tree()
+    found = RootTree()
     long = b"/usr/lib\n" * 10_000
     for path in ("etc/ld.so.conf", "etc/ld.so.conf.d/a.conf", "etc/ld-musl-x86_64.path"):
         found.add_file(path, 0o644, (0, 0), lambda most: long[:most])
     assert [line.partition(":")[0] for line in found.damaged] == list(found.entries)
-    assert all(f"more than {tree._MOST_TEXT} bytes" in line for line in found.damaged)
-    found = Tree()
+    assert all(f"more than {root_tree._MOST_TEXT} bytes" in line for line in found.damaged)
+    found = RootTree()
     found.add_file("etc/ld.so.conf", 0o644, (0, 0), lambda most: long[:60_000])
     assert not found.damaged
     assert len(found.entries["etc/ld.so.conf"].text) == 60_000

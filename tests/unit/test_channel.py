@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import ConfigError, LockError
-from pipeline.channels.registry import open_driver
+from pipeline.channels.drivers import open_driver
 from pipeline.config.toml import Problems
 from pipeline.plan.planner import load_channel
 from pipeline.supply.lock import Lock, LockedFile, Worlds

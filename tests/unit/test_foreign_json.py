@@ -26,7 +26,7 @@ from pipeline.images import boot_record, imageset, manifest
 from pipeline.release import attest, inspection
 from pipeline.sandbox import place
 from pipeline.store import artifact
-from pipeline.store.cache import record
+from pipeline.store.cache import signed_record
 from pipeline.supply import lockfile, wheels
 from tests.unit.runtime.test_jsontext import ODD
 
@@ -66,7 +66,7 @@ REFUSED: dict[str, Read] = {
     "record": lambda data, _: artifact.parse_record(data, KEY),
     "lock": lambda data, _: lockfile.parse(data, "lock"),
     "packages of a stage": in_file(lambda path: manifest.read_packages(path, "iso")),
-    "manifest in a registry": lambda data, _: record._places(data, "x"),
+    "manifest in a registry": lambda data, _: signed_record._places(data, "x"),
     "docker context": in_file(context, f"contexts/meta/{hashlib.sha256(b'far').hexdigest()}/meta.json"),
     "release": in_file(inspection._json),
     "receipt": lambda data, _: receipt.parse(data, "receipt"),

@@ -15,8 +15,8 @@ import pytest
 from pipeline.base.errors import FactoryError
 from pipeline.channels.alpine.aports import repack
 from pipeline.channels.alpine.vouched import read_root
-from pipeline.channels.lab import deb, tree
-from pipeline.images.elf.tree import Tree, add_tar
+from pipeline.channels.lab import deb, package_tree
+from pipeline.images.elf.root_tree import RootTree, add_tar
 from pipeline.sandbox.rootform import one_form
 from tests.unit.lab import debs
 from tests.unit.tars import END, HOSTILE, flipped, header, headers, padded, record
@@ -40,7 +40,7 @@ def by_aports(data: bytes, _folder: Path) -> None:
 
 
 def by_elf(data: bytes, _folder: Path) -> None:
-    add_tar(Tree(), data)
+    add_tar(RootTree(), data)
 
 
 def by_vouched(data: bytes, folder: Path) -> None:
@@ -54,7 +54,9 @@ def by_rootform(data: bytes, folder: Path) -> None:
 
 
 def by_deb(data: bytes, folder: Path) -> None:
-    deb.unpack(io.BytesIO(debs.ar(("debian-binary", b"2.0\n"), ("data.tar", data))), "a.deb", tree.Tree(folder / "deb"))
+    deb.unpack(
+        io.BytesIO(debs.ar(("debian-binary", b"2.0\n"), ("data.tar", data))), "a.deb", package_tree.PackageTree(folder / "deb")
+    )
 
 
 READERS: dict[str, Callable[[bytes, Path], None]] = {
@@ -110,7 +112,7 @@ def test_what_is_packed_around_it(tmp_path: Path, suffix: str) -> None:
         for data in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :]):
             packed = debs.ar(("debian-binary", b"2.0\n"), (f"data.tar.{suffix}", data))
             try:
-                deb.unpack(io.BytesIO(packed), "a.deb", tree.Tree(tmp_path / "deb"))
+                deb.unpack(io.BytesIO(packed), "a.deb", package_tree.PackageTree(tmp_path / "deb"))
             except FactoryError:
                 continue
             assert suffix == "gz", "in gzip some bits mean nothing; what they pack has a sum"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.solver import cache
+from pipeline.apk.solver import file_cache
 from pipeline.base.errors import ConfigError
 from pipeline.base.paths import cache_home, check_checkout
 from pipeline.cli import tasks
@@ -103,7 +103,7 @@ def test_nobody_knows_the_home() -> None:
     with pytest.raises(ConfigError, match="has no home folder for downloads"):
         cache_home()
     # Nothing may be made in the folder where one happens to be.
-    assert cache.default_folder().startswith("/dev/null/")
+    assert file_cache.default_folder().startswith("/dev/null/")
 
 
 @pytest.mark.usefixtures("_no_home")

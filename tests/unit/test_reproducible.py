@@ -17,7 +17,7 @@ from tests.unit.test_publish import OUTPUTS
 
 def built(root: Path, monkeypatch: pytest.MonkeyPatch, packed: str = "packed") -> Factory:
     """A checkout in which all is built and published; `compare` gets the same driver."""
-    monkeypatch.setattr("pipeline.channels.registry.open_driver", lambda channel, worlds, paths: Driver())
+    monkeypatch.setattr("pipeline.channels.drivers.open_driver", lambda channel, worlds, paths: Driver())
     paths = make_checkout(root) if not root.exists() else Paths(root)
     factory = make_factory(paths, Driver())
     for target, arch in (("rpi", "aarch64"), ("pc", "x86_64")):

@@ -6,8 +6,8 @@ from __future__ import annotations
 import functools
 import zlib
 
-from pipeline.apk.adb import fields, signing
-from pipeline.apk.adb.container import ADB, ALIGNMENT, DATA, LONG_HEAD, MAGIC, SHORT_HEAD, SIG, SIZE_BITS
+from pipeline.apk.adb import block_signature, fields
+from pipeline.apk.adb.adbfile import ADB, ALIGNMENT, DATA, LONG_HEAD, MAGIC, SHORT_HEAD, SIG, SIZE_BITS
 from pipeline.apk.adb.packing import DEFAULT_LEVEL
 from pipeline.apk.adb.values import BLOB8, BLOB16, BLOB32, HEAD, INT, INT32, INT64, NULL, OBJECT, PLACES, TYPE_SHIFT, WORD
 from pipeline.apk.format import version as versions
@@ -59,7 +59,7 @@ class Encoder:
         return self.blob(text.encode("utf-8", "surrogateescape"))
 
     def number(self, number: int) -> int:
-        """Return the word for a number from 0 on."""
+        """Return the word for a number from 0 on. Raises FormatError."""
         if 0 <= number <= PLACES:
             return INT << TYPE_SHIFT | number
         if not 0 <= number < 1 << 64:
@@ -142,7 +142,7 @@ class Packer:
         self.write(MAGIC + schema)
         self.block(ADB, metadata)
         if signer is not None:
-            self.block(SIG, signing.make(signer, schema, metadata))
+            self.block(SIG, block_signature.make(signer, schema, metadata))
 
     def block(self, kind: int, content: bytes) -> None:
         """Write a whole block."""

@@ -58,6 +58,7 @@ class InfoReader:
         """Return the fields of a package by name, only those that are there; `checksum` stands for its hashes.
 
         A value that apk could not convert is left out, and `converted` says so. A version is then "", as it is to apk.
+        Raises FormatError.
         """
         values, slots = self.values, self.values.object(word, what)
         found: dict[str, object] = {}
@@ -97,7 +98,7 @@ class InfoReader:
         return values.number(word, what)
 
     def conditions(self, word: int, what: str) -> tuple[str, ...]:
-        """Return a list of dependencies as texts."""
+        """Return a list of dependencies as texts. Raises FormatError."""
         known = self._lists.get(word)
         if known is None:
             words = self.values.array(word, what)

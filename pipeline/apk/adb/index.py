@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pipeline.apk.adb.container import INDEX
+from pipeline.apk.adb.adbfile import INDEX
 from pipeline.apk.adb.fields import NDX_DESCRIPTION, NDX_PACKAGES, NDX_SPEC, InfoReader
 from pipeline.apk.adb.head import read_head
 from pipeline.apk.adb.values import Values
@@ -23,7 +23,7 @@ _USUAL_NAMES = ("", "${name}-${version}.apk", "${arch}/${name}-${version}.apk")
 def read_packages(source: RawSource, verifier: Verifier | None) -> Index:
     """Read and verify an index.
 
-    The format does not say when an index was made; the latest build of its packages stands for it.
+    The format does not say when an index was made; the latest build of its packages stands for it. Raises FormatError.
     """
     head = read_head(source, verifier, INDEX, DEFAULT_LIMITS.index)
     if head.first is not None:

@@ -11,13 +11,13 @@ import hashlib
 import io
 
 from pipeline.apk.adb import fields
-from pipeline.apk.adb.container import DATA, PACKAGE, Container
-from pipeline.apk.adb.files import Files
+from pipeline.apk.adb.adbfile import DATA, PACKAGE, AdbFile
+from pipeline.apk.adb.filelist import Files
 from pipeline.apk.adb.head import read_head
 from pipeline.apk.adb.values import Values
 from pipeline.apk.format.gzipstream import RawSource
 from pipeline.apk.format.head import DEFAULT_LIMITS
-from pipeline.apk.format.hostile import DEFAULT_POLICY, Guard, Policy
+from pipeline.apk.format.hostile import DEFAULT_POLICY, EntryChecker, Policy
 from pipeline.apk.format.opened import Package, checksum_of
 from pipeline.apk.format.pkginfo import PkgInfo, check_info
 from pipeline.apk.format.tarstream import Content, TarEntry, shown
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
-    from pipeline.apk.adb.container import Block
+    from pipeline.apk.adb.adbfile import Block
     from pipeline.apk.format.signature import Verifier
 
 _DATA_HEAD = 8
@@ -62,17 +62,20 @@ class Package3(Package):
         self._metadata = head.metadata
         self._stream = stream
         self._source = source
-        self._next: tuple[Container, Block | None] | None = (head.container, head.first)
+        self._next: tuple[AdbFile, Block | None] | None = (head.container, head.first)
 
     def iter_data(self, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[TarEntry, Content]]:
-        """Yield the entries: each folder, then the files in it. A file's digest is compared while it is read."""
+        """Yield the entries: each folder, then the files in it. A file's digest is compared while it is read.
+
+        Raises FormatError.
+        """
         if self._next is None:
             raise FormatError(f"{self.file_name}: the data has been read already")
         (container, block), self._next = self._next, None
         where = f"{self.file_name}: data"
-        guard = Guard(where, policy)
+        checker = EntryChecker(where, policy)
         for path, file, entry in Files(self._values, self._root[fields.PKG_PATHS]):
-            guard.check(entry)
+            checker.check(entry)
             if entry.kind == "file" and entry.size:
                 _check_place(block, container, (path, file), entry, where)
                 content = Content(container, entry, where)
@@ -103,7 +106,7 @@ class Package3(Package):
         self._next = (head.container, head.first)
 
 
-def _check_place(block: Block | None, container: Container, place: tuple[int, int], entry: TarEntry, where: str) -> None:
+def _check_place(block: Block | None, container: AdbFile, place: tuple[int, int], entry: TarEntry, where: str) -> None:
     """Check that a block of data is that of a file: it names the numbers of its folder and of itself."""
     if block is None or block.kind != DATA:
         raise FormatError(f"{where}: {shown(entry.name)}: truncated, its data is missing")

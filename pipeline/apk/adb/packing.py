@@ -81,7 +81,7 @@ class _Zstd:
         return plain
 
 
-class Unpacked:
+class AdbStream:
     """The unpacked bytes of a file, from its `ADB.` on; `name` is for messages, `position` counts what has been read."""
 
     def __init__(self, source: RawSource) -> None:

@@ -50,7 +50,10 @@ class Values:
         return self.object(self._root, "root")
 
     def object(self, word: int, what: str) -> tuple[int, ...]:
-        """Return the words in the slots of an object; the first slot, which holds the count, is there to count from 1."""
+        """Return the words in the slots of an object; the first slot, which holds the count, is there to count from 1.
+
+        Raises FormatError.
+        """
         slots = self._slots(word, what)
         if len(slots) > _MOST_SLOTS:
             raise FormatError(f"{self.where}: {what}: object of {len(slots)} fields, {_MOST_SLOTS} are allowed")
@@ -73,7 +76,7 @@ class Values:
         return struct.unpack_from(f"<{count}I", self._data, place)
 
     def number(self, word: int, what: str) -> int | None:
-        """Return a number; None for NULL."""
+        """Return a number; None for NULL. Raises FormatError."""
         kind, place = word >> TYPE_SHIFT, word & PLACES
         if kind == INT:
             return place
@@ -87,7 +90,7 @@ class Values:
         return int.from_bytes(self._data[place : place + size], "little")
 
     def blob(self, word: int, what: str) -> bytes:
-        """Return bytes; none for NULL."""
+        """Return bytes; none for NULL. Raises FormatError."""
         if not word:
             return b""
         kind, place = word >> TYPE_SHIFT, word & PLACES
@@ -104,6 +107,7 @@ class Values:
         """Return a text; "" for NULL.
 
         A `foreign` one is only for people and may have another encoding; one of `any_bytes` gets surrogates for them.
+        Raises FormatError.
         """
         known = self._texts.get(word)
         if known is not None:

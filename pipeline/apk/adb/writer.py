@@ -8,12 +8,12 @@ import functools
 import hashlib
 
 from pipeline.apk.adb import fields
-from pipeline.apk.adb.container import INDEX, PACKAGE
+from pipeline.apk.adb.adbfile import INDEX, PACKAGE
 from pipeline.apk.adb.encoder import Encoder, Packer, padding
-from pipeline.apk.adb.files import LINK, REGULAR
+from pipeline.apk.adb.filelist import LINK, REGULAR
 from pipeline.apk.adb.packing import DEFAULT_LEVEL
 from pipeline.apk.format import version as versions
-from pipeline.apk.format.hostile import Guard, Policy
+from pipeline.apk.format.hostile import EntryChecker, Policy
 from pipeline.apk.format.opened import CHECKSUMS
 from pipeline.apk.format.pkginfo import check_info
 from pipeline.apk.format.tarstream import TarEntry, name_bytes
@@ -66,13 +66,13 @@ class _Tree:
             else:
                 self.files[entry.name.rpartition("/")[0]].append((entry, source))
         self.folders = [folders[name] for name in sorted(folders, key=name_bytes)]
-        guard = Guard(where, policy)
+        checker = EntryChecker(where, policy)
         for folder in self.folders:
             if folder.name:
-                guard.check(folder)
+                checker.check(folder)
             self.files[folder.name].sort(key=lambda pair: name_bytes(pair[0].name))
             for entry, _source in self.files[folder.name]:
-                guard.check(entry)
+                checker.check(entry)
 
 
 def _move_links(found: dict[str, tuple[TarEntry, Source]]) -> None:
@@ -83,7 +83,7 @@ def _move_links(found: dict[str, tuple[TarEntry, Source]]) -> None:
             groups.setdefault(entry.target, [entry.target]).append(entry.name)
     for target, names in groups.items():
         if target not in found:
-            continue  # the guard says so
+            continue  # the checker says so
         file, source = found[target]
         first, *others = sorted(names, key=_place)
         found[first] = _changed(file, name=first), source
@@ -175,7 +175,7 @@ def write_package(
 ) -> None:
     """Write a package; times become `epoch`, unless it is None.
 
-    Entries that our own reader would refuse under `policy` are refused here.
+    Entries that our own reader would refuse under `policy` are refused here. Raises FormatError.
     """
     where = f"{info.name}-{info.version}.apk"
     check_info(info, where, foreign=True)

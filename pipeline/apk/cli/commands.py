@@ -116,14 +116,14 @@ def _show(row: dict[str, object]) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    return verify.run(verify.Request(str(options.keys), tuple(map(str, options.file)), options.json))
+    return verify.run(verify.VerifyRequest(str(options.keys), tuple(map(str, options.file)), options.json))
 
 
 def _solve(options: argparse.Namespace) -> int:
-    from pipeline.apk.cli.solve import Request, run
+    from pipeline.apk.cli.solve import SolveRequest, run
 
     indexes, cache = tuple(map(str, options.index)), str(options.cache or "")
-    return run(Request(str(options.keys), indexes, options.arch, tuple(options.package), cache, options.apk))
+    return run(SolveRequest(str(options.keys), indexes, options.arch, tuple(options.package), cache, options.apk))
 
 
 def _index(options: argparse.Namespace) -> int:

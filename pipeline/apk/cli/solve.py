@@ -18,7 +18,7 @@ _USAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SolveRequest:
     """The options of the command line; `cache` is "" for the default folder, `generation` that of apk."""
 
     keys: str
@@ -29,7 +29,7 @@ class Request:
     generation: int = 3
 
 
-def plain_request(arguments: Sequence[str]) -> Request | None:
+def plain_request(arguments: Sequence[str]) -> SolveRequest | None:
     """Return the request of a command line with plain `--option value` pairs and packages; None if it needs a real parser."""
     given: dict[str, list[str]] = {name: [] for name in _OPTIONS}
     world = []
@@ -49,13 +49,13 @@ def plain_request(arguments: Sequence[str]) -> Request | None:
         return None
     if generation not in ([], ["2"], ["3"]):
         return None
-    return Request(keys[0], tuple(given["--index"]), arch[0], tuple(world), "".join(cache), int("".join(generation) or 3))
+    return SolveRequest(keys[0], tuple(given["--index"]), arch[0], tuple(world), "".join(cache), int("".join(generation) or 3))
 
 
-def run(request: Request) -> int:
+def run(request: SolveRequest) -> int:
     """Solve, and print the packages; return the exit status. Raises FactoryError (UnsolvableError too) and OSError."""
     from pipeline.apk.format.pkginfo import parse_dependency
-    from pipeline.apk.solver.cache import Cache
+    from pipeline.apk.solver.file_cache import FileCache
 
     gc.disable()  # the run is short, and garbage collection would visit its many small objects again and again
     try:
@@ -71,7 +71,7 @@ def run(request: Request) -> int:
     for path in request.indexes:
         with open(path, "rb") as stream:  # noqa: PTH123 (pathlib is slow to import)
             files.append(IndexFile(path, stream.read()))
-    keys, cache = read_keys(request.keys), Cache(request.cache)
+    keys, cache = read_keys(request.keys), FileCache(request.cache)
     solver = Solver.load(files, keys, request.arch, cache, generation=request.generation)
     solution = solver.solve(request.world)
     sys.stdout.write("".join(f"{line}\n" for line in sorted(map(str, solution.packages))))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class VerifyRequest:
     """The options of the command line: the folder of trusted keys, and files."""
 
     keys: str
@@ -28,11 +28,11 @@ class Request:
     as_json: bool = False
 
 
-def plain_request(arguments: Sequence[str]) -> Request | None:
+def plain_request(arguments: Sequence[str]) -> VerifyRequest | None:
     """Return the request of `--keys DIR FILE...`; None if it needs a real parser."""
     if len(arguments) < 3 or arguments[0] != "--keys" or any(text.startswith("-") for text in arguments[1:]):
         return None
-    return Request(arguments[1], tuple(arguments[2:]))
+    return VerifyRequest(arguments[1], tuple(arguments[2:]))
 
 
 def is_index(path: str) -> bool:
@@ -72,7 +72,7 @@ def _size(path: str) -> int:
         return 0
 
 
-def run(request: Request) -> int:
+def run(request: VerifyRequest) -> int:
     """Verify, and print a line for each file; return the exit status. Raises FactoryError and OSError for the keys."""
     gc.disable()  # the run is short, and garbage collection would visit its many small objects again and again
     ring = KeyRing.load(request.keys)

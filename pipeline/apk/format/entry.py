@@ -64,7 +64,10 @@ class Index:
 
 
 def check_names(entry: IndexEntry, where: str, fields: tuple[str, str, str]) -> None:
-    """Check the texts that become part of file names and addresses; `fields` are the index's words for them."""
+    """Check the texts that become part of file names and addresses; `fields` are the index's words for them.
+
+    Raises FormatError.
+    """
     name, version, arch = fields
     if not is_name(entry.name):
         raise FormatError(f"{where}: {name}: is not a package name: {entry.name!r}")

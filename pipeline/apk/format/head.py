@@ -29,7 +29,7 @@ _STORED_LEVEL = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ReadLimits:
     """Bounds in bytes for the parts of a package or an index that are held in memory."""
 
     signature: int = 1 << 18
@@ -39,11 +39,11 @@ class Limits:
     index: int = 256 << 20
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ReadLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class SignedHead:
     """The first members of a signed file: its signatures, and the raw and unpacked bytes of the signed member.
 
     `signer` is the key whose signature was valid; "" if none was asked for.
@@ -55,10 +55,10 @@ class Head:
     plain: bytes
 
 
-def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: int, max_plain: int) -> Head:
+def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: int, max_plain: int) -> SignedHead:
     """Read an optional signature member and the member after it, and verify the second with the first.
 
-    `what` is the second member's name in messages. With a verifier, an unsigned file is refused.
+    `what` is the second member's name in messages. With a verifier, an unsigned file is refused. Raises FormatError.
     """
     member = GzipMember(source, what, max_raw=max_raw, max_plain=max_plain, keep=True)
     plain = member.read_all()
@@ -76,7 +76,7 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
     signer = "" if verifier is None else check_signatures(signatures, verifier, raw, source.name)
     if plain.startswith(PREFIX.encode()):
         raise FormatError(f"{source.name}: more than one signature member")
-    return Head(signatures, signer, raw, plain)
+    return SignedHead(signatures, signer, raw, plain)
 
 
 def _check_gzip(raw: bytes, plain: bytes, where: str) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entries that an archive may have: a policy, and the guard that checks each entry against it.
+"""The entries that an archive may have: a policy, and the checker that holds each entry against it.
 
-The guard sees only the archive. An installer must also not follow links that are already on the disk.
+The checker sees only the archive. An installer must also not follow links that are already on the disk.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _check_characters(text: str, where: str, what: str) -> None:
         raise FormatError(f"{where}: {what} {text!r} holds a control character")
 
 
-class Guard:
+class EntryChecker:
     """Checks the entries of one archive, in order; raises FormatError at the first hostile one."""
 
     def __init__(self, where: str, policy: Policy = DEFAULT_POLICY) -> None:
@@ -66,7 +66,7 @@ class Guard:
         self._names = 0
 
     def check(self, entry: TarEntry) -> None:
-        """Check `entry` against the policy and the entries before it."""
+        """Check `entry` against the policy and the entries before it. Raises FormatError."""
         name, kind, where, policy = entry.name, entry.kind, self._where, self._policy
         check_path(name, where, max_length=policy.max_name)
         earlier = self._kinds.get(name)

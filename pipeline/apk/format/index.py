@@ -75,7 +75,10 @@ def entry_from(fields: dict[str, str], where: str) -> IndexEntry:
 
 
 def dump_entry(entry: IndexEntry, *, installed: bool = False) -> list[str]:
-    """Return the lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only."""
+    """Return the lines of one entry, without the empty line after it; `r:` and `q:` are for the installed database only.
+
+    Raises FormatError.
+    """
     lines = []
     for letter, name in LETTERS.items():
         value = getattr(entry, name)
@@ -142,7 +145,10 @@ def _decoded(data: bytes, where: str) -> str:
 
 
 def read_index(stream: BinaryIO, verifier: Verifier | None, *, name: str = "") -> Index:
-    """Read, verify and parse an index of either format; without a verifier, signatures are listed but not verified."""
+    """Read, verify and parse an index of either format; without a verifier, signatures are listed but not verified.
+
+    Raises FormatError.
+    """
     source = RawSource(stream, name or str(getattr(stream, "name", "index")))
     if source.begins_with(MAGIC):
         from pipeline.apk.adb.index import read_packages
@@ -185,7 +191,7 @@ def package_entry(package: Package, size: int, *, arch: str = "") -> IndexEntry:
     """Return the index entry of a package whose file has `size` bytes.
 
     `arch` is the repository's: apk looks for a package in the folder of the architecture in the index,
-    so a package for every architecture (`noarch`) must be listed with it to be found.
+    so a package for every architecture (`noarch`) must be listed with it to be found. Raises FormatError.
     """
     info = package.info
     if arch and info.arch not in (arch, "noarch"):

@@ -136,7 +136,7 @@ def _owner(value: str, where: str) -> tuple[int, int, int]:
 
 
 def dump_installed(packages: Iterable[InstalledPackage]) -> bytes:
-    """Return the database of `packages`, in the order given."""
+    """Return the database of `packages`, in the order given. Raises FormatError."""
     lines: list[str] = []
     for package in packages:
         lines += dump_entry(package.entry, installed=True)

@@ -71,7 +71,10 @@ class Package:
         raise NotImplementedError
 
     def verify_data(self, policy: Policy = DEFAULT_POLICY) -> int:
-        """Read all data without keeping it and return the file's size; a seekable stream can then be read again."""
+        """Read all data without keeping it and return the file's size; a seekable stream can then be read again.
+
+        Raises what `iter_data` raises.
+        """
         raise NotImplementedError
 
     def check_identity(self, checksum: str, hint: str) -> None:

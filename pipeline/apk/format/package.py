@@ -15,8 +15,8 @@ import io
 
 from pipeline.apk.format import pkginfo
 from pipeline.apk.format.gzipstream import GzipMember, RawSource
-from pipeline.apk.format.head import DEFAULT_LIMITS, Head, read_head
-from pipeline.apk.format.hostile import DEFAULT_POLICY, Guard, Policy
+from pipeline.apk.format.head import DEFAULT_LIMITS, SignedHead, read_head
+from pipeline.apk.format.hostile import DEFAULT_POLICY, EntryChecker, Policy
 from pipeline.apk.format.opened import MAGIC, Package, checksum_of
 from pipeline.apk.format.pkginfo import SCRIPTS
 from pipeline.apk.format.signature import PREFIX
@@ -44,7 +44,7 @@ _ENTRY_OVERHEAD = 4096  # headers and padding
 class Package2(Package):
     """A package of format 2, whose control has been read."""
 
-    def __init__(self, stream: BinaryIO, source: RawSource, head: Head) -> None:
+    def __init__(self, stream: BinaryIO, source: RawSource, head: SignedHead) -> None:
         self.format = 2
         self.file_name = source.name
         self.signatures = head.signatures
@@ -75,9 +75,9 @@ class Package2(Package):
         bound = policy.max_total + _ENTRY_OVERHEAD * policy.max_entries
         hashes = () if trusted else (digest,)
         member = GzipMember(source, "data", max_raw=bound, max_plain=bound, hashes=hashes, trusted=trusted)
-        guard = Guard(member.where, policy)
+        checker = EntryChecker(member.where, policy)
         for entry, content in read_tar(member, member.where):
-            guard.check(entry)
+            checker.check(entry)
             if entry.name[0] == ".":
                 if entry.name in (".PKGINFO", *SCRIPTS) or entry.name.startswith(PREFIX):
                     raise FormatError(f"{member.where}: {entry.name} belongs in the control member")
@@ -155,7 +155,7 @@ def read_package(stream: BinaryIO, verifier: Verifier | None, *, name: str = "")
 def sign_package(stream: BinaryIO, out: BinaryIO, signer: Signer, *, name: str = "", policy: Policy = DEFAULT_POLICY) -> None:
     """Copy the package in `stream` (seekable) to `out` with a new signature; an old one is dropped.
 
-    The data is verified before anything is written.
+    The data is verified before anything is written. Raises FormatError.
     """
     source = RawSource(stream, name or str(getattr(stream, "name", "package")))
     if source.begins_with(MAGIC):

@@ -11,7 +11,7 @@ import io
 import os
 import zlib
 
-from pipeline.apk.format.hostile import Guard, Policy
+from pipeline.apk.format.hostile import EntryChecker, Policy
 from pipeline.apk.format.pkginfo import SCRIPTS
 from pipeline.apk.format.tarstream import BLOCK, CHECKSUM, KINDS, XATTR, TarEntry, name_bytes
 from pipeline.base.errors import FormatError
@@ -188,7 +188,7 @@ def _prepare(entries: Iterable[tuple[TarEntry, Source]], epoch: int) -> list[tup
 def tree_entries(root: Path, owners: Mapping[str, tuple[str, str]] | None = None) -> Iterator[tuple[TarEntry, Source]]:
     """Yield the entries of the tree below `root`; all owned by root:root except the paths in `owners` (user, group).
 
-    Files with the same inode become hard links to the first of them.
+    Files with the same inode become hard links to the first of them. Raises FormatError.
     """
     first: dict[tuple[int, int], str] = {}
     pending = [root]
@@ -254,7 +254,7 @@ def write_package(
     """Write a package and return its info as written: with datahash, builddate and, if it was 0, size.
 
     Entries come in any order; times become `epoch`, missing folders are added. Entries that our own reader would
-    refuse under `policy` are refused here. Without a signer the package is unsigned (`package.sign_package`).
+    refuse under `policy` are refused here. Without a signer the package is unsigned (`package.sign_package`). Raises FormatError.
     """
     import shutil
     import tempfile
@@ -263,9 +263,9 @@ def write_package(
     if unknown:
         raise FormatError(f"{info.name}: no script is called {', '.join(unknown)}", hint="one of " + " ".join(SCRIPTS))
     prepared = _prepare(entries, epoch)
-    guard = Guard(f"{info.name}-{info.version}.apk", policy or Policy())
+    checker = EntryChecker(f"{info.name}-{info.version}.apk", policy or Policy())
     for entry, _source in prepared:
-        guard.check(entry)
+        checker.check(entry)
     digest = hashlib.sha256()
     with tempfile.TemporaryFile() as data:
         _pack(data, prepared, end=True, hashes=(digest,), level=level)

@@ -43,7 +43,7 @@ def bucket(name: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class IndexedPackage:
     """One package of the indexes, with its lists as apk reads them."""
 
     entry: IndexEntry
@@ -59,7 +59,7 @@ class Member:
         return tuple(dict.fromkeys((self.entry.name, *(item.name for item in self.provides))))
 
 
-class _Reader:
+class _ConditionReader:
     """Reads lists of conditions as apk of a generation does; it caches them, since most conditions are in many lists."""
 
     def __init__(self, generation: int) -> None:
@@ -88,10 +88,10 @@ class _Reader:
         return tuple(taken), broken
 
 
-def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation: int) -> list[Member]:
+def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation: int) -> list[IndexedPackage]:
     """Return the packages of all indexes; a package that is in several counts once."""
-    members: dict[str, Member] = {}
-    read = _Reader(generation).read
+    members: dict[str, IndexedPackage] = {}
+    read = _ConditionReader(generation).read
     for number, entries in enumerate(indexes):
         for entry in entries:
             fits = entry.arch in (arch, "noarch", "")
@@ -101,7 +101,7 @@ def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation:
             provides, _ = read(entry.provides)
             install_if, partial = read(entry.install_if)
             usable = fits and entry.installable and not (broken and generation > 2)
-            members[entry.checksum] = Member(
+            members[entry.checksum] = IndexedPackage(
                 entry, number, usable, depends, provides, () if partial and generation > 2 else install_if
             )
     return list(members.values())
@@ -110,7 +110,7 @@ def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation:
 class Graph:
     """Names and packages by number, and the edges between them."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[IndexedPackage]) -> None:
         self.members = members
         created: dict[str, int] = {}
         for member in members:

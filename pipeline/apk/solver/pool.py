@@ -8,7 +8,7 @@ import os
 import sys
 from hashlib import sha256
 
-from pipeline.apk.solver.cache import Cache, key_of
+from pipeline.apk.solver.file_cache import FileCache, key_of
 from pipeline.apk.solver.tables import Tables
 from pipeline.apk.solver.walk import Walk, walk2
 from pipeline.base.errors import VerifyError
@@ -65,7 +65,7 @@ class Universe:
         generation: int,
         file_names: tuple[str, ...],
         *,
-        cache: Cache | None = None,
+        cache: FileCache | None = None,
         key: str = "",
     ) -> None:
         self.tables, self.arch, self.generation, self.file_names = tables, arch, generation, file_names
@@ -73,10 +73,16 @@ class Universe:
 
     @classmethod
     def load(
-        cls, files: Sequence[IndexFile], keys: Mapping[str, bytes], arch: str, cache: Cache | None = None, *, generation: int = 3
+        cls,
+        files: Sequence[IndexFile],
+        keys: Mapping[str, bytes],
+        arch: str,
+        cache: FileCache | None = None,
+        *,
+        generation: int = 3,
     ) -> Universe:
         """Load the packages of signed indexes. Raises VerifyError if a signature does not hold."""
-        cache = cache or Cache()
+        cache = cache or FileCache()
         ring = key_of(part for name in sorted(keys) for part in (name.encode(), keys[name]))
         digests = (sha256(file.data).digest() for file in files)
         key = key_of((SCHEMA, str(generation).encode(), arch.encode(), ring.encode(), *digests))

@@ -15,7 +15,7 @@ from bisect import insort
 from collections import deque
 
 from pipeline.apk.solver.queue import Queue2, Queue3
-from pipeline.apk.solver.state import NONE, Name, Package, State
+from pipeline.apk.solver.state import NONE, Name, PackageState, State
 from pipeline.apk.solver.tables import HIDDEN
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ class Search(State):
         self._picked: set[int] = set()
         self._asked = {item.name for item in world}
 
-    def run(self) -> list[Package]:
+    def run(self) -> list[PackageState]:
         """Return the packages in apk's order of installation; if there are `failures`, they are not a solution."""
         for item in self.world:
             self._want(None, item)
@@ -101,7 +101,7 @@ class Search(State):
                 name.check_install_if = True
                 self._mark(name)
 
-    def _drop(self, package: Package) -> None:
+    def _drop(self, package: PackageState) -> None:
         """Note that a package cannot be installed."""
         package.usable = False
         for number in package.names:
@@ -120,7 +120,7 @@ class Search(State):
         self._wake(number)
         self._mark(name)
 
-    def _want(self, owner: Package | None, item: Condition) -> None:
+    def _want(self, owner: PackageState | None, item: Condition) -> None:
         """Note that a condition has to hold: packages that do not fulfil it drop out."""
         if not item.conflict:
             self._require(item.name)
@@ -163,7 +163,7 @@ class Search(State):
             if package.usable and not all(self._can_be(package, item) for item in package.depends):
                 self._drop(package)
 
-    def _can_be(self, owner: Package, item: Condition) -> bool:
+    def _can_be(self, owner: PackageState, item: Condition) -> bool:
         """Tell whether a condition can still be fulfilled."""
         taken = self.chosen.get(item.name)
         if taken is not None:
@@ -174,7 +174,7 @@ class Search(State):
         offers = name.offers if name else self.offers(item.name)
         return any(offer[0].usable and self.fulfils(owner, item, offer) for offer in offers)
 
-    def _check_install_if(self, package: Package) -> None:
+    def _check_install_if(self, package: PackageState) -> None:
         """Find out whether a package comes in by install_if."""
         if package.triggered or package.fails_install_if:
             return
@@ -286,13 +286,13 @@ class Search(State):
         for woken in package.watched if package else (number,):
             self._wake(woken)
 
-    def _collect(self) -> list[Package]:
+    def _collect(self) -> list[PackageState]:
         """Return the chosen packages that the world leads to, each after its dependencies."""
-        found: dict[Package, None] = {}
+        found: dict[PackageState, None] = {}
         entered: set[int] = set()
         done: set[int] = set()
 
-        def leads_to(package: Package) -> Iterator[int]:
+        def leads_to(package: PackageState) -> Iterator[int]:
             for item in package.depends:
                 self.failures |= not self.fulfils(package, item, self.chosen.get(item.name, NONE))
                 yield item.name

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.apk.format.pkginfo import Dependency
-    from pipeline.apk.solver.cache import Cache
+    from pipeline.apk.solver.file_cache import FileCache
     from pipeline.apk.solver.pool import IndexFile
-    from pipeline.apk.solver.state import Package
+    from pipeline.apk.solver.state import PackageState
     from pipeline.apk.solver.tables import Tables
 
 
@@ -67,7 +67,7 @@ class Solver:
         files: Sequence[IndexFile],
         keys: Mapping[str, bytes],
         arch: str,
-        cache: Cache | None = None,
+        cache: FileCache | None = None,
         *,
         generation: int = 3,
     ) -> Solver:
@@ -91,9 +91,9 @@ def in_order(universe: Universe, world: Iterable[str]) -> list[Chosen]:
     search = Search(universe.tables, universe.generation, conditions, numbers)
     found = search.run()
     if search.failures:
-        from pipeline.apk.solver import explain
+        from pipeline.apk.solver import unsolvable
 
-        raise UnsolvableError(explain.explain(universe, search, found))
+        raise UnsolvableError(unsolvable.explain(universe, search, found))
     return [_chosen(universe.tables, package) for package in found]
 
 
@@ -105,13 +105,13 @@ def _conditions(universe: Universe, items: Iterable[Dependency]) -> list[Conditi
         if number >= 0:
             conditions.append(Condition(number, item.op, item.version, conflict=item.conflict))
         elif not item.conflict:
-            from pipeline.apk.solver import explain
+            from pipeline.apk.solver import unsolvable
 
-            raise UnsolvableError(explain.missing(universe, item, "the world"))
+            raise UnsolvableError(unsolvable.missing(universe, item, "the world"))
     return conditions
 
 
-def _chosen(tables: Tables, package: Package) -> Chosen:
+def _chosen(tables: Tables, package: PackageState) -> Chosen:
     name = tables.names.text(package.name)
     return Chosen(name, package.version, package.index, tables.checksum(package.number), tables.package_size[package.number])
 
@@ -122,7 +122,7 @@ def solve(
     arch: str,
     *,
     keys: Mapping[str, bytes],
-    cache: Cache | None = None,
+    cache: FileCache | None = None,
     generation: int = 3,
 ) -> Solution:
     """Solve one world; for several worlds over the same indexes make one `Solver`."""

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from pipeline.apk.solver.tables import Tables
 
-    Offer = tuple["Package", str | None]
+    Offer = tuple["PackageState", str | None]
     """A package that provides a name, and the version in which it provides it."""
-    Taken = tuple["Package | None", str | None]
+    Taken = tuple["PackageState | None", str | None]
     """What a name was assigned to; no package if it turned out that the name stays empty."""
 
 NONE: Taken = (None, None)
@@ -29,7 +29,7 @@ class Condition:
         self.name, self.op, self.version, self.conflict = name, op, version, conflict
 
 
-class Package:
+class PackageState:
     """A package and its state so far."""
 
     __slots__ = (
@@ -95,7 +95,7 @@ class State:
         self.versions = Versions3 if generation > 2 else Versions2
         self.names: dict[int, Name] = {}
         self.chosen: dict[int, Taken] = {}
-        self._packages: dict[int, Package] = {}
+        self._packages: dict[int, PackageState] = {}
         self._conditions: dict[int, Condition] = {}
         self._answers: dict[tuple[str, str, str], bool] = {}
 
@@ -110,11 +110,11 @@ class State:
             self._conditions[number] = found
         return found
 
-    def package(self, number: int) -> Package:
+    def package(self, number: int) -> PackageState:
         """Return a package by its number."""
         found = self._packages.get(number)
         if found is None:
-            found = self._packages[number] = Package(number, self)
+            found = self._packages[number] = PackageState(number, self)
         return found
 
     def offers(self, name: int) -> list[Offer]:
@@ -138,7 +138,7 @@ class State:
         own = self.names.get(package.name)
         return own is not None and own.wanted
 
-    def fulfils(self, owner: Package | None, item: Condition, taken: Taken) -> bool:
+    def fulfils(self, owner: PackageState | None, item: Condition, taken: Taken) -> bool:
         """Tell whether a condition of `owner` (None: of the world) holds if its name is assigned to `taken`."""
         package, version = taken
         if package is None:

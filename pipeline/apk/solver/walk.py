@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipeline.apk.solver.tables import Tables
 
-    class Graph(Protocol):
+    class WalkableGraph(Protocol):
         """The part of `pipeline.apk.solver.graph.Graph` that the walk reads: names and packages by number."""
 
         texts: list[str]
@@ -40,7 +40,7 @@ _NUMBER = -1
 _FEW = 2
 
 
-def walk_rows(graph: Graph) -> tuple[list[list[int]], int]:
+def walk_rows(graph: WalkableGraph) -> tuple[list[list[int]], int]:
     """Return the layout of apk 3's walk, and the number of the first row of a package's names."""
     names = range(len(graph.texts))
     users: dict[int, list[int]] = {}
@@ -73,7 +73,7 @@ def walk_rows(graph: Graph) -> tuple[list[list[int]], int]:
     return rows + [ends[package] for package in shared], first_shared
 
 
-def _end(graph: Graph, package: int) -> list[int]:
+def _end(graph: WalkableGraph, package: int) -> list[int]:
     """Return where each name of a package finally leads: to what waits for its own name, and to its other names."""
     own = graph.own[package]
     end = [*graph.waiting[own], *(name for name in graph.provides[package] if not graph.hidden[name])]

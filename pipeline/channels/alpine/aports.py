@@ -20,7 +20,7 @@ from pipeline.base.canonical import digest_bytes, tree_entries
 from pipeline.base.errors import FormatError, LockError, VerifyError
 from pipeline.base.filelock import locked
 from pipeline.base.scratch import temporary_folder
-from pipeline.formats.packed import Unpacked
+from pipeline.formats.packed import DecompressedStream
 from pipeline.formats.tarstream import read_tar
 from pipeline.supply.fetch import Mirrors, get_checked
 from pipeline.supply.lock import LockedFile
@@ -63,7 +63,7 @@ def fetch_scripts(file: LockedFile, vault: Vault, source: Mirrors) -> None:
 def repack(archive: bytes, ref: str) -> tuple[str, bytes]:
     """Return the commit of an archive, and its scripts as a tar in a fixed form. Raises FormatError, VerifyError."""
     where = f"archive of aports at {ref}"
-    plain = Unpacked(io.BytesIO(archive), "gz", where).read(_LIMIT + 1)  # to its end, or to the limit
+    plain = DecompressedStream(io.BytesIO(archive), "gz", where).read(_LIMIT + 1)  # to its end, or to the limit
     if len(plain) > _LIMIT:
         raise FormatError(f"{where}: longer than {_LIMIT} bytes")
     files, comments = dict[str, tuple[int, bytes]](), list[str]()

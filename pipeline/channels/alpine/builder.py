@@ -19,7 +19,7 @@ from pipeline.base.code_digest import code_digest
 from pipeline.channels.alpine.indexes import SignedIndex
 from pipeline.channels.alpine.repository import lay_repository
 from pipeline.channels.alpine.vouched import check_root
-from pipeline.sandbox.images import Known, ensure_image
+from pipeline.sandbox.channel_images import Known, ensure_image
 from pipeline.sandbox.rootform import one_form
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault

@@ -212,8 +212,8 @@ class AlpineDriver:
 
     def _solve(self, arch: str, indexes: tuple[SignedIndex, ...], worlds: Iterable[frozenset[str]]) -> list[Solution]:
         """Solve each world by itself. Raises FactoryError that says why one has no solution."""
-        from pipeline.apk.solver.cache import Cache
         from pipeline.apk.solver.errors import UnsolvableError
+        from pipeline.apk.solver.file_cache import FileCache
         from pipeline.apk.solver.pool import IndexFile
         from pipeline.apk.solver.solve import Solver, generation_of
 
@@ -221,7 +221,7 @@ class AlpineDriver:
         files = [IndexFile(f"{index.file.name}/{arch}", index.data) for index in indexes]
         # Only the third apk reads the third format.
         generation = max(generation_of(self.channel.branch), self.settings.apk_format)
-        solver = Solver.load(files, keys, arch, Cache(_NOWHERE), generation=generation)
+        solver = Solver.load(files, keys, arch, FileCache(_NOWHERE), generation=generation)
         solutions: list[Solution] = []
         for world in worlds:
             try:
@@ -325,7 +325,7 @@ class AlpineDriver:
     def builder(self, lock: Lock, arch: str, engine: Engine, log: IO[bytes]) -> str:
         """Return the image's ID; the mini root's apk makes the image if the engine does not have it."""
         from pipeline.channels.alpine.builder import make_root
-        from pipeline.sandbox.images import Known, ensure_builder
+        from pipeline.sandbox.channel_images import Known, ensure_builder
 
         plan = self._builder_plan(lock, arch)
 

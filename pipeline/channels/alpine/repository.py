@@ -20,7 +20,7 @@ from pipeline.supply.vault import Vault
 
 
 def locked_indexes(files: Sequence[LockedFile], arch: str, vault: Vault, ring: KeyRing) -> Mapping[str, SignedIndex]:
-    """Return the locked indexes of an architecture from the vault, verified again, by repository."""
+    """Return the locked indexes of an architecture from the vault, verified again, by repository. Raises VerifyError."""
     found = {}
     for file in files:
         index = read_signed(vault.read(file), ring, arch, file.name, file.location)

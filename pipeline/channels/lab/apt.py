@@ -196,7 +196,7 @@ def _digests(lists: Path) -> dict[str, JsonValue]:
 
 
 def parse_records(text: str) -> tuple[LockedFile, ...]:
-    """Return the packages in `apt-cache show`'s output, sorted by name; the first record of each counts."""
+    """Return the packages in `apt-cache show`'s output, sorted by name; the first record of each counts. Raises LockError."""
     found: dict[str, LockedFile] = {}
     for paragraph in text.split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z0-9-]+): *(.*)$", paragraph, flags=re.MULTILINE))

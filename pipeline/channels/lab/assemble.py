@@ -16,7 +16,7 @@ from pipeline.base.code_digest import code_digest
 from pipeline.base.errors import ConfigError
 from pipeline.channels.lab.catalog import Catalog, Definition, base_name
 from pipeline.channels.lab.deb import Control
-from pipeline.channels.lab.version import alpine_version
+from pipeline.channels.lab.debian_version import alpine_version
 from pipeline.supply.lock import LockedFile
 
 

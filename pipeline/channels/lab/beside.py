@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
-from pipeline.channels.lab.tree import Node, Tree
+from pipeline.channels.lab.package_tree import Node, PackageTree
 
 SONAME: Final = "gnu:"
 """The prefix, instead of `so:`, for glibc's libraries: a `so:` of the same name is musl's, a different library."""
@@ -29,7 +29,7 @@ _UNMERGED: Final = ("usr/lib/modules/", "usr/lib/firmware/")
 _COMMANDS: Final = frozenset({"usr/bin", "usr/sbin", "bin", "sbin"})
 
 
-def unmerge(tree: Tree) -> None:
+def unmerge(tree: PackageTree) -> None:
     """Move kernel modules and firmware from /usr/lib to /lib."""
     for path in [path for path in tree.nodes if path.startswith(_UNMERGED)]:
         if tree.nodes[path].kind == "dir":
@@ -38,7 +38,7 @@ def unmerge(tree: Tree) -> None:
             tree.rename(path, path.removeprefix("usr/"))
 
 
-def lay_loader(tree: Tree, arch: str) -> None:
+def lay_loader(tree: PackageTree, arch: str) -> None:
     """Put glibc's loader where programs of `arch` expect it, if this is the package that holds it.
 
     The folder is a real one: lddtree, which mkinitfs uses, fails to find a loader behind a linked folder.
@@ -51,7 +51,7 @@ def lay_loader(tree: Tree, arch: str) -> None:
         tree.add(Node(place, "link", 0o777, target=target))
 
 
-def drop_commands(tree: Tree, taken: Collection[str]) -> list[str]:
+def drop_commands(tree: PackageTree, taken: Collection[str]) -> list[str]:
     """Remove programs whose names Alpine's packages use; return their paths."""
     found = [
         path

@@ -83,7 +83,7 @@ class Definition:
         return self.folder / "root"
 
     def scripts(self) -> dict[str, bytes]:
-        """Return the install scripts and the trigger by name, such as `.post-install`."""
+        """Return the install scripts and the trigger by name, such as `.post-install`. Raises ConfigError."""
         folder = self.folder / "scripts"
         found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
         unknown = sorted(set(found) - _SCRIPTS)

@@ -77,7 +77,10 @@ def _control(shop: Workshop, deb: LockedFile) -> Control:
 
 
 def convert_all(shop: Workshop, jobs: list[Conversion], progress: Progress) -> dict[tuple[str, str], Recorded]:
-    """Return the unsigned package of every job, by name and architecture; missing and changed ones are made again."""
+    """Return the unsigned package of every job, by name and architecture; missing and changed ones are made again.
+
+    Raises StoreError.
+    """
     shop.converted.mkdir(parents=True, exist_ok=True)
     cache = RecordedCache(shop.converted, shop.report)
     names = {(job.product.name, job.product.arch): _file_name(shop, job) for job in jobs}

@@ -24,8 +24,8 @@ from pipeline.channels.lab.catalog import Definition
 from pipeline.channels.lab.deb import open_verified, unpack
 from pipeline.channels.lab.kernel import lay_kernel
 from pipeline.channels.lab.keymaps import lay_keymaps
+from pipeline.channels.lab.package_tree import Node, PackageTree, matcher
 from pipeline.channels.lab.scan import Scan, scan
-from pipeline.channels.lab.tree import Node, Tree, matcher
 
 _KINDS: Mapping[str, str] = {"file": "file", "dir": "dir", "link": "symlink"}
 _SPECIAL_BITS = 0o6000
@@ -43,7 +43,7 @@ class Converted:
 def convert(job: Conversion, debs: tuple[Path, ...], checkout: Path, scratch: Path, output: Path) -> Converted:
     """Write the unsigned package of `job` to `output`, with its record; `debs` are its Debian packages, in the job's order."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        tree = Tree(Path(folder) / "files")
+        tree = PackageTree(Path(folder) / "files")
         tree.folder.mkdir()
         lay_files(tree, job.product, debs, job.drop, checkout)
         drop_commands(tree, job.taken)
@@ -59,7 +59,7 @@ def convert(job: Conversion, debs: tuple[Path, ...], checkout: Path, scratch: Pa
     return Converted(job.product.name, special)
 
 
-def _entries(tree: Tree, nodes: list[Node]) -> Iterator[tuple[TarEntry, Source]]:
+def _entries(tree: PackageTree, nodes: list[Node]) -> Iterator[tuple[TarEntry, Source]]:
     for node in nodes:
         names = {"uname": node.user if node.uid == 0 else "", "gname": node.group if node.gid == 0 else ""}
         entry = TarEntry(node.path, _KINDS[node.kind], node.mode, node.uid, node.gid, target=node.target, **names)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def _info(job: Conversion, found: Scan, definition: Definition | None) -> PkgInf
     )
 
 
-def lay_files(tree: Tree, product: Product, debs: tuple[Path, ...], drop: tuple[str, ...], checkout: Path) -> None:
+def lay_files(tree: PackageTree, product: Product, debs: tuple[Path, ...], drop: tuple[str, ...], checkout: Path) -> None:
     """Put all files of `product` into `tree`; `drop` is what the rules leave out everywhere."""
     for locked, path in zip(product.debs, debs, strict=True):
         with open_verified(path, locked.sha256) as stream:
@@ -120,14 +120,14 @@ def _nothing(definition: Definition, key: str, path: str) -> ConfigError:
     return ConfigError(f"{file}: {key}: there is no {path!r}", hint="look at the package's files")
 
 
-def _drop(tree: Tree, patterns: tuple[str, ...], keep: tuple[str, ...], only: tuple[str, ...]) -> None:
+def _drop(tree: PackageTree, patterns: tuple[str, ...], keep: tuple[str, ...], only: tuple[str, ...]) -> None:
     dropped, kept, wanted = matcher(patterns), matcher(keep), matcher(only or ("**",))
     for path in list(tree.nodes):
         if not kept.fullmatch(path) and (dropped.fullmatch(path) or not wanted.fullmatch(path)):
             tree.remove(path)
 
 
-def _move(tree: Tree, definition: Definition) -> None:
+def _move(tree: PackageTree, definition: Definition) -> None:
     """Move entries: each key names a file or a pattern; a target with a trailing slash is a folder; a folder moves as a whole."""
     for source, target in definition.move.items():
         found = [path for path, node in tree.nodes.items() if node.kind != "dir" and matcher((source,)).fullmatch(path)]
@@ -140,7 +140,7 @@ def _move(tree: Tree, definition: Definition) -> None:
             tree.rename(path, target.rstrip("/") + path[len(source) :])
 
 
-def _join(tree: Tree, definition: Definition, place: str, pattern: str) -> None:
+def _join(tree: PackageTree, definition: Definition, place: str, pattern: str) -> None:
     """Make `place` the concatenation of all files that match `pattern`."""
     paths = [node.path for node in tree.files() if fnmatch.fnmatchcase(node.path, pattern)]
     if not paths:
@@ -153,7 +153,7 @@ def _join(tree: Tree, definition: Definition, place: str, pattern: str) -> None:
         tree.add_file(Node(place, "file", 0o644), joined)
 
 
-def _lay(tree: Tree, source: Path, place: str) -> None:
+def _lay(tree: PackageTree, source: Path, place: str) -> None:
     """Add a file or folder of the checkout; of modes only the execute bit counts, as in git."""
     if source.is_symlink():
         tree.add(Node(place, "link", 0o777, target=str(source.readlink())))
@@ -169,7 +169,7 @@ def _lay(tree: Tree, source: Path, place: str) -> None:
         raise ConfigError(f"{source}: no such file", hint=f"it is wanted at {place!r} in a lab package")
 
 
-def _set_modes(tree: Tree, definition: Definition) -> None:
+def _set_modes(tree: PackageTree, definition: Definition) -> None:
     for row in definition.directories:
         tree.add(Node(row.path, "dir", row.mode, user=row.owner, group=row.group))
     for row in definition.modes:

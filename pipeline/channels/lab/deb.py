@@ -21,8 +21,8 @@ from tower.base.regular import open_regular
 from pipeline.base import proc
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import FormatError, StoreError, VerifyError
-from pipeline.channels.lab.tree import Node, Tree, clean_path
-from pipeline.formats.packed import Unpacked
+from pipeline.channels.lab.package_tree import Node, PackageTree, clean_path
+from pipeline.formats.packed import DecompressedStream
 from pipeline.formats.tarstream import Content, TarEntry, read_tar
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def read_control(stream: IO[bytes], name: str) -> Control:
     raise FormatError(f"{name}: control.tar holds no file named control")
 
 
-def unpack(stream: IO[bytes], name: str, tree: Tree) -> None:
+def unpack(stream: IO[bytes], name: str, tree: PackageTree) -> None:
     """Unpack the package's files into `tree`. Raises FormatError naming `name` and the reason."""
     stream.seek(0)
     with _member(stream, name, "data.tar") as packed:
@@ -173,7 +173,7 @@ def _member(stream: IO[bytes], name: str, prefix: str) -> Iterator[Readable]:
         with _unzstd(window, name) as plain:
             yield plain
     elif form in ("", "gz", "xz"):
-        yield Unpacked(window, form, name)
+        yield DecompressedStream(window, form, name)
     else:
         raise FormatError(f"{name}: {member}: unknown compression")
 

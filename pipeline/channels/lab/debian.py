@@ -108,7 +108,7 @@ def resolve(uri: str) -> str:
 def find_mirror(setting: str = "", etc: Path = Path("/etc/apt"), environ: Mapping[str, str] = os.environ) -> str:
     """Return the address of the Debian mirror, without a slash at its end.
 
-    The environment takes precedence over the channel's setting, and that over the machine's sources.
+    The environment takes precedence over the channel's setting, and that over the machine's sources. Raises ConfigError.
     """
     named = environ.get(SETTING, "") or setting
     if named:

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from pipeline.base import proc
 from pipeline.base.errors import ConfigError
 from pipeline.channels.lab.catalog import Kernel
-from pipeline.channels.lab.tree import Node, Tree, matcher
+from pipeline.channels.lab.package_tree import Node, PackageTree, matcher
 
 _MODULES = "lib/modules/"
 _DEPMOD_SECONDS = 300
@@ -24,8 +24,8 @@ def depmod_version() -> str:
     return proc.run(("depmod", "--version"), timeout=30, hint=_HINT).stdout.decode().strip()
 
 
-def lay_kernel(tree: Tree, kernel: Kernel) -> None:
-    """Reshape a tree that holds one Debian kernel."""
+def lay_kernel(tree: PackageTree, kernel: Kernel) -> None:
+    """Reshape a tree that holds one Debian kernel. Raises ConfigError."""
     releases = {path[len(_MODULES) :].split("/")[0] for path in tree.nodes if path.startswith(_MODULES)}
     if len(releases) != 1:
         raise ConfigError(
@@ -46,7 +46,7 @@ def lay_kernel(tree: Tree, kernel: Kernel) -> None:
         tree.add_file(Node(place, "file", 0o644), io.BytesIO(text.encode()))
 
 
-def _lay_device_trees(tree: Tree, release: str, pattern: str) -> None:
+def _lay_device_trees(tree: PackageTree, release: str, pattern: str) -> None:
     folder = f"usr/lib/linux-image-{release}/"
     wanted = matcher((pattern,) if pattern else ())
     for path in [path for path in tree.nodes if path.startswith(folder)]:
@@ -56,7 +56,7 @@ def _lay_device_trees(tree: Tree, release: str, pattern: str) -> None:
             tree.remove(path)
 
 
-def _index_modules(tree: Tree, release: str) -> None:
+def _index_modules(tree: PackageTree, release: str) -> None:
     proc.run(("depmod", "-b", tree.folder, release), timeout=_DEPMOD_SECONDS, hint=_HINT)
     modules = f"{_MODULES}{release}"
     for path in sorted(tree.content(modules).glob("modules.*")):

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from pipeline.base import proc
 from pipeline.base.errors import ConfigError
-from pipeline.channels.lab.tree import Node, Tree
+from pipeline.channels.lab.package_tree import Node, PackageTree
 
 _SOURCES = re.compile(r"usr/share/keymaps/i386/(azerty|dvorak|qwerty|qwertz)/([\w.-]+)\.kmap\.gz")
 _LEFT_OUT = re.compile(r"mac-.*|emacs.*|defkeymap.*|lk201-.*|wang.*|pc110")
@@ -28,10 +28,10 @@ def loadkeys_version() -> str:
     return proc.run(("loadkeys", "--version"), timeout=_SECONDS, hint=_HINT).stdout.decode().strip()
 
 
-def lay_keymaps(tree: Tree, names: Mapping[str, str]) -> None:
+def lay_keymaps(tree: PackageTree, names: Mapping[str, str]) -> None:
     """Replace a tree of Debian's layouts by translated ones; `names` gives some of them Alpine's names.
 
-    Layouts that do not work on a UTF-8 console (loadkeys refuses them) are left out.
+    Layouts that do not work on a UTF-8 console (loadkeys refuses them) are left out. Raises ConfigError.
     """
     made: dict[str, bytes] = {}
     for node in tree.files():

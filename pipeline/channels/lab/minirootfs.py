@@ -21,7 +21,7 @@ from pipeline.apk.format.installed import InstalledPackage, dump_installed
 from pipeline.apk.format.package import read_package
 from pipeline.apk.format.pkginfo import parse_dependency
 from pipeline.base.errors import FormatError
-from pipeline.channels.lab.installed import InstalledSystem
+from pipeline.channels.lab.from_installed import InstalledSystem
 
 WORLD: Final = ("alpine-baselayout", "alpine-keys", "alpine-release", "apk-tools", "busybox", "busybox-binsh", "musl-utils")
 _KINDS: Final = {"file": tarfile.REGTYPE, "dir": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
@@ -59,7 +59,7 @@ def write_minirootfs(system: InstalledSystem, packages: Path, output: Path, arch
 
 
 def closure(packages: Iterable[InstalledPackage], world: Iterable[str], where: str) -> list[InstalledPackage]:
-    """Return `world` and its dependencies, sorted by name: an installed system fulfils every dependency."""
+    """Return `world` and its dependencies, sorted by name: an installed system fulfils every dependency. Raises FormatError."""
     answers: dict[str, InstalledPackage] = {}
     for package in packages:
         for name in (package.entry.name, *(parse_dependency(item).name for item in package.entry.provides)):

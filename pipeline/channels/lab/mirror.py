@@ -43,9 +43,9 @@ from pipeline.base.progress import Progress
 from pipeline.base.recorded import Recorded
 from pipeline.base.scratch import temporary_folder
 from pipeline.channels.alpine.settings import MirrorSettings
+from pipeline.channels.lab.alpine_wheel import LOCK, base_wheels, not_there
 from pipeline.channels.lab.apt import Apt, Suite
 from pipeline.channels.lab.assemble import claimed
-from pipeline.channels.lab.base import LOCK, base_wheels, not_there
 from pipeline.channels.lab.catalog import Catalog, Definition, read_catalog
 from pipeline.channels.lab.conversions import Workshop, check_needs, convert_all, plan_jobs
 from pipeline.channels.lab.debian import SETTING, find_mirror

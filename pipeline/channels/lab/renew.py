@@ -20,7 +20,17 @@ from pipeline.base.errors import FactoryError, FetchError, FormatError, ToolErro
 from pipeline.base.files import write_file
 from pipeline.base.progress import Progress
 from pipeline.base.scratch import temporary_folder
-from pipeline.channels.lab.base import LOCK, PLATFORMS, PYTHON, RENEW, UNREACHED, base_wheels, is_gone, open_base, pinned_version
+from pipeline.channels.lab.alpine_wheel import (
+    LOCK,
+    PLATFORMS,
+    PYTHON,
+    RENEW,
+    UNREACHED,
+    base_wheels,
+    is_gone,
+    open_base,
+    pinned_version,
+)
 from pipeline.channels.lab.minirootfs import WORLD, closure
 from pipeline.channels.lab.repack import RELEASE
 from pipeline.config.channel import Channel

@@ -19,7 +19,7 @@ from pipeline.base.errors import StoreError
 from pipeline.base.filelock import locked
 from pipeline.base.recorded import Recorded, RecordedCache
 from pipeline.base.scratch import temporary_folder
-from pipeline.channels.lab.base import open_base
+from pipeline.channels.lab.alpine_wheel import open_base
 from pipeline.channels.lab.catalog import Base
 from pipeline.channels.lab.minirootfs import write_minirootfs
 from pipeline.supply.lock import LockedFile

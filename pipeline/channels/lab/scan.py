@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 
 from pipeline.base.errors import FormatError
 from pipeline.channels.lab.beside import SONAME
-from pipeline.channels.lab.tree import Tree
+from pipeline.channels.lab.package_tree import PackageTree
 
 _ELF_MAGIC = b"\x7fELF"
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
@@ -42,7 +42,7 @@ class _Elf:
     needed: tuple[str, ...]
 
 
-def scan(tree: Tree, arch: str, version: str) -> Scan:
+def scan(tree: PackageTree, arch: str, version: str) -> Scan:
     """Examine every file of `tree`; files of another architecture than `arch` count as data.
 
     Libraries are `gnu:<soname>`, since `so:<soname>` is the library of that name in Alpine's own packages.
@@ -122,7 +122,7 @@ def _read_pc(path: Path) -> tuple[str, set[str]]:
     return (version[0] if version else "0"), {f"pc:{name}{operator}{wanted_version}" for name, operator, wanted_version in wanted}
 
 
-def _commands(tree: Tree) -> list[str]:
+def _commands(tree: PackageTree) -> list[str]:
     """Return the programs in the command folders: executable files, and links (alternatives end outside the package)."""
     inside = [node for node in tree.nodes.values() if str(PurePosixPath(node.path).parent) in _COMMANDS]
     return [node.path for node in inside if node.kind == "link" or (node.kind == "file" and node.mode & 0o111)]

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from pipeline.images.elf.binary import MACHINES, Elf
-from pipeline.images.elf.tree import Entry, Tree, paths_below
+from pipeline.images.elf.root_tree import Entry, RootTree, paths_below
 
 _MODULE: Final = re.compile(r"(?:usr/)?lib/modules/[^/]+/(?P<folder>.+)/[^/]+\.ko(\.gz|\.xz|\.zst)?")
 _DEFAULT: Final = ("/lib", "/usr/lib")
@@ -62,7 +62,7 @@ class Finding:
         return f"{self.path}: {self.what}"
 
 
-def lists_of(tree: Tree) -> Lists:
+def lists_of(tree: RootTree) -> Lists:
     """Return the parts of an image that have to be reviewed."""
     entries = tree.entries.values()
     setuid = (f"{e.mode:04o} {e.uid}:{e.gid} {e.path}" for e in entries if e.kind == "file" and e.mode & _SETUID)
@@ -75,7 +75,7 @@ def _shortened(folder: str) -> str:
     return "/".join(folder.split("/")[:_DEPTH])
 
 
-def findings(tree: Tree, arch: str) -> Iterator[Finding]:
+def findings(tree: RootTree, arch: str) -> Iterator[Finding]:
     """Yield the faults of the ELF files of a tree."""
     folders = {libc: _linker_folders(tree, arch, libc) for libc in (_MUSL, _GLIBC)}
     marks = (f"ld-musl-{arch}.so.1", f"ld-musl-{arch}.path")
@@ -96,7 +96,7 @@ def findings(tree: Tree, arch: str) -> Iterator[Finding]:
         yield from min(tried, key=len)
 
 
-def _unmet(tree: Tree, entry: Entry, elf: Elf, libc: str, folders: Sequence[str]) -> Iterator[Finding]:
+def _unmet(tree: RootTree, entry: Entry, elf: Elf, libc: str, folders: Sequence[str]) -> Iterator[Finding]:
     """Yield libraries that the dynamic linker of `libc` does not find, or finds as the other C library's."""
     for name in elf.needed:
         places = (tree.resolve(place) for place in _places(name, entry, elf, folders))
@@ -133,7 +133,7 @@ def _places(name: str, entry: Entry, elf: Elf, folders: Sequence[str]) -> Iterat
         yield f"{folder}/{name}"
 
 
-def _linker_folders(tree: Tree, arch: str, libc: str) -> list[str]:
+def _linker_folders(tree: RootTree, arch: str, libc: str) -> list[str]:
     """Return the folders of a dynamic linker: musl's path file, or glibc's configuration and default folders."""
     if libc == _MUSL:
         musl = tree.entries.get(f"etc/ld-musl-{arch}.path")
@@ -157,7 +157,7 @@ class Reviewed:
     exceptions: tuple[Exempt, ...] = ()
 
 
-def compare(tree: Tree, arch: str, reviewed: Reviewed) -> list[str]:
+def compare(tree: RootTree, arch: str, reviewed: Reviewed) -> list[str]:
     """Return every fault of an image: damaged and missing files, unreviewed entries, and reviewed entries that are gone."""
     faults = list(tree.damaged)
     used: set[Exempt] = set()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.base.errors import ConfigError
-from pipeline.store.cache.registry import Registry, RegistryPlace
-from pipeline.store.cache.shared import Cache
+from pipeline.store.cache.oci import Registry, RegistryPlace
+from pipeline.store.cache.shared import SharedCache
 from pipeline.supply.keyfiles import public_keys
 
 TRUSTED: Final = Path("keys/cache")
@@ -18,7 +18,7 @@ TRUSTED: Final = Path("keys/cache")
 
 def open_cache(
     given: Mapping[str, str], checkout: Path, *, check: Callable[[], None], report: Callable[[str], None]
-) -> Cache | None:
+) -> SharedCache | None:
     """Return the cache of `cache=`, or None, with the keys of `cache-key=` or of keys/cache. Raises ConfigError."""
     if "cache" not in given:
         if "cache-key" in given:
@@ -29,4 +29,4 @@ def open_cache(
     if not trusted:
         hint = f"cache-key=KEY, a public key of minisign, or put public keys into {TRUSTED}/"
         raise ConfigError(f"cache={place}: there is no trusted key", hint=hint)
-    return Cache(Registry(place, check=check), trusted, report)
+    return SharedCache(Registry(place, check=check), trusted, report)

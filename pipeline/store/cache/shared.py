@@ -20,8 +20,8 @@ from tower.base.regular import open_regular, read_regular
 from pipeline.base.canonical import Digest, JsonValue, digest_bytes
 from pipeline.base.errors import VerifyError
 from pipeline.store.artifact import RECORD, FileRecord
-from pipeline.store.cache.record import Vouched, bring, manifest_of, sign, tag_of
-from pipeline.store.cache.registry import AbsentError, Registry, UnavailableError
+from pipeline.store.cache.oci import AbsentError, Registry, UnavailableError
+from pipeline.store.cache.signed_record import Vouched, bring, manifest_of, sign, tag_of
 
 if TYPE_CHECKING:
     from tower.image.minisign import PublicKey
@@ -40,7 +40,7 @@ class Pushed:
     """Whether the registry did not have it yet."""
 
 
-class Cache:
+class SharedCache:
     """A shared cache to pull from: only artifacts that one of `trusted` signed. Safe to share between threads."""
 
     def __init__(self, registry: Registry, trusted: tuple[PublicKey, ...], say: Callable[[str], None]) -> None:

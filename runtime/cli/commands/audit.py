@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Audit the Tower; return the exit status."""
     from tower.audit.checks import Verdict
-    from tower.audit.run import audit
+    from tower.audit.flow import audit
     from tower.audit.state import Options
     from tower.base.view import View
     from tower.hosts.registry import tower_of_user

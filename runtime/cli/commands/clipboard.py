@@ -172,21 +172,21 @@ def _clear(args: argparse.Namespace) -> int:
 
 def _told(**words: str | bool) -> dict[str, Any]:
     """Tell the broker something; return what it answers. Raises HostError if no window is open, and the broker's errors."""
-    from tower.clipboard import policy, wire
+    from tower.clipboard import messages, policy
 
     try:
-        connection = wire.connected(policy.folder())
+        connection = messages.connected(policy.folder())
     except OSError:
         raise HostError("no window of a host is open", hint="start an application: tower run HOST APPLICATION") from None
     with connection:
         connection.settimeout(_ANSWER)
         held = bytearray()
         try:
-            connection.sendall(wire.packed(**words))
+            connection.sendall(messages.packed(**words))
             while data := connection.recv(1 << 16):
                 held += data
-            found, _ = next(wire.unpacked(held))
-        except (OSError, StopIteration, wire.WireError):
+            found, _ = next(messages.unpacked(held))
+        except (OSError, StopIteration, messages.WireError):
             raise HostError("the clipboard's broker does not answer", hint="close all windows, and open them again") from None
     if "error" in found:
         error = TowerError(str(found["error"]), hint=str(found["hint"]))

@@ -10,7 +10,7 @@ from tower.base.errors import HostError
 from tower.base.names import ROUTER, parse_host_name
 from tower.base.view import View
 from tower.hosts.registry import Tower, tower_of_user
-from tower.install.menu import forget
+from tower.install.menu_refresh import forget
 
 EXAMPLES: Final = """\
 examples:

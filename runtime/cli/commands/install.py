@@ -9,7 +9,7 @@ from typing import Final
 from tower.base.view import View
 from tower.hosts.registry import tower_of_user
 from tower.install.install import install_by_choice, parse_names
-from tower.install.menu import refresh_after
+from tower.install.menu_refresh import refresh_after
 from tower.install.outcome import Outcome
 from tower.install.servers import parse_server
 

@@ -10,8 +10,8 @@ from tower.base.errors import StoppedError, TowerError
 from tower.base.names import seconds
 from tower.base.view import View
 from tower.hosts.registry import tower_of_user
-from tower.install.menu import refresh
-from tower.menu.files import Change, MenuEntry, menu_of_user
+from tower.install.menu_refresh import refresh
+from tower.menu.desktop_files import Change, MenuEntry, menu_of_user
 
 EXAMPLES: Final = """\
 examples:

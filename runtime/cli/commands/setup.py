@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Install, or upgrade, after showing the plan and asking once; return 0. Raises TowerError, ValueRefusedError."""
     from tower.base.files import locked, make_folders
-    from tower.installer import disks, medium
+    from tower.installer import disks, live_medium
     from tower.installer.answers import read_answers
 
     view = View(json=args.json)
@@ -63,7 +63,7 @@ def execute(args: argparse.Namespace) -> int:
         raise TowerError("only root can install", hint="log in as root, or use doas")
     if not needs_root:
         return _install(args, answers, view)
-    medium.check_live(Path("/proc/mounts").read_text(errors="replace"))
+    live_medium.check_live(Path("/proc/mounts").read_text(errors="replace"))
     make_folders(_LOCK.parent, 0o755)
     with locked(_LOCK, busy="another `tower setup` is running"):
         disks.release()
@@ -72,9 +72,9 @@ def execute(args: argparse.Namespace) -> int:
 
 def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> int:
     from tower.disk.device import list_disks
-    from tower.installer import medium
+    from tower.installer import live_medium
     from tower.installer.ask import ask
-    from tower.installer.install import SystemInstallation
+    from tower.installer.installation import SystemInstallation
     from tower.installer.plan import make_plan
 
     found = list_disks()
@@ -82,7 +82,7 @@ def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> i
     view.show(plan.rows())
     if args.dry_run:
         return 0
-    source = medium.find_medium()
+    source = live_medium.find_medium()
     view.confirm(f"All on {plan.root} and on {plan.boot} will be lost. Go on?", yes=args.yes)
     SystemInstallation(plan, source, view).run()
     view.say(f"installed: take the medium out, leave {plan.boot.path} in, and restart; without it this machine does not start")
@@ -91,11 +91,11 @@ def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> i
 
 def _upgrade(args: argparse.Namespace, view: View) -> int:
     from tower.disk.device import list_disks
-    from tower.installer import medium, system
+    from tower.installer import live_medium, system
     from tower.installer.existing import find_existing
-    from tower.installer.install import SystemUpgrade
+    from tower.installer.installation import SystemUpgrade
 
-    source = medium.find_medium()
+    source = live_medium.find_medium()
     with view.step("getting tools from the medium"):
         system.add_tools()
     old = find_existing(list_disks())

@@ -18,7 +18,7 @@ from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.image import source
 from tower.image.source import ImageSource
 from tower.install.connection import connect
-from tower.install.menu import refresh_after
+from tower.install.menu_refresh import refresh_after
 from tower.provision import provision
 from tower.upgrade import inplace, thinclient, upgrade
 from tower.upgrade.upgrade import IN_PLACE, Upgrade

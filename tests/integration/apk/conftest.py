@@ -19,7 +19,7 @@ from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.apk.format.signature import Signer, generate_key
 from pipeline.base.paths import cache_home
 from pipeline.base.progress import Screen
-from pipeline.channels.lab.base import base_wheels
+from pipeline.channels.lab.alpine_wheel import base_wheels
 from pipeline.channels.lab.repack import Repacker
 from pipeline.supply.vault import Vault
 from pipeline.supply.wheels import WheelShop

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tower.base.errors import ImageProblemError
 from tower.base.view import View
-from tower.installer import disks, existing, install, medium, system
-from tower.installer.install import Run, SystemInstallation, SystemUpgrade
+from tower.installer import disks, existing, installation, live_medium, system
+from tower.installer.installation import Run, SystemInstallation, SystemUpgrade
 
 from pipeline.apk.format.signature import Signer, generate_key
 from tests.integration.apk.conftest import ARCH, Shop
@@ -46,9 +46,9 @@ def laid(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_whole_medium_is_read_with_its_progress(laid: Path) -> None:
     seen: list[int] = []
-    medium.check(laid, seen.append)
+    live_medium.check(laid, seen.append)
     assert len(seen) == 2
-    assert sum(seen) == sum(path.stat().st_size for path in medium.packages(laid)) > 15 << 20
+    assert sum(seen) == sum(path.stat().st_size for path in live_medium.packages(laid)) > 15 << 20
 
 
 def flip(path: Path, place: int) -> None:
@@ -70,7 +70,7 @@ FILES = (
 def test_a_flipped_bit_is_noticed(laid: Path, name: str, place: int) -> None:
     flip(laid.parent / name, place)
     with pytest.raises(ImageProblemError) as caught:
-        medium.check(laid, lambda _: None)
+        live_medium.check(laid, lambda _: None)
     assert _AGAIN in caught.value.hint
     if name.endswith(".apk"):
         assert Path(name).name in caught.value.message
@@ -93,7 +93,7 @@ def _empty(path: Path) -> None:
 def test_what_is_missing_or_cut_off_is_noticed(laid: Path, name: str, harm: Callable[[Path], None]) -> None:
     harm(laid.parent / name)
     with pytest.raises(ImageProblemError) as caught:
-        medium.check(laid, lambda _: None)
+        live_medium.check(laid, lambda _: None)
     assert _AGAIN in caught.value.hint
 
 
@@ -106,7 +106,7 @@ def test_a_package_that_a_stranger_has_signed_is_refused(laid: Path, tmp_path: P
     made = shop.package("one", files={"usr/share/one": b"x"})
     made.rename(laid.parent / "apks" / ARCH / made.name)
     with pytest.raises(ImageProblemError, match=made.name):
-        medium.check(laid, lambda _: None)
+        live_medium.check(laid, lambda _: None)
 
 
 def an_upgrade(folder: Path) -> Run:
@@ -127,7 +127,7 @@ def test_the_disks_are_as_they_were(
 ) -> None:
     """Nothing is called that opens or changes a disk."""
     called: list[str] = []
-    monkeypatch.setattr(install, "LOG", tmp_path / "log")
+    monkeypatch.setattr(installation, "LOG", tmp_path / "log")
     monkeypatch.setattr(disks, "release", lambda: None)
     for place, name in ((system, "add_tools"), (disks, "partition"), (disks, "open_volumes"), (disks, "empty_root")):
         monkeypatch.setattr(place, name, lambda *_, name=name: called.append(name))

@@ -18,8 +18,8 @@ import pytest
 
 from pipeline.base.canonical import digest_bytes, digest_json
 from pipeline.base.errors import FactoryError, SandboxError, StageError, StoreError
+from pipeline.sandbox.channel_images import Known, ensure_builder, image_tag
 from pipeline.sandbox.engine import LOCAL_IMAGES, Engine, image_architecture, process_start
-from pipeline.sandbox.images import Known, ensure_builder, image_tag
 from pipeline.sandbox.stage_run import run_stage
 from pipeline.sandbox.transfer import Input
 from pipeline.store.store import Store

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tower.base.ready import readable
-from tower.clipboard import wire
+from tower.clipboard import messages
 from tower.clipboard.content import MOST, Kind
 from tower.clipboard.peer import GRACE
 from tower.clipboard.selection import Selection
@@ -72,13 +72,13 @@ class Display:
 
 def keyboard(desk: Place) -> list[str]:
     """The hosts whose windows have the keyboard, as the broker knows it."""
-    with suppress(OSError, StopIteration), wire.connected(desk.folder / "home/.local/tower/clipboard") as connection:
+    with suppress(OSError, StopIteration), messages.connected(desk.folder / "home/.local/tower/clipboard") as connection:
         connection.settimeout(20)
-        connection.sendall(wire.packed(do="state"))
+        connection.sendall(messages.packed(do="state"))
         held = bytearray()
         while data := connection.recv(4096):
             held += data
-        return list(next(wire.unpacked(held))[0]["keyboard"])
+        return list(next(messages.unpacked(held))[0]["keyboard"])
     return []
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.paths import Paths
 from pipeline.channels.alpine.driver import AlpineDriver
-from pipeline.channels.registry import open_driver
+from pipeline.channels.drivers import open_driver
 from pipeline.plan.nodes import Settings
 from pipeline.plan.planner import load_plan
 from pipeline.supply import lockfile

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.file_cache import FileCache
 from pipeline.apk.solver.pool import IndexFile
 from pipeline.apk.solver.solve import Solver
 from pipeline.base.errors import VerifyError
@@ -64,7 +64,7 @@ def test_the_worlds_of_our_recipes(
 ) -> None:
     """Every stage's world, and the builder's, can be had of real Alpine."""
     files = [IndexFile(index.file.name, index.data) for index in indexes]
-    solver = Solver.load(files, trust.files(["x86_64"]), "x86_64", Cache(str(tmp_path)))
+    solver = Solver.load(files, trust.files(["x86_64"]), "x86_64", FileCache(str(tmp_path)))
     plan = load_plan(Paths(checkout), Settings(channel=channel))
     assert plan.channel.releasable
     for world in plan.stage_worlds["x86_64"]:

@@ -15,9 +15,9 @@ import pytest
 from backports import zstd
 
 from pipeline.apk.adb import fields
-from pipeline.apk.adb.container import ADB, DATA, INDEX, PACKAGE, SIG
+from pipeline.apk.adb.adbfile import ADB, DATA, INDEX, PACKAGE, SIG
+from pipeline.apk.adb.block_signature import make
 from pipeline.apk.adb.encoder import Encoder, Packer, block_head
-from pipeline.apk.adb.signing import make
 from pipeline.apk.adb.values import OBJECT, TYPE_SHIFT
 from pipeline.apk.adb.writer import write_package
 from pipeline.apk.format.index import read_index

@@ -10,19 +10,19 @@ import pytest
 
 from pipeline.apk.__main__ import main
 from pipeline.apk.adb import fields
-from pipeline.apk.adb.container import INDEX
+from pipeline.apk.adb.adbfile import INDEX
 from pipeline.apk.adb.encoder import Encoder, Packer
 from pipeline.apk.adb.values import ERROR, TYPE_SHIFT
 from pipeline.apk.adb.writer import write_index
 from pipeline.apk.format.index import IndexEntry, read_index
 from pipeline.apk.format.signature import KeyRing, Signer, generate_key
-from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.file_cache import FileCache
 from pipeline.apk.solver.pool import IndexFile
 from pipeline.apk.solver.solve import Solver, UnsolvableError
 from pipeline.base.errors import VerifyError
 from tests.unit.apk.worlds import index, package
 
-NO_CACHE = Cache("/dev/null/none")
+NO_CACHE = FileCache("/dev/null/none")
 PACKAGES = (
     package("app-1.0-r0", depends="lib>=2 so:x !old", provides="cmd:app=1.0-r0"),
     package("lib-1.0-r0"),
@@ -42,7 +42,7 @@ def third(signer: Signer, *entries: IndexEntry, name: str = "main") -> IndexFile
     return IndexFile(name, out.getvalue())
 
 
-def answers(files: list[IndexFile], keys: dict[str, bytes], cache: Cache) -> list[list[str] | None]:
+def answers(files: list[IndexFile], keys: dict[str, bytes], cache: FileCache) -> list[list[str] | None]:
     solver = Solver.load(files, keys, "x86_64", cache)
     found: list[list[str] | None] = []
     for world in WORLDS:
@@ -58,7 +58,7 @@ def test_the_answers_are_the_same(signer: Signer, ring: KeyRing, tmp_path: Path)
     keys = {"test-1.rsa.pub": ring.key("test-1.rsa.pub")}
     second = answers([index(signer, *PACKAGES)], keys, NO_CACHE)
     assert [found is None for found in second].count(True) == 3
-    cache = Cache(str(tmp_path))
+    cache = FileCache(str(tmp_path))
     for _ in range(2):
         assert answers([third(signer, *PACKAGES)], keys, cache) == second
     mixed = [index(signer, *PACKAGES[:3]), third(signer, *PACKAGES[3:], name="more")]

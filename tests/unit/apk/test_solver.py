@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.apk.format.index import IndexEntry
 from pipeline.apk.format.signature import Signer
-from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.file_cache import FileCache
 from pipeline.apk.solver.pool import read_keys
 from pipeline.apk.solver.solve import Solver, UnsolvableError, solve
 from pipeline.base.errors import VerifyError
@@ -30,7 +30,7 @@ def answer(signer: Signer, keys: dict[str, bytes], tmp_path: Path):  # type: ign
     """Solves a world over packages, and checks that the cache answers the same."""
 
     def ask(packages: list[IndexEntry], world: str, arch: str = "x86_64") -> str:
-        cache = Cache(str(tmp_path / "cache"))
+        cache = FileCache(str(tmp_path / "cache"))
         files = [index(signer, *packages)]
         cold, warm = (solve(files, world.split(), arch, keys=keys, cache=cache) for _ in range(2))
         assert cold == warm
@@ -124,7 +124,7 @@ def test_reasons(case: str, answer) -> None:  # type: ignore[no-untyped-def]
 def test_several_indexes_and_worlds(signer: Signer, keys: dict[str, bytes], tmp_path: Path) -> None:
     """The highest version of all indexes wins; a solver answers for many worlds, each as if it were the first."""
     files = [index(signer, P("a-1-r0", depends="b"), name="main"), index(signer, P("a-2-r0"), P("b-1-r0"), name="community")]
-    solver = Solver.load(files, keys, "x86_64", Cache(str(tmp_path)))
+    solver = Solver.load(files, keys, "x86_64", FileCache(str(tmp_path)))
     (newest,) = solver.solve(["a"]).packages
     assert (str(newest), newest.index, newest.size) == ("a-2-r0", 1, 7)
     assert [str(item) for item in solver.solve(["a<2"]).packages] == ["a-1-r0", "b-1-r0"]
@@ -135,7 +135,7 @@ def test_several_indexes_and_worlds(signer: Signer, keys: dict[str, bytes], tmp_
 
 def test_equal_versions_come_from_the_first_index(signer: Signer, keys: dict[str, bytes], tmp_path: Path) -> None:
     files = [index(signer, P("a-1-r0", depends="b"), P("b-1-r0")), index(signer, P("a-1-r0"))]
-    found = solve(files, ["a"], "x86_64", keys=keys, cache=Cache(str(tmp_path))).packages
+    found = solve(files, ["a"], "x86_64", keys=keys, cache=FileCache(str(tmp_path))).packages
     assert [(item.name, item.index) for item in found] == [("a", 0), ("b", 0)]
 
 
@@ -143,7 +143,7 @@ def test_damaged_cache_is_made_again(signer: Signer, keys: dict[str, bytes], tmp
     files = [index(signer, P("a-1-r0"))]
 
     def names() -> list[str]:
-        return [str(item) for item in solve(files, ["a"], "x86_64", keys=keys, cache=Cache(str(tmp_path))).packages]
+        return [str(item) for item in solve(files, ["a"], "x86_64", keys=keys, cache=FileCache(str(tmp_path))).packages]
 
     assert names() == ["a-1-r0"]
     whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -162,7 +162,7 @@ def test_damaged_cache_is_made_again(signer: Signer, keys: dict[str, bytes], tmp
 def test_cache_does_not_outlive_trust(signer: Signer, keys: dict[str, bytes], tmp_path: Path) -> None:
     """What was verified with one set of keys is verified again for another, cached or not."""
     file = index(signer, P("a-1-r0"))
-    cache = Cache(str(tmp_path))
+    cache = FileCache(str(tmp_path))
     solve([file], ["a"], "x86_64", keys=keys, cache=cache)
     with pytest.raises(VerifyError):
         solve([file], ["a"], "x86_64", keys={"other.rsa.pub": next(iter(keys.values()))}, cache=cache)
@@ -173,5 +173,5 @@ def test_cache_does_not_outlive_trust(signer: Signer, keys: dict[str, bytes], tm
 
 def test_cache_that_cannot_be_written(signer: Signer, keys: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    found = solve([index(signer, P("a-1-r0"))], ["a"], "x86_64", keys=keys, cache=Cache(str(tmp_path / "file")))
+    found = solve([index(signer, P("a-1-r0"))], ["a"], "x86_64", keys=keys, cache=FileCache(str(tmp_path / "file")))
     assert [item.name for item in found.packages] == ["a"]

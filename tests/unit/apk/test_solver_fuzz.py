@@ -14,12 +14,12 @@ from pipeline.apk.format import version as versions
 from pipeline.apk.format.index import IndexEntry
 from pipeline.apk.format.pkginfo import Dependency, parse_dependency
 from pipeline.apk.format.signature import Signer
-from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.file_cache import FileCache
 from pipeline.apk.solver.pool import read_keys
 from pipeline.apk.solver.solve import UnsolvableError, solve
 from tests.unit.apk.worlds import index, package
 
-NO_CACHE = Cache("/dev/null/none")
+NO_CACHE = FileCache("/dev/null/none")
 NAMES = ("a", "b", "c", "d", "so:x", "v", "cmd:y")
 NAME = st.sampled_from(NAMES)
 NUMBER = st.sampled_from(("1", "1.2", "2", "2_rc1"))

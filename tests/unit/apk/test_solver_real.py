@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.apk.__main__ import main
 from pipeline.apk.format.signature import KeyRing
-from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.file_cache import FileCache
 from pipeline.apk.solver.pool import IndexFile
 from pipeline.apk.solver.solve import Solver, UnsolvableError
 
@@ -31,7 +31,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def solvers(alpine: Path, alpine_keys: dict[str, bytes], cache: str) -> dict[int, Solver]:
     files = [IndexFile(name, (alpine / name).read_bytes()) for name in INDEXES]
-    return {number: Solver.load(files, alpine_keys, "x86_64", Cache(cache), generation=number) for number in (2, 3)}
+    return {number: Solver.load(files, alpine_keys, "x86_64", FileCache(cache), generation=number) for number in (2, 3)}
 
 
 def test_answers_of_apk_2(alpine: Path, solvers: dict[int, Solver]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.apk.format.index import IndexEntry
 from pipeline.apk.format.signature import Signer
-from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.file_cache import FileCache
 from pipeline.apk.solver.pool import read_keys
 from pipeline.apk.solver.solve import UnsolvableError, generation_of, solve
 from tests.unit.apk.worlds import index, package
@@ -108,7 +108,7 @@ def test_rules(case: str, generation: int, signer: Signer, key_folder: Path, tmp
     indexes, world, newer, older = CASES[case]
     wanted = newer if generation > 2 or older is None else older
     files = [index(signer, *entries, name=str(number)) for number, entries in enumerate(indexes)]
-    cache, keys = Cache(str(tmp_path)), read_keys(str(key_folder))
+    cache, keys = FileCache(str(tmp_path)), read_keys(str(key_folder))
     try:
         found = solve(files, world.split(), "x86_64", keys=keys, cache=cache, generation=generation)
     except UnsolvableError as error:

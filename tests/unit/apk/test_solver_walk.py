@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.apk.format.index import IndexEntry
 from pipeline.apk.format.signature import Signer
 from pipeline.apk.solver import pool
-from pipeline.apk.solver.cache import Cache
+from pipeline.apk.solver.file_cache import FileCache
 from pipeline.apk.solver.graph import Graph, bucket, make_tables, read_members
 from pipeline.apk.solver.pool import Universe, read_keys
 from pipeline.apk.solver.solve import Solver, in_order
@@ -82,7 +82,7 @@ def test_a_long_walk_is_kept(signer: Signer, key_folder: Path, tmp_path: Path, m
     monkeypatch.setattr(pool, "_MOST_WALKS", 3)
     packages = [package(f"{name}-1-r0", depends=f"v {name}x") for name in "abcdef"]
     packages += [package(f"{name}x-1-r0", provides="v", provider_priority=number) for number, name in enumerate("abcdef", 1)]
-    file, keys, cache = index(signer, *packages), read_keys(str(key_folder)), Cache(str(tmp_path))
+    file, keys, cache = index(signer, *packages), read_keys(str(key_folder)), FileCache(str(tmp_path))
     worlds = [["a", "b"], ["b"], ["c", "f"], ["d"], ["e", "a"], ["a", "b"]]
 
     def ask() -> list[list[str]]:

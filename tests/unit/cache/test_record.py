@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.base.canonical import Digest, canonical_json, digest_bytes, digest_json
 from pipeline.base.errors import VerifyError
-from pipeline.store.cache.record import _places, check, comment_of, manifest_of, sign, tag_of
+from pipeline.store.cache.signed_record import _places, check, comment_of, manifest_of, sign, tag_of
 from pipeline.supply.minisign import SecretKey
 
 SECRET = SecretKey.generate()

@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import ConfigError, VerifyError
-from pipeline.store.cache import registry as module
-from pipeline.store.cache.registry import AbsentError, Registry, RegistryPlace, UnavailableError
+from pipeline.store.cache import oci as module
+from pipeline.store.cache.oci import AbsentError, Registry, RegistryPlace, UnavailableError
 
 DATA = b"content" * 1000
 DIGEST = Digest(hashlib.sha256(DATA).hexdigest())

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 
 from pipeline.images.elf.binary import Elf, read_elf
-from pipeline.images.elf.tree import Entry, Tree
+from pipeline.images.elf.root_tree import Entry, RootTree
 
 Files = Mapping[str, bytes | str | tuple[int, bytes]]
 X86, ARM = 62, 183
@@ -47,9 +47,9 @@ def elf(
     return body.ljust(at_dynamic, b"\0") + dynamic
 
 
-def tree(files: Files) -> Tree:
+def tree(files: Files) -> RootTree:
     """A tree: a str is the target of a link, a pair a file with its mode."""
-    made = Tree()
+    made = RootTree()
     for path, content in files.items():
         if isinstance(content, str):
             made.add(Entry(path, "link", 0o777, link=content))

@@ -25,10 +25,10 @@ from pipeline.formats.ext4 import Ext4
 from pipeline.formats.iso9660 import files as iso_files
 from pipeline.images import publish
 from pipeline.images.elf.audit import Exempt, Lists, Reviewed, compare, findings, lists_of
+from pipeline.images.elf.audit_task import audit_elf
 from pipeline.images.elf.binary import elf_head, machine_of, read_elf
-from pipeline.images.elf.commands import audit_elf
 from pipeline.images.elf.reviewed import draft, read_reviewed, reviewed_path
-from pipeline.images.elf.tree import add_tar, ext4_tree, tree_of
+from pipeline.images.elf.root_tree import add_tar, ext4_tree, tree_of
 from tests.unit.elf.make import ARM, LINKER, Files, elf, parsed, tree
 from tests.unit.release.keys import opened
 

@@ -19,7 +19,7 @@ import pytest
 from pipeline.apk.format.package import read_package
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import FactoryError, FormatError, VerifyError
-from pipeline.channels.lab.base import open_base
+from pipeline.channels.lab.alpine_wheel import open_base
 from pipeline.channels.lab.repack import Repacked, Repacker
 from pipeline.supply.lock import LockedFile
 from pipeline.supply.vault import Vault

@@ -16,8 +16,8 @@ from pipeline.channels.lab.assemble import Conversion, make_jobs, select
 from pipeline.channels.lab.catalog import read_catalog
 from pipeline.channels.lab.convert import Converted, convert
 from pipeline.channels.lab.deb import read_control
+from pipeline.channels.lab.package_tree import Node, PackageTree, matcher
 from pipeline.channels.lab.scan import scan
-from pipeline.channels.lab.tree import Node, Tree, matcher
 from tests.unit.lab.debs import Member, control_text, deb, file, link, locked
 
 EPOCH = 1_700_000_000
@@ -176,8 +176,8 @@ def test_a_flipped_bit_is_refused_before_anything_is_unpacked(lab: Lab) -> None:
         lab.convert(job)
 
 
-def _tree(tmp_path: Path, *members: Member) -> Tree:
-    tree = Tree(tmp_path / "tree")
+def _tree(tmp_path: Path, *members: Member) -> PackageTree:
+    tree = PackageTree(tmp_path / "tree")
     for info, content in members:
         tree.add_file(Node(info.name, "file", info.mode), io.BytesIO(content))
     return tree

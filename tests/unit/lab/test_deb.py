@@ -13,12 +13,12 @@ import pytest
 
 from pipeline.base.errors import FormatError, VerifyError
 from pipeline.channels.lab.deb import open_verified, read_control, unpack
-from pipeline.channels.lab.tree import Tree
+from pipeline.channels.lab.package_tree import PackageTree
 from tests.unit.lab.debs import Member, ar, control_text, deb, file, folder, link, locked, node, tar
 
 
-def unpacked(data: bytes, tmp_path: Path) -> Tree:
-    tree = Tree(tmp_path / "tree")
+def unpacked(data: bytes, tmp_path: Path) -> PackageTree:
+    tree = PackageTree(tmp_path / "tree")
     unpack(io.BytesIO(data), "hello", tree)
     return tree
 

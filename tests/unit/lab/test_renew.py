@@ -19,7 +19,7 @@ from pipeline.base.files import write_file
 from pipeline.base.paths import Paths
 from pipeline.base.progress import Screen
 from pipeline.channels.lab import renew
-from pipeline.channels.lab.base import LOCK, base_wheels, not_there, pinned_version
+from pipeline.channels.lab.alpine_wheel import LOCK, base_wheels, not_there, pinned_version
 from pipeline.channels.lab.renew import Renewal, Renewed, render
 from pipeline.cli import supply
 from pipeline.supply.lock import LockedFile

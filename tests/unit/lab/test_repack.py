@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.channels.lab.base import base_wheels
+from pipeline.channels.lab.alpine_wheel import base_wheels
 from pipeline.supply.wheels import WheelShop
 from tests.conftest import CHECKOUT
 from tests.unit.lab.test_base import Shop

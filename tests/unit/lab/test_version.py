@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.apk.format.version import compare, is_valid
-from pipeline.channels.lab.version import alpine_version
+from pipeline.channels.lab.debian_version import alpine_version
 
 TABLE = [
     ("1:1.37.0-6+b9", "1.37.0-r609"),

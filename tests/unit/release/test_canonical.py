@@ -21,7 +21,7 @@ from pipeline.apk.format.signature import Signature, Signer, generate_key
 from pipeline.apk.format.tarstream import TarEntry
 from pipeline.apk.format.writer import write_package
 from pipeline.base.errors import FormatError
-from pipeline.release.canonical import canonical_digest, signature_name, without_signature, without_signatures_inside
+from pipeline.release.image_digest import canonical_digest, signature_name, without_signature, without_signatures_inside
 
 
 @pytest.fixture(scope="module")

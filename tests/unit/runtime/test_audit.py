@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tower.audit import frames, hosts, local, rules, verdict
+from tower.audit import frames, local, probe, rules, verdict
 from tower.audit.attack import Attacker, Victim, faults_of
 from tower.audit.checks import AuditReport, Check, Verdict, judged, not_tried, worst
 from tower.audit.frames import SYN_ACK, TCP, Seen
-from tower.audit.hosts import Answered, Result, Try, result_of
+from tower.audit.listeners import Listener, listeners
 from tower.audit.matrix import show
-from tower.audit.sockets import Listener, listeners
-from tower.audit.wire import Wire
+from tower.audit.packets import Wire
+from tower.audit.probe import Answered, Result, Try, result_of
 from tower.base.errors import GarbageError, ValueRefusedError
 from tower.base.proc import Done
 from tower.cli.commands import audit as command
@@ -260,9 +260,9 @@ FACTS = {
 }
 
 
-def facts_of(**changes: str) -> hosts.Facts:
+def facts_of(**changes: str) -> probe.Facts:
     text = "".join(section(name, body) for name, body in (FACTS | changes).items())
-    return hosts.ask(Session(text + section("rules4", "x", 1)))  # type: ignore[arg-type]
+    return probe.ask(Session(text + section("rules4", "x", 1)))  # type: ignore[arg-type]
 
 
 def test_facts_of_a_host() -> None:
@@ -283,14 +283,14 @@ def test_sockets_that_make_no_sense(row: str) -> None:
 
 
 def test_numbers_without_end_are_no_answer() -> None:
-    (found,) = hosts.attempt(Session("9" * 5000 + " 0 x\n0 " + "9" * 5000), [Try("db", "tcp", "192.168.2.201", 22)])  # type: ignore[arg-type]
+    (found,) = probe.attempt(Session("9" * 5000 + " 0 x\n0 " + "9" * 5000), [Try("db", "tcp", "192.168.2.201", 22)])  # type: ignore[arg-type]
     assert found.result is Result.FAILED
 
 
 def test_an_answer_made_to_be_slow_is_read_at_once() -> None:
     start = time.monotonic()
     with pytest.raises(GarbageError):
-        hosts.ask(Session("-- a --\n" * (1 << 17)))  # type: ignore[arg-type]
+        probe.ask(Session("-- a --\n" * (1 << 17)))  # type: ignore[arg-type]
     assert time.monotonic() - start < 5
 
 

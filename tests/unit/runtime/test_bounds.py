@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tower.audit.hosts import Result, Try, _answers
+from tower.audit.probe import Result, Try, _answers
 from tower.base import proc, tarfiles
 from tower.base.errors import AnswerError, GarbageError, ImageProblemError, PackageError, TowerError
 from tower.image import blockmap
@@ -164,10 +164,10 @@ def test_a_program_that_writes_too_much_is_named() -> None:
 
 def test_a_tar_beyond_its_bounds_names_them() -> None:
     member = tarfile.TarInfo("x" * 70_000)
-    with pytest.raises(tarfiles.DamagedError, match="longer than 65536 bytes"):
+    with pytest.raises(tarfiles.DamagedTarError, match="longer than 65536 bytes"):
         tarfiles.read_tar(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024), most=10)
     member = tarfile.TarInfo("x" * 5000)
-    with pytest.raises(tarfiles.DamagedError, match="a name of more than 4096 bytes"):
+    with pytest.raises(tarfiles.DamagedTarError, match="a name of more than 4096 bytes"):
         tarfiles.read_tar(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024), most=10)
 
 

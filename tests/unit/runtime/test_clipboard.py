@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tower.base.errors import StateError
 from tower.base.names import THIN_CLIENT
 from tower.cli import main
-from tower.clipboard import journal, policy, wire
+from tower.clipboard import journal, messages, policy
 from tower.clipboard.content import MOST, Kind, UnfitError, clean
 from tower.clipboard.journal import Transfer
 from tower.clipboard.policy import Policy, Rule
@@ -278,13 +278,13 @@ def test_a_damaged_log_is_refused(line: bytes, tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=9)), max_size=4), st.integers(1, 40))
-def test_messages_come_back_however_they_are_cut(messages: list[tuple[str, bytes]], step: int) -> None:
-    sent = b"".join(wire.packed(data, do=text) for text, data in messages)
+def test_messages_come_back_however_they_are_cut(given: list[tuple[str, bytes]], step: int) -> None:
+    sent = b"".join(messages.packed(data, do=text) for text, data in given)
     held, found = bytearray(), []
     for place in range(0, len(sent), step):
         held += sent[place : place + step]
-        found += [(words["do"], data) for words, data in wire.unpacked(held)]
-    assert found == messages
+        found += [(words["do"], data) for words, data in messages.unpacked(held)]
+    assert found == given
     assert not held
 
 
@@ -292,19 +292,19 @@ def test_messages_come_back_however_they_are_cut(messages: list[tuple[str, bytes
 def test_odd_messages_are_refused_or_waited_for(data: bytes) -> None:
     held = bytearray(data)
     try:
-        for words, _ in wire.unpacked(held):
+        for words, _ in messages.unpacked(held):
             assert isinstance(words, dict)
-    except wire.WireError:
+    except messages.WireError:
         pass
 
 
 @given(st.dictionaries(st.sampled_from(Kind), st.binary(max_size=9)))
 def test_contents_come_back(content: dict[Kind, bytes]) -> None:
-    sizes, data = wire.joined(content)
-    assert wire.parted(sizes, data) == content
+    sizes, data = messages.joined(content)
+    assert messages.parted(sizes, data) == content
     for odd in ({**sizes, "video/mp4": 0}, {**sizes, Kind.TEXT: 10**9}, {**sizes, Kind.TEXT: -1}):
-        with pytest.raises(wire.WireError):
-            wire.parted(odd, data)
+        with pytest.raises(messages.WireError):
+            messages.parted(odd, data)
 
 
 # --- the command ------------------------------------------------------------------------------------------------

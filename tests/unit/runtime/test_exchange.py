@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tower.base.errors import StateError, ValueRefusedError
-from tower.clipboard import journal, policy, wire
+from tower.clipboard import journal, messages, policy
 from tower.clipboard.content import Content, Kind
 from tower.clipboard.exchange import Exchange
+from tower.clipboard.messages import Message
 from tower.clipboard.peer import PasteRequest, Peer
 from tower.clipboard.policy import Policy, Rule
 from tower.clipboard.selection import Selection
-from tower.clipboard.wire import Message
 from tower.display.relay import OddError
 from tower.display.x11 import Packet, Server
 
@@ -78,7 +78,7 @@ def shelf(tmp_path: Path) -> Shelf:
         said: list[Message] = []
 
         def say(message: bytes, said: list[Message] = said) -> None:
-            said.extend(wire.unpacked(bytearray(message)))
+            said.extend(messages.unpacked(bytearray(message)))
 
         made.said[host] = said
         made.peers[host] = Peer(host, online, say)

@@ -18,10 +18,10 @@ from tower.base.errors import DeviceError, ImageProblemError, StateError, TowerE
 from tower.base.view import View
 from tower.cli.main import main
 from tower.disk.device import Disk, parse_disks
-from tower.installer import ask, disks, install, medium, system
+from tower.installer import ask, disks, installation, live_medium, system
 from tower.installer.answers import MOST, Answers, parse_answers, parse_swap, read_answers
-from tower.installer.install import SystemInstallation
-from tower.installer.medium import check_live, find_medium, unpack_wheels
+from tower.installer.installation import SystemInstallation
+from tower.installer.live_medium import check_live, find_medium, unpack_wheels
 from tower.installer.plan import Plan, make_plan
 
 GIB = 1 << 30
@@ -279,10 +279,10 @@ def test_serial_line(tmp_path: Path, active: str, kind: str, line: str) -> None:
 
 def test_an_interrupted_run_reports_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first change that is nothing; afterwards, that both disks are wiped. What was left open is let go."""
-    monkeypatch.setattr(install, "LOG", tmp_path / "log")
+    monkeypatch.setattr(installation, "LOG", tmp_path / "log")
     released = []
     monkeypatch.setattr(disks, "release", lambda: released.append(1))
-    monkeypatch.setattr(medium, "check", lambda *_: None)
+    monkeypatch.setattr(live_medium, "check", lambda *_: None)
 
     def failing(*_: object) -> None:
         raise TowerError("it broke", hint="mend it")

@@ -13,7 +13,7 @@ from tower.base.files import locked
 from tower.cli.commands import setup
 from tower.cli.main import main
 from tower.disk import device
-from tower.installer import disks, medium
+from tower.installer import disks, live_medium
 
 from tests.unit.runtime.test_installer import found_disks, row, text
 
@@ -44,7 +44,7 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     released = []
     monkeypatch.setattr(setup, "_LOCK", tmp_path / "run/setup.lock")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(medium, "check_live", lambda _: None)
+    monkeypatch.setattr(live_medium, "check_live", lambda _: None)
     monkeypatch.setattr(disks, "release", lambda: released.append(1))
     (tmp_path / "run").mkdir()
     answers = tmp_path / "answers"
@@ -56,6 +56,6 @@ def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     assert not released
     # Each gets as far as what it needs next, and is not there.
     monkeypatch.setattr(device, "list_disks", lambda: found_disks(row("sdz")))
-    monkeypatch.setattr(medium, "find_medium", lambda: (_ for _ in ()).throw(StateError("no medium")))
+    monkeypatch.setattr(live_medium, "find_medium", lambda: (_ for _ in ()).throw(StateError("no medium")))
     assert main(argv) == (StateError if upgrade else DeviceError).exit_status
     assert released == [1]

@@ -11,7 +11,7 @@ from tower.base.errors import DeviceError, StateError, TowerError, ValueRefusedE
 from tower.base.view import View
 from tower.cli.main import main
 from tower.disk.device import Disk
-from tower.installer import disks, existing, install, medium
+from tower.installer import disks, existing, installation, live_medium
 
 from tests.unit.runtime.test_installer import disk, found_disks, row, stick, text
 
@@ -149,9 +149,9 @@ def test_an_upgrade_takes_no_answers(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_an_interrupted_upgrade_says_that_home_is_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "LOG", tmp_path / "log")
+    monkeypatch.setattr(installation, "LOG", tmp_path / "log")
     monkeypatch.setattr(disks, "release", lambda: None)
-    monkeypatch.setattr(medium, "check", lambda *_: None)
+    monkeypatch.setattr(live_medium, "check", lambda *_: None)
     monkeypatch.setattr(disks, "mount_old", lambda: None)
     monkeypatch.setattr(disks, "open_volumes", lambda *_: (disks.Made("a", "b"), True))
 
@@ -165,7 +165,7 @@ def test_an_interrupted_upgrade_says_that_home_is_intact(tmp_path: Path, monkeyp
     ]:
         monkeypatch.setattr(place, name, failing)
         with pytest.raises(TowerError) as caught:
-            install.SystemUpgrade(old, tmp_path, View()).run()
+            installation.SystemUpgrade(old, tmp_path, View()).run()
         assert said in caught.value.hint
         monkeypatch.setattr(place, name, lambda *_: existing.Account("al", 1000, "$6$x"))
     assert "secret" not in (tmp_path / "log").read_text()

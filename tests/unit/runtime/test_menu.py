@@ -22,13 +22,13 @@ from tower.cli import main
 from tower.cli.commands import install
 from tower.hosts.env import TowerEnv
 from tower.hosts.registry import Tower
-from tower.install import menu as refreshed
+from tower.install import menu_refresh as refreshed
 from tower.install.outcome import Outcome
 from tower.menu import applications, entries, icon, png
-from tower.menu import files as menu
+from tower.menu import desktop_files as menu
 from tower.menu.applications import Application
+from tower.menu.desktop_files import Change, Menu, labwc_menu
 from tower.menu.entries import Entry
-from tower.menu.files import Change, Menu, labwc_menu
 
 from tests.unit.runtime.test_sshconf import add
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tower.base.errors import AnswerError, PackageError
-from tower.base.tarfiles import DamagedError, read_tar
+from tower.base.tarfiles import DamagedTarError, read_tar
 from tower.install.apkindex import read_index
 from tower.install.repository import parse_state
 
@@ -47,7 +47,7 @@ def test_long_names_and_cuts(form: int) -> None:
     data = written(form)
     assert f"out/{'long' * 30}/{'name' * 20}" in read(data)
     for length in range(len(data.rstrip(b"\0")) + 512):
-        with pytest.raises(DamagedError):
+        with pytest.raises(DamagedTarError):
             read(data[:length])
 
 
@@ -55,14 +55,14 @@ def test_long_names_and_cuts(form: int) -> None:
 def test_any_bit_of_any_header_is_noticed(tmp_path: Path, program: str) -> None:
     data = by_program(PROGRAMS[program], tmp_path)
     for changed in flipped(data, iter(list(headers(data)))):
-        with pytest.raises(DamagedError):
+        with pytest.raises(DamagedTarError):
             read(changed)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_refused(kind: str) -> None:
     begin = time.monotonic()
-    with pytest.raises(DamagedError):
+    with pytest.raises(DamagedTarError):
         read(REFUSED[kind])
     assert time.monotonic() - begin < 10
 
@@ -91,7 +91,7 @@ def test_an_index_without_its_file(tmp_path: Path) -> None:
 
 
 def test_bounds() -> None:
-    with pytest.raises(DamagedError, match="more than 100 files"):
+    with pytest.raises(DamagedTarError, match="more than 100 files"):
         read(header() * 101 + END)
     assert read(pax(path=b"p" * 300, mtime=b"1.5") + header() + END) == {"p" * 300: b""}
     assert read_tar(pax(mtime=b"17.25") + header() + END, most=1)[0].made == 17

@@ -15,7 +15,7 @@ from importlib import resources
 from ipaddress import IPv6Address
 from typing import Final
 
-from tower.audit.sockets import Listener, listeners
+from tower.audit.listeners import Listener, listeners
 from tower.base.errors import GarbageError
 from tower.ssh.sessions import Session
 

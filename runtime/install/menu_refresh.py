@@ -13,8 +13,8 @@ from tower.base.view import View
 from tower.hosts.registry import Host, Tower
 from tower.install.connection import connect
 from tower.menu import applications
+from tower.menu.desktop_files import Change, menu_of_user
 from tower.menu.entries import languages_of
-from tower.menu.files import Change, menu_of_user
 
 
 def refresh(tower: Tower, host: Host, view: View, *, dry_run: bool = False, timeout: float = 10) -> Change:

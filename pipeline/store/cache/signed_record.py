@@ -22,7 +22,7 @@ from pipeline.store.artifact import DamagedError, FileRecord, is_key, parse_reco
 if TYPE_CHECKING:
     from tower.image.minisign import PublicKey
 
-    from pipeline.store.cache.registry import Registry
+    from pipeline.store.cache.oci import Registry
     from pipeline.supply.minisign import SecretKey
 
 RECORD_TYPE: Final = "application/vnd.tower.record.v1+json"

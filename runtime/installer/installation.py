@@ -19,7 +19,7 @@ from tower.base.errors import StoppedError, TowerError
 from tower.base.refused import OURS, ours
 from tower.base.view import View
 from tower.hosts.secret import new_key_file
-from tower.installer import disks, existing, medium, system
+from tower.installer import disks, existing, live_medium, system
 from tower.installer.disks import Made
 from tower.installer.existing import Existing
 from tower.installer.plan import Plan
@@ -78,9 +78,9 @@ class Run(ABC):
 
     def _check_medium(self) -> None:
         """Check all that comes from the medium, while the disks are as they were. Raises ImageProblemError."""
-        total = sum(path.stat().st_size for path in medium.packages(self._medium))
+        total = sum(path.stat().st_size for path in live_medium.packages(self._medium))
         with self._step("checking the medium", total) as advance:
-            medium.check(self._medium, advance)
+            live_medium.check(self._medium, advance)
 
     def _note(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S', time.gmtime())} {text}"

@@ -20,7 +20,7 @@ from pipeline.apk.format.package import read_package
 from pipeline.base.errors import FormatError
 from pipeline.formats import iso9660
 from pipeline.formats.ext4 import Ext4
-from pipeline.formats.packed import Unpacked
+from pipeline.formats.packed import DecompressedStream
 from pipeline.formats.tarstream import read_tar
 from pipeline.images.disk import partitions
 from pipeline.images.elf.binary import HEAD, Elf, elf_head, is_object, machine_of, read_elf
@@ -48,7 +48,7 @@ class Entry:
 
 
 @dataclass
-class Tree:
+class RootTree:
     """All entries by path, and the files that could not be read."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Tree:
         return self.entries.get("/".join(place))
 
 
-def tree_of(image: Path) -> Tree:
+def tree_of(image: Path) -> RootTree:
     """Return the tree of an unpacked image: an ISO, a disk whose last partition is ext4, or an ext4 file system."""
     with open_regular(image) as stream:
         if image.suffix == ".iso":
@@ -117,9 +117,9 @@ def _is_disk(stream: BinaryIO) -> bool:
     return stream.read(2) == b"\x55\xaa"
 
 
-def ext4_tree(stream: BinaryIO, where: str, start: int = 0) -> Tree:
+def ext4_tree(stream: BinaryIO, where: str, start: int = 0) -> RootTree:
     """Return the tree of an ext4 file system."""
-    tree = Tree()
+    tree = RootTree()
     system = Ext4(stream, where, start)
     for path, inode in system.walk():
         owner = (inode.uid, inode.gid)
@@ -132,9 +132,9 @@ def ext4_tree(stream: BinaryIO, where: str, start: int = 0) -> Tree:
     return tree
 
 
-def iso_tree(stream: BinaryIO, where: Path) -> Tree:
+def iso_tree(stream: BinaryIO, where: Path) -> RootTree:
     """Return the tree of the packages and the apkovl of an ISO. Raises FormatError."""
-    tree = Tree()
+    tree = RootTree()
     files = iso9660.files(stream, where)
     packages = [file for file in files if file.path.startswith("apks/") and file.path.endswith(".apk")]
     if not packages:
@@ -143,14 +143,14 @@ def iso_tree(stream: BinaryIO, where: Path) -> Tree:
         add_package(tree, file.read(stream), file.path)
     for file in files:
         if file.path.endswith(".apkovl.tar.gz"):
-            plain = Unpacked(BytesIO(file.read(stream)), "gz", file.path).read(_MOST_OVERLAY + 1)
+            plain = DecompressedStream(BytesIO(file.read(stream)), "gz", file.path).read(_MOST_OVERLAY + 1)
             if len(plain) > _MOST_OVERLAY:
                 raise FormatError(f"{file.path}: unpacks to more than {_MOST_OVERLAY} bytes")
             add_tar(tree, plain, file.path)
     return tree
 
 
-def add_package(tree: Tree, data: bytes, name: str) -> None:
+def add_package(tree: RootTree, data: bytes, name: str) -> None:
     """Add the files of an .apk; the signature is not checked here."""
     for entry, content in read_package(BytesIO(data), None, name=name).iter_data():
         owner = (entry.uid, entry.gid)
@@ -161,7 +161,7 @@ def add_package(tree: Tree, data: bytes, name: str) -> None:
             _add_other(tree, Entry(entry.name, entry.kind, entry.mode & 0o7777, *owner, link=entry.target))
 
 
-def add_tar(tree: Tree, data: bytes, where: str = "archive") -> None:
+def add_tar(tree: RootTree, data: bytes, where: str = "archive") -> None:
     """Add the members of a tar archive. Raises FormatError."""
     for entry, content in read_tar(BytesIO(data), where):
         path = posixpath.normpath(entry.name).lstrip("/")
@@ -176,7 +176,7 @@ def _reader(data: bytes) -> Callable[[int | None], bytes]:
     return lambda most: data if most is None else data[:most]
 
 
-def _add_other(tree: Tree, entry: Entry) -> None:
+def _add_other(tree: RootTree, entry: Entry) -> None:
     """Add an entry that is not a regular file; `entry.kind` is the archive's word for it, `entry.link` its target."""
     if entry.kind == "hardlink":
         twin = tree.entries.get(entry.link.removeprefix("./").lstrip("/"))
@@ -190,7 +190,7 @@ def _add_other(tree: Tree, entry: Entry) -> None:
         tree.add(replace(entry, kind="other"))
 
 
-def paths_below(tree: Tree, folder: str) -> Iterator[Entry]:
+def paths_below(tree: RootTree, folder: str) -> Iterator[Entry]:
     """Yield the entries anywhere below a folder, sorted by path."""
     start = f"{folder}/"
     return iter(sorted((entry for path, entry in tree.entries.items() if path.startswith(start)), key=lambda entry: entry.path))

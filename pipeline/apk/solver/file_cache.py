@@ -39,7 +39,7 @@ def _waiting_for_nobody(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-class Cache:
+class FileCache:
     """Files by key in one folder; if the folder cannot be written, nothing is stored."""
 
     def __init__(self, folder: str = "") -> None:

@@ -12,7 +12,7 @@ from pipeline.base.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pipeline.apk.adb.packing import Unpacked
+    from pipeline.apk.adb.packing import AdbStream
 
 MAGIC = b"ADB."
 PACKAGE, INDEX, DATABASE = b"pckg", b"indx", b"idb\0"
@@ -34,10 +34,10 @@ class Block:
     size: int
 
 
-class Container:
+class AdbFile:
     """The blocks of an unpacked file, in order; `schema` is what the file is, `name` is for messages."""
 
-    def __init__(self, stream: Unpacked) -> None:
+    def __init__(self, stream: AdbStream) -> None:
         self.name = stream.name
         self._stream = stream
         self._left = 0
@@ -60,7 +60,10 @@ class Container:
             raise FormatError(f"{self.name}: is {found}, not {SCHEMAS[schema]}")
 
     def next(self) -> Block | None:
-        """Return the next block, after a check of the padding of the one before; None at the end of the file."""
+        """Return the next block, after a check of the padding of the one before; None at the end of the file.
+
+        Raises FormatError.
+        """
         if self._left:
             raise FormatError(f"{self.name}: {_NAMES[self._last]} block with {self._left} bytes too many")
         if self._padding and self._exact(self._padding, "the padding of a block").strip(b"\0"):
@@ -92,7 +95,7 @@ class Container:
             raise FormatError(f"{self.name}: a {_NAMES[kind]} block {what}")
 
     def read(self, size: int) -> bytes:
-        """Read up to `size` bytes of the present block; b"" at its end."""
+        """Read up to `size` bytes of the present block; b"" at its end. Raises FormatError."""
         if not self._left:
             return b""
         data = self._stream.read(min(size, self._left))
@@ -108,7 +111,7 @@ class Container:
         return self.take(self._left)
 
     def take(self, size: int) -> bytes:
-        """Return exactly `size` bytes of the present block."""
+        """Return exactly `size` bytes of the present block. Raises FormatError."""
         if size > self._left:
             raise FormatError(f"{self.name}: {_NAMES[self._last]} block of {self._left} bytes is too short for {size}")
         parts = []

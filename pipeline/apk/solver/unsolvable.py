@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.apk.solver.pool import Universe
     from pipeline.apk.solver.search import Search
-    from pipeline.apk.solver.state import Condition, Package
+    from pipeline.apk.solver.state import Condition, PackageState
 
 _WORLD = "the world"
 _SHOWN = 12
@@ -75,11 +75,11 @@ def missing(universe: Universe, wanted: Dependency, by: str) -> str:
 class _Reasons:
     """The conditions that do not hold among the packages of a failed search."""
 
-    def __init__(self, universe: Universe, search: Search, found: Sequence[Package]) -> None:
+    def __init__(self, universe: Universe, search: Search, found: Sequence[PackageState]) -> None:
         self.universe, self.search, self.found = universe, search, found
         self.wants: dict[str, None] = {}
         self.obstacles: dict[tuple[str, str], set[str]] = {}
-        self.involved: dict[Package | None, None] = {}
+        self.involved: dict[PackageState | None, None] = {}
         for item in search.world:
             self._look_at(None, item)
         for package in found:
@@ -87,7 +87,7 @@ class _Reasons:
             for item in package.depends:
                 self._look_at(package, item)
 
-    def stem(self, package: Package | None) -> str:
+    def stem(self, package: PackageState | None) -> str:
         """Return `name-version`, or the word for the world."""
         return _WORLD if package is None else _stem(self.universe, package.number)
 
@@ -95,12 +95,12 @@ class _Reasons:
         """Return a condition as people write it."""
         return Dependency(self.universe.tables.names.text(item.name), item.op, item.version, item.conflict)
 
-    def _block(self, package: Package, other: Package, reason: str) -> None:
+    def _block(self, package: PackageState, other: PackageState, reason: str) -> None:
         pair = sorted((self.stem(package), self.stem(other)))
         self.obstacles.setdefault((pair[0], pair[1]), set()).add(reason)
         self.involved |= {package: None, other: None}
 
-    def _look_at_names(self, package: Package) -> None:
+    def _look_at_names(self, package: PackageState) -> None:
         """Note names of a package that another package has as well, or that it provides twice."""
         tables, chosen = self.universe.tables, self.search.chosen
         offered: dict[int, str | None] = {}
@@ -118,7 +118,7 @@ class _Reasons:
             self.wants[f"{self.stem(package)} is never installed: {reason}"] = None
             self.involved[package] = None
 
-    def _look_at(self, owner: Package | None, item: Condition) -> None:
+    def _look_at(self, owner: PackageState | None, item: Condition) -> None:
         """Note a condition that does not hold."""
         taken = self.search.chosen.get(item.name, NONE)
         if self.search.fulfils(owner, item, taken):
@@ -143,7 +143,7 @@ class _Reasons:
                 self.wants[self._want(owner, item)] = None
             self._look_at_rivals([package for package, _version in fitting], other)
 
-    def _look_at_rivals(self, packages: Sequence[Package], taken: Package | None) -> None:
+    def _look_at_rivals(self, packages: Sequence[PackageState], taken: PackageState | None) -> None:
         """Note why none of the packages that would fulfil a condition was chosen."""
         name = self.universe.tables.names.text
         for package in packages:
@@ -164,7 +164,7 @@ class _Reasons:
         if taken is not None:
             self.involved[taken] = None
 
-    def _want(self, owner: Package | None, item: Condition) -> str:
+    def _want(self, owner: PackageState | None, item: Condition) -> str:
         text = str(self.text(item))
         if owner is None:
             return f"{_WORLD} {f'excludes {text[1:]}' if item.conflict else f'wants {text}'}"
@@ -175,8 +175,8 @@ class _Reasons:
     def lines(self) -> list[str]:
         """Return all reasons: first those about the world, then how the world leads to the packages involved."""
         asked: dict[str, None] = {}
-        came_by: dict[Package, tuple[Package | None, Condition]] = {}
-        rows: list[tuple[Package | None, Sequence[Condition]]] = [(None, self.search.world)]
+        came_by: dict[PackageState, tuple[PackageState | None, Condition]] = {}
+        rows: list[tuple[PackageState | None, Sequence[Condition]]] = [(None, self.search.world)]
         for owner, items in rows:
             for item in items:
                 package = None if item.conflict else self.search.chosen.get(item.name, NONE)[0]
@@ -189,7 +189,7 @@ class _Reasons:
                 asked[self._want(None, item)] = None
         chains: dict[str, None] = {}
         for package in self.involved:
-            at: Package | None = package
+            at: PackageState | None = package
             while at is not None and at in came_by:
                 owner, item = came_by[at]
                 (asked if owner is None else chains)[self._want(owner, item)] = None
@@ -200,7 +200,7 @@ class _Reasons:
         return lines
 
 
-def explain(universe: Universe, search: Search, found: Sequence[Package]) -> str:
+def explain(universe: Universe, search: Search, found: Sequence[PackageState]) -> str:
     """Return the reasons why a search failed: first what is wanted, then the conflicts."""
     lines = _Reasons(universe, search, found).lines()
     return "no packages fulfil the world:\n" + "\n".join(f"  {line}" for line in lines)

@@ -41,7 +41,7 @@ def audit_image(at: Destination, image: Image, reviewed: Reviewed | None, screen
     from pipeline.images.elf.audit import Reviewed as Known
     from pipeline.images.elf.audit import compare, lists_of
     from pipeline.images.elf.reviewed import draft
-    from pipeline.images.elf.tree import tree_of
+    from pipeline.images.elf.root_tree import tree_of
     from pipeline.images.publish import place_of
 
     path = place_of(at, image)

@@ -50,7 +50,7 @@ def clean_path(name: str, where: str) -> str:
     return f"usr/{path}" if parts[0] in _MERGED and len(parts) > 1 else path
 
 
-class Tree:
+class PackageTree:
     """Nodes by path; `folder` holds the contents of files."""
 
     def __init__(self, folder: Path) -> None:
@@ -79,7 +79,7 @@ class Tree:
         self.nodes[node.path] = node
 
     def copy(self, source: str, path: str, where: str) -> None:
-        """Add `path` as a copy of the file `source` (a hard link of the archive)."""
+        """Add `path` as a copy of the file `source` (a hard link of the archive). Raises FormatError."""
         node = self.nodes.get(source)
         if node is None or node.kind != "file":
             raise FormatError(f"{where}: hard link to {source!r}, which is not a file of this package")

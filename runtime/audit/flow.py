@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, TypeVar
 
-from tower.audit import doors, hosts, local, tries, verdict, ways
+from tower.audit import doors, local, probe, tries, verdict, ways
 from tower.audit.attack import Victim
 from tower.audit.checks import INTERNET, THINCLIENT, AuditReport, Check, judged, not_tried
-from tower.audit.hosts import Answered, Facts
+from tower.audit.packets import wires
+from tower.audit.probe import Answered, Facts
 from tower.audit.state import Audit, Options
-from tower.audit.wire import wires
 from tower.base import proc
 from tower.base.errors import TowerError
 from tower.base.networks import ONLINE
@@ -72,7 +72,7 @@ def _each(one: Audit, pool: ThreadPoolExecutor, what: Callable[[Host], _Given]) 
 def _ask(one: Audit, pool: ThreadPoolExecutor, stack: ExitStack) -> dict[str, Session]:
     def ask(host: Host) -> tuple[Session, Facts, Check]:
         session = stack.enter_context(connect(one.tower, host, timeout=one.options.timeout))
-        return session, hosts.ask(session), login(one.tower, host)
+        return session, probe.ask(session), login(one.tower, host)
 
     opened = {}
     for name, (session, facts, logged) in _each(one, pool, ask).items():
@@ -119,7 +119,7 @@ def _try(one: Audit, pool: ThreadPoolExecutor, opened: dict[str, Session]) -> No
         )
 
         def attempt(host: Host) -> tuple[Answered, ...]:
-            return hosts.attempt(opened[host.name], [*plan.ways(host), *plan.names(host, label)])
+            return probe.attempt(opened[host.name], [*plan.ways(host), *plan.names(host, label)])
 
         one.answers = _each(one, pool, attempt)
         time.sleep(0.2)
