@@ -296,6 +296,62 @@ def test_which_sleeps_are_fixed(line: str, found: bool) -> None:
     assert [number for number, _ in waits(line)] == [1] * found
 
 
+def undocumented(text: str) -> Iterator[tuple[int, str]]:
+    """Public functions and methods of a source without a docstring, or that raise an error themselves and do not say so."""
+    todo: list[ast.AST] = [ast.parse(text)]
+    while todo:
+        for node in ast.iter_child_nodes(todo.pop()):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                told = ast.get_docstring(node)
+                if isinstance(node, ast.ClassDef):
+                    todo.append(node)
+                elif told is None:
+                    yield node.lineno, f"{node.name} has no docstring"
+                elif not re.search(r"\b[Rr]aises?\b", told) and (kinds := raised(node)):
+                    yield node.lineno, f"{node.name} does not say that it raises {', '.join(sorted(kinds))}"
+
+
+def raised(function: ast.FunctionDef) -> set[str]:
+    """Names of the errors that a function itself raises; `raise error`, of one that it was given, does not count."""
+    found = set()
+    todo: list[ast.AST] = list(function.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            kind = ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc).rpartition(".")[2]
+            found |= {kind} if kind[:1].isupper() else set()
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def test_public_functions_are_documented(checkout: Path, texts: dict[Path, str]) -> None:
+    """Each says what it does, and which errors it raises itself."""
+    complain(
+        [
+            f"{relative(path, checkout)}:{line}: {what}"
+            for path, text in sources(texts, *(checkout / name for name in ("pipeline", "runtime", "stages", "ci")))
+            for line, what in undocumented(text)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def f(): pass", ["f has no docstring"]),
+        ("class A:\n '''It.'''\n def f(self): pass", ["f has no docstring"]),
+        ("def f():\n '''Do it.'''\n raise errors.OddError('x')", ["f does not say that it raises OddError"]),
+        ("def f():\n '''Do it. Raises OddError.'''\n raise OddError", []),
+        ("def f(error):\n '''Do it.'''\n raise error", []),
+        ("def f():\n '''Do it.'''\n def g(): raise OddError\n return g", []),
+        ("def _f(): pass", []),
+    ],
+)
+def test_what_is_undocumented(text: str, found: list[str]) -> None:
+    assert [what for _, what in undocumented(text)] == found
+
+
 def test_size_of_modules(checkout: Path, texts: dict[Path, str]) -> None:
     """Modules have about 300 lines; one that passes this limit is split."""
     complain(
