@@ -51,7 +51,7 @@ class Recorded:
 
     def _check(self, stream: BinaryIO) -> None:
         if _seen(stream) != self.seen:
-            raise StoreError(f"{self.path}: was changed while it was used", hint="run the same command again: it is made anew")
+            raise StoreError(f"{self.path}: was changed while it was used", hint="run the same command again: it is made again")
 
 
 class RecordedCache:

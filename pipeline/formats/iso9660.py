@@ -154,11 +154,11 @@ def _rock_ridge(fields: bytes, stream: BinaryIO, where: Path) -> tuple[str, str]
         if after is None:
             break
         if after[2] > SECTOR:
-            raise FormatError(f"{where}: a directory record goes on for {after[2]} bytes elsewhere, {SECTOR} are allowed")
+            raise FormatError(f"{where}: a directory record continues for {after[2]} bytes elsewhere, {SECTOR} are allowed")
         stream.seek(after[0] * SECTOR + after[1])
         fields = stream.read(after[2])
     else:
-        raise FormatError(f"{where}: a directory record goes on in more than {_MOST_PIECES} places")
+        raise FormatError(f"{where}: a directory record continues in more than {_MOST_PIECES} places")
     return name.decode("utf-8", errors="surrogateescape"), "/".join(link)
 
 

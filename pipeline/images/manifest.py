@@ -97,7 +97,7 @@ def _packages(given: ManifestInput) -> list[JsonValue]:
                 file = f"{row['name']}-{row['version']}.apk"
                 if len(files.get(file, ())) != 1:
                     many = "two of its repositories have it with different contents" if file in files else "no repository has it"
-                    raise StageError(f"{name}: lists {file}, but {many}", hint="mend the stage, or name the package anew")
+                    raise StageError(f"{name}: lists {file}, but {many}", hint="fix the stage, or give the package another name")
                 rows[tuple(str(row[field]) for field in _FIELDS)] = next(iter(files[file]))
     if not found and any(isinstance(node, ChannelNode) and node.what == "repository" for node in plan.needs([image.final])):
         raise StageError(

@@ -91,7 +91,7 @@ def words_of(found: running.TowerState, words: Sequence[str]) -> list[str]:
     name, *command = words
     target, client = found.row(name), found.row(THIN_CLIENT)
     if not target.role:
-        raise ConfigError(f"sim:ssh: {name} is no machine of the Tower", hint=f"from {THIN_CLIENT}: curl or wget on a host")
+        raise ConfigError(f"sim:ssh: {name} is not a machine of the Tower", hint=f"from {THIN_CLIENT}: curl or wget on a host")
     line = " ".join(command)
     if name != THIN_CLIENT:
         # Connect from the thin client, as its owner would.

@@ -145,7 +145,7 @@ class Broker:
             line.ends = True
             self._say(line)(messages.packed(b"", **self._command(what, words)))
         else:
-            raise WireError("an odd message")
+            raise WireError("an unknown message")
 
     def _command(self, what: str, words: dict[str, Any]) -> dict[str, object]:
         """Do what `tower clipboard` asks for; return the answer."""

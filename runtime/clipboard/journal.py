@@ -87,7 +87,7 @@ def _entries(path: Path, lines: list[bytes]) -> Iterator[Transfer]:
         except ValueError:
             found = None
         if not isinstance(found, dict) or not _is_entry(found):
-            raise StateError(f"{path}: line {number} is no transfer", hint=f"it is damaged; begin a new one: rm {path}")
+            raise StateError(f"{path}: line {number} is not a transfer", hint=f"it is damaged; begin a new one: rm {path}")
         yield Transfer(**found)
 
 

@@ -48,9 +48,9 @@ def unpacked(held: bytearray) -> Iterator[Message]:
         try:
             found = parse_json(text)
         except ValueError:
-            raise WireError("a message that is no JSON") from None
+            raise WireError("a message that is not JSON") from None
         if not isinstance(found, dict):
-            raise WireError("a message that is no object")
+            raise WireError("a message that is not an object")
         yield found, data
 
 

@@ -110,7 +110,7 @@ def _policy(found: object) -> Policy:
         if not texts or not all(isinstance(one, str) for one in texts):
             raise ValueError("each of pairs must be an object with the texts from, to and rule")
         if row["rule"] not in tuple(Rule):
-            raise ValueError(f"{row['rule'][:40]!r} is no rule: off, ask or on")
+            raise ValueError(f"{row['rule'][:40]!r} is not a rule: off, ask or on")
         pair = parse_machine(row["from"]), parse_machine(row["to"])
         if pair in pairs:
             raise ValueError(f"has two rules from {pair[0]} to {pair[1]}")

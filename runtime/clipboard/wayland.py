@@ -184,7 +184,7 @@ class Clipboard:
             number, word = struct.unpack_from("=II", self._held)
             size, code = word >> 16, word & 0xFFFF
             if size < 8:
-                raise OddError("the desktop sends an odd message")
+                raise OddError("the desktop sends an invalid message")
             if len(self._held) < size:
                 return
             body = bytes(self._held[8:size])
@@ -271,5 +271,5 @@ def _text_in(body: bytes, place: int) -> bytes:
     try:
         (length,) = struct.unpack_from("=I", body, place)
     except struct.error:
-        raise OddError("the desktop sends an odd message") from None
+        raise OddError("the desktop sends an invalid message") from None
     return body[place + 4 : place + 4 + length].rstrip(b"\0")

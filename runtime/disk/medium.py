@@ -196,7 +196,7 @@ def _open_file(path: Path, *, write: bool) -> tuple[int, bool]:
         handle = os.open(name, flags)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise DeviceError(f"{path}: is no regular file", hint="a disk is given with --device")
+        raise DeviceError(f"{path}: is not a regular file", hint="a disk is given with --device")
     return handle, False
 
 

@@ -139,7 +139,7 @@ def send(session: Session, bundle: Bundle, progress: Callable[[int], object]) ->
         errors = _rest(child.stderr, session.host.name)
         status = proc.ended(child, 20)
     if status == 255 and not session.alive():
-        raise LostError(f"{session.host.name}: the connection broke", hint="type the same command again to go on")
+        raise LostError(f"{session.host.name}: the connection broke", hint="run the same command again to continue")
     _asked(session, Done(status, b"", errors))
     return sent
 
@@ -195,7 +195,7 @@ def _rest(stream: IO[bytes], name: str) -> bytes:
         if not data:
             return said
         said = (said + data)[-(1 << 16) :]  # its last lines say why it ended
-    raise HangsError(f"{name}: does not finish writing the bundle to its disk", hint="type the same command again to go on")
+    raise HangsError(f"{name}: does not finish writing the bundle to its disk", hint="run the same command again to continue")
 
 
 @contextmanager

@@ -198,7 +198,7 @@ def _check_age(tower: Tower, name: str, made: int) -> None:
             seen = parse_json(read_file(path)) if look(path) else {}
             newest = int(seen.get(name, 0))
         except (ValueError, AttributeError, TypeError) as error:
-            raise StateError(f"{path}: is damaged", hint="remove it; it is made anew") from error
+            raise StateError(f"{path}: is damaged", hint="remove it; it is made again") from error
         if made < newest:
             raise PackageError(
                 f"{name}: its index was made {_day(made)}; one made {_day(newest)} was seen before",

@@ -115,7 +115,7 @@ def parse_desktop(text: str) -> str:
 
 def _disk(text: str, name: str) -> str:
     if _DISK.fullmatch(text) is None or ".." in text:
-        raise ValueRefusedError(f"{name} is {text!r}, which is no disk", hint="a path below /dev, or the serial number: lsblk")
+        raise ValueRefusedError(f"{name} is {text!r}, which is not a disk", hint="a path below /dev, or the serial number: lsblk")
     return text
 
 

@@ -87,7 +87,7 @@ def find_existing(found: tuple[Disk, ...]) -> Existing:
     listed = ", ".join(str(disk) for disk, _ in roots)
     if fits:
         pairs = "; ".join(f"{one.root} with {one.boot}" for one in fits)
-        raise DeviceError(f"more than one would do: {pairs}", hint="take out the disks that are not meant")
+        raise DeviceError(f"there is more than one: {pairs}", hint="take out the disks that are not meant")
     if not keys:
         raise DeviceError(f"{listed}: locked, and no boot device of a TowerOS is here", hint=_PLUG_IN)
     seen = ", ".join(str(disk) for disk, _, _ in keys)
@@ -176,6 +176,6 @@ def read_account(root: Path) -> Account:
     if len(users) != 1 or users[0][0] not in hashes:
         raise StateError(
             f"/dev/{GROUP}/root: has {len(users)} users, an installed TowerOS has one",
-            hint="is it one? an installation that was cut off has nothing to keep: tower setup",
+            hint="is it one? an interrupted installation has nothing to keep: tower setup",
         )
     return Account(parse_user_name(users[0][0]), int(users[0][2]), hashes[users[0][0]])

@@ -153,7 +153,7 @@ class SystemUpgrade(Run):
         with self._step("opening the root disk"):
             made, swap = disks.open_volumes(old.part, old.boot_part, old.key)
             disks.mount_old()
-        with self._step("laying aside what you have set"):
+        with self._step("saving your settings"):
             account = existing.keep()
         with self._step("making a new root file system"):
             self._changed = True

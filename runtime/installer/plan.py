@@ -57,7 +57,7 @@ def make_plan(answers: Answers, disks: tuple[Disk, ...]) -> Plan:
     boot = _named(answers.boot_device, "BOOT_DEVICE", disks)
     if root.path == boot.path:
         raise DeviceError(
-            f"{root}: cannot be root disk and boot device at once", hint="the key is to lie where the locked data is not"
+            f"{root}: cannot be root disk and boot device at once", hint="the key must not be on the disk that it unlocks"
         )
     if why := why_no_root(root, answers.swap):
         raise DeviceError(f"ROOT_DISK, {root}: {why}", hint=_others(disks, root=True, swap=answers.swap))

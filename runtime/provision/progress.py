@@ -150,7 +150,7 @@ class FirstStartWatch:
         if found.failure:
             raise AnswerError(
                 f"{self.host.name}: its first start failed: {found.failure}",
-                hint="mend that, start the host again, and go on with --resume",
+                hint="fix that, start the host again, and continue with --resume",
             )
         return BUSY
 

@@ -155,7 +155,7 @@ class PictureFilter:
                 rest = yield 19
                 self.pixel = rest[3] // 8
                 if rest[3] not in (8, 16, 32):
-                    raise OddError("viewer: wants an odd form of pixels")
+                    raise OddError("viewer: wants an unknown pixel format")
                 self.from_viewer.out += kind + rest
             elif kind[0] == 2:
                 yield from self._offer()

@@ -136,7 +136,7 @@ def listed(session: Session) -> list[Running]:
     for line in _host(session, "list").stdout.decode(errors="replace").splitlines():
         number, seconds, program = (*line.split(" ", 2), "", "")[:3]
         if ID.fullmatch(number) is None or not seconds.isascii() or not seconds.isdigit():
-            raise GarbageError(f"{session.host.name}: lists {line[:40]!r}, which is no window")
+            raise GarbageError(f"{session.host.name}: lists {line[:40]!r}, which is not a window")
         found.append(Running(session.host.name, number, int(seconds), printable(program)[:100]))
     return found
 
@@ -166,7 +166,7 @@ def _show(session: Session, display: Display, look: Look, stack: ExitStack) -> i
         except LostError as error:
             if time.monotonic() > ends:
                 raise
-            streams.note(f"{error.message}; {look.name} lives on, trying again\n")
+            streams.note(f"{error.message}; {look.name} keeps running, trying again\n")
             stack.close()
             _reach(session, ends)
             display = _attached(session, display.number, look, stack)
@@ -267,7 +267,7 @@ class _Window:
         name = self.session.host.name
         if self.status is None and by_viewer and proc.ended(viewer, _MOMENT) != 0:
             hint = f"attach it again: tower run --attach {name} {self.display.number}"
-            raise ToolError(f"{name}: the window of {self.name} is gone; the application lives on", hint=hint)
+            raise ToolError(f"{name}: the window of {self.name} is gone; the application keeps running", hint=hint)
         if self.status is None:
             if proc.ended(waits, _MOMENT) != 0 and not self.session.alive():
                 raise LostError(f"{name}: the connection broke", hint=f"tower status {name}")

@@ -75,7 +75,7 @@ class Files:
             major = (number >> 8 & 0xFFF) | (number >> 32 & ~0xFFF)
             minor = (number & 0xFF) | (number >> 12 & ~0xFF)
             return _DEVICES[kind], "", (major, minor & 0xFFFFFFFF)
-        raise FormatError(f"{self._values.where}: {what}: odd target {data[:40]!r}")
+        raise FormatError(f"{self._values.where}: {what}: invalid target {data[:40]!r}")
 
     def _owner(self, word: int, what: str) -> tuple[int, str, str, tuple[tuple[str, bytes], ...]]:
         """Return mode, owner, group and extended attributes; most files share theirs."""

@@ -69,10 +69,10 @@ class Values:
         if kind not in (ARRAY, OBJECT):
             raise FormatError(f"{self.where}: {what}: value of type {kind}, an array or an object was expected")
         if place < HEAD or place % WORD or place + WORD > len(self._data):
-            raise FormatError(f"{self.where}: {what}: lies at {place}, outside of the metadata or askew")
+            raise FormatError(f"{self.where}: {what}: lies at {place}, outside of the metadata or not aligned")
         count = int.from_bytes(self._data[place : place + WORD], "little")
         if not count or place + count * WORD > len(self._data):
-            raise FormatError(f"{self.where}: {what}: {count} slots at {place}, more than there is, or none")
+            raise FormatError(f"{self.where}: {what}: {count} slots at {place}, more than there are, or none")
         return struct.unpack_from(f"<{count}I", self._data, place)
 
     def number(self, word: int, what: str) -> int | None:

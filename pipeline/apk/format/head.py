@@ -82,7 +82,7 @@ def read_head(source: RawSource, verifier: Verifier | None, what: str, max_raw: 
 def _check_gzip(raw: bytes, plain: bytes, where: str) -> None:
     """Check the signature member, which nothing signs: it must be what gzip -n writes."""
     if raw[3:8] != bytes(5) or raw[8] not in _GZIP_LEVELS or raw[9] not in _GZIP_SYSTEMS:
-        raise FormatError(f"{where}: gzip header with a name, a time or odd flags: {raw[:10].hex()}")
+        raise FormatError(f"{where}: gzip header with a name, a time or unknown flags: {raw[:10].hex()}")
     if not raw[10] & 6:
         # Stored blocks have meaningless bits at their beginning.
         damaged = raw[10] != 1 or raw[8] != _STORED_LEVEL or len(raw) != len(plain) + _STORED

@@ -31,7 +31,7 @@ def audit_elf(at: Destination, channel: str, images: Sequence[Image], screen: Sc
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
         raise VerifyError(
-            "\n  ".join([f"audit:elf: {count}", *faults]), hint=f"mend the stage or package; what is right belongs into {shown}"
+            "\n  ".join([f"audit:elf: {count}", *faults]), hint=f"fix the stage or package; add what is right to {shown}"
         )
 
 

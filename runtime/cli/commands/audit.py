@@ -24,7 +24,7 @@ sends past its own firewall to each host, as itself and as a machine that does n
 your keys are compared with what they should be. Nothing is changed on any machine.
 
 Exit status: 0 all held; 1 something is broken; 15 nothing is, but not all could be tried: a host that is off, a router
-that is not connected. A silence counts only where something else was answered.
+that is not connected. Silence counts as held only where something else was answered.
 """
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES: Final = """\
 examples:
   tower clipboard log                        what crossed: time, from, to, kind, size
-  tower clipboard send vault                 give vault what was copied, this once, even if it is from another host
+  tower clipboard send vault                 send vault what was copied last, once, even if it is from another host
   tower clipboard policy                     what may cross
   tower clipboard policy web vault on        what is copied on web may be pasted on vault
   tower clipboard policy web thinclient ask  ask before web sets the thin client's clipboard
@@ -30,7 +30,7 @@ examples:
 
 By default, the thin client and the host whose window has the keyboard exchange texts, HTML and pictures. What comes from
 one host gets to another one by `send` alone, and from an offline host to an online one only if you confirm it. A rule for
-two machines and one direction goes before that.
+two machines and one direction overrides these defaults.
 """
 _ACTIONS: Final = ("policy", "log", "send", "clear")
 _ANSWER: Final = 10.0
@@ -55,13 +55,13 @@ def _seconds(text: str) -> int:
     from tower.clipboard.policy import MOST_CLEAR
 
     if not text.isascii() or not text.isdigit() or not 0 <= int(text[:20]) <= MOST_CLEAR:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of seconds from 0 to {MOST_CLEAR}")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of seconds from 0 to {MOST_CLEAR}")
     return int(text)
 
 
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of lines")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of lines")
     return int(text)
 
 
@@ -90,7 +90,7 @@ def _policy(args: argparse.Namespace) -> int:
         made = _with_rule(policy.read(place), *words)
     elif words:
         hint = "tower clipboard policy FROM TO off|ask|on|none, or share-all, or default"
-        raise ValueRefusedError(f"{' '.join(words)!r} is no policy", hint=hint)
+        raise ValueRefusedError(f"{' '.join(words)!r} is not a policy", hint=hint)
     else:
         made = policy.read(place)
     if args.clear is not None:
@@ -110,7 +110,7 @@ def _with_rule(old: Policy, origin: str, target: str, word: str) -> Policy:
     if pair[0] == pair[1]:
         raise ValueRefusedError(f"{origin} and {target} are one machine")
     if word not in (*Rule, "none"):
-        raise ValueRefusedError(f"{word!r} is no rule", hint="off, ask, on, or none to follow the default")
+        raise ValueRefusedError(f"{word!r} is not a rule", hint="off, ask, on, or none to follow the default")
     if word == "none":
         return replace(old, pairs={one: rule for one, rule in old.pairs.items() if one != pair})
     for name in pair:

@@ -16,21 +16,22 @@ from tower.install.servers import parse_server
 EXAMPLES: Final = """\
 examples:
   tower install web firefox                  ask, then install
-  tower install web,vault nano tmux          on both, one after the other
+  tower install web,vault nano tmux          on both
   tower install vault nano --dry-run         show what would be installed
   tower install vault 'nano>=8' --yes        do not ask
   tower install thinclient mpv               on the thin client itself
   tower install a,b,c firefox --bundle       one download for all three
 
-An offline host gets a bundle: chosen, downloaded and verified here, it goes on where it was interrupted, and the host stays
-without any way out. Online hosts download for themselves. See docs/packages.md.
+For an offline host, this machine chooses, downloads and verifies the packages, and sends them in a bundle: the host stays
+offline, and an interrupted installation continues where it stopped. Online hosts download for themselves. See
+docs/packages.md.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("hosts", metavar="HOSTS", help="a host, several as web,vault, or thinclient")
-    parser.add_argument("packages", metavar="PACKAGE", nargs="+", help="as apk takes it: nano, 'nano>=8', nano=8.2-r0")
+    parser.add_argument("packages", metavar="PACKAGE", nargs="+", help="as for apk: nano, 'nano>=8', nano=8.2-r0")
     parser.add_argument(
         "--server",
         metavar="NAME[:PORT]",

@@ -14,8 +14,8 @@ examples:
   tower mdhelp | less
   tower mdhelp --man ~/.local/share/man/man1
 
-It is made of the same words as `--help`. An installed thin client has the pages already: `man tower`, `man tower-install`.
-The date of man pages is SOURCE_DATE_EPOCH of the environment, else today's.
+The text is that of `--help`. An installed thin client has the pages already: `man tower`, `man tower-install`.
+The date of man pages is SOURCE_DATE_EPOCH of the environment, or today's.
 """
 
 

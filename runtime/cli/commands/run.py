@@ -26,16 +26,16 @@ examples:
   tower run web cat notes.txt > notes.txt      its output, here
   tar c photos | tower run vault tar x
   tower run web galculator                     in a window of the desktop
-  tower run --list                             the applications that run so
+  tower run --list                             the applications with windows
   tower run --attach web                       the window of one that lost it
   tower run --stop web 3f1c09aa
 
 Each word arrives at the command as it is: the host's shell replaces nothing in it. The exit status is the command's own,
-128+N if signal N ended it there, or one of tower's if it could not be run. Signals are passed on to it.
-Options of tower stand before the host; what follows it belongs to the command.
+128+N if signal N ended it there, or one of tower's if it could not be run. Signals are passed on to the command.
+Put tower's options before the host; everything after it belongs to the command.
 
 In a desktop, a program that has a menu entry on the host gets a window, with the host's colour in its title bar. If the
-connection breaks, or the window, the program lives on for an hour.
+connection breaks, or the window is killed, the program keeps running for an hour.
 """
 
 
@@ -53,7 +53,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     window.add_argument("--attach", action="store_true", help="show the one of this ID again, or the only one")
     window.add_argument("--stop", action="store_true", help="end the one of this ID")
     parser.add_argument("--uncolored", action="store_true", help="leave the title bar without the host's colour")
-    parser.add_argument("--no-clipboard", action="store_true", help="do not let texts pass between the window and this machine")
+    parser.add_argument(
+        "--no-clipboard", action="store_true", help="do not share the clipboard between the window and this machine"
+    )
     parser.add_argument("--no-sound", action="store_true", help="do not play its sound on this machine")
     parser.add_argument("--tell", action="store_true", help="show an error in a window, too: for what is started from a menu")
     parser.add_argument("--timeout", type=seconds, default=10, metavar="SECONDS", help="to connect (default: %(default)s)")

@@ -33,7 +33,7 @@ The file has a line NAME='value' for each answer:
   SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8' DESKTOP='no'
                                 each on a line of its own; these are the defaults
 
-Both disks are wiped, unless it is an upgrade. All that is installed comes from the medium; no network is used.
+Both disks are wiped, except with --upgrade. Everything is installed from the medium; no network is used.
 """
 
 

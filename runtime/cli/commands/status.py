@@ -20,10 +20,10 @@ EXAMPLES: Final = """\
 examples:
   tower status                 all hosts
   tower status web vault       these two
-  tower status --watch         again and again, until Ctrl-C
+  tower status --watch         repeat until Ctrl-C
   tower status --json
 
-up: the host answers. down: nobody does. strange: somebody answers, but not as the host should; the reason is told.
+up: the host answers. down: no machine answers. strange: a machine answers, but not as the host should; the reason is shown.
 The exit status is 0 if all hosts that were asked are up, else 15.
 """
 _LONGEST: Final = 300.0

@@ -23,8 +23,8 @@ examples:
   tower synctime vault         this one
   tower synctime --dry-run     show by how much their clocks are off
 
-Online hosts have their time from the router by themselves; offline hosts ask nobody. To have it done every quarter of an
-hour, add this line with `crontab -e`; hosts that are off are then no failure:
+Online hosts get the time from the router by themselves; offline hosts ask nobody. To set their clocks every quarter of an
+hour, add this line with `crontab -e`; with --quiet, a host that is off is not a failure:
 
   */15 * * * * tower synctime --quiet
 

@@ -25,10 +25,10 @@ from tower.upgrade.upgrade import IN_PLACE, Upgrade
 
 EXAMPLES: Final = """\
 examples:
-  tower upgrade web                        over the network: web writes its own boot device, and starts anew
+  tower upgrade web                        over the network: web writes its own boot device, and restarts
   tower upgrade web --device /dev/sdb      its SD card or USB stick is in this machine
   tower upgrade web --dry-run              show all that would be done, and do nothing
-  tower upgrade --resume web               go on after an interruption
+  tower upgrade --resume web               continue after an interruption
   tower upgrade thinclient                 write the newest medium of the thin client to a USB stick
 """
 
@@ -38,24 +38,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a host, or `thinclient`")
     disk = parser.add_argument_group("its boot device (default: the host writes it)")
     where = disk.add_mutually_exclusive_group()
-    where.add_argument("--device", type=Path, metavar="DEVICE", help="it is in this machine")
-    where.add_argument("--device-file", type=Path, metavar="FILE", help="it is a file: the disk of a virtual machine")
+    where.add_argument("--device", type=Path, metavar="DEVICE", help="the boot device is in this machine")
+    where.add_argument(
+        "--device-file", type=Path, metavar="FILE", help="the boot device is a file: the disk of a virtual machine"
+    )
     where.add_argument(
         "--boot-device", metavar="DEVICE", help="its name on the host (default: the one with the boot partition that tower wrote)"
     )
-    disk.add_argument("--other-device", action="store_true", help="take a disk that was not this host's boot device so far")
-    disk.add_argument("--lose-files", action="store_true", help="a host without a second disk has its files on it: lose them")
+    disk.add_argument("--other-device", action="store_true", help="accept a disk that was not this host's boot device before")
+    disk.add_argument(
+        "--lose-files",
+        action="store_true",
+        help="for a host without a second disk, whose files are on the boot device: lose them",
+    )
     what = parser.add_argument_group("the new version")
     what.add_argument("--image", type=Path, metavar="FILE", help="the image; default: the newest in the folder of builds")
     what.add_argument("--target", choices=source.TARGETS, help="kind of machine (default: as when it was made)")
-    what.add_argument("--older", action="store_true", help="take one that is older than what the host has")
-    what.add_argument("--again", action="store_true", help="take the very image that the host has")
-    what.add_argument("--unsigned", action="store_true", help="take an image that its makers did not sign (development)")
+    what.add_argument("--older", action="store_true", help="accept a version older than the host's")
+    what.add_argument("--again", action="store_true", help="accept the image that the host already has")
+    what.add_argument("--unsigned", action="store_true", help="accept an image that its makers did not sign (development)")
     run = parser.add_argument_group("how it runs")
-    run.add_argument("--dry-run", action="store_true", help="show all, do nothing")
+    run.add_argument("--dry-run", action="store_true", help="show what would be done, do nothing")
     run.add_argument("--yes", action="store_true", help="do not ask")
-    run.add_argument("--resume", action="store_true", help="go on where an earlier one was interrupted")
-    run.add_argument("--no-restart", action="store_false", dest="restart", help="let the host run; its next start is the upgrade")
+    run.add_argument("--resume", action="store_true", help="continue where an earlier upgrade was interrupted")
+    run.add_argument(
+        "--no-restart", action="store_false", dest="restart", help="do not restart the host; its next start completes the upgrade"
+    )
     run.add_argument("--no-wait", action="store_false", dest="wait", help="do not wait for the host's answer")
     run.add_argument(
         "--no-packages", action="store_false", dest="packages", help="do not install again what was installed on the host"

@@ -22,8 +22,8 @@ examples:
   tower wlan-connect --hex 636166e9            a name that cannot be typed, by its bytes
 
 While the router changes networks, online hosts have no Internet. If it is not connected, with an address, within the
-time given, it goes back to the network that it had. The password itself is kept nowhere: a key is derived from it.
-In place of the password, the key itself is taken, too: 64 hexadecimal digits, as wpa_passphrase prints them.
+time given, it goes back to the previous network. The password itself is not stored, only a key derived from it.
+Instead of the password, you can give the key: 64 hexadecimal digits, as wpa_passphrase prints them.
 """
 
 

@@ -270,7 +270,7 @@ LINE = {"time": "x", "origin": "a", "target": "b", "kind": "text", "size": 1, "h
 )  # fmt: skip
 def test_a_damaged_log_is_refused(line: bytes, tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(json.dumps(LINE).encode() + b"\n" + line + b"\n")
-    with pytest.raises(StateError, match="line 2 is no transfer"):
+    with pytest.raises(StateError, match="line 2 is not a transfer"):
         journal.read(tmp_path)
 
 

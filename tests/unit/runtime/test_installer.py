@@ -80,7 +80,7 @@ REFUSED = {
     "export": (b"export ROOT_DISK='/dev/sda'\n", "line 1 is not NAME='value'"),
     "no disk": (text(ROOT_DISK=None), "no ROOT_DISK"),
     "no user": (text(USERNAME=None), "no USERNAME"),
-    "a disk for a shell": (text(ROOT_DISK="$(reboot)"), "ROOT_DISK is '$(reboot)', which is no disk"),
+    "a disk for a shell": (text(ROOT_DISK="$(reboot)"), "ROOT_DISK is '$(reboot)', which is not a disk"),
     "an option for a disk": (text(BOOT_DEVICE="--force"), "BOOT_DEVICE is '--force'"),
     "a path elsewhere": (text(BOOT_DEVICE="/etc/passwd"), "BOOT_DEVICE is '/etc/passwd'"),
     "a path that climbs": (text(BOOT_DEVICE="/dev/../etc/passwd"), "BOOT_DEVICE is"),

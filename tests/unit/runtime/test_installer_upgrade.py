@@ -111,7 +111,7 @@ PARTS = {"sda": {"tower-crypt": ["sda1"]}, "sdb": {"tower-boot": ["sdb1"]}, "sdc
         ({}, set(), "locked, and no boot device of a TowerOS is here"),
         ({"sdb1": b"other"}, {b"right"}, "the key on /dev/sdb .* does not open it"),
         ({"sdb1": b""}, {b""}, "the key on /dev/sdb .* does not open it"),
-        ({"sdb1": b"right", "sdc1": b"right"}, {b"right"}, "more than one would do: /dev/sda .* with /dev/sdb .*; /dev/sda"),
+        ({"sdb1": b"right", "sdc1": b"right"}, {b"right"}, "there is more than one: /dev/sda .* with /dev/sdb .*; /dev/sda"),
         ({"sdb1": b"other", "sdc1": b"right"}, {b"right"}, ""),
     ],
 )

@@ -98,7 +98,7 @@ BAD = {
     "a colour map": begin() + b"\x01" + bytes(5),
     "an endless text": begin() + b"\x03\0\0\0\x7f\xff\xff\xff",
     "a text with extensions": begin() + b"\x03\0\0\0\xff\xff\xff\xf0",
-    "an odd message": begin() + b"\xfa",
+    "an unknown message": begin() + b"\xfa",
 }
 
 
