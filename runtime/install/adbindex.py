@@ -124,7 +124,7 @@ class Values:
         return tuple(memoryview(self._data[place : place + 4 * count]).cast("I"))
 
     def number(self, word: int) -> int:
-        """Return a number; 0 if there is none."""
+        """Return a number; 0 if there is none. Raises ValueError."""
         kind, place = word >> 28, word & 0x0FFFFFFF
         if kind == _INT or not word:
             return place
@@ -134,7 +134,7 @@ class Values:
         return int.from_bytes(self._data[place : place + size], "little")
 
     def blob(self, word: int) -> bytes:
-        """Return bytes, of which there may be few; none if there is no value."""
+        """Return bytes, b"" if there is no value. Raises ValueError."""
         if not word:
             return b""
         kind, place = word >> 28, word & 0x0FFFFFFF
