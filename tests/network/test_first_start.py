@@ -325,3 +325,23 @@ def test_invalid_input_changes_nothing_and_opens_nothing(machines: Tower, on_she
         host.pull_the_plug()
         machines.turn_on(host, before=lay(boot_files(plan_of("odd"))))
         host.wait_for_listener(22)
+
+
+def test_two_hosts_with_one_address(machines: Tower, on_shelf: Shelf) -> None:
+    """Somebody copied a boot device: the second host of that address stays closed, says whose it is, and goes on without it."""
+    first, second = plan_of("first", 230), MachinePlan("second", "offline", (Interface("eth0", "offline", "192.168.3.230"),))
+    files = boot_files(first)
+    with new_host(on_shelf, first) as host, new_host(on_shelf, second) as copy:
+        machines.turn_on(host, before=lay(files))
+        host.wait_for_listener(22)
+        machines.turn_on(copy, before=lay(files))
+        console = copy.read("run/light-console")
+        address = host.run("cat", "/sys/class/net/eth0/address").stdout.strip()
+        assert f"network: 192.168.3.230 belongs to the machine with the hardware address {address} already" in console, console
+        assert "This host is not ready" in console
+        assert copy.running("sshd") == []
+        assert boot_partition(copy) == set(files)
+        host.pull_the_plug()
+        copy.pull_the_plug()
+        machines.turn_on(copy)
+        copy.wait_for_listener(22)
