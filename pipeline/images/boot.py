@@ -79,6 +79,15 @@ class BootResult:
         return f"{self.machine}: login prompt after {self.login_seconds:.0f} s{ssh}"
 
 
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A tap interface, and the network namespace that it is in: the other end of a machine's cable."""
+
+    pid: int
+    """A process in that namespace."""
+    name: str
+
+
 class Says(Protocol):
     """A function that is called with each line about the progress of a boot."""
 
@@ -97,24 +106,32 @@ def started(
     files: Mapping[str, bytes] | None = None,
     second: Path | None = None,
     broken: int = 0,
+    tap: Tap | None = None,
+    swapped: bool = False,
+    clock: str = "",
     accel: str = "",
 ) -> Iterator[Guest]:
     """Boot `image` on `machine`; it is ended with the context, and after `limit` seconds at the latest.
 
     `stick` is a file that a PC has as an additional USB stick; it is written to. `files` are put onto the boot partition of
     a host first, by name; the image is not changed. `second` is the file of a PC's second disk: with one, data written to
-    both disks stays, and its sector at the byte `broken`, if not 0, cannot be written. Hosts are in the offline network, and its
-    first host is forwarded.
-    `accel` is the value of QEMU's option of that name. Raises BootError.
+    both disks stays, and its sector at the byte `broken`, if not 0, cannot be written. With `tap`, a PC is a host of the network
+    that this interface belongs to. Without it, hosts are in an offline network of QEMU's own, and its first host is forwarded.
+    If it is `swapped`, the second disk has the first one's name. `clock` is what the machine's clock shows at the start, as
+    1970-01-01T00:00:00; now, if it is empty. `accel` is the value of QEMU's option of that name. Raises BootError.
     """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
-    ports = {SSH: free_port()} if machine.is_host else {}
+    ports = {SSH: free_port()} if machine.is_host and tap is None else {}
     with temporary_folder("boot") as folder:
-        disk = image.resolve() if files is None else _with_files(image.resolve(), files, folder)
-        argv = _arguments(machine, disk, folder, ports, kept=second is not None, accel=accel)
+        disk = image.absolute() if files is None else _with_files(image.absolute(), files, folder)
+        argv = _arguments(machine, disk, folder, ports, kept=second is not None, tap=tap, accel=accel)
         if second is not None:
-            argv += ["-drive", f"if=virtio,cache=writeback,format=raw,{_second(second, broken)}"]
+            drive = ["-drive", f"if=virtio,cache=writeback,format=raw,{_second(second, broken)}"]
+            place = argv.index("-drive") if swapped else len(argv)
+            argv[place:place] = drive
+        if clock:
+            argv += ["-rtc", f"base={clock}"]
         if stick is not None:
             argv += ["-drive", f"if=none,id=stick,format=raw,file={quoted(stick)}", "-device", "qemu-xhci"]
             argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
@@ -191,7 +208,14 @@ def check_banner(guest: Guest, banner: str) -> None:
 
 
 def _arguments(
-    machine: MachineType, image: Path, scratch: Path, ports: dict[int, int], *, kept: bool = False, accel: str = ""
+    machine: MachineType,
+    image: Path,
+    scratch: Path,
+    ports: dict[int, int],
+    *,
+    kept: bool = False,
+    tap: Tap | None = None,
+    accel: str = "",
 ) -> list[str]:
     accel = accel or (_PI_ACCELERATION if machine is MachineType.HOST_RPI else ACCELERATION[1])
     common = ["-accel", accel, "-display", "none", "-monitor", "none", "-serial", "chardev:console", "-no-reboot"]
@@ -208,6 +232,9 @@ def _arguments(
     if machine.is_host:
         disk, form = (image, "raw") if kept else (_overlay(image, scratch), "qcow2")
         argv += ["-drive", f"file={quoted(disk)},format={form},if=virtio"]
+        if tap is not None:
+            enter = ["nsenter", f"--target={tap.pid}", "--net", "--"]
+            return [*enter, *argv, "-nic", f"tap,model=virtio-net-pci,ifname={tap.name},script=no,downscript=no"]
         return [*argv, "-nic", f"user,model=virtio-net-pci{forward}"]
     # The thin client has two networks and reaches nothing on them.
     two = ["-nic", "user,model=virtio-net-pci,restrict=on"] * 2

@@ -100,6 +100,11 @@ def plug_in(wires: int, machines: Sequence[Wiring]) -> None:
         _address(machine)
 
 
+def plug_in_tap(wires: int, switch: str, name: str) -> None:
+    """Make the tap interface `name`, for a virtual machine, and plug it into a switch."""
+    ip(wires, [f"tuntap add dev {name} mode tap", f"link set {name} master {switch} up"])
+
+
 def _address(machine: Wiring) -> None:
     # Link-local addresses are usable at once, and the others are static: no waiting for duplicate address detection.
     for setting in ("all", "default", *(interface.name for interface in machine.interfaces)):

@@ -28,7 +28,7 @@ from pipeline.sim.machines import INTERNET_ADDRESS, NAMED_ADDRESS, USER, Machine
 
 __all__ = [
     "CHECKOUT", "INTERNET_ADDRESS", "PLANS", "USER", "Interface", "Machine", "MachinePlan", "SshServer", "Tower",
-    "boot_files", "in_network_of", "missing_tools", "roots", "tower",
+    "boot_files", "in_network_of", "missing_tools", "root_files", "roots", "tower",
 ]  # fmt: skip
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
@@ -73,19 +73,23 @@ PLANS = (
 """The machines of DESIGN section 7, and their addresses; the router's second interface leads to `internet`."""
 
 
-@contextmanager
-def roots(*names: RootName) -> Iterator[Shelf]:
-    """Some roots, or all of them, built by the real command if need be; for as many Towers as the caller makes of them."""
+def root_files(*names: RootName) -> dict[str, Path]:
+    """The files of some roots, or of all, by name; built by the real command if need be."""
     factory = open_factory(CHECKOUT)
     try:
-        found = {name.value: root_of(name, factory) for name in names or RootName}
+        return {name.value: root_of(name, factory) for name in names or RootName}
     except BootError:
         argv = [sys.executable, "-m", "doit", *NEEDED]
         done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
         assert done.returncode == 0, f"{' '.join(argv)}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         factory.keys.reset()
-        found = {name.value: root_of(name, factory) for name in names or RootName}
-    with shelf(found) as made:
+        return {name.value: root_of(name, factory) for name in names or RootName}
+
+
+@contextmanager
+def roots(*names: RootName) -> Iterator[Shelf]:
+    """Some roots, or all of them, unpacked for as many Towers as the caller makes of them."""
+    with shelf(root_files(*names)) as made:
         yield made
 
 
