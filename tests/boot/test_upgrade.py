@@ -24,9 +24,9 @@ from pipeline.images.guest import FAILURES, Guest
 from pipeline.light.machine import command
 from pipeline.light.switches import plug_in_tap
 from pipeline.sim import machines
-from pipeline.sim.light import light_tower
 from pipeline.sim.machines import USER
 from pipeline.sim.plans import THIN_CLIENT
+from pipeline.sim.prepared import light_tower
 from tests.network.machines import root_files
 
 GIB = 1 << 30
