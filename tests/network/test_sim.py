@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tower.menu import png
 
 from pipeline.sim import running
 from tests.gui.pictures import Colour, Picture, keep, near, read_png
@@ -166,9 +167,22 @@ def test_the_bar_lists_the_hosts_and_tells_up_from_down(nothing_runs: None, tmp_
     until_it_shows(file, lambda found: lit(found) == {"router", "vault"})
 
 
+LAUNCH = """
+from gi.repository import Gio
+entry = Gio.DesktopAppInfo.new_from_filename("/home/user/.local/share/applications/tower-web.galculator.desktop")
+assert entry.launch([], None)
+print(entry.get_icon().to_string())
+"""
+"""What a menu does with an entry; prints the entry's icon."""
+
+
+@pytest.mark.qa("A02")
 @pytest.mark.qa("A03")
 def test_windows_of_two_hosts_are_on_the_desktop(nothing_runs: None, tmp_path: Path) -> None:
-    """Applications of an online and an offline host: installed from the simulated Internet, shown in colours, and heard."""
+    """Applications of an online and an offline host: installed from the simulated Internet, shown in colours, and heard.
+
+    One is started by its entry in the menu.
+    """
     del nothing_runs
     sim("sim")
     sim("sim:ssh", "thinclient", "tower install web galculator tigervnc socat pulseaudio-utils --yes")
@@ -183,11 +197,23 @@ def test_windows_of_two_hosts_are_on_the_desktop(nothing_runs: None, tmp_path: P
         return all(found.share(colours[name], 0, 0, 1280, BAR_TOP) > 0.005 for name in shown)
 
     # One after the other: a window that opens later is placed so that the title bars of both are seen.
-    for name, program in (("web", "galculator"), ("vault", "xterm")):
-        sim("sim:ssh", "thinclient", f"setsid tower run {name} {program} >/dev/null 2>.cache/{name}.log </dev/null &")
-        shown.append(name)
-        until_it_shows(file, all_of_them, f"cat .cache/{name}.log; tower run --list")
+    icon = started_from_the_menu()
+    shown.append("web")
+    until_it_shows(file, all_of_them, "cat .cache/menu.log; tower run --list")
+    drawn = png.decode(base64.b64decode(sim("sim:ssh", "thinclient", f"base64 {icon}").stdout))
+    assert drawn.pixels[4 * (drawn.width // 2) :][:3] == bytes(colours["web"])
+    sim("sim:ssh", "thinclient", "setsid tower run vault xterm >/dev/null 2>.cache/vault.log </dev/null &")
+    shown.append("vault")
+    until_it_shows(file, all_of_them, "cat .cache/vault.log; tower run --list")
     check_sound_and_menu(tmp_path)
+
+
+def started_from_the_menu() -> str:
+    """Start galculator on web by its entry in the thin client's menu; the path of the entry's icon."""
+    sim("sim:ssh", "thinclient", f"cat >.cache/launch.py <<'END'\n{LAUNCH}END")
+    # What it starts has its output, and goes on.
+    line = "setsid python3 .cache/launch.py >.cache/icon 2>.cache/menu.log </dev/null && cat .cache/icon"
+    return sim("sim:ssh", "thinclient", line).stdout.strip()
 
 
 def check_sound_and_menu(folder: Path) -> None:
