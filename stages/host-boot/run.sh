@@ -9,6 +9,7 @@ set -eu
 # shellcheck source=grub.sh
 . /stage/grub.sh
 need_packages packages "$TOWER_PACKAGES"
+need_packages locked "$TOWER_LOCKED"
 need_files /in/root/root.tar "/in/repository/$TOWER_BRANCH" /in/keys
 case $TOWER_LOADER in
 rpi | grub) ;;
@@ -30,12 +31,15 @@ cp "$root/boot/vmlinuz-$TOWER_FLAVOR" "$boot/"
 mkdir -p "$root/etc/lvm"
 cp /stage/lvm.conf "$root/etc/lvm/lvm.conf"
 echo 'custom_files="/etc/lvm/lvm.conf"' >>"$root/etc/mkinitfs/mkinitfs.conf"
+steady_cpio
 mkinitfs -q -b "$root" -c "$root/etc/mkinitfs/mkinitfs.conf" -P "$root/etc/mkinitfs/features.d" \
 	-i "$root/usr/share/mkinitfs/initramfs-init" -f "$root/usr/share/mkinitfs/fstab" \
 	-F "$TOWER_FEATURES" -o "$boot/initramfs-$TOWER_FLAVOR" "$release"
 
 # shellcheck disable=SC2086 # list of words
-take_apart "$parts" $TOWER_PACKAGES
+packages=$(as_locked packages $TOWER_PACKAGES)
+# shellcheck disable=SC2086 # list of words
+take_apart "$parts" $packages
 "boot_$TOWER_LOADER" "$root" "$parts" "$boot"
 
 # FAT32 with room to spare; 36 MiB is the least that has enough clusters for it.

@@ -29,25 +29,27 @@ mkimage() {
 	fi
 	export PACKAGER_PUBKEY APORTS=/work/aports
 
-	# mkimage.sh lets `apk index` look for keys in the builder's /etc, which is no place for the channel's.
-	mkdir -p /work/bin
+	# mkimage.sh lets `apk index` look for keys in the builder's /etc, which is not the place of the channel's. Of each root
+	# that update-kernel installs by names and then removes, the packages are noted, to be compared with the lock.
+	mkdir -p /work/bin /work/by-name/lib/apk/db
 	cat >/work/bin/apk <<-EOF
 		#!/bin/sh
 		if [ "\$1" = index ]; then
 			shift
 			set -- index --keys-dir /in/keys "\$@"
 		fi
-		exec $(command -v apk) "\$@"
+		$(command -v apk) "\$@" || exit
+		case " \$* " in *" add "*) ;; *) exit 0 ;; esac
+		while [ \$# -gt 0 ]; do
+			case \$1 in
+			-p | --root) cat "\$2/lib/apk/db/installed" ;;
+			--root=*) cat "\${1#--root=}/lib/apk/db/installed" ;;
+			esac
+			shift
+		done >>/work/by-name/lib/apk/db/installed
 	EOF
-	# mkinitfs's archive would hold the number of the device that its folder lay on, which is another each time.
-	cat >/work/bin/cpio <<-EOF
-		#!/bin/sh
-		case " \$* " in *" -o "*) set -- --ignore-devno "\$@" ;; esac
-		exec $(command -v cpio) "\$@"
-	EOF
-	chmod +x /work/bin/apk /work/bin/cpio
-	PATH=/work/bin:$PATH
-	export PATH
+	chmod +x /work/bin/apk
+	steady_cpio
 
 	# update-kernel, run by root, would install its tools into the builder, which has them; under fakeroot it does not ask.
 	FAKEROOTKEY=none

@@ -95,13 +95,47 @@ check_locked() {
 	! grep '^([0-9]' /work/installed-next || refuse "option locked: the world asks for other packages than these"
 }
 
-# take_apart FOLDER PACKAGES...: lay the files of packages below a folder, without what they depend on.
+# as_locked OPTION PACKAGES...: print each package of an option as the lock names it, `name=version`; end the stage if it does not.
+as_locked() (
+	set -f
+	tower_option=$1
+	shift
+	for tower_package; do
+		tower_found=
+		for tower_word in $TOWER_LOCKED; do
+			[ "${tower_word%%=*}" != "${tower_package%%[<>=~@]*}" ] || tower_found=$tower_word
+		done
+		[ -n "$tower_found" ] || refuse "option $tower_option: the lock does not name $tower_package"
+		echo "$tower_found"
+	done
+)
+
+# steady_cpio: from here on, archives by cpio do not hold the number of the device that their files lie on, which is
+# another one in each sandbox. For mkinitfs.
+steady_cpio() {
+	mkdir -p /work/bin
+	cat >/work/bin/cpio <<-EOF
+		#!/bin/sh
+		case " \$* " in *" -o "*) set -- --ignore-devno "\$@" ;; esac
+		exec $(command -v cpio) "\$@"
+	EOF
+	chmod +x /work/bin/cpio
+	PATH=/work/bin:$PATH
+	export PATH
+}
+
+# take_apart FOLDER NAME=VERSION...: lay the files of packages below a folder, without what they depend on. `apk fetch` takes
+# names alone: end the stage if it chooses another version.
 take_apart() {
 	tower_folder=$1
 	shift
 	mkdir -p /work/fetch/root "$tower_folder"
 	[ -d /work/fetch/root/lib/apk ] || tower_apk /work/fetch/root add --initdb
-	tower_apk /work/fetch/root fetch --output /work/fetch "$@"
+	for tower_package; do
+		tower_apk /work/fetch/root fetch --output /work/fetch "${tower_package%%=*}"
+		[ -f "/work/fetch/${tower_package%%=*}-${tower_package#*=}.apk" ] ||
+			refuse "option locked: the lock names $tower_package, and apk chooses another version"
+	done
 	for tower_file in /work/fetch/*.apk; do
 		case $(head -c 3 "$tower_file") in
 		# The third format, which apk itself takes apart.

@@ -19,6 +19,12 @@ LOCKED_ROOT = tuple(f"{name}=1.0-r0" for name in ("alpine-base", "kmod", "linux-
 """All packages of the root that tests make: what a lock names for `alpine-base mkinitfs linux-tiny`."""
 LOCKED_BASE = tuple(one for one in LOCKED_ROOT if one.startswith(("alpine-", "tiny-")))
 """What a lock names for `alpine-base`."""
+LOCKED_MEDIUM = (*LOCKED_ROOT, "linux-firmware=1.0-r0", "wireless-regdb=1.0-r0")
+"""What a lock names for all that mkimage.sh and its update-kernel ask for."""
+LOCKED_BOOT = tuple(
+    f"{name}=1.0-r0" for name in ("grub-bios", "grub-efi", "raspberrypi-bootloader", "raspberrypi-bootloader-common")
+)
+"""What a lock names for the boot loaders of both targets."""
 Entry = tuple[TarEntry, bytes | Path | None]
 
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\ntiny:x:120:130::/:/sbin/nologin\n"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.stages.bench import BRANCH, GOLDEN, Bench, Source
-from tests.stages.material import LOCKED_BASE, LOCKED_ROOT
+from tests.stages.material import LOCKED_BASE, LOCKED_MEDIUM, LOCKED_ROOT
 from tests.stages.trees import DEVICE_WHEEL, tiny_overlays
 
 NOTHING: Mapping[str, bytes] = {}
@@ -99,7 +99,11 @@ CASES = [
     Bad("host-system", ("tar:",), instead={"root": {"root.tar": b"no tar" * 1000}}),
     Bad("host-boot", ("option loader: lilo",), {"loader": "lilo"}),
     Bad("host-boot", ("option flavor:", "linux-other"), {"flavor": "other"}),
-    Bad("host-boot", ("no-such-package",), {"packages": ("no-such-package",)}),
+    Bad("host-boot", ("option packages: the lock does not name no-such-package",), {"packages": ("no-such-package",)}),
+    Bad("host-boot", ("option locked: names no package",), locked=()),
+    Bad(
+        "host-boot", ("option locked: the lock names linux-tiny=0.9-r0, and apk chooses another",), locked=("linux-tiny=0.9-r0",)
+    ),
     Bad(
         "host-image",
         ("input boot: boot.fat is no FAT",),
@@ -110,7 +114,14 @@ CASES = [
     Bad("wheels", ("there is another wheel of tower",), instead={"device": {"tower-9-py3-none-any.whl": b""}}),
     Bad("manual", ("tower",), instead={"wheels": {DEVICE_WHEEL: b"no archive"}}),
     Bad("repository", ("error: bad.apk",), instead={"packages": {"bad.apk": b"no package"}}),
-    Bad("modloop", ("linux-other",), {"flavor": "other"}),
+    Bad("modloop", ("linux-other",), {"flavor": "other"}, locked=LOCKED_MEDIUM),
+    Bad("modloop", ("option locked: names no package",), locked=()),
+    Bad("modloop", ("option locked: the kernel's root has wireless-regdb=1.0-r0",), locked=LOCKED_MEDIUM[:-1]),
+    Bad(
+        "modloop",
+        ("option locked: the kernel's root has linux-tiny=1.0-r0",),
+        locked=tuple(one.replace("linux-tiny=1.0", "linux-tiny=1.1") for one in LOCKED_MEDIUM),
+    ),
     Bad("iso", ("no-such-package",), {"packages": ("no-such-package",)}),
     Bad("iso", ("option locked: names no package",), locked=()),
     Bad("iso", ("option locked: the repository of the medium has tiny-users=1.0-r0",), locked=LOCKED_BASE[:2]),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.bench import Bench
+from tests.stages.material import LOCKED_BOOT
 
 Repository = Callable[[str], Path]
 ARCHITECTURES = {"rpi": "aarch64", "pc": "x86_64"}
@@ -50,7 +51,7 @@ def test_host_boot(bench: Bench, host_root: Repository, repository: Repository, 
         "host-boot", tmp_path / "out", inputs={"root": host_root(arch), "repository": repository(arch), "keys": keys},
         options={"loader": loader, "flavor": "tiny", "features": ("base",), "packages": packages,
         "cmdline": "root=LABEL=x", "free_mib": 1},
-        arch=arch, target=target,
+        locked=LOCKED_BOOT, arch=arch, target=target,
     )  # fmt: skip
     bench.compare(f"host-boot.{target}", tmp_path / "out")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.bench import Bench
-from tests.stages.material import LOCKED_BASE
+from tests.stages.material import LOCKED_BASE, LOCKED_MEDIUM
 from tests.stages.trees import write_tree
 
 _MEDIUM: dict[str, str | tuple[str, ...]] = {"flavor": "tiny", "features": ("base",)}
@@ -20,7 +20,7 @@ def modloop(bench: Bench, repository: Callable[[str], Path], keys: Path, tmp_pat
     """What the stage modloop makes."""
     folder = tmp_path_factory.mktemp("modloop") / "out"
     inputs = {"repository": repository("x86_64"), "keys": keys, "aports": bench.aports}
-    bench.run("modloop", folder, inputs=inputs, options={**_MEDIUM, "packages": ("linux-tiny",)})
+    bench.run("modloop", folder, inputs=inputs, options={**_MEDIUM, "packages": ("linux-tiny",)}, locked=LOCKED_MEDIUM)
     return folder
 
 
