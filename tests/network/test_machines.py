@@ -85,7 +85,7 @@ def test_a_machine_has_nothing_of_this_one_but_the_kernel(machines: Tower, tmp_p
 DEVICES = {"fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"}
 
 
-def test_what_a_machine_does_to_itself_does_not_happen_to_this_one(machines: Tower) -> None:
+def test_machines_do_not_change_this_one(machines: Tower) -> None:
     """Its root has devices of its own, and sets nothing of the kernel that both have."""
     host = machines["online1"]
     before = [Path(file).stat().st_mode for file in ("/dev/null", "/dev/tty", "/tmp")]

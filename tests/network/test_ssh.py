@@ -123,7 +123,7 @@ def speaking(machine: Machine, address: str, port: int, words: bytes, *, stays: 
             one.close()
 
 
-def test_what_the_user_says_of_all_machines_does_not_reach_hosts(user: User) -> None:
+def test_settings_for_all_machines_do_not_apply_to_hosts(user: User) -> None:
     """Neither does it break `ssh <host>`, nor lead from the host back to here."""
     config = f"{HOME}/.ssh/config"
     before = user.machine.read(config)

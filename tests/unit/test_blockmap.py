@@ -53,7 +53,7 @@ def test_holes_make_no_difference(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.booleans(), max_size=40))
-def test_what_is_mapped_is_what_is_not_zero(tmp_path_factory: pytest.TempPathFactory, blocks: list[bool]) -> None:
+def test_only_blocks_with_data_are_mapped(tmp_path_factory: pytest.TempPathFactory, blocks: list[bool]) -> None:
     path = image(tmp_path_factory.mktemp("map"), *(b"x" if block else b"" for block in blocks))
     found = read_image(path)
     mapped = {number for row in found.ranges for number in range(row.first, row.last + 1)}

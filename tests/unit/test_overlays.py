@@ -42,7 +42,7 @@ def test_every_file_has_the_mode_it_should(image: str) -> None:
         assert bool(source.stat().st_mode & 0o100) == program, f"{name}: its execute bit in the checkout"
 
 
-def test_what_is_secret_is_roots_alone() -> None:
+def test_secrets_are_readable_by_root_alone() -> None:
     assert items_of("host")["etc/doas.conf"] == 0o400
     assert items_of("host")["etc/ssh/sshd_config.d/tower.conf"] == 0o600
 

@@ -68,14 +68,14 @@ def test_files_and_folders(tmp_path: Path, piece: int) -> None:
 @pytest.mark.parametrize(
     "declared", [("a", "d"), ("a", "d/"), ("a", "d/*"), ("*",), ("a", "d/e/f"), ("?", "d/**"), ("a", "d/[e]/f")]
 )
-def test_what_declares_it(tmp_path: Path, declared: Sequence[str]) -> None:
+def test_declared_outputs(tmp_path: Path, declared: Sequence[str]) -> None:
     names = {"out/a": tarfile.REGTYPE, "out/d": tarfile.DIRTYPE, "out/d/e": tarfile.DIRTYPE, "out/d/e/f": tarfile.REGTYPE}
     entries = [(entry(name, kind), b"") for name, kind in names.items()]
     assert take(tmp_path / "o", stream(*entries), declared).keys() == {"a", "d/e/f"}
 
 
 @pytest.mark.parametrize("declared", [("a",), ("a", "b"), (), ("a", "d/f"), ("a", "d*x")])
-def test_what_does_not(tmp_path: Path, declared: Sequence[str]) -> None:
+def test_patterns_that_do_not_declare_it(tmp_path: Path, declared: Sequence[str]) -> None:
     entries = [(entry("out/a"), b""), (entry("out/d", tarfile.DIRTYPE), b""), (entry("out/d/e"), b"")]
     with pytest.raises(StageError, match="is not among the outputs"):
         take(tmp_path / "o", stream(*entries), declared)

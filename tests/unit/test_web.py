@@ -154,7 +154,7 @@ def test_going_on_where_it_broke_off(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("junk", [PAGE, CONTENT[:999] + b"!", bytes(len(CONTENT)), bytes(len(CONTENT) + 1)])
-def test_what_came_before_is_not_its_beginning(tmp_path: Path, good: Server, junk: bytes) -> None:
+def test_a_wrong_partial_download_is_discarded(tmp_path: Path, good: Server, junk: bytes) -> None:
     bring(tmp_path, good, start=junk)
     assert len(good.asked) <= 2
     assert good.asked[-1].start == 0

@@ -63,7 +63,7 @@ def copied(third: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield copy
 
 
-def test_what_is_read_is_what_there_is(third: Shop) -> None:
+def test_all_packages_of_the_index_are_read(third: Shop) -> None:
     index = read_index(third.repository / ARCH / "Packages.adb")
     assert index.made == 0 or index.made <= EPOCH
     assert sorted(index.packages) == [("base", "1.0-r0"), ("old", "1.0-r0"), ("top", "2.0-r0")]

@@ -138,7 +138,7 @@ def longer(third: Upstream) -> bytes:
 
 
 @pytest.mark.parametrize("change", [swapped, renamed, flipped, strangers, unsigned, longer])
-def test_what_must_not_get_in(third: Upstream, checkout_path: Path, change: Callable[[Upstream], bytes]) -> None:
+def test_refused_packages_and_indexes(third: Upstream, checkout_path: Path, change: Callable[[Upstream], bytes]) -> None:
     """Whatever the mirror serves in the place of a package: no lock is made, and nothing of it is in the vault."""
     place = f"/{BRANCH}/main/x86_64/app-1.0-r0.apk"
     good = third.mirror.files[place]

@@ -41,20 +41,20 @@ def test_the_table_is_what_was_asked_of_apk() -> None:
 
 
 @pytest.mark.parametrize("word", TAKEN)
-def test_what_an_apk_takes_is_taken(word: str) -> None:
+def test_words_that_apk_accepts_are_accepted(word: str) -> None:
     assert "taken" in {verdicts(version)[word] for version in SAID}
     check_names([word])
 
 
 @pytest.mark.parametrize("word", REFUSED)
-def test_what_no_apk_takes_is_refused(word: str) -> None:
+def test_words_that_apk_refuses_are_refused(word: str) -> None:
     assert {verdicts(version)[word] for version in SAID} == {"refused"}
     with pytest.raises(ValueRefusedError, match="is not the name of a package"):
         check_names([word])
 
 
 @pytest.mark.parametrize("word", KEPT_FROM_APK)
-def test_what_is_no_package_is_kept_from_apk(word: str) -> None:
+def test_words_that_are_not_packages_do_not_reach_apk(word: str) -> None:
     with pytest.raises(ValueRefusedError, match="is not the name of a package"):
         check_names(["nano", word])
 

@@ -95,7 +95,7 @@ def test_a_world_is_followed_through_folders(make: Make) -> None:
     assert catalog.expand(["base", "other"], "aarch64")[0] == {"base", "tool", "other"}
 
 
-def test_what_comes_in_by_itself(make: Make) -> None:
+def test_install_if_brings_packages_in(make: Make) -> None:
     catalog = make(
         names="ssh = ['ssh-server', 'ssh-client']",
         init="description = 'd'\nversion = '1-r0'\ndepends = ['files']",

@@ -171,7 +171,7 @@ def test_going_on_where_it_broke_off(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("junk", [PAGE, b"x" * 30_000])
-def test_what_came_before_is_not_its_beginning(tmp_path: Path, junk: bytes) -> None:
+def test_a_wrong_partial_download_is_discarded(tmp_path: Path, junk: bytes) -> None:
     with served(serving({})) as server:
         assert fetched(tmp_path, server, package(tmp=tmp_path), start=junk) == SERVED[BIG]
         assert [one.start for one in server.asked] == [len(junk), 0]

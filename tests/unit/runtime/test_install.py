@@ -139,7 +139,7 @@ def test_a_line_for_a_terminal_has_no_control_sequences(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["-x", "a;b", "a $(id)", "../x", "a\tb\x00", "x.apk", "A" * 300])
-def test_what_a_machine_calls_a_package_must_be_one(text: str) -> None:
+def test_invalid_package_names_of_a_machine_are_refused(text: str) -> None:
     with pytest.raises(GarbageError):
         words_of(text, "web")
 

@@ -365,7 +365,7 @@ def test_back(monkeypatch: pytest.MonkeyPatch) -> None:
         (10, "maybe", "DESKTOP is 'maybe'"),
     ],
 )
-def test_what_cannot_be_is_asked_again(
+def test_an_invalid_answer_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], place: int, wrong: str, said: str
 ) -> None:
     found = asked(monkeypatch, *GIVEN[:place], wrong, *GIVEN[place:])

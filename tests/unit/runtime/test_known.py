@@ -87,7 +87,7 @@ def test_what_this_system_has_beside_the_lists(tmp_path: Path) -> None:
         (("--keyboard-layout", "fr", "--keyboard-variant", "fr-bepo"), "fr fr-bepo"),
     ],
 )
-def test_what_is_asked_for_fits(
+def test_known_layouts_are_accepted(
     home: Path, small_image: Path, words: tuple[str, ...], row: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wish = ("--offline", "--username", "al", "--unsigned", "--image", str(small_image), "--device-file", "o", "--dry-run")
@@ -96,6 +96,6 @@ def test_what_is_asked_for_fits(
 
 
 @pytest.mark.parametrize("words", [("--timezone", "Europe/Pari"), ("--keyboard-layout", "uk"), ("--keyboard-variant", "bepo")])
-def test_what_there_is_not_is_refused(home: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_names_are_refused(home: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["provision", "vault", "--offline", "--username", "al", *words]) == 10
     assert "hint: is it one of: " in capsys.readouterr().err

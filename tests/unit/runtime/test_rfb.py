@@ -63,7 +63,7 @@ GOOD = {
 
 @pytest.mark.parametrize("what", GOOD)
 @pytest.mark.parametrize("at_once", [True, False])
-def test_what_may_pass_passes_unchanged(what: str, at_once: bool) -> None:
+def test_allowed_messages_pass_unchanged(what: str, at_once: bool) -> None:
     assert sent(begin() + GOOD[what] + GOOD["bell"], at_once=at_once) == GREETING + GOOD[what] + GOOD["bell"]
 
 
@@ -103,7 +103,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_may_not_pass_ends_it(what: str) -> None:
+def test_a_forbidden_message_ends_the_connection(what: str) -> None:
     between = PictureFilter("x")
     with pytest.raises(OddError):
         between.from_server.feed(BAD[what])

@@ -222,7 +222,9 @@ def test_a_host_that_is_a_link_is_forgotten_with_its_keys(tower: Tower, settings
 
 
 @pytest.mark.parametrize("kind", ["file", "pipe", "link to nothing", "link to itself", "link to another folder"])
-def test_what_is_no_host_is_named_and_can_be_removed(tower: Tower, settings: TowerEnv, tmp_path: Path, kind: str) -> None:
+def test_folders_that_are_not_hosts_are_reported_and_can_be_removed(
+    tower: Tower, settings: TowerEnv, tmp_path: Path, kind: str
+) -> None:
     add(tower, settings, "good")
     path, other = tower.folder / "hosts" / "vault", tmp_path / "other"
     other.mkdir()

@@ -162,7 +162,7 @@ def ssh_sees_all(config: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_the_user_says_of_all_machines_is_not_said_of_hosts(
+def test_settings_for_all_machines_do_not_apply_to_hosts(
     tower: Tower, home: Path, settings: TowerEnv, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tower.ssh_config.parent.mkdir(mode=0o700)

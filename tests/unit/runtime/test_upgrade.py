@@ -312,7 +312,7 @@ def test_older_versions(installed: str, refused: bool) -> None:
     upgrade.check_version(installed, IMAGE, "web", older=True)
 
 
-def test_what_was_begun_is_kept_whole(host: Host) -> None:
+def test_an_upgrade_that_has_begun_is_found_again(host: Host) -> None:
     with pytest.raises(HostError, match="no upgrade has begun"):
         upgrade.begun(host)
     one = upgrade.begin(host, FIRST, IMAGE, Target("/dev/sda", 96 * MIB, "", "", upgrade.IN_PLACE))

@@ -16,7 +16,7 @@ say() {
 	if [ "$SETUP_LOG" != - ]; then
 		logger -t tower-setup "$1" 2>/dev/null || :
 		read -r up _ </proc/uptime
-		# For the thin client that asks, if it can by now.
+		# For a thin client that asks for the progress, if that is possible yet.
 		[ ! -f "$SETUP_PROGRESS/steps" ] || printf '%s %s\n' "$up" "$1" >>"$SETUP_PROGRESS/steps"
 		printf '%s %s\n' "$up" "$1" >>"$SETUP_LOG"
 	fi
