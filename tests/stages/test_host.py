@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,21 @@ def test_host_boot(bench: Bench, host_root: Repository, repository: Repository, 
         locked=LOCKED_BOOT, arch=arch, target=target,
     )  # fmt: skip
     bench.compare(f"host-boot.{target}", tmp_path / "out")
+    copy = ["mcopy", "-n", "-i", str(tmp_path / "out/boot.fat"), "::/initramfs-tiny", str(tmp_path / "initramfs")]
+    subprocess.run(copy, check=True, timeout=60)
+    assert devices(gzip.decompress((tmp_path / "initramfs").read_bytes())) == {b"0" * 16}
+
+
+def devices(archive: bytes) -> set[bytes]:
+    """The numbers of the devices that the files of an archive of cpio (newc) came from: another one in each sandbox."""
+    found, place = set[bytes](), 0
+    while archive[place : place + 6] == b"070701":
+        size, name = (int(archive[place + at : place + at + 8], 16) for at in (54, 94))
+        found.add(archive[place + 62 : place + 78])
+        if archive[place + 110 : place + 110 + name] == b"TRAILER!!!\0":
+            return found
+        place += -(-(110 + name) // 4) * 4 + -(-size // 4) * 4
+    raise AssertionError(f"not an archive of cpio at byte {place}")
 
 
 @pytest.mark.parametrize("target", ARCHITECTURES)
