@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 
 from pipeline.base.errors import ConfigError
@@ -17,15 +18,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if "" in words:
+        raise ConfigError("the command line has an empty word, which names no task", hint="./ci/doit list shows all tasks")
+    from pipeline.cli import unchanged
+
+    began = time.monotonic()
+    watch = unchanged.watch(words)
+    if watch is not None:
+        if unchanged.answer_again(watch, lambda: time.monotonic() - began):
+            return 0
+        unchanged.begin(watch)
     # After the streams were made usable: doit keeps the output streams that it finds when it is imported.
     from pipeline.cli.front import Doit, Passed
 
-    if "" in words:
-        raise ConfigError("the command line has an empty word, which names no task", hint="./ci/doit list shows all tasks")
     try:
-        return int(Doit().run(words))
+        status = int(Doit().run(words))
     except Passed as passed:
         raise passed.error from None
+    if watch is not None and status == 0:
+        watch.keep()
+    return status
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pipeline.base.progress import Screen
 from pipeline.base.refused import expected
 from pipeline.base.streams import show
 from pipeline.build.factory import Factory
+from pipeline.cli import unchanged
 from pipeline.cli.heeded import check_heeded
 from pipeline.cli.report import Events, Lines
 from pipeline.cli.tasks import chosen_images
@@ -53,6 +54,15 @@ SWITCHES = ("json", "shell")
 """Variables that take the value 1 or are left out."""
 ENGINE = "engine."
 """The prefix of an architecture's name in the variable that chooses the container engine for its stages."""
+
+
+class _Told(Screen):
+    """The screen of a run; what it says about its work is said again only by a run that works again."""
+
+    def say(self, text: str) -> None:
+        """Print a line for the user."""
+        unchanged.acting()
+        super().say(text)
 
 
 def open_factory(checkout: Path) -> Factory:
@@ -103,7 +113,7 @@ def _open(checkout: Path) -> Factory:
         from pipeline.store.cache.oci import RegistryPlace
 
         RegistryPlace.parse(given["cache"])
-    return Factory(plan, paths, Screen(json=wants_json()), clock=given.get("clock", ""), given=given)
+    return Factory(plan, paths, _Told(json=wants_json()), clock=given.get("clock", ""), given=given)
 
 
 def _end_with_the_reader_of_listings() -> None:

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from pipeline.base.errors import FactoryError
 from pipeline.base.progress import Screen
 from pipeline.base.streams import INTERRUPTED, unwritten
+from pipeline.cli import unchanged
 
 
 @dataclass(slots=True)
@@ -86,6 +87,7 @@ class Lines:
         """Note that a task begins; doit calls this in the task's thread."""
         row = row_of(task)
         if row is not None:
+            unchanged.acting()
             row.started = time.monotonic()
             self.screen.begin(task.name)
 
@@ -107,6 +109,7 @@ class Lines:
 
     def add_failure(self, task: Any, fail: Any) -> None:
         """Note that a task failed, or could not begin because another one failed."""
+        unchanged.acting()
         row = row_of(task) or TaskRow(task.name)
         self.screen.end(task.name)
         row.state = "skipped" if type(fail).__name__ == "UnmetDependency" else "failed"
@@ -123,10 +126,12 @@ class Lines:
 
     def cleanup_error(self, exception: Any) -> None:
         """Report an error that occurred during clean-up."""
+        unchanged.acting()
         self.screen.say(exception.get_msg())
 
     def runtime_error(self, msg: str) -> None:
         """Report an error of doit itself."""
+        unchanged.acting()
         self.status = self.status or 2
         self.screen.say(msg)
 
@@ -145,6 +150,7 @@ class Lines:
             status = unwritten(self.screen.problem)
         if status:
             raise SystemExit(status)
+        unchanged.answered([as_line(row) for row in self.rows if not row.quiet], sum(row.counted for row in self.rows))
 
     # --- appearance -----------------------------------------------------------------------------------
 
@@ -222,5 +228,5 @@ def summary_text(rows: list[TaskRow], failed: list[str], seconds: float) -> str:
     if not states:
         return ""
     if built == pulled == 0 and all(row.state == "cached" for row in rows if not row.quiet):
-        return f"nothing to do: {cached} stages cached ({seconds:.1f} s)"
+        return unchanged.nothing_to_do(cached, seconds)
     return f"done: {counts} ({seconds:.1f} s)"

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +80,85 @@ def test_the_next_replay_removes_the_remains_of_a_killed_one(tiny: Tiny) -> None
     tiny.script("first", "cp /src/text/first /out/first")
     tiny.doit("replay", "stage=first")
     assert list((tiny.folder / "build").glob("tower-replay-*")) == []
+
+
+def is_quick(tiny: Tiny, *words: str, env: Mapping[str, str] | None = None) -> bool:
+    """Run ./ci/doit, which has nothing to do; tell whether it knew that from the note of the run before, which then stays."""
+    note = tiny.folder / "build/nothing-to-do.json"
+    before = note.stat() if note.exists() else None
+    said = tiny.doit(*words, env=env)
+    assert said.splitlines()[-1].startswith("nothing to do: 3 stages cached ("), said
+    return before is not None and note.stat() == before
+
+
+def settled(tiny: Tiny, *words: str, env: Mapping[str, str] | None = None) -> None:
+    """Run with nothing to do until that is known. The times of files are coarse: what has just changed is not trusted."""
+    deadline = time.monotonic() + 60
+    while not is_quick(tiny, *words, env=env):
+        assert time.monotonic() < deadline
+
+
+def built(said: str) -> list[str]:
+    return re.findall(r"^(\w+) .*\b(?:built|done)\b", said, re.MULTILINE)
+
+
+def test_what_is_known_to_be_up_to_date_is_answered_at_once(tiny: Tiny) -> None:
+    """Twice: by the graph of tasks and from the note of that run; the same lines, and at most 2.5 times an empty doit's time."""
+    tiny.doit()
+    (tiny.folder / "empty").mkdir()
+    (tiny.folder / "empty/dodo.py").write_text("def task_nothing():\n    return {'actions': None, 'uptodate': [True]}\n")
+    by_graph = tiny.doit()
+    settled(tiny)
+    by_note = tiny.doit()
+    assert [line.partition("(")[0] for line in sorted(by_note.splitlines())] == [
+        line.partition("(")[0] for line in sorted(by_graph.splitlines())
+    ]
+
+    def seconds(argv: Sequence[str], folder: Path) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(argv, cwd=folder, env=tiny.environment, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    empty = [sys.executable, "-m", "doit"]
+    pairs = [(seconds(tiny.command(), tiny.folder), seconds(empty, tiny.folder / "empty")) for _ in range(5)]
+    assert min(ours for ours, _ in pairs) <= 2.5 * min(bare for _, bare in pairs), pairs
+
+
+def test_what_changed_since_is_noticed(tiny: Tiny) -> None:
+    tiny.doit()
+    settled(tiny)
+    source = tiny.folder / "text/second"
+    info = source.stat()
+    source.write_text("owt\n")
+    os.utime(source, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert built(tiny.doit()) == ["second", "third", "host"], "an edit that keeps size and time"
+    assert tiny.image == "one\nowt\n"
+    settled(tiny)
+    other = tiny.folder / "build/other"
+    other.write_text("two\n")
+    other.replace(source)
+    tiny.doit()
+    assert tiny.image == "one\ntwo\n", "another file of the same size"
+    settled(tiny)
+    (artifact,) = (path for path in tiny.artifacts("second") if path.read_text() == "one\ntwo\n")
+    artifact.parent.chmod(0o755)
+    artifact.unlink()
+    assert built(tiny.doit()) == ["second"], "an artifact that is gone"
+    settled(tiny)
+    (image,) = (tiny.folder / "dist").glob("tiny-*.img.zst")
+    image.write_text("xxx\nxxx\n")
+    assert built(tiny.doit()) == ["host"], "a finished image that was edited"
+    assert tiny.image == "one\ntwo\n"
+    settled(tiny)
+    (tiny.folder / "dist").rename(tiny.folder / "elsewhere")
+    (tiny.folder / "dist").mkdir()
+    assert built(tiny.doit()) == ["host"], "another folder of images"
+    settled(tiny)
+    assert not re.search("^host ", tiny.doit("stage:third"), re.MULTILINE), "another command"
+    (tiny.folder / "dist").rename(tiny.folder / "nowhere")
+    tiny.doit()
+    settled(tiny)
+    assert built(tiny.doit(env={"XDG_CACHE_HOME": str(tiny.folder.parent / "other")})) == ["host"], "another environment"
+    settled(tiny)
+    assert built(tiny.doit("compress=xz"))[-1:] == ["host"], "another option"
