@@ -9,13 +9,15 @@ into a file there. That needs only the shell.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 from pipeline.base.errors import FormatError, StageError
 from pipeline.formats.tarstream import Content, TarEntry
 
 NAME = ".tower-made"
 """The name of the list, below /out. It is not an output, and no stage may write it."""
-_MOST = 64 << 20
+MOST = 64 << 20
+"""The most bytes that the list may have."""
 _KINDS = {"file": "file", "folder": "dir", "closed": "dir"}
 _OTHER = {"socket": "is a socket", "link": "is a symbolic link", "special": "is a device or pipe"}
 # Remove what the shell adds to its environment: the command sees the same environment as without it.
@@ -52,10 +54,10 @@ def wrapped(argv: Sequence[str]) -> tuple[str, ...]:
     return ("sh", "-c", _SCRIPT, "sh", *argv)
 
 
-def read(entry: TarEntry, content: Content) -> bytes:
-    """Read the list in the stream. Raises FormatError if it is too long."""
-    if entry.size > _MOST:
-        raise FormatError(f"the list of the stage's outputs has {entry.size} bytes, {_MOST} are allowed")
+def read(entry: TarEntry, content: Content | BinaryIO) -> bytes:
+    """Read the list. Raises FormatError if it is too long."""
+    if entry.size > MOST:
+        raise FormatError(f"the list of the stage's outputs has {entry.size} bytes, {MOST} are allowed")
     return content.read()
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output of a sandbox: a tar stream from the engine, unpacked with distrust.
+"""The output of a sandbox, taken with distrust: a tar stream from the engine, or the folder itself if that is on this machine.
 
 Only regular files and folders with plain names are accepted, only those that the stage declared, each path once. Files
-are hashed while they are written, and blocks of zeros become holes, so that a disk image takes the space of its content.
+are hashed while they are written, and blocks of zeros become holes, so that a disk image takes the space of its content;
+files of this machine are moved, or copied from another file system.
 
 Engines silently leave out what they cannot pack; so the sandbox lists the files in /out when the stage ends (`made`), and
 the stream must match that list.
@@ -10,12 +11,18 @@ the stream must match that list.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from tower.base.regular import open_regular
 
 from pipeline.base.canonical import Digest
 from pipeline.base.errors import FormatError, StageError
@@ -23,8 +30,12 @@ from pipeline.formats.tarstream import Content, EncodingError, TarEntry, read_ta
 from pipeline.sandbox import made
 from pipeline.store.artifact import FileRecord
 
+if TYPE_CHECKING:
+    from pipeline.formats.tarstream import Kind
+
 _CHUNK = 1 << 16  # also the size of holes; larger pieces take twice the time: every one is new memory
 _ZEROS = bytes(_CHUNK)
+_MOVED_CHUNK = 1 << 20
 _LONGEST_NAME, _LONGEST_PART = 1000, 255
 _SPECIAL = "is a device, pipe or socket; outputs are regular files and folders"
 
@@ -53,7 +64,7 @@ def receive(
             if listed and name == made.NAME and entry.kind == "file" and seen is None:
                 seen = made.read(entry, content)
             elif name or entry.kind != "dir":
-                taken.take(name, entry, content)
+                taken.take(name, entry, partial(_write, content))
     except EncodingError as error:
         raise StageError(f"/{error.name}: the name of an output must be UTF-8") from error
     except FormatError as error:
@@ -64,8 +75,76 @@ def receive(
     return taken.outputs
 
 
+def can_collect(source: Path) -> bool:
+    """Tell whether `collect` can take everything in `source`: it must be a folder with nothing but what is ours."""
+    try:
+        return stat.S_ISDIR(source.lstat().st_mode) and all(info.st_uid == os.geteuid() for _, info in _below(source, ""))
+    except OSError:
+        return False
+
+
+def collect(
+    source: Path, folder: Path, *, declared: Sequence[str] | None, max_bytes: int, check: Callable[[], None] | None = None
+) -> dict[str, FileRecord]:
+    """Do as `receive` with `listed`, but take the files from `source`, which is /out; nothing else may change it.
+
+    Raises StageError as `receive` does, and OSError.
+    """
+    taken = _Taken(folder, declared, max_bytes)
+    names: dict[int, str] = {}
+    seen: bytes | None = None
+    for name, info in _below(source, ""):
+        is_socket = stat.S_ISSOCK(info.st_mode)
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode), "fifo")
+        if kind == "file" and info.st_nlink > 1 and names.setdefault(info.st_ino, name) != name:
+            kind = "hardlink"
+        if name == made.NAME and kind == "file":
+            with open_regular(source / name, follow=False) as stream:
+                seen = made.read(TarEntry(name, size=info.st_size), stream)
+        elif not is_socket:  # as an engine, which has no way to pack one; the comparison names it
+            entry = TarEntry(name, kind, stat.S_IMODE(info.st_mode), size=info.st_size, target=names.get(info.st_ino, ""))
+            taken.take(name, entry, partial(_move, source / name, check))
+    made.compare(seen, taken.kinds)
+    _require(declared or (), taken.outputs)
+    return taken.outputs
+
+
+_KINDS: Final[Mapping[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
+
+
+def _below(folder: Path, above: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield everything below a folder by its path, sorted, folders before what is in them; links are not followed."""
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
+    for entry in found:
+        info = entry.stat(follow_symlinks=False)
+        yield f"{above}{entry.name}", info
+        if stat.S_ISDIR(info.st_mode):
+            yield from _below(folder / entry.name, f"{above}{entry.name}/")
+
+
+def _move(source: Path, check: Callable[[], None] | None, path: Path, entry: TarEntry) -> FileRecord:
+    executable = bool(entry.mode & 0o100)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.rename(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with open_regular(source, follow=False) as stream:
+            return _write(stream, path, entry, check)
+    path.chmod(0o755 if executable else 0o644)
+    digest = hashlib.sha256()
+    with open_regular(path, follow=False) as stream:
+        while piece := stream.read(_MOVED_CHUNK):
+            if check is not None:
+                check()
+            digest.update(piece)
+    return FileRecord(Digest(digest.hexdigest()), entry.size, executable)
+
+
 class _Taken:
-    """What has been unpacked from a stream so far."""
+    """What has been taken so far."""
 
     def __init__(self, folder: Path, declared: Sequence[str] | None, max_bytes: int) -> None:
         self.outputs: dict[str, FileRecord] = {}
@@ -85,8 +164,8 @@ class _Taken:
         self._top = top
         return path
 
-    def take(self, name: str, entry: TarEntry, content: Content) -> None:
-        """Write one file or folder. Raises StageError for other kinds, and for undeclared ones."""
+    def take(self, name: str, entry: TarEntry, write: Callable[[Path, TarEntry], FileRecord]) -> None:
+        """Take a folder, or a file, which `write` brings to a path. Raises StageError for other kinds and undeclared ones."""
         self._accept(name, entry)
         if entry.kind == "dir":
             (self._folder / name).mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -94,7 +173,7 @@ class _Taken:
         self._left -= entry.size
         if self._left < 0:
             raise StageError(f"{name}: the outputs are larger than a stage may make", hint="see the limits of the sandbox")
-        self.outputs[name] = _write(content, self._folder / name, entry)
+        self.outputs[name] = write(self._folder / name, entry)
 
     def _accept(self, name: str, entry: TarEntry) -> None:
         where = f"/out/{made.shown(name)}"
@@ -154,13 +233,15 @@ def _require(declared: Sequence[str], outputs: dict[str, FileRecord]) -> None:
             raise StageError(f"/out/{pattern}: the stage did not make it; it made {have or 'nothing'}")
 
 
-def _write(content: Content, path: Path, entry: TarEntry) -> FileRecord:
+def _write(content: Content | BinaryIO, path: Path, entry: TarEntry, check: Callable[[], None] | None = None) -> FileRecord:
     digest = hashlib.sha256()
     executable = bool(entry.mode & 0o100)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o755 if executable else 0o644)
     with open(fd, "wb", buffering=0) as out:  # noqa: PTH123  (a descriptor, opened with O_EXCL and O_NOFOLLOW)
         while piece := content.read(_CHUNK):
+            if check is not None:
+                check()
             digest.update(piece)
             _write_sparse(fd, piece)
         out.truncate(entry.size)

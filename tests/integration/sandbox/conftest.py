@@ -156,3 +156,18 @@ def passage(engine: Engine) -> Iterator[Passage]:
     made = Passage(engine.address.removeprefix("unix://"))
     yield made
     made.cut()
+
+
+@pytest.fixture
+def far(run: Run, passage: Passage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """As `run`, by an engine whose address tells nothing of where it is."""
+    run.engine.ping()
+    monkeypatch.setenv("DOCKER_HOST", passage.address)
+    return replace(run, engine=Engine(tmp_path), outputs=tmp_path / "far")
+
+
+@pytest.fixture(params=["run", "far"])
+def either(request: pytest.FixtureRequest) -> Run:
+    """Both: an engine here, and one that sends what it made."""
+    found: Run = request.getfixturevalue(request.param)
+    return found
