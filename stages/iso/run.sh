@@ -10,8 +10,9 @@ need_packages locked "$TOWER_LOCKED"
 need_files "/in/repository/$TOWER_BRANCH" /in/keys /in/aports/scripts/mkimage.sh /in/packages /in/modloop/sections /in/apkovl /in/wheels /in/docs/docs
 
 mkdir -p "$MKIMAGE_WORK"
-cp -R /in/modloop/sections/. "$MKIMAGE_WORK/"
-mkimage tower /work/images
+# Large files are linked: xorriso takes what links lead to. The image is made where it stays: /work is another file system.
+cp -Rs /in/modloop/sections/. "$MKIMAGE_WORK/"
+mkimage tower /out
 
 # mkimage.sh lets apk choose by name. An index has the fields of a root's database, so that both are read in the same way.
 mkdir -p /work/medium/lib/apk/db /work/ours/lib/apk/db
@@ -40,6 +41,6 @@ done
 # mkimage.sh ignores failures of mtools; without this file the ISO would start by BIOS alone.
 mdir -b -i "$(find "$MKIMAGE_WORK" -path '*/boot/grub/efi.img' | head -n 1)" ::/efi/boot/bootx64.efi >/dev/null
 
-mv /work/images/tower.iso /out/image.iso
+mv /out/tower.iso /out/image.iso
 python3 /src/pipeline/images/blockmap.py /out/image.iso /out/image.bmap
 python3 /stagelib/packages.py /work/medium/lib/apk/db/installed >/out/packages.json

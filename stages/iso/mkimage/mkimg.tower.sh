@@ -44,7 +44,7 @@ build_tower() {
 		for file in /in/host-"$target"/image.img*; do
 			[ -f "$file" ] || continue
 			image=$DESTDIR/toweros/images/toweros-host-$TOWER_VERSION-$TOWER_CHANNEL-$target.${file##*/image.}
-			cp "$file" "$image" && cp "/in/host-$target/image.bmap" "$image.bmap" &&
+			ln -s "$file" "$image" && cp "/in/host-$target/image.bmap" "$image.bmap" &&
 				python3 /stage/host_manifest.py "$image" "$target" "$sums" || return 1
 		done
 	done
