@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the place of the registry of drivers: a channel without packages, whose builder is busybox alone."""
+"""Takes the place of the module of drivers: a channel without packages, whose builder is busybox alone."""
 
 from __future__ import annotations
 
