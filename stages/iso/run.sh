@@ -9,6 +9,24 @@ need_packages packages "$TOWER_PACKAGES"
 need_packages locked "$TOWER_LOCKED"
 need_files "/in/repository/$TOWER_BRANCH" /in/keys /in/aports/scripts/mkimage.sh /in/packages /in/modloop/sections /in/apkovl /in/wheels /in/docs/docs
 
+# mkimage.sh knows packages of the second format alone: these take its calls that concern those of the third.
+mkdir -p /work/third
+cat >/work/third/apk <<-EOF
+	#!/bin/sh
+	apk=$(command -v apk)
+	. /stage/third.sh
+	call_apk "\$@"
+EOF
+cat >/work/third/abuild-sign <<-EOF
+	#!/bin/sh
+	sign=$(command -v abuild-sign)
+	. /stage/third.sh
+	call_abuild_sign "\$@"
+EOF
+chmod +x /work/third/apk /work/third/abuild-sign
+PATH=/work/third:$PATH
+export PATH
+
 mkdir -p "$MKIMAGE_WORK"
 # Large files are linked: xorriso takes what links lead to. The image is made where it stays: /work is another file system.
 cp -Rs /in/modloop/sections/. "$MKIMAGE_WORK/"
@@ -16,8 +34,8 @@ mkimage tower /out
 
 # mkimage.sh lets apk choose by name. An index has the fields of a root's database, so that both are read in the same way.
 mkdir -p /work/medium/lib/apk/db /work/ours/lib/apk/db
-tar -xzOf "$MKIMAGE_WORK"/apks_*/apks/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/medium/lib/apk/db/installed
-tar -xzOf /in/packages/"$TOWER_ARCH"/APKINDEX.tar.gz APKINDEX >/work/ours/lib/apk/db/installed
+python3 /stage/medium_index.py text "$MKIMAGE_WORK"/apks_*/apks/"$TOWER_ARCH"/APKINDEX.tar.gz >/work/medium/lib/apk/db/installed
+python3 /stage/medium_index.py text /in/packages/"$TOWER_ARCH"/APKINDEX.tar.gz >/work/ours/lib/apk/db/installed
 installed_in /work/medium >/work/on-medium
 # Our own packages are in no lock: those that the option `packages` names belong on the medium as well.
 {
