@@ -88,6 +88,8 @@ class Installed:
     said: str
     planned: str
     log: str
+    refused: str
+    """What it said when one bit of a package on its medium was another one."""
     upgraded: str
     before: str
     """Checksums of the files in /home, before and after the upgrade."""
@@ -158,6 +160,7 @@ def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFac
         assert said(guest, "mkdir /run/usb && mount -t vfat -o ro /dev/vdb /run/usb") == ""
         planned = said(guest, "tower setup --answers /run/usb/answers --dry-run 2>&1", 300)
         kept = said(guest, "cat /var/log/tower-setup.log")
+        refused = with_a_flipped_bit(guest)
         for path in (root, boot):
             # All is written and closed.
             subprocess.run(["cp", "--sparse=always", path, path.with_suffix(".new")], check=True, timeout=300)
@@ -166,7 +169,7 @@ def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFac
         guest.type("poweroff")
         assert guest.ended(300)
     new = (root.with_suffix(".new"), boot.with_suffix(".new"))
-    return Installed(root, boot, *new, text, planned, kept, upgraded, before, after, address)
+    return Installed(root, boot, *new, text, planned, kept, refused, upgraded, before, after, address)
 
 
 def answer(guest: Guest) -> str:
@@ -186,6 +189,19 @@ def answer(guest: Guest) -> str:
     guest.type("yes")
     guest.wait("installed: take the medium out", LIMIT, failures=(*FAILURES, "Not installed"))
     return guest.text[start:]
+
+
+def with_a_flipped_bit(guest: Guest) -> str:
+    """Install once more, while a package of the medium differs by one bit; what it says. The disks stay as they are."""
+    flip = "p = '/run/bad'; d = bytearray(open(p, 'rb').read()); d[len(d) // 2] ^= 1; open(p, 'wb').write(d)"
+    said(guest, "good=$(find /media/*/apks -name '*.apk' | sort | head -n 1) && cp $good /run/bad")
+    said(guest, f'python3 -c "{flip}" && mount --bind /run/bad $good')
+    # Shows whether anything is written to them.
+    said(guest, "cat /sys/block/vda/stat /sys/block/sda/stat | awk '{ print $7 }' >/run/written")
+    done = guest.command("tower setup --answers /run/usb/answers --yes 2>&1", LONG)
+    assert done.status != 0, done.text
+    said(guest, "cat /sys/block/vda/stat /sys/block/sda/stat | awk '{ print $7 }' | cmp - /run/written")
+    return f"{said(guest, 'basename $good; umount $good')}\n{done.text}"
 
 
 def upgrade(guest: Guest) -> tuple[str, str, str]:
@@ -305,6 +321,13 @@ def test_no_secret_is_in_what_the_installer_said_or_logged(installed: Installed)
     for text in (installed.said, installed.planned, installed.log, installed.upgraded):
         assert "$6$" not in text
         assert PASSWORD not in text
+
+
+def test_a_medium_with_one_flipped_bit_is_refused_before_a_disk_is_changed(installed: Installed) -> None:
+    name, _, said = installed.refused.partition("\n")
+    assert name.endswith(".apk")
+    assert re.search(rf"tower setup: packages of the medium: .*{re.escape(name)}", said), said
+    assert "the medium is damaged: write it again" in said
 
 
 @pytest.mark.qa("T01")
