@@ -80,7 +80,7 @@ def test_the_medium_carries_hosts_wheels_and_manual(iso: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["host-*-lab-pc.img.zst", "host-*-lab-rpi.img.zst", "thinclient-*-lab-x86_64.iso"])
-def test_what_lies_beside_an_image(images: Path, name: str) -> None:
+def test_an_image_has_checksums_a_manifest_and_a_block_map(images: Path, name: str) -> None:
     packed = image(images, f"toweros-{name}")
     beside = {ending: packed.with_name(packed.name + ending) for ending in (".bmap", ".manifest.json", ".sha256")}
     subprocess.run(["sha256sum", "--check", "--strict", beside[".sha256"].name], cwd=images, check=True, timeout=300)
@@ -157,7 +157,7 @@ def test_the_root_is_ours(disk: Path, tmp_path: Path) -> None:
     assert "toweros-host\n" in root_file(disk, "/etc/apk/world", tmp_path).decode()
 
 
-def test_nobody_has_a_password(disk: Path, tmp_path: Path) -> None:
+def test_no_account_has_a_password(disk: Path, tmp_path: Path) -> None:
     accounts = [line.split(":") for line in root_file(disk, "/etc/shadow", tmp_path).decode().splitlines()]
     assert "root" in {account[0] for account in accounts}
     assert {account[1] for account in accounts} <= {"!", "*"}
