@@ -219,7 +219,7 @@ def wrong_there(machines: Tower, stack: ExitStack) -> None:
     stack.enter_context(forwarding(machines["offline2"]))
 
 
-def test_what_is_wrong_on_machines(machines: Tower, user: User) -> None:
+def test_faults_of_the_thin_client_and_of_hosts_are_reported(machines: Tower, user: User) -> None:
     with ExitStack() as stack:
         wrong_here(machines["thinclient"], stack)
         wrong_there(machines, stack)

@@ -188,7 +188,7 @@ def test_a_flipped_bit_of_an_index_is_refused(machines: Tower, user: User, mirro
 
 
 @pytest.mark.parametrize("kind", ["packages/editor-*.apk", "packages/indexes/*.tar.gz"])
-def test_what_was_changed_in_the_cache_is_fetched_anew(machines: Tower, user: User, mirror: Mirror, kind: str) -> None:
+def test_a_changed_file_in_the_cache_is_fetched_again(machines: Tower, user: User, mirror: Mirror, kind: str) -> None:
     """The server has no news of the index, and the package is there already: both are looked at all the same."""
     assert install(user, "offline1", "editor").returncode == 0
     (kept,) = (user.machine.root / HOME.lstrip("/") / ".cache/tower").glob(kind)

@@ -187,7 +187,7 @@ def test_only_apk_sees_the_tunnel(machines: Tower, user: User, mirror: Mirror) -
     same(before, host)
 
 
-def test_what_would_be_installed(machines: Tower, user: User, mirror: Mirror) -> None:
+def test_dry_runs_list_the_steps_and_refused_requests_change_nothing(machines: Tower, user: User, mirror: Mirror) -> None:
     host, before = machines["offline1"], state_of(machines["offline1"])
     done = user.tower("install", "--tunnel", "offline1", "editor", "other>=1", "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
@@ -236,7 +236,7 @@ def test_several_machines_of_which_one_is_off(machines: Tower, user: User, mirro
     assert (noted(user, "offline1"), noted(user, "offline2"), noted(user, "thinclient")) == ("", "editor\n", "editor\n")
 
 
-def test_what_was_installed_comes_again(machines: Tower, user: User, mirror: Mirror) -> None:
+def test_reinstall_installs_all_packages_noted_for_a_host(machines: Tower, user: User, mirror: Mirror) -> None:
     """By the way that it would come if the user asked for it: a bundle, for an offline host."""
     assert user.tower("install", "--tunnel", "offline1", "other>=1", "editor", "--yes").returncode == 0
     assert user.tower("install", "--tunnel", "offline1", "other", "--yes").returncode == 0

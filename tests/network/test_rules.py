@@ -53,7 +53,7 @@ def test_a_machine_does_what_the_model_says(on_bench: Bench, role: str) -> None:
 
 
 @pytest.mark.parametrize("version", FAMILIES)
-def test_what_is_refused_is_logged(on_bench: Bench, role: str, version: int) -> None:
+def test_refused_packets_are_logged_without_floods(on_bench: Bench, role: str, version: int) -> None:
     apply(on_bench.machine, version, rendered(on_bench.machine, version))
     assert log_differences(on_bench, role, version) == []
 

@@ -361,7 +361,7 @@ with connect(tower, host("offline1")) as session, session.forward("127.0.0.1", 2
     ("name", "leads"),
     [("offline1", "127.0.0.1:* localhost:*"), ("router", "127.0.0.1:* localhost:* *:80 *:443")],
 )
-def test_what_the_ssh_server_of_a_host_allows(machines: Tower, user: User, name: str, leads: str) -> None:
+def test_the_ssh_server_of_a_host_has_the_intended_restrictions(machines: Tower, user: User, name: str, leads: str) -> None:
     """By the server itself: its settings for a connection of the thin client's."""
     host = machines[name]
     about = f"user=user,host=thinclient,addr=192.168.2.100,laddr={host.address()},lport=22"
