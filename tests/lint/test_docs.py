@@ -103,7 +103,7 @@ def test_files_that_are_named(document: str) -> None:
     assert faults == []
 
 
-def test_what_is_not_there_is_found(tmp_path: Path) -> None:
+def test_names_in_documents_that_do_not_exist_are_found(tmp_path: Path) -> None:
     """The tests above can fail."""
     (tmp_path / "page.md").write_text(
         "```\n./ci/doit nothing\n./ci/doit list odd=1\ntower fly\ntower status --odd\n```\n`stages/none`"

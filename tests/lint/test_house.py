@@ -64,7 +64,7 @@ def test_a_module_has_a_name_of_its_own(house: ModuleType) -> None:
     assert unused == set(), "no modules share these names any more"
 
 
-def test_which_names_are_shared(house: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_shared_by_modules_are_found(house: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lint finds a class within a function, and knows a folder's main module and its command."""
     sources = {
         "store": "class Lock: ...", "store.store": "", "cli.store": "", "plan.lock": "def f():\n    class Lock: ...",
@@ -77,7 +77,7 @@ def test_which_names_are_shared(house: ModuleType, tmp_path: Path, monkeypatch: 
     assert house.shared_modules("pipeline") == {"lock": ["plan.lock", "supply.lock"]}
 
 
-def test_what_the_lint_finds(house: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upward_imports_and_circles_are_found(house: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lint finds an upward import and a circle, so its empty lists above mean something."""
     known = {"base.a": frozenset({"cli.b"}), "cli.b": frozenset({"base.a"}), "": frozenset()}
     monkeypatch.setattr(house, "imports", lambda _package: known)

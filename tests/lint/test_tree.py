@@ -292,7 +292,7 @@ def test_no_fixed_sleeps(checkout: Path, texts: dict[Path, str]) -> None:
         ("run('echo ready; exec sleep 60')", False),
     ],
 )
-def test_which_sleeps_are_fixed(line: str, found: bool) -> None:
+def test_fixed_sleeps_are_found(line: str, found: bool) -> None:
     assert [number for number, _ in waits(line)] == [1] * found
 
 
@@ -348,7 +348,7 @@ def test_public_functions_are_documented(checkout: Path, texts: dict[Path, str])
         ("def _f(): pass", []),
     ],
 )
-def test_what_is_undocumented(text: str, found: list[str]) -> None:
+def test_missing_docstrings_and_errors_are_found(text: str, found: list[str]) -> None:
     assert [what for _, what in undocumented(text)] == found
 
 
