@@ -9,7 +9,7 @@ FACTORY_ERROR = 1
 STAGE_ERROR = 15
 
 
-def test_what_the_lock_covers(tiny: Tiny) -> None:
+def test_a_replay_from_the_lock_gives_the_same_bytes(tiny: Tiny) -> None:
     said = tiny.doit("audit:lock")
     assert "replay of stage:third: the same bytes" in said
     assert "replay of channel:keys: the same bytes" in said

@@ -78,7 +78,9 @@ def test_a_host_writes_no_device_in_use(loop: Path, tmp_path: Path, shell: tuple
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_what_no_host_could_start_from(loop: Path, tmp_path: Path, shell: tuple[str, ...]) -> None:
+def test_partitions_large_sectors_and_write_protected_disks_are_refused(
+    loop: Path, tmp_path: Path, shell: tuple[str, ...]
+) -> None:
     tool("partx", "--add", loop)
     try:
         assert "is a partition" in look(Path(f"{loop}p1"), status=1, shell=shell)

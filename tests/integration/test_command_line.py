@@ -99,7 +99,7 @@ def built(said: str) -> list[str]:
     return re.findall(r"^(\w+) .*\b(?:built|done)\b", said, re.MULTILINE)
 
 
-def test_what_is_known_to_be_up_to_date_is_answered_at_once(tiny: Tiny) -> None:
+def test_the_note_of_a_run_gives_the_same_lines_as_the_graph_of_tasks(tiny: Tiny) -> None:
     """By the graph of tasks and from the note of that run: the same lines."""
     tiny.doit()
     by_graph = tiny.doit()
@@ -110,7 +110,7 @@ def test_what_is_known_to_be_up_to_date_is_answered_at_once(tiny: Tiny) -> None:
     ]
 
 
-def test_what_changed_since_is_noticed(tiny: Tiny) -> None:
+def test_each_change_since_the_last_run_is_noticed(tiny: Tiny) -> None:
     tiny.doit()
     settled(tiny)
     source = tiny.folder / "text/second"

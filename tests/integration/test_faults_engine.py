@@ -29,14 +29,14 @@ def test_no_engine(tiny: Tiny) -> None:
     assert "hint:" in said
 
 
-def test_nobody_listens(tiny: Tiny) -> None:
+def test_an_engine_address_without_a_listener_is_named_in_the_error(tiny: Tiny) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
         assert address in tiny.doit(status=SANDBOX_ERROR, env={"DOCKER_HOST": address})
 
 
-def test_what_is_built_needs_no_engine(tiny: Tiny) -> None:
+def test_a_build_that_is_up_to_date_needs_no_engine(tiny: Tiny) -> None:
     tiny.doit()
     tiny.doit(env={"DOCKER_HOST": "unix:///nonexistent/docker.sock"})
     tiny.doit("list", env={"DOCKER_HOST": "unix:///nonexistent/docker.sock"})

@@ -121,7 +121,7 @@ def test_a_dry_run_changes_nothing(home: Path, tmp_path: Path) -> None:
     assert not (home / ".ssh").exists()
 
 
-def test_nobody_to_ask(home: Path, tmp_path: Path) -> None:
+def test_without_a_terminal_the_option_yes_is_required(home: Path, tmp_path: Path) -> None:
     argv = [word for word in COMMON if word != "--yes"]
     assert "--yes" in run(home, "provision", "vm", *argv, "--device-file", str(tmp_path / "vm.img"), status=10)
     assert not (home / ".local").exists()

@@ -83,7 +83,7 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("form", ["packed", "plain"])
-def test_what_belongs_to_an_image(
+def test_an_image_and_the_files_beside_it_are_refused(
     refused: Refusals, tmp_path: Path, form: str, packed: Path, plain: Path, subtests: pytest.Subtests
 ) -> None:
     image = packed if form == "packed" else plain
@@ -170,7 +170,7 @@ def test_a_foreign_file_beside_the_image(home: Path, plain: Path, tmp_path: Path
 # --- tower's own, the kernel's, and what is no file ---------------------------------------------------------------------
 
 
-def test_what_is_towers_own(refused: Refusals, home: Path, builds: Path, tmp_path: Path) -> None:
+def test_files_and_folders_of_tower_itself_are_refused(refused: Refusals, home: Path, builds: Path, tmp_path: Path) -> None:
     provisioned(home, builds, tmp_path, "vm", used=False)
     own, place = home / ".local/tower", tmp_path / "place"
     place.mkdir()
@@ -212,7 +212,9 @@ KERNELS = (
 )
 
 
-def test_what_is_the_kernels(refused: Refusals, home: Path, builds: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_paths_in_dev_proc_and_sys_are_refused(
+    refused: Refusals, home: Path, builds: Path, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     for number, path in enumerate(KERNELS):
         there = Path(path).exists()
         (tmp_path / f"{number}").symlink_to(path)
@@ -242,7 +244,9 @@ KINDS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_file(refused: Refusals, home: Path, builds: Path, tmp_path: Path, kind: str) -> None:
+def test_folders_fifos_and_broken_links_are_refused(
+    refused: Refusals, home: Path, builds: Path, tmp_path: Path, kind: str
+) -> None:
     KINDS[kind](tmp_path / "target")
     refused("provision", "db", *COMMON, *newer(builds), "--device-file", tmp_path / "target")
     assert seen(home) == {}

@@ -108,7 +108,7 @@ def test_the_disk_of_another_host_is_refused(home: Path, builds: Path, vm: Path,
     check(home, moved, tmp_path)
 
 
-def test_what_must_be_asked_for(home: Path, builds: Path, vm: Path, tmp_path: Path) -> None:
+def test_risky_upgrades_are_refused_or_ask_for_an_option(home: Path, builds: Path, vm: Path, tmp_path: Path) -> None:
     path = home / ".local/tower/hosts/vm/receipt.json"
     found = receipt.read(path)
     (old,) = builds.glob("*.img.zst")

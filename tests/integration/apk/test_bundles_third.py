@@ -100,7 +100,7 @@ def test_a_host_installs_offline_what_was_chosen_here(third: Shop, copied: Copy)
         assert again.choose(["top"], [index]).steps == ()
 
 
-def test_what_another_key_has_signed_is_refused(third: Shop, copied: Copy, tmp_path: Path) -> None:
+def test_a_package_signed_by_an_untrusted_key_is_refused(third: Shop, copied: Copy, tmp_path: Path) -> None:
     generate_key(tmp_path, "other", bits=2048)
     source = third.repository / ARCH
     name = "base-1.0-r0.apk"

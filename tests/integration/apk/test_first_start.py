@@ -357,7 +357,9 @@ CONFIGURED = {
 
 
 @pytest.mark.parametrize("configured", [{}, CONFIGURED])
-def test_what_depmod_makes_is_made_with_the_image(kernel: Shop, tmp_path: Path, configured: dict[str, bytes | str]) -> None:
+def test_the_image_has_the_same_depmod_files_as_kmods_trigger_makes(
+    kernel: Shop, tmp_path: Path, configured: dict[str, bytes | str]
+) -> None:
     """The same files, byte for byte, as kmod's own trigger makes on the device; nothing of it is left for the first start."""
     linux = next(kernel.repository.glob("*/linux-virt-*.apk"))
     with tarfile.open(linux, ignore_zeros=True) as archive:

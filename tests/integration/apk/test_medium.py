@@ -90,7 +90,7 @@ def _empty(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [_remove, _cut, _empty])
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_missing_or_cut_off_is_noticed(laid: Path, name: str, harm: Callable[[Path], None]) -> None:
+def test_a_missing_truncated_or_empty_file_is_noticed(laid: Path, name: str, harm: Callable[[Path], None]) -> None:
     harm(laid.parent / name)
     with pytest.raises(ImageProblemError) as caught:
         live_medium.check(laid, lambda _: None)

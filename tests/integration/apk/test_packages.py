@@ -196,7 +196,7 @@ def test_a_file_with_the_name_of_a_package_is_not_one(device: Device, tower: Tow
     assert install(device, tower, "sedutil~2022.12") == ("Installing sedutil (2022.12.27~7a0cda7f-r2)",)
 
 
-def test_what_cannot_be_installed_says_why(device: Device, tower: Tower) -> None:
+def test_a_missing_package_is_refused_with_the_reason_and_no_change(device: Device, tower: Tower) -> None:
     before = device.database
     with pytest.raises(PackageError, match=r"missing \(no such package\)"):
         install(device, tower, "missing")

@@ -66,7 +66,7 @@ def test_in_and_out(run: Run, tmp_path: Path) -> None:
     assert (run.outputs / "said").read_text() == "it runs\n"
 
 
-def test_what_it_sees(run: Run) -> None:
+def test_a_stage_sees_a_fixed_environment_and_no_network_but_loopback(run: Run) -> None:
     run(
         "id -u; hostname; umask; pwd; date; env | sort; ls -ld /in/a/x; ls /sys/class/net",
         inputs=(Input("/in/a", {"x": b""}),),
@@ -87,12 +87,12 @@ def test_what_it_sees(run: Run) -> None:
 @pytest.mark.parametrize(
     "place", ["/x", "/etc/x", "/bin/x", "/in/a/x", "/in/x", "/etc/hosts", "/sys/x", "/proc/sys/kernel/hostname"]
 )
-def test_where_it_may_not_write(run: Run, place: str) -> None:
+def test_a_stage_cannot_write_outside_its_own_folders(run: Run, place: str) -> None:
     with pytest.raises(StageError, match=r"exit status [12]\n.*([Rr]ead-only file system|Permission denied|nonexistent)"):
         run(f"echo 1 >>{place}", inputs=(Input("/in/a", {"y": b""}),))
 
 
-def test_where_it_may(run: Run) -> None:
+def test_a_stage_can_write_and_run_files_in_its_own_folders(run: Run) -> None:
     run(
         "for place in /out /work /tmp /tmp/home /run; do echo 1 >$place/x; done\n"
         "echo exit 0 >/tmp/script; chmod +x /tmp/script; /tmp/script"

@@ -137,7 +137,7 @@ def test_html_and_pictures_pass_both_ways(desk: Place) -> None:
     assert thin.paste("UTF8_STRING") == b""
 
 
-def test_what_is_too_large_does_not_pass_and_the_window_says_so(desk: Place) -> None:
+def test_a_text_beyond_the_limit_does_not_pass_and_the_window_says_so(desk: Place) -> None:
     web, thin = open_window(desk, "web"), here(desk)
     thin.copy("before")
     web.gets("before")
@@ -167,7 +167,7 @@ def test_odd_contents_of_a_host_come_clean_or_not_at_all(desk: Place) -> None:
         assert before != thin.paste()
 
 
-def test_what_one_host_copied_gets_to_another_by_send_alone(desk: Place) -> None:
+def test_a_copy_of_one_host_reaches_another_only_by_send(desk: Place) -> None:
     web, thin = open_window(desk, "web"), here(desk)
     vault = open_window(desk, "vault")
     web.focus()

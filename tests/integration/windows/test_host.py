@@ -84,7 +84,7 @@ def test_an_application_knows_its_sound_server(host: Host, tmp_path: Path, sound
     assert (tmp_path / "said").read_text() == said.format(host.windows / ID) + "\n"
 
 
-def test_what_is_missing_is_told_apart(host: Host) -> None:
+def test_each_kind_of_failure_has_an_exit_status_of_its_own(host: Host) -> None:
     assert host.run("start", ID, "800x600", "60", "0", "xterm", path="/nonexistent")[0] == 91
     assert host.run("start", ID, "800x600", "60", "0", "no-such-program")[0] == 92
     assert host.run("start", ID, "no size", "60", "0", "xterm")[0] == 93

@@ -182,7 +182,7 @@ def test_the_mixer_shows_the_name_that_we_gave(server: Server, host: Mapping[str
     assert "\x1b" not in said
 
 
-def test_who_has_another_cookie_is_not_let_in(host: Mapping[str, str], tmp_path: Path) -> None:
+def test_a_client_with_another_cookie_is_refused(host: Mapping[str, str], tmp_path: Path) -> None:
     (tmp_path / "cookie").write_bytes(bytes(COOKIE_BYTES))
     assert run(host, "pactl", "info").returncode != 0
 

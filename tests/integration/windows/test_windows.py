@@ -203,7 +203,7 @@ def test_a_connection_that_breaks_comes_back_with_the_window(desk: Place) -> Non
     assert running.poll() is None
 
 
-def test_nobody_else_can_connect(desk: Place) -> None:
+def test_the_display_has_no_port_and_refuses_unauthenticated_clients(desk: Place) -> None:
     desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
     folder = desk.windows / desk.id()
