@@ -62,7 +62,7 @@ SAID = [
 
 
 @pytest.mark.parametrize(("protocol", "status", "said", "result"), SAID)
-def test_what_a_host_says_of_a_try(protocol: str, status: int, said: str, result: Result) -> None:
+def test_a_hosts_report_of_an_attempt_gives_the_right_result(protocol: str, status: int, said: str, result: Result) -> None:
     assert result_of(protocol, status, said) is result
 
 
@@ -144,7 +144,7 @@ def attacker() -> Attacker:
         return Attacker(Wire("eth0", HERE, unused), OWN, STRANGER, 20001)
 
 
-def test_what_frames_of_a_host_prove() -> None:
+def test_unexpected_frames_of_a_host_are_faults_and_usual_ones_are_not() -> None:
     near = {IPv4Address("192.168.2.201"): "web"}
     fine = [
         Seen(THERE, TCP, HOST, OWN, 22, 20001, SYN_ACK),
@@ -202,7 +202,7 @@ def test_a_host_is_tried_on_every_port_by_every_way() -> None:
     assert {one.target for one in found if one.protocol == frames.ICMPV6} == {local, IPv6Address("ff02::1")}
 
 
-def test_what_the_router_offers_to_hosts_is_not_tried_as_a_host() -> None:
+def test_services_for_hosts_on_the_router_are_not_tried_as_a_host() -> None:
     router = Victim("router", True, THERE, IPv4Address("192.168.2.1"), (), {22, 53, 123, 9050})
     tried = {(one.source, one.protocol, one.target_port) for one in sent(router) if one.protocol in (TCP, frames.UDP)}
     ports = (22, 53, 123, 9050)
@@ -308,7 +308,7 @@ def test_rules_are_compared_chain_by_chain() -> None:
         assert said in "; ".join(rules.differences(WANTED, found, "IPv4"))
 
 
-def test_what_others_can_read_is_named(tower: Tower, tmp_path: Path) -> None:
+def test_files_that_others_can_read_or_change_are_named(tower: Tower, tmp_path: Path) -> None:
     folder = tower.folder / "hosts" / "web"
     folder.mkdir(parents=True, mode=0o700)
     for path in (tower.folder, tower.folder / "hosts"):

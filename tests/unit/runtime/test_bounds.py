@@ -111,7 +111,7 @@ def _report(system: str) -> bytes:
     return "\n".join(["tower-status 1", *rows, f"system {system}", "end", ""]).encode()
 
 
-def test_what_a_host_says_of_itself_beyond_the_bounds() -> None:
+def test_a_report_of_a_host_beyond_the_bounds_is_an_error() -> None:
     assert len(report.parse(_report("T" * 100)).system) == 100
     with pytest.raises(AnswerError, match="in line 8: more than 100 characters"):
         report.parse(_report("T" * 101))
@@ -143,7 +143,7 @@ def test_a_block_map_beyond_its_bound() -> None:
         blockmap.parse(bytes(blockmap.MOST + 1), "x.bmap")
 
 
-def test_what_a_host_lacks_beyond_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_missing_files_beyond_the_bound_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "_MOST_MISSING", 10_000)
     one: Any = SimpleNamespace(host=SimpleNamespace(name="web"), files=[SimpleNamespace(digest="0" * 64, size=5)])
     with _child("print(('0' * 64 + ' 1\\n') * 200)") as child, pytest.raises(GarbageError, match="more than 10000 bytes"):
@@ -151,7 +151,7 @@ def test_what_a_host_lacks_beyond_the_bound(monkeypatch: pytest.MonkeyPatch) -> 
         bundle._missing(child.stdout, one)
 
 
-def test_why_a_program_ended_is_the_end_of_what_it_says() -> None:
+def test_the_end_of_a_programs_long_error_output_is_kept() -> None:
     with _child("import sys; sys.stderr.write('x' * 200_000 + 'no space')") as child:
         assert child.stderr is not None
         assert bundle._rest(child.stderr, "web").endswith(b"no space")

@@ -64,6 +64,6 @@ def test_names_of_packages(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "-x", "--root=/", "a b", "a;b", "a.apk", "./a", "a/b", "!a", "a>", "a@", "é", "a\n", "a" * 300]
 )
-def test_what_is_no_name_of_a_package(name: str) -> None:
+def test_invalid_names_of_packages_are_refused(name: str) -> None:
     with pytest.raises(ValueRefusedError, match="is not the name of a package"):
         check_names([name])

@@ -115,7 +115,9 @@ def test_statuses_are_distinct() -> None:
         (["deprovision", "."], 10, "not a host name"),
     ],
 )
-def test_what_is_refused(home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], status: int, said: str) -> None:
+def test_refused_commands_have_their_status_and_make_no_files(
+    home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], status: int, said: str
+) -> None:
     assert main.main(argv) == status
     assert said in capsys.readouterr().err
     assert not (home / ".local").exists()

@@ -96,7 +96,7 @@ def test_the_setter_takes_whole_seconds_only(tmp_path: Path, line: str) -> None:
     assert not (tmp_path / "date.called").exists()
 
 
-def test_which_times_are_trusted(tmp_path: Path) -> None:
+def test_times_before_the_release_or_too_far_ahead_are_refused(tmp_path: Path) -> None:
     release = tmp_path / "os-release"
     assert clock.earliest(release) == clock._EARLIEST
     for text, wanted in (
@@ -112,7 +112,7 @@ def test_which_times_are_trusted(tmp_path: Path) -> None:
             clock.check_sane("router", seconds, 1900000000)
 
 
-def test_what_is_off() -> None:
+def test_a_clock_is_off_beyond_the_tolerance_and_the_uncertainty() -> None:
     assert not clock.is_off(Reading(10.04, 0.001), Reading(10.0, 0.001))
     assert clock.is_off(Reading(10.06, 0.001), Reading(10.0, 0.001))
     assert not clock.is_off(Reading(10.06, 0.04), Reading(10.0, 0.04))

@@ -168,7 +168,7 @@ def test_a_loop_device_must_be_named() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["/dev/sdb1", "/dev/null", "/etc/passwd", "/dev/none"])
-def test_what_is_no_disk(wanted: str) -> None:
+def test_a_path_that_is_not_a_disk_is_refused(wanted: str) -> None:
     with pytest.raises(DeviceError, match="not a disk"):
         choose(disks(row("sdb", children=[part("sdb1")])), GB, wanted=Path(wanted))
 

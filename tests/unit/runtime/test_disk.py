@@ -74,6 +74,6 @@ def test_files_that_do_not_fit(job: HostDisk, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", [b"", bytes(512), b"\x55\xaa" * 255, bytes(510) + b"\xaa\x55"])
-def test_what_is_no_table_of_partitions(first: bytes) -> None:
+def test_an_invalid_partition_table_is_refused(first: bytes) -> None:
     with pytest.raises(ImageProblemError, match="partition table"):
         partitions(first, "x")

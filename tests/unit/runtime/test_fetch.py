@@ -88,12 +88,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
         "http://x:0/",
     ],
 )
-def test_where_a_server_cannot_send_us(place: str) -> None:
+def test_invalid_redirects_are_refused(place: str) -> None:
     with pytest.raises(PackageError, match="which tower does not follow"):
         _redirected("http://packages.test/main", place)
 
 
-def test_where_a_server_can_send_us() -> None:
+def test_redirects_are_resolved_but_never_from_https_to_http() -> None:
     assert _redirected("http://packages.test/main/x", "../y") == "http://packages.test/y"
     assert _redirected("http://packages.test/", "https://other.test:443/y") == "https://other.test:443/y"
     with pytest.raises(PackageError, match="which tower does not follow"):

@@ -144,7 +144,7 @@ def test_invalid_package_names_of_a_machine_are_refused(text: str) -> None:
         words_of(text, "web")
 
 
-def test_what_was_installed_is_noted_once_a_package(tmp_path: Path) -> None:
+def test_installed_packages_are_recorded_once_by_name(tmp_path: Path) -> None:
     file = tmp_path / "world"
     assert read_wanted(file) == ()
     record_wanted(file, ["nano>=8", "firefox"])

@@ -50,7 +50,7 @@ def test_all_answers() -> None:
     assert found.username == "al"
 
 
-def test_what_may_be_left_out() -> None:
+def test_optional_answers_have_defaults() -> None:
     found = parsed(SWAP=None, KEYBOARD_LAYOUT=None, KEYBOARD_VARIANT=None, TIMEZONE=None, LANG=None, DESKTOP=None)
     assert (found.swap, found.keyboard_layout, found.keyboard_variant) == (2 * GIB, "us", "us")
     assert (found.timezone, found.lang) == ("UTC", "C.UTF-8")
@@ -385,7 +385,7 @@ def test_the_input_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         asked(monkeypatch, *GIVEN[:3])
 
 
-def test_nobody_to_ask(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_setup_without_a_terminal_is_refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert main(["setup"]) == ValueRefusedError.exit_status
     assert "the input is not a terminal" in capfd.readouterr().err

@@ -38,7 +38,7 @@ def test_the_user_of_an_installed_system(tmp_path: Path) -> None:
         (("al:x:1000",), None),
     ],
 )
-def test_what_is_no_installed_system(tmp_path: Path, rows: tuple[str, ...], shadow: str | None) -> None:
+def test_a_system_without_exactly_one_valid_user_is_refused(tmp_path: Path, rows: tuple[str, ...], shadow: str | None) -> None:
     with pytest.raises(StateError, match="an installed TowerOS has one"):
         an_account(tmp_path, *rows, **({} if shadow is None else {"shadow": shadow}))
     with pytest.raises(StateError):
@@ -51,7 +51,7 @@ def laid_aside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "home").mkdir(parents=True, exist_ok=True)
 
 
-def test_what_the_user_has_set_is_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_user_are_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once: what an upgrade that was cut off has laid aside is not replaced by what is left of the old system."""
     laid_aside(tmp_path, monkeypatch)
     an_account(tmp_path, "al:x:1000:1000::/home/al:/bin/sh")
@@ -115,7 +115,7 @@ PARTS = {"sda": {"tower-crypt": ["sda1"]}, "sdb": {"tower-boot": ["sdb1"]}, "sdc
         ({"sdb1": b"other", "sdc1": b"right"}, {b"right"}, ""),
     ],
 )
-def test_which_boot_device_belongs_to_the_root_disk(
+def test_the_boot_device_is_found_by_the_key_that_opens_the_root_disk(
     monkeypatch: pytest.MonkeyPatch, keys: dict[str, bytes], opening: set[bytes], said: str
 ) -> None:
     def named(one: Disk, name: str) -> list[Path]:

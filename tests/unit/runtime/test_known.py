@@ -67,7 +67,7 @@ def test_unknown_keyboards(tmp_path: Path, layout: str, variant: str, near: str)
     assert near in str(raised.value)
 
 
-def test_what_this_system_has_beside_the_lists(tmp_path: Path) -> None:
+def test_zones_and_keyboards_of_this_system_are_accepted_too(tmp_path: Path) -> None:
     for name in ("usr/share/zoneinfo/Mars/Olympus", "usr/share/bkeymaps/new/new-one.bmap.gz", "etc/keymap/own-map.bmap.gz"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("")

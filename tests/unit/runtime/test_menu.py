@@ -197,7 +197,9 @@ def test_a_host_whose_name_begins_like_another(home: Path) -> None:
     assert place.forget("web") == ()
 
 
-def test_what_is_left_of_a_host_that_is_gone(both: dict[str, Host], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refresh_removes_all_files_of_a_host_that_is_gone(
+    both: dict[str, Host], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = Application(Entry("a", "A", ("a",)), png.encode(icon.tile("A", "#000000")))
     menu.menu_of_user().put("old", [one])
     (home / ".local/share/applications/tower-old.a.desktop").unlink()
@@ -264,7 +266,7 @@ def test_forgetting_a_host_forgets_its_entries(both: dict[str, Host], home: Path
         b"file " + b"a" * 300 + b" 0\nend\n", b"file a 0\r\nend\n", b"\x1b]0;x\x07end\n", b"file a 0\n" * 10,
     ],
 )  # fmt: skip
-def test_what_is_no_answer(both: dict[str, Host], data: bytes) -> None:
+def test_invalid_answers_are_refused(both: dict[str, Host], data: bytes) -> None:
     both["web"].answers["entries"] = data
     with pytest.raises(GarbageError):
         applications.find(both["web"])  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def test_filters(content: bytes, kinds: list[int]) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
-def test_what_is_written_is_read_again(width: int, height: int, chance: object) -> None:
+def test_an_encoded_picture_is_decoded_to_the_same(width: int, height: int, chance: object) -> None:
     picture = Picture(width, height, chance.randbytes(4 * width * height))  # type: ignore[attr-defined]
     assert png.decode(png.encode(picture)) == picture
 
@@ -147,7 +147,7 @@ DATA = (b"IDAT", zlib.compress(ROW))
         (b"\x89PNG\r\n\x1a\n" + bytes(600 << 10), "bytes"),
     ],
 )
-def test_what_is_refused(data: bytes, why: str) -> None:
+def test_invalid_png_files_are_refused(data: bytes, why: str) -> None:
     with pytest.raises(ValueRefusedError, match=why):
         png.decode(data)
 

@@ -182,7 +182,7 @@ def test_a_good_answer() -> None:
         signed(b"1.00 failed: " + b"x" * 401 + b"\n3.00 now\n"),
     ],
 )
-def test_what_is_no_answer(data: bytes) -> None:
+def test_invalid_answers_are_refused(data: bytes) -> None:
     with pytest.raises(ForeignError):
         parse(data, NONCE, KEY)
 

@@ -67,7 +67,7 @@ def test_the_handshake_has_our_cookie_and_shares_no_memory() -> None:
         struct.pack(">IIIII", 0xFFFF_FFFF, 0, 0, 0, 0),
     ],
 )
-def test_who_does_not_greet_is_not_let_in(data: bytes) -> None:
+def test_a_client_without_a_valid_greeting_is_refused(data: bytes) -> None:
     made = SoundFilter("x", COOKIE, OWN)
     with pytest.raises(OddError):
         made.from_client.feed(data)

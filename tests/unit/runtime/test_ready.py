@@ -33,7 +33,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_what_can_be_read_and_written(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_readable_and_writable_streams_are_found(pair: tuple[socket.socket, socket.socket]) -> None:
     one, other = pair
     assert readable([one], 0) == []
     assert readable([one, other], 0.01) == []

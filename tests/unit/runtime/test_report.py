@@ -49,7 +49,7 @@ def test_an_answer() -> None:
     )
 
 
-def test_what_a_machine_need_not_have() -> None:
+def test_optional_lines_may_be_missing() -> None:
     found = report.parse(
         text_of(*(line for line in LINES if line.split()[0] not in ("system", "version", "temperature", "packages")))
     )
@@ -69,7 +69,7 @@ def test_shells_answer_each_line_of_input_once(shell: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["boot", "uptime", "load", "memory", "available", "disk"])
-def test_what_is_needed(name: str) -> None:
+def test_a_report_without_a_required_line_is_refused(name: str) -> None:
     with pytest.raises(AnswerError, match=name):
         report.parse(text_of(*(line for line in LINES if not line.startswith(name))))
 

@@ -147,5 +147,5 @@ def test_a_repository(line: str, found: Repository) -> None:
         "https://a.test/é",
     ],
 )
-def test_what_no_package_can_be_fetched_from(line: str) -> None:
+def test_lines_without_a_usable_repository_are_returned_as_they_are(line: str) -> None:
     assert parse_repositories(line) == ((), (line,))

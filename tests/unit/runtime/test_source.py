@@ -57,7 +57,7 @@ def test_the_newest_of_a_target(tmp_path: Path) -> None:
         find_image(tmp_path / "none", "pc")
 
 
-def test_what_the_manifest_says(image: Path) -> None:
+def test_the_source_has_version_channel_and_branch_of_the_manifest(image: Path) -> None:
     found = read_source(image)
     assert (found.version, found.channel, found.branch, found.releasable) == ("1.2.0", "lab", "lab", False)
 

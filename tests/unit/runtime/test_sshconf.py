@@ -75,7 +75,7 @@ def test_a_home_with_spaces_and_percents(tmp_path: Path, settings: TowerEnv) -> 
     assert ssh_sees(tower, "vault", tower.ssh_config)["identityfile"].strip('"').replace("%%", "%") == str(host.file(USER_KEY))
 
 
-def test_nobody_else_can_read_it(tower: Tower, settings: TowerEnv) -> None:
+def test_only_the_user_can_read_the_folder_and_sshs_configuration(tower: Tower, settings: TowerEnv) -> None:
     tower.folder.mkdir(parents=True, mode=0o755)
     add(tower, settings, "vault")
     for path in (tower.folder, *tower.folder.rglob("*"), tower.ssh_config, tower.ssh_config.parent):

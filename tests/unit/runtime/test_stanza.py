@@ -183,7 +183,7 @@ def test_settings_for_all_machines_do_not_apply_to_hosts(
     assert ssh_sees(tower, "elsewhere", tower.ssh_config)["port"] == ("22" if place == "for this one" else "2222")
 
 
-def test_what_is_set_is_what_ssh_takes_by_itself(tower: Tower, settings: TowerEnv, tmp_path: Path) -> None:
+def test_settings_without_a_reason_to_differ_are_sshs_defaults(tower: Tower, settings: TowerEnv, tmp_path: Path) -> None:
     """Where SETTINGS has no reason to differ: the ciphers of this ssh, and all that keeps a session usual."""
     add(tower, settings, "vault")
     empty = tmp_path / "empty"

@@ -81,7 +81,7 @@ def test_a_host_that_was_not_heard_yet(host: Host) -> None:
     assert "asked ..." in shown(hosts=(host,))
 
 
-def test_what_a_host_says_is_never_a_style(host: Host) -> None:
+def test_texts_of_a_host_are_never_read_as_styles(host: Host) -> None:
     odd = replace(REPORT, version="[red]1[/red]")
     assert "[red]1[/red]" in shown(Status(host, State.UP, "", 0.1, odd), hosts=(host,))
 
@@ -127,6 +127,8 @@ def test_no_hosts_is_no_error(home: Path, capsys: pytest.CaptureFixture[str]) ->
         (["wlan-connect", "Home", "--timeout", "0"], 10, "--timeout"),
     ],
 )
-def test_what_is_refused(home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], exit_status: int, said: str) -> None:
+def test_refused_commands_have_their_status_and_message(
+    home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], exit_status: int, said: str
+) -> None:
     assert main.main(argv) == exit_status
     assert said in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_files_never_get_the_number_of_what_is_closed(tower: Tower, home: Path, 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
-def test_what_an_encoding_has_not_is_shown_by_its_number(home: Path, encoding: str) -> None:
+def test_characters_outside_the_encoding_are_shown_as_escapes(home: Path, encoding: str) -> None:
     status, said = shell(home, f"{IMAGE} 'Café ☕.img'", PYTHONIOENCODING=encoding)
     assert status == 13
     assert "Caf" in said

@@ -32,7 +32,7 @@ def read(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_what_programs_write(tmp_path: Path, program: str) -> None:
+def test_tars_of_other_programs_are_read(tmp_path: Path, program: str) -> None:
     assert read(by_program(PROGRAMS[program], tmp_path)) == {
         "out": b"",
         "out/below": b"",
@@ -60,7 +60,7 @@ def test_any_bit_of_any_header_is_noticed(tmp_path: Path, program: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused(kind: str) -> None:
+def test_hostile_tars_are_refused(kind: str) -> None:
     begin = time.monotonic()
     with pytest.raises(DamagedTarError):
         read(REFUSED[kind])

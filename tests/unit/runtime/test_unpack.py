@@ -141,7 +141,7 @@ GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_what_is_packed_in_another_way(tmp_path: Path, block_map: BlockMap, kind: str) -> None:
+def test_unusual_but_valid_packed_images_are_written(tmp_path: Path, block_map: BlockMap, kind: str) -> None:
     suffix, make = GOOD[kind]
     image = tmp_path / f"x{suffix}"
     image.write_bytes(make())
