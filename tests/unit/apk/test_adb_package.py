@@ -70,7 +70,7 @@ def packed(request: pytest.FixtureRequest, signer: Signer) -> bytes:
     return made(signer, {"none": 0, "deflate": 9, "level": 6}[request.param])
 
 
-def test_what_was_written_is_read(packed: bytes, ring: KeyRing) -> None:
+def test_a_written_package_is_read_back_the_same(packed: bytes, ring: KeyRing) -> None:
     package = opened(packed, ring)
     assert (package.format, package.signer) == (3, "test-1.rsa.pub")
     assert sorted(package.info.depends) == sorted(INFO.depends)
@@ -138,7 +138,9 @@ def test_large_packed_files_are_not_packed_again(signer: Signer, ring: KeyRing) 
 @pytest.mark.parametrize(
     ("signed", "message"), [(False, "not signed"), (True, "no valid signature by a trusted key; signed by [0-9a-f]{32}$")]
 )
-def test_who_signed_counts(signed: bool, message: str, ring: KeyRing, tmp_path: Path) -> None:
+def test_unsigned_and_untrusted_packages_are_refused_with_a_verifier(
+    signed: bool, message: str, ring: KeyRing, tmp_path: Path
+) -> None:
     generate_key(tmp_path, "other", bits=2048)
     data = made(Signer(tmp_path / "other.rsa", "other.rsa.pub") if signed else None)
     with pytest.raises(VerifyError, match=message):

@@ -123,7 +123,7 @@ def test_algorithms(algorithm: Algorithm, key_folder: Path, ring: KeyRing) -> No
     assert read_package(stream(package(signer=signer)), ring).signatures[0].algorithm == algorithm
 
 
-def test_what_is_shown_of_odd_names(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_odd_names_are_shown_escaped(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     path = tmp_path / "evil.apk"
     path.write_bytes(package([item("usr/caf\udce9", b"x")]))
     assert main(["info", str(path)]) == 0
@@ -197,7 +197,9 @@ HOARDS = {
 
 
 @pytest.mark.parametrize("kind", HOARDS)
-def test_what_one_package_makes_us_hold(kind: str, signer: Signer, key_folder: Path, checkout: Path, tmp_path: Path) -> None:
+def test_a_small_package_does_not_fill_the_memory(
+    kind: str, signer: Signer, key_folder: Path, checkout: Path, tmp_path: Path
+) -> None:
     """A small file must not fill the memory, whether it is taken in the end or not."""
     path = tmp_path / "evil-1-r0.apk"
     path.write_bytes(package(HOARDS[kind], signer=signer))
@@ -206,7 +208,9 @@ def test_what_one_package_makes_us_hold(kind: str, signer: Signer, key_folder: P
     assert most < 160
 
 
-def test_what_a_list_of_dependencies_makes_us_hold(signer: Signer, key_folder: Path, checkout: Path, tmp_path: Path) -> None:
+def test_a_long_list_of_dependencies_does_not_fill_the_memory(
+    signer: Signer, key_folder: Path, checkout: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "evil-1-r0.apk"
     path.write_bytes(package([item("usr/a", b"x")], signer=signer, depend="ab " * 5_000_000))
     status, most = most_memory(checkout, "verify", "--keys", str(key_folder), str(path))

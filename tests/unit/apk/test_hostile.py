@@ -129,7 +129,7 @@ def test_bounds_of_the_policy(policy: Policy, reason: str) -> None:
     refused(package(GOOD), reason, policy)
 
 
-def test_what_a_small_package_makes_us_hold() -> None:
+def test_too_many_path_names_or_extended_headers_are_refused() -> None:
     """Of deep paths each folder above is a path of its own; of many heads all are read before their file."""
     deep = [item("/".join([f"{number:04}", *"a" * 2000]), b"") for number in range(40)]
     refused(package(deep), "more paths than are allowed", Policy(max_names=8 << 20))

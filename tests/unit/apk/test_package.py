@@ -143,7 +143,7 @@ def test_sign_later(ring: KeyRing, signer: Signer, tmp_path: Path) -> None:
         sign_package(io.BytesIO(bare[:-5]), io.BytesIO(), signer)
 
 
-def test_what_would_be_refused_is_not_written() -> None:
+def test_packages_that_would_be_refused_are_not_written() -> None:
     for entries in (
         [(TarEntry("../x"), b"")],
         [(TarEntry("dev/null", "char", device=(1, 3)), None)],

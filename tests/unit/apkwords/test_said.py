@@ -133,7 +133,7 @@ def test_packages_are_undone_where_a_tag_is_wanted(version: str) -> None:
     assert after == "as before"
 
 
-def test_what_verify_says() -> None:
+def test_the_answers_of_verify_are_understood() -> None:
     assert says_verified("x.apk: 0 - OK")  # apk 2
     assert says_verified("x.apk: OK")  # apk 3
     for line in ("x.apk: 2 - UNTRUSTED signature", "x.apk: UNTRUSTED signature", "x.apk: BAD", "", "OK", "x.apk: NOT OK"):
@@ -223,7 +223,7 @@ def test_nothing_is_installed_that_was_not_understood(
     assert "already" not in str(_rows(Outcome(("x",), {"web": steps}), dry_run=False, json=False))
 
 
-def test_what_was_undone_before_is_not_part_of_the_plan(tmp_path: Path) -> None:
+def test_steps_undone_before_are_not_part_of_the_plan(tmp_path: Path) -> None:
     place = FakePlace([], tmp_path)
     with place.start([]) as child:
         talk = Talk("web", child, place.alive, lambda _: None, lambda *_: None, lambda _: None)
@@ -234,7 +234,7 @@ def test_what_was_undone_before_is_not_part_of_the_plan(tmp_path: Path) -> None:
         assert talk.plan.doubt == ""
 
 
-def test_what_scripts_say_later_is_no_step(tmp_path: Path) -> None:
+def test_lines_of_scripts_are_not_taken_for_steps(tmp_path: Path) -> None:
     lines = SAID["2.14.4"]["scripts"]
     assert any(parse_step(line) and "nothing" in line for line in lines), "scripts say what apk says"
     with FakePlace(SAID["2.14.4"]["tagged"], tmp_path).start([]) as child:

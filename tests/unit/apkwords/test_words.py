@@ -131,7 +131,7 @@ def test_tags(tag: str) -> None:
 
 
 @pytest.mark.parametrize("tag", ["", "a b", "a/b", "a@b", "a;b", "a\n", "é", "a" * 251])
-def test_what_is_no_tag(tag: str) -> None:
+def test_invalid_tags_are_refused(tag: str) -> None:
     assert not apkwords.is_tag(tag)
 
 
@@ -144,7 +144,7 @@ def test_words_of_a_world(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["", "--allow-untrusted", "a;b", "a\x1b", "é", "x><Q1;", "a" * 501])
-def test_what_is_no_word_of_a_world(word: str) -> None:
+def test_invalid_words_of_a_world_are_refused(word: str) -> None:
     assert not apkwords.is_world(word)
 
 
