@@ -103,7 +103,7 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     assert done.returncode == 2, "it neither waits nor goes on"
 
 
-def test_nobody_else_can_hold_it(tmp_path: Path) -> None:
+def test_only_the_owner_can_open_the_lock_file(tmp_path: Path) -> None:
     """The file is its owner's alone, whatever the umask of the caller."""
     lock = tmp_path / "lock"
     assert run(f'umask 000; lock_take "{lock}" 0').returncode == 0

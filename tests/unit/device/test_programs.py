@@ -67,7 +67,7 @@ def test_a_thin_client_that_is_gone_is_noticed() -> None:
     assert 0 < int(settings["ClientAliveInterval"]) * int(settings["ClientAliveCountMax"]) <= 120
 
 
-def test_what_is_mounted_of_a_boot_medium_is_roots_alone() -> None:
+def test_only_root_can_read_mounted_boot_media() -> None:
     """Only root can read a mounted boot medium: its tower.env holds the Wi-Fi key and the hash of a password."""
     fat = [line for line in (OVERLAYS / "host/etc/fstab").read_text().splitlines() if "vfat" in line]
     fat += re.findall(r"mount -t vfat.*", "".join(path.read_text() for path in CHECKOUT.glob("runtime/**/*.sh")))

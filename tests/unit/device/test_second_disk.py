@@ -126,6 +126,6 @@ def test_no_disk_is_taken_where_it_is_not_clear_which(tmp_path: Path, case: str)
         assert words in done.stderr
 
 
-def test_what_a_disk_says_of_itself_is_shown_without_its_control_characters(tmp_path: Path) -> None:
+def test_control_characters_in_a_disks_model_are_not_shown(tmp_path: Path) -> None:
     done = find(tmp_path, Disk("sda", GB, model="\x1b[2JEvil\x07"))
     assert "sda ([2JEvil, 1000 MB)" in done.stderr

@@ -55,7 +55,7 @@ def check(folder: Path, data: bytes | None) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, ROUTER, OFFLINE, replace(SETTINGS, encryption=Encryption.REQUIRED)])
-def test_what_tower_writes_is_read_as_it_was_meant(tmp_path: Path, settings: TowerEnv) -> None:
+def test_settings_written_by_tower_are_read_unchanged(tmp_path: Path, settings: TowerEnv) -> None:
     data = env.dump(settings)
     done = check(tmp_path, data)
     assert (done.returncode, done.stderr) == (0, "")
