@@ -79,7 +79,7 @@ def test_places(text: str) -> None:
         "registry.example/a/../b", "registry.example/a:tag", "user@registry.example/a", "registry.example/a?b", "a b.example/a",
     ],
 )  # fmt: skip
-def test_what_is_no_place(text: str) -> None:
+def test_invalid_places_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="cache="):
         RegistryPlace.parse(text)
 

@@ -93,7 +93,7 @@ def test_a_flipped_bit(share: int, good: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<!doctype html><title>Welcome</title>", b"\x00" * 4096])
-def test_what_is_no_wheel(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_wheel_is_refused(content: bytes, tmp_path: Path) -> None:
     wheel = tmp_path / "x.whl"
     wheel.write_bytes(content)
     assert "not a wheel, or a damaged one" in refused(wheel, tmp_path / "scratch").message

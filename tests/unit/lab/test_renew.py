@@ -298,14 +298,14 @@ def test_the_command(typed: Callable[..., None], pinned: Pinned, capsys: pytest.
     assert capsys.readouterr().out == "nothing changed\n"
 
 
-def test_what_the_command_refuses(typed: Callable[..., None]) -> None:
+def test_the_command_refuses_unknown_options_and_a_missing_mirror(typed: Callable[..., None]) -> None:
     with pytest.raises(ConfigError, match="dry-run=yes: unknown"):
         typed(dry_run="yes")
     with pytest.raises(ConfigError, match="makes no mirror of its own"):
         typed(mirror=None)
 
 
-def test_what_is_committed_is_what_the_command_writes(tmp_path: Path) -> None:
+def test_the_committed_lock_has_the_form_that_the_command_writes(tmp_path: Path) -> None:
     """Its form: a line for the wheel, and a digest for each architecture."""
     copy = tmp_path / "base.lock"
     shutil.copy(LOCK, copy)

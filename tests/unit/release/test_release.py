@@ -152,7 +152,7 @@ def test_two_releases_of_a_version_at_once(tmp_path: Path, monkeypatch: pytest.M
     assert not list(folder_of(factory.paths, factory.plan.channel.name, "1.2").parent.glob(".toweros-*"))
 
 
-def test_what_was_pulled_is_not_released(tmp_path: Path) -> None:
+def test_an_artifact_pulled_from_a_cache_is_not_released(tmp_path: Path) -> None:
     """Who releases or attests says that it was built here."""
     factory = opened(tmp_path)
     boot_all(factory)
@@ -522,7 +522,9 @@ def test_wrong_words(built: Factory, command: Callable[..., None], given: dict[s
         command(built, given)
 
 
-def test_nobody_else_reads_a_release_half_written(built: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_fails_while_written_leaves_nothing_in_dist(
+    built: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     factory = opened(tmp_path)
     boot_all(factory)
 
