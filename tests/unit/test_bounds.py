@@ -56,7 +56,7 @@ def _plain(member: bytes) -> bytes:
     return gzip.decompress(member)
 
 
-def test_what_an_archive_may_lay_beyond_the_bounds() -> None:
+def test_archive_entries_beyond_the_bounds_are_refused() -> None:
     checker = EntryChecker("x", Policy(max_file=10, max_total=15))
     checker.check(TarEntry("a", size=10))
     with pytest.raises(FormatError, match="b: 6 bytes, 16 with those before it; 10 of a file and 15 of all"):

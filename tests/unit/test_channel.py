@@ -32,7 +32,7 @@ def test_the_digest_names_the_content() -> None:
 
 
 @pytest.mark.parametrize("data", [None, [], 3, {}, {"schema": 1}, {"schema": 9}, {**LOCK.to_json(), "builder": [{"nam": 1}]}])
-def test_what_is_no_lock(data: Any) -> None:
+def test_an_invalid_lock_is_refused(data: Any) -> None:
     with pytest.raises(LockError, match=r"lock\.json"):
         Lock.from_json(data, "lock.json")
 

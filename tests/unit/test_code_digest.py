@@ -79,7 +79,7 @@ def test_imports_for_types_do_not_count(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(("module", "lazy"), USES.items())
-def test_what_a_key_covers(module: str, lazy: str) -> None:
+def test_a_key_covers_lazily_imported_modules_and_no_higher_layers(module: str, lazy: str) -> None:
     covered = reached(module)
     assert lazy in covered
     assert not [name for name in covered if not name.startswith("pipeline.") or name.split(".")[1] in ABOVE]
@@ -91,7 +91,7 @@ def test_the_uses_are_all_there_are() -> None:
     assert all(any(f'code_digest("{module}")' in text for text in texts) for module in USES)
 
 
-def test_what_is_left_out_is_imported() -> None:
+def test_every_name_in_left_out_is_really_imported() -> None:
     """A line of LEFT_OUT that means nothing any more is refused."""
     for module, names in LEFT_OUT.items():
         text = (CHECKOUT / Path(*module.split("."))).with_suffix(".py").read_text()

@@ -93,7 +93,7 @@ def socket_in(out: Path) -> None:
         (lambda out: None, "/out/image: the stage did not make it"),
     ],
 )
-def test_what_is_no_output(out: Path, make: Callable[[Path], object], said: str) -> None:
+def test_invalid_or_missing_outputs_are_refused(out: Path, make: Callable[[Path], object], said: str) -> None:
     make(out)
     with pytest.raises(StageError) as caught:
         take(out, ("image", "a*", "b", "link", "folder", "pipe", "s"), 4000)
@@ -109,7 +109,7 @@ def test_what_is_no_output(out: Path, make: Callable[[Path], object], said: str)
         (lambda out: (out / NAME).write_bytes(b"file im"), "the list of the stage's outputs is cut off"),
     ],
 )
-def test_what_differs_from_the_list(out: Path, change: Callable[[Path], object], said: str) -> None:
+def test_outputs_that_differ_from_the_list_are_refused(out: Path, change: Callable[[Path], object], said: str) -> None:
     (out / "image").write_text("image")
     listed(out)
     change(out)
@@ -145,7 +145,7 @@ def test_another_file_system(out: Path) -> None:
         assert taken["disk"] == FileRecord(digest_file(copy), 1 << 30)
 
 
-def test_what_is_left_to_the_stream(out: Path) -> None:
+def test_links_files_and_folders_of_others_are_not_collected(out: Path) -> None:
     """Another's file, no folder, or a link to one."""
     (out / "image").write_text("image")
     assert can_collect(out)

@@ -86,7 +86,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"a = ", "not TOML"), (b"\xff", "not TOML"), (b"a=1\na=2", "not TOML")])
-def test_what_is_not_toml(tmp_path: Path, data: bytes, message: str) -> None:
+def test_invalid_toml_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(data)
     problems = Problems()

@@ -93,7 +93,7 @@ def test_the_member_inside_is_named(tmp_path: Path, pack: Pack, inner: str) -> N
     assert lines == [inner + "5 bytes, the first difference is at 1"]
 
 
-def test_what_is_not_content(tmp_path: Path) -> None:
+def test_differences_of_metadata_and_order_are_named(tmp_path: Path) -> None:
     (line,) = said(tmp_path, tar({"a": b""}, mtime=1), tar({"a": b""}, mtime=2))
     assert "time 1" in line
     assert "time 2" in line
@@ -111,7 +111,7 @@ def test_plain_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", [b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"070701", b"hsqs"])
-def test_what_only_looks_like_a_format(tmp_path: Path, head: bytes) -> None:
+def test_rubbish_behind_a_magic_number_is_compared_as_a_plain_file(tmp_path: Path, head: bytes) -> None:
     (line, *_) = said(tmp_path, head + b"rubbish1", head + b"rubbish2")
     assert line.startswith("image: ")
 

@@ -59,7 +59,7 @@ def test_odd_files(config: Path, data: bytes) -> None:
     assert (login("r.example"), headers()) == (None, {})
 
 
-def test_what_is_no_file(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_unreadable_configuration_is_empty(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.mkdir()
     assert (login("r.example"), headers()) == (None, {})
     for name in ("", str(tmp_path / "nowhere"), "/dev/null", "x" * 300):

@@ -58,7 +58,7 @@ def test_damaged_contexts(docker: Path, data: object) -> None:
     assert "docker context ls" in caught.value.hint
 
 
-def test_what_cannot_be(docker: Path) -> None:
+def test_unknown_contexts_and_ssh_addresses_are_refused(docker: Path) -> None:
     with pytest.raises(SandboxError, match=r"engine\.aarch64=bos: there is no Docker context of this name"):
         find_place("bos", "engine.aarch64")
     write(docker, {"Endpoints": {"docker": {"Host": "ssh://box"}}})
@@ -68,7 +68,7 @@ def test_what_cannot_be(docker: Path) -> None:
         assert "ssh -N -L" in caught.value.hint
 
 
-def test_what_the_client_is_made_with(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_settings_follow_the_place_and_the_environment(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
     assert client_settings(None) == {}

@@ -34,7 +34,7 @@ def said(factory: Factory, name: str = ROOT) -> list[str]:
     return commands.explain_node(factory, factory.plan.nodes[name]).text
 
 
-def test_what_is_built(factory: Factory) -> None:
+def test_a_stage_that_is_built_is_reported_as_built(factory: Factory) -> None:
     (line,) = said(factory)
     assert line.endswith(": is built")
 

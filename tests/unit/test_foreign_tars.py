@@ -105,7 +105,7 @@ def test_a_hard_link_to_nothing(tmp_path: Path, reader: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gz", "xz"])
-def test_what_is_packed_around_it(tmp_path: Path, suffix: str) -> None:
+def test_damaged_compressed_data_is_an_error_of_ours(tmp_path: Path, suffix: str) -> None:
     """Cut or changed, it is no traceback of the unpacker."""
     whole = gzip.compress(SOUND) if suffix == "gz" else lzma.compress(SOUND)
     for place in range(len(whole)):

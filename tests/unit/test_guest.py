@@ -60,7 +60,7 @@ def test_the_seconds_of_a_processor_are_those_of_the_machine() -> None:
     assert _processor_seconds(watching.pid) == 0
 
 
-def test_what_comes_in_pieces_is_one(tmp_path: Path) -> None:
+def test_output_that_arrives_in_pieces_is_joined(tmp_path: Path) -> None:
     """A shell asks the terminal for its size behind the prompt; the question once came in two pieces and looked like text."""
     with console(tmp_path) as (guest, machine):
         for piece in (b"[root@host ~]# \x1b", b"[6", b"n"):

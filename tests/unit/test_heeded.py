@@ -44,7 +44,7 @@ def factory(tmp_path: Path) -> Factory:
         (["gc", "lock"], "version"),
     ],
 )
-def test_what_would_be_ignored(factory: Factory, chosen: Sequence[str], name: str) -> None:
+def test_ignored_variables_are_refused(factory: Factory, chosen: Sequence[str], name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}=pc: {' '.join(chosen)} would ignore it"):
         heeded.check_heeded(chosen, {name: "pc"}, factory.plan)
 
@@ -68,7 +68,7 @@ def test_what_would_be_ignored(factory: Factory, chosen: Sequence[str], name: st
         (["lock", "gc"], "size"),
     ],
 )
-def test_what_is_heeded(factory: Factory, chosen: Sequence[str], name: str) -> None:
+def test_heeded_variables_are_accepted(factory: Factory, chosen: Sequence[str], name: str) -> None:
     heeded.check_heeded(chosen, {name: "pc"}, factory.plan)
 
 

@@ -254,7 +254,7 @@ def test_pairs_that_are_killed(tmp_path: Path, builds: Path, monkeypatch: pytest
 # --- whose set it is ------------------------------------------------------------------------------------------
 
 
-def test_what_another_checkout_published_stays(tmp_path: Path, builds: Path) -> None:
+def test_the_image_of_another_checkout_is_not_replaced(tmp_path: Path, builds: Path) -> None:
     one, two = checkout(tmp_path / "one", "one"), checkout(tmp_path / "two", "two")
     assert inputs.publish_image(one, image_of(one)) == builds / NAME
     there = inputs.publish_image(two, image_of(two))
@@ -272,7 +272,7 @@ def test_what_another_checkout_published_stays(tmp_path: Path, builds: Path) -> 
     assert not there.parent.exists()
 
 
-def test_what_is_started_and_audited_is_ours(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkout_starts_and_audits_only_its_own_image(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The image in front is another checkout's, and ours not built: it is not started in its place."""
     one, two = checkout(tmp_path / "one", "one"), checkout(tmp_path / "two", "two")
     inputs.publish_image(one, image_of(one))
@@ -305,7 +305,7 @@ def test_the_same_set_of_another_checkout_will_do(tmp_path: Path, builds: Path) 
 
 
 @pytest.mark.parametrize("signature", [f"{NAME}.minisig", "SHA256SUMS.minisig"])
-def test_what_its_makers_signed_stays(tmp_path: Path, builds: Path, signature: str) -> None:
+def test_a_signed_image_is_not_replaced(tmp_path: Path, builds: Path, signature: str) -> None:
     one = checkout(tmp_path / "one", "one")
     builds.mkdir(parents=True)
     for name, text in ((NAME, "released"), ("SHA256SUMS", f"{'0' * 64}  {NAME}\n"), (signature, "signed")):

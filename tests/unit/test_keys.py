@@ -92,7 +92,7 @@ def test_a_stage_is_given_the_choice_of_the_lock(paths: Paths) -> None:
         key(opened(paths, Driver(choices=(Choice(("other",), ()),), wanted="other")))
 
 
-def test_where_a_stage_runs_is_no_part_of_its_key(paths: Paths) -> None:
+def test_the_place_where_a_stage_runs_is_no_part_of_its_key(paths: Paths) -> None:
     """The builder is: one for the architecture gives other keys, for the stages of that architecture alone."""
     here = opened(paths)
     far = make_factory(paths, Driver(), Settings(engines={"x86_64": "box", "aarch64": "box"}))
@@ -132,7 +132,7 @@ def test_the_same_everywhere(paths: Paths, tmp_path_factory: pytest.TempPathFact
         ),
     ],
 )
-def test_what_goes_in_changes_the_key(paths: Paths, change: Callable[[Path], None]) -> None:
+def test_a_change_of_sources_version_or_tables_changes_the_key(paths: Paths, change: Callable[[Path], None]) -> None:
     before = key(opened(paths))
     change(paths.checkout)
     assert key(opened(paths)) != before
@@ -145,7 +145,7 @@ def test_what_goes_in_changes_the_key(paths: Paths, change: Callable[[Path], Non
         Driver(locked=(replace(Driver().locked[0], version="2-r0"),), wanted="others"),
     ],
 )
-def test_what_the_channel_gives_changes_the_key(paths: Paths, driver: Driver) -> None:
+def test_a_change_of_the_channels_packages_changes_the_key(paths: Paths, driver: Driver) -> None:
     assert key(opened(paths)) != key(opened(paths, driver))
 
 

@@ -52,7 +52,7 @@ def test_programs_that_tests_start_have_default_signals(checkout: Path, probe: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hides what a new machine does not have")
-def test_what_a_new_machine_does_not_have_is_hidden(checkout: Path, probe: Path) -> None:
+def test_files_that_a_new_machine_does_not_have_are_hidden(checkout: Path, probe: Path) -> None:
     """Neither this run's HOME and /tmp are seen in another one, nor what that one leaves, in a third."""
     mine = (Path("/tmp") / "of-another-run", Path.home() / "of-another-run")
     for path in mine:

@@ -97,7 +97,7 @@ def test_of_the_lab(tmp_path: Path) -> None:
         *("ours", "alpine 9.9.9", "../../etc/passwd", '"}, {"origin": "ours', "1" * 5000),
     ],
 )
-def test_what_is_no_commit_is_a_version(tmp_path: Path, commit: str) -> None:
+def test_an_invalid_commit_is_read_as_a_version(tmp_path: Path, commit: str) -> None:
     assert origins(tmp_path, {"a-1.apk": packed("a", commit)}) == {"a": "debian trixie"}
 
 
@@ -117,7 +117,7 @@ def test_of_alpines_mirrors(tmp_path: Path, release: dict[str, str], alpine: str
     assert set(found.values()) == {alpine}
 
 
-def test_what_a_stage_hands_on_stays_the_channels(tmp_path: Path) -> None:
+def test_packages_passed_on_by_a_stage_keep_the_channels_origin(tmp_path: Path) -> None:
     """The medium's repository holds packages of the channel beside ours."""
     made = {"apks/x86_64/a-1.apk": "a", "apks/x86_64/b-1.apk": "b"}
     assert origins(tmp_path, {"a-1.apk": b"a"}, settings="", made=made) == {"a": "alpine 3.23", "b": "ours"}

@@ -99,7 +99,7 @@ def _no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_home")
-def test_nobody_knows_the_home() -> None:
+def test_an_unknown_home_folder_is_an_error() -> None:
     with pytest.raises(ConfigError, match="has no home folder for downloads"):
         cache_home()
     # Nothing may be made in the folder where one happens to be.

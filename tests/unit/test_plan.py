@@ -74,7 +74,7 @@ def test_a_stage_is_given_the_package_servers_of_devices(tmp_path: Path) -> None
             load_plan(paths, Settings())
 
 
-def test_what_a_stage_needs(tmp_path: Path) -> None:
+def test_a_stage_needs_only_its_input_stages_and_channel_nodes(tmp_path: Path) -> None:
     plan = load_plan(make_checkout(tmp_path), Settings())
     assert [node.name for node in plan.needs(["stage:pack:pc"])] == [
         name for name in plan.nodes if name in {"stage:pack:pc", "stage:root:pc", "channel:keys", "channel:repository:x86_64"}

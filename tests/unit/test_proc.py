@@ -42,7 +42,7 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_what_a_program_left() -> None:
+def test_a_run_returns_status_and_output() -> None:
     done = proc.run(
         (sys.executable, "-c", "import sys; print(sys.stdin.read()); sys.exit(7)"), timeout=20, stdin=b"x", check=False
     )
@@ -262,7 +262,7 @@ def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
         owner.wait()
 
 
-def test_where_the_engine_is_goes_on_to_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_engine_are_passed_to_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Among them are the tests, which use the engine that the user named."""
     named = {name: f"/of/{name}" for name in ("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY", "TMPDIR")}
     for name, value in {**named, "LD_PRELOAD_NONE": "x"}.items():

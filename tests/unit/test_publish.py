@@ -101,7 +101,7 @@ def test_equal_manifests_of_two_checkouts(factory: Factory, tmp_path_factory: py
 
 @pytest.mark.parametrize("ending", publish.ENDINGS)
 @pytest.mark.parametrize("gone", [True, False])
-def test_what_was_edited_by_hand_is_written_again(factory: Factory, ending: str, gone: bool) -> None:
+def test_an_edited_or_removed_file_is_written_again(factory: Factory, ending: str, gone: bool) -> None:
     image = image_of(factory)
     inputs.publish_image(factory, image)
     path = factory.paths.checkout / "dist" / f"{NAME}{ending}"
@@ -172,7 +172,7 @@ def test_last_stages_that_made_something_else(tmp_path: Path, outputs: dict[str,
     assert [path.name for path in (tmp_path / "dist").iterdir()] == [".keep"]
 
 
-def test_where_images_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_go_to_dist_builds_or_the_cache_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     paths = Paths(tmp_path / "checkout")
     (paths.checkout / "build").mkdir(parents=True)

@@ -82,7 +82,7 @@ def test_patterns_that_do_not_declare_it(tmp_path: Path, declared: Sequence[str]
 
 
 @pytest.mark.parametrize("declared", [("a", "b"), ("a", "*.img"), ("a", "d/")])
-def test_what_is_missing(tmp_path: Path, declared: Sequence[str]) -> None:
+def test_a_missing_output_is_refused(tmp_path: Path, declared: Sequence[str]) -> None:
     with pytest.raises(StageError, match="the stage did not make it; it made a"):
         take(tmp_path / "o", stream((entry("out/a"), b"")), declared)
 
@@ -197,7 +197,7 @@ def take_listed(folder: Path, pieces: Iterator[bytes]) -> dict[str, FileRecord]:
     return receive(pieces, folder, declared=None, max_bytes=1 << 30, listed=True)
 
 
-def test_what_is_listed_and_came(tmp_path: Path) -> None:
+def test_listed_outputs_that_arrived_are_taken(tmp_path: Path) -> None:
     found = take_listed(tmp_path / "o", listed("file a", "folder d", "file d/b", f"file {NAME}"))
     assert found.keys() == {"a", "d/b"}
     assert not (tmp_path / "o" / NAME).exists()
@@ -220,7 +220,7 @@ def test_what_is_listed_and_came(tmp_path: Path) -> None:
         (("file",), "is damaged"),
     ],
 )
-def test_what_is_not_as_listed(tmp_path: Path, rows: Sequence[str], message: str) -> None:
+def test_outputs_that_differ_from_the_list_are_refused(tmp_path: Path, rows: Sequence[str], message: str) -> None:
     with pytest.raises(StageError) as caught:
         take_listed(tmp_path / "o", listed(*rows))
     assert message in caught.value.message

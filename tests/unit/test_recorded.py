@@ -36,7 +36,7 @@ def keep(cache: RecordedCache, data: bytes = DATA) -> None:
     cache.keep(NAME, made)
 
 
-def test_what_was_kept_is_found(cache: RecordedCache, said: list[str]) -> None:
+def test_a_kept_file_is_found_with_its_size_and_digest(cache: RecordedCache, said: list[str]) -> None:
     found = cache.find(NAME)
     assert found is not None
     assert (found.path, found.size, found.sha256) == (cache.place(NAME), len(DATA), digest_bytes(DATA))
@@ -99,7 +99,7 @@ LOST: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, *LOST])
-def test_what_was_changed_is_absent(cache: RecordedCache, said: list[str], damage: str) -> None:
+def test_a_damaged_file_or_record_counts_as_absent(cache: RecordedCache, said: list[str], damage: str) -> None:
     path = cache.place(NAME)
     ({**DAMAGES, **LOST})[damage](path)
     assert cache.find(NAME) is None
@@ -111,7 +111,7 @@ def test_what_was_changed_is_absent(cache: RecordedCache, said: list[str], damag
 
 
 @pytest.mark.parametrize("change", ["one bit", "cut", "another file", "a pipe", "a link"])
-def test_what_is_changed_after_it_was_hashed_is_not_read(cache: RecordedCache, change: str) -> None:
+def test_a_file_changed_after_hashing_is_not_read(cache: RecordedCache, change: str) -> None:
     found = cache.find(NAME)
     assert found is not None
     DAMAGES[change](found.path)
@@ -119,7 +119,7 @@ def test_what_is_changed_after_it_was_hashed_is_not_read(cache: RecordedCache, c
         raise AssertionError("never given out")
 
 
-def test_what_changes_while_it_is_read(cache: RecordedCache) -> None:
+def test_a_change_while_a_file_is_read_is_an_error(cache: RecordedCache) -> None:
     found = cache.find(NAME)
     assert isinstance(found, Recorded)
     with pytest.raises(StoreError, match="was changed while it was used"), found.opened() as stream:

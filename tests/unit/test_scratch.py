@@ -68,7 +68,7 @@ def test_the_folder_of_a_killed_owner_goes_with_the_next(owner: tuple[subprocess
         assert not folder.exists()
 
 
-def test_what_is_not_ours_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_young_folders_and_those_of_other_users_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "tower-vm-link").symlink_to(elsewhere)
@@ -84,7 +84,7 @@ def test_what_is_not_ours_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sweep(tmp_path, "vm") == [], "of another user"
 
 
-def test_what_is_mounted_within_is_detached_and_not_emptied(tmp_path: Path) -> None:
+def test_a_mount_within_is_detached_and_its_content_kept(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root mounts")
     folder, outside = tmp_path / "a folder", tmp_path / "outside"

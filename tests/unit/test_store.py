@@ -56,7 +56,7 @@ def edit(path: Path, data: bytes) -> None:
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def test_what_is_built_is_found(store: Store) -> None:
+def test_a_finished_build_is_found_with_all_its_outputs(store: Store) -> None:
     key, document = key_of("a")
     assert store.lookup(key) is None
     with store.building(key, document) as work:

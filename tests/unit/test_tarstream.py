@@ -29,7 +29,7 @@ def read(data: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_python_writes(form: str) -> None:
+def test_tars_of_python_are_read(form: str) -> None:
     data = written(FORMS[form])
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         wanted = {info.name: tar.extractfile(info) for info in tar}
@@ -37,7 +37,7 @@ def test_what_python_writes(form: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_what_programs_write(tmp_path: Path, program: str) -> None:
+def test_tars_of_other_programs_are_read(tmp_path: Path, program: str) -> None:
     assert read(by_program(PROGRAMS[program], tmp_path)) == {
         "out": b"",
         "out/below": b"",
@@ -69,7 +69,7 @@ def test_any_cut_is_noticed(form: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_is_refused(kind: str) -> None:
+def test_hostile_tars_are_refused(kind: str) -> None:
     begin = time.monotonic()
     with pytest.raises(FormatError) as caught:
         read(HOSTILE[kind])

@@ -141,7 +141,7 @@ def test_the_command_line_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["default_tasks"] == ["host"]
 
 
-def test_which_stage_to_replay(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_without_exactly_one_stage_is_refused(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     for given, message in (({}, "which stage"), ({"stage": "root"}, "matches 2 stages"), ({"stage": "x"}, "matches 0 stages")):
         monkeypatch.setattr(doit_cmd, "_CMDLINE_VARS", given)
         with pytest.raises(ConfigError, match=message):

@@ -83,7 +83,7 @@ def test_order_of_inputs_does_not_matter(tmp_path: Path) -> None:
     assert b"".join(send([tree, other], epoch=5)) == b"".join(send([other, tree], epoch=5))
 
 
-def test_what_is_sent_is_what_the_key_knows(tmp_path: Path) -> None:
+def test_only_entries_that_the_key_knows_are_sent(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "t")
     assert members(Input("/in/t", root, digest_tree(root)))
     assert {name.removeprefix("in/t/") for name in members(Input("/in/t", root))} - {"in", "in/t"} == {
@@ -129,7 +129,7 @@ def test_two_inputs_at_one_place_are_refused() -> None:
         members(Input("/in/a", {"x": b""}), Input("/in/a/x/y", {"z": b""}))
 
 
-def test_what_cannot_be_read_or_sent(tmp_path: Path) -> None:
+def test_missing_and_special_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"No such file.*\(input /in/a\)"):
         members(Input("/in/a", tmp_path / "missing"))
     os.mkfifo(tmp_path / "pipe")

@@ -65,7 +65,7 @@ def flipped(path: Path) -> None:
         (lambda folder: (folder / TABLE).unlink(), "no such file"),
     ],
 )
-def test_what_is_wrong_stops_the_factory(act: Callable[[Path], object], expected: str, tmp_path: Path) -> None:
+def test_an_invalid_folder_of_keys_stops_the_factory(act: Callable[[Path], object], expected: str, tmp_path: Path) -> None:
     folder = tmp_path / "keys" / "alpine"
     shutil.copytree(ALPINE, folder)
     act(folder)

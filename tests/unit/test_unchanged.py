@@ -161,7 +161,7 @@ def test_a_run_without_an_answer_or_with_an_action_leaves_no_note(root: Path) ->
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_changed_just_before_or_meanwhile_is_not_trusted(root: Path, place: str) -> None:
+def test_a_run_with_changes_during_or_just_before_it_leaves_no_note(root: Path, place: str) -> None:
     """A second change could have the same time as the first."""
     made = run(root, began=time.time_ns() + 10**9)
     made.answered(LINES, 1)

@@ -130,7 +130,7 @@ def test_the_bytes_are_those_of_the_file(tmp_path: Path, how: str) -> None:
         assert get(Mirrors((server.address,)), INDEX, limit=1 << 20) == CONTENT
 
 
-def test_what_was_packed_on_the_way_is_not_taken_for_the_file(good: Server) -> None:
+def test_a_file_that_was_compressed_on_the_way_is_refused(good: Server) -> None:
     """A list in plain text that comes packed, although nobody asked for it: neither unpacked nor believed."""
     text = b"- flavor: alpine-minirootfs\n"
     packed = gzip.compress(text)
