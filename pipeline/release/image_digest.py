@@ -3,8 +3,8 @@
 
 A disk image has no such parts: its canonical form is its unpacked bytes, whatever compressed them. An ISO carries a
 signed repository, because it must be installed without a network. Its canonical form is the list of its files: packages
-and indexes without their signatures, and the initramfs without the modloop's signature and without the public key that
-checks those signatures. Their places in the ISO are left out, since they depend on the length of the signatures.
+and indexes of either of apk's formats without their signatures, and the initramfs without the modloop's signature and the public
+key that checks those signatures. Their places in the ISO are left out, since they depend on the length of the signatures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -23,10 +24,15 @@ from tower.base.errors import TowerError
 from tower.base.regular import open_regular
 from tower.image.unpack import unpacked
 
+from pipeline.apk.adb import block_signature
+from pipeline.apk.adb.adbfile import SIG, AdbFile
+from pipeline.apk.adb.packing import AdbStream
+from pipeline.apk.format.gzipstream import RawSource
+from pipeline.apk.format.keyfile import key_id, read_modulus
 from pipeline.apk.format.tarstream import read_tar
 from pipeline.base import proc
 from pipeline.base.canonical import Digest, JsonValue, digest_json
-from pipeline.base.errors import FormatError, ToolError
+from pipeline.base.errors import FormatError, ToolError, VerifyError
 from pipeline.formats.iso9660 import IsoFile, files
 
 _CHUNK: Final = 1 << 20
@@ -39,6 +45,8 @@ _INITRAMFS: Final = re.compile(r"boot/initramfs-[^/]+")
 _SIGNED: Final = re.compile(rb"(\./)?var/cache/misc/[^/]*\.SIGN\.RSA\.[^/]+")
 _SIGNER: Final = re.compile(r"\.SIGN\.RSA(?:256|512)?\.([^/]+)")
 _SIGNATURE_MOST: Final = 64 << 10
+_THIRD: Final = b"ADB"
+_KEYS: Final = b"etc/apk/keys/"
 _CPIO: Final = b"070701"
 _UNPACK_SECONDS: Final = 120
 
@@ -73,18 +81,42 @@ def _rows(stream: BinaryIO, where: Path) -> Iterator[JsonValue]:
         yield [file.path, "link", file.link] if file.link else [file.path, "file", _content(stream, file, own)]
 
 
-def _own_keys(stream: BinaryIO, listed: tuple[IsoFile, ...]) -> frozenset[bytes]:
-    """Return the keys of an initramfs that sign the medium's own indexes."""
-    found: set[bytes] = set()
+@dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """The public keys that check the medium's own indexes: by the names of their files, or by the identifiers of format 3."""
+
+    names: frozenset[bytes] = frozenset()
+    ids: frozenset[bytes] = frozenset()
+
+    def has(self, name: bytes, content: bytes) -> bool:
+        """Tell whether a file of an initramfs is one of these keys."""
+        if name in self.names:
+            return True
+        if not self.ids or not name.startswith(_KEYS):
+            return False
+        try:
+            return key_id(read_modulus(content, name.decode(errors="replace"))) in self.ids
+        except VerifyError:
+            return False
+
+
+_NONE: Final = OwnKeys()
+
+
+def _own_keys(stream: BinaryIO, listed: tuple[IsoFile, ...]) -> OwnKeys:
+    names: set[bytes] = set()
+    ids: set[bytes] = set()
     for file in listed:
         if file.path.rpartition("/")[2] == _INDEX:
-            match = _SIGNER.fullmatch(signature_name(file.read(stream)))
-            if match is not None:
-                found.add(f"etc/apk/keys/{match[1]}".encode())
-    return frozenset(found)
+            data = file.read(stream)
+            if data.startswith(_THIRD):
+                ids |= signing_ids(data)
+            elif (match := _SIGNER.fullmatch(signature_name(data))) is not None:
+                names.add(_KEYS + match[1].encode())
+    return OwnKeys(frozenset(names), frozenset(ids))
 
 
-def _content(stream: BinaryIO, file: IsoFile, own: frozenset[bytes]) -> str:
+def _content(stream: BinaryIO, file: IsoFile, own: OwnKeys) -> str:
     name = file.path.rpartition("/")[2]
     if name.endswith(".apk") or name == _INDEX:
         return hashlib.sha256(without_signature(file.read(stream))).hexdigest()
@@ -102,9 +134,39 @@ def _content(stream: BinaryIO, file: IsoFile, own: frozenset[bytes]) -> str:
 
 
 def without_signature(data: bytes) -> bytes:
-    """Return a package or index without its first gzip member, if that is a signature; otherwise unchanged."""
+    """Return a package or index without its signatures: the first gzip member, or the blocks of format 3; other data as it is.
+
+    What is of format 3 comes back unpacked. Raises FormatError if it is damaged.
+    """
+    if data.startswith(_THIRD):
+        return _without_signature_blocks(data)
     first, rest = _first_member(data)
     return rest if _is_signature(first) else data
+
+
+def _third(data: bytes) -> AdbFile:
+    return AdbFile(AdbStream(RawSource(BytesIO(data), "a file of format 3")))
+
+
+def _without_signature_blocks(data: bytes) -> bytes:
+    file = _third(data)
+    rest = bytearray(file.schema)
+    while (block := file.next()) is not None:
+        content = file.take(block.size)
+        if block.kind != SIG:
+            rest += bytes((block.kind,)) + block.size.to_bytes(8, "little") + content
+    return bytes(rest)
+
+
+def signing_ids(data: bytes) -> frozenset[bytes]:
+    """Return the identifiers of the keys that signed a file of format 3. Raises FormatError."""
+    file = _third(data)
+    found = set()
+    while (block := file.next()) is not None:
+        content = file.take(block.size)
+        if block.kind == SIG:
+            found.add(block_signature.parse(content, file.name).key_id)
+    return frozenset(found)
 
 
 def signature_name(data: bytes) -> str:
@@ -148,7 +210,7 @@ def _unpacked(data: bytes, where: str) -> bytes:
     return data
 
 
-def without_signatures_inside(data: bytes, where: str, own: frozenset[bytes] = frozenset()) -> bytes:
+def without_signatures_inside(data: bytes, where: str, own: OwnKeys = _NONE) -> bytes:
     """Return the list of an initramfs' files without the modloop's signature and the keys `own`; other data as it is.
 
     Raises FormatError.
@@ -167,8 +229,9 @@ def without_signatures_inside(data: bytes, where: str, own: frozenset[bytes] = f
         place = (body + size + 3) & ~3
         if place > len(plain) + 3:
             raise FormatError(f"{where}: its archive is cut off")
-        if not _SIGNED.fullmatch(name.rstrip(b"\0")) and name.rstrip(b"\0").removeprefix(b"./") not in own:
+        text, data = name.rstrip(b"\0"), plain[body : body + size]
+        if not _SIGNED.fullmatch(text) and not own.has(text.removeprefix(b"./"), data):
             # Without inode numbers (which count the records) and their checksum.
-            content = hashlib.sha256(plain[body : body + size]).digest()
+            content = hashlib.sha256(data).digest()
             rows += head[14:54] + head[62:94] + name + b"\0" + content
     return bytes(rows) + plain[place:].strip(b"\0")

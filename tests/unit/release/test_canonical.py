@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.apk.adb import writer as adb
 from pipeline.apk.format.gzipstream import RawSource
 from pipeline.apk.format.head import read_head
 from pipeline.apk.format.index import entry_of, write_index
@@ -21,13 +22,23 @@ from pipeline.apk.format.signature import Signature, Signer, generate_key
 from pipeline.apk.format.tarstream import TarEntry
 from pipeline.apk.format.writer import write_package
 from pipeline.base.errors import FormatError
-from pipeline.release.image_digest import canonical_digest, signature_name, without_signature, without_signatures_inside
+from pipeline.release.image_digest import (
+    canonical_digest,
+    signature_name,
+    signing_ids,
+    without_signature,
+    without_signatures_inside,
+)
 
 
 @pytest.fixture(scope="module")
-def signers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Signer, Signer]:
-    folder = tmp_path_factory.mktemp("keys")
-    private = [generate_key(folder, name, bits)[0] for name, bits in (("first", 2048), ("the-second", 4096))]
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys")
+
+
+@pytest.fixture(scope="module")
+def signers(keys: Path) -> tuple[Signer, Signer]:
+    private = [generate_key(keys, name, bits)[0] for name, bits in (("first", 2048), ("the-second", 4096))]
     return Signer(private[0], "first.rsa.pub"), Signer(private[1], "the-second.rsa.pub")
 
 
@@ -45,6 +56,17 @@ def index(signer: Signer | None, folder: Path) -> bytes:
     out = io.BytesIO()
     write_index(out, "v1", [entry_of(path)], signer=signer, epoch=0)
     return out.getvalue()
+
+
+def third(signer: Signer | None, folder: Path, content: bytes = b"hello\n") -> tuple[bytes, bytes]:
+    """A package and an index of format 3; the index names a package that nobody has signed."""
+    info, entry = PkgInfo(name="a", version="1-r0", arch="x86_64"), TarEntry("usr/bin/a", size=len(content), mode=0o755)
+    out, listed = io.BytesIO(), io.BytesIO()
+    adb.write_package(out, info, {}, [(entry, content)], epoch=0, signer=signer)
+    path = folder / "a-1-r0.apk"
+    path.write_bytes(package(None, content))
+    adb.write_index(listed, "v1", [entry_of(path)], signer)
+    return out.getvalue(), listed.getvalue()
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
@@ -98,6 +120,18 @@ def test_packages_and_indexes(signers: tuple[Signer, Signer], tmp_path: Path) ->
     assert signature_name(b"text") == ""
     for odd in (b"", b"text", b"\x1f\x8b", gzip.compress(b"text"), gzip.compress(b"text") * 2):
         assert without_signature(odd) == odd
+
+
+def test_packages_and_indexes_of_the_third_format(signers: tuple[Signer, Signer], tmp_path: Path) -> None:
+    made = [third(signer, tmp_path) for signer in (None, *signers)]
+    for kind in zip(*made, strict=True):
+        assert len(set(kind)) == 3
+        assert len({without_signature(data) for data in kind}) == 1
+        assert [signing_ids(data) for data in kind] == [frozenset(), *({signer.key_id} for signer in signers)]
+    for data, other in zip(made[0], third(None, tmp_path, b"HELLO\n"), strict=True):
+        assert without_signature(data) != without_signature(other)
+    with pytest.raises(FormatError):
+        without_signature(made[1][0][:-20])
 
 
 def test_a_key_shows_in_the_signature_members_alone(signers: tuple[Signer, Signer], tmp_path: Path) -> None:
@@ -170,3 +204,25 @@ def test_iso(signers: tuple[Signer, Signer], tmp_path: Path) -> None:
     ]
     for number, change in enumerate(changes):
         assert canonical_digest(medium(signers[0], tmp_path / str(number), change)) != digest
+
+
+def test_iso_with_an_index_of_the_third_format(signers: tuple[Signer, Signer], keys: Path, tmp_path: Path) -> None:
+    """Its signature names its key by an identifier: the key's file may have any name, and no other key is left out."""
+
+    def digest(signer: Signer, name: str, more: Mapping[str, bytes]) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        inside = {"init": b"go", f"etc/apk/keys/{name}": (keys / signer.key_name).read_bytes(), **more}
+        files = {
+            "apks/x86_64/APKINDEX.tar.gz": third(signer, folder)[1],
+            "boot/initramfs-lts": gzip.compress(archive(inside)),
+        }
+        return canonical_digest(iso(folder, files))
+
+    first, second = signers
+    expected = digest(first, "first.rsa.pub", {})
+    assert digest(second, "the-second.rsa.pub", {}) == expected
+    assert digest(first, "of-another-name.rsa.pub", {}) == expected
+    other = (keys / second.key_name).read_bytes()
+    assert digest(first, "first.rsa.pub", {"etc/apk/keys/another.rsa.pub": other}) != expected
+    assert digest(first, "first.rsa.pub", {"etc/apk/keys/odd": b"no key"}) != expected
