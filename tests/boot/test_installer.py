@@ -447,7 +447,7 @@ def test_host_images_came_along(guest: Guest, images: Path) -> None:
         assert {path.name, f"{path.name}.bmap", f"{path.name}.manifest.json"} <= set(names)
 
 
-def test_uefi_starts_it_too(installed: Installed, checkout: Path, tmp_path: Path) -> None:
+def test_the_installed_system_starts_by_uefi(installed: Installed, checkout: Path, tmp_path: Path) -> None:
     disks = attached(overlay(installed.new_root, tmp_path), overlay(installed.new_boot, tmp_path), "qcow2")
     log = checkout / "build" / "log" / "installed-uefi.log"
     with running(
