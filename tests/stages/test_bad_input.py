@@ -159,7 +159,9 @@ def good(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.stage}-{case.words[-1][:40]}")
-def test_it_is_refused(bench: Bench, good: Callable[[str], dict[str, Source]], tmp_path: Path, case: Bad) -> None:
+def test_bad_input_is_refused_with_its_name(
+    bench: Bench, good: Callable[[str], dict[str, Source]], tmp_path: Path, case: Bad
+) -> None:
     sources: dict[str, Source] = {}
     if case.stage.startswith("package-"):
         sources = tiny_overlays(tmp_path, case.stage.removeprefix("package-"))
