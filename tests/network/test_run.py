@@ -57,7 +57,7 @@ def test_a_command_that_is_not_there(user: User) -> None:
     assert "no-such-command" in done.stderr
 
 
-def test_nothing_to_run(user: User) -> None:
+def test_run_without_a_command_is_refused(user: User) -> None:
     done = user.tower("run", "offline1")
     assert done.returncode == 10
     assert "ssh offline1" in done.stderr

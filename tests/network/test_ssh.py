@@ -138,7 +138,7 @@ def test_settings_for_all_machines_do_not_apply_to_hosts(user: User) -> None:
     assert len(listening) == 1
 
 
-def test_words_files_and_limits(machines: Tower, user: User) -> None:
+def test_words_and_files_arrive_unchanged_and_limits_hold(machines: Tower, user: User) -> None:
     words = ["", " ", "a b", "$HOME", "`id`", "*", "'", '"', "\\", "\n", "-n", "--", "é", ";|&<>(){}[]!#~", "x" * 5000]
     body = """
 with connect(tower, host("offline1")) as session:

@@ -141,7 +141,7 @@ def test_garbage_is_no_time(machines: Tower, user: User, said: str, reason: str)
     assert found["hosts"][0]["reason"] == reason
 
 
-def test_a_host_that_does_not_obey(machines: Tower, user: User) -> None:
+def test_a_host_whose_clock_cannot_be_set_is_reported_as_failed(machines: Tower, user: User) -> None:
     host = machines["offline1"]
     set_ahead(host, 50)
     rules = host.read("etc/doas.conf")
@@ -163,6 +163,6 @@ def test_hosts_that_are_off_are_no_failure_for_cron(machines: Tower, user: User)
         assert user.tower("synctime", "--timeout", "2").returncode == 15
 
 
-def test_whom_it_is_for(user: User) -> None:
+def test_synctime_is_refused_for_online_and_unknown_hosts(user: User) -> None:
     assert user.tower("synctime", "online1").returncode == 11
     assert user.tower("synctime", "nobody").returncode == 11

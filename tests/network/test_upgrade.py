@@ -215,7 +215,7 @@ def first_start(machine: Machine) -> None:
     subprocess.run(argv, check=True, timeout=30, env={**os.environ, "MTOOLS_SKIP_CHECK": "1"})
 
 
-def test_in_place(host: Host, machines: Tower, tmp_path: Path) -> None:
+def test_a_host_upgrades_its_boot_device_in_place(host: Host, machines: Tower, tmp_path: Path) -> None:
     before = host.digest()
     found = json.loads(host.upgrade("--dry-run"))
     assert found["version"] == "1.1.0 becomes 1.2.0"

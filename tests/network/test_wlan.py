@@ -131,7 +131,7 @@ def test_a_network_without_addresses_leaves_the_network_before(router: Machine, 
     assert router.read(CONFIG) == before
 
 
-def test_the_network_that_it_has_is_no_change(router: Machine, user: User) -> None:
+def test_a_second_connect_to_the_same_network_changes_nothing(router: Machine, user: User) -> None:
     assert connect(user, "Office").returncode == 0
     router.path("var/asked").unlink()
     assert connect(user, "Office").returncode == 0
@@ -181,7 +181,7 @@ def test_the_next_start_undoes_what_was_cut_off(router: Machine) -> None:
 
 
 @pytest.mark.parametrize("name", ["x\udce9", "x\u200by", "Café"])
-def test_any_name_and_the_key_itself(router: Machine, user: User, name: str) -> None:
+def test_any_network_name_and_a_64_digit_key_are_accepted(router: Machine, user: User, name: str) -> None:
     """A name that is no text, and the 64 digits that wpa_passphrase prints in place of the password."""
     access_point(router, user, name)
     done = connect(user, name, key_of(name).upper())
@@ -220,7 +220,7 @@ def test_two_changes_at_once(router: Machine, user: User) -> None:
         f"\n{'0' * 64}\n",
     ],
 )
-def test_the_program_takes_nothing_else(router: Machine, data: str) -> None:
+def test_the_program_refuses_invalid_input_and_changes_nothing(router: Machine, data: str) -> None:
     before = router.read(CONFIG)
     done = router.run(PROGRAM, "set", "5", data=data, check=False)
     assert done.returncode == 1
