@@ -17,7 +17,7 @@ def test_the_table_is_sorted() -> None:
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
-def test_it_has_examples(name: str) -> None:
+def test_each_command_has_examples(name: str) -> None:
     examples = getattr(importlib.import_module(f"tower.cli.commands.{name.replace('-', '_')}"), "EXAMPLES", "")
     assert examples.startswith("examples:\n"), "its EXAMPLES begin with a line `examples:`"
     assert f"  tower {name}" in examples
@@ -25,12 +25,12 @@ def test_it_has_examples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
-def test_the_docs_tell_of_it(checkout: Path, name: str) -> None:
+def test_each_command_is_described_in_the_docs(checkout: Path, name: str) -> None:
     pages = [path for path in (checkout / "docs").glob("*.md") if path.name not in _GENERATED]
     assert any(f"`tower {name}" in path.read_text() or f"    tower {name}" in path.read_text() for path in pages)
 
 
-def test_it_has_a_manual_page() -> None:
+def test_each_command_has_a_manual_page() -> None:
     found = {page.words[1]: page for page in manual.pages() if len(page.words) > 1}
     assert found.keys() == main.COMMANDS.keys()
     for page in found.values():
