@@ -25,7 +25,7 @@ def test_bytes_that_come_from_elsewhere(tiny: Tiny) -> None:
     assert "hint: the lines above name them" in said
 
 
-def test_something_that_no_lock_names(tiny: Tiny) -> None:
+def test_a_replay_that_needs_something_outside_the_lock_is_reported(tiny: Tiny) -> None:
     """A driver that takes a file out of the user's cache."""
     path = tiny.folder / "pipeline/channels/drivers.py"
     code = '        if not (self.paths.cache / "extra").exists():\n            raise FetchError("extra: is not there")\n'

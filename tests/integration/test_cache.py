@@ -288,7 +288,7 @@ def test_read_only(tmp_path: Path, artifact: Artifact, puller: Puller) -> None:
             push(served.registry, built(Store(tmp_path / "theirs"), "another"), THEIRS)
 
 
-def test_the_real_command(tiny: Tiny, served: Served, tmp_path: Path) -> None:
+def test_doit_pushes_and_pulls_and_builds_without_the_registry(tiny: Tiny, served: Served, tmp_path: Path) -> None:
     """Built, pushed, pulled by a checkout without a store; built when the registry is gone."""
     secret, cache = tmp_path / "cache.key", f"cache={served.place}"
     secret.write_bytes(OURS.dump())

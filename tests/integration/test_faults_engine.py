@@ -55,7 +55,7 @@ def test_a_build_that_is_up_to_date_needs_no_engine(tiny: Tiny) -> None:
         ("unix:///dev/null", "the container engine at unix:///dev/null is not running"),
     ],
 )
-def test_addresses_that_cannot_be(tiny: Tiny, address: str, message: str) -> None:
+def test_invalid_engine_addresses_are_named_in_the_error(tiny: Tiny, address: str, message: str) -> None:
     said = tiny.doit("builder", status=SANDBOX_ERROR, env={"DOCKER_HOST": address})
     assert message in said
     assert "hint: " in said

@@ -69,7 +69,7 @@ def check_all(command: Sequence[str], every: Sequence[Sequence[str]], folder: Pa
             assert json.loads(done.stdout) == json.loads(good.stdout)
 
 
-def test_the_entry(tiny: Tiny) -> None:
+def test_doit_reports_an_output_that_cannot_be_written(tiny: Tiny) -> None:
     tiny.doit("lock")
     check_all((str(tiny.folder / "ci" / "doit"),), _ENTRY, tiny.folder, tiny.environment)
 
@@ -87,7 +87,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_packages_command(packages: Path, checkout: Path) -> None:
+def test_the_apk_command_reports_an_output_that_cannot_be_written(packages: Path, checkout: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(checkout)}
     argv = (sys.executable, "-m", "pipeline.apk")
     check_all(argv, _APK, packages, env)
@@ -111,7 +111,7 @@ def test_a_reader_that_leaves_plain_doit(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("to", [">/dev/full", ">&-"])
-def test_a_build_that_cannot_tell_of_itself(tiny: Tiny, to: str) -> None:
+def test_a_build_succeeds_and_reports_its_lost_output(tiny: Tiny, to: str) -> None:
     """The build succeeds and reports the lost output at the end: a full disk of the log does not spoil a build."""
     done = shell(tiny.command(), to, tiny.folder, tiny.environment)
     assert done.returncode == 1, done.stderr

@@ -76,7 +76,7 @@ def left_over(home: Path) -> list[str]:
     return [path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_into_a_file(home: Path, tmp_path: Path) -> None:
+def test_a_file_becomes_a_hosts_disk(home: Path, tmp_path: Path) -> None:
     target = tmp_path / "vm.img"
     out = run(home, "provision", "vm", *COMMON, "--device-file", str(target), "--size", "256M")
     found = json.loads(out)
@@ -149,7 +149,7 @@ def contents(device: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def test_onto_a_block_device(home: Path, loop: Path, tmp_path: Path) -> None:
+def test_a_block_device_becomes_a_hosts_disk(home: Path, loop: Path, tmp_path: Path) -> None:
     out = run(home, "provision", "vault", *COMMON, "--device", str(loop))
     assert str(loop) in json.loads(out)["device"]
     copy = contents(loop, tmp_path)

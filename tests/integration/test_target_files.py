@@ -128,7 +128,7 @@ def test_the_image_by_another_name(refused: Refusals, plain: Path, tmp_path: Pat
     assert seen(tmp_path) == before
 
 
-def test_an_image_that_is_a_link_itself(refused: Refusals, plain: Path, tmp_path: Path) -> None:
+def test_an_image_given_by_a_link_is_protected_at_both_places(refused: Refusals, plain: Path, tmp_path: Path) -> None:
     """What lies beside the link, and what lies beside the image, belong to it."""
     place = tmp_path / "place"
     place.mkdir()
@@ -283,7 +283,9 @@ def test_swap_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 # --- sizes --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_size_that_cannot_be(refused: Refusals, home: Path, builds: Path, tmp_path: Path) -> None:
+def test_a_size_too_small_for_the_image_or_the_file_is_refused(
+    refused: Refusals, home: Path, builds: Path, tmp_path: Path
+) -> None:
     target = tmp_path / "vm.img"
     argv = ("provision", "db", *COMMON, *newer(builds), "--device-file", target, "--size")
     assert "the image needs" in refused(*argv, "67M")

@@ -80,7 +80,7 @@ def _lay_program(root: Path, name: str) -> None:
         shutil.copy(Path(path).resolve(), root / path[1:])
 
 
-def test_it_says_what_the_transcripts_say(apk: tuple[str, ...]) -> None:
+def test_apk_writes_what_the_transcripts_say(apk: tuple[str, ...]) -> None:
     """If another version says something else: make the transcript anew, and see that the grammar reads it."""
     said = read((CHECKOUT / "tests/unit/apkwords/said-3.0.8.txt").read_text())
     for name, lines in said.items():

@@ -44,7 +44,7 @@ def artifact(root: Path, data: bytes) -> Artifact:
         return work.commit(1)
 
 
-def test_in_and_out(run: Run, tmp_path: Path) -> None:
+def test_inputs_reach_the_stage_and_declared_outputs_come_back(run: Run, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)
     (tree / "d" / "run").write_text("#!/bin/sh\necho it runs\n")

@@ -145,7 +145,7 @@ class TestScript:
         assert self.run(root, shell, "icons") == []
         assert self.run(root, shell, "icons", b"0 cat - cat\n") == [("icon", "0", b"")]
 
-    def test_no_more_than_fit(self, root: Path, shell: tuple[str, ...]) -> None:
+    def test_menu_entries_stop_at_500_files_and_8_mebibytes(self, root: Path, shell: tuple[str, ...]) -> None:
         place = root / "usr/share/applications"
         for number in range(600):
             (place / f"a{number:03}.desktop").write_bytes(b"x" * (100_000 if number < 90 else 10))

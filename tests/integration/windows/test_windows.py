@@ -217,7 +217,7 @@ def test_the_display_has_no_port_and_refuses_unauthenticated_clients(desk: Place
         pass
 
 
-def test_nothing_is_left_after_many(desk: Place) -> None:
+def test_nothing_is_left_after_many_windows(desk: Place) -> None:
     for _ in range(5):
         assert desk.run("--window", "web", "sh", "-c", "exit 3").returncode == 3
         assert desk.ids() == []
