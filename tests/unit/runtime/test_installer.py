@@ -342,7 +342,7 @@ def test_enter_takes_what_is_in_brackets(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.timezone, found.lang) == ("UTC", "C.UTF-8")
 
 
-def test_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_back_returns_to_the_question_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """At every question, also at the first; what was said before is in brackets then. No password: back, too."""
     found = asked(monkeypatch, "back", "/dev/sda", "back", "", "sdb", "1G", "al", "", "back", "4G", "bo", *GIVEN[4:])
     assert (found.root_disk, found.swap, found.username) == ("/dev/sda", 4 * GIB, "bo")

@@ -43,7 +43,7 @@ def test_deep_or_invalid_json_is_refused_at_once(kind: str) -> None:
     assert time.monotonic() - begin < 5
 
 
-def test_as_deep_as_may_be() -> None:
+def test_json_of_the_greatest_allowed_depth_is_read() -> None:
     data = b"[" * MOST_DEPTH + b"]" * MOST_DEPTH
     assert json.dumps(parse_json(data)).encode() == data
     assert parse_json(b'{"a": "[[[[\\\\", "b": "\\ud83d\\ude00 {{{\\"["}') == {"a": "[[[[\\", "b": '\U0001f600 {{{"['}

@@ -106,7 +106,9 @@ def files(home: Path) -> dict[str, bytes]:
 ICONS = "icons/hicolor/64x64/apps"
 
 
-def test_from_hosts_to_files(both: dict[str, Host], home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refresh_makes_entries_and_icons_of_the_hosts_answers(
+    both: dict[str, Host], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main.main(["menu"]) == 0
     assert capsys.readouterr().out == "vault  none\nweb    none\n"
     assert main.main(["menu", "--refresh", "--dry-run"]) == 0
@@ -222,7 +224,7 @@ def test_hosts_that_do_not_answer(both: dict[str, Host], home: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("how", ["down", "garbage", "no room"])
-def test_an_installation_is_done_all_the_same(
+def test_a_failed_menu_refresh_is_only_reported(
     both: dict[str, Host], home: Path, tower: Tower, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if how == "down":

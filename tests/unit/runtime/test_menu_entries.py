@@ -20,7 +20,7 @@ def entry(text: str, *languages: str) -> Entry | None:
     return parse("editor", text.encode(), languages)
 
 
-def test_a_plain_one() -> None:
+def test_a_valid_entry_is_read() -> None:
     assert entry(GOOD) == Entry("editor", "Editor", ("editor",), "", "editor")
     more = "Categories=Utility;X-Odd;TextEditor;Utility;\nTryExec=/usr/bin/editor\nTerminal=false\nX_Odd key=1\n"
     assert entry(f"# first\n\n{GOOD}{more}\n[Desktop Action new]\nName=New\nExec=rm\n") == Entry(
@@ -36,11 +36,11 @@ def test_a_plain_one() -> None:
         "NotShowIn=X;wlroots",
     ],
 )  # fmt: skip
-def test_some_are_not_for_this_menu(line: str) -> None:
+def test_hidden_and_terminal_entries_are_left_out(line: str) -> None:
     assert entry(f"{GOOD}{line}\n") is None
 
 
-def test_others_are() -> None:
+def test_entries_for_this_desktop_are_taken_and_other_types_are_not() -> None:
     for line in ("OnlyShowIn=GNOME;labwc;", "NotShowIn=GNOME;KDE", "NoDisplay=false", "DBusActivatable=true"):
         assert entry(f"{GOOD}{line}\n"), line
     for kind in ("Link", "Directory", "application", ""):
@@ -67,12 +67,12 @@ def test_others_are() -> None:
         (GOOD + "x" * (128 << 10), "bytes"),
     ],
 )
-def test_damaged_ones(text: str, why: str) -> None:
+def test_damaged_entries_are_refused(text: str, why: str) -> None:
     with pytest.raises(ValueRefusedError, match=why):
         entry(text)
 
 
-def test_not_text() -> None:
+def test_entries_that_are_not_utf_8_text_are_refused() -> None:
     for data in (b"\xff", GOOD.encode("utf-16"), GOOD.encode() + b"Name[de]=\xc3\n", b"\0" * 100):
         with pytest.raises(ValueRefusedError):
             parse("editor", data)

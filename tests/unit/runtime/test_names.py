@@ -69,7 +69,7 @@ BAD: list[tuple[Callable[[str], object], str]] = [
 
 
 @pytest.mark.parametrize(("parse", "text"), GOOD)
-def test_taken_as_it_is(parse: Callable[[str], object], text: str) -> None:
+def test_valid_names_and_settings_are_kept_unchanged(parse: Callable[[str], object], text: str) -> None:
     assert str(parse(text)) == text
 
 

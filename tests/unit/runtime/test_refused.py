@@ -139,7 +139,9 @@ def _raise(error: BaseException) -> int:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG])
-def test_every_later_file(vault: Tower, settings: TowerEnv, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_at_any_later_file_is_reported(
+    vault: Tower, settings: TowerEnv, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A host is forgotten, while the system refuses from the first, second, third... thing on: each is said, or done."""
     for after in range(200):
         if not (vault.folder / "hosts/vault").is_dir():
@@ -296,7 +298,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_others_are_ours_too(
+def test_other_exceptions_become_errors_of_ours(
     home: Path, small_image: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error, status, said = OTHERS[kind]

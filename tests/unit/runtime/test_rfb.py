@@ -67,7 +67,7 @@ def test_allowed_messages_pass_unchanged(what: str, at_once: bool) -> None:
     assert sent(begin() + GOOD[what] + GOOD["bell"], at_once=at_once) == GREETING + GOOD[what] + GOOD["bell"]
 
 
-def test_texts_end_here() -> None:
+def test_texts_of_the_server_are_dropped() -> None:
     assert sent(begin() + b"\x03\0\0\0" + struct.pack(">I", 6) + b"secret" + GOOD["bell"]) == GREETING + GOOD["bell"]
 
 

@@ -44,7 +44,7 @@ def test_debian(tmp_path: Path) -> None:
     assert read_settings(root) == Settings("de", "de-neo", "America/New_York", "de_DE.UTF-8")
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_files_give_the_defaults(tmp_path: Path) -> None:
     assert read_settings(tmp_path) == Settings("us", "us", "UTC", "C.UTF-8")
 
 

@@ -313,7 +313,7 @@ def test_a_configuration_that_cannot_be_changed_stops_nobody(
 
 
 @pytest.mark.parametrize("written", ['"{}"', "{}", "~/.local/tower/config", "={}", ' = "{}" other', "\t{} ~/other"])
-def test_a_line_written_by_hand_counts(tower: Tower, settings: TowerEnv, written: str) -> None:
+def test_an_include_line_written_by_hand_is_recognized(tower: Tower, settings: TowerEnv, written: str) -> None:
     tower.ssh_config.parent.mkdir(mode=0o700)
     text = f"# mine\ninclude {written.format(tower.config)}\nHost x\n"
     tower.ssh_config.write_text(text)
@@ -323,7 +323,7 @@ def test_a_line_written_by_hand_counts(tower: Tower, settings: TowerEnv, written
 
 
 @pytest.mark.parametrize("written", ["~/other {}", "other", '"{}', ""])
-def test_another_line_does_not(tower: Tower, settings: TowerEnv, written: str) -> None:
+def test_another_include_line_is_not_taken_for_ours(tower: Tower, settings: TowerEnv, written: str) -> None:
     tower.ssh_config.parent.mkdir(mode=0o700)
     text = f"include {written.format(tower.config)}\nHost x\n"
     tower.ssh_config.write_text(text)

@@ -68,13 +68,13 @@ def test_hostile_tars_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_host_that_says_so(kind: str) -> None:
+def test_a_host_state_that_is_a_hostile_tar_is_refused(kind: str) -> None:
     with pytest.raises(AnswerError, match="not an archive"):
         parse_state(REFUSED[kind], "web")
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_an_index_like_that(tmp_path: Path, kind: str) -> None:
+def test_an_index_that_is_a_hostile_tar_is_refused(tmp_path: Path, kind: str) -> None:
     """The keys that vouch for it are a host's."""
     path = tmp_path / "APKINDEX.tar.gz"
     path.write_bytes(gzip.compress(b"signature") + gzip.compress(REFUSED[kind]))

@@ -229,7 +229,9 @@ def test_the_boot_device_that_tower_wrote(host: Host) -> None:
         ({"table": base64.b64encode(bytes(512)).decode()}, DeviceError, "no partition table"),
     ],
 )
-def test_a_boot_device_that_is_not(host: Host, rows: dict[str, object], error: type[Exception], message: str) -> None:
+def test_a_device_that_is_not_the_hosts_boot_device_is_refused(
+    host: Host, rows: dict[str, object], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         upgrade.look(Session(host, said(**rows)), FIRST, IMAGE, named=None)  # type: ignore[arg-type]
 
@@ -261,7 +263,7 @@ def test_the_device_of_a_continued_upgrade(host: Host, identity: str, receipt_th
 
 
 @given(st.binary(max_size=300))
-def test_whatever_a_host_says(data: bytes) -> None:
+def test_any_answer_of_a_host_is_refused_by_our_errors(data: bytes) -> None:
     host: Any = SimpleNamespace(name="web")
     with pytest.raises((DeviceError, GarbageError)):
         inplace.look(Session(host, data), None)  # type: ignore[arg-type]
@@ -290,7 +292,7 @@ def test_the_hosts_side_finds_its_programs_by_itself() -> None:
 
 
 @pytest.mark.parametrize("data", [b"failed it is \x1b[31mred", b"stopped", b"nothing"])
-def test_states_that_end_it(host: Host, data: bytes) -> None:
+def test_failed_and_unknown_states_end_the_upgrade(host: Host, data: bytes) -> None:
     with pytest.raises(DeviceError, match=r"failed|red|stopped|nothing") as found:
         inplace._is_done(host, data, lambda *_: None)
     assert "\x1b" not in found.value.message
@@ -303,7 +305,7 @@ def test_the_kind_of_machine_is_that_of_the_first_image() -> None:
 
 
 @pytest.mark.parametrize(("installed", "refused"), [("1.2.0", False), ("1.1.9", False), ("1.10.0", True), ("", False)])
-def test_older_versions(installed: str, refused: bool) -> None:
+def test_an_older_version_needs_the_option_older(installed: str, refused: bool) -> None:
     if not refused:
         upgrade.check_version(installed, IMAGE, "web", older=False)
         return
