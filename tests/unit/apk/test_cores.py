@@ -50,12 +50,12 @@ def test_few_items_are_done_here() -> None:
         assert list(each(SOME[:count], square, SOME[:count])) == wanted(SOME[:count], here=True)
 
 
-def test_one_core_does_all_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_core_all_work_is_done_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert list(each(SOME, square, SOME)) == wanted(SOME, here=True)
 
 
-def test_the_largest_begins(tmp_path: Path) -> None:
+def test_the_largest_items_are_done_first(tmp_path: Path) -> None:
     """One worker alone would be seen to take them by size; of three the first three are the largest three."""
     log = tmp_path / "log"
 

@@ -99,7 +99,7 @@ def test_virtual_packages() -> None:
     assert dump_installed(parse_installed(text)) == text
 
 
-def test_no_line_is_smuggled_in() -> None:
+def test_a_line_break_in_a_file_name_is_refused() -> None:
     (package,) = parse_installed(REAL.encode())
     evil = type(package)(package.entry, (InstalledFolder("etc", files=(InstalledFile("a\nF:x"),)),))
     with pytest.raises(FormatError, match="line break"):

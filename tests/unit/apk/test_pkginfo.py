@@ -99,7 +99,7 @@ def test_refused(data: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("field, value", [("description", "a\nsize = 0"), ("depends", ("a\nb",)), ("name", "a\n"), ("url", " x")])
-def test_not_written_either(field: str, value: Any) -> None:
+def test_line_breaks_and_outer_spaces_in_fields_are_not_written(field: str, value: Any) -> None:
     """A line break in a field would smuggle another field in."""
     with pytest.raises(FormatError):
         dataclasses.replace(parse(GOOD), **{field: value}).dump()

@@ -24,7 +24,7 @@ def make_text(text: str) -> object:
     return text
 
 
-def test_as_the_standard_one() -> None:
+def test_our_dataclass_behaves_as_the_standard_one() -> None:
     make: Any = Dependency
     assert Dependency("a", "=", "1") == Dependency(name="a", version="1", op="=")
     assert Dependency("a") != Dependency("b")
@@ -46,7 +46,7 @@ def test_as_the_standard_one() -> None:
     assert not hasattr(INFO, "__dict__")
 
 
-def test_tools_of_the_standard_one() -> None:
+def test_tools_for_standard_dataclasses_work_with_ours() -> None:
     assert dataclasses.replace(INFO, name="b") == PkgInfo("b", "1-r0", "noarch", depends=("b",))
     assert dataclasses.asdict(INFO)["depends"] == ("b",)
     assert [field.name for field in dataclasses.fields(INFO)][:3] == ["name", "version", "arch"]

@@ -42,7 +42,7 @@ def test_as_the_real_apk_orders() -> None:
 
 
 @given(VERSION, VERSION, VERSION)
-def test_is_an_order(a: str, b: str, c: str) -> None:
+def test_versions_have_a_total_order(a: str, b: str, c: str) -> None:
     assert compare(a, a) == 0
     assert compare(a, b) == -compare(b, a)
     low, middle, high = sorted_versions(a, b, c)

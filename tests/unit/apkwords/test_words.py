@@ -96,7 +96,7 @@ def test_the_devices_judge_words_as_the_thin_client_does(judge: list[str]) -> No
     assert all(apkwords.is_wanted(word) == (word in TAKEN) for word in words)
 
 
-def test_they_also_do_for_generated_words(judge: list[str]) -> None:
+def test_devices_judge_generated_words_as_the_thin_client_does(judge: list[str]) -> None:
     source = random.Random(8)
     parts = (*"aZ09_.+:,/[]!-@<>=~ \t\n*'\"$\\", "nano", "=1.0-r0", "~0f", "-r1", "@edge", ">=", "so:", ".apk", "é", "..")
     words = ["".join(source.choices(parts, k=source.randint(1, 6))) for _ in range(400)]
