@@ -52,7 +52,7 @@ def test_a_holder_that_was_killed(tmp_path: Path) -> None:
     assert run(f'lock_take "{lock}" 0').returncode == 0
 
 
-def test_a_number_that_is_used_again(tmp_path: Path) -> None:
+def test_a_process_number_that_is_used_again_is_not_the_owner(tmp_path: Path) -> None:
     """A process is its number and its start: another one that has the number now is not the owner."""
     lock = tmp_path / "lock"
     lock.touch()
@@ -76,7 +76,7 @@ def test_two_never_hold_it(tmp_path: Path) -> None:
     assert "twice" not in lines
 
 
-def test_it_waits_and_sleeps(tmp_path: Path) -> None:
+def test_a_process_waits_for_the_lock_and_gets_it(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     first = held(lock)
     waiting = subprocess.Popen(shell(f'lock_take "{lock}" 30; echo got'), stdout=subprocess.PIPE, text=True)
