@@ -106,7 +106,7 @@ def test_an_answer_that_is_packed(fake: Fake, tmp_path: Path) -> None:
         fake.registry.download(DIGEST, len(DATA), tmp_path / "file")
 
 
-def test_it_breaks_off_once(fake: Fake, tmp_path: Path) -> None:
+def test_a_download_that_breaks_off_is_tried_again(fake: Fake, tmp_path: Path) -> None:
     def answer(request: BaseHTTPRequestHandler) -> None:
         send(request, 200, DATA if len(fake.asked) > 1 else DATA[:50], Content_Length=str(len(DATA)))
         request.close_connection = True
@@ -117,7 +117,7 @@ def test_it_breaks_off_once(fake: Fake, tmp_path: Path) -> None:
     assert len(fake.asked) == 2
 
 
-def test_it_drips(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_drips_is_given_up(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then keeps every wait for bytes short, and is given up all the same."""
     monkeypatch.setattr(module, "_PATIENCE", 0.2)
 
@@ -138,19 +138,19 @@ def test_it_drips(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 429, 500, 503])
-def test_it_refuses(fake: Fake, status: int) -> None:
+def test_a_refusal_of_the_registry_is_named(fake: Fake, status: int) -> None:
     fake.answer = lambda request: send(request, status)
     with pytest.raises(UnavailableError, match=f"refuses GET \\({status}"):
         fake.registry.manifest("tag")
 
 
-def test_it_does_not_have_it(fake: Fake) -> None:
+def test_a_missing_manifest_or_blob_is_absent(fake: Fake) -> None:
     with pytest.raises(AbsentError):
         fake.registry.manifest("tag")
     assert not fake.registry.has(DIGEST)
 
 
-def test_it_is_no_registry(fake: Fake) -> None:
+def test_an_answer_that_is_not_http_is_an_error(fake: Fake) -> None:
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"\x00\xff hello\r\n\r\n")
 
@@ -159,7 +159,7 @@ def test_it_is_no_registry(fake: Fake) -> None:
         fake.registry.manifest("tag")
 
 
-def test_the_user_stops(fake: Fake, tmp_path: Path) -> None:
+def test_an_interruption_ends_the_download(fake: Fake, tmp_path: Path) -> None:
     fake.answer = lambda request: send(request, 200, DATA)
 
     def stop() -> None:
@@ -177,7 +177,7 @@ def login(folder: Path, address: str) -> str:
     return word
 
 
-def test_it_asks_who_we_are(fake: Fake, tmp_path: Path) -> None:
+def test_the_login_is_sent_when_the_registry_asks_for_it(fake: Fake, tmp_path: Path) -> None:
     word = login(tmp_path, fake.address)
 
     def answer(request: BaseHTTPRequestHandler) -> None:
@@ -193,7 +193,7 @@ def test_it_asks_who_we_are(fake: Fake, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_it_wants_a_token(fake: Fake, tmp_path: Path, known: bool) -> None:
+def test_a_token_is_fetched_when_the_registry_asks_for_it(fake: Fake, tmp_path: Path, known: bool) -> None:
     """As public registries do, for readers without a name too."""
     word = login(tmp_path, fake.address) if known else ""
 

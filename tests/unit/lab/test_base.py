@@ -49,7 +49,7 @@ def refused(wheel: Path, scratch: Path) -> FactoryError:
     return caught.value
 
 
-def test_a_good_one(good: Path, tmp_path: Path) -> None:
+def test_a_good_wheel_is_opened_whole(good: Path, tmp_path: Path) -> None:
     assert opened(good, tmp_path / "scratch") == sum(len(files) for _, files in packages().values())
 
 
