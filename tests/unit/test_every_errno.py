@@ -53,7 +53,7 @@ def refusing(number: int) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.__getitem__)
-def test_the_handler(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_handler_reports_every_errno(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def refused() -> int:
         raise OSError(number, os.strerror(number), "some/file")
 

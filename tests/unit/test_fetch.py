@@ -115,7 +115,7 @@ def test_an_unreachable_mirror_names_the_next_step(tmp_path: Path) -> None:
     assert "network" in caught.value.hint
 
 
-def test_small_files(mirror: Mirror) -> None:
+def test_small_files_are_fetched_up_to_their_limit(mirror: Mirror) -> None:
     mirror.files["/x"] = b"text"
     mirror.refuses = 1
     assert get(Mirrors((NOWHERE, mirror.address)), "x", limit=4) == b"text"

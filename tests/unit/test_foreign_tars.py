@@ -65,13 +65,13 @@ READERS: dict[str, Callable[[bytes, Path], None]] = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_sound_one(tmp_path: Path, reader: str) -> None:
+def test_a_sound_tar_is_read(tmp_path: Path, reader: str) -> None:
     READERS[reader](SOUND, tmp_path)
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_ones(tmp_path: Path, reader: str, kind: str) -> None:
+def test_hostile_tars_are_refused(tmp_path: Path, reader: str, kind: str) -> None:
     with pytest.raises(FactoryError):
         READERS[reader](HOSTILE[kind], tmp_path)
 

@@ -231,7 +231,9 @@ def test_killed_at_every_step(tmp_path: Path, builds: Path, monkeypatch: pytest.
 
 
 @LIMIT
-def test_pairs_that_are_killed(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_checkouts_of_which_one_is_killed_leave_no_mixed_set(
+    tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = {name: checkout(tmp_path / name, name) for name in ("one", "two")}
     sets = {name: taken_alone(factory, tmp_path, monkeypatch) for name, factory in both.items()}
     chance = random.Random(8)
@@ -297,7 +299,7 @@ def test_a_checkout_starts_and_audits_only_its_own_image(tmp_path: Path, builds:
         commands.boot(two, "host-pc", image_of(two))
 
 
-def test_the_same_set_of_another_checkout_will_do(tmp_path: Path, builds: Path) -> None:
+def test_an_equal_set_of_another_checkout_is_shared(tmp_path: Path, builds: Path) -> None:
     one, two = checkout(tmp_path / "one", "same"), checkout(tmp_path / "two", "same")
     assert inputs.publish_image(one, image_of(one)) == inputs.publish_image(two, image_of(two)) == builds / NAME
     assert inputs.need_published(two, image_of(two)).path == builds / NAME
@@ -323,7 +325,9 @@ def test_a_set_without_a_note_is_replaced_whole(tmp_path: Path, builds: Path) ->
     assert taken(builds / NAME, {"one": files_in(builds)}) == "one"
 
 
-def test_it_is_the_hashed_file_that_is_noted(tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_note_does_not_vouch_for_a_file_swapped_after_hashing(
+    tmp_path: Path, builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What has the name by the time of the note is another file: the note does not vouch for it."""
     one = checkout(tmp_path / "one", "one")
     switch = imageset._switch

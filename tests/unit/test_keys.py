@@ -105,7 +105,7 @@ def test_the_place_where_a_stage_runs_is_no_part_of_its_key(paths: Paths) -> Non
     assert key(native, "stage:root:rpi") != key(here, "stage:root:rpi")
 
 
-def test_the_same_everywhere(paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_key_does_not_depend_on_folder_times_modes_or_leftovers(paths: Paths, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = make_checkout(tmp_path_factory.mktemp("a-folder-with-another-name"))
     for path in other.checkout.rglob("*"):
         os.utime(path, (1, 1))
@@ -188,7 +188,7 @@ def test_equal_outputs_keep_what_follows(paths: Paths) -> None:
     assert before[1] == after[1]
 
 
-def test_without_a_lock(paths: Paths) -> None:
+def test_a_key_without_a_fitting_lock_is_an_error(paths: Paths) -> None:
     factory = make_factory(paths, Driver())
     factory.lock_path.unlink()
     factory._lock = None

@@ -17,7 +17,7 @@ from pipeline.base.filelock import locked, try_lock, wait_lock
 FORK = multiprocessing.get_context("fork")
 
 
-def test_one_holder(tmp_path: Path) -> None:
+def test_an_exclusive_lock_has_one_holder(tmp_path: Path) -> None:
     lock = try_lock(tmp_path / "deep" / "a")
     assert lock is not None
     assert try_lock(lock.path) is None
@@ -29,7 +29,7 @@ def test_one_holder(tmp_path: Path) -> None:
     again.release()
 
 
-def test_many_readers(tmp_path: Path) -> None:
+def test_a_shared_lock_has_many_holders_and_excludes_a_writer(tmp_path: Path) -> None:
     locks = [try_lock(tmp_path / "a", shared=True) for _ in range(3)]
     assert None not in locks
     assert try_lock(tmp_path / "a") is None

@@ -73,7 +73,7 @@ def rows_of(factory: Factory) -> list[dict[str, str]]:
     return rows
 
 
-def test_of_the_lab(tmp_path: Path) -> None:
+def test_origins_of_lab_packages_are_alpine_debian_or_ours(tmp_path: Path) -> None:
     files = {
         "busybox-1-r30.apk": packed("busybox", COMMIT, version="1-r30"),
         "alpine-release-1.23.6-r0.apk": packed("alpine-release", COMMIT, version="1.23.6-r0"),
@@ -109,7 +109,7 @@ def test_an_invalid_commit_is_read_as_a_version(tmp_path: Path, commit: str) -> 
         ({}, "alpine 3.23"),
     ],
 )
-def test_of_alpines_mirrors(tmp_path: Path, release: dict[str, str], alpine: str) -> None:
+def test_origins_of_mirror_packages_are_the_release_of_alpine(tmp_path: Path, release: dict[str, str], alpine: str) -> None:
     """All is Alpine's, but for what a stage made."""
     files = {name: name.encode() for name in ("busybox-1.apk", *release)}
     found = origins(tmp_path, files, settings="", made={"ours/x86_64/toweros-host-1.apk": "host"})

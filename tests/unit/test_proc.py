@@ -152,7 +152,7 @@ def importable() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(proc.__file__).parents[2])}
 
 
-def test_a_number_that_is_another_programs_by_now(tmp_path: Path) -> None:
+def test_a_process_number_used_again_is_not_ended(tmp_path: Path) -> None:
     """What ended without our knowing is not confused with what has its number now."""
     innocent = subprocess.Popen(("sleep", "300"), start_new_session=True)
     code = f"""

@@ -54,7 +54,7 @@ def replace(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_thing_in_its_place(tmp_path: Path, place: str, kind: str) -> None:
+def test_an_odd_file_in_place_of_an_artifact_is_moved_away(tmp_path: Path, place: str, kind: str) -> None:
     said: list[str] = []
     store = Store(tmp_path / "store", report=said.append)
     made = build(store, "a")
@@ -76,7 +76,7 @@ def test_a_thing_in_its_place(tmp_path: Path, place: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_thing_in_place_of_the_fingerprint(tmp_path: Path, kind: str) -> None:
+def test_an_odd_file_in_place_of_the_fingerprint_is_ignored(tmp_path: Path, kind: str) -> None:
     """The fingerprint only saves time: without it, all files are hashed."""
     said: list[str] = []
     store = Store(tmp_path / "store", report=said.append)
@@ -88,7 +88,7 @@ def test_a_thing_in_place_of_the_fingerprint(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "link to itself", "link to a device"])
-def test_a_thing_in_place_of_where_it_came_from(tmp_path: Path, kind: str) -> None:
+def test_an_odd_file_in_place_of_the_origin_is_an_error(tmp_path: Path, kind: str) -> None:
     """Who does not know that an artifact was pulled would sign what others built."""
     store = Store(tmp_path / "store")
     made = build(store, "a")

@@ -137,7 +137,7 @@ def test_missing_and_special_files_are_refused(tmp_path: Path) -> None:
         members(Input("/in/a", tmp_path))
 
 
-def test_it_can_be_stopped() -> None:
+def test_a_transfer_can_be_stopped() -> None:
     def check() -> None:
         raise SandboxError("stopped")
 

@@ -30,7 +30,7 @@ def test_names_that_look_like_it(word: str, near: str) -> None:
     assert error.hint.endswith("./ci/doit list shows all tasks")
 
 
-def test_nothing_looks_like_it() -> None:
+def test_without_a_similar_name_the_hint_is_the_list_of_tasks() -> None:
     assert unknown("xyzzy", KNOWN).hint == "./ci/doit list shows all tasks"
 
 

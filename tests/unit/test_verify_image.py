@@ -68,7 +68,7 @@ def remove(image: Path, *names: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["", ".xz", ".zst"])
-def test_good(tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_good_image_is_verified(tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
     image = make(tmp_path, ending)
     assert verify_image(image, [KEY.public_key]).checks == ("signature", "SHA256SUMS", "block map")
     assert main.main(["verify-image", str(image), "--key", KEY.public_key.text]) == 0
@@ -94,7 +94,7 @@ def test_one_of_both_signatures_is_enough(image: Path) -> None:
     assert verify_image(image, [KEY.public_key]).checks == ("signature",)
 
 
-def test_sums_of_something_else(image: Path) -> None:
+def test_checksums_of_another_download_do_no_harm(image: Path) -> None:
     """Another download's SHA256SUMS in the same folder does no harm."""
     remove(image, "SHA256SUMS.minisig")
     (image.parent / "SHA256SUMS").write_text(f"{'0' * 64}  other.iso\n")
@@ -177,7 +177,9 @@ def map_that_was_edited(image: Path) -> None:
         (lambda image: image.unlink(), "no such image"),
     ],
 )
-def test_bad(image: Path, spoil: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_image_is_refused_with_the_reason(
+    image: Path, spoil: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil(image)
     with pytest.raises(TowerError, match=said):
         verify_image(image, [KEY.public_key])

@@ -249,7 +249,7 @@ def test_by_https(tmp_path: Path, trusted: Authority) -> None:
 
 
 @pytest.mark.parametrize("how", ["a page", "less than it said", "dripping bytes", "dripping headers", "silence half way"])
-def test_by_https_as_without(tmp_path: Path, trusted: Authority, how: str) -> None:
+def test_faults_over_https_are_named_as_without(tmp_path: Path, trusted: Authority, how: str) -> None:
     act, words = WRONG[how]
     with served(act, trusted.server) as bad, served(well(CONTENT), trusted.server) as good:
         (said,) = bring(tmp_path, bad, good).said

@@ -86,7 +86,7 @@ def test_any_bytes(data: bytes) -> None:
 # --- what a file needs ----------------------------------------------------------------------------------------
 
 
-def test_whole() -> None:
+def test_a_complete_root_has_no_faults() -> None:
     assert faults({**LIBC, "usr/bin/a": PROGRAM, "usr/share/x": b"\x7fEL", "usr/bin/script": b"#!/bin/sh\n"}) == []
 
 

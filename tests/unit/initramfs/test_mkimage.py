@@ -138,7 +138,7 @@ def test_a_long_list_has_a_short_name(world: World) -> None:
     assert world.runs == 1
 
 
-def test_simulate_makes_nothing(world: World) -> None:
+def test_simulate_lists_the_sections_and_makes_nothing(world: World) -> None:
     result = world.mkimage("--profile", "small", "--simulate")
     assert result.returncode == 0
     assert "--> words x86_64 one" in result.stderr
