@@ -27,6 +27,7 @@ from pipeline.images.guest import FAILURES
 
 MIB = 1 << 20
 GIB = 1 << 30
+MONTH = 30 * 86400
 START = 600
 """Seconds that a start may take on a machine that does other things beside."""
 
@@ -221,7 +222,8 @@ def test_the_host_starts_from_its_encrypted_disk_and_answers(encrypted: Encrypte
         assert on_host("hostname; id -un; doas id -un").split() == ["vm", "al", "root"]
         assert on_host("cat /sys/block/vda/size /sys/block/vdb/size").split() == ["4194304", "4194304"]
         assert 'LABEL="TOWER-BOOT"' in on_host("doas /sbin/blkid /dev/vdb1")
-        assert int(on_host("date +%Y")) <= 1971
+        # The firmware may correct what it takes for an empty battery, but it does not know the time.
+        assert time.time() - int(on_host("date +%s")) > MONTH
         assert on_host("cat /etc/tower/tower-receipt.json") == (folder / "tower-receipt.json").read_text()
         on_host("doas /usr/libexec/tower/firewall check && doas /sbin/rc-service -q firewall status")
         radio = on_host(
