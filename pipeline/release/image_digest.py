@@ -46,6 +46,8 @@ _SIGNED: Final = re.compile(rb"(\./)?var/cache/misc/[^/]*\.SIGN\.RSA\.[^/]+")
 _SIGNER: Final = re.compile(r"\.SIGN\.RSA(?:256|512)?\.([^/]+)")
 _SIGNATURE_MOST: Final = 64 << 10
 _THIRD: Final = b"ADB"
+_SCHEMA: Final = 255
+"""Stands for the type of a block where the schema comes."""
 _KEYS: Final = b"etc/apk/keys/"
 _CPIO: Final = b"070701"
 _UNPACK_SECONDS: Final = 120
@@ -144,29 +146,26 @@ def without_signature(data: bytes) -> bytes:
     return rest if _is_signature(first) else data
 
 
-def _third(data: bytes) -> AdbFile:
-    return AdbFile(AdbStream(RawSource(BytesIO(data), "a file of format 3")))
+def _blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the schema of a file of format 3, then its blocks: type and content."""
+    file = AdbFile(AdbStream(RawSource(BytesIO(data), "a file of format 3")))
+    yield _SCHEMA, file.schema
+    while (block := file.next()) is not None:
+        yield block.kind, file.take(block.size)
 
 
 def _without_signature_blocks(data: bytes) -> bytes:
-    file = _third(data)
-    rest = bytearray(file.schema)
-    while (block := file.next()) is not None:
-        content = file.take(block.size)
-        if block.kind != SIG:
-            rest += bytes((block.kind,)) + block.size.to_bytes(8, "little") + content
+    rest = bytearray()
+    for kind, content in _blocks(data):
+        if kind != SIG:
+            rest += bytes((kind,)) + len(content).to_bytes(8, "little") + content
     return bytes(rest)
 
 
 def signing_ids(data: bytes) -> frozenset[bytes]:
     """Return the identifiers of the keys that signed a file of format 3. Raises FormatError."""
-    file = _third(data)
-    found = set()
-    while (block := file.next()) is not None:
-        content = file.take(block.size)
-        if block.kind == SIG:
-            found.add(block_signature.parse(content, file.name).key_id)
-    return frozenset(found)
+    found = (content for kind, content in _blocks(data) if kind == SIG)
+    return frozenset(block_signature.parse(content, "a file of format 3").key_id for content in found)
 
 
 def signature_name(data: bytes) -> str:
