@@ -2,7 +2,7 @@
 """Both images from packages of apk's third format, by `apk-format=3`: they are built, looked at, and the thin client starts.
 
 The checkout is a copy, since the lab's mirror lies in it, and is of one format at a time. Its recipes leave the Raspberry Pi
-out, whose image differs in the kernel and the boot loader alone.
+out, to save the time of a second architecture.
 """
 
 from __future__ import annotations
