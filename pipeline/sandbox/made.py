@@ -16,7 +16,7 @@ from pipeline.formats.tarstream import Content, TarEntry
 
 NAME = ".tower-made"
 """The name of the list, below /out. It is not an output, and no stage may write it."""
-MOST = 64 << 20
+_MOST = 64 << 20
 """The most bytes that the list may have."""
 _KINDS = {"file": "file", "folder": "dir", "closed": "dir"}
 _OTHER = {"socket": "is a socket", "link": "is a symbolic link", "special": "is a device or pipe"}
@@ -56,8 +56,8 @@ def wrapped(argv: Sequence[str]) -> tuple[str, ...]:
 
 def read(entry: TarEntry, content: Content | BinaryIO) -> bytes:
     """Read the list. Raises FormatError if it is too long."""
-    if entry.size > MOST:
-        raise FormatError(f"the list of the stage's outputs has {entry.size} bytes, {MOST} are allowed")
+    if entry.size > _MOST:
+        raise FormatError(f"the list of the stage's outputs has {entry.size} bytes, {_MOST} are allowed")
     return content.read()
 
 
