@@ -72,7 +72,6 @@ class Viewer:
         self.title = f"{name} ({host})"
         self.words = 0
         self.pictures = GtkVnc.Display()
-        self.pictures.set_allow_resize(True)
         self.pictures.set_scaling(True)
         self.pictures.set_keep_aspect_ratio(True)
         self.pictures.set_pointer_local(True)
@@ -152,6 +151,9 @@ class Viewer:
 
     def _follow(self, *_: object) -> None:
         """Tell the server the first size, until it follows; gtk-vnc only tells it changes, and not before it knows the server."""
+        # Not earlier: told to follow, gtk-vnc reads the first picture's size whenever the window's changes, and ends with a
+        # segmentation fault if that is after the server's greeting and before the picture is there.
+        self.pictures.set_allow_resize(True)
         ends = time.monotonic() + _FOLLOWS
 
         def tell() -> bool:

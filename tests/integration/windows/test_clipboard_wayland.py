@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from tower.clipboard.content import MOST
@@ -122,3 +123,29 @@ def test_texts_html_and_pictures_pass_both_ways(wayland: Place) -> None:
     web.copy(b"\xff\x1b[201~rm\0")
     thin.gets("\ufffd[201~rm")
     assert [how for *_, how in log(wayland)].count("too large") == 1
+
+
+def focus(desk: Place, host: str) -> None:
+    """Give a host's window the keyboard."""
+    (ipc,) = Path(desk.more["XDG_RUNTIME_DIR"]).glob("sway-ipc.*.sock")
+    subprocess.run(["swaymsg", "-s", ipc, f'[title="\\({host}\\)$"] focus'], check=True, capture_output=True, timeout=20)
+    until(lambda: keyboard(desk) == [host], f"{host}'s window has the keyboard")
+
+
+@pytest.mark.qa("A05", simulated="both sides are this machine, and the desktop is sway in memory")
+def test_a_copy_of_one_host_reaches_another_by_send_and_is_forgotten(wayland: Place) -> None:
+    web, thin = open_window(wayland, "web"), Desktop(wayland)
+    vault = open_window(wayland, "vault")
+    focus(wayland, "web")
+    web.copy("of web")
+    thin.gets("of web")
+    focus(wayland, "vault")
+    assert vault.paste() == b""
+    done = wayland.tower("clipboard", "send", "vault")
+    assert (done.returncode, done.stderr) == (0, "vault: its windows have what was copied on web\n")
+    vault.gets("of web")
+    assert wayland.tower("clipboard", "policy", "--clear", "1").returncode == 0
+    thin.gets("")
+    vault.gets("")
+    vault.copy("of vault")
+    thin.gets("of vault")
