@@ -19,6 +19,7 @@ from tower.base.ready import readable
 from tower.clipboard.courier import Courier
 from tower.clipboard.selection import Selection
 from tower.display import x11
+from tower.display.randr import Screen, screen_of
 from tower.display.relay import OddError
 from tower.display.x11 import Packet, Server
 
@@ -33,7 +34,13 @@ _SUPPORTED: Final = (
 )  # fmt: skip
 _VIEWABLE: Final = 2
 _SECONDS: Final = 20.0
+START: Final = (1024, 768)
+"""The size of a display in pixels before its window has one."""
 _TICK: Final = 0.1
+_ECHO: Final = 1.0
+"""Seconds after a change of the size in which the server's events are about this change."""
+_PAUSE: Final = 0.03
+"""Seconds between two sizes, while the window follows the pointer: an application needs time to paint."""
 
 
 @dataclass(slots=True)
@@ -74,6 +81,10 @@ class Manager:
     """Carries the clipboard, if that is wanted."""
     windows: dict[int, Window] = field(default_factory=dict)
     """In the order in which they had the keyboard."""
+    screen: Screen | None = None
+    _size: tuple[int, int] | None = None
+    """The size that the display shall have, if it has not got it yet."""
+    _resized: float = 0.0
     _orders: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
     _wake: tuple[int, int] = field(default_factory=os.pipe)
     _said: Shown | None = None
@@ -85,6 +96,12 @@ class Manager:
     def next(self) -> None:
         """Give the keyboard to the window that has waited longest for it."""
         self.order(lambda: self._focus(next(iter(self.windows), 0)))
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the display another size. Of many that come at once, the last one counts."""
+        idle, self._size = self._size is None, (width, height)
+        if idle:
+            self.order(lambda: None)
 
     def order(self, what: Callable[[], None]) -> None:
         """Let the manager's thread do something."""
@@ -100,6 +117,8 @@ class Manager:
                 self._event(self.server.events.popleft())
             self._report()
             pause = _TICK if self.courier is not None and self.courier.busy else None
+            if self._size is not None:
+                pause = self._resize()
             ready = readable([self.server.socket.fileno(), self._wake[0]], pause)
             # One thing at a time: what an order or the courier asks the server may take what was ready to be read.
             if self._wake[0] in ready:
@@ -110,8 +129,29 @@ class Manager:
             if self.courier is not None:
                 self.courier.tick()
 
+    def _resize(self) -> float | None:
+        """Set the size that is wanted, unless the last one is too young; return the seconds to wait for it."""
+        left = self._resized + _PAUSE - time.monotonic()
+        if left > 0:
+            return left
+        size, self._size = self._size, None
+        if size is not None and self.screen is not None:
+            self._resized = time.monotonic()
+            self.screen.resize(*size)
+            self._fit()
+        return 0
+
+    def _fit(self) -> None:
+        """Put all windows in the places that they have on a display of this size."""
+        for window in self.windows.values():
+            self._place(window)
+
     def _begin(self) -> None:
         server = self.server
+        self.screen = screen_of(server)
+        if self.screen is not None and self.screen.most == (server.width, server.height):
+            # One that only gets smaller: nobody has chosen this size.
+            self.screen.resize(*START)
         server.send(x11.CHANGE_ATTRIBUTES, 0, "III", server.root, 1 << 11, _ROOT_EVENTS)
         server.set_words(server.root, "_NET_SUPPORTED", "ATOM", *(server.atom(name) for name in _SUPPORTED))
         if self.courier is not None:
@@ -139,9 +179,10 @@ class Manager:
         elif kind == x11.CONFIGURE_REQUEST:
             self._wanted(packet)
         elif kind == x11.CONFIGURED and packet.numbers("I", 8)[0] == self.server.root:
-            self.server.width, self.server.height = packet.numbers("HH", 20)
-            for window in self.windows.values():
-                self._place(window)
+            # Our own changes come back, too, and by then another one may have followed.
+            if time.monotonic() > self._resized + _ECHO:
+                self.server.width, self.server.height = packet.numbers("HH", 20)
+                self._fit()
         elif kind == x11.PROPERTY:
             changed = self.windows.get(packet.numbers("I", 4)[0])
             if changed is not None and packet.numbers("I", 8)[0] in (

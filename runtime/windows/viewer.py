@@ -79,6 +79,7 @@ class Viewer:
         self.pictures.connect("vnc-disconnected", self._end)
         self.pictures.connect("vnc-error", self._end)
         self.pictures.connect("vnc-initialized", self._follow)
+        self.pictures.connect("size-allocate", self._sized)
         self.window.add(self.pictures)
         self.pictures.show()
 
@@ -99,7 +100,7 @@ class Viewer:
             self.manager.run()
         except (OddError, OSError) as error:
             sys.stderr.write(f"{error}\n")
-            GLib.idle_add(self._present)
+            GLib.idle_add(self._unmanaged)
 
     def _show(self, shown: Shown) -> bool:
         self.shown = shown
@@ -149,8 +150,26 @@ class Viewer:
         area = self.pictures.get_allocation()
         return area.width, area.height
 
+    def _sized(self, *_: object) -> None:
+        """Give the application's display the size of its pictures here."""
+        if self.manager is not None and self.window.get_visible():
+            self.manager.resize(*self._size())
+
+    def _unmanaged(self) -> bool:
+        """Show the application although its windows are not managed."""
+        self.manager = None
+        if self.pictures.get_width():
+            self._follow()
+        self._present()
+        return False
+
     def _follow(self, *_: object) -> None:
-        """Tell the server the first size, until it follows; gtk-vnc only tells it changes, and not before it knows the server."""
+        """Let gtk-vnc tell the server the size, half a second late, if the manager cannot.
+
+        It only tells changes, and none before it knows the server: so the first size is told until the server has it.
+        """
+        if self.manager is not None and self.manager.screen is not None:
+            return
         # Not earlier: told to follow, gtk-vnc reads the first picture's size whenever the window's changes, and ends with a
         # segmentation fault if that is after the server's greeting and before the picture is there.
         self.pictures.set_allow_resize(True)

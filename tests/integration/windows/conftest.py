@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -50,6 +50,8 @@ class Place:
     folder: Path
     display: str
     server: subprocess.Popen[bytes]
+    port: int
+    """Of the hosts' ssh server."""
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     more: Mapping[str, str] = field(default_factory=dict)
     """Variables of another desktop than that X server."""
@@ -177,20 +179,32 @@ def children(parent: subprocess.Popen[bytes], words: str = "") -> list[int]:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    missing = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"not on this machine: {', '.join(missing) or 'root'}")
+    missing = missing_here()
+    if missing:
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
     # The name is that of no other run: another one in a mount namespace of its own has the same paths, and we see its processes.
-    folder = tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-")
+    with make_place(tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-")) as made:
+        yield made
+
+
+def missing_here() -> list[str]:
+    """What a place takes, and this machine lacks."""
+    missing = [name for name in NEEDED if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
+    return [*missing, *([] if os.geteuid() == 0 else ["root"])]
+
+
+@contextmanager
+def make_place(folder: Path, without: Collection[str] = ()) -> Iterator[Place]:
+    """A desktop with two hosts, to the context's end; the hosts lack the programs `without`."""
     port = free_port()
-    server = start_ssh_server(folder, port)
+    server = start_ssh_server(folder, port, without)
     reading, writing = os.pipe()
     argv = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24", "-nolisten", "tcp"]
     screen = subprocess.Popen(argv, pass_fds=(writing,), stderr=subprocess.DEVNULL)
     os.close(writing)
     try:
         with os.fdopen(reading) as said:
-            made = Place(folder, said.readline().strip(), server)
+            made = Place(folder, said.readline().strip(), server, port)
         make_hosts(folder, port)
         yield made
     finally:
@@ -216,20 +230,33 @@ def desk(place: Place) -> Iterator[Place]:
     assert place.ids() == []
 
 
-def start_ssh_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """sshd on the loopback, which leads to what a host's does."""
+def start_ssh_server(folder: Path, port: int, without: Collection[str] = ()) -> subprocess.Popen[bytes]:
+    """sshd on the loopback, which leads to what a host's does. The programs `without` are not in its users' PATH."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "host"], check=True)
     (folder / "keys").touch()
     kept = [line for line in _SERVER.read_text().partition("Match")[0].splitlines() if line.startswith(_KEPT)]
     own = [f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host", f"AuthorizedKeysFile {folder}/keys"]
     # The hosts' user has a home of its own for these tests.
     (folder / "away").mkdir()
-    more = ["PermitRootLogin prohibit-password", "UsePAM no", "StrictModes no", "PidFile none", f"SetEnv HOME={folder}/away"]
+    variables = f"SetEnv HOME={folder}/away"
+    if without:
+        variables += f" PATH={_programs(folder / 'programs', without)}"
+    more = ["PermitRootLogin prohibit-password", "UsePAM no", "StrictModes no", "PidFile none", variables]
     (folder / "sshd_config").write_text("".join(f"{line}\n" for line in (*own, *more, *kept)))
     Path("/run/sshd").mkdir(exist_ok=True)
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     assert sshd is not None
     return subprocess.Popen([sshd, "-D", "-f", folder / "sshd_config", "-E", folder / "sshd.log"])
+
+
+def _programs(folder: Path, without: Collection[str]) -> Path:
+    """A folder with all programs of this machine, but without some."""
+    folder.mkdir()
+    for place in ("/usr/local/bin", "/usr/sbin", "/usr/bin"):
+        for path in Path(place).iterdir():
+            if path.name not in without and not (folder / path.name).is_symlink():
+                (folder / path.name).symlink_to(path)
+    return folder
 
 
 def make_hosts(folder: Path, port: int) -> None:
