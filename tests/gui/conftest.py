@@ -91,6 +91,7 @@ def thinclient() -> Iterator[Box]:
         box.turn_on()
         box.wait_until_made()
         add_user(box, USER, administrator=True)
+        box.run("addgroup", USER, "video")  # as the installer does
         box.boot()
         box.wait_until_up()
         service(box, "tower-desktop", "restart")
