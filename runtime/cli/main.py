@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "upgrade": "upgrade a host or the thin client to another version",
     "verify-image": "check an image against its makers' signatures",
     "version": "show the versions of tower and of this system",
+    "volume": "show and set how loud a host's applications are here",
     "wlan-connect": "let the router join another Wi-Fi network",
 }
 """The name of a command, which is that of its module in `tower.cli.commands` (with `_` for `-`), and its line of help."""

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from tower.base.errors import printable
 from tower.display.relay import Half, OddError, Rules, Through
+from tower.windows.loudness import FULL, WHOLE, Loudness
 
 COOKIE_BYTES: Final = 256
 _HEAD: Final = struct.Struct(">IIIII")
@@ -39,12 +40,17 @@ _ERROR, _REPLY = 0, 2
 _CREATE, _DELETE, _AUTH, _NAME = 3, 4, 8, 9
 _SUBSCRIBE: Final = 35
 _KILLED: Final = 64
+_DESCRIBE, _SET_VOLUME, _SET_MUTE = 29, 37, 69
+"""Of the mixer's input that a stream is. The server takes any input's number."""
+_UNCHANGED: Final = 0x10000
+"""A volume at which samples are played as they are."""
+_OWN_TAGS: Final = 0x80000000
+"""The tags of commands that are ours begin here; the server gives answers back with the tag of their command."""
 _FOR_ALL: Final = frozenset({10, 13, 20, 21, 22})
 """Look an output up by its name, count memory, describe the server, an output, all outputs."""
 _FOR_STREAM: Final = frozenset({12, 14, 41, 42, 43, 46, 60, 72, 74})
 """Of a stream of this connection, by its number: drain, latency, pause, flush, start, name, prefill, buffers, rate."""
-_FOR_INPUT: Final = frozenset({29, 37, 69})
-"""Of the mixer's input that a stream is: describe, volume, mute. The server takes any input's number."""
+_FOR_INPUT: Final = frozenset({_DESCRIBE, _SET_VOLUME, _SET_MUTE})
 _OUTPUTS: Final = 0x0001 | 0x0080
 """What events there may be about: outputs and the server."""
 _FROM_SERVER: Final = frozenset({_ERROR, _REPLY, 61, 62, 63, _KILLED, 66, 76, 78, 86, 92, 94})
@@ -141,6 +147,27 @@ def packet(content: bytes) -> bytes:
     return _HEAD.pack(len(content), _COMMANDS, 0, 0, 0) + content
 
 
+def switch(on: bool) -> bytes:
+    """Return a truth value as a value."""
+    return b"1" if on else b"0"
+
+
+def volumes(levels: tuple[int, ...], percent: int = WHOLE) -> bytes:
+    """Return the volumes of channels as a value, lowered to so many percent of them."""
+    return b"v" + bytes([len(levels)]) + b"".join((one * percent // WHOLE).to_bytes(4) for one in levels)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A stream of an application: the volume that it wants of its own, and what the server was told of the host's."""
+
+    levels: tuple[int, ...]
+    muted: bool
+    told: Loudness = FULL
+    input: int = 0
+    """The mixer's input that it is."""
+
+
 @dataclass(slots=True)
 class SoundFilter:
     """Both directions of one connection of a host's application; `name` is what a mixer shows of it."""
@@ -149,13 +176,21 @@ class SoundFilter:
     cookie: bytes = field(repr=False)
     own: bytes = field(repr=False)
     """The server's cookie, in place of the host's."""
+    loudness: Callable[[], Loudness] = lambda: FULL
+    """Says how loud the host may be now."""
     from_server: Half = field(default_factory=Half)
     from_client: Half = field(default_factory=Half)
     _let_in: bool = False
-    _asked: set[int] = field(default_factory=set)
-    """The tags of requests for a stream that are not answered yet."""
-    _streams: dict[int, int] = field(default_factory=dict)
-    """The numbers of the streams, and of the mixer's inputs that they are."""
+    _asked: dict[int, _Stream] = field(default_factory=dict)
+    """By their tags, the requests for a stream that are not answered yet."""
+    _described: dict[int, _Stream] = field(default_factory=dict)
+    """By their tags, the questions about a stream's input."""
+    _streams: dict[int, _Stream] = field(default_factory=dict)
+    _within: bool = False
+    """Whether a packet of samples is only partly on its way."""
+    _own: set[int] = field(default_factory=set)
+    """The tags of commands of ours that are not answered yet."""
+    _commands: int = 0
 
     def __post_init__(self) -> None:
         self.from_server.follow(self._server())
@@ -177,7 +212,10 @@ class SoundFilter:
                 raise OddError(f"sends {length} bytes of samples")
             elif channel in self._streams:
                 self.from_client.out += head
+                self._within = True
                 yield Through(length)
+                self._within = False
+                self.adjust()
             else:
                 # Of a stream that has ended meanwhile.
                 yield from _dropped(length)
@@ -199,8 +237,10 @@ class SoundFilter:
         elif command == _DELETE and rest and rest[0].number in self._streams:
             del self._streams[rest[0].number]
             made = content
-        elif command in _FOR_ALL or self._concerns_own(command, rest):
+        elif command in _FOR_ALL:
             made = content
+        elif self._concerns_own(command, rest):
+            made = self._own_stream(content, command, tag, rest)
         if made is None:
             self.from_server.out += packet(number(_ERROR) + number(tag) + number(_DENIED))
         else:
@@ -219,7 +259,7 @@ class SoundFilter:
         """Return a request for a stream with the properties that a host may choose."""
         if len(self._streams) + len(self._asked) >= _MOST_STREAMS:
             return None
-        self._asked.add(tag)
+        self._asked[tag] = _wanted(found)
         made, place = b"", 0
         for one in found:
             if one.kind == "P":
@@ -232,7 +272,41 @@ class SoundFilter:
         if not rest or rest[0].kind != "L":
             return False
         which = rest[0].number
-        return (command in _FOR_STREAM and which in self._streams) or (command in _FOR_INPUT and which in self._streams.values())
+        return (command in _FOR_STREAM and which in self._streams) or (command in _FOR_INPUT and self._input(which) is not None)
+
+    def _input(self, which: int) -> _Stream | None:
+        return next((one for one in self._streams.values() if one.input == which), None)
+
+    def _own_stream(self, content: bytes, command: int, tag: int, rest: list[Value]) -> bytes:
+        """Return a command about a stream; what it sets counts beside the loudness of the host."""
+        stream = self._input(rest[0].number) if command in _FOR_INPUT else None
+        if stream is None:
+            return content
+        head = number(command) + number(tag) + number(stream.input)
+        if command == _SET_VOLUME and len(rest) > 1 and rest[1].kind == "v":
+            stream.levels = _levels(rest[1])
+            return head + volumes(stream.levels, stream.told.percent)
+        if command == _SET_MUTE and len(rest) > 1 and rest[1].kind in "10":
+            stream.muted = rest[1].kind == "1"
+            return head + switch(stream.muted or stream.told.muted)
+        if command == _DESCRIBE and len(self._described) < _MOST_STREAMS:
+            self._described[tag] = stream
+        return content
+
+    def adjust(self) -> None:
+        """Tell the server how loud the host's streams are, if that has changed. To be called now and then."""
+        now = self.loudness()
+        for stream in () if self._within else self._streams.values():
+            if stream.told != now:
+                stream.told = now
+                self._tell(_SET_VOLUME, stream, volumes(stream.levels, now.percent))
+                self._tell(_SET_MUTE, stream, switch(stream.muted or now.muted))
+
+    def _tell(self, command: int, stream: _Stream, value: bytes) -> None:
+        tag = _OWN_TAGS + self._commands % _OWN_TAGS
+        self._commands += 1
+        self._own.add(tag)
+        self.from_client.out += packet(number(command) + number(tag) + number(stream.input) + value)
 
     # The server's messages. It is ours: what is looked at is what the rules above need to know.
 
@@ -247,19 +321,61 @@ class SoundFilter:
             command, tag = next(found).number, next(found).number
             if command not in _FROM_SERVER:
                 continue
+            if command in (_REPLY, _ERROR) and tag in self._own:
+                self._own.discard(tag)
+                continue
             if command == _REPLY and tag in self._asked:
-                stream, mixer_input = next(found).number, next(found).number
-                self._streams[stream] = mixer_input
+                number_here, mixer_input = next(found).number, next(found).number
+                self._streams[number_here] = stream = self._asked[tag]
+                stream.input = mixer_input
+                self.adjust()
             elif command == _KILLED:
                 self._streams.pop(next(found).number, None)
+            elif command == _REPLY and tag in self._described:
+                content = _as_wanted(content, list(found), self._described[tag])
             if command in (_REPLY, _ERROR):
-                self._asked.discard(tag)
-            self.from_server.out += head + content
+                self._asked.pop(tag, None)
+                self._described.pop(tag, None)
+            self.from_server.out += _HEAD.pack(len(content), *_HEAD.unpack(head)[1:]) + content
+
+
+def _levels(value: Value) -> tuple[int, ...]:
+    return tuple(int.from_bytes(value.data[place : place + 4]) for place in range(0, len(value.data), 4))
+
+
+def _wanted(found: list[Value]) -> _Stream:
+    """Return a stream with the volume that a request asks for; without one, samples are played as they are."""
+    kinds = [one.kind for one in found]
+    channels = found[2].data[1] if len(found) > 2 and kinds[2] == "a" else 0
+    levels, muted = (_UNCHANGED,) * channels, False
+    if "v" in kinds and "P" in kinds:
+        # Before the properties: mute; after them: whether the volume counts, and, two values later, whether mute does.
+        place = kinds.index("P")
+        after = [*kinds[place + 1 :], "0", "0", "0"]
+        muted = kinds[place - 2] == "1" and after[2] == "1"
+        if after[0] == "1":
+            levels = _levels(found[kinds.index("v")])
+    return _Stream(levels, muted)
+
+
+def _as_wanted(content: bytes, found: list[Value], stream: _Stream) -> bytes:
+    """Return the description of an input with the volume that the application set: it may set it again, lower or higher."""
+    kinds = [one.kind for one in found]
+    if "v" not in kinds:
+        return content
+    level = found[kinds.index("v")]
+    mute = next((one for one in found if one.start > level.start and one.kind in "10"), None)
+    made = content[: level.start] + volumes(stream.levels) + content[level.end :]
+    if mute is None:
+        return made
+    moved = len(made) - len(content) + mute.start
+    return made[:moved] + switch(stream.muted) + made[moved + 1 :]
 
 
 def _kept(data: bytes, name: str) -> dict[bytes, bytes]:
     """Return the properties of a stream that a host may choose, and those that it may not."""
-    kept = {b"application.name": name.encode()}
+    # The desktop need not remember its volume: the host has one.
+    kept = {b"application.name": name.encode(), b"state.restore-props": b"false"}
     for key, text in _entries(data, 0)[0].items():
         if key in _CHOSEN:
             kept[key] = printable(text.split(b"\0")[0].decode(errors="replace"))[:_TEXT].encode()

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from tower.base.errors import PortTakenError
 from tower.base.ready import readable
 from tower.display.relay import OddError, relay
 from tower.ssh.sessions import Session
+from tower.windows import loudness
+from tower.windows.loudness import FULL, Knob, Loudness
 from tower.windows.pulse import COOKIE_BYTES, SoundFilter
 
 _MOST_CONNECTIONS: Final = 16
@@ -72,7 +74,8 @@ def served(session: Session, name: str, again: Sound = SILENT) -> Iterator[Sound
         yield SILENT
         return
     cookie = again.cookie if again.port else secrets.token_bytes(COOKIE_BYTES)
-    with listening(server, name, cookie) as port, ExitStack() as stack:
+    knob = Knob(loudness.file(), session.host.name)
+    with listening(server, name, cookie, knob.now) as port, ExitStack() as stack:
         try:
             found = Sound(stack.enter_context(session.reverse(port, host_port=again.port)), cookie)
         except PortTakenError as error:
@@ -82,9 +85,9 @@ def served(session: Session, name: str, again: Sound = SILENT) -> Iterator[Sound
 
 
 @contextmanager
-def listening(server: Path, name: str, cookie: bytes) -> Iterator[int]:
-    """Yield a port of this machine's 127.0.0.1 behind which the filter and the sound server are."""
-    made = _Server(server, name, cookie)
+def listening(server: Path, name: str, cookie: bytes, loud: Callable[[], Loudness] = lambda: FULL) -> Iterator[int]:
+    """Yield a port of this machine's 127.0.0.1 behind which the filter and the sound server are, and `loud` says how loud."""
+    made = _Server(server, name, cookie, loud)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=made.accept, args=(listener,), daemon=True)
         thread.start()
@@ -99,8 +102,8 @@ def listening(server: Path, name: str, cookie: bytes) -> Iterator[int]:
 class _Server:
     """Accepts connections, and relays each in a thread of its own."""
 
-    def __init__(self, server: Path, name: str, cookie: bytes) -> None:
-        self.server, self.name, self.cookie = server, name, cookie
+    def __init__(self, server: Path, name: str, cookie: bytes, loud: Callable[[], Loudness]) -> None:
+        self.server, self.name, self.cookie, self.loud = server, name, cookie, loud
         self.over = threading.Event()
         self._room = threading.Semaphore(_MOST_CONNECTIONS)
 
@@ -127,16 +130,20 @@ class _Server:
     def _play(self, client: socket.socket) -> None:
         try:
             with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
-                between = SoundFilter(self.name, self.cookie, own_cookie())
+                between = SoundFilter(self.name, self.cookie, own_cookie(), self.loud)
                 # Nothing reaches the server before the cookie was seen.
                 if not self._greeted(client, between):
                     return
                 server.connect(os.fspath(self.server))
-                relay(server, client, between.from_server, between.from_client, lambda: not self.over.is_set())
+                relay(server, client, between.from_server, between.from_client, lambda: self._goes_on(between))
         except OddError as error:
             streams.note(f"{self.name}: its sound {error}; the connection is closed\n")
         finally:
             self._room.release()
+
+    def _goes_on(self, between: SoundFilter) -> bool:
+        between.adjust()
+        return not self.over.is_set()
 
     def _greeted(self, client: socket.socket, between: SoundFilter) -> bool:
         """Read until the client has said who it is; return whether it did. Raises OddError."""

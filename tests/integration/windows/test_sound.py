@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import secrets
 import shutil
 import statistics
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from tower.windows import sound
+from tower.windows.loudness import Loudness
 from tower.windows.pulse import COOKIE_BYTES
 
 from tests.integration.windows.conftest import Place, until
@@ -135,6 +137,32 @@ def test_a_tone_of_the_host_is_heard(server: Server, host: Mapping[str, str], tm
     with server.recorded(tmp_path / "heard"):
         assert run(host, "pacat", *FORM, str(tmp_path / "tone")).returncode == 0
     check_tone(tmp_path / "heard")
+
+
+def test_a_host_is_as_loud_as_its_setting_also_while_it_plays(desktop: Server, tmp_path: Path) -> None:
+    cookie, now = secrets.token_bytes(COOKIE_BYTES), Loudness(50)
+    (tmp_path / "cookie").write_bytes(cookie)
+    (tmp_path / "tone").write_bytes(sine() * 20)
+    with sound.listening(desktop.socket, NAME, cookie, lambda: now) as port:
+        env = {
+            **os.environ,
+            "HOME": str(tmp_path),
+            "PULSE_SERVER": f"tcp:127.0.0.1:{port}",
+            "PULSE_COOKIE": str(tmp_path / "cookie"),
+        }
+
+        def state() -> tuple[int, bool]:
+            said = desktop.run("pactl", "list", "sink-inputs")
+            found = re.search(r"Mute: (yes|no)\n\tVolume: [^/]*/ +(\d+)%", said)
+            return (int(found[2]), found[1] == "yes") if found else (-1, False)
+
+        with subprocess.Popen(["pacat", *FORM, tmp_path / "tone"], env=env) as player:
+            until(lambda: state() == (50, False), "half as loud")
+            now = Loudness(20, muted=True)
+            until(lambda: state() == (20, True), "muted")
+            now = Loudness()
+            until(lambda: state() == (100, False), "as loud as it is")
+            player.terminate()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tower.display.relay import OddError
+from tower.windows.loudness import Loudness
 from tower.windows.pulse import COOKIE_BYTES, SoundFilter, number, packet, properties, values_of
 
 COOKIE, OWN = bytes(range(256)), bytes(reversed(range(256)))
@@ -173,3 +174,73 @@ def commands_of(data: bytes) -> list[bytes]:
             found.append(data[20 : 20 + length])
         data = data[20 + length :]
     return found
+
+
+VOLUME, MUTE, DESCRIBE = 37, 69, 29
+# A request for a stream of two channels, as libpulse 16 sends it; its volume and its mute do not count.
+REQUEST = (
+    number(3) + number(5) + b"a\x03\x02\0\0\xac\x44" + b"m\x02\x01\x02" + number(0xFFFFFFFF) + b"N" + number(0) + b"0"
+    + number(0) * 4 + b"v\x02" + (0x10000).to_bytes(4) * 2 + b"000000" + b"10" + properties({}) + b"00000000"
+)  # fmt: skip
+
+
+def levels(content: bytes) -> tuple[int, ...]:
+    """The volumes of channels in a command."""
+    (data,) = [one.data for one in values_of(content) if one.kind == "v"]
+    return tuple(int.from_bytes(data[place : place + 4]) for place in range(0, len(data), 4))
+
+
+def test_a_stream_of_a_quiet_host_is_quiet_from_its_start_and_loud_again_at_once() -> None:
+    now = Loudness(50)
+    made = SoundFilter("player (web)", COOKIE, OWN, lambda: now)
+    made.from_client.feed(packet(AUTH) + packet(REQUEST))
+    made.from_client.out.clear()
+    made.from_server.feed(packet(number(2) + number(5) + STREAM))
+    volume, mute = commands(bytes(made.from_client.out))
+    assert ([one.number for one in values_of(volume) if one.kind == "L"][::2], levels(volume)) == ([VOLUME, 21], (0x8000, 0x8000))
+    assert [one.kind for one in values_of(mute)] == ["L", "L", "L", "0"]
+    # What the server answers to that is not the application's.
+    before = bytes(made.from_server.out)
+    for content in (volume, mute):
+        made.from_server.feed(packet(number(2) + content[5:10]))
+    assert bytes(made.from_server.out) == before
+    made.from_client.out.clear()
+    now = Loudness(100, muted=True)
+    made.adjust()
+    made.adjust()
+    volume, mute = commands(bytes(made.from_client.out))
+    assert (levels(volume), mute[-1:]) == ((0x10000, 0x10000), b"1")
+
+
+def test_an_applications_own_volume_counts_beside_that_of_its_host_and_is_what_it_sees() -> None:
+    made = SoundFilter("player (web)", COOKIE, OWN, lambda: Loudness(50, muted=True))
+    made.from_client.feed(packet(AUTH) + packet(REQUEST))
+    made.from_server.feed(packet(number(2) + number(5) + STREAM))
+    made.from_client.out.clear()
+    made.from_client.feed(packet(number(VOLUME) + number(6) + number(21) + b"v\x01" + (0x4000).to_bytes(4)))
+    made.from_client.feed(packet(number(MUTE) + number(7) + number(21) + b"0"))
+    volume, mute = commands(bytes(made.from_client.out))
+    assert (levels(volume), mute[-1:]) == ((0x2000,), b"1")
+    made.from_client.feed(packet(number(DESCRIBE) + number(8) + number(21)))
+    made.from_server.out.clear()
+    answer = number(2) + number(8) + number(21) + b"tname\0v\x01" + (0x2000).to_bytes(4) + b"U" + bytes(8) + b"t1\0" + b"1" + b"1"
+    made.from_server.feed(packet(answer))
+    (content,) = commands(bytes(made.from_server.out))
+    assert content == answer.replace((0x2000).to_bytes(4), (0x4000).to_bytes(4))[:-2] + b"01"
+
+
+def test_a_change_waits_for_the_end_of_a_packet_of_samples() -> None:
+    now = Loudness()
+    made = SoundFilter("player (web)", COOKIE, OWN, lambda: now)
+    made.from_client.feed(packet(AUTH) + packet(REQUEST))
+    made.from_server.feed(packet(number(2) + number(5) + STREAM))
+    made.from_client.out.clear()
+    data = struct.pack(">IIIII", 8, 7, 0, 0, 0) + b"12345678"
+    made.from_client.feed(data[:25])
+    now = Loudness(10)
+    made.adjust()
+    assert bytes(made.from_client.out) == data[:25]
+    made.from_client.feed(data[25:])
+    assert bytes(made.from_client.out[: len(data)]) == data
+    volume, _ = commands(bytes(made.from_client.out[len(data) :]))
+    assert levels(volume) == (0x10000 // 10,) * 2

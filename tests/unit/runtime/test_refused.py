@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "upgrade": ("upgrade", "vault", "--image", "x", "--dry-run"),
     "verify-image": ("verify-image", "x", "--key", "k"),
     "version": ("version",),
+    "volume": ("volume", "vault", "50"),
     "wlan-connect": ("wlan-connect", "Home"),
 }
 ALOOF = {"completion", "version"}
