@@ -12,7 +12,7 @@ from tower.base.regular import open_regular
 
 from pipeline.apk.format.package import read_package
 from pipeline.base.canonical import Digest
-from pipeline.plan.nodes import ChannelNode, Image, Plan
+from pipeline.plan.nodes import NOARCH, ChannelNode, Image, Plan
 from pipeline.store.artifact import Artifact
 
 OURS: Final = "ours"
@@ -22,9 +22,9 @@ _OF_THE_RELEASE: Final = ("alpine-release", "alpine-base")
 
 
 def is_package(path: str, arch: str) -> bool:
-    """Tell whether an output is a package in a repository of `arch`: the repository's folder has that name."""
+    """Tell whether an output is a package in a repository of `arch`, or for all: its folder has the name of the architecture."""
     folder, _, name = path.rpartition("/")
-    return name.endswith(".apk") and folder.rpartition("/")[2] == arch
+    return name.endswith(".apk") and folder.rpartition("/")[2] in (arch, NOARCH)
 
 
 def origins_of(

@@ -26,6 +26,8 @@ from tower.install.apkwords import is_file
 
 INDEX: Final = "APKINDEX.tar.gz"
 """The name of an index in a repository of our own making, also for one of the third format: apk looks at the content."""
+NOARCH: Final = "noarch"
+"""The architecture of packages for all of them, and the folder of a repository where apk 3 looks for those."""
 MOST_INDEX: Final = 64 << 20
 """The most bytes of an index; Alpine's largest has three MiB."""
 _MOST_PLAIN: Final = 512 << 20
@@ -49,6 +51,8 @@ class Package:
     its metadata, which has those of its files."""
     size: int
     installed_size: int
+    for_all: bool = False
+    """Whether the index says that it is for all architectures: apk 3 looks for its file in the folder `noarch`."""
 
     @property
     def file_name(self) -> str:
@@ -120,12 +124,11 @@ def _read_third(path: Path) -> Index:
                 odd[name, version] = f"{name[:80]!r} and {version[:80]!r} do not make a file name"
             elif len(checksum) not in _DIGESTS:
                 odd[name, version] = f"its digest has {len(checksum)} bytes"
-            elif len(checksum) == _DIGESTS[1] and values.blob(slots[adbindex.ARCH]) == b"noarch":
-                odd[name, version] = "its file is in the folder noarch, which no bundle has"
             elif max(sizes) >= 10**_MOST_DIGITS:
                 odd[name, version] = f"a size is not a number of at most {_MOST_DIGITS} digits: {max(sizes)}"
             else:
-                packages[name, version] = Package(name, version, checksum.hex(), *sizes)
+                for_all = values.blob(slots[adbindex.ARCH]) == NOARCH.encode()
+                packages[name, version] = Package(name, version, checksum.hex(), *sizes, for_all)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise PackageError(f"{path.name}: is not an index of packages: {error}") from error
     return Index(made, packages, odd)
@@ -142,7 +145,8 @@ def _package(name: str, version: str, fields: Mapping[str, str]) -> Package:
     for size in sizes:
         if not (size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS):
             raise ValueError(f"a size is not a number of at most {_MOST_DIGITS} digits: {size[:80]!r}")
-    return Package(name, version, base64.b64decode(checksum[2:], validate=True).hex(), int(sizes[0]), int(sizes[1]))
+    digest = base64.b64decode(checksum[2:], validate=True).hex()
+    return Package(name, version, digest, int(sizes[0]), int(sizes[1]), fields.get("A") == NOARCH)
 
 
 def control_checksum(path: Path) -> str:

@@ -29,7 +29,7 @@ from tower.base.patience import Patience, Watch
 from tower.base.refused import refused
 from tower.base.regular import open_regular, read_regular
 from tower.install.adbindex import MAGIC
-from tower.install.apkindex import MOST_INDEX, Package, control_checksum
+from tower.install.apkindex import MOST_INDEX, NOARCH, Package, control_checksum
 from tower.install.repository import Repository
 from tower.ssh.way import Way
 
@@ -143,7 +143,8 @@ class Downloads:
             os.utime(place)
             self.doubtful.add(place)
             return place
-        part, url = place.with_suffix(".part"), f"{repository.address}/{arch}/{package.file_name}"
+        folder = NOARCH if package.for_all else arch
+        part, url = place.with_suffix(".part"), f"{repository.address}/{folder}/{package.file_name}"
         self._pieces = 0
         for _ in range(2):
             if _size(part) >= package.size and not _is(part, package):

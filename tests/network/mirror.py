@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.apk.adb.writer import write_index as write_third_index
+from pipeline.apk.adb.writer import write_package as write_third_package
 from pipeline.apk.format.index import entry_of, write_index
 from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.apk.format.signature import Signer, generate_key
@@ -45,6 +47,7 @@ class Made:
     size: int = 2000
     script: str = ""
     version: str = "1.0-r0"
+    arch: str = ARCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Mirror:
     """A repository in a folder, and what its server does."""
 
     folder: Path
+    third: bool = False
+    """Whether packages and index are of apk's third format."""
     requests: list[Request] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     """Name of a file -> bytes after which the connection breaks, once."""
@@ -78,6 +83,10 @@ class Mirror:
         """What signs it."""
         return (self.folder / "keys" / KEY).read_text()
 
+    def line(self, scheme: str = "http") -> str:
+        """Its line in a list of repositories."""
+        return f"{'v3 ' if self.third else ''}{scheme}://{SERVER}/main\n"
+
     def publish(self, packages: Mapping[str, Made], *, made: int) -> None:
         """Make the repository anew with these packages; its index says that it was made then."""
         (self.folder / "keys").mkdir(parents=True, exist_ok=True)
@@ -85,24 +94,38 @@ class Mirror:
             (self.folder / "keys" / name).write_bytes(content)
         signer = Signer(self.folder / "keys" / KEY.removesuffix(".pub"), KEY)
         place = self.folder / "main" / ARCH
-        place.mkdir(parents=True, exist_ok=True)
-        for old in place.iterdir():
-            old.unlink()
+        for folder in (place, place.parent / "noarch"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.iterdir():
+                old.unlink()
         for name, one in packages.items():
-            info = PkgInfo(name, one.version, ARCH, depends=one.depends)
+            info = PkgInfo(name, one.version, one.arch, depends=one.depends, builddate=made if self.third else 0)
             seed = hashlib.sha256(name.encode()).digest()
             content = b"".join(hashlib.sha256(seed + number.to_bytes(4)).digest() for number in range(one.size // 32))
             scripts = {".post-install": f"#!/bin/sh\n{one.script}\n".encode()} if one.script else {}
-            entries = [(TarEntry("opt", kind="dir", mode=0o755), b""), (TarEntry(f"opt/{name}"), content)]
-            with (place / f"{name}-{one.version}.apk").open("wb") as out:
-                write_package(out, info, scripts, entries, epoch=made, signer=signer)
-        entries_of = [entry_of(path) for path in sorted(place.glob("*.apk"))]
-        with (place / "APKINDEX.tar.gz").open("wb") as out:
-            write_index(out, "test", entries_of, signer, made)
+            owner = "root" if self.third else ""
+            entries = [
+                (TarEntry("opt", kind="dir", mode=0o755, uname=owner, gname=owner), b""),
+                (TarEntry(f"opt/{name}", uname=owner, gname=owner), content),
+            ]
+            write = write_third_package if self.third else write_package
+            with (place.parent / one.arch / f"{name}-{one.version}.apk").open("wb") as out:
+                write(out, info, scripts, entries, epoch=made, signer=signer)
+        entries_of = [entry_of(path) for path in sorted(place.parent.glob("*/*.apk"))]
+        with (place / self.index).open("wb") as out:
+            if self.third:
+                write_third_index(out, "test", entries_of, signer)
+            else:
+                write_index(out, "test", entries_of, signer, made)
+
+    @property
+    def index(self) -> str:
+        """The name of its index."""
+        return "Packages.adb" if self.third else "APKINDEX.tar.gz"
 
     def size(self, *names: str) -> int:
         """Bytes of files of the repository."""
-        return sum((self.folder / "main" / ARCH / name).stat().st_size for name in names)
+        return sum(path.stat().st_size for name in names for path in (self.folder / "main").glob(f"*/{name}"))
 
     def asked(self, name: str) -> list[Request]:
         """The requests for a file."""
@@ -231,9 +254,9 @@ def _names(database: Path) -> set[str]:
 def use_mirror(tower: Tower, mirror: Mirror, hosts: Sequence[str], scheme: str = "http") -> None:
     """Machines as they were made, but that they have the mirror as repository, and trust its key."""
     tower["router"].write("etc/hosts", f"127.0.0.1 localhost\n{INTERNET_ADDRESS} {SERVER}\n")
-    tower["thinclient"].write("etc/apk/repositories", f"{scheme}://{SERVER}/main\n")
+    tower["thinclient"].write("etc/apk/repositories", mirror.line(scheme))
     for name in hosts:
         host = tower[name]
         restore(host)
         host.write(f"etc/apk/keys/{KEY}", mirror.public_key)
-        host.write("etc/apk/repositories", f"{scheme}://{SERVER}/main\n")
+        host.write("etc/apk/repositories", mirror.line(scheme))

@@ -22,6 +22,8 @@ from pipeline.supply.lock import Lock
 from tests.unit.small import CHANNEL, Driver, make_checkout, make_factory, put, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FOR_ALL = "tzdata-1.apk"
+"""A package that the index lists as for all architectures, and that lies in the folder `noarch`."""
 LAB = '[settings.mirror]\nsuite = "trixie"\n'
 
 
@@ -40,10 +42,10 @@ class Packages(Driver):
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     def repository(self, lock: Lock, arch: str, output: Path, log: IO[bytes]) -> None:
-        folder = output / "main" / arch
-        folder.mkdir(parents=True)
         for name, data in self.files.items():
-            (folder / name).write_bytes(data)
+            path = output / "main" / ("noarch" if name == FOR_ALL else arch) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
 
 def origins(
@@ -78,7 +80,7 @@ def test_origins_of_lab_packages_are_alpine_debian_or_ours(tmp_path: Path) -> No
         "busybox-1-r30.apk": packed("busybox", COMMIT, version="1-r30"),
         "alpine-release-1.23.6-r0.apk": packed("alpine-release", COMMIT, version="1.23.6-r0"),
         "python3-1.apk": packed("python3", "3.13.5-2+deb13u1"),
-        "tzdata-1.apk": packed("tzdata", "20250101", arch="noarch"),
+        FOR_ALL: packed("tzdata", "20250101", arch="noarch"),
         "alpine-conf-1.apk": packed("alpine-conf", ""),
     }
     assert origins(tmp_path, files) == {

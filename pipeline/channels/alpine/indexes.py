@@ -27,6 +27,7 @@ from pipeline.supply.lock import LockedFile
 
 _DAY = 86400
 _CLOCK_SLACK = _DAY
+_FOR_ALL = "noarch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class SignedIndex:
         """The name of its file, which says of which format it is."""
         return self.file.location.rpartition("/")[2]
 
+    def folder_of(self, entry: IndexEntry) -> str:
+        """Return the folder of a package in the repository, where apk 3 looks for it: that of the architecture listed for it."""
+        return entry.arch if entry.arch == _FOR_ALL else self.arch
+
     @property
     def title(self) -> str:
         """Its name in messages."""
@@ -55,7 +60,7 @@ def read_signed(data: bytes, ring: KeyRing, arch: str, repository: str, location
     """Verify and read an index. Raises VerifyError or FormatError, naming architecture and repository."""
     where = f"{repository}/{arch}/{location.rpartition('/')[2]}"
     index = read_index(io.BytesIO(data), ring, name=where)
-    strange = sorted({entry.arch for entry in index.entries} - {arch, "noarch", ""})
+    strange = sorted({entry.arch for entry in index.entries} - {arch, _FOR_ALL, ""})
     if strange:
         raise VerifyError(
             f"{where}: lists packages for {', '.join(strange)}", hint="the mirror serves another architecture's index"

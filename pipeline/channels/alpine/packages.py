@@ -44,8 +44,9 @@ class Wanted:
     def unlocked(self) -> LockedFile:
         """The index's data about the file."""
         entry = self.index.entries[self.checksum]
-        folder = self.index.file.location.rpartition("/")[0]
-        return LockedFile(self.name, self.version, _UNKNOWN, entry.size, f"{folder}/{entry.file_name}", self.checksum)
+        repository = self.index.file.location.rsplit("/", 2)[0]
+        location = f"{repository}/{self.index.folder_of(entry)}/{entry.file_name}"
+        return LockedFile(self.name, self.version, _UNKNOWN, entry.size, location, self.checksum)
 
 
 def by_checksum(solutions: Iterable[Solution], indexes: Sequence[SignedIndex]) -> dict[str, Wanted]:

@@ -39,22 +39,27 @@ def lay_repository(
     ring: KeyRing,
     log: IO[bytes],
 ) -> None:
-    """Fill `output` with `<repository>/<arch>/{APKINDEX.tar.gz or Packages.adb,*.apk}`. Raises VerifyError."""
+    """Fill `output` with `<repository>/<arch>/{APKINDEX.tar.gz or Packages.adb,*.apk}`, where apk looks for each file.
+
+    Packages that an index lists as those for all architectures lie in `<repository>/noarch`. Raises VerifyError.
+    """
     for name, index in indexes.items():
         folder = output / name / index.arch
         folder.mkdir(parents=True)
         (folder / index.file_name).write_bytes(index.data)
     for file in packages:
-        index = _index_of(file, indexes)
-        target = output / index.file.name / index.arch / f"{file.name}-{file.version}.apk"
+        index, place = _place_of(file, indexes)
+        target = output / index.file.name / place / f"{file.name}-{file.version}.apk"
+        target.parent.mkdir(exist_ok=True)
         vault.copy(file, target)
         signer = verify_package(target, file, ring)
         if signer != file.signer:
             raise VerifyError(f"{target.name}: signed by {signer}, the lock says {file.signer or 'nobody'}")
-        log.write(f"{index.file.name}/{index.arch}/{target.name} {file.checksum} {signer}\n".encode())
+        log.write(f"{index.file.name}/{place}/{target.name} {file.checksum} {signer}\n".encode())
 
 
-def _index_of(file: LockedFile, indexes: Mapping[str, SignedIndex]) -> SignedIndex:
+def _place_of(file: LockedFile, indexes: Mapping[str, SignedIndex]) -> tuple[SignedIndex, str]:
+    """Return the index that names a package, and the package's folder. Raises VerifyError."""
     for index in indexes.values():
         entry = index.entries.get(file.checksum)
         if entry is not None:
@@ -62,7 +67,7 @@ def _index_of(file: LockedFile, indexes: Mapping[str, SignedIndex]) -> SignedInd
                 raise VerifyError(
                     f"{file.name}-{file.version}: the signed index says {entry.name}-{entry.version}, {entry.size} bytes"
                 )
-            return index
+            return index, index.folder_of(entry)
     raise VerifyError(
         f"{file.name}-{file.version}: no signed index names {file.checksum or 'it'}",
         hint="never edit a lock; lock the channel again",

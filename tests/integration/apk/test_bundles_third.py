@@ -20,15 +20,22 @@ from tower.install.repository import HostState, parse_repositories
 from tower.ssh.way import Way
 
 from pipeline.apk.adb.writer import convert_package
-from pipeline.apk.format.package import read_package
+from pipeline.apk.format.package import TarEntry, read_package, write_package
+from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.apk.format.signature import KeyRing, Signer, generate_key
 
 from .conftest import ARCH, EPOCH, Shop
 
+FOR_ALL = ("all-third", "all-second")
+"""Packages whose architecture is `noarch`."""
+
 
 @pytest.fixture
 def third(shop: Shop) -> Shop:
-    """Two packages, converted; apk's own `mkndx` has made the index, which names another one of the second format as well."""
+    """Two packages, converted, one of the second format, and two for all architectures, one of each format.
+
+    apk's own `mkpkg` has made the one of the third format, and its `mkndx` the index.
+    """
     shop.package("base", files={"usr/share/base/a": b"content " * 5000})
     shop.package("top", "2.0-r0", {"usr/share/top/c": b"top"}, depends=("base",))
     shop.package("old", files={"usr/share/old/o": b"old"})
@@ -39,6 +46,17 @@ def third(shop: Shop) -> Shop:
             convert_package(read_package(stream, ring, name=name), out, shop.signer, io.BytesIO())
         (folder / name).write_bytes(out.getvalue())
     key = ("--keys-dir", str(shop.keys), "--sign-key", str(shop.keys.parent / "test.rsa"))
+    tree = shop.repository.parent / "tree"
+    (tree / "usr/share/all").mkdir(parents=True)
+    (tree / "usr/share/all/f").write_bytes(b"for all " * 9000)
+    words = [f"name:{FOR_ALL[0]}", "version:1.0-r0", "arch:noarch", "depends:base", f"build-time:{EPOCH}"]
+    options = [part for word in words for part in ("--info", word)]
+    argv = [*shop.apk, "mkpkg", *key, "--files", str(tree), *options, "--output", f"{FOR_ALL[0]}-1.0-r0.apk"]
+    subprocess.run(argv, cwd=folder, check=True, capture_output=True, timeout=60)
+    with (folder / f"{FOR_ALL[1]}-1.0-r0.apk").open("wb") as second:
+        content = [(TarEntry("usr/share/n", "file", 0o644, uname="root", gname="root"), b"n")]
+        info = PkgInfo(FOR_ALL[1], "1.0-r0", "noarch", "test package")
+        write_package(second, info, {}, content, epoch=EPOCH, signer=shop.signer)
     files = sorted(path.name for path in folder.glob("*.apk"))
     argv = [*shop.apk, "mkndx", *key, "--description", "test 3", "--output", "Packages.adb", *files]
     subprocess.run(argv, cwd=folder, check=True, capture_output=True, timeout=60)
@@ -65,14 +83,16 @@ def copied(third: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def test_all_packages_of_the_index_are_read(third: Shop) -> None:
     index = read_index(third.repository / ARCH / "Packages.adb")
-    assert index.made == 0 or index.made <= EPOCH
-    assert sorted(index.packages) == [("base", "1.0-r0"), ("old", "1.0-r0"), ("top", "2.0-r0")]
+    assert index.made == EPOCH
+    assert {name for name, package in index.packages.items() if package.for_all} == {(name, "1.0-r0") for name in FOR_ALL}
+    names = {("base", "1.0-r0"), ("old", "1.0-r0"), ("top", "2.0-r0"), *((name, "1.0-r0") for name in FOR_ALL)}
+    assert set(index.packages) == names
     assert index.odd == {}
     for package in index.packages.values():
         path = third.repository / ARCH / package.file_name
         assert path.stat().st_size == package.size
         assert control_checksum(path) == package.checksum
-        assert len(package.checksum) == (40 if package.name == "old" else 64)
+        assert len(package.checksum) == (40 if package.name in ("old", "all-second") else 64)
     assert index.packages["base", "1.0-r0"].installed_size >= 40000
 
 
@@ -80,16 +100,19 @@ def test_a_host_installs_offline_what_was_chosen_here(third: Shop, copied: Copy)
     """Index and packages are verified with the host's keys; then its apk takes them from a folder like that of a bundle."""
     source = third.repository / ARCH
     index = copied.check_index(0, source / "Packages.adb", {})
-    choice = copied.choose(["top", "old"], [index])
-    assert choice.steps == ("Installing base (1.0-r0)", "Installing old (1.0-r0)", "Installing top (2.0-r0)")
+    choice = copied.choose(["top", "old", *FOR_ALL], [index])
+    names = ("all-second (1.0-r0)", "all-third (1.0-r0)", "base (1.0-r0)", "old (1.0-r0)", "top (2.0-r0)")
+    assert choice.steps == tuple(f"Installing {name}" for name in names)
     files = [source / package.file_name for _, package in choice.packages]
     copied.check_packages(files)
     for path in files:
         (copied.index_place(0).parent / path.name).write_bytes(path.read_bytes())
     third.repository = copied.index_place(0).parent.parent
-    third.add("top", "old")
+    (third.repository / "noarch").symlink_to(ARCH)  # as `bundle` lays it on a host
+    third.add("top", "old", *FOR_ALL)
     installed = third.installed()
-    assert set(installed) == {"base", "old", "top"}
+    assert set(installed) == {"base", "old", "top", *FOR_ALL}
+    assert (third.root / "usr/share/all/f").read_bytes() == b"for all " * 9000
     assert (third.root / "usr/share/base/a").read_bytes() == b"content " * 5000
     # The same host once more: its database names packages of both formats, and is read.
     database = (third.root / "lib/apk/db/installed").read_bytes()

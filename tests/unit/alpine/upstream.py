@@ -47,13 +47,14 @@ class Upstream:
     """Packages and indexes are of format 3, where the time of an index is that of the latest build in it."""
 
     def add(self, repository: str, name: str, version: str = "1.0-r0", arch: str = "", text: str = "", **fields: str) -> None:
-        """Put a package into a repository, of one architecture or of all."""
+        """Put a package into a repository, of one architecture or of all; `listed` is the one in the index, if another."""
+        listed = fields.pop("listed", "")
         for one in (arch,) if arch else ARCHES:
             content = [item(f"usr/bin/{name}", f"{name} {version} {text}\n".encode())]
             signer = self.signers[one]
             if self.third:
                 fields = {"builddate": str(self.made)} | fields
-            made = package(content, signer=signer, pkgname=name, pkgver=version, arch=one, **fields)  # type: ignore[arg-type]  # names of fields
+            made = package(content, signer=signer, pkgname=name, pkgver=version, arch=listed or one, **fields)  # type: ignore[arg-type]  # names of fields
             if self.third:
                 made = as_third(made, signer)
             self.files.setdefault((repository, one), {})[f"{name}-{version}.apk"] = made
@@ -69,7 +70,8 @@ class Upstream:
         for (repository, arch), files in self.files.items():
             base = f"/{BRANCH}/{repository}/{arch}"
             for name, data in files.items():
-                self.mirror.files[f"{base}/{name}"] = data
+                folder = base if self._listed(data, arch) == arch else f"/{BRANCH}/{repository}/noarch"
+                self.mirror.files[f"{folder}/{name}"] = data
             self.mirror.files[f"{base}/{INDEX_FILES[3 if self.third else 2]}"] = self.index(repository, arch)
         for arch in ARCHES:
             self.release(arch)
@@ -79,12 +81,16 @@ class Upstream:
     def index(self, repository: str, arch: str, signer: Signer | None = None) -> bytes:
         """A signed index of what is in a repository."""
         out = io.BytesIO()
-        entries = [entry(data, arch) for data in self.files[repository, arch].values()]
+        entries = [entry(data, self._listed(data, arch)) for data in self.files[repository, arch].values()]
         if self.third:
             write_third_index(out, self.description, entries, signer or self.signers[arch])
         else:
             write_index(out, self.description, entries, signer or self.signers[arch], self.made)
         return out.getvalue()
+
+    def _listed(self, data: bytes, arch: str) -> str:
+        """The architecture that the index says of a package: in format 3, its own."""
+        return read_package(io.BytesIO(data), None).info.arch if self.third else arch
 
     def release(self, arch: str) -> None:
         """A mini root and boot files, with the list that names them."""

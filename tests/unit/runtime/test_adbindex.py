@@ -51,7 +51,6 @@ def test_an_index_names_the_packages_that_there_are(repository: Path) -> None:
     [
         (IndexEntry("Q1" + "A" * 27 + "=", "-a", "1", "x86_64"), "do not make a file name"),
         (IndexEntry("Q1" + "A" * 27 + "=", "a", "1", "x86_64", size=10**13), "at most 12 digits"),
-        (IndexEntry("Q2" + "A" * 43 + "=", "a", "1", "noarch"), "the folder noarch"),
     ],
 )
 def test_a_record_that_no_file_could_have_is_left_out(tmp_path: Path, entry: IndexEntry, fault: str) -> None:
