@@ -63,12 +63,15 @@ class Package3(Package):
         self._stream = stream
         self._source = source
         self._next: tuple[AdbFile, Block | None] | None = (head.container, head.first)
+        self._start = -1
 
     def iter_data(self, policy: Policy = DEFAULT_POLICY) -> Iterator[tuple[TarEntry, Content]]:
         """Yield the entries: each folder, then the files in it. A file's digest is compared while it is read.
 
         Raises FormatError.
         """
+        if self._next is None and self._start >= 0:
+            self._rewind()
         if self._next is None:
             raise FormatError(f"{self.file_name}: the data has been read already")
         (container, block), self._next = self._next, None
@@ -93,12 +96,13 @@ class Package3(Package):
         for _entry, content in self.iter_data(policy):
             content.skip()
         if self._stream.seekable():
-            self._rewind()
+            self._start = self._stream.tell() - (self.size or 0)
         return self.size or 0
 
     def _rewind(self) -> None:
-        """Go back to the start of the data; packed bytes can only be read from the start of the file on."""
-        self._stream.seek(-(self.size or 0), io.SEEK_CUR)
+        """Go back to the start of the data; packed bytes can only be read from the start of the file on. Raises FormatError."""
+        self._stream.seek(self._start)
+        self._start = -1
         self._source = RawSource(self._stream, self.file_name)
         head = read_head(self._source, None, PACKAGE, DEFAULT_LIMITS.control)
         if head.metadata != self._metadata:

@@ -2,7 +2,10 @@
 """The packing of a file of format 3: none, deflate or zstd, unpacked as it is read.
 
 A file begins with `ADB.` (not packed), `ADBd` (deflate) or `ADBc`, algorithm, level. What is signed is the unpacked file, so
-a change of packed bytes that unpacks to the same changes nothing that is installed; in small files it is found nevertheless.
+apk does not notice a change of packed bytes that unpacks to the same. Here, it is found if it is in the bits after the end of
+deflate's data, which packers leave 0, and anywhere in files of at most MOST_COMPARED unpacked bytes. What is left are single
+bits of larger files that unpack to the same, such as one that makes a repetition point to other, equal bytes, and the level in
+the header. They change nothing that is installed, and the digest of the file in a lock finds them.
 """
 
 from __future__ import annotations
@@ -45,11 +48,35 @@ class _Deflate:
         self.ended = False
         self.unused = b""
         self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._before = self._zlib
+        self._taken = b""
 
     def unpack(self, data: bytes) -> bytes:
-        plain = self._zlib.decompress(self._zlib.unconsumed_tail + data, _CHUNK)
+        """Return the next unpacked bytes. Raises zlib.error, also if the last byte has a bit set after the end of the data."""
+        given, before = self._zlib.unconsumed_tail + data, self._zlib.copy()
+        plain = self._zlib.decompress(given, _CHUNK)
         self.ended, self.unused = self._zlib.eof, self._zlib.unused_data
+        if taken := len(given) - len(self._zlib.unconsumed_tail) - len(self.unused):
+            self._before, self._taken = before, given[:taken]
+        if self.ended:
+            self._check_padding()
         return plain
+
+    def _check_padding(self) -> None:
+        """Refuse a last byte whose highest bit that is set could be 0 as well: it is not part of the data."""
+        last = self._taken[-1]
+        if not last:
+            return
+        self._before.decompress(self._taken[:-1])
+        without = self._before.copy()
+        cleared = last ^ 1 << last.bit_length() - 1
+        expected = self._before.decompress(bytes((last,)))
+        try:
+            same = without.decompress(bytes((cleared,))) == expected and without.eof
+        except zlib.error:
+            same = False
+        if same:
+            raise zlib.error("a bit is set after the end of the packed data")
 
 
 def _library(where: str) -> Any:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.apk.format.package import read_package
 from pipeline.apk.format.signature import Signer
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import ConfigError, FactoryError, FetchError, VerifyError
@@ -81,6 +83,23 @@ def test_the_repository_has_the_same_bytes(third: Upstream, checkout_path: Path,
     }
 
 
+def test_a_package_for_all_architectures(third: Upstream, checkout_path: Path, tmp_path: Path) -> None:
+    """The index calls it `noarch`, so that apk looks in the folder of that name: the mirror has it there, and so do we."""
+    third.add("main", "app", depend="so:lib.so", arch="x86_64", listed="noarch")
+    third.publish()
+    place = f"{BRANCH}/main/noarch/app-1.0-r0.apk"
+    assert f"/{place}" in third.mirror.files
+    driver = third.driver(checkout_path)
+    lock = kept(driver)
+    driver.fetch(lock, Quiet())
+    assert lock.packages["x86_64"][0].location == place
+    assert lock.packages["aarch64"][0].location == f"{BRANCH}/main/aarch64/app-1.0-r0.apk"
+    for arch, folder in (("x86_64", "noarch"), ("aarch64", "aarch64")):
+        out = laid(driver, lock, tmp_path / arch, arch) / BRANCH / "main"
+        found = {str(path.relative_to(out)) for path in out.rglob("*.apk")}
+        assert found == {f"{folder}/app-1.0-r0.apk", f"{arch}/lib-1.0-r0.apk"}
+
+
 def test_an_old_index_played_back(third: Upstream, checkout_path: Path) -> None:
     """An index with none of the later builds is older."""
     old = dict(third.mirror.files)
@@ -150,6 +169,40 @@ def test_refused_packages_and_indexes(third: Upstream, checkout_path: Path, chan
     assert isinstance(caught.value, (FetchError, VerifyError))
     if change is not swapped:  # that one is right in its own place
         assert digest_bytes(third.mirror.files[place]) not in {path.name for path in driver.vault.folder.rglob("*")}
+
+
+def test_a_bit_that_changes_no_content_is_found_by_the_lock(third: Upstream, checkout_path: Path) -> None:
+    """In a large packed package, such a bit is not found by its signature and digests; the lock has the SHA-256 of the file."""
+    third.add("main", "app", depend="so:lib.so", text=("hello world, this is text\n" * 40 + "0123456789" * 30 + "hello\n") * 60)
+    third.publish()
+    lock = kept(third.driver(checkout_path))
+    place = f"/{BRANCH}/main/x86_64/app-1.0-r0.apk"
+    good = third.mirror.files[place]
+    bad = next(filter(verifies, flips(good)))
+    third.mirror.files[place] = bad
+    driver = third.driver(checkout_path)
+    shutil.rmtree(driver.vault.folder)
+    with pytest.raises(VerifyError, match=rf"app-1\.0-r0\.apk: .*sha256 is {digest_bytes(bad)}, the lock says"):
+        driver.fetch(lock, Quiet())
+    assert digest_bytes(bad) not in {path.name for path in driver.vault.folder.rglob("*")}
+    third.mirror.files[place] = good
+    driver.fetch(lock, Quiet())
+
+
+def flips(data: bytes) -> Iterator[bytes]:
+    """The file with each of its bits changed in turn."""
+    for bit in range(8 * len(data)):
+        bad = bytearray(data)
+        bad[bit // 8] ^= 1 << bit % 8
+        yield bytes(bad)
+
+
+def verifies(data: bytes) -> bool:
+    try:
+        read_package(io.BytesIO(data), None).verify_data()
+    except VerifyError:
+        return False
+    return True
 
 
 def test_an_index_by_a_stranger(third: Upstream, checkout_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,20 @@ def test_large_packed_files_are_not_packed_again(signer: Signer, ring: KeyRing) 
     body = b"".join(number.to_bytes(4, "big") for number in range(200_000))
     write_package(out, INFO, {}, [(TarEntry("big"), body)], epoch=EPOCH, signer=signer)
     assert [content.read() for _entry, content in opened(out.getvalue(), ring).iter_data()] == [body]
+
+
+@pytest.mark.parametrize("size", [*range(98_000, 98_030, 4), *range(131_000, 131_072, 18), 200_000])
+@pytest.mark.parametrize("kind", ["same", "random"])
+def test_bits_after_the_end_of_large_packed_files_are_refused(signer: Signer, ring: KeyRing, size: int, kind: str) -> None:
+    """Deflate ends within a byte; whatever the size, no bit of that byte may change, and the right ones are accepted."""
+    out = io.BytesIO()
+    body = bytes(size) if kind == "same" else random.Random(size).randbytes(size)
+    write_package(out, PkgInfo("big", "1", "x86_64"), {}, [(TarEntry("big"), body)], epoch=EPOCH, signer=signer)
+    good = out.getvalue()
+    verify(good, ring)
+    for bit in range(8):
+        with pytest.raises(VerifyError):
+            verify(good[:-1] + bytes((good[-1] ^ 1 << bit,)), ring)
 
 
 @pytest.mark.parametrize(
