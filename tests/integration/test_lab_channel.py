@@ -53,13 +53,13 @@ class Progress:
 
 
 class Lab:
-    """A checkout of its own with a small world, and the user's real cache of downloads."""
+    """A checkout of its own with a small world, made if it is not there, and the user's real cache of downloads."""
 
     def __init__(self, folder: Path) -> None:
-        for name in ("pipeline", "pyproject.toml"):
-            (folder / name).symlink_to(CHECKOUT / name)
-        (folder / "runtime").mkdir()
-        (folder / "runtime" / "requirements.lock").symlink_to(CHECKOUT / "runtime" / "requirements.lock")
+        (folder / "runtime").mkdir(exist_ok=True)
+        for name in ("pipeline", "pyproject.toml", "runtime/requirements.lock"):
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(CHECKOUT / name)
         channel = load_channel(Paths(CHECKOUT), "lab", Problems())
         settings = {**channel.settings, "builder": ["apk-tools", "busybox", "zstd"]}
         self.channel: Channel = replace(channel, architectures=("x86_64",), settings=settings)

@@ -41,7 +41,7 @@ from pipeline.base.files import write_file
 from pipeline.base.paths import Paths
 from pipeline.base.progress import Progress
 from pipeline.base.recorded import Recorded
-from pipeline.base.scratch import temporary_folder
+from pipeline.base.scratch import sweep, temporary_folder
 from pipeline.channels.alpine.settings import MirrorSettings
 from pipeline.channels.lab.alpine_wheel import LOCK, base_wheels, not_there
 from pipeline.channels.lab.apt import Apt, Suite
@@ -174,6 +174,8 @@ class LabMirror:
                     raise
                 supply = self._resolve(catalog, wheels, progress)
             key = digest_json({"inputs": self.inputs(), "supply": supply.digest})
+            # A build that was killed may have left a mirror there, as large as this one, though this one is whole.
+            sweep(self.home, "mirror")
             if not self._is_whole(key, progress):
                 self._fetch(supply, progress)
                 self._lay(key, base, catalog, supply, progress)
