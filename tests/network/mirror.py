@@ -103,11 +103,7 @@ class Mirror:
             seed = hashlib.sha256(name.encode()).digest()
             content = b"".join(hashlib.sha256(seed + number.to_bytes(4)).digest() for number in range(one.size // 32))
             scripts = {".post-install": f"#!/bin/sh\n{one.script}\n".encode()} if one.script else {}
-            owner = "root" if self.third else ""
-            entries = [
-                (TarEntry("opt", kind="dir", mode=0o755, uname=owner, gname=owner), b""),
-                (TarEntry(f"opt/{name}", uname=owner, gname=owner), content),
-            ]
+            entries = [(TarEntry("opt", kind="dir", mode=0o755), b""), (TarEntry(f"opt/{name}"), content)]
             write = write_third_package if self.third else write_package
             with (place.parent / one.arch / f"{name}-{one.version}.apk").open("wb") as out:
                 write(out, info, scripts, entries, epoch=made, signer=signer)
