@@ -10,15 +10,4 @@ need_files /in/wheels
 PYTHONPATH=$(printf '%s:' /in/wheels/*.whl)
 PYTHONDONTWRITEBYTECODE=1
 export PYTHONPATH PYTHONDONTWRITEBYTECODE
-
-tower() {
-	python3 -P -m tower "$@"
-}
-
-share=/out/tree/usr/share
-mkdir -p "$share/man/man1" "$share/bash-completion/completions" "$share/zsh/site-functions" "$share/fish/vendor_completions.d"
-tower mdhelp >/out/commands.md
-tower mdhelp --man "$share/man/man1"
-tower completion bash >"$share/bash-completion/completions/tower"
-tower completion zsh >"$share/zsh/site-functions/_tower"
-tower completion fish >"$share/fish/vendor_completions.d/tower.fish"
+python3 -P /stage/write.py /out

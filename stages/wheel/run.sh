@@ -9,5 +9,5 @@ need_files /src/pyproject.toml /src/runtime
 cp -R /src /work/tree
 cd /work/tree
 same_times /work/tree
-python3 -m pip wheel --no-deps --no-build-isolation --no-index --no-cache-dir --disable-pip-version-check \
-	--wheel-dir /out .
+# By the interface that pip calls as well (PEP 517); pip itself takes five times as long to start and to look around.
+python3 -c 'import setuptools.build_meta as backend; backend.build_wheel("/out")'
