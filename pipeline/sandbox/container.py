@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sandbox in the engine: its containers and volumes, from creation to removal.
 
-Inputs are in volumes, one for each top-level folder, which a *loader* fills: a container that is never started, but
-through which the engine unpacks a tar stream into each of them (Podman fills a volume only through its own path). The
-stage's container has the same volumes read-only.
+Inputs are in volumes, one for each top-level folder. If the volumes of the engine are on this machine and ours to fill, a
+tar stream is unpacked into each of them here; otherwise by the engine, through a *loader*: a container that is never started
+(Podman fills a volume only through its own path). The stage's container has the same volumes read-only.
 
 Secrets are in a volume in the engine's memory (tmpfs), below /run/secrets: in no environment, argument, label, layer
 or disk. Such a volume loses its files when nobody has it mounted; so with secrets, the loader does run (it sleeps,
@@ -12,14 +12,20 @@ with the same restrictions) until the stage has started.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import SandboxError, StageError
+from pipeline.base.files import disk_full, is_full
 from pipeline.sandbox.engine import Engine, engine_architecture, image_architecture
 from pipeline.sandbox.spec import Sandbox, top_folder
 from pipeline.sandbox.transfer import Input, send
+from pipeline.sandbox.unpack import unpack
 
 _SECRETS = "/run/secrets"
 _LOADER = ("sleep", "86400")
@@ -34,6 +40,8 @@ _ENVIRONMENT = {
     "TERM": "dumb",
     "container": "oci",
 }
+_RANDOM = 64
+"""The length of a name that an engine makes up."""
 _NO_PROGRAM = ("executable file not found", "no such file or directory")
 
 
@@ -41,14 +49,23 @@ class ImageGoneError(SandboxError):
     """The engine does not have the image of a sandbox, which somebody may have removed a moment ago."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    name: str
+    folder: Path | None
+    """Its folder, if that is on this machine and ours to read and write."""
+
+
 class Container:
     """The container of one stage, with its inputs in place, not yet started."""
 
-    def __init__(self, engine: Engine, name: str, container_id: str) -> None:
+    def __init__(self, engine: Engine, name: str, container_id: str, outputs: Path | None) -> None:
         self._engine = engine
         self._loader = ""
         self.name = name
         self.id = container_id
+        self.outputs = outputs
+        """The folder of the volume /out, if it is on this machine and we may look at it."""
 
     def attach(self, **streams: int) -> Any:
         """Return a socket that carries `streams` (stdin=1, stdout=1, stderr=1). Raises StageError as `start` does."""
@@ -100,17 +117,15 @@ def opened(engine: Engine, sandbox: Sandbox, *, terminal: bool = False) -> Itera
     _require_image(engine, sandbox)
     with ExitStack() as stack:
         volumes = {place: _volume(engine, stack) for place in sorted({top_folder(item.target) for item in sandbox.inputs})}
-        if sandbox.secrets:
-            volumes[_SECRETS] = _volume(engine, stack, _SECRET_VOLUME)
-        loader = _load(engine, stack, sandbox, volumes) if volumes else ""
+        loader = _load(engine, stack, sandbox, volumes)
         scratch = {place: _volume(engine, stack) for place in ("/out", "/work")}
         mounts = [
-            *(_mount(place, name, read_only=True) for place, name in volumes.items()),
-            *(_mount(place, name, read_only=False) for place, name in scratch.items()),
+            *(_mount(place, volume, read_only=True) for place, volume in volumes.items()),
+            *(_mount(place, volume, read_only=False) for place, volume in scratch.items()),
         ]
         made = _create(engine, sandbox, sandbox.argv, mounts, terminal=terminal)
         stack.callback(engine.remove_container, made)
-        container = Container(engine, sandbox.name, made)
+        container = Container(engine, sandbox.name, made, scratch["/out"].folder)
         container.load(loader)
         if not sandbox.secrets:
             container.drop_loader()
@@ -132,39 +147,79 @@ def _gone(engine: Engine, sandbox: Sandbox) -> ImageGoneError:
     return ImageGoneError(text, hint="run: ./ci/doit builder")
 
 
-def _volume(engine: Engine, stack: ExitStack, options: dict[str, str] | None = None) -> str:
+def _volume(engine: Engine, stack: ExitStack, options: dict[str, str] | None = None) -> _Volume:
     with engine.translated("making a volume"):
         made = engine.api.create_volume(labels=engine.labels(), driver="local", driver_opts=options)
-        name = str(made["Name"])
-    stack.callback(engine.remove_volume, name)
-    return name
+        volume = _Volume(str(made["Name"]), None if options else _folder_here(engine, made))
+    stack.callback(engine.remove_volume, volume.name)
+    return volume
 
 
-def _load(engine: Engine, stack: ExitStack, sandbox: Sandbox, volumes: dict[str, str]) -> str:
-    """Fill the volumes; return the loader's ID."""
-    mounts = [_mount(place, name, read_only=False) for place, name in volumes.items()]
-    loader = _create(engine, sandbox, _LOADER, mounts, loader=True)
-    stack.callback(engine.remove_container, loader)
+def _folder_here(engine: Engine, made: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a new volume, if the engine and it are on this machine, and if it is ours to write.
 
-    def put(place: str, inputs: Sequence[Input]) -> None:
-        engine.api.put_archive(loader, place, send(inputs, below=place, epoch=sandbox.epoch, check=engine.check))
+    The engine's name for the volume is random, so that an empty folder of that name here is the volume, wherever the
+    engine's socket leads to.
+    """
+    name, path = str(made["Name"]), Path(str(made.get("Mountpoint") or "/"))
+    if not engine.api.base_url.startswith("http+docker://") or len(name) < _RANDOM or name not in path.parts:
+        return None
+    try:
+        info = path.lstat()
+        ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not any(path.iterdir())
+    except OSError:
+        return None
+    return path if ours else None
+
+
+def _load(engine: Engine, stack: ExitStack, sandbox: Sandbox, volumes: dict[str, _Volume]) -> str:
+    """Fill the volumes; add that of the secrets, if there are any, and return the ID of the container that holds it."""
+    inputs = {place: [item for item in sandbox.inputs if top_folder(item.target) == place] for place in volumes}
+    elsewhere = {place: volume for place, volume in volumes.items() if volume.folder is None}
+    if sandbox.secrets:
+        elsewhere[_SECRETS] = volumes[_SECRETS] = _volume(engine, stack, _SECRET_VOLUME)
+    loader = ""
+    if elsewhere:
+        loader = _create(
+            engine, sandbox, _LOADER, [_mount(place, volume, read_only=False) for place, volume in elsewhere.items()], loader=True
+        )
+        stack.callback(engine.remove_container, loader)
+
+    def stream(place: str, items: Sequence[Input]) -> Iterator[bytes]:
+        return send(items, below=place, epoch=sandbox.epoch, check=engine.check)
 
     with engine.translated(f"bringing in the inputs of {sandbox.name}"):
-        places = sorted({top_folder(item.target) for item in sandbox.inputs})
-        for place in places:
-            put(place, [item for item in sandbox.inputs if top_folder(item.target) == place])
-        if places:
-            put("/", [Input(place, {}) for place in places])  # Docker sets the time of a volume's folder only through its parent
+        sent = []
+        for place, items in inputs.items():
+            folder = volumes[place].folder
+            if folder is not None:
+                fill(folder, stream(place, items), sandbox)
+            else:
+                engine.api.put_archive(loader, place, stream(place, items))
+                sent.append(place)
+        if sent:
+            # Docker sets the time of a volume's folder only through its parent.
+            engine.api.put_archive(loader, "/", stream("/", [Input(place, {}) for place in sent]))
         if sandbox.secrets:
             engine.api.start(loader)
-            put(_SECRETS, [Input(_SECRETS, sandbox.secrets)])
+            engine.api.put_archive(loader, _SECRETS, stream(_SECRETS, [Input(_SECRETS, sandbox.secrets)]))
     return loader
 
 
-def _mount(place: str, volume: str, *, read_only: bool) -> Any:
+def fill(folder: Path, pieces: Iterator[bytes], sandbox: Sandbox) -> None:
+    """Unpack the inputs of a sandbox into the folder of a volume. Raises StoreError for a full disk, SandboxError otherwise."""
+    try:
+        unpack(pieces, folder, epoch=sandbox.epoch)
+    except OSError as error:  # of writing: `pieces` tells its own as StoreError
+        if is_full(error):
+            raise disk_full(folder, error) from error
+        raise SandboxError(f"{sandbox.name}: {error.filename or folder}: {error.strerror}") from error
+
+
+def _mount(place: str, volume: _Volume, *, read_only: bool) -> Any:
     from docker.types import Mount
 
-    return Mount(place, volume, type="volume", read_only=read_only, no_copy=True)
+    return Mount(place, volume.name, type="volume", read_only=read_only, no_copy=True)
 
 
 def _create(

@@ -59,7 +59,7 @@ def receive(
     taken = _Taken(folder, declared, max_bytes)
     seen: bytes | None = None
     try:
-        for entry, content in read_tar(_ChunkReader(pieces, check), "/out"):
+        for entry, content in read_tar(PieceReader(pieces, check), "/out"):
             name = taken.below(entry.name)
             if listed and name == made.NAME and entry.kind == "file" and seen is None:
                 seen = made.read(entry, content)
@@ -258,7 +258,7 @@ def _write_sparse(fd: int, piece: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-class _ChunkReader:
+class PieceReader:
     """Adapts the pieces of a stream to the `read` that the tar reader needs."""
 
     def __init__(self, pieces: Iterator[bytes], check: Callable[[], None] | None) -> None:

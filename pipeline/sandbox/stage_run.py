@@ -2,8 +2,8 @@
 """Run a stage in a container that has nothing but what the stage declared.
 
 No network, no privileges, a read-only root, no folder of this machine: inputs go in and outputs come out through the
-engine's API (`transfer`, `receive`), so the engine may be anywhere; the volume with the outputs is read itself if it is on
-this machine. A stage may write to /out and /work (volumes), /tmp and /run (memory); only /out outlives it.
+engine's API (`transfer`, `receive`), so the engine may be anywhere; volumes are filled and read directly if they are on this
+machine. A stage may write to /out and /work (volumes), /tmp and /run (memory); only /out outlives it.
 `pipeline.sandbox.container` has the details.
 """
 
@@ -31,8 +31,6 @@ _POLL_SECONDS = 0.2
 _STATE_TRIES = 50
 _KILL_SECONDS = 20
 _CHUNK = 1 << 20
-_RANDOM = 64
-"""The length of a name that an engine makes up."""
 
 
 def run_stage(
@@ -49,7 +47,7 @@ def run_stage(
     with opened(engine, replace(sandbox, argv=wrapped(sandbox.argv))) as container:
         _follow(engine, sandbox, container, log, hint)
         try:
-            here = outputs_here(engine, container)
+            here = outputs_here(container)
             most = sandbox.limits.output_bytes
             if here is not None and can_collect(here):
                 return collect(here, outputs, declared=declared, max_bytes=most, check=engine.check)
@@ -121,22 +119,10 @@ def _failure(state: Mapping[str, Any]) -> str:
     return f"exit status {status}" if status else ""
 
 
-def outputs_here(engine: Engine, container: Container) -> Path | None:
-    """Return the folder of the volume /out, if the engine and it are on this machine and we may look at it.
-
-    An engine packs files at 40 MB/s. Its name for the volume is random, so that a folder of that name here is the volume,
-    wherever the engine's socket leads to.
-    """
-    with engine.translated(f"looking for the outputs of {container.name}"):
-        if not engine.api.base_url.startswith("http+docker://"):
-            return None
-        mounts = engine.api.inspect_container(container.id).get("Mounts") or []
-    found = [row for row in mounts if row.get("Destination") == "/out" and row.get("Type") == "volume"]
-    if len(found) != 1 or len(str(found[0].get("Name", ""))) < _RANDOM or found[0]["Name"] not in str(found[0].get("Source", "")):
-        return None
-    path = Path(found[0]["Source"])
+def outputs_here(container: Container) -> Path | None:
+    """Return the folder of /out, if it is on this machine and holds what the stage made. An engine packs files at 40 MB/s."""
     try:
-        return path if (path / NAME).is_file() else None
+        return container.outputs if container.outputs is not None and (container.outputs / NAME).is_file() else None
     except OSError:
         return None
 

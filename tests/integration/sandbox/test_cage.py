@@ -20,6 +20,7 @@ from typing import Any
 
 import docker.errors
 import pytest
+from docker.api.container import ContainerApiMixin
 
 from pipeline.base.canonical import digest_bytes, digest_json
 from pipeline.base.errors import FormatError, SandboxError, StageError
@@ -329,7 +330,8 @@ def test_holes_stay_holes(either: Run) -> None:
     assert info.st_blocks * 512 < 1 << 20
 
 
-def test_damaged_input_is_never_seen_by_a_stage(run: Run, tmp_path: Path) -> None:
+def test_damaged_input_is_never_seen_by_a_stage(either: Run, tmp_path: Path) -> None:
+    run = either
     made = artifact(tmp_path / "store", b"x" * 100_000)
     (made.path / "x").chmod(0o644)
     (made.path / "x").write_bytes(b"x" * 99_999 + b"y")
@@ -362,17 +364,36 @@ def test_two_at_once(run: Run, tmp_path: Path) -> None:
     assert [(one.outputs / "x").read_text() for one in runs] == ["0\n", "1\n", "2\n"]
 
 
-def test_same_input_same_view(run: Run, tmp_path: Path) -> None:
-    """Two runs at two times from two places see the same names, modes, owners, times and bytes."""
+def test_same_input_same_view(run: Run, far: Run, tmp_path: Path) -> None:
+    """Runs at different times, from different places and by an engine elsewhere see the same."""
     views = []
-    for folder in ("a", "b"):
-        root = tmp_path / folder / "tree"
+    for number, engine in enumerate((run, run, far)):
+        root = tmp_path / str(number) / "tree"
         (root / "z").mkdir(parents=True)
         (root / "z" / "f").write_text("content")
-        run(
-            "find /in /src -exec stat -c '%n %a %u %g %Y %s' {} +; cat /src/tree/z/f",
-            inputs=(Input("/src/tree", root), Input("/in/a", {"x": b"1"})),
+        (root / "z" / ("n" * 200)).write_bytes(bytes(1 << 20))
+        (root / "z" / "link").symlink_to("../nowhere")
+        (root / "run").write_bytes(b"")
+        (root / "run").chmod(0o4700 + number)
+        os.utime(root / "z", (number, number))
+        one = replace(engine, outputs=tmp_path / f"out{number}", log=io.BytesIO())
+        one(
+            "find /in /src -exec stat -c '%n %a %h %u %g %Y %s %F' {} +; cat /src/tree/z/f; readlink /src/tree/z/link; "
+            "grep -E ' /(in|src) ' /proc/mounts | cut -d ' ' -f 2,4",
+            inputs=(Input("/src/tree", root), Input("/in/a", {"x": b"1"}), Input("/in/b/c", {})),
+            secrets={"key": b"s"},
         )
-        views.append("\n".join(line for line in sorted(run.said.splitlines()) if "/z 755" not in line))
-    assert views[0] == views[1]
-    assert "/src/tree/z/f 644 0 0 1000000000 7" in views[0]
+        views.append("\n".join(sorted(one.said.splitlines())))
+    assert views[0] == views[1] == views[2]
+    assert "/src/tree/z/f 644 1 0 0 1000000000 7 regular file" in views[0]
+    assert "/src/tree/run 755 1 0 0 1000000000 0 regular empty file" in views[0]
+    assert "/in 755" in views[0]
+
+
+def test_inputs_of_an_engine_here_are_not_sent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0 or "DOCKER_HOST" in os.environ:
+        pytest.skip("the engine's files are another user's")
+    run.engine.ping()
+    monkeypatch.delattr(ContainerApiMixin, "put_archive")
+    run("cat /in/a/x", inputs=(Input("/in/a", {"x": b"1"}),))
+    assert run.said == "1"
