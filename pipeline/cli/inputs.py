@@ -28,7 +28,9 @@ def publish_image(factory: Factory, image: Image) -> Path:
 
     Raises StageError, StoreError.
     """
-    artifacts = {node.name: factory.need(node).artifact for node in _nodes(factory, image)}
+    factory.need(factory.plan.nodes[image.final])
+    # Asking for the need of each would look at all that it needs, again and again.
+    artifacts = {node.name: factory.find(node) or factory.need(node).artifact for node in _nodes(factory, image)}
     built = _built(factory, image, artifacts[image.final])
     lock, builder = factory.lock().digest, factory.keys.builder(image.arch)
     return publish.publish(destination(factory), built, ManifestInput(image, factory.plan, artifacts, lock, builder))
