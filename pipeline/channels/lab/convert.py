@@ -24,7 +24,7 @@ from pipeline.channels.lab.catalog import Definition
 from pipeline.channels.lab.deb import open_verified, unpack
 from pipeline.channels.lab.kernel import lay_kernel
 from pipeline.channels.lab.keymaps import lay_keymaps
-from pipeline.channels.lab.package_tree import Node, PackageTree, matcher
+from pipeline.channels.lab.package_tree import LEVEL, Node, PackageTree, matcher
 from pipeline.channels.lab.scan import Scan, scan
 
 _KINDS: Mapping[str, str] = {"file": "file", "dir": "dir", "link": "symlink"}
@@ -53,7 +53,7 @@ def convert(job: Conversion, debs: tuple[Path, ...], checkout: Path, scratch: Pa
         scripts = definition.scripts() if definition else {}
         made = Path(folder) / "made.apk"
         with made.open("wb") as out:
-            write_package(out, _info(job, found, definition), scripts, _entries(tree, nodes), epoch=job.epoch)
+            write_package(out, _info(job, found, definition), scripts, _entries(tree, nodes), epoch=job.epoch, level=LEVEL)
         RecordedCache(output.parent, report=lambda _: None).keep(output.name, made)
     special = tuple(f"{node.mode:04o} {node.path}" for node in nodes if node.kind == "file" and node.mode & _SPECIAL_BITS)
     return Converted(job.product.name, special)

@@ -25,6 +25,7 @@ from pipeline.apk.format.package import TarEntry, write_package
 from pipeline.apk.format.pkginfo import SCRIPTS, PkgInfo
 from pipeline.apk.format.tarstream import read_tar
 from pipeline.base.errors import FormatError, VerifyError
+from pipeline.channels.lab.package_tree import LEVEL
 from pipeline.formats.ext4 import Ext4, Inode
 
 _DATABASE: Final = "lib/apk/db"
@@ -210,7 +211,7 @@ class InstalledSystem:
             provider_priority=entry.provider_priority,
             triggers=self.triggers_of(package),
         )
-        return write_package(out, info, self.scripts_of(package), self.entries(package), epoch=epoch)
+        return write_package(out, info, self.scripts_of(package), self.entries(package), epoch=epoch, level=LEVEL)
 
     def scripts_of(self, package: InstalledPackage) -> Mapping[str, bytes]:
         """Return the scripts of `package` by name (`.post-install`)."""

@@ -22,6 +22,7 @@ from pipeline.apk.format.package import read_package
 from pipeline.apk.format.pkginfo import parse_dependency
 from pipeline.base.errors import FormatError
 from pipeline.channels.lab.from_installed import InstalledSystem
+from pipeline.channels.lab.package_tree import LEVEL
 
 WORLD: Final = ("alpine-baselayout", "alpine-keys", "alpine-release", "apk-tools", "busybox", "busybox-binsh", "musl-utils")
 _KINDS: Final = {"file": tarfile.REGTYPE, "dir": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE}
@@ -50,7 +51,7 @@ def write_minirootfs(system: InstalledSystem, packages: Path, output: Path, arch
     _fill_folders(files)
     with (
         output.open("wb") as out,
-        gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=6, mtime=0) as packed,
+        gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=LEVEL, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as target,
     ):
         for _, (info, data) in sorted(files.items(), key=lambda item: item[0].split("/")):

@@ -12,13 +12,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pipeline.base.errors import FormatError
 
 if TYPE_CHECKING:
     from pipeline.formats.tarfields import Readable
 
+LEVEL: Final = 2
+"""Of deflate, in the lab's packages: a third of the time of level 6, and 7 % larger."""
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _MAX_PATH = 1024
 

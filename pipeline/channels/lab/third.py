@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
 
 from pipeline.apk.adb.writer import convert_package, write_index
 from pipeline.apk.format.index import IndexEntry, entry_of
@@ -16,9 +15,7 @@ from pipeline.apk.format.package import read_package
 from pipeline.apk.format.signature import Signer
 from pipeline.base.recorded import Recorded
 from pipeline.channels.lab.conversions import check_needs
-
-_LEVEL: Final = 6
-"""Of deflate; apk's own, 9, takes three times as long for a few percent."""
+from pipeline.channels.lab.package_tree import LEVEL
 
 
 def write_third_repository(
@@ -35,7 +32,7 @@ def write_third_repository(
         target = folder / name
         with packages[name].opened() as source, target.open("wb") as out, tempfile.TemporaryFile(dir=folder) as scratch:
             package = read_package(source, None, name=name)
-            convert_package(package, out, signer, scratch, level=_LEVEL)
+            convert_package(package, out, signer, scratch, level=LEVEL)
         return entry_of(target, arch=arch)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
