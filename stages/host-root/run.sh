@@ -15,8 +15,19 @@ need_files "/in/repository/$TOWER_BRANCH" /in/keys
 root=/work/root
 mkdir "$root"
 if [ "$TOWER_ARCH" = "$(uname -m)" ]; then
+	# mkinitfs's trigger would make an initramfs, which nothing takes: host-boot makes the device's. apk leaves a file that it
+	# finds below /etc alone, and lays the package's beside it.
+	settings=$root/etc/mkinitfs/mkinitfs.conf
+	mkdir -p "${settings%/*}"
+	echo disable_trigger=yes >"$settings"
 	# shellcheck disable=SC2086 # lists of words
 	tower_apk "$root" add --initdb $TOWER_LOCKED
+	if [ -f "$settings.apk-new" ]; then
+		mv "$settings.apk-new" "$settings"
+	else
+		rm "$settings"
+		rmdir --ignore-fail-on-non-empty "${settings%/*}"
+	fi
 else
 	# shellcheck disable=SC2086 # lists of words
 	if ! tower_apk "$root" add --initdb --no-scripts $TOWER_LOCKED >/work/installed; then
@@ -45,4 +56,4 @@ cp /in/keys/*.pub "$root/etc/apk/keys/"
 rm -rf "$root"/var/cache/apk/* "$root"/var/log/*
 tar -C "$root" -cf /out/root.tar --format=posix --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime \
 	--sort=name --numeric-owner --mtime="@$TOWER_EPOCH" \
-	--exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./run/*' --exclude='./tmp/*' --exclude='./boot/initramfs-*' .
+	--exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./run/*' --exclude='./tmp/*' .
