@@ -13,7 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from tower.cli.main import main, make_parser
+try:
+    from tower.cli.main import main, make_parser
+except ImportError as error:
+    sys.exit(f"error: input wheels: no program tower that runs: {error}")
 
 COMPLETIONS = {
     "bash": "bash-completion/completions/tower",

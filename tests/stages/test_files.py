@@ -12,14 +12,17 @@ from tests.stages.listing import listing
 from tests.stages.trees import DEVICE_WHEEL, tiny_overlays, tiny_runtime, wheel_of, write_tree
 
 _TOWER = """\
-import sys
 from pathlib import Path
 
-words = sys.argv[1:]
-if words[:2] == ["mdhelp", "--man"]:
-    (Path(words[2]) / "tower-odd name.1").write_text(".TH tower 1\\n")
-else:
-    print(" ".join(["said by tower", *words]))
+def make_parser(wanted):
+    assert wanted is None
+
+def main(words):
+    if words[:2] == ("mdhelp", "--man"):
+        (Path(words[2]) / "tower-odd name.1").write_text(".TH tower 1\\n")
+    else:
+        print(" ".join(["said by tower", *words]))
+    return 0
 """
 
 
@@ -45,7 +48,8 @@ def _unzipped(tmp_path: Path) -> Path:
 
 def test_manual(bench: Bench, tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
-    wheel_of(wheels / "tower-1.2.3-py3-none-any.whl", {"tower/__init__.py": "", "tower/__main__.py": _TOWER})
+    packages = dict.fromkeys(("tower/__init__.py", "tower/cli/__init__.py"), "") | {"tower/cli/main.py": _TOWER}
+    wheel_of(wheels / "tower-1.2.3-py3-none-any.whl", packages)
     bench.run("manual", tmp_path / "out", inputs={"wheels": wheels})
     bench.compare("manual", tmp_path / "out")
 
