@@ -18,16 +18,16 @@ mkimage() {
 	repositories "$root/etc/apk/repositories"
 	tower_apk "$root" add --initdb
 
-	# The live system trusts the medium's own repository by this key.
-	PACKAGER_PUBKEY=/in/keys/$TOWER_SIGNING_KEY_NAME
+	# The live system trusts the medium's own repository by this key. A stage without it has all sections that want it.
 	if [ -f /run/secrets/signing-key ]; then
+		PACKAGER_PUBKEY=/in/keys/$TOWER_SIGNING_KEY_NAME
 		mkdir -p /tmp/keys
 		PACKAGER_PRIVKEY=/tmp/keys/${TOWER_SIGNING_KEY_NAME%.pub}
 		cp /run/secrets/signing-key "$PACKAGER_PRIVKEY"
 		cp "$PACKAGER_PUBKEY" /tmp/keys/
-		export PACKAGER_PRIVKEY
+		export PACKAGER_PRIVKEY PACKAGER_PUBKEY
 	fi
-	export PACKAGER_PUBKEY APORTS=/work/aports
+	export APORTS=/work/aports
 
 	# mkimage.sh lets `apk index` look for keys in the builder's /etc, which is not the place of the channel's. Of each root
 	# that update-kernel installs by names and then removes, the packages are noted, to be compared with the lock.

@@ -5,6 +5,9 @@
 SOURCE_DATE_EPOCH=$TOWER_EPOCH
 export SOURCE_DATE_EPOCH
 
+# The channel's repositories. A stage that has their indexes from another stage sets this before it asks for them.
+tower_repository=/in/repository
+
 # refuse TEXT...: end the stage, for what it was given is wrong.
 refuse() {
 	printf 'error: %s\n' "$*" >&2
@@ -48,7 +51,7 @@ servers() (
 
 # repositories FILE: write the channel's repositories, one a line; our own as well where a stage has them.
 repositories() {
-	for tower_place in "/in/repository/$TOWER_BRANCH"/*; do
+	for tower_place in "$tower_repository/$TOWER_BRANCH"/*; do
 		# apk takes a repository for one of the second format unless it is told.
 		tower_kind=
 		[ ! -f "$tower_place/$TOWER_ARCH/Packages.adb" ] || tower_kind='v3 '

@@ -17,8 +17,10 @@ from pipeline.build.factory import Factory
 from pipeline.plan.nodes import Settings
 from pipeline.plan.planner import load_plan
 from tests.stages.bench import KEY, RENEW, Bench
-from tests.stages.material import LOCKED_ROOT, write_own_packages, write_repository
+from tests.stages.material import LOCKED_BASE, LOCKED_ROOT, write_own_packages, write_repository
 
+PACKAGES = ("alpine-base", "toweros-tiny")
+"""What the medium of tests has in its repository, with what they need."""
 # What the tiny packages have of the builder's own files.
 _PARTS = "bin/busybox lib/ld-musl-x86_64.so.1 usr/lib/grub usr/share/syslinux"
 
@@ -101,3 +103,14 @@ def host_root(
         return made[arch]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def medium(
+    bench: Bench, repository: Callable[[str], Path], own_packages: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What the stage medium-packages makes."""
+    folder = tmp_path_factory.mktemp("medium") / "out"
+    inputs = {"repository": repository("x86_64"), "keys": keys, "aports": bench.aports, "packages": own_packages}
+    bench.run("medium-packages", folder, inputs=inputs, options={"packages": PACKAGES}, locked=LOCKED_BASE)
+    return folder

@@ -46,11 +46,12 @@ _NEEDED = {
     "wheels": ("device", "tower"),
     "repository": ("packages",),
     "modloop": ("repository", "keys", "aports"),
-    "iso": ("repository", "keys", "aports", "packages", "modloop", "wheels", "docs", "apkovl"),
+    "medium-packages": ("repository", "keys", "aports", "packages"),
+    "iso": ("medium", "keys", "aports", "packages", "modloop", "wheels", "docs", "apkovl"),
 }
 _OPTIONS: dict[str, Mapping[str, Any]] = {
     "host-root": _ROOT, "host-system": {"world": ("toweros-tiny",), "repositories": ()}, "host-boot": _BOOT, "modloop": _MODLOOP,
-    "iso": _ISO,
+    "iso": _ISO, "medium-packages": {"packages": _WORLD},
     "repository": {"architectures": ("x86_64",)}, "apkovl": {"world": _WORLD, "installed": ("lvm2",), "repositories": ()},
 }  # fmt: skip
 
@@ -65,7 +66,12 @@ _WORLDS = [
     *(("host-root", "world", odd) for odd in _ODD_WORLDS),
     *(
         (stage, option, _ODD_WORLDS[0])
-        for stage, option in [("host-system", "world"), ("host-boot", "packages"), ("iso", "packages")]
+        for stage, option in [
+            ("host-system", "world"),
+            ("host-boot", "packages"),
+            ("medium-packages", "packages"),
+            ("iso", "packages"),
+        ]
     ),
     *(("apkovl", option, odd) for option in ("world", "installed") for odd in _ODD_WORLDS[:2]),
 ]
@@ -122,21 +128,25 @@ CASES = [
         ("option locked: the kernel's root has linux-tiny=1.0-r0",),
         locked=tuple(one.replace("linux-tiny=1.0", "linux-tiny=1.1") for one in LOCKED_MEDIUM),
     ),
-    Bad("iso", ("no-such-package",), {"packages": ("no-such-package",)}),
-    Bad("iso", ("option locked: names no package",), locked=()),
-    Bad("iso", ("option locked: the repository of the medium has tiny-users=1.0-r0",), locked=LOCKED_BASE[:2]),
+    Bad("medium-packages", ("no-such-package",), {"packages": ("no-such-package",)}),
+    Bad("medium-packages", ("option locked: names no package",), locked=()),
+    Bad("medium-packages", ("option locked: the repository of the medium has tiny-users=1.0-r0",), locked=LOCKED_BASE[:2]),
     Bad(
-        "iso",
+        "medium-packages",
         ("option locked: the repository of the medium has linux-firmware=1.0-r0",),
         {"packages": ("alpine-base", "linux-firmware")},
     ),
-    Bad("iso", ("option locked: the repository of the medium has alpine-base=1.0-r0",), locked=("alpine-base=0.9-r0",)),
     Bad(
-        "iso",
+        "medium-packages", ("option locked: the repository of the medium has alpine-base=1.0-r0",), locked=("alpine-base=0.9-r0",)
+    ),
+    Bad(
+        "medium-packages",
         ("option locked: the repository of the medium lacks linux-firmware=1.0-r0",),
         locked=(*LOCKED_BASE, "linux-firmware=1.0-r0"),
     ),
-    Bad("iso", ("input modloop:", "differ"), instead={"modloop": {"sections/kernel_of_another/boot/vmlinuz": b"kernel\n"}}),
+    Bad(
+        "iso", ("inputs modloop and medium lack", "differ"), instead={"modloop": {"sections/kernel_x/boot/vmlinuz": b"kernel\n"}}
+    ),
     Bad("wheel", ("source pyproject.toml:",), instead={"/src/pyproject.toml": NOTHING}),
     Bad("package-host", ("no owner and mode for nobody/knows",), instead={"/src/overlays/host": {"nobody/knows": b""}}),
     Bad("package-thinclient", ("owners.toml",), instead={"/src/overlays/owners.toml": NOTHING}),
@@ -145,12 +155,17 @@ CASES = [
 
 @pytest.fixture(scope="session")
 def good(
-    bench: Bench, host_root: Callable[[str], Path], repository: Callable[[str], Path], own_packages: Path, keys: Path
+    bench: Bench,
+    host_root: Callable[[str], Path],
+    repository: Callable[[str], Path],
+    own_packages: Path,
+    keys: Path,
+    medium: Path,
 ) -> Callable[[str], dict[str, Source]]:
     """Inputs of a stage that it would take."""
     everything: dict[str, Source] = {
         "repository": repository("x86_64"), "keys": keys, "root": host_root("x86_64"), "packages": own_packages,
-        "aports": bench.aports,
+        "aports": bench.aports, "medium": medium,
         "boot": {"boot.fat": b"x"}, "system": {"root.ext4": b"x"}, "image": {"image.img": b"x"}, "manual": {"commands.md": b"x"},
         "wheels": {"requirements.txt": b"x"}, "device": {DEVICE_WHEEL: b"x"}, "tower": {"tower-1-py3-none-any.whl": b"x"},
         "docs": {"docs/index.md": b"x"}, "modloop": {"sections/kernel/boot/vmlinuz": b"x"}, "apkovl": {"a.apkovl.tar.gz": b"x"},

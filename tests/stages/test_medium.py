@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.stages.bench import Bench
-from tests.stages.material import LOCKED_BASE, LOCKED_MEDIUM
+from tests.stages.conftest import PACKAGES
+from tests.stages.material import LOCKED_MEDIUM
 from tests.stages.trees import write_tree
 
 _MEDIUM: dict[str, str | tuple[str, ...]] = {"flavor": "tiny", "features": ("base",)}
@@ -28,16 +29,18 @@ def test_modloop(bench: Bench, modloop: Path) -> None:
     bench.compare("modloop", modloop)
 
 
-def test_iso(
-    bench: Bench, modloop: Path, repository: Callable[[str], Path], own_packages: Path, keys: Path, tmp_path: Path
-) -> None:
+def test_medium_packages(bench: Bench, medium: Path) -> None:
+    bench.compare("medium-packages", medium)
+
+
+def test_iso(bench: Bench, modloop: Path, medium: Path, own_packages: Path, keys: Path, tmp_path: Path) -> None:
     inputs = {
-        "repository": repository("x86_64"), "keys": keys, "aports": bench.aports, "packages": own_packages, "modloop": modloop,
+        "medium": medium, "keys": keys, "aports": bench.aports, "packages": own_packages, "modloop": modloop,
         "apkovl": write_tree(tmp_path / "apkovl", {"thinclient.apkovl.tar.gz": "overlay\n"}),
         "wheels": write_tree(tmp_path / "wheels", {"requirements.txt": "# none\n"}),
         "docs": write_tree(tmp_path / "docs", {"docs/index.md": "# Manual\n"}),
         "host-rpi": write_tree(tmp_path / "host", {"image.img.zst": "image\n", "image.bmap": "map\n"}),
     }  # fmt: skip
-    options = {**_MEDIUM, "packages": ("alpine-base", "toweros-tiny"), "cmdline": "console=ttyS0", "releasable": "no"}
-    bench.run("iso", tmp_path / "out", inputs=inputs, options=options, locked=LOCKED_BASE)
+    options = {**_MEDIUM, "packages": PACKAGES, "cmdline": "console=ttyS0", "releasable": "no"}
+    bench.run("iso", tmp_path / "out", inputs=inputs, options=options)
     bench.compare("iso", tmp_path / "out")

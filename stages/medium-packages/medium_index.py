@@ -2,11 +2,11 @@
 """Write and read the index of the medium's packages.
 
     python3 medium_index.py write [OPTIONS OF apk index] PACKAGE...
-    python3 medium_index.py text INDEX
+    python3 medium_index.py text INDEX OUT...
 
 `write` takes the options that mkimage.sh gives to `apk index`, and signs with the key in PACKAGER_PRIVKEY. The file keeps
 the name that the live system's initramfs asks for, APKINDEX.tar.gz, also for an index of format 3: apk looks at the content.
-`text` prints an index of either format in the lines of a root's database, checksums included.
+`text` writes an index of either format in the lines of a root's database, checksums included; it takes several pairs.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ def main() -> None:
     if what == "write":
         write(words)
         return
-    with Path(words[0]).open("rb") as stream:
-        entries = read_index(stream, None).entries
-    sys.stdout.write(dump_index_text(replace(entry, checksum=installed_form(entry.checksum)) for entry in entries))
+    for index, out in zip(words[::2], words[1::2], strict=True):
+        with Path(index).open("rb") as stream:
+            entries = read_index(stream, None).entries
+        text = dump_index_text(replace(entry, checksum=installed_form(entry.checksum)) for entry in entries)
+        Path(out).write_text(text)
 
 
 try:
