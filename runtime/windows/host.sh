@@ -35,16 +35,81 @@ sweep() {
 	done
 }
 
-look_after() {
-	trap '' HUP
-	# Others who open it for reading see its end when this shell has gone, whatever ended it.
-	exec 9<>end
+# The two kinds of servers. `begin` starts the X server: it sets `server`, and the server writes its display into `number`. `show`
+# makes `rfb`, the socket of a VNC server that only this user reaches, and sees to it that all ends when nobody has looked for the
+# grace time.
+
+begin_tigervnc() {
 	Xvnc -displayfd 3 -auth "$PWD/key" -geometry "$size" -depth 24 -desktop "$id" -noreset -nolisten tcp \
 		-rfbport -1 -rfbunixpath "$PWD/rfb" -rfbunixmode 384 -SecurityTypes None -MaxDisconnectionTime "$grace" \
 		-AcceptCutText=0 -SendCutText=0 -SendPrimary=0 -SetPrimary=0 3>number 9>&- >server-said 2>&1 &
 	server=$!
-	while kill -0 $server 2>/dev/null && ! { read -r display <number && [ -S rfb ]; }; do sleep 0.02; done
-	kill -0 $server 2>/dev/null || { rm -f rfb; return; }
+}
+
+show_tigervnc() { :; }
+
+begin_x11vnc() {
+	# No display of it gets larger than it began.
+	case $size in
+	*[!0-9x]* | x* | *x) size=none ;;
+	*x*) size=2560x1600 ;;
+	esac
+	Xvfb -displayfd 3 -auth "$PWD/key" -screen 0 "${size}x24" -noreset -nolisten tcp 3>number 9>&- >server-said 2>&1 &
+	server=$!
+}
+
+show_x11vnc() {
+	(
+		exec 9>&-
+		while kill -0 "$server" 2>/dev/null; do
+			rm -f rfb
+			# Without both ports it would listen to the network, at any port that is free.
+			x11vnc -display ":$display" -auth "$PWD/key" -norc -unixsock "$PWD/rfb" -rfbport 0 -rfbportv6 -1 -nopw -forever \
+				-nolookup -nosel -noclipboard -nobell -noxrecord -xkb -xrandr newfbsize -wait 8 -defer 4 -quiet >server-said 2>&1 &
+			refuse_ports $! &
+			wait $! || :
+			wait || :
+			sleep 0.2
+		done
+	) &
+	(
+		exec 9>&-
+		watch_over
+	) &
+}
+
+# Kills a VNC server that listens to the network as well, whatever it was told.
+refuse_ports() {
+	while kill -0 "$1" 2>/dev/null && [ ! -S rfb ]; do sleep 0.02; done
+	for file in "/proc/$1/fd"/*; do
+		inode=$(readlink "$file") || continue
+		inode=${inode#socket:[} inode=${inode%]}
+		if grep -qsE "^ *[0-9]+: [^ ]+ [^ ]+ 0A .* $inode " /proc/net/tcp /proc/net/tcp6; then kill -s KILL "$1"; fi
+	done
+}
+
+# Ends the X server when nobody has looked for the grace time.
+watch_over() {
+	since=$(date +%s)
+	while kill -0 "$server" 2>/dev/null; do
+		sleep $((grace / 60 + 1))
+		now=$(date +%s)
+		if { read -r pid <looks; } 2>/dev/null && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$PWD/rfb"; then
+			since=$now
+		elif [ $((now - since)) -ge "$grace" ]; then
+			kill "$server"
+		fi
+	done
+}
+
+look_after() {
+	trap '' HUP
+	# Others who open it for reading see its end when this shell has gone, whatever ended it.
+	exec 9<>end
+	"begin_$servers"
+	while kill -0 "$server" 2>/dev/null && ! read -r display <number; do sleep 0.02; done
+	kill -0 "$server" 2>/dev/null || { rm -f rfb; return; }
+	"show_$servers"
 	mkfifo said
 	{ head -c 65536 >saying; cat >/dev/null; } <said 9>&- &
 	if [ "$sound" != 0 ]; then
@@ -60,14 +125,22 @@ look_after() {
 	echo "$status" >status
 	exec 9>&-
 	# An application may have begun another one. When all windows are closed, somebody says `stop`.
-	wait $server || :
+	wait "$server" || :
 	rm -f rfb key cookie
 }
 
 start() {
 	id=$1 size=$2 grace=$3 sound=$4
 	shift 4
-	if ! command -v Xvnc || ! command -v socat; then exit $no_display; fi >/dev/null
+	# Xvnc is both servers in one, which is faster.
+	if command -v Xvnc; then
+		servers=tigervnc
+	elif command -v Xvfb && command -v x11vnc; then
+		servers=x11vnc
+	else
+		exit $no_display
+	fi >/dev/null
+	command -v socat >/dev/null || exit $no_display
 	command -v -- "$1" >/dev/null || exit $no_program
 	mkdir -p "$windows"
 	sweep
@@ -109,6 +182,9 @@ connect() {
 	if [ "$2" = display ]; then
 		read -r display <"$windows/$1/display"
 		socket=/tmp/.X11-unix/X$display
+	else
+		while [ ! -S "$socket" ] && alive "$1"; do sleep 0.02; done
+		echo $$ >"$windows/$1/looks"
 	fi
 	exec socat - "UNIX-CONNECT:$socket"
 }

@@ -34,8 +34,6 @@ _SUPPORTED: Final = (
 )  # fmt: skip
 _VIEWABLE: Final = 2
 _SECONDS: Final = 20.0
-START: Final = (1024, 768)
-"""The size of a display in pixels before its window has one."""
 _TICK: Final = 0.1
 _ECHO: Final = 1.0
 """Seconds after a change of the size in which the server's events are about this change."""
@@ -149,9 +147,6 @@ class Manager:
     def _begin(self) -> None:
         server = self.server
         self.screen = screen_of(server)
-        if self.screen is not None and self.screen.most == (server.width, server.height):
-            # One that only gets smaller: nobody has chosen this size.
-            self.screen.resize(*START)
         server.send(x11.CHANGE_ATTRIBUTES, 0, "III", server.root, 1 << 11, _ROOT_EVENTS)
         server.set_words(server.root, "_NET_SUPPORTED", "ATOM", *(server.atom(name) for name in _SUPPORTED))
         if self.courier is not None:

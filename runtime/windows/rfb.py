@@ -73,7 +73,8 @@ class PictureFilter:
         head = yield 24
         width, height, bits, depth, _, true_colour = struct.unpack(">HHBBBB", head[:8])
         (length,) = struct.unpack(">I", head[20:])
-        if (bits, depth, true_colour) != (32, 24, 1):
+        # Whether colours are true: x11vnc says it by 255.
+        if (bits, depth, true_colour != 0) != (32, 24, True):
             raise OddError(f"has {depth} bits of colour, in {bits}")
         if length > _MOST_NAME:
             raise OddError(f"has a name of {length} bytes")

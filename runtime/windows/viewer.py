@@ -21,11 +21,12 @@ import gi
 
 gi.require_version("Gtk", "3.0")
 gi.require_version("GtkVnc", "2.0")
-from gi.repository import Gdk, GLib, Gtk, GtkVnc  # noqa: E402  (their versions come first)
+from gi.repository import Gdk, GLib, GObject, Gtk, GtkVnc  # noqa: E402  (their versions come first)
 from tower.clipboard.courier import Courier  # noqa: E402
 from tower.display.relay import OddError  # noqa: E402
 from tower.display.x11 import key_in, open_server  # noqa: E402
 from tower.windows.manager import Manager, Shown  # noqa: E402
+from tower.windows.rfb import MOST_SIDE  # noqa: E402
 
 _PATIENCE: Final = 1500
 """Milliseconds to wait for windows of another application that the ended one has started."""
@@ -80,6 +81,8 @@ class Viewer:
         self.pictures.connect("vnc-error", self._end)
         self.pictures.connect("vnc-initialized", self._follow)
         self.pictures.connect("size-allocate", self._sized)
+        self.painted = False
+        self.painting = self.pictures.get_connection().connect("vnc-framebuffer-update", self._first_picture)
         self.window.add(self.pictures)
         self.pictures.show()
 
@@ -152,8 +155,18 @@ class Viewer:
 
     def _sized(self, *_: object) -> None:
         """Give the application's display the size of its pictures here."""
-        if self.manager is not None and self.window.get_visible():
-            self.manager.resize(*self._size())
+        # x11vnc, whose displays are small, ends a connection if it does not know yet that the viewer takes new sizes.
+        manager = self.manager
+        if manager is None or manager.screen is None or not self.window.get_visible():
+            return
+        if self.painted or min(manager.screen.most) > MOST_SIDE:
+            manager.resize(*self._size())
+
+    def _first_picture(self, connection: GObject.Object, *_: object) -> None:
+        """Handle the first picture: the server knows what the viewer takes."""
+        connection.disconnect(self.painting)
+        self.painted = True
+        self._sized()
 
     def _unmanaged(self) -> bool:
         """Show the application although its windows are not managed."""

@@ -27,7 +27,9 @@ from tests.conftest import CHECKOUT
 from tests.gui.pictures import Picture, keep
 from tests.integration.windows.screen import picture
 
-NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "xclip", "xdotool", "xterm")
+NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "x11vnc", "xclip", "xdotool", "xterm")
+XVNC = ("Xvnc", "Xtigervnc")
+"""What a host lacks whose windows are made by Xvfb and x11vnc."""
 COLOURS = {"web": "#4363d8", "vault": "#f58231"}
 SECONDS = 60
 # What the product's ssh server forwards.
@@ -240,7 +242,7 @@ def start_ssh_server(folder: Path, port: int, without: Collection[str] = ()) -> 
     (folder / "away").mkdir()
     variables = f"SetEnv HOME={folder}/away"
     if without:
-        variables += f" PATH={_programs(folder / 'programs', without)}"
+        variables += f" PATH={programs_without(folder / 'programs', without)}"
     more = ["PermitRootLogin prohibit-password", "UsePAM no", "StrictModes no", "PidFile none", variables]
     (folder / "sshd_config").write_text("".join(f"{line}\n" for line in (*own, *more, *kept)))
     Path("/run/sshd").mkdir(exist_ok=True)
@@ -249,7 +251,7 @@ def start_ssh_server(folder: Path, port: int, without: Collection[str] = ()) -> 
     return subprocess.Popen([sshd, "-D", "-f", folder / "sshd_config", "-E", folder / "sshd.log"])
 
 
-def _programs(folder: Path, without: Collection[str]) -> Path:
+def programs_without(folder: Path, without: Collection[str]) -> Path:
     """A folder with all programs of this machine, but without some."""
     folder.mkdir()
     for place in ("/usr/local/bin", "/usr/sbin", "/usr/bin"):

@@ -13,7 +13,7 @@ import pytest
 from tower.display.x11 import new_key
 
 from tests.conftest import CHECKOUT
-from tests.integration.windows.conftest import find, until
+from tests.integration.windows.conftest import XVNC, find, processes, programs_without, until
 
 SCRIPT = (CHECKOUT / "runtime" / "windows" / "host.sh").read_text()
 SHELLS = [("sh",), ("busybox", "sh")]
@@ -62,8 +62,11 @@ def test_from_its_start_to_its_end(host: Host) -> None:
     assert list(host.windows.iterdir()) == []
 
 
-def test_nothing_lives_longer_than_it_may_without_a_window(host: Host) -> None:
-    assert host.run("start", ID, "800x600", "2", "0", "xterm")[0] == 0
+@pytest.mark.parametrize("lacks", [(), XVNC], ids=["Xvnc", "Xvfb-x11vnc"])
+def test_nothing_lives_longer_than_it_may_without_a_window(host: Host, tmp_path: Path, lacks: tuple[str, ...]) -> None:
+    path = str(programs_without(tmp_path / "programs", lacks))
+    assert host.run("start", ID, "800x600", "2", "0", "xterm", path=path)[0] == 0
+    assert any(line.startswith("x11vnc ") for line in processes().values() if str(host.windows) in line) == bool(lacks)
     until(lambda: not find(f"start {ID}"), "it has ended by itself")
     assert not find(str(host.windows))
     assert host.run("list") == (0, b"")
@@ -88,6 +91,10 @@ def test_each_kind_of_failure_has_an_exit_status_of_its_own(host: Host) -> None:
     assert host.run("start", ID, "800x600", "60", "0", "xterm", path="/nonexistent")[0] == 91
     assert host.run("start", ID, "800x600", "60", "0", "no-such-program")[0] == 92
     assert host.run("start", ID, "no size", "60", "0", "xterm")[0] == 93
+    without = str(programs_without(host.home / "programs", XVNC))
+    assert host.run("start", ID, "no size", "60", "0", "xterm", path=without)[0] == 93
+    neither = str(programs_without(host.home / "fewer", (*XVNC, "x11vnc")))
+    assert host.run("start", ID, "800x600", "60", "0", "xterm", path=neither)[0] == 91
     assert not host.windows.exists() or list(host.windows.iterdir()) == []
     for action in ("attach", "wait", "stop"):
         assert host.run(action, ID)[0] == 94

@@ -4,22 +4,35 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tower.display.relay import OddError
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, Place, children, until
+from tests.integration.windows.conftest import COLOURS, XVNC, Place, children, make_place, missing_here, until
 from tests.integration.windows.screen import client, colour, inside
 
 RED = (192, 48, 32)
 XTERM = ("xterm", "-bg", "#c03020", "-fg", "#c03020", "+sb")
 BAR = (60, 12, 100, 30)
 """A piece of the title bar of a window in the corner, left of its title."""
+SERVERS = {"Xvnc": (), "Xvfb-x11vnc": XVNC}
+"""The two kinds of servers, and what a host lacks that has the second."""
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place for each kind of servers."""
+    if missing := missing_here():
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
+    with make_place(tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-"), SERVERS[request.param]) as made:
+        yield made
 
 
 @pytest.mark.qa("A03", simulated="both sides are this machine, and the desktop is an X server in memory")
@@ -31,7 +44,7 @@ def test_a_window_shows_what_the_application_paints_in_the_hosts_colour(desk: Pl
     desk.window(r"xterm \(web\)|web")
     folder = desk.windows / desk.id()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert (folder / "rfb").stat().st_mode & 0o777 == 0o600
+    assert (folder / "rfb").stat().st_mode & 0o077 == 0
     assert desk.run("--list", "web").stdout == f"web {folder.name}  xterm, 0 min\n"
     running.send_signal(signal.SIGTERM)
     assert running.wait(90) == 128 + signal.SIGTERM
@@ -207,9 +220,11 @@ def test_the_display_has_no_port_and_refuses_unauthenticated_clients(desk: Place
     desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
     folder = desk.windows / desk.id()
-    servers = desk.find(f"-rfbunixpath {folder}/rfb")
-    assert len(servers) == 1
-    inodes = {str(path.readlink()) for path in Path(f"/proc/{servers[0]}/fd").iterdir()}
+    servers = [
+        number for number, line in desk.mine().items() if str(folder) in line and line.startswith(("Xvnc ", "Xvfb ", "x11vnc "))
+    ]
+    assert servers
+    inodes = {str(path.readlink()) for number in servers for path in Path(f"/proc/{number}/fd").iterdir()}
     listening = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
     assert not [row for row in listening if f"socket:[{row[9]}]" in inodes], "it listens on a port"
     number = (folder / "display").read_text().strip()
