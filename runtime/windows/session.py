@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 PYTHON: Final = "/usr/bin/python3"
 """The system's Python, which has the libraries of the desktop."""
+DISPLAY_PACKAGES: Final = ("tigervnc", "socat")
+"""What a host needs for windows; Xvfb and x11vnc do in place of the first."""
 GRACE: Final = 3600
 """Seconds that an application lives without a window."""
 ID: Final = re.compile(r"[0-9a-f]{8}")
@@ -62,6 +64,10 @@ _PASSED: Final = (
     "DBUS_SESSION_BUS_ADDRESS", "GDK_BACKEND", "GDK_DPI_SCALE", "GDK_SCALE", "GTK_THEME", "LANG", "XAUTHORITY", "XDG_CONFIG_HOME",
     "XDG_DATA_DIRS",
 )  # fmt: skip
+
+
+class NoDisplayError(RemoteError):
+    """A host lacks the programs that make windows: those of `DISPLAY_PACKAGES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +122,23 @@ def run(session: Session, argv: Sequence[str], look: Look) -> int:
     number = secrets.token_hex(4)
     with ExitStack() as stack:
         sound = stack.enter_context(served(session, _title(session, look))) if look.sound else SILENT
-        words = (number, _SIZE, str(GRACE), str(sound.port))
-        done = _host(session, "start", *words, *argv, data=sound.cookie + new_key()[1])
-        return _show(session, Display(number, _key(session, done.stdout), sound), look, stack)
+        return _show(session, display_of(session, number, str(GRACE), argv, sound), look, stack)
+
+
+def display_of(session: Session, number: str, grace: str, argv: Sequence[str], sound: Sound = SILENT) -> Display:
+    """Start an application on a display of its own, which ends after `grace` seconds without a viewer. Raises as `run` does."""
+    done = _host(session, "start", number, _SIZE, grace, str(sound.port), *argv, data=sound.cookie + new_key()[1])
+    return Display(number, _key(session, done.stdout), sound)
+
+
+@contextmanager
+def connection(session: Session, number: str, what: str) -> Iterator[socket.socket]:
+    """Connect to the `pictures` or the `display` of an application on the host, through the connection to the host."""
+    argv = session.client(shlex.join(_words("connect", number, what)))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, proc.running(argv, stdin=theirs.fileno(), stdout=theirs.fileno()):
+        theirs.close()
+        yield ours
 
 
 def attach(session: Session, number: str, look: Look) -> int:
@@ -208,8 +228,8 @@ class _Window:
         """Wait for the end of the application; return its status. Raises LostError, ToolError, GarbageError."""
         session = self.session
         with ExitStack() as stack:
-            server = stack.enter_context(self._connection("pictures"))
-            display = stack.enter_context(self._connection("display"))
+            server = stack.enter_context(connection(session, self.display.number, "pictures"))
+            display = stack.enter_context(connection(session, self.display.number, "display"))
             ours, theirs = socket.socketpair()
             stack.enter_context(ours)
             with theirs:
@@ -224,15 +244,6 @@ class _Window:
                     f"{session.host.name}: the display of {self.name} {error}", hint="is this host still yours? See: tower audit"
                 ) from None
             return self._ended(viewer, waits, by_viewer=ended is ours or viewer.poll() is not None)
-
-    @contextmanager
-    def _connection(self, what: str) -> Iterator[socket.socket]:
-        """Connect to a server on the host, through the connection to the host."""
-        argv = self.session.client(shlex.join(_words("connect", self.display.number, what)))
-        ours, theirs = socket.socketpair()
-        with ours, theirs, proc.running(argv, stdin=theirs.fileno(), stdout=theirs.fileno()):
-            theirs.close()
-            yield ours
 
     def _viewer(self, pictures: socket.socket, display: socket.socket) -> AbstractContextManager[subprocess.Popen[bytes]]:
         words = (self.session.host.name, self.colour, self.clipboard, self.name)
@@ -290,7 +301,9 @@ def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) 
     if not check or done.status == 0:
         return done
     if what == "display":
-        raise RemoteError(f"{name}: has no programs for windows", hint=f"install them: tower install {name} tigervnc socat")
+        raise NoDisplayError(
+            f"{name}: has no programs for windows", hint=f"install them: tower install {name} {' '.join(DISPLAY_PACKAGES)}"
+        )
     if what == "program":
         raise RemoteError(f"{name}: {words[5]}: no such program", hint=f"install it: tower install {name} {words[5]}")
     if what == "window":

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from tower.base.errors import HostError, StoppedError, TowerError, ValueRefusedError
+from tower.base.errors import HostError, RemoteError, StoppedError, TowerError, ValueRefusedError
 from tower.base.names import parse_host_name, seconds
 from tower.base.refused import OURS, ours
 from tower.base.view import View
@@ -96,6 +97,19 @@ def _execute(args: argparse.Namespace) -> int:
     if not argv:
         raise ValueRefusedError(f"{host.name}: the command is missing", hint=f"for a session with its shell: ssh {host.name}")
     tty = sys.stdin.isatty() and sys.stdout.isatty() if args.tty is None else args.tty
+    try:
+        return _run(tower, host, argv, args, tty=tty)
+    except RemoteError as error:
+        from tower.windows.session import DISPLAY_PACKAGES, NoDisplayError
+
+        if not isinstance(error, NoDisplayError) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        _offer(tower, host, DISPLAY_PACKAGES, error)
+    return _run(tower, host, argv, args, tty=tty)
+
+
+def _run(tower: Tower, host: Host, argv: list[str], args: argparse.Namespace, *, tty: bool) -> int:
+    """Raises NoDisplayError."""
     with connect(tower, host, timeout=args.timeout) as session:
         if args.window is not False:
             from tower.windows import session as windows
@@ -103,6 +117,17 @@ def _execute(args: argparse.Namespace) -> int:
             if args.window or (windows.has_screen() and windows.is_graphical(session, argv[0])):
                 return windows.run(session, argv, _look(argv[0], host, args))
         return foreground.run(session, argv, tty=tty)
+
+
+def _offer(tower: Tower, host: Host, packages: Sequence[str], error: TowerError) -> None:
+    """Install what windows need, after a question. Raises the trouble with that, and the error of a refusal."""
+    from tower.install.install import install_by_choice
+
+    view = View(json=False)
+    view.say(f"{error.message}; they are in the packages {' and '.join(packages)}")
+    report = install_by_choice(tower, (str(host.name),), packages, view)
+    for problem in report.problems.values():
+        raise problem
 
 
 def _look(name: str, host: Host, args: argparse.Namespace) -> Look:
