@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "clipboard": "show and set what crosses by the clipboard",
     "completion": "print a shell's completion script for tower",
     "deprovision": "forget a host and its keys",
+    "doctor": "measure what makes the windows of hosts slow",
     "install": "install packages on hosts, or on this machine",
     "mdhelp": "print the manual of all commands as Markdown, or write man pages",
     "menu": "show or refresh the hosts' applications in the menu of the desktop",

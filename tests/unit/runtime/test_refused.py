@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "clipboard": ("clipboard", "policy", "share-all"),
     "completion": ("completion", "bash"),
     "deprovision": ("deprovision", "vault", "--yes"),
+    "doctor": ("doctor", "gui", "--timeout", "0.1"),
     "install": ("install", "vault", "nano", "--yes"),
     "mdhelp": ("mdhelp", "--man", "pages"),
     "menu": ("menu", "vault"),

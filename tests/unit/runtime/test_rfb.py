@@ -15,6 +15,7 @@ from tower.clipboard.courier import Courier
 from tower.display import x11
 from tower.display.relay import OddError, relay
 from tower.display.x11 import key_in, new_key, open_server
+from tower.windows.delays import Pictures
 from tower.windows.manager import Manager, Shown
 from tower.windows.rfb import ALLOWED, MOST_SIDE, PictureFilter
 
@@ -65,6 +66,11 @@ GOOD = {
 @pytest.mark.parametrize("at_once", [True, False])
 def test_allowed_messages_pass_unchanged(what: str, at_once: bool) -> None:
     assert sent(begin() + GOOD[what] + GOOD["bell"], at_once=at_once) == GREETING + GOOD[what] + GOOD["bell"]
+
+
+def test_true_colours_may_be_said_by_any_number() -> None:
+    """x11vnc says 255."""
+    assert sent(begin(form=FORMAT[:3] + b"\xff" + FORMAT[4:]) + GOOD["bell"]).endswith(GOOD["bell"])
 
 
 def test_texts_of_the_server_are_dropped() -> None:
@@ -235,6 +241,16 @@ def test_whatever_an_x_server_says_ends_in_our_words(said: bytes) -> None:
         with pytest.raises((OddError, OSError)):
             server = open_server(one, bytes(16))
             Manager(server, shown.append, courier()).run()
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_whatever_a_vnc_server_says_to_the_doctor_ends_in_our_words(said: bytes, begun: bool) -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        other.sendall((begin() if begun else b"") + said)
+        other.shutdown(socket.SHUT_WR)
+        with pytest.raises((OddError, OSError)):
+            Pictures(one).wait(1 << 20)
 
 
 def test_an_answer_has_a_limit(pair: tuple[socket.socket, socket.socket]) -> None:
