@@ -161,6 +161,24 @@ def test_an_application_that_begins_another_one(desk: Place, tmp_path: Path) -> 
     assert running.wait(90) == 0
 
 
+def test_several_windows_of_one_application(desk: Place) -> None:
+    running = desk.start("--window", "web", "sh", "-c", "xterm -T first & xterm -T second & wait")
+    folder = desk.windows / desk.id()
+
+    def fill() -> bool:
+        shown = inside(folder)
+        return len(shown.windows) == 2 and set(shown.windows) == {(0, 0, shown.width, shown.height)}
+
+    until(fill, "two windows that fill the display")
+    for title, other in (("first", "second"), ("second", "")):
+        (number,) = (number for number, line in desk.mine().items() if line.startswith(f"xterm -T {title}"))
+        assert running.poll() is None
+        os.kill(number, signal.SIGTERM)
+        if other:
+            desk.window(rf"{other} \(web\)")
+    assert running.wait(90) == 0
+
+
 def test_a_program_that_is_not_there(desk: Place) -> None:
     done = desk.run("--window", "web", "no-such-program")
     assert done.returncode == 17
