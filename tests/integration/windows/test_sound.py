@@ -9,6 +9,8 @@ import os
 import re
 import secrets
 import shutil
+import signal
+import socket
 import statistics
 import struct
 import subprocess
@@ -23,7 +25,7 @@ from tower.windows import sound
 from tower.windows.loudness import Loudness
 from tower.windows.pulse import COOKIE_BYTES
 
-from tests.integration.windows.conftest import Place, until
+from tests.integration.windows.conftest import Place, children, until
 
 RATE, SECONDS, HERTZ = 44100, 1.5, 440
 NAME = "player (web)"
@@ -244,3 +246,22 @@ def test_an_application_in_a_window_is_heard(place: Place, desktop: Server, tmp_
     check_tone(tmp_path / "heard")
     silent = place.run("--window", "--no-sound", "web", "xterm", "-e", f'test -z "$PULSE_SERVER" && {player}')
     assert silent.returncode == 0, silent.stderr
+
+
+@pytest.mark.usefixtures("desktop")
+def test_a_port_that_another_program_of_the_host_took_costs_the_sound_alone(place: Place) -> None:
+    """The application knows the port of its sound, so that no other one will do when its window comes back."""
+    running = place.start("web", "xterm")
+    number = place.id()
+    port = int((place.windows / number / "sound").read_text())
+    place.window(r"\(web\)")
+    os.kill(children(running, "tower.windows.viewer")[0], signal.SIGKILL)
+    running.communicate(timeout=90)
+    with socket.create_server(("127.0.0.1", port)):
+        again = place.start("--attach", "web")
+        place.window(r"\(web\)")
+        assert place.run("--stop", "web").returncode == 0
+        said = again.communicate(timeout=90)[1].decode()
+    place.started.clear()
+    assert f"xterm (web) has no sound: web: port {port} on 127.0.0.1 cannot be had" in said
+    assert place.ids() == []
