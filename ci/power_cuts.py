@@ -21,7 +21,8 @@ from pipeline.images.guest import FAILURES
 
 MOST = 40
 SECONDS = 900
-STEP = r"tower-setup: ([a-z_]+)(:.*)?$"
+STEP = r"tower-setup: ([a-z_]+)(:.*)?\n"
+"""A whole line: the console comes in pieces, and a piece may end in the middle of a name."""
 
 
 def provision(image: Path, home: Path) -> Path:
