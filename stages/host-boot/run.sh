@@ -31,6 +31,10 @@ cp "$root/boot/vmlinuz-$TOWER_FLAVOR" "$boot/"
 mkdir -p "$root/etc/lvm"
 cp /stage/lvm.conf "$root/etc/lvm/lvm.conf"
 echo 'custom_files="/etc/lvm/lvm.conf"' >>"$root/etc/mkinitfs/mkinitfs.conf"
+# The USB of a Raspberry Pi 3, behind which its second disk is: mkinitfs knows it as built into the kernel.
+if [ -f "$root/etc/mkinitfs/features.d/usb.modules" ]; then
+	printf '%s\n' kernel/drivers/usb/dwc2 'kernel/drivers/usb/phy/phy-generic.ko*' >>"$root/etc/mkinitfs/features.d/usb.modules"
+fi
 steady_cpio
 mkinitfs -q -b "$root" -c "$root/etc/mkinitfs/mkinitfs.conf" -P "$root/etc/mkinitfs/features.d" \
 	-i "$root/usr/share/mkinitfs/initramfs-init" -f "$root/usr/share/mkinitfs/fstab" \

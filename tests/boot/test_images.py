@@ -6,6 +6,7 @@ The images are those of `./ci/doit`, from the folder where it leaves them.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -114,6 +115,18 @@ def test_a_raspberry_pi_finds_all_it_needs(disk: Path) -> None:
     assert {"/bootcode.bin", "/start.elf", "/fixup.dat", "/vmlinuz-rpi", "/initramfs-rpi"} <= set(boot_files(disk))
     assert b"arm_64bit=1\n" in boot_file(disk, "/config.txt")
     assert b"root=LABEL=tower-root" in boot_file(disk, "/cmdline.txt")
+
+
+def test_the_initramfs_finds_a_second_disk_by_usb(disk: Path) -> None:
+    """Also at the USB of a Raspberry Pi 3, whose driver is a module of the lab's kernel."""
+    name, wanted = (
+        ("rpi", {"dwc2", "phy-generic", "usb-storage"}) if disk.stem.endswith("rpi") else ("lts", {"xhci-pci", "usb-storage"})
+    )
+    archive = gzip.decompress(boot_file(disk, f"/initramfs-{name}"))
+    listed = subprocess.run(
+        ["cpio", "-t", "--quiet"], input=archive, capture_output=True, check=True, timeout=120
+    ).stdout.decode()
+    assert wanted <= {Path(line).name.partition(".")[0] for line in listed.splitlines()}
 
 
 def test_the_boot_partition_can_be_changed_to_start_an_encrypted_root(disk: Path, checkout: Path, tmp_path: Path) -> None:
