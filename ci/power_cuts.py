@@ -4,7 +4,8 @@
     python ci/power_cuts.py dist/toweros-host-0.1.0-lab-pc.img.zst
 
 Takes as many starts of a machine as there are steps, some twenty; tests/boot/test_provision.py does it at two steps. Each
-start is cut off at the first step that none was cut off at before, until the host is ready. Prints one line a start.
+start is cut off at the first step that none was cut off at before, until the host is ready. Prints one line a start; their
+consoles are in build/log.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> int:
         with second.open("wb") as stream:
             stream.truncate(2 << 30)
         for number in range(MOST):
-            step = cut(disk, second, home / f"{number}.log", seen)
+            step = cut(disk, second, Path(f"build/log/power-cut-{number}.log"), seen)
             print(f"start {number}: {step if step == 'login' else f'cut off at {step}'}", flush=True)
             if step == "login":
                 missed = [one for one in ("encrypt", "system", "boot", "user", "secrets") if one not in seen]

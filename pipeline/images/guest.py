@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import select
 import socket
 import threading
 import time
@@ -50,6 +51,7 @@ PATIENCE = 4
 _TAIL = 25
 _KEPT = 1 << 20
 _CONNECT_SECONDS = 20
+_END_SECONDS = 60
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>78])")
 _CUT = re.compile(r"\x1b(\[[0-9;?=]*|[()])?$")
 """The beginning of an escape sequence that is not complete yet."""
@@ -255,8 +257,35 @@ def running(name: str, argv: Sequence[str], *, log: Path, limit: float, ports: d
             with _connect(name, place, process.poll, log) as console:
                 yield Guest(name, console, out, log, ports, used=lambda: _processor_seconds(process.pid))
         finally:
-            proc.kill_group(process.pid)
-            process.wait()
+            with _ends(process.pid):
+                proc.kill_group(process.pid)
+                process.wait()
+
+
+@contextmanager
+def _ends(pid: int) -> Iterator[None]:
+    """Wait, at the end, until the children that a process has now have ended, too.
+
+    Whoever waits for `timeout` alone may be earlier than QEMU, which then still has its disks locked.
+    """
+    handles = list[int]()
+    for child in _children(pid):
+        with suppress(OSError):
+            handles.append(os.pidfd_open(child))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            # It is readable as soon as the process has let go of its files.
+            select.select([handle], [], [], _END_SECONDS)
+            os.close(handle)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the children of a process; none if it has ended."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def _processor_seconds(pid: int) -> float:
@@ -266,7 +295,7 @@ def _processor_seconds(pid: int) -> float:
     """
     ticks = 0
     with suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        for child in _children(pid):
             fields = Path(f"/proc/{child}/stat").read_text(errors="replace").rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
