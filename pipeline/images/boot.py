@@ -110,15 +110,18 @@ def started(
     swapped: bool = False,
     clock: str = "",
     accel: str = "",
+    qmp: Path | None = None,
 ) -> Iterator[Guest]:
     """Boot `image` on `machine`; it is ended with the context, and after `limit` seconds at the latest.
 
     `stick` is a file that a PC has as an additional USB stick; it is written to. `files` are put onto the boot partition of
-    a host first, by name; the image is not changed. `second` is the file of a PC's second disk: with one, data written to
-    both disks stays, and its sector at the byte `broken`, if not 0, cannot be written. With `tap`, a PC is a host of the network
-    that this interface belongs to. Without it, hosts are in an offline network of QEMU's own, and its first host is forwarded.
-    If it is `swapped`, the second disk has the first one's name. `clock` is what the machine's clock shows at the start, as
-    1970-01-01T00:00:00; now, if it is empty. `accel` is the value of QEMU's option of that name. Raises BootError.
+    a host first, by name; the image is not changed. `second` is the file of a host's second disk, which a Raspberry Pi has by
+    USB; then the size of its card must be a power of two. With a second disk, data written to both disks stays, and its sector
+    at the byte `broken`, if not 0, cannot be written. With `tap`, a PC is a host of the network that this interface belongs to.
+    Without it, hosts are in an offline network of QEMU's own, and its first host is forwarded. If it is `swapped`, the second
+    disk has the first one's name. `clock` is what the machine's clock shows at the start, as 1970-01-01T00:00:00; now, if it is
+    empty. `accel` is the value of QEMU's option of that name. If there is a `qmp`, QEMU speaks its machine protocol at this
+    socket, and the boot device of a PC is a USB stick that can be pulled out (`device_del` of `boot`). Raises BootError.
     """
     if not image.is_file():
         raise BootError(f"{image}: no such image", hint="build it first: ./ci/doit")
@@ -126,10 +129,15 @@ def started(
     with temporary_folder("boot") as folder:
         disk = image.absolute() if files is None else _with_files(image.absolute(), files, folder)
         argv = _arguments(machine, disk, folder, ports, kept=second is not None, tap=tap, accel=accel)
-        if second is not None:
+        if second is not None and machine is MachineType.HOST_RPI:
+            argv += ["-drive", f"if=none,id=second,cache=writeback,format=raw,{_second(second, broken)}"]
+            argv += ["-device", "usb-storage,drive=second,serial=SECOND1"]
+        elif second is not None:
             drive = ["-drive", f"if=virtio,cache=writeback,format=raw,{_second(second, broken)}"]
             place = argv.index("-drive") if swapped else len(argv)
             argv[place:place] = drive
+        if qmp is not None:
+            argv = [*_on_a_stick(argv), "-qmp", f"unix:{quoted(qmp)},server=on,wait=off"]
         if clock:
             argv += ["-rtc", f"base={clock}"]
         if stick is not None:
@@ -137,6 +145,14 @@ def started(
             argv += ["-device", "usb-storage,drive=stick,serial=STICK1"]
         with running(machine.value, argv, log=log, limit=limit or machine.limit * 2, ports=ports) as guest:
             yield guest
+
+
+def _on_a_stick(argv: list[str]) -> list[str]:
+    """Return QEMU's arguments for a PC whose first disk is a USB stick."""
+    place = argv.index("-drive") + 1
+    drive = argv[place].replace("if=virtio", "if=none,id=boot")
+    stick = ["-device", "qemu-xhci", "-device", "usb-storage,id=boot,drive=boot,serial=BOOT1,removable=on,bootindex=0"]
+    return [*argv[:place], drive, *argv[place + 1 :], *stick]
 
 
 def _second(disk: Path, broken: int) -> str:
@@ -223,7 +239,7 @@ def _arguments(
     forward = f",net={NETWORK},host={THIN_CLIENT}"
     forward += "".join(f",hostfwd=tcp:127.0.0.1:{ours}-{ADDRESS}:{theirs}" for theirs, ours in ports.items())
     if machine is MachineType.HOST_RPI:
-        return ["qemu-system-aarch64", *common, *_raspberry(image, scratch, forward)]
+        return ["qemu-system-aarch64", *common, *_raspberry(image, scratch, forward, kept=kept)]
     # What kills Linux 6.12 at random in an emulated PC: cmpxchg16b, which it can do without, and a second processor, which
     # may run into code that the first is about to patch (`Oops: int3`).
     argv = ["qemu-system-x86_64", *common, "-machine", "pc", "-cpu", "qemu64,-cx16", "-m", "1536"]
@@ -272,7 +288,7 @@ def _overlay(image: Path, scratch: Path, size: int = 0) -> Path:
     return overlay
 
 
-def _raspberry(image: Path, scratch: Path, forward: str) -> list[str]:
+def _raspberry(image: Path, scratch: Path, forward: str, *, kept: bool) -> list[str]:
     """Do with the boot partition what the firmware of a Raspberry Pi 3 does; return arguments of QEMU."""
     raw = unpacked(image, scratch)
     config = boot_file(raw, "/config.txt").decode()
@@ -288,15 +304,20 @@ def _raspberry(image: Path, scratch: Path, forward: str) -> list[str]:
     line = boot_file(raw, "/cmdline.txt").decode().strip()
     if _PI_CONSOLE not in line:
         line = f"{line} {_PI_CONSOLE}"
+    # The firmware lays them into memory one behind the other.
+    with (scratch / "initramfs").open("wb") as out:
+        for name in initramfs[1].split(","):
+            out.write(boot_file(raw, f"/{name}"))
     # QEMU wants the size of an SD card to be a power of two.
     size = 1 << (max(raw.stat().st_size, _GIB) - 1).bit_length()
+    card = f"file={quoted(raw)},format=raw" if kept else f"file={quoted(_overlay(raw, scratch, size))},format=qcow2"
     return [
         *("-machine", "raspi3b"),
         *("-kernel", str(take_boot_file(raw, f"/{kernel[1]}", scratch / "kernel"))),
-        *("-initrd", str(take_boot_file(raw, f"/{initramfs[1]}", scratch / "initramfs"))),
+        *("-initrd", str(scratch / "initramfs")),
         *("-dtb", str(take_boot_file(raw, f"/{tree}", scratch / "tree.dtb"))),
         *("-append", line),
-        *("-drive", f"file={quoted(_overlay(raw, scratch, size))},format=qcow2,if=sd"),
+        *("-drive", f"{card},if=sd"),
         *("-netdev", f"user,id=net0{forward}"),
         # Linux calls it eth0 only if its address is, as here, one that a maker was given.
         *("-device", "usb-net,netdev=net0,mac=b8:27:eb:00:00:01"),

@@ -24,10 +24,14 @@ from tower.provision.progress import ForeignError
 from pipeline.images.boot import LOGIN, SSH, MachineType, check_banner, started
 from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_filesystem
 from pipeline.images.guest import FAILURES
+from tests.boot.hardware import Hardware
+from tests.boot.idle import measure
 
 MIB = 1 << 20
 GIB = 1 << 30
 MONTH = 30 * 86400
+MOST_MEMORY, MOST_ROOT = 200, 600
+"""MiB; docs/figures.md has what a host needs."""
 START = 600
 """Seconds that a start may take on a machine that does other things beside."""
 
@@ -124,16 +128,20 @@ def wait_for_step(name: str, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Encrypted:
-    """Its first start was cut off twice: while its second disk was encrypted, and while the system was copied onto it."""
+    """Its first start was cut off twice: by the power while its second disk was encrypted, and by pulling out its boot device
+    while the system was copied onto that disk.
+    """
     disk, folder = provisioned
     made = Encrypted(tmp_path_factory.mktemp("encrypted") / "vm.img", tmp_path_factory.mktemp("second") / "second.img", folder)
     subprocess.run(["cp", "--sparse=always", disk, made.disk], check=True, timeout=120)
     with made.second.open("wb") as stream:
         stream.truncate(2 * GIB)
     bad = (*FAILURES, "This host is not ready")
+    hardware = Hardware(made.second.with_name("qmp"))
     for number, last in enumerate(("encrypt", "system", "restart")):
         log = checkout / "build" / "log" / f"provisioned-first-start-{number}.log"
-        with started(MachineType.HOST_PC_BIOS, made.disk, log=log, second=made.second) as guest:
+        qmp = hardware.place if last == "system" else None
+        with started(MachineType.HOST_PC_BIOS, made.disk, log=log, second=made.second, qmp=qmp) as guest:
             if last == "restart":
                 wait_for_step("system", guest.ports[SSH], folder)
             guest.wait(f"^.*tower-setup: {last}$", START, failures=bad)
@@ -142,6 +150,10 @@ def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: 
             assert last != "restart" or "home is kept" in guest.text, guest.text
             # Before that, nothing of it is open.
             assert "login:" not in guest.text
+            if last == "system":
+                hardware.pull("boot")
+                shown = r"the boot device, sda \(QEMU HARDDISK, (serial number BOOT1, )?2147 MB\), was taken out"
+                guest.wait(f"tower-setup: failed at: system: {shown}: put it in, and switch this host off and on", START)
             if last == "restart":
                 assert guest.ended(120)
     return made
@@ -237,6 +249,9 @@ def test_the_host_starts_from_its_encrypted_disk_and_answers(encrypted: Encrypte
         assert (mounts["/"], mounts["/home"]) == ("/dev/tower/root", "/dev/tower/home")
         assert volumes["tower-home"] / (volumes["tower-home"] + volumes["tower-root"]) == pytest.approx(0.2, abs=0.01)
         assert on_host("cat /sys/class/block/dm-*/dm/uuid").startswith("CRYPT-LUKS2-")
+        needs = measure(on_host, checkout / "build" / "log" / "idle-host.json")
+        assert needs["memory_mib"] < MOST_MEMORY, needs
+        assert needs["root_mib"] < MOST_ROOT, needs
         left = on_host("doas mount /boot && doas ls /boot; doas umount /boot").split()
         assert {"tower-receipt.json", "initramfs-key"} <= set(left)
         assert not {"tower.env", "crypto_keyfile.bin", "ssh_host_ed25519_key"} & set(left)
