@@ -17,6 +17,7 @@ apk --root "$root" --arch x86_64 --keys-dir /in/keys --repositories-file /work/r
 tar -xzf /in/apkovl/thinclient.apkovl.tar.gz -C "$root"
 cp /work/world "$root/etc/apk/world"
 # As the installer does.
+cp /in/keys/*.pub "$root/etc/apk/keys/"
 cp "$root/etc/tower/repositories" "$root/etc/apk/repositories"
 
 mkdir -p "$root/usr/lib/tower"

@@ -21,6 +21,8 @@ from pipeline.sim.plans import SIM, THIN_CLIENT, WIFI
 
 MIRROR_NAME: Final = "alpine.test"
 """The server of packages that the lab's devices know."""
+PAGE: Final = (0x3C, 0x8C, 0x64)
+"""The colour of the only page of the simulated Internet."""
 _SECONDS: Final = 180
 _ENVIRONMENT: Final = {"PYTHONPATH": "/usr/lib/tower", "PYTHONDONTWRITEBYTECODE": "1"}
 _FILES: Final = (ENV, KEY_FILE, HOST_KEY, f"{HOST_KEY}.pub", RECEIPT_ON_BOOT)
@@ -91,7 +93,8 @@ def _provision(client: Machine, host: Machine, made: Tower) -> None:
 
 def _serve(machine: Machine, folder: Path, mirror: Path | None) -> None:
     """Serve a page, the packages of a mirror, and the name of its server in the simulated Internet."""
-    (folder / "index.html").write_text("<h1>The pretended Internet</h1>\n")
+    colour = "#{:02x}{:02x}{:02x}".format(*PAGE)
+    (folder / "index.html").write_text(f'<body bgcolor="{colour}"><h1>The pretended Internet</h1>\n')
     if mirror is not None:
         for branch in mirror.glob("v*"):
             (folder / branch.name).symlink_to(branch)

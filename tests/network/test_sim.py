@@ -9,33 +9,37 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tower.menu import png
 
 from pipeline.sim import running
+from pipeline.sim.prepared import PAGE
 from tests.gui.pictures import Colour, Picture, keep, near, read_png
 from tests.gui.test_desktop import BAR_TOP, TERMINAL, WINDOW, YELLOW
 from tests.integration.windows.test_sound import check_tone, sine
 from tests.network.machines import CHECKOUT, missing_tools
+from tests.network.simulated import (
+    SECONDS,
+    HostClipboard,
+    argv,
+    changed,
+    press,
+    rgb,
+    sim,
+    start,
+    start_keyboard,
+    there,
+    until,
+    until_it_shows,
+)
 
 FOLDER = CHECKOUT / "build" / "sim"
-SECONDS = 240
-
-
-def argv(*words: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline", *words]
-
-
-def sim(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(argv(*words), cwd=CHECKOUT, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done
 
 
 def listing() -> dict[str, dict[str, object]]:
@@ -75,16 +79,6 @@ def nothing_runs() -> Iterator[None]:
     sim("sim:stop")
     yield
     sim("sim:stop")
-
-
-def until_it_shows(file: Path, seen: Callable[[Picture], bool], why: str = "cat .cache/tower/desktop.log") -> None:
-    """Take pictures of the thin client's screen until one shows what it should; `why` is what tells more if none does."""
-    ends = time.monotonic() + 60
-    while not seen(found := read_png(file.read_bytes())):
-        if time.monotonic() > ends:
-            path = keep(found, "what the thin client showed")
-            raise AssertionError(f"the screen never showed it ({path})\n{sim('sim:ssh', 'thinclient', why).stdout[-3000:]}")
-        sim("sim:screen", "thinclient", str(file))
 
 
 def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) -> None:
@@ -130,11 +124,6 @@ def test_a_tower_stays_and_ends_when_told(nothing_runs: None, tmp_path: Path) ->
     wait_until_gone(mine)
 
 
-def rgb(text: str) -> Colour:
-    """A colour of a host, as the thin client writes it."""
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:], 16)
-
-
 def widget(seen: Callable[[dict[str, str]], bool]) -> dict[str, str]:
     """What the program behind the bar's hosts says, once it says what it should."""
     ends = time.monotonic() + 60
@@ -165,77 +154,6 @@ def test_the_bar_lists_the_hosts_and_tells_up_from_down(nothing_runs: None, tmp_
     os.kill(running.need(FOLDER).row("web").pid, signal.SIGKILL)
     assert "○ web" in widget(lambda found: found["class"] == "down")["text"]
     until_it_shows(file, lambda found: lit(found) == {"router", "vault"})
-
-
-LAUNCH = """
-from gi.repository import Gio
-entry = Gio.DesktopAppInfo.new_from_filename("/home/user/.local/share/applications/tower-web.galculator.desktop")
-assert entry.launch([], None)
-print(entry.get_icon().to_string())
-"""
-"""What a menu does with an entry; prints the entry's icon."""
-
-
-@pytest.mark.qa("A02")
-@pytest.mark.qa("A03")
-def test_windows_of_two_hosts_are_on_the_desktop(nothing_runs: None, tmp_path: Path) -> None:
-    """Applications of an online and an offline host: installed from the simulated Internet, shown in colours, and heard.
-
-    One is started by its entry in the menu.
-    """
-    del nothing_runs
-    sim("sim")
-    sim("sim:ssh", "thinclient", "tower install web galculator tigervnc socat pulseaudio-utils --yes")
-    sim("sim:ssh", "thinclient", "tower install vault xterm tigervnc socat --yes")
-    rows = json.loads(sim("sim:ssh", "thinclient", "tower status --json").stdout)["hosts"]
-    colours = {row["host"]: rgb(row["color"]) for row in rows}
-    file = tmp_path / "screen.png"
-    sim("sim:screen", "thinclient", str(file))
-    shown: list[str] = []
-
-    def all_of_them(found: Picture) -> bool:
-        return all(found.share(colours[name], 0, 0, 1280, BAR_TOP) > 0.005 for name in shown)
-
-    # One after the other: a window that opens later is placed so that the title bars of both are seen.
-    icon = started_from_the_menu()
-    shown.append("web")
-    until_it_shows(file, all_of_them, "cat .cache/menu.log; tower run --list")
-    drawn = png.decode(base64.b64decode(sim("sim:ssh", "thinclient", f"base64 {icon}").stdout))
-    assert drawn.pixels[4 * (drawn.width // 2) :][:3] == bytes(colours["web"])
-    sim("sim:ssh", "thinclient", "setsid tower run vault xterm >/dev/null 2>.cache/vault.log </dev/null &")
-    shown.append("vault")
-    until_it_shows(file, all_of_them, "cat .cache/vault.log; tower run --list")
-    check_sound_and_menu(tmp_path)
-
-
-def started_from_the_menu() -> str:
-    """Start galculator on web by its entry in the thin client's menu; the path of the entry's icon."""
-    sim("sim:ssh", "thinclient", f"cat >.cache/launch.py <<'END'\n{LAUNCH}END")
-    # What it starts has its output, and goes on.
-    line = "setsid python3 .cache/launch.py >.cache/icon 2>.cache/menu.log </dev/null && cat .cache/icon"
-    return sim("sim:ssh", "thinclient", line).stdout.strip()
-
-
-def check_sound_and_menu(folder: Path) -> None:
-    """A tone that is played on a host is heard on the thin client; what was installed is in its menu."""
-    (folder / "tone").write_bytes(sine())
-    player = "pacat --raw --format=s16le --rate=44100 --channels=1 tone"
-    send = ["sim:ssh", "thinclient", "tower run web sh -c 'cat >tone'"]
-    subprocess.run(argv(*send), cwd=CHECKOUT, input=(folder / "tone").read_bytes(), check=True, timeout=SECONDS)
-    record = "setsid pw-record -P stream.capture.sink=true --format s16 --rate 44100 --channels 1 heard.wav >/dev/null 2>&1 &"
-    sim("sim:ssh", "thinclient", record)
-    ends = time.monotonic() + 60
-    while "heard.wav" not in sim("sim:ssh", "thinclient", "find heard.wav -size +10k 2>/dev/null || :").stdout:
-        assert time.monotonic() < ends, "nothing is recorded"
-    sim("sim:ssh", "thinclient", f"tower run --window web sh -c '{player}'")
-    sim("sim:ssh", "thinclient", "pkill -INT -x pw-record")
-    wav = sim("sim:ssh", "thinclient", "base64 heard.wav").stdout
-    # Without the head of a WAV file.
-    (folder / "heard").write_bytes(base64.b64decode(wav[wav.index("UklGR") :].partition("\nsim:")[0])[44:])
-    # The desktop has no sound card, whose clock would be kept before other programs.
-    check_tone(folder / "heard", within=0.5)
-    names = json.loads(sim("sim:ssh", "thinclient", "tower menu --json").stdout)
-    assert {"galculator", "xterm"} <= set(json.dumps(names).replace('"', " ").split())
 
 
 def test_nothing_is_left_of_a_start_that_was_cut_off(nothing_runs: None) -> None:
@@ -284,3 +202,194 @@ def _below(pid: int) -> list[int]:
             for child in map(int, children.read_text().split()):
                 found += [child, *_below(child)]
     return found
+
+
+@dataclass
+class Desk:
+    """The desktop of a Tower whose hosts have applications, and a keyboard."""
+
+    file: Path
+    colours: dict[str, Colour]
+
+    def picture(self) -> Picture:
+        sim("sim:screen", "thinclient", str(self.file))
+        return read_png(self.file.read_bytes())
+
+    def wait(self, seen: Callable[[Picture], bool], what: str, why: str = "tower run --list") -> Picture:
+        """The screen when it shows what it should; it is kept in build/gui/."""
+        self.picture()
+        until_it_shows(self.file, seen, why)
+        found = read_png(self.file.read_bytes())
+        keep(found, what)
+        return found
+
+    def has_window_of(self, found: Picture, host: str) -> bool:
+        return found.share(self.colours[host], 0, 0, 1280, BAR_TOP) > 0.005
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """One Tower for all tests of windows, whose hosts get their applications from the simulated Internet."""
+    if missing := missing_tools():
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
+    sim("sim:stop")
+    try:
+        sim("sim")
+        for words in ("web dillo galculator pulseaudio-utils xclip", "vault xterm xclip"):
+            there(f"tower install {words} tigervnc socat --yes")
+        there("tower install thinclient wtype --yes")
+        rows = json.loads(there("tower status --json"))["hosts"]
+        made = Desk(tmp_path_factory.mktemp("desk") / "screen.png", {row["host"]: rgb(row["color"]) for row in rows})
+        made.picture()
+        start_keyboard()
+        yield made
+    finally:
+        sim("sim:stop")
+
+
+LAUNCH = """
+from gi.repository import Gio
+entry = Gio.DesktopAppInfo.new_from_filename("/home/user/.local/share/applications/tower-web.galculator.desktop")
+assert entry.launch([], None)
+print(entry.get_icon().to_string())
+"""
+"""What a list of applications does with an entry; prints the entry's icon."""
+
+
+@pytest.mark.qa("A02")
+@pytest.mark.qa("A03")
+def test_windows_of_two_hosts_are_on_the_desktop(desk: Desk) -> None:
+    """One of an online host is started by its entry in the list, one of an offline host by keys in the desktop's menu."""
+    there(f"cat >.cache/launch.py <<'END'\n{LAUNCH}END")
+    # What it starts has its output, and goes on.
+    icon = there("setsid python3 .cache/launch.py >.cache/icon 2>.cache/menu.log </dev/null && cat .cache/icon")
+    desk.wait(lambda found: desk.has_window_of(found, "web"), "window of web", "cat .cache/menu.log; tower run --list")
+    drawn = png.decode(base64.b64decode(there(f"base64 {icon}")))
+    assert drawn.pixels[4 * (drawn.width // 2) :][:3] == bytes(desk.colours["web"])
+    menu = there("/usr/libexec/tower/desktop applications")
+    labels = re.findall('<item label="([^"]+)"', menu)
+    assert {"XTerm (vault)", "Galculator (web)"} <= set(labels)
+    # The menu opens where the pointer is; its second entry is that of hosts' applications, whose first one is chosen then.
+    press("logo+m", "Down", "Down", "Right", *["Down"] * labels.index("XTerm (vault)"))
+    desk.wait(lambda found: found.share(desk.colours["vault"], 270, 120, 300, 220) > 0.05, "menu with applications of hosts")
+    press("Return")
+    desk.wait(lambda found: all(desk.has_window_of(found, host) for host in ("web", "vault")), "windows of two hosts")
+
+
+@pytest.mark.qa("A05")
+def test_texts_pass_between_thin_client_and_hosts_and_from_host_to_host(desk: Desk) -> None:
+    web, vault = HostClipboard("web"), HostClipboard("vault")
+
+    def keyboard() -> list[str]:
+        state = f"import tower.clipboard.messages as m; from tower.clipboard.policy import folder; {STATE}"
+        found: list[str] = json.loads(there(f"PYTHONPATH=/usr/lib/tower python3 -c '{state}'"))
+        return found
+
+    def has_it(host: str) -> bool:
+        if keyboard() == [host]:
+            return True
+        press("alt+Tab")
+        return False
+
+    def go_to(host: str) -> None:
+        until(lambda: has_it(host), f"{host}'s window has the keyboard")
+
+    go_to("vault")
+    there("printf %s 'of the thin client, 東京' | wl-copy >/dev/null 2>&1")
+    until(lambda: vault.paste() == "of the thin client, 東京", "vault has what was copied here")
+    vault.copy("of vault, Grüße")
+    until(lambda: there("wl-paste -n || :") == "of vault, Grüße", "the thin client has what was copied on vault")
+    go_to("web")
+    assert web.paste() == ""
+    # From an offline to an online host.
+    assert "web: its windows have what was copied on vault" in there("tower clipboard send web --yes 2>&1")
+    until(lambda: web.paste() == "of vault, Grüße", "web has what was sent")
+    web.copy("of web")
+    until(lambda: there("wl-paste -n || :") == "of web", "the thin client has what was copied on web")
+    go_to("vault")
+    assert vault.paste() == "of vault, Grüße"
+    assert "vault: its windows have what was copied on web" in there("tower clipboard send vault 2>&1")
+    until(lambda: vault.paste() == "of web", "vault has what was sent")
+    lines = json.loads(there("tower clipboard log --json"))["transfers"]
+    assert [(one["from"], one["to"]) for one in lines] == [
+        ("thinclient", "vault"), ("vault", "thinclient"), ("vault", "web"), ("web", "thinclient"), ("web", "vault"),
+    ]  # fmt: skip
+
+
+STATE = """
+s = m.connected(folder()); s.sendall(m.packed(do="state")); import json; held = bytearray()
+while data := s.recv(4096): held += data
+print(json.dumps(list(next(iter(m.unpacked(held)))[0]["keyboard"])))
+"""
+"""Prints the hosts whose windows have the keyboard, as the clipboard's broker knows it."""
+
+
+@pytest.mark.qa("A04")
+def test_an_application_follows_its_window_and_menus_and_dialogs_are_whole(desk: Desk) -> None:
+    said = start("tower run vault xterm -bg '#204060' -fg '#204060' +sb -e sh -c 'while sleep 0.2; do stty size >size; done'")
+
+    def filled(found: Picture, part: float) -> bool:
+        return found.share((0x20, 0x40, 0x60), 0, 30, 1280, BAR_TOP) > part
+
+    def cells() -> tuple[int, ...]:
+        return tuple(int(word) for word in there("tower run vault cat size").split())
+
+    desk.wait(lambda found: filled(found, 0.1), "a terminal of vault", said)
+    until(lambda: cells()[1:] and cells()[1] < 160, "the terminal has the size of its window")
+    before = cells()
+    press("logo+a")
+    desk.wait(lambda found: filled(found, 0.95), "a terminal of vault on the whole screen", said)
+    # A character has 6 by 13 pixels.
+    until(lambda: cells()[1:] and cells()[1] >= 210 and cells()[0] >= 49, "the terminal has as many characters as the screen")
+    press("logo+a")
+    until(lambda: cells() == before, "the terminal is as small as before")
+    press("logo+f")
+    desk.wait(lambda found: found.share((0x20, 0x40, 0x60), 0, 0, 1280, 720) > 0.97, "full screen of a terminal of vault", said)
+    press("logo+f")
+    until(lambda: cells() == before, "the terminal is as small as before")
+    # Those of earlier tests, too: the next one then opens in the middle of the screen.
+    there("tower run vault pkill -x xterm; tower run web pkill -x galculator || :")
+    desk.wait(lambda found: not any(desk.has_window_of(found, host) for host in ("web", "vault")), "no windows")
+    said = start("tower run web galculator")
+    plain = desk.wait(lambda found: found.share(desk.colours["web"], 400, 140, 880, 185) > 0.3, "galculator", said)
+
+    def opened(found: Picture, width: int, height: int) -> bool:
+        """Whether something of about this size is open, and ends before the window does."""
+        left, top, right, bottom = changed(plain, found)
+        return left >= 400 and right < 880 and bottom < 540 and right - left >= width and bottom - top >= height
+
+    press("F10", "Right", "Right")
+    desk.wait(lambda found: opened(found, 120, 60), "a menu of galculator", said)
+    press("Escape", "Escape", "F10", "Left", "Up", "Return")
+    desk.wait(lambda found: opened(found, 440, 320), "a dialog of galculator", said)
+    press("Escape")
+
+
+@pytest.mark.qa("A06")
+def test_a_browser_of_an_online_host_shows_a_page_of_the_internet(desk: Desk) -> None:
+    said = start("tower run web dillo http://alpine.test/")
+
+    def page(found: Picture) -> float:
+        return found.share(PAGE, 0, 0, 1280, BAR_TOP)
+
+    desk.wait(lambda found: page(found) > 0.2, "a page of the Internet", said)
+    there("tower run web pkill -x dillo || :")
+
+
+@pytest.mark.qa("A06")
+@pytest.mark.qa("T22")
+def test_sound_of_an_online_host_is_heard(desk: Desk, tmp_path: Path) -> None:
+    """A tone that is played on a host is heard on the thin client."""
+    (tmp_path / "tone").write_bytes(sine())
+    player = "pacat --raw --format=s16le --rate=44100 --channels=1 tone"
+    send = ["sim:ssh", "thinclient", "tower run web sh -c 'cat >tone'"]
+    subprocess.run(argv(*send), cwd=CHECKOUT, input=(tmp_path / "tone").read_bytes(), check=True, timeout=SECONDS)
+    record = "setsid pw-record -P stream.capture.sink=true --format s16 --rate 44100 --channels 1 heard.wav >/dev/null 2>&1 &"
+    sim("sim:ssh", "thinclient", record)
+    until(lambda: "heard.wav" in there("find heard.wav -size +10k 2>/dev/null || :"), "a record")
+    there(f"tower run --window web sh -c '{player}'")
+    there("pkill -INT -x pw-record")
+    # Without the head of a WAV file.
+    (tmp_path / "heard").write_bytes(base64.b64decode(there("base64 heard.wav"))[44:])
+    # The desktop has no sound card, whose clock would be kept before other programs.
+    check_tone(tmp_path / "heard", within=0.5)
