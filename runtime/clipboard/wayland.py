@@ -63,6 +63,8 @@ class Clipboard:
         self._current, self._source = 0, 0
         self._last = _DEVICE
         self._synced = False
+        self._unanswered = set[int]()
+        """What the desktop answers when it has done what `own` asked for; until then, its news may be older than that."""
         self._content: Content = {}
         self._mark = f"application/x-tower-{secrets.token_hex(8)}"
         self._pipes: dict[int, _Pipe] = {}
@@ -104,6 +106,9 @@ class Clipboard:
         # Without a content, only what is ours is given up.
         if content or self._mark in self._offers.get(self._current, []):
             self._send(_DEVICE, 0, struct.pack("=I", self._source))
+            self._last += 1
+            self._unanswered.add(self._last)
+            self._send(_DISPLAY, _SYNC, struct.pack("=I", self._last))
         if old:
             self._send(old, 1, b"")
 
@@ -209,6 +214,9 @@ class Clipboard:
         elif number in self._offers and code == 0:
             if len(self._offers[number]) < _MOST_NAMES:
                 self._offers[number].append(_text_in(body, 0).decode(errors="replace"))
+        elif number in self._unanswered:
+            self._unanswered.discard(number)
+            self._tell()
         elif _DEVICE < number <= self._last and code == 0:
             self._give(number, _text_in(body, 0).decode(errors="replace"))
         elif number == self._source and code == 1:
@@ -217,11 +225,15 @@ class Clipboard:
             self._source, self._content = 0, {}
 
     def _selected(self, number: int) -> None:
-        names = self._offers.get(number, [])
         for old in [one for one in self._offers if one != number]:
             self._drop(old)
         self._current = number
-        if self._mark not in names:
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell of what another program has copied, if that is what the clipboard has now."""
+        names = self._offers.get(self._current, [])
+        if not self._unanswered and self._mark not in names:
             self._changed(tuple(kind for kind, known in NAMES.items() if any(name in names for name in known)))
 
     def _drop(self, offer: int) -> None:
