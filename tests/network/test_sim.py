@@ -19,8 +19,9 @@ import pytest
 from tower.menu import png
 
 from pipeline.sim import running
+from pipeline.sim.machines import USER
 from pipeline.sim.prepared import PAGE
-from tests.gui.pictures import Colour, Picture, keep, near, read_png
+from tests.gui.pictures import Colour, Picture, keep, near, read_ppm
 from tests.gui.test_desktop import BAR_TOP, TERMINAL, WINDOW, YELLOW
 from tests.integration.windows.test_sound import check_tone, sine
 from tests.network.machines import CHECKOUT, missing_tools
@@ -208,18 +209,19 @@ def _below(pid: int) -> list[int]:
 class Desk:
     """The desktop of a Tower whose hosts have applications, and a keyboard."""
 
-    file: Path
     colours: dict[str, Colour]
 
     def picture(self) -> Picture:
-        sim("sim:screen", "thinclient", str(self.file))
-        return read_png(self.file.read_bytes())
+        """What is on the screen, by a form that takes a test no time to read."""
+        there("grim -t ppm .cache/screen.ppm")
+        machine = Path(f"/proc/{running.need(FOLDER).row('thinclient').pid}/root")
+        return read_ppm((machine / f"home/{USER}/.cache/screen.ppm").read_bytes())
 
     def wait(self, seen: Callable[[Picture], bool], what: str, why: str = "tower run --list") -> Picture:
         """The screen when it shows what it should; it is kept in build/gui/."""
-        self.picture()
-        until_it_shows(self.file, seen, why)
-        found = read_png(self.file.read_bytes())
+        ends = time.monotonic() + 60
+        while not seen(found := self.picture()):
+            assert time.monotonic() < ends, f"the screen never showed this: {what} ({keep(found, what)})\n{there(why)[-3000:]}"
         keep(found, what)
         return found
 
@@ -239,10 +241,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             there(f"tower install {words} tigervnc socat --yes")
         there("tower install thinclient wtype --yes")
         rows = json.loads(there("tower status --json"))["hosts"]
-        made = Desk(tmp_path_factory.mktemp("desk") / "screen.png", {row["host"]: rgb(row["color"]) for row in rows})
-        made.picture()
+        # Its desktop starts with the first picture.
+        sim("sim:screen", "thinclient", str(tmp_path_factory.mktemp("desk") / "screen.png"))
         start_keyboard()
-        yield made
+        yield Desk({row["host"]: rgb(row["color"]) for row in rows})
     finally:
         sim("sim:stop")
 
