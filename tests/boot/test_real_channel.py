@@ -51,6 +51,7 @@ class Served:
 
     def __init__(self, folder: Path, keys: dict[str, Path]) -> None:
         self.asked: list[str] = []
+        self.folder = folder
         self.keys = keys
         served = self
 
@@ -131,7 +132,7 @@ class Released:
         self.folder, self.cache = folder / "checkout", folder / "cache"
         listed = subprocess.run(["git", "-C", checkout, "ls-files", "-z"], check=True, capture_output=True).stdout.decode()
         for name in filter(None, listed.split("\0")):
-            if (checkout / name).is_file():
+            if (checkout / name).is_symlink() or (checkout / name).is_file():
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(checkout / name, self.folder / name, follow_symlinks=False)
         self._channel(mirror.address)
