@@ -129,13 +129,18 @@ def opens(part: Path, key: bytes) -> bool:
     return proc.run(argv, stdin=key, timeout=_SECONDS, check=False).status == 0
 
 
-def open_volumes(part: Path, boot: Path, key: bytes) -> tuple[Made, bool]:
-    """Open the disk of an installed system; return what the boot loader needs, and whether there is swap. Raises ToolError."""
+def open_root(part: Path, key: bytes) -> str:
+    """Open the root disk of an installed system; return the UUID of its encrypted partition. Raises ToolError."""
     Path("/run/cryptsetup").mkdir(mode=0o700, exist_ok=True)
     proc.run(("cryptsetup", "open", "--key-file", "-", part, MAPPING), stdin=key, timeout=_SECONDS)
     _lvm("vgchange", "--activate", "y", GROUP)
     _lvm("vgmknodes")
-    luks = proc.run(("cryptsetup", "luksUUID", part), timeout=_SECONDS).stdout.decode().strip()
+    return proc.run(("cryptsetup", "luksUUID", part), timeout=_SECONDS).stdout.decode().strip()
+
+
+def open_volumes(part: Path, boot: Path, key: bytes) -> tuple[Made, bool]:
+    """Open the disk of an installed system; return what the boot loader needs, and whether there is swap. Raises ToolError."""
+    luks = open_root(part, key)
     with in_our_words(boot, kind=DeviceError), boot.open("rb") as stream:
         number = f"{int.from_bytes(stream.read(512)[_FAT_ID], 'little'):08X}"
     return Made(luks, f"{number[:4]}-{number[4:]}"), Path("/dev", GROUP, "swap").exists()
@@ -163,10 +168,15 @@ def empty_root() -> None:
 
 def partition(plan: Plan) -> tuple[Path, Path]:
     """Partition both disks; return the partitions of root disk and boot device. Raises DeviceError or ToolError."""
-    size = min(plan.boot.size - _ENDS, _BOOT_MOST) // MIB
-    boot = _partition(plan.boot, f"type={_UUID}, size={size}MiB, name={START_NAME}, attrs=LegacyBIOSBootable")
+    boot = partition_boot(plan.boot)
     size = (plan.root.size - _ENDS) // MIB
     return _partition(plan.root, f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name={CRYPT_NAME}"), boot
+
+
+def partition_boot(disk: Disk) -> Path:
+    """Partition a boot device; return its partition. Raises DeviceError or ToolError."""
+    size = min(disk.size - _ENDS, _BOOT_MOST) // MIB
+    return _partition(disk, f"type={_UUID}, size={size}MiB, name={START_NAME}, attrs=LegacyBIOSBootable")
 
 
 def _partition(disk: Disk, row: str) -> Path:
@@ -231,12 +241,18 @@ def _lvm(command: str, *words: str | Path, check: bool = True) -> None:
 
 def file_systems(boot: Path, *, swap: bool) -> str:
     """Make all file systems; return the UUID of the boot partition's. Raises ToolError."""
-    number = secrets.token_hex(4).upper()
-    proc.run(("mkfs.vfat", "-F", "32", "-n", "TOWER-START", "-i", number, boot), timeout=_SECONDS)
+    number = boot_file_system(boot)
     for name in ("root", "home"):
         proc.run(("mkfs.ext4", "-q", "-F", "-L", f"tower-{name}", f"/dev/{GROUP}/{name}"), timeout=_SECONDS)
     if swap:
         proc.run(("mkswap", f"/dev/{GROUP}/swap"), timeout=_SECONDS)
+    return number
+
+
+def boot_file_system(boot: Path) -> str:
+    """Make the file system of a boot device's partition; return its UUID. Raises ToolError."""
+    number = secrets.token_hex(4).upper()
+    proc.run(("mkfs.vfat", "-F", "32", "-n", "TOWER-START", "-i", number, boot), timeout=_SECONDS)
     return f"{number[:4]}-{number[4:]}"
 
 
@@ -257,11 +273,20 @@ def _mount(*words: str) -> None:
     proc.run(("mount", *words[:-1], TARGET / words[-1]), timeout=_SECONDS)
 
 
-def close() -> None:
-    """Write everything to the disks, unmount them and lock the root disk. Raises ToolError if something was not written."""
-    for place in _mounted(("", "home", "boot")):
+def sync_boot() -> None:
+    """Write to the boot device what is to be there whatever comes. Raises ToolError if something was not written."""
+    _sync(("boot",))
+
+
+def _sync(names: Iterable[str]) -> None:
+    for place in _mounted(names):
         # It fails if anything could not be written since the file system was mounted, which neither sync nor umount tells.
         proc.run(("sync", "-f", place), timeout=_LONG, hint="the disk is failing, or was taken out: see dmesg")
+
+
+def close() -> None:
+    """Write everything to the disks, unmount them and lock the root disk. Raises ToolError if something was not written."""
+    _sync(("", "home", "boot"))
     release()
     with suppress(OSError):
         TARGET.rmdir()

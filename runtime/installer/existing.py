@@ -21,6 +21,8 @@ from tower.base import proc
 from tower.base.errors import DeviceError, StateError
 from tower.base.jsontext import parse_json
 from tower.base.names import parse_user_name
+from tower.base.refused import refused
+from tower.base.regular import open_regular
 from tower.disk.device import FIXED, Disk
 from tower.installer import disks
 from tower.installer.disks import CRYPT_NAME, GROUP, START_NAME, TARGET
@@ -36,7 +38,8 @@ _FILES: Final = (
 _REPOSITORIES: Final = "etc/apk/repositories"
 _BRANCH: Final = re.compile(r"/v[0-9]+\.[0-9]+/")
 _USERS: Final = range(1000, 60000)
-_KEY_MOST: Final = 8 << 20
+KEY_MOST: Final = 8 << 20
+"""Bytes of a key file, at most: cryptsetup reads no more."""
 _SECONDS: Final = 60
 _BOOT: Final = Path("/run/tower/boot-device")
 _PLUG_IN: Final = "plug in the boot device of that system, or a copy of it: without its key nothing there can be read"
@@ -69,12 +72,18 @@ class Existing:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """The root disk of an installed system, and a copy of its key."""
+
+    root: Disk
+    part: Path
+    key: bytes = field(repr=False)
+
+
 def find_existing(found: tuple[Disk, ...]) -> Existing:
     """Find the installed system whose key is on one of this machine's disks. Raises StateError or DeviceError."""
-    free = [disk for disk in found if disk.obstacle in ("", FIXED)]
-    roots = [(disk, part) for disk in free for part in disks.parts_named(disk, CRYPT_NAME)]
-    if not roots:
-        raise StateError("no disk of this machine holds an installed TowerOS", hint="to install it: tower setup")
+    free, roots = _roots(found)
     keys = [(disk, part, _key(part)) for disk in free for part in disks.parts_named(disk, START_NAME)]
     fits = [
         Existing(root, boot, part, boot_part, key)
@@ -94,12 +103,49 @@ def find_existing(found: tuple[Disk, ...]) -> Existing:
     raise DeviceError(f"{listed}: the key on {seen} does not open it", hint=_PLUG_IN)
 
 
+def find_root(found: tuple[Disk, ...], key: bytes) -> Locked:
+    """Find the root disk that a key opens. Raises StateError or DeviceError."""
+    _, roots = _roots(found)
+    fits = [Locked(disk, part, key) for disk, part in roots if key and disks.opens(part, key)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise DeviceError(
+            f"the key opens {' and '.join(str(one.root) for one in fits)}", hint="take out the disk that is not meant"
+        )
+    listed = ", ".join(str(disk) for disk, _ in roots)
+    raise DeviceError(f"{listed}: this key does not open it", hint=f"name a copy of that system's {KEY_FILE}")
+
+
+def _roots(found: tuple[Disk, ...]) -> tuple[list[Disk], list[tuple[Disk, Path]]]:
+    """Return the disks that are not in use, and those of them with an encrypted root, each with its partition."""
+    free = [disk for disk in found if disk.obstacle in ("", FIXED)]
+    roots = [(disk, part) for disk in free for part in disks.parts_named(disk, CRYPT_NAME)]
+    if not roots:
+        raise StateError("no disk of this machine holds an installed TowerOS", hint="to install it: tower setup")
+    return free, roots
+
+
+def read_key(path: Path) -> bytes:
+    """Read a copy of a key file. Raises StateError."""
+    try:
+        with open_regular(path) as stream:
+            key = stream.read(KEY_MOST + 1)
+    except OSError as error:
+        raise refused(error, path, kind=StateError, hint=f"name a copy of the system's {KEY_FILE}") from error
+    if not 0 < len(key) <= KEY_MOST:
+        raise StateError(
+            f"{path}: has {len(key) or 'no'} bytes: it is no key file", hint=f"name a copy of the system's {KEY_FILE}"
+        )
+    return key
+
+
 def _key(part: Path) -> bytes:
     """Return the key on a boot partition; empty if there is no readable one."""
     with mounted(part, _BOOT) as folder:
         try:
             with (folder / KEY_FILE).open("rb") as stream:
-                return stream.read(_KEY_MOST)
+                return stream.read(KEY_MOST)
         except OSError:
             return b""
 

@@ -15,16 +15,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tower.base.errors import StoppedError, TowerError
+from tower.base.errors import DeviceError, StoppedError, TowerError
 from tower.base.refused import OURS, ours
 from tower.base.view import View
+from tower.disk.device import Disk
 from tower.hosts.secret import new_key_file
 from tower.installer import disks, existing, live_medium, system
 from tower.installer.disks import Made
-from tower.installer.existing import Existing
+from tower.installer.existing import Existing, Locked
+from tower.installer.failing import DiskWatch
 from tower.installer.plan import Plan
 
 LOG: Final = Path("/var/log/tower-setup.log")
+_DISK: Final = "put it in again, or take another one"
 
 
 class Run(ABC):
@@ -32,15 +35,20 @@ class Run(ABC):
 
     steps: int
 
-    def __init__(self, medium: Path, view: View) -> None:
-        self._medium, self._view = medium, view
+    def __init__(self, medium: Path, view: View, used: tuple[Disk, ...]) -> None:
+        """Make a run; `used` are the disks that it writes to."""
+        self._medium, self._view, self._used = medium, view, used
         self._lines: list[str] = []
         self._count = 0
         self._changed = False
 
     def run(self) -> None:
-        """Install. Raises TowerError; its hint says what state the disks are in."""
+        """Install. Raises TowerError; its hint says what state the disks are in.
+
+        It is DeviceError, whatever failed first, if one of the disks was taken out or is failing.
+        """
         os.umask(0o022)
+        self._watch = DiskWatch(self._used)
         try:
             self._run()
         except KeyboardInterrupt:
@@ -48,9 +56,13 @@ class Run(ABC):
         except (TowerError, *OURS) as caught:
             error = ours(caught)
             self._note(f"failed: {error.message}")
+            if (trouble := self._watch.trouble()) and error.message != trouble:
+                self._note(trouble)
+                error = DeviceError(trouble, hint=_DISK)
             error.hint = "; ".join([*filter(None, [error.hint]), self._state()])
             raise error from None
         finally:
+            self._watch.close()
             with suppress(TowerError, OSError):
                 disks.release()
 
@@ -75,6 +87,8 @@ class Run(ABC):
             with self._view.step(shown):
                 self._note(text)
                 yield lambda _: None
+        if trouble := self._watch.trouble():
+            raise DeviceError(trouble, hint=_DISK)
 
     def _check_medium(self) -> None:
         """Check all that comes from the medium, while the disks are as they were. Raises ImageProblemError."""
@@ -95,7 +109,7 @@ class SystemInstallation(Run):
     steps = 10
 
     def __init__(self, plan: Plan, medium: Path, view: View) -> None:
-        super().__init__(medium, view)
+        super().__init__(medium, view, (plan.root, plan.boot))
         self._plan = plan
 
     def _run(self) -> None:
@@ -144,7 +158,7 @@ class SystemUpgrade(Run):
     steps = 9
 
     def __init__(self, old: Existing, medium: Path, view: View) -> None:
-        super().__init__(medium, view)
+        super().__init__(medium, view, (old.root, old.boot))
         self._old = old
 
     def _run(self) -> None:
@@ -180,3 +194,48 @@ class SystemUpgrade(Run):
         if not self._changed:
             return "the system is as it was"
         return "the old system is gone, /home and the key are whole: run it again, before you start this machine from its disk"
+
+
+class BootDeviceRepair(Run):
+    """A new boot device for the system that is on the root disk: that disk keeps all that is on it."""
+
+    steps = 7
+
+    def __init__(self, old: Locked, boot: Disk, medium: Path, view: View) -> None:
+        """Make a run; `boot` will be wiped."""
+        super().__init__(medium, view, (old.root, boot))
+        self._old, self.boot = old, boot
+        self._has_key = False
+
+    def rows(self) -> dict[str, object]:
+        """Return what will be done, for people and as JSON."""
+        return {"root_disk": f"{self._old.root}: stays as it is", "boot_device": f"{self.boot}: will be wiped"}
+
+    def _run(self) -> None:
+        self._check_medium()
+        with self._step("opening the root disk"):
+            luks = disks.open_root(self._old.part, self._old.key)
+        with self._step("dividing the boot device"):
+            self._changed = True
+            boot = disks.partition_boot(self.boot)
+            made = Made(luks, disks.boot_file_system(boot))
+        with self._step("writing the key"):
+            disks.mount(boot)
+            system.write_key(self._old.key)
+            disks.sync_boot()
+            self._has_key = True
+        with self._step("installing the kernel"):
+            system.add_kernel(self._medium)
+            system.boot_mount(made)
+        with self._step("placing boot loaders"):
+            code = system.boot_files(made)
+        with self._step("finishing"):
+            disks.close()
+            disks.write_loader(self.boot, code)
+
+    def _state(self) -> str:
+        if not self._changed:
+            return "no disk was changed"
+        if not self._has_key:
+            return f"{self.boot.path} is wiped, the root disk is as it was: run it again"
+        return f"{self.boot.path} has the key, but starts nothing yet; the root disk is as it was: run it again"

@@ -61,9 +61,26 @@ def make_plan(answers: Answers, disks: tuple[Disk, ...]) -> Plan:
         )
     if why := why_no_root(root, answers.swap):
         raise DeviceError(f"ROOT_DISK, {root}: {why}", hint=_others(disks, root=True, swap=answers.swap))
-    if why := boot.why_not(LEAST_BOOT):
-        raise DeviceError(f"BOOT_DEVICE, {boot}: {why}", hint=_others(disks, root=False, swap=0))
+    _check_boot(boot, "BOOT_DEVICE", disks)
     return Plan(answers, root, boot)
+
+
+def new_boot_device(text: str, root: Disk, disks: tuple[Disk, ...]) -> Disk:
+    """Return the disk with this path or serial number, for a new boot device of the system on `root`.
+
+    Raises DeviceError with the reason why it cannot be one.
+    """
+    boot = _named(text, "--boot-device", disks)
+    others = tuple(disk for disk in disks if disk.path != root.path)
+    if boot.path == root.path:
+        raise DeviceError(f"{boot}: has the system", hint=_others(others, root=False, swap=0))
+    _check_boot(boot, "--boot-device", others)
+    return boot
+
+
+def _check_boot(boot: Disk, name: str, disks: tuple[Disk, ...]) -> None:
+    if why := boot.why_not(LEAST_BOOT):
+        raise DeviceError(f"{name}, {boot}: {why}", hint=_others(disks, root=False, swap=0))
 
 
 def why_no_root(disk: Disk, swap: int) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from tower.base import proc
 from tower.base.errors import ImageProblemError, PackageError, ToolError
+from tower.install.apkindex import INDEX, read_index
 from tower.installer.answers import Answers
 from tower.installer.disks import GROUP, LVM_CONFIG, MAPPING, TARGET, Made
 from tower.installer.live_medium import unpack_wheels
@@ -64,7 +66,7 @@ def add_packages(key: bytes) -> None:
     _write("etc/update-extlinux.conf", "# The boot menu is tower's: nothing makes it anew.\noverwrite=0\n")
     _write_secret(TARGET / KEY_FILE, key)
     if not (TARGET / "boot" / KEY_FILE).exists():  # in an upgrade it stays as it is
-        _write_secret(TARGET / "boot" / KEY_FILE, key)
+        write_key(key)
     _write("etc/apk/repositories", _read(REPOSITORIES))
     keys = TARGET / "etc/apk/keys"
     keys.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,64 @@ def add_packages(key: bytes) -> None:
     _apk("--root", TARGET, "--initdb", *trusted, "add", *world, hint=_FAILING)
     for left in TARGET.glob("etc/**/*.apk-new"):
         left.unlink()
+    _check_kernel()
+
+
+def write_key(key: bytes) -> None:
+    """Write the key of the root disk to the boot device. Raises OSError."""
+    _write_secret(TARGET / "boot" / KEY_FILE, key)
+
+
+def add_kernel(medium: Path) -> None:
+    """Install the kernel of the system once more, which also makes the initramfs: a new boot device has neither.
+
+    Raises PackageError if the medium has another version than the system: its modules would not fit.
+    """
+    kernel = f"linux-{FLAVOR}"
+    folder = medium.parent / "apks"
+    has = sorted(
+        {one.version for path in folder.glob(f"*/{INDEX}") for one in read_index(path).packages.values() if one.name == kernel}
+    )
+    version = installed_version(TARGET, kernel)
+    if version not in has:
+        raise PackageError(
+            f"the system has {f'{kernel} {version}' if version else f'no {kernel}'}, the medium {', '.join(has) or 'none'}",
+            hint="the system's own medium mends that, or put this version in its place, which keeps /home: tower setup --upgrade",
+        )
+    trusted = ("--keys-dir", "/etc/apk/keys", "--repositories-file", "/etc/apk/repositories")
+    _apk("--root", TARGET, *trusted, "fix", "--reinstall", kernel, hint=_FAILING)
+    if not (TARGET / f"boot/initramfs-{FLAVOR}").is_file():
+        release = _read(TARGET / f"usr/share/kernel/{FLAVOR}/kernel.release").strip()
+        _inside("mkinitfs", "-o", f"/boot/initramfs-{FLAVOR}", release)
+    _check_kernel()
+
+
+def installed_version(root: Path, name: str) -> str:
+    """Return the version of a package that apk has installed below `root`; empty if it has not."""
+    for place in ("lib/apk/db/installed", "usr/lib/apk/db/installed"):
+        with suppress(OSError):
+            found = ""
+            for line in (root / place).read_text(encoding="utf-8", errors="replace").splitlines():
+                # A record has its name before or behind its version; an empty line ends it.
+                if line == f"P:{name}":
+                    found = name
+                elif found and line.startswith("V:"):
+                    return line.removeprefix("V:")
+    return ""
+
+
+def boot_mount(made: Made) -> None:
+    """Name a new boot device in the fstab of the system, in place of the old one."""
+    place = TARGET / "etc/fstab"
+    rows = [row for row in place.read_text(encoding="utf-8").splitlines() if row.split()[1:2] != ["/boot"] or row.startswith("#")]
+    place.write_text("\n".join([*rows, _boot_row(made), ""]), encoding="utf-8")
+
+
+def _boot_row(made: Made) -> str:
+    return f"UUID={made.boot}\t/boot\tvfat\trw,nodev,nosuid,noexec,umask=0077\t0 0"
+
+
+def _check_kernel() -> None:
     for name in (f"vmlinuz-{FLAVOR}", f"initramfs-{FLAVOR}"):
         if not (TARGET / "boot" / name).is_file():
             raise ImageProblemError(f"the packages of the medium made no /boot/{name}", hint=_AGAIN)
@@ -100,7 +160,7 @@ def settings(made: Made, *, swap: bool) -> None:
     rows = [
         f"/dev/{GROUP}/root\t/\text4\trw,relatime\t0 1",
         f"/dev/{GROUP}/home\t/home\text4\trw,nodev,nosuid,relatime\t0 2",
-        f"UUID={made.boot}\t/boot\tvfat\trw,nodev,nosuid,noexec,umask=0077\t0 0",
+        _boot_row(made),
         "tmpfs\t/tmp\ttmpfs\tnodev,nosuid,mode=1777\t0 0",
     ]
     if swap:

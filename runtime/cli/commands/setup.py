@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tower setup`: install TowerOS from the live system onto this machine's disk, encrypted, with a boot device; or upgrade it."""
+"""`tower setup`: install TowerOS from the live system, encrypted, with a boot device; upgrade it, or replace that device."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ examples:
   tower setup --answers /media/usb/answers               install, after one last question
   tower setup --answers /media/usb/answers --yes         the same, without asking
   tower setup --upgrade                                  replace an installed system, keep /home and the key
+  tower setup --repair --key-file /media/usb/crypto_keyfile.bin --boot-device AA012345
+                                                         make a new boot device for an installed system
 
 The file has a line NAME='value' for each answer:
   ROOT_DISK='/dev/sda'          the disk of the system: a path, or the serial number
@@ -33,7 +35,8 @@ The file has a line NAME='value' for each answer:
   SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8' DESKTOP='no'
                                 each on a line of its own; these are the defaults
 
-Both disks are wiped, except with --upgrade. Everything is installed from the medium; no network is used.
+Both disks are wiped; with --upgrade none, with --repair the boot device alone. Everything is installed from the medium; no
+network is used.
 """
 
 
@@ -41,24 +44,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--answers", type=Path, metavar="FILE", help="a file with all answers (default: ask for them)")
     parser.add_argument("--upgrade", action="store_true", help="put this version in place of an installed one; /home stays")
+    parser.add_argument("--repair", action="store_true", help="make a new boot device for an installed system, which stays")
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="with --repair: a copy of the lost one's crypto_keyfile.bin"
+    )
+    parser.add_argument("--boot-device", metavar="DISK", help="with --repair: the new one, by path or serial number; it is wiped")
     parser.add_argument("--dry-run", action="store_true", help="show what would be wiped and installed, do nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask before the disks are wiped")
     parser.add_argument("--json", action="store_true", help="print the plan as one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Install, or upgrade, after showing the plan and asking once; return 0. Raises TowerError, ValueRefusedError."""
+    """Install, upgrade or repair, after showing the plan and asking once; return 0. Raises TowerError, ValueRefusedError."""
     from tower.base.files import locked, make_folders
     from tower.installer import disks, live_medium
     from tower.installer.answers import read_answers
 
     view = View(json=args.json)
-    if args.upgrade and args.answers:
-        raise ValueRefusedError("--answers does not apply to an upgrade", hint="leave out --answers, or --upgrade")
+    _check_together(args)
+    existing = args.upgrade or args.repair
     answers = read_answers(args.answers) if args.answers else None
-    if answers is None and not args.upgrade and not sys.stdin.isatty():
+    if answers is None and not existing and not sys.stdin.isatty():
         raise ValueRefusedError("the input is not a terminal to ask on", hint="give a file: --answers FILE")
-    needs_root = args.upgrade or not args.dry_run
+    needs_root = existing or not args.dry_run
     if needs_root and os.geteuid() != 0:
         raise TowerError("only root can install", hint="log in as root, or use doas")
     if not needs_root:
@@ -67,7 +75,25 @@ def execute(args: argparse.Namespace) -> int:
     make_folders(_LOCK.parent, 0o755)
     with locked(_LOCK, busy="another `tower setup` is running"):
         disks.release()
-        return _upgrade(args, view) if args.upgrade else _install(args, answers, view)
+        if existing:
+            return _upgrade(args, view) if args.upgrade else _repair(args, view)
+        return _install(args, answers, view)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Raise ValueRefusedError for options of which one does not apply to the other."""
+    if args.upgrade and args.repair:
+        raise ValueRefusedError("--upgrade and --repair exclude each other", hint="first one, then the other")
+    if args.upgrade and args.answers:
+        raise ValueRefusedError("--answers does not apply to an upgrade", hint="leave out --answers, or --upgrade")
+    if args.repair and args.answers:
+        raise ValueRefusedError("--answers does not apply to a repair", hint="leave out --answers, or --repair")
+    if args.repair and not (args.key_file and args.boot_device):
+        raise ValueRefusedError(
+            "--repair needs a key and a disk for the new boot device", hint="add --key-file FILE --boot-device DISK"
+        )
+    if not args.repair and (args.key_file or args.boot_device):
+        raise ValueRefusedError("--key-file and --boot-device apply to --repair alone", hint="add --repair, or leave them out")
 
 
 def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> int:
@@ -106,4 +132,27 @@ def _upgrade(args: argparse.Namespace, view: View) -> int:
     SystemUpgrade(old, source, view).run()
     view.say("upgraded: take the medium out, and restart")
     view.say("install again what you had added: doas apk add, or tower install thinclient (~/.local/tower/thinclient.world)")
+    return 0
+
+
+def _repair(args: argparse.Namespace, view: View) -> int:
+    from tower.disk.device import list_disks
+    from tower.installer import live_medium, system
+    from tower.installer.existing import find_root, read_key
+    from tower.installer.installation import BootDeviceRepair
+    from tower.installer.plan import new_boot_device
+
+    key = read_key(args.key_file)
+    source = live_medium.find_medium()
+    with view.step("getting tools from the medium"):
+        system.add_tools()
+    found = list_disks()
+    old = find_root(found, key)
+    run = BootDeviceRepair(old, new_boot_device(args.boot_device, old.root, found), source, view)
+    view.show(run.rows())
+    if args.dry_run:
+        return 0
+    view.confirm(f"All on {run.boot} will be lost. Go on?", yes=args.yes)
+    run.run()
+    view.say(f"repaired: take the medium out, leave {run.boot.path} in, and restart; keep the copy of the key in a safe place")
     return 0

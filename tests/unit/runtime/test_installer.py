@@ -20,6 +20,7 @@ from tower.cli.main import main
 from tower.disk.device import Disk, parse_disks
 from tower.installer import ask, disks, installation, live_medium, system
 from tower.installer.answers import MOST, Answers, parse_answers, parse_swap, read_answers
+from tower.installer.failing import DiskWatch
 from tower.installer.installation import SystemInstallation
 from tower.installer.live_medium import check_live, find_medium, unpack_wheels
 from tower.installer.plan import Plan, make_plan
@@ -277,9 +278,20 @@ def test_serial_line(tmp_path: Path, active: str, kind: str, line: str) -> None:
 # --- a run that fails -----------------------------------------------------------------------------------------
 
 
+def watched(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Path:
+    """Let disks of these names be there, and the log of the kernel be a file, which is returned."""
+    kernel = folder / "kmsg"
+    kernel.write_text("")
+    for name in names:
+        (folder / "sys/block" / name).mkdir(parents=True)
+    monkeypatch.setattr(installation, "DiskWatch", lambda used: DiskWatch(used, kernel=kernel, root=folder))
+    return kernel
+
+
 def test_an_interrupted_run_reports_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first change that is nothing; afterwards, that both disks are wiped. What was left open is let go."""
     monkeypatch.setattr(installation, "LOG", tmp_path / "log")
+    watched(tmp_path, monkeypatch, "sda", "sdb")
     released = []
     monkeypatch.setattr(disks, "release", lambda: released.append(1))
     monkeypatch.setattr(live_medium, "check", lambda *_: None)

@@ -13,7 +13,7 @@ from tower.cli.main import main
 from tower.disk.device import Disk
 from tower.installer import disks, existing, installation, live_medium
 
-from tests.unit.runtime.test_installer import disk, found_disks, row, stick, text
+from tests.unit.runtime.test_installer import disk, found_disks, row, stick, text, watched
 
 
 def an_account(root: Path, *rows: str, shadow: str = "root:!::0:::::\nal:$6$x:19000:0:99999:7:::\n") -> existing.Account:
@@ -150,6 +150,7 @@ def test_an_upgrade_takes_no_answers(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 def test_an_interrupted_upgrade_says_that_home_is_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "LOG", tmp_path / "log")
+    watched(tmp_path, monkeypatch, "sda", "sdb")
     monkeypatch.setattr(disks, "release", lambda: None)
     monkeypatch.setattr(live_medium, "check", lambda *_: None)
     monkeypatch.setattr(disks, "mount_old", lambda: None)
