@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -33,6 +34,7 @@ _ENDS: Final = 2 * MIB
 _SECONDS: Final = 300
 _LONG: Final = 3600
 _NODE_SECONDS: Final = 20.0
+_NODE: Final = Path("/dev/tower-root-disk")
 _UUID: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 LVM_CONFIG: Final = """\
 activation {
@@ -71,6 +73,7 @@ def release() -> None:
     if Path("/dev/mapper", MAPPING).exists():
         _lvm("vgchange", "--activate", "n", GROUP, check=False)
         proc.run(("cryptsetup", "close", MAPPING), timeout=_SECONDS)
+    _NODE.unlink(missing_ok=True)
 
 
 def _mounted(names: Iterable[str]) -> list[Path]:
@@ -170,7 +173,8 @@ def partition(plan: Plan) -> tuple[Path, Path]:
     """Partition both disks; return the partitions of root disk and boot device. Raises DeviceError or ToolError."""
     boot = partition_boot(plan.boot)
     size = (plan.root.size - _ENDS) // MIB
-    return _partition(plan.root, f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name={CRYPT_NAME}"), boot
+    part = _partition(plan.root, f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name={CRYPT_NAME}")
+    return _own_node(part), boot
 
 
 def partition_boot(disk: Disk) -> Path:
@@ -204,6 +208,17 @@ def _first(disk: Disk) -> Path:
                 return node
         time.sleep(0.1)
     raise DeviceError(f"{disk}: its new partition does not appear", hint="see dmesg, and run this again")
+
+
+def _own_node(part: Path) -> Path:
+    """Return a device node of a partition that nobody else removes.
+
+    mdev removes its own, and makes it again, when it hears that a table of partitions was replaced: some time later.
+    """
+    numbers = Path("/sys/class/block", part.name, "dev").read_text().strip().split(":")
+    _NODE.unlink(missing_ok=True)
+    os.mknod(_NODE, 0o600 | stat.S_IFBLK, os.makedev(*map(int, numbers)))
+    return _NODE
 
 
 def encrypt(part: Path, key: bytes) -> str:
