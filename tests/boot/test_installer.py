@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thin client installs itself: the ISO fills two blank disks without a network, and the boot device starts the result.
 
-One live system does all for the tests here: it is asked for in the boot menu, asks its questions, installs, and then, when
-somebody's files are in the new home, upgrades what it has installed; the first try of that is killed. What starts afterwards
-writes to overlays of the disks: UEFI starts the new installation, BIOS the upgraded one.
+One live system does all for the tests here: it is asked for in the boot menu, asks its questions, and begins to install, when
+the boot device is pulled out. With that in again it installs, and then, when somebody's files are in the new home, upgrades what
+it has installed; the first try of that is killed. In the end the boot device is lost, and a new one is made. What starts
+afterwards writes to overlays of the disks: UEFI starts the new installation, BIOS the upgraded one by its new boot device.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ from tower.hosts.secret import hash_password
 
 from pipeline.images.boot import LOGIN, uefi_arguments
 from pipeline.images.guest import ACCELERATION, FAILURES, Guest, running
-from tests.gui.pictures import Picture, keep, near, read_ppm
+from tests.boot.hardware import Hardware
+from tests.boot.idle import measure
+from tests.gui.pictures import keep, near
 from tests.gui.test_desktop import BAR, YELLOW
 
 MIB = 1 << 20
@@ -30,6 +31,10 @@ LIMIT = 2400
 LONG = 300
 pytestmark = pytest.mark.timeout(LIMIT)
 SWAP = 256
+MOST_MEMORY, MOST_ROOT = 150, 1500
+"""MiB; docs/figures.md has what it needs."""
+LVM_AT = 17 * MIB + 4096
+"""Where LVM writes on a root disk: behind the table of partitions and the header of LUKS2."""
 USER, PASSWORD = "al", "correct horse"
 LIVE = r"\[root@thinclient [^\]]*\][#$] $"
 PROMPT = rf"^\[{USER}@thinclient ~\]\$ $"
@@ -86,6 +91,10 @@ class Installed:
     """The disks as they were before the upgrade."""
     new_boot: Path
     said: str
+    pulled: str
+    """The same, when its boot device was pulled out."""
+    failing: str
+    """The same of a disk that cannot be written everywhere."""
     planned: str
     log: str
     refused: str
@@ -94,13 +103,16 @@ class Installed:
     before: str
     """Checksums of the files in /home, before and after the upgrade."""
     after: str
+    repaired: str
+    lost: Path
+    """The boot device that was replaced in the end by `boot`."""
     address: str
     """Of eth0, in the live system."""
 
 
 def attached(root: Path | None, boot: Path | None, kind: str) -> list[str]:
     """QEMU's arguments for the two disks; the boot device is a USB stick."""
-    argv = ["-device", "qemu-xhci"]
+    argv = ["-device", "qemu-xhci,id=usb"]
     if root is not None:
         argv += [
             "-drive",
@@ -136,28 +148,35 @@ def answers_drive(folder: Path) -> Path:
 def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("installer")
     (iso,) = images.glob("toweros-thinclient-*-lab-x86_64.iso")
-    root, boot = folder / "root.img", folder / "boot.img"
-    for path, size in ((root, 6144 * MIB), (boot, 300 * MIB)):
+    root, boot, spare, bad = (folder / f"{name}.img" for name in ("root", "boot", "spare", "bad"))
+    for path, size in ((root, 6144 * MIB), (boot, 300 * MIB), (spare, 300 * MIB), (bad, 6144 * MIB)):
         with path.open("wb") as stream:
             stream.truncate(size)
-    argv = [
-        *PC,
-        *NETWORKS,
-        *attached(root, boot, "raw"),
-        "-drive",
-        f"file={iso},format=raw,media=cdrom,readonly=on,if=none,id=cd",
-    ]
+    hardware = Hardware(folder / "qmp")
+    argv = [*PC, *NETWORKS, *attached(root, None, "raw"), *hardware.argv]
+    for name, path in (("boot", boot), ("spare", spare)):
+        argv += ["-blockdev", f"driver=raw,node-name={name},cache.no-flush=on,file.driver=file,file.filename={path}"]
+    argv += ["-device", "usb-storage,id=boot,drive=boot,bus=usb.0,serial=BOOT1,removable=on"]
+    argv += ["-drive", f"file={iso},format=raw,media=cdrom,readonly=on,if=none,id=cd"]
     argv += ["-device", "ide-cd,drive=cd,bootindex=0"]
-    argv += ["-drive", f"file={answers_drive(folder)},format=raw,if=virtio,readonly=on"]
+    argv += ["-drive", f"file={answers_drive(folder)},format=raw,if=none,id=answers,readonly=on"]
+    argv += ["-device", "virtio-blk-pci,drive=answers"]
+    argv += ["-drive", f"if=none,id=bad,format=raw,{unwritable(bad, LVM_AT)}", "-device", "virtio-blk-pci,drive=bad,serial=BAD1"]
     log = checkout / "build" / "log" / "installer.log"
     with running("installer", argv, log=log, limit=LIMIT, ports={}) as guest:
         guest.wait("boot: ?$", 300)
         guest.type("setup")
         guest.wait(LOGIN, 600)
         guest.type("root")
-        text = answer(guest)
-        guest.wait(LIVE, 60)
+        pulled = with_the_boot_device_pulled(guest, hardware)
         assert said(guest, "mkdir /run/usb && mount -t vfat -o ro /dev/vdb /run/usb") == ""
+        failing = on_a_failing_disk(guest)
+        start = len(guest.text)
+        guest.type("tower setup")
+        answer(guest)
+        guest.wait("installed: take the medium out", LIMIT, failures=(*FAILURES, "tower setup:"))
+        text = guest.text[start:]
+        guest.wait(LIVE, 60)
         planned = said(guest, "tower setup --answers /run/usb/answers --dry-run 2>&1", 300)
         kept = said(guest, "cat /var/log/tower-setup.log")
         refused = with_a_flipped_bit(guest)
@@ -165,16 +184,63 @@ def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFac
             # All is written and closed.
             subprocess.run(["cp", "--sparse=always", path, path.with_suffix(".new")], check=True, timeout=300)
         upgraded, before, after = upgrade(guest)
+        repaired = with_a_new_boot_device(guest, hardware)
         address = said(guest, "cat /sys/class/net/eth0/address")
         guest.type("poweroff")
         assert guest.ended(300)
     new = (root.with_suffix(".new"), boot.with_suffix(".new"))
-    return Installed(root, boot, *new, text, planned, kept, refused, upgraded, before, after, address)
+    return Installed(
+        root, spare, *new, text, pulled, failing, planned, kept, refused, upgraded, before, after, repaired, boot, address
+    )
 
 
-def answer(guest: Guest) -> str:
-    """Answer the questions that the first login asks, after going back once, and let it install; all that was shown."""
+def unwritable(disk: Path, place: int) -> str:
+    """A part of a drive's options: its file, of which the sector at `place` cannot be written."""
+    fault = f"event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=5,file.inject-error.0.sector={place >> 9}"
+    return f"file.driver=blkdebug,file.image.driver=file,file.image.filename={disk},file.inject-error.0.{fault}"
+
+
+def with_the_boot_device_pulled(guest: Guest, hardware: Hardware) -> str:
+    """Answer what the first login asks, and pull the boot device as soon as it is written; what is said. It is put in again."""
     start = len(guest.text)
+    answer(guest)
+    guest.wait(r"\[3/10\] dividing both disks: ", LONG)
+    hardware.pull("boot")
+    guest.wait("Not installed", LONG)
+    guest.wait(LIVE, 60)
+    text = guest.text[start:]
+    put_in(guest, hardware, "boot", "BOOT1")
+    return text
+
+
+def put_in(guest: Guest, hardware: Hardware, drive: str, serial: str) -> None:
+    """Put a USB stick in, and wait until the guest has it."""
+    hardware.put_in(drive, serial)
+    until(guest, "test -b /dev/sda")
+
+
+def on_a_failing_disk(guest: Guest) -> str:
+    """Install on a disk that cannot be written everywhere; what it says."""
+    said(guest, "sed s/ROOT1/BAD1/ /run/usb/answers >/run/bad-answers")
+    done = guest.command("tower setup --answers /run/bad-answers --yes 2>&1", LONG)
+    assert done.status != 0, done.text
+    return done.text
+
+
+def with_a_new_boot_device(guest: Guest, hardware: Hardware) -> str:
+    """Lose the boot device, of whose key there is a copy, and make a new one; what that said."""
+    said(guest, "mount -t vfat -o ro /dev/sda1 /run/key && cp /run/key/crypto_keyfile.bin /run/copy && umount /run/key")
+    hardware.pull("boot")
+    until(guest, "test ! -e /dev/sda")
+    put_in(guest, hardware, "spare", "BOOT2")
+    repair = "tower setup --repair --key-file /run/copy --boot-device BOOT2"
+    wrong = guest.command(f"{repair} --yes 2>&1".replace("/run/copy", "/run/written"), LONG)
+    assert wrong.status != 0, wrong.text
+    return f"{wrong.text}\n{said(guest, f'{repair} --yes 2>&1', LIMIT)}"
+
+
+def answer(guest: Guest) -> None:
+    """Answer the questions, after going back once, and let it install."""
     rows = [
         ("The disk for the system", "/dev/vda"), ("The boot device", "back"), ("The disk for the system", ""),
         ("The boot device", "BOOT1"), ("Size of swap", f"{SWAP}M"), ("Your user name", USER), ("Your password", "wrong"),
@@ -187,8 +253,6 @@ def answer(guest: Guest) -> str:
         guest.type(line)
     guest.wait(r"All on /dev/vda \(serial ROOT1, .*\) and on /dev/sda \(QEMU HARDDISK, serial BOOT1, .*\) will be lost", 300)
     guest.type("yes")
-    guest.wait("installed: take the medium out", LIMIT, failures=(*FAILURES, "Not installed"))
-    return guest.text[start:]
 
 
 def with_a_flipped_bit(guest: Guest) -> str:
@@ -244,8 +308,7 @@ def guest(installed: Installed, hardware: Hardware, checkout: Path, tmp_path_fac
     folder = tmp_path_factory.mktemp("installed")
     disks = attached(overlay(installed.root, folder), overlay(installed.boot, folder), "qcow2")
     log = checkout / "build" / "log" / "installed.log"
-    power = ["-qmp", f"unix:{hardware.place},server=on,wait=off"]
-    with running("installed", [*PC, *NETWORKS, *disks, *power], log=log, limit=LIMIT, ports={}) as machine:
+    with running("installed", [*PC, *NETWORKS, *disks, *hardware.argv], log=log, limit=LIMIT, ports={}) as machine:
         machine.wait(LOGIN, 600)
         assert not log_in(machine, "wrong")
         machine.wait(LOGIN, 60)
@@ -275,37 +338,6 @@ def log_in(machine: Guest, password: str) -> bool:
     raise machine.error("every password was typed too early")
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What somebody does to the machine who sits at it; through QEMU's machine protocol (QMP)."""
-
-    place: Path
-    """The socket that QEMU listens at."""
-
-    def do(self, *commands: dict[str, object]) -> None:
-        """Let QEMU do these, one after the other."""
-        with socket.socket(socket.AF_UNIX) as line, line.makefile("rb") as answers:
-            line.connect(str(self.place))
-            for command in ({"execute": "qmp_capabilities"}, *commands):
-                line.sendall(json.dumps(command).encode())
-                for answer in map(json.loads, answers):
-                    assert "error" not in answer, answer
-                    if "return" in answer:
-                        break
-
-    def type(self, text: str) -> None:
-        """Type a line on the French keyboard."""
-        for letter in f"{text}\n":
-            key = {" ": "spc", "\n": "ret", "a": "q", "q": "a", "w": "z", "z": "w"}.get(letter, letter)
-            self.do({"execute": "send-key", "arguments": {"keys": [{"type": "qcode", "data": key}]}})
-
-    def screen(self) -> Picture:
-        """What is on the screen."""
-        file = self.place.with_name("screen.ppm")
-        self.do({"execute": "screendump", "arguments": {"filename": str(file)}})
-        return read_ppm(file.read_bytes())
-
-
 def said(guest: Guest, line: str, timeout: float = 60) -> str:
     done = guest.command(line, timeout)
     assert done.status == 0, done.text
@@ -328,6 +360,54 @@ def test_a_medium_with_one_flipped_bit_is_refused_before_a_disk_is_changed(insta
     assert name.endswith(".apk")
     assert re.search(rf"tower setup: packages of the medium: .*{re.escape(name)}", said), said
     assert "the medium is damaged: write it again" in said
+
+
+def test_a_boot_device_that_is_pulled_out_is_named_and_the_state_of_the_disks(installed: Installed) -> None:
+    """Afterwards the fixture put it in again, and installed."""
+    gone = r"/dev/sda \(QEMU HARDDISK, serial BOOT1, usb, 315 MB\): was taken out, or has lost its connection"
+    assert re.search(rf"tower setup: {gone}", installed.pulled), installed.pulled
+    assert "put it in again, or take another one; /dev/vda and /dev/sda are wiped and hold no whole system" in installed.pulled
+
+
+def test_a_disk_that_fails_is_named(installed: Installed) -> None:
+    """Not the program that met it."""
+    bad = r"/dev/vdc \(serial BAD1, virtio, 6.44 GB\): is failing: the kernel says: .*I/O error, dev vdc, sector [0-9]+"
+    assert re.search(rf"tower setup: {bad}", installed.failing), installed.failing
+    assert "/dev/vdc and /dev/sda are wiped and hold no whole system: run it again" in installed.failing
+
+
+def test_a_new_boot_device_is_made_with_a_copy_of_the_key(installed: Installed) -> None:
+    """With it starts what is tested here as `guest`. Another key is refused."""
+    wrong, _, right = installed.repaired.partition("hint:")
+    assert "this key does not open it" in wrong
+    assert re.search(r"root disk +/dev/vda .*: stays as it is", right), right
+    assert re.search(r"boot device +/dev/sda .*serial BOOT2.*: will be wiped", right), right
+    assert "repaired: take the medium out" in right
+
+
+def test_the_new_boot_device_is_another_one(guest: Guest) -> None:
+    """The system mounts it as the old one, and has the same kernel."""
+    row, release = said(guest, "grep -o '^UUID=[^[:space:]]*[[:space:]]*/boot' /etc/fstab; uname -r").splitlines()
+    assert f'UUID="{row.split()[0].removeprefix("UUID=")}"' in said(guest, "doas /sbin/blkid /dev/sda1")
+    assert " /boot vfat " in said(guest, "cat /proc/mounts")
+    assert said(guest, "cat /usr/share/kernel/lts/kernel.release").strip() == release
+
+
+def test_an_upgrade_leaves_a_whole_boot_device(installed: Installed) -> None:
+    """The same files as an installation, and the key stays."""
+
+    def files(disk: Path) -> list[str]:
+        argv = ["mdir", "-/", "-b", "-i", f"{disk}@@1M", "::"]
+        return sorted(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.split())
+
+    def content(disk: Path, name: str) -> bytes:
+        argv = ["mtype", "-i", f"{disk}@@1M", f"::{name}"]
+        return subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout
+
+    assert files(installed.lost) == files(installed.new_boot)
+    for name in ("crypto_keyfile.bin", "extlinux.conf", "grub/grub.cfg", "vmlinuz-lts"):
+        assert content(installed.lost, name) == content(installed.new_boot, name), name
+    assert content(installed.boot, "crypto_keyfile.bin") == content(installed.lost, "crypto_keyfile.bin")
 
 
 @pytest.mark.qa("T01")
@@ -476,6 +556,13 @@ def test_radio_is_blocked(guest: Guest) -> None:
     assert "started" in said(guest, "rc-service tower-radio status 2>&1")
 
 
+def test_memory_and_space(guest: Guest, checkout: Path) -> None:
+    """Of a system on which one user is logged in, without a desktop."""
+    found = measure(lambda line: said(guest, line), checkout / "build/log/idle-thinclient.json")
+    assert found["memory_mib"] < MOST_MEMORY, found
+    assert found["root_mib"] < MOST_ROOT, found
+
+
 def test_no_service_has_crashed(guest: Guest) -> None:
     """As root sees it: nobody else may read the process numbers of busybox's services, and takes them for crashed."""
     assert guest.command("doas rc-status --crashed 2>&1").text.strip() == ""
@@ -521,13 +608,13 @@ def until(guest: Guest, line: str) -> None:
 
 @pytest.mark.qa("T16")
 @pytest.mark.qa("T17")
-def test_the_desktop_starts_at_login(guest: Guest, hardware: Hardware) -> None:
+def test_the_desktop_starts_at_login(guest: Guest, hardware: Hardware, checkout: Path) -> None:
     """As chosen at the installation: on the first console, on a screen of the machine, with its own drivers."""
     assert said(guest, "startw --show | grep at_login") == "at_login=yes"
     on_screen(guest, "thinclient login:")
-    hardware.type(USER)
+    hardware.type(USER, french=True)
     on_screen(guest, "Password:")
-    hardware.type(PASSWORD)
+    hardware.type(PASSWORD, french=True)
     until(guest, "pgrep -x waybar")
     ends = time.monotonic() + 900
     while True:
@@ -539,6 +626,7 @@ def test_the_desktop_starts_at_login(guest: Guest, hardware: Hardware) -> None:
         )
         time.sleep(1)
     keep(found, "desktop on the screen")
+    measure(lambda line: said(guest, line), checkout / "build/log/idle-desktop.json")
     assert sum(near(found.at(x, y), YELLOW) for y in range(0, found.height, 4) for x in range(0, found.width, 4)) > 50
     said(guest, "pkill -x labwc")
     # No shell is left on that console.
