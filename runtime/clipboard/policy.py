@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -89,6 +89,14 @@ def write(place: Path, policy: Policy) -> None:
     pairs = [{"from": origin, "to": target, "rule": rule} for (origin, target), rule in sorted(policy.pairs.items())]
     row = {"version": 1, "share_all": policy.share_all, "clear_seconds": policy.clear, "pairs": pairs}
     write_file(place / "policy.json", json.dumps(row, indent=1).encode() + b"\n")
+
+
+def forget(place: Path, host: str) -> None:
+    """Remove the rules of a host, so that another one of its name does not get them. Raises StateError."""
+    old = read(place)
+    pairs = {pair: rule for pair, rule in old.pairs.items() if host not in pair}
+    if len(pairs) < len(old.pairs):
+        write(place, replace(old, pairs=pairs))
 
 
 def _policy(found: object) -> Policy:

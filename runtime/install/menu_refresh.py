@@ -42,16 +42,6 @@ def refresh_after(tower: Tower, names: Iterable[str], view: View) -> None:
                 view.say(f"{name}: new in the menu: {', '.join(change.added)}")
 
 
-def forget(name: str, view: View) -> None:
-    """Remove the entries of a host that is forgotten. Trouble with that is said, and is no error."""
-    try:
-        menu_of_user().forget(name)
-    except StoppedError:
-        raise
-    except (TowerError, *OURS) as caught:
-        view.say(f"{name}: its entries in the menu stay: {ours(caught).message}\n  hint: tower menu --refresh")
-
-
 def _languages() -> tuple[str, ...]:
     found = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
     return languages_of(next(filter(None, found), ""))

@@ -56,6 +56,13 @@ def write(path: Path, hosts: Mapping[str, Loudness]) -> None:
     write_file(path, json.dumps({"version": 1, "hosts": rows}, indent=1).encode() + b"\n")
 
 
+def forget(path: Path, host: str) -> None:
+    """Remove the setting of a host. Raises StateError."""
+    hosts = read(path)
+    if host in hosts:
+        write(path, {name: one for name, one in hosts.items() if name != host})
+
+
 def _parsed(found: object) -> Mapping[str, Loudness]:
     """Return the settings in a JSON value. Raises ValueError, ValueRefusedError."""
     if not isinstance(found, dict) or set(found) != {"version", "hosts"}:

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Final
 
-from tower.base.errors import HostError
+from tower.base.errors import HostError, StoppedError, TowerError
 from tower.base.names import ROUTER, parse_host_name
+from tower.base.refused import OURS, ours
 from tower.base.view import View
+from tower.clipboard import policy
 from tower.hosts.registry import Tower, tower_of_user
-from tower.install.menu_refresh import forget
+from tower.menu.desktop_files import menu_of_user
+from tower.windows import loudness
 
 EXAMPLES: Final = """\
 examples:
@@ -38,9 +42,22 @@ def execute(args: argparse.Namespace) -> int:
         _check_router(tower)
     view.confirm(f"{name} and its keys will be forgotten; nobody can log in to it. Go on?", yes=args.yes)
     tower.remove(name)
-    forget(name, view)
+    _forget("entries in the menu stay", name, view, lambda: menu_of_user().forget(name), "tower menu --refresh")
+    _forget("rules of the clipboard stay", name, view, lambda: policy.forget(policy.folder(), name))
+    _forget("volume stays", name, view, lambda: loudness.forget(loudness.file(), name))
     view.show({"host": name, "state": "forgotten"})
     return 0
+
+
+def _forget(what: str, name: str, view: View, act: Callable[[], object], hint: str = "") -> None:
+    """Remove what another host of this name must not get. Trouble with that is said, and is no error: the host is forgotten."""
+    try:
+        act()
+    except StoppedError:
+        raise
+    except (TowerError, *OURS) as caught:
+        error = ours(caught)
+        view.say(f"{name}: its {what}: {error.message}\n  hint: {hint or error.hint}")
 
 
 def _check_router(tower: Tower) -> None:

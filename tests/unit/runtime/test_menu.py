@@ -20,6 +20,7 @@ from tower.base.proc import Done
 from tower.base.view import View
 from tower.cli import main
 from tower.cli.commands import install
+from tower.clipboard import policy
 from tower.hosts.env import TowerEnv
 from tower.hosts.registry import Tower
 from tower.install import menu_refresh as refreshed
@@ -29,6 +30,8 @@ from tower.menu import desktop_files as menu
 from tower.menu.applications import Application
 from tower.menu.desktop_files import Change, Menu, labwc_menu
 from tower.menu.entries import Entry
+from tower.windows import loudness
+from tower.windows.loudness import Loudness
 
 from tests.unit.runtime.test_sshconf import add
 
@@ -254,6 +257,27 @@ def test_forgetting_a_host_forgets_its_entries(both: dict[str, Host], home: Path
     assert main.main(["deprovision", "vault", "--yes"]) == 0
     assert "vault: its entries in the menu stay: " in capsys.readouterr().err
     assert not (home / ".local/tower/hosts/vault").exists()
+
+
+def test_a_new_host_of_a_forgotten_ones_name_gets_nothing_of_it(
+    both: dict[str, Host], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = home / ".local/tower"
+    for words in (
+        ("volume", "web", "40"), ("volume", "vault", "mute"),
+        ("clipboard", "policy", "vault", "web", "on"), ("clipboard", "policy", "thinclient", "vault", "off"),
+    ):  # fmt: skip
+        assert main.main(words) == 0
+    assert main.main(["deprovision", "web", "--yes"]) == 0
+    assert loudness.read(kept / "sound.json") == {"vault": Loudness(muted=True)}
+    assert policy.read(kept / "clipboard").pairs == {("thinclient", "vault"): policy.Rule.OFF}
+    (kept / "clipboard/policy.json").write_text("{")
+    (kept / "sound.json").write_text("{")
+    assert main.main(["deprovision", "vault", "--yes"]) == 0
+    said = capsys.readouterr().err
+    assert "vault: its rules of the clipboard stay: " in said
+    assert "vault: its volume stays: " in said
+    assert not (kept / "hosts/vault").exists()
 
 
 # --- hosts that are hostile ----------------------------------------------------------------------------------------
