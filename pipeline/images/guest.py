@@ -13,7 +13,6 @@ from __future__ import annotations
 import codecs
 import os
 import re
-import select
 import socket
 import threading
 import time
@@ -22,6 +21,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from tower.base.ready import readable
 
 from pipeline.base import proc
 from pipeline.base.errors import BootError
@@ -277,7 +278,7 @@ def _ends(pid: int) -> Iterator[None]:
     finally:
         for handle in handles:
             # It is readable as soon as the process has let go of its files.
-            select.select([handle], [], [], _END_SECONDS)
+            readable([handle], _END_SECONDS)
             os.close(handle)
 
 
