@@ -16,7 +16,7 @@ from tower.installer.installation import Run, SystemInstallation, SystemUpgrade
 
 from pipeline.apk.format.signature import Signer, generate_key
 from tests.integration.apk.conftest import ARCH, Shop
-from tests.unit.runtime.test_installer import disk, plan_of, row, stick, wheel
+from tests.unit.runtime.test_installer import disk, plan_of, row, stick, watched, wheel
 
 _AGAIN = "the medium is damaged"
 
@@ -127,6 +127,7 @@ def test_the_disks_are_as_they_were(
 ) -> None:
     """Nothing is called that opens or changes a disk."""
     called: list[str] = []
+    watched(tmp_path, monkeypatch, "sda", "sdb")
     monkeypatch.setattr(installation, "LOG", tmp_path / "log")
     monkeypatch.setattr(disks, "release", lambda: None)
     for place, name in ((system, "add_tools"), (disks, "partition"), (disks, "open_volumes"), (disks, "empty_root")):
