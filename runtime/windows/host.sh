@@ -63,9 +63,10 @@ show_x11vnc() {
 		exec 9>&-
 		while kill -0 "$server" 2>/dev/null; do
 			rm -f rfb
-			# Without both ports it would listen to the network, at any port that is free.
+			# Without both ports it would listen to the network, at any port that is free. Memory that it shares with the X server
+			# would stay in the kernel for ever if it was killed.
 			x11vnc -display ":$display" -auth "$PWD/key" -norc -unixsock "$PWD/rfb" -rfbport 0 -rfbportv6 -1 -nopw -forever \
-				-nolookup -nosel -noclipboard -nobell -noxrecord -xkb -xrandr newfbsize -wait 8 -defer 4 -quiet >server-said 2>&1 &
+				-nolookup -nosel -noclipboard -nobell -noxrecord -noshm -xkb -xrandr newfbsize -wait 8 -defer 4 -quiet >server-said 2>&1 &
 			refuse_ports $! &
 			wait $! || :
 			wait || :

@@ -15,12 +15,13 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from tower.base import proc, streams
 from tower.base.errors import (
@@ -121,8 +122,12 @@ def run(session: Session, argv: Sequence[str], look: Look) -> int:
         raise ValueRefusedError("there is no desktop here to open a window in", hint="start it: startw")
     number = secrets.token_hex(4)
     with ExitStack() as stack:
-        sound = stack.enter_context(served(session, _title(session, look))) if look.sound else SILENT
-        return _show(session, display_of(session, number, str(GRACE), argv, sound), look, stack)
+
+        def begin() -> Display:
+            sound = stack.enter_context(served(session, _title(session, look))) if look.sound else SILENT
+            return display_of(session, number, str(GRACE), argv, sound)
+
+        return _show(session, look, stack, begin)
 
 
 def display_of(session: Session, number: str, grace: str, argv: Sequence[str], sound: Sound = SILENT) -> Display:
@@ -134,11 +139,18 @@ def display_of(session: Session, number: str, grace: str, argv: Sequence[str], s
 @contextmanager
 def connection(session: Session, number: str, what: str) -> Iterator[socket.socket]:
     """Connect to the `pictures` or the `display` of an application on the host, through the connection to the host."""
-    argv = session.client(shlex.join(_words("connect", number, what)))
     ours, theirs = socket.socketpair()
-    with ours, theirs, proc.running(argv, stdin=theirs.fileno(), stdout=theirs.fileno()):
-        theirs.close()
+    with ours, _connected(session, number, what, theirs):
         yield ours
+
+
+@contextmanager
+def _connected(session: Session, number: str, what: str, end: socket.socket) -> Iterator[None]:
+    """Do as `connection` for one end of a pair, which is closed here."""
+    argv = session.client(shlex.join(_words("connect", number, what)))
+    with end, proc.running(argv, stdin=end.fileno(), stdout=end.fileno()):
+        end.close()
+        yield
 
 
 def attach(session: Session, number: str, look: Look) -> int:
@@ -147,7 +159,7 @@ def attach(session: Session, number: str, look: Look) -> int:
     Raises HostError if there is none, and what `run` raises.
     """
     with ExitStack() as stack:
-        return _show(session, _attached(session, number, look, stack), look, stack)
+        return _show(session, look, stack, partial(_attached, session, number, look, stack))
 
 
 def listed(session: Session) -> list[Running]:
@@ -170,29 +182,33 @@ def _title(session: Session, look: Look) -> str:
     return f"{look.name} ({session.host.name})"
 
 
-def _show(session: Session, display: Display, look: Look, stack: ExitStack) -> int:
+def _show(session: Session, look: Look, stack: ExitStack, begin: Callable[[], Display]) -> int:
     """Show an application in a window until it ends; return its exit status, or 128+N after signal N.
 
-    `stack` holds its sound.
+    `begin` starts it, or finds the one that runs; `stack` holds its sound. The viewer is started first, and loads meanwhile.
 
     Raises StoppedError if a signal told us to stop: then it is stopped, too. Raises LostError if the connection broke and does
-    not come back; ToolError if the viewer fails: then the application lives on.
+    not come back; ToolError if the viewer fails: then the application lives on; and what `begin` raises.
     """
     ends = time.monotonic() + GRACE
+    display: Display | None = None
     while True:
         try:
-            status = _Window(session, display, look).show()
+            with _Window(session, look) as window:
+                display = begin()
+                status = window.show(display)
             break
         except LostError as error:
-            if time.monotonic() > ends:
+            if display is None or time.monotonic() > ends:
                 raise
             streams.note(f"{error.message}; {look.name} keeps running, trying again\n")
             stack.close()
             _reach(session, ends)
-            display = _attached(session, display.number, look, stack)
+            begin = partial(_attached, session, display.number, look, stack)
         except (KeyboardInterrupt, StoppedError):
-            with suppress(AnswerError, RemoteError):
-                stop(session, display.number)
+            if display is not None:
+                with suppress(AnswerError, RemoteError):
+                    stop(session, display.number)
             raise
     with suppress(AnswerError, RemoteError):
         stop(session, display.number)
@@ -215,47 +231,56 @@ def _reach(session: Session, ends: float) -> None:
 
 
 class _Window:
-    """One viewer and its application."""
+    """One viewer, which is started when the window is entered, and the application that it shows."""
 
-    def __init__(self, session: Session, display: Display, look: Look) -> None:
-        self.session, self.display = session, display
+    def __init__(self, session: Session, look: Look) -> None:
+        self.session = session
         self.name, self.title, self.colour = look.name, _title(session, look), look.colour or "-"
         self.clipboard = "off" if not look.clipboard else "online" if session.host.env.online else "offline"
         self.status: int | None = None
         self.said = b""
 
-    def show(self) -> int:
-        """Wait for the end of the application; return its status. Raises LostError, ToolError, GarbageError."""
-        session = self.session
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
-            server = stack.enter_context(connection(session, self.display.number, "pictures"))
-            display = stack.enter_context(connection(session, self.display.number, "display"))
-            ours, theirs = socket.socketpair()
-            stack.enter_context(ours)
-            with theirs:
-                viewer = stack.enter_context(self._viewer(theirs, display))
+            self.pictures, pictures = map(stack.enter_context, socket.socketpair())
+            self.display, display = map(stack.enter_context, socket.socketpair())
+            self.viewer = stack.enter_context(self._viewer(pictures, display))
+            pictures.close()
             display.close()
-            waits = stack.enter_context(session.popen(_words("wait", self.display.number), stderr=proc.NULL))
-            try:
-                between = PictureFilter(self.title)
-                ended = relay(server, ours, between.from_server, between.from_viewer, lambda: self._goes_on(viewer, waits))
-            except OddError as error:
-                raise GarbageError(
-                    f"{session.host.name}: the display of {self.name} {error}", hint="is this host still yours? See: tower audit"
-                ) from None
-            return self._ended(viewer, waits, by_viewer=ended is ours or viewer.poll() is not None)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stack.close()
+
+    def show(self, display: Display) -> int:
+        """Wait for the end of the application; return its status. Raises LostError, ToolError, GarbageError."""
+        session, number = self.session, display.number
+        server = self.stack.enter_context(connection(session, number, "pictures"))
+        self.stack.enter_context(_connected(session, number, "display", self.display))
+        waits = self.stack.enter_context(session.popen(_words("wait", number), stderr=proc.NULL))
+        with suppress(OSError):  # a viewer that is gone is noticed below
+            self.pictures.sendall(display.key.hex().encode() + b"\n")
+        try:
+            between = PictureFilter(self.title)
+            ended = relay(server, self.pictures, between.from_server, between.from_viewer, lambda: self._goes_on(waits))
+        except OddError as error:
+            raise GarbageError(
+                f"{session.host.name}: the display of {self.name} {error}", hint="is this host still yours? See: tower audit"
+            ) from None
+        return self._ended(number, waits, by_viewer=ended is self.pictures or self.viewer.poll() is not None)
 
     def _viewer(self, pictures: socket.socket, display: socket.socket) -> AbstractContextManager[subprocess.Popen[bytes]]:
         words = (self.session.host.name, self.colour, self.clipboard, self.name)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        env |= {"PYTHONPATH": os.fspath(Path(__file__).parents[2]), "TOWER_KEY": self.display.key.hex()}
+        env["PYTHONPATH"] = os.fspath(Path(__file__).parents[2])
         return proc.running(
             (PYTHON, "-m", "tower.windows.viewer", *words), stdin=pictures.fileno(), stdout=display.fileno(), env=env
         )
 
-    def _goes_on(self, viewer: subprocess.Popen[bytes], waits: subprocess.Popen[bytes]) -> bool:
+    def _goes_on(self, waits: subprocess.Popen[bytes]) -> bool:
         """Return whether there is something to show: after a good end, another application that this one started may run."""
-        if viewer.poll() is not None:
+        if self.viewer.poll() is not None:
             return False
         if self.status is None and waits.poll() is not None and waits.returncode != _LOST:
             self._take(waits)
@@ -263,7 +288,7 @@ class _Window:
             return waits.poll() is None
         # Repeated, because a viewer that has just started ignores the signal.
         if self.status == 0:
-            viewer.send_signal(signal.SIGWINCH)
+            self.viewer.send_signal(signal.SIGWINCH)
         return self.status == 0
 
     def _take(self, waits: subprocess.Popen[bytes]) -> None:
@@ -273,11 +298,11 @@ class _Window:
             raise HostError(f"{self.session.host.name}: {self.name} has ended; how is not known")
         self.status = int(line)
 
-    def _ended(self, viewer: subprocess.Popen[bytes], waits: subprocess.Popen[bytes], *, by_viewer: bool) -> int:
+    def _ended(self, number: str, waits: subprocess.Popen[bytes], *, by_viewer: bool) -> int:
         """Return the status of the application after its pictures have ended. Raises the same errors as `show`."""
         name = self.session.host.name
-        if self.status is None and by_viewer and proc.ended(viewer, _MOMENT) != 0:
-            hint = f"attach it again: tower run --attach {name} {self.display.number}"
+        if self.status is None and by_viewer and proc.ended(self.viewer, _MOMENT) != 0:
+            hint = f"attach it again: tower run --attach {name} {number}"
             raise ToolError(f"{name}: the window of {self.name} is gone; the application keeps running", hint=hint)
         if self.status is None:
             if proc.ended(waits, _MOMENT) != 0 and not self.session.alive():

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The window of a host's application: `python3 -m tower.windows.viewer HOST COLOUR CLIPBOARD NAME`.
 
-On stdin it has a connection to the application's VNC server, on stdout one to its X server, whose key is in TOWER_KEY. COLOUR
-is that of the title bar, or `-`; CLIPBOARD is `off`, or says whether the host is `online` or `offline`. It ends when the pictures
-end, and by SIGWINCH when the application has no windows left.
+On stdin it first gets a line with the key of the application's X server, in hexadecimal digits; from then on, stdin is a
+connection to its VNC server, and stdout one to its X server. Until then it loads. COLOUR is that of the title bar, or `-`;
+CLIPBOARD is `off`, or says whether the host is `online` or `offline`. It ends when the pictures end, and by SIGWINCH when the
+application has no windows left.
 """
 
 from __future__ import annotations
@@ -86,17 +87,17 @@ class Viewer:
         self.window.add(self.pictures)
         self.pictures.show()
 
-    def run(self) -> None:
-        """Run until the pictures end."""
+    def run(self, key: bytes) -> None:
+        """Run until the pictures end; `key` is what `tower.display.x11.key_in` reads."""
         GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGWINCH, self._leave)
         GLib.timeout_add(_LATEST, self._present)
-        threading.Thread(target=self._manage, daemon=True).start()
+        threading.Thread(target=self._manage, args=(key,), daemon=True).start()
         Gtk.main()
 
-    def _manage(self) -> None:
+    def _manage(self, key: bytes) -> None:
         """Run the manager's thread. If it fails, the application is still shown."""
         try:
-            server = open_server(socket.socket(fileno=os.dup(1)), key_in(bytes.fromhex(os.environ["TOWER_KEY"])))
+            server = open_server(socket.socket(fileno=os.dup(1)), key_in(key))
             self.manager = Manager(server, lambda shown: GLib.idle_add(self._show, shown), self.courier)
             if self.courier is not None:
                 threading.Thread(target=self.courier.run, daemon=True).start()
@@ -284,13 +285,25 @@ def _paint(colour: str) -> None:
     Gtk.StyleContext.add_provider_for_screen(Gdk.Screen.get_default(), style, Gtk.STYLE_PROVIDER_PRIORITY_APPLICATION)
 
 
+def _key() -> bytes:
+    """Wait for the line with the key, and read nothing behind it; b"" if the application did not start."""
+    line = bytearray()
+    while (char := os.read(0, 1)) and char != b"\n":
+        line += char
+    return bytes.fromhex(line.decode()) if char else b""
+
+
 def main(words: Sequence[str]) -> int:
-    """Run the viewer; return 3 if there is no display."""
+    """Run the viewer; return 1 if there is no application, and 3 if there is no display."""
     host, colour, clipboard, name = words
     GLib.set_prgname("tower")
     if not Gtk.init_check()[0]:
         return 3
-    Viewer(host, colour, name, clipboard).run()
+    viewer = Viewer(host, colour, name, clipboard)
+    key = _key()
+    if not key:
+        return 1
+    viewer.run(key)
     return 0
 
 

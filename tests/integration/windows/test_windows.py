@@ -255,3 +255,14 @@ def test_nothing_is_left_after_many_windows(desk: Place) -> None:
         assert desk.run("--window", "web", "sh", "-c", "exit 3").returncode == 3
         assert desk.ids() == []
     until(lambda: desk.left() == [], f"nothing is left: {desk.left()}")
+
+
+def test_servers_make_no_shared_memory(desk: Place) -> None:
+    """The kernel keeps memory of this kind when its maker is killed, and has room for 4,096 pieces."""
+    desk.start("--window", "web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm whose server is looked at")
+    programs = ("x11vnc -display", "Xvnc -displayfd", "Xvfb -displayfd 3")
+    servers = {str(number) for words in programs for number in desk.find(words)}
+    assert servers
+    rows = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+    assert [row for row in rows if row[4] in servers] == []
