@@ -230,6 +230,7 @@ def test_the_user_is_asked_where_the_policy_says_so(desk: Place) -> None:
     assert desk.tower("clipboard", "policy", "thinclient", "web", "ask").returncode == 0
     web, thin = open_window(desk, "web"), here(desk)
     thin.copy("here")
+    until(lambda: b"UTF8_STRING" in web.paste("TARGETS"), "the host is offered it, which would replace what is copied there")
     for text, key, wanted in (("one", "alt+r", b"here"), ("two", "alt+a", b"two")):
         web.copy(text)
         question = desk.window(r"Clipboard \(web\)")
