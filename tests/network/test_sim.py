@@ -225,6 +225,17 @@ class Desk:
         keep(found, what)
         return found
 
+    def rest(self, seen: Callable[[Picture], bool], what: str, why: str = "tower run --list") -> Picture:
+        """The screen when it shows what it should, and nothing above the bar has changed for a second."""
+        found, since = self.wait(seen, what, why), time.monotonic()
+        ends = since + 60
+        while time.monotonic() < since + 1:
+            assert time.monotonic() < ends, f"the screen never came to rest: {what} ({keep(found, what)})"
+            before, found = found, self.picture()
+            if changed(before, found) != (0, 0, 0, 0):
+                since = time.monotonic()
+        return found
+
     def has_window_of(self, found: Picture, host: str) -> bool:
         return found.share(self.colours[host], 0, 0, 1280, BAR_TOP) > 0.005
 
@@ -353,7 +364,7 @@ def test_an_application_follows_its_window_and_menus_and_dialogs_are_whole(desk:
     there("tower run vault pkill -x xterm; tower run web pkill -x galculator || :")
     desk.wait(lambda found: not any(desk.has_window_of(found, host) for host in ("web", "vault")), "no windows")
     said = start("tower run web galculator")
-    plain = desk.wait(lambda found: found.share(desk.colours["web"], 400, 140, 880, 185) > 0.3, "galculator", said)
+    plain = desk.rest(lambda found: found.share(desk.colours["web"], 400, 140, 880, 185) > 0.3, "galculator", said)
 
     def opened(found: Picture, width: int, height: int) -> bool:
         """Whether something of about this size is open, and ends before the window does."""
