@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -79,6 +79,13 @@ class View:
         width = max(map(len, rows), default=0)
         for name, value in rows.items():
             streams.show(f"{name.replace('_', ' '):{width}}  {printable(str(value))}\n")
+
+    def raise_first(self, problems: Sequence[TowerError]) -> None:
+        """Raise the first of the problems that several machines have, after the others are printed; without any, return."""
+        for problem in problems[1:]:
+            self.say(str(problem))
+        if problems:
+            raise problems[0]
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Return if the user agrees to go on. Raises TowerError if not, ValueRefusedError if nobody can be asked."""

@@ -7,8 +7,8 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from tower.base.errors import TowerError
-from tower.base.names import parse_host_name, seconds
+from tower.base.errors import StoppedError, TowerError
+from tower.base.names import seconds
 from tower.base.view import View
 from tower.hosts.registry import tower_of_user
 from tower.install.connection import connect
@@ -40,7 +40,7 @@ def execute(args: argparse.Namespace) -> int:
     from tower.windows.delays import advice, examine
 
     view, tower = View(json=args.json), tower_of_user()
-    hosts = [tower.host(parse_host_name(name)) for name in args.hosts] or list(tower.hosts())
+    hosts = tower.named(args.hosts)
     if not hosts:
         view.say("there are no hosts yet; make the first one: tower provision router --wlan-ssid NAME")
     rows: dict[str, object] = {}
@@ -49,6 +49,8 @@ def execute(args: argparse.Namespace) -> int:
         try:
             with connect(tower, host, timeout=args.timeout) as session:
                 found = examine(session)
+        except StoppedError:
+            raise
         except TowerError as error:
             problems.append(error)
             continue
@@ -60,10 +62,7 @@ def execute(args: argparse.Namespace) -> int:
         for line in slow or [f"{host.name}: nothing is slow"]:
             view.say(line)
     view.show(rows)
-    for problem in problems[1:]:
-        view.say(str(problem))
-    if problems:
-        raise problems[0]
+    view.raise_first(problems)
     return 0
 
 

@@ -64,10 +64,7 @@ def execute(args: argparse.Namespace) -> int:
     if not args.dry_run:
         refresh_after(tower, [name for name, steps in report.steps.items() if steps], view)
     problems = list(dict.fromkeys(report.problems.values()))
-    for problem in problems[1:]:
-        view.say(str(problem))
-    if problems:
-        raise problems[0]
+    view.raise_first(problems)
     return 0
 
 

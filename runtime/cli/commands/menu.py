@@ -73,10 +73,7 @@ def _refresh(args: argparse.Namespace, view: View) -> int:
         change = menu.put(gone, (), dry_run=args.dry_run)
         rows[gone] = _json(change) if args.json else _text(change)
     view.show(rows)
-    for problem in problems[1:]:
-        view.say(str(problem))
-    if problems:
-        raise problems[0]
+    view.raise_first(problems)
     return 0
 
 

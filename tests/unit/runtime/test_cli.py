@@ -14,7 +14,11 @@ from tower.base import errors
 from tower.base.errors import StoppedError, TowerError
 from tower.base.view import View
 from tower.cli import main
-from tower.cli.commands import provision, version
+from tower.cli.commands import doctor, provision, version
+from tower.hosts.env import TowerEnv
+from tower.hosts.registry import Host, Tower
+
+from tests.unit.runtime.test_sshconf import add
 
 SLOW = ("rich", "tqdm", "cryptography", "shtab", "subprocess", "socket", "json", "ssl", "asyncio", "xml", "hashlib", "tempfile")
 
@@ -148,3 +152,17 @@ def test_the_commands_start_is_quick() -> None:
         )
         best = min(best, time.monotonic() - start)
     assert best < 0.6
+
+
+def test_a_signal_ends_doctor_at_the_first_host(tower: Tower, settings: TowerEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def connect(_tower: Tower, host: Host, *, timeout: float) -> None:
+        asked.append(host.name)
+        raise StoppedError(15)
+
+    monkeypatch.setattr(doctor, "connect", connect)
+    add(tower, settings, "router", online=True)
+    add(tower, settings, "web", online=True)
+    assert main.main(["doctor", "gui"]) == 128 + 15
+    assert asked == ["router"]
