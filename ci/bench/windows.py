@@ -54,7 +54,6 @@ LIMIT: Final = 20.0
 SCROLLS: Final = 3.0
 IDLE: Final = 6.0
 SIZES: Final = ((700, 520), (900, 640))
-QUERY_EXTENSION: Final = 98
 PRESS, RELEASE = 2, 3
 KEYS: Final = {"a": 38, "s": 39}
 """Key codes of an X server with its own keyboard."""
@@ -268,7 +267,10 @@ class Eyes:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.xtest = answer(server.ask(QUERY_EXTENSION, 0, "HH", 5, 0, data=b"XTEST")).data[9]
+        found = server.extension(b"XTEST")
+        if found is None:
+            raise RuntimeError("the desktop's X server has no XTEST")
+        self.xtest, _ = found
 
     def area(self, x: int, y: int, width: int, height: int) -> bytes:
         """Return the pixels of an area."""

@@ -22,7 +22,7 @@ from tower.display import x11
 from tower.display.x11 import Packet, Server
 
 _REQUEST, _NOTIFY, _PROPERTY = 30, 31, 28
-_CREATE_WINDOW, _DELETE_PROPERTY, _SET_OWNER, _GET_OWNER, _CONVERT, _QUERY_EXTENSION = 1, 19, 22, 23, 24, 98
+_CREATE_WINDOW, _DELETE_PROPERTY, _SET_OWNER, _GET_OWNER, _CONVERT = 1, 19, 22, 23, 24
 NAMES: Final = {
     Kind.TEXT: ("UTF8_STRING", "text/plain;charset=utf-8", "text/plain;charset=UTF-8"),
     Kind.HTML: ("text/html",),
@@ -89,11 +89,10 @@ class Selection:
     def begin(self) -> None:
         """Watch who owns the clipboard. Without the X extension for that, there is no clipboard."""
         server = self.server
-        name = b"XFIXES"
-        found = server.ask(_QUERY_EXTENSION, 0, "HH", len(name), 0, data=name)
-        if found is None or not found.data[8]:
+        found = server.extension(b"XFIXES")
+        if found is None:
             return
-        fixes, self._event = found.data[9], found.data[10]
+        fixes, self._event = found
         server.ask(fixes, 0, "II", 5, 0)
         self._window = server.base + 1
         values = (self._window, server.root, 0, 0, 1, 1, 0, 2, 0, 1 << 11, 1 << 22)

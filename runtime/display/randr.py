@@ -12,7 +12,6 @@ from typing import Final
 
 from tower.display.x11 import Server
 
-_QUERY_EXTENSION: Final = 98
 _GRAB, _UNGRAB = 36, 37
 _VERSION, _RANGE, _SET_SIZE, _CREATE_MODE, _DESTROY_MODE, _ADD_MODE, _DELETE_MODE = 0, 6, 7, 16, 17, 18, 19
 _CRTC, _SET_CRTC, _RESOURCES = 20, 21, 25
@@ -69,11 +68,10 @@ class Screen:
 
 def screen_of(server: Server) -> Screen | None:
     """Return the output whose size can be set; None if the server has no RandR 1.2, or no output. Raises OddError, OSError."""
-    name = b"RANDR"
-    found = server.ask(_QUERY_EXTENSION, 0, "HH", len(name), 0, data=name)
-    if found is None or not found.data[8]:
+    found = server.extension(b"RANDR")
+    if found is None:
         return None
-    opcode = found.data[9]
+    opcode, _ = found
     version = server.ask(opcode, _VERSION, "II", 1, 3)
     sizes = server.ask(opcode, _RANGE, "I", server.root)
     has = server.ask(opcode, _RESOURCES, "I", server.root)

@@ -23,6 +23,7 @@ _MOST: Final = 4 << 20
 _SECONDS: Final = 20.0
 """Seconds to wait for an answer."""
 _HEAD: Final = 32
+_QUERY_EXTENSION: Final = 98
 MOST_VALUE: Final = 1 << 20
 """The most bytes of a property that are requested."""
 
@@ -80,6 +81,11 @@ class Server:
                 if len(self.events) > 10_000:
                     raise OddError("X: a flood of events")
                 self.events.append(packet)
+
+    def extension(self, name: bytes) -> tuple[int, int] | None:
+        """Return an extension's code for requests and the number of its first event; None without it. Raises OddError."""
+        found = self.ask(_QUERY_EXTENSION, 0, "HH", len(name), 0, data=name)
+        return (found.data[9], found.data[10]) if found is not None and found.data[8] else None
 
     def read(self, ends: float) -> Packet:
         """Return the next packet. Raises OddError if the server is gone, or silent until a deadline."""
