@@ -47,10 +47,9 @@ def unpack(pieces: Iterator[bytes], folder: Path, *, epoch: int) -> None:
 
 def _write(path: Path, content: Content, mode: int, time: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb", buffering=0) as out:  # noqa: PTH123  (a descriptor, opened with O_EXCL and O_NOFOLLOW)
+    with open(fd, "wb") as out:  # noqa: PTH123  (a descriptor, opened with O_EXCL and O_NOFOLLOW)
         while piece := content.read(_CHUNK):
-            data = memoryview(piece)
-            while data:
-                data = data[out.write(data) :]
+            out.write(piece)
+        out.flush()  # before the time is set
         os.fchmod(fd, mode)
         os.utime(fd, (time, time))

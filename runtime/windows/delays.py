@@ -14,6 +14,7 @@ import socket
 import statistics
 import struct
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,9 +197,9 @@ class Pictures:
         return bytes(found)
 
 
-def _ms(what: object) -> float:
+def _ms(what: Callable[[], object]) -> float:
     begins = time.monotonic()
-    what()  # type: ignore[operator]
+    what()
     return (time.monotonic() - begins) * 1000
 
 
