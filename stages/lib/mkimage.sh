@@ -18,7 +18,7 @@ mkimage() {
 	repositories "$root/etc/apk/repositories"
 	tower_apk "$root" add --initdb
 
-	# The live system trusts the medium's own repository by this key. A stage without it has all sections that want it.
+	# The live system trusts the medium's own repository by this key. A stage without it is given the sections that need it.
 	if [ -f /run/secrets/signing-key ]; then
 		PACKAGER_PUBKEY=/in/keys/$TOWER_SIGNING_KEY_NAME
 		mkdir -p /tmp/keys
