@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -216,6 +217,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in one.files:
             (folder / name).symlink_to(one.path.with_name(name))
     return folder
+
+
+@pytest.fixture(scope="module")
+def large_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for disks, images and stores that the tests of a module share. It goes with the last of them, even if one failed:
+    pytest keeps its other folders until the whole run is over, and those of a run that failed for longer.
+    """
+    folder = tmp_path_factory.mktemp("large")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -95,32 +95,48 @@ def _mtools(image: Path, command: str, *words: str) -> bytes:
     return proc.run((command, "-i", boot, *words), cwd=image.absolute().parent, timeout=_SECONDS, hint=_HINT).stdout
 
 
-def root_file(image: Path, name: str, folder: Path) -> bytes:
-    """Return the content of a file of the root partition; `folder` is for scratch. Raises ToolError if it is missing."""
-    root = root_filesystem(image, folder)
-    done = proc.run(("debugfs", "-R", f"cat {name}", root), timeout=_SECONDS, hint=_HINT)
+def root_file(image: Path, name: str) -> bytes:
+    """Return the content of a file of the root partition. Raises ToolError if it is missing."""
+    done = _debugfs(image, f"cat {name}")
     if b"File not found" in done.stderr:
         raise ToolError(f"{image.name}: the root has no {name}")
     return done.stdout
 
 
-def root_stat(image: Path, name: str, folder: Path) -> str:
+def root_stat(image: Path, name: str) -> str:
     """Return debugfs' description of a file of the root partition: type, mode, owner, link target."""
-    return proc.run(
-        ("debugfs", "-R", f"stat {name}", root_filesystem(image, folder)), timeout=_SECONDS, hint=_HINT
-    ).stdout.decode()
+    return _debugfs(image, f"stat {name}").stdout.decode()
 
 
-def root_filesystem(image: Path, folder: Path) -> Path:
-    """Return the last partition as a file in `folder`, copied there once."""
-    last = partitions(image)[-1]
-    target = folder / f"{image.stem}.root"
-    if not target.exists():
-        proc.run(
-            (
-                "dd", f"if={image}", f"of={target}", "bs=4M", "iflag=skip_bytes,count_bytes",
-                f"skip={last.start}", f"count={last.size}", "conv=sparse", "status=none",
-            ),
-            timeout=_SECONDS,
-        )  # fmt: skip
-    return target
+def put_root_file(image: Path, name: str, data: bytes, folder: Path) -> None:
+    """Replace a file of the root partition; its mode and owner are not kept. `folder` is for scratch. Raises ToolError."""
+    source = folder / "root-file"
+    source.write_bytes(data)
+    try:
+        for line in (f"rm {name}", f"write {source.absolute()} {name}"):
+            _debugfs(image, line, "-w")
+    finally:
+        source.unlink()
+    if root_file(image, name) != data:
+        raise ToolError(f"{image.name}: {name} of the root was not written")
+
+
+def check_root(image: Path) -> None:
+    """Raise ToolError if the file system of the root partition is not whole."""
+    proc.run(("e2fsck", "-f", "-n", _root(image)), cwd=image.absolute().parent, timeout=_SECONDS, hint=_HINT)
+
+
+def _debugfs(image: Path, line: str, *options: str) -> proc.Done:
+    """Run a command of debugfs on the root partition."""
+    argv = ("debugfs", *options, "-R", line, _root(image))
+    return proc.run(argv, cwd=image.absolute().parent, timeout=_SECONDS, hint=_HINT)
+
+
+def _root(image: Path) -> str:
+    """Return the last partition as programs of e2fsprogs take it: in its place, without a copy of hundreds of megabytes.
+
+    Raises FormatError if they would take a part of the image's name for an option.
+    """
+    if "?" in image.name:
+        raise FormatError(f"{image.name}: there is a question mark in its name", hint="rename it")
+    return f"./{image.name}?offset={partitions(image)[-1].start}"

@@ -57,10 +57,10 @@ def partitioned(path: Path, size: int, table: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def parts(images: Path, checkout: Path, large_files: Path) -> Parts:
     """Kernel, initramfs and file systems from the builder; the disk is still empty, the key lies on another."""
     assert images.is_dir()  # so the channel's repository is built
-    folder = tmp_path_factory.mktemp("encrypted")
+    folder = large_files
     factory = open_factory(checkout)
     found = {name: factory.find(factory.plan.nodes[name]) for name in ("channel:repository:x86_64", "channel:keys")}
     repository, keys = found["channel:repository:x86_64"], found["channel:keys"]

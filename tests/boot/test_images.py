@@ -34,11 +34,10 @@ def iso(images: Path) -> Path:
     return image(images, "toweros-thinclient-*-lab-x86_64.iso")
 
 
-@pytest.fixture(scope="session", params=HOSTS)
-def disk(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=HOSTS)
+def disk(request: pytest.FixtureRequest, images: Path, large_files: Path) -> Path:
     """The unpacked image of each host."""
-    packed = image(images, f"toweros-host-*-lab-{request.param}.img.zst")
-    return unpacked(packed, tmp_path_factory.mktemp(f"disk-{request.param}"))
+    return unpacked(image(images, f"toweros-host-*-lab-{request.param}.img.zst"), large_files)
 
 
 @pytest.fixture
@@ -162,25 +161,25 @@ def test_the_boot_partition_can_be_changed_to_start_an_encrypted_root(disk: Path
     assert "is not what this version lays there" in done.stderr
 
 
-def test_the_root_is_ours(disk: Path, tmp_path: Path) -> None:
-    release = root_file(disk, "/etc/os-release", tmp_path).decode()
+def test_the_root_is_ours(disk: Path) -> None:
+    release = root_file(disk, "/etc/os-release").decode()
     assert "ID=toweros\n" in release
     assert "TOWER_CHANNEL=lab\n" in release
     assert "VARIANT_ID=host\n" in release
-    assert "toweros-host\n" in root_file(disk, "/etc/apk/world", tmp_path).decode()
+    assert "toweros-host\n" in root_file(disk, "/etc/apk/world").decode()
 
 
-def test_no_account_has_a_password(disk: Path, tmp_path: Path) -> None:
-    accounts = [line.split(":") for line in root_file(disk, "/etc/shadow", tmp_path).decode().splitlines()]
+def test_no_account_has_a_password(disk: Path) -> None:
+    accounts = [line.split(":") for line in root_file(disk, "/etc/shadow").decode().splitlines()]
     assert "root" in {account[0] for account in accounts}
     assert {account[1] for account in accounts} <= {"!", "*"}
 
 
-def test_owners_and_modes_are_those_of_the_table(disk: Path, tmp_path: Path) -> None:
-    assert "Mode:  0400" in root_stat(disk, "/etc/doas.conf", tmp_path)
-    assert "Mode:  0600" in root_stat(disk, "/etc/ssh/sshd_config.d/tower.conf", tmp_path)
-    assert "Mode:  0755" in root_stat(disk, "/usr/libexec/tower/serial-login", tmp_path)
-    assert '"/etc/init.d/sshd"' in root_stat(disk, "/etc/runlevels/default/sshd", tmp_path)
+def test_owners_and_modes_are_those_of_the_table(disk: Path) -> None:
+    assert "Mode:  0400" in root_stat(disk, "/etc/doas.conf")
+    assert "Mode:  0600" in root_stat(disk, "/etc/ssh/sshd_config.d/tower.conf")
+    assert "Mode:  0755" in root_stat(disk, "/usr/libexec/tower/serial-login")
+    assert '"/etc/init.d/sshd"' in root_stat(disk, "/etc/runlevels/default/sshd")
 
 
 # --- started ------------------------------------------------------------------------------------------------

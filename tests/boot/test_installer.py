@@ -145,8 +145,8 @@ def answers_drive(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(images: Path, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    folder = tmp_path_factory.mktemp("installer")
+def installed(images: Path, checkout: Path, large_files: Path) -> Installed:
+    folder = large_files
     (iso,) = images.glob("toweros-thinclient-*-lab-x86_64.iso")
     root, boot, spare, bad = (folder / f"{name}.img" for name in ("root", "boot", "spare", "bad"))
     for path, size in ((root, 6144 * MIB), (boot, 300 * MIB), (spare, 300 * MIB), (bad, 6144 * MIB)):
@@ -303,9 +303,10 @@ def overlay(disk: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guest(installed: Installed, hardware: Hardware, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+def guest(installed: Installed, hardware: Hardware, checkout: Path, large_files: Path) -> Iterator[Guest]:
     """The installed machine, started from its boot device by its BIOS, with its user logged in."""
-    folder = tmp_path_factory.mktemp("installed")
+    folder = large_files / "installed"
+    folder.mkdir()
     disks = attached(overlay(installed.root, folder), overlay(installed.boot, folder), "qcow2")
     log = checkout / "build" / "log" / "installed.log"
     with running("installed", [*PC, *NETWORKS, *disks, *hardware.argv], log=log, limit=LIMIT, ports={}) as machine:

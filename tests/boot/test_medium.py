@@ -23,14 +23,13 @@ INSTEAD = {"sudo": "doas", **dict.fromkeys(("chroot", "modprobe", "mount", "sync
 
 
 @pytest.fixture(scope="module")
-def medium(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def medium(images: Path, large_files: Path) -> Path:
     """What of the medium is looked at, as files."""
     (iso,) = images.glob("toweros-thinclient-*-lab-x86_64.iso")
-    folder = tmp_path_factory.mktemp("medium")
     rows = ("/toweros/images", "/apks/x86_64/APKINDEX.tar.gz", "/thinclient.apkovl.tar.gz")
-    words = [word for row in rows for word in ("-extract", row, str(folder / Path(row).name))]
+    words = [word for row in rows for word in ("-extract", row, str(large_files / Path(row).name))]
     subprocess.run(["xorriso", "-osirrox", "on", "-indev", str(iso), *words], check=True, capture_output=True, timeout=120)
-    return folder
+    return large_files
 
 
 @pytest.mark.parametrize("target", HOSTS)

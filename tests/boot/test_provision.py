@@ -22,7 +22,7 @@ from tower.provision import progress
 from tower.provision.progress import ForeignError
 
 from pipeline.images.boot import LOGIN, SSH, MachineType, check_banner, started
-from pipeline.images.disk import boot_file, boot_files, partitions, root_file, root_filesystem
+from pipeline.images.disk import boot_file, boot_files, check_root, partitions, root_file
 from pipeline.images.guest import FAILURES
 from tests.boot.hardware import Hardware
 from tests.boot.idle import measure
@@ -36,11 +36,12 @@ START = 600
 """Seconds that a start may take on a machine that does other things beside."""
 
 
-@pytest.fixture(scope="session")
-def provisioned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def provisioned(images: Path, large_files: Path) -> tuple[Path, Path]:
     """The disk of a host, and the folder that the thin client keeps about it."""
     (image,) = images.glob("toweros-host-*-lab-pc.img.zst")
-    home = tmp_path_factory.mktemp("home")
+    home = large_files / "home"
+    home.mkdir()
     target = home / "vm.img"
     argv = [
         sys.executable,
@@ -63,15 +64,15 @@ def provisioned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return target, home / ".local/tower/hosts/vm"
 
 
-def test_the_disk_is_whole_and_has_the_hosts_files(provisioned: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_disk_is_whole_and_has_the_hosts_files(provisioned: tuple[Path, Path]) -> None:
     disk, folder = provisioned
     boot, root = partitions(disk)
     assert root.start + root.size == disk.stat().st_size == 2 * GIB
     assert root.start == boot.start + boot.size
     for name in ("tower.env", "crypto_keyfile.bin", "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub", "tower-receipt.json"):
         assert boot_file(disk, name) == (folder / name).read_bytes(), name
-    subprocess.run(["e2fsck", "-f", "-n", root_filesystem(disk, tmp_path)], check=True, capture_output=True, timeout=120)
-    assert b"ID=toweros\n" in root_file(disk, "/etc/os-release", tmp_path)
+    check_root(disk)
+    assert b"ID=toweros\n" in root_file(disk, "/etc/os-release")
 
 
 def has(path: Path, *needles: bytes) -> list[bytes]:
@@ -126,13 +127,13 @@ def wait_for_step(name: str, port: int, folder: Path) -> None:
     pytest.fail(f"the host has not said that it began {name}, but {said}")
 
 
-@pytest.fixture(scope="session")
-def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Encrypted:
+@pytest.fixture(scope="module")
+def encrypted(provisioned: tuple[Path, Path], checkout: Path, large_files: Path) -> Encrypted:
     """Its first start was cut off twice: by the power while its second disk was encrypted, and by pulling out its boot device
     while the system was copied onto that disk.
     """
     disk, folder = provisioned
-    made = Encrypted(tmp_path_factory.mktemp("encrypted") / "vm.img", tmp_path_factory.mktemp("second") / "second.img", folder)
+    made = Encrypted(large_files / "encrypted.img", large_files / "second.img", folder)
     subprocess.run(["cp", "--sparse=always", disk, made.disk], check=True, timeout=120)
     with made.second.open("wb") as stream:
         stream.truncate(2 * GIB)
@@ -159,11 +160,9 @@ def encrypted(provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: 
     return made
 
 
-def test_a_second_disk_that_fails_is_named(
-    provisioned: tuple[Path, Path], checkout: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_second_disk_that_fails_is_named(provisioned: tuple[Path, Path], checkout: Path, tmp_path: Path) -> None:
     """One of its sectors cannot be written; the host says so, and starts nothing from there."""
-    disk, second = (tmp_path_factory.mktemp("failing") / name for name in ("vm.img", "second.img"))
+    disk, second = (tmp_path / name for name in ("vm.img", "second.img"))
     subprocess.run(["cp", "--sparse=always", provisioned[0], disk], check=True, timeout=120)
     second.touch()
     os.truncate(second, 2 * GIB)

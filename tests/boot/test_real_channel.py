@@ -96,13 +96,13 @@ def sign_anew(source: Path, target: Path, signer: Signer) -> None:
 
 
 @pytest.fixture(scope="module")
-def mirror(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Iterator[Served]:
+def mirror(large_files: Path, checkout: Path) -> Iterator[Served]:
     """The mirror of this checkout, made if it is not there, signed by test keys."""
     run(checkout, "channel:lock")
-    lab, folder = checkout / "build" / "lab" / "mirror", tmp_path_factory.mktemp("mirror")
+    lab, folder = checkout / "build" / "lab" / "mirror", large_files / "mirror"
     keys = {}
     for arch, name in KEYS.items():
-        private, keys[arch] = generate_key(folder.parent / f"keys-{folder.name}", name, 2048)
+        private, keys[arch] = generate_key(large_files / "keys", name, 2048)
         sign_anew(lab / "v3.23" / "main" / arch, folder / "v3.23" / "main" / arch, Signer(private, keys[arch].name))
     shutil.copytree(lab / "v3.23" / "releases", folder / "v3.23" / "releases")
     shutil.copytree(lab / "aports", folder / "aports")
@@ -204,8 +204,8 @@ class Released:
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, checkout: Path, mirror: Served) -> Iterator[Released]:
-    made = Released(tmp_path_factory.mktemp("real"), checkout, mirror)
+def released(large_files: Path, checkout: Path, mirror: Served) -> Iterator[Released]:
+    made = Released(large_files, checkout, mirror)
     yield made
     for folder in (made.folder, made.folder / "build" / "audit" / "checkout"):
         remove_images_of(folder)

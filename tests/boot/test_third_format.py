@@ -73,10 +73,10 @@ class Copied:
 
 
 @pytest.fixture(scope="module")
-def third(tmp_path_factory: pytest.TempPathFactory, checkout: Path, images: Path) -> Iterator[Copied]:
+def third(large_files: Path, checkout: Path, images: Path) -> Iterator[Copied]:
     """The copy; images of the usual format are built by then, and with them what the lab converts for both."""
     del images
-    made = Copied(tmp_path_factory.mktemp("third") / "checkout", checkout)
+    made = Copied(large_files / "checkout", checkout)
     yield made
     engine = Engine(made.folder)
     for kind in ("builder", "minirootfs"):

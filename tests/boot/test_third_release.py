@@ -58,11 +58,11 @@ def convert_repository(source: Path, target: Path, signer: Signer) -> None:
 
 
 @pytest.fixture(scope="module")
-def mirror(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Iterator[Served]:
+def mirror(large_files: Path, checkout: Path) -> Iterator[Served]:
     """The mirror of this checkout, made if it is not there, in the third format; of one architecture."""
     run(checkout, "channel:lock")
-    lab, folder = checkout / "build" / "lab" / "mirror", tmp_path_factory.mktemp("mirror")
-    private, public = generate_key(folder.parent / f"keys-{folder.name}", KEYS[ARCH], 2048)
+    lab, folder = checkout / "build" / "lab" / "mirror", large_files / "mirror"
+    private, public = generate_key(large_files / "keys", KEYS[ARCH], 2048)
     convert_repository(lab / BRANCH / "main" / ARCH, folder / BRANCH / "main" / ARCH, Signer(private, public.name))
     for name in (f"{BRANCH}/releases/{ARCH}", "aports"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +99,8 @@ class Third(Released):
 
 
 @pytest.fixture(scope="module")
-def third(tmp_path_factory: pytest.TempPathFactory, checkout: Path, mirror: Served) -> Iterator[Third]:
-    made = Third(tmp_path_factory.mktemp("third"), checkout, mirror)
+def third(large_files: Path, checkout: Path, mirror: Served) -> Iterator[Third]:
+    made = Third(large_files, checkout, mirror)
     yield made
     remove_images_of(made.folder)
 

@@ -19,7 +19,7 @@ from tower.image.verify import sha256_of
 
 from pipeline.images import blockmap
 from pipeline.images.boot import LOGIN, MachineType, Tap, started
-from pipeline.images.disk import partitions, root_file, root_filesystem, unpacked
+from pipeline.images.disk import put_root_file, root_file, unpacked
 from pipeline.images.guest import FAILURES, Guest
 from pipeline.light.machine import command
 from pipeline.light.switches import plug_in_tap
@@ -64,13 +64,8 @@ def newer_image(image: Path, folder: Path) -> Path:
     """The image as a later build would make it: another version in its root, in its name and in the files beside it."""
     new = folder / re.sub("host-[^-]+-", f"host-{NEW}-", image.name).removesuffix(".zst")
     raw = unpacked(image, folder)
-    root, release = root_filesystem(raw, folder), folder / "os-release"
-    text = root_file(raw, str(OS_RELEASE), folder).decode()
-    release.write_text(re.sub("(?m)^VERSION_ID=.*$", f"VERSION_ID={NEW}", text))
-    for line in (f"rm {OS_RELEASE}", f"write {release} {OS_RELEASE}"):
-        subprocess.run(["debugfs", "-w", "-R", line, root], check=True, capture_output=True, timeout=60)
-    copy = [f"if={root}", f"of={raw}", "bs=1M", "conv=notrunc", "oflag=seek_bytes", f"seek={partitions(raw)[-1].start}"]
-    subprocess.run(["dd", "status=none", *copy], check=True, timeout=120)
+    text = root_file(raw, str(OS_RELEASE)).decode()
+    put_root_file(raw, str(OS_RELEASE), re.sub("(?m)^VERSION_ID=.*$", f"VERSION_ID={NEW}", text).encode(), folder)
     raw.rename(new)
     manifest = json.loads(image.with_name(f"{image.name}.manifest.json").read_bytes())
     manifest["version"] = NEW
@@ -124,7 +119,9 @@ def test_an_upgrade_in_place_keeps_the_home_and_installs_the_packages_again(imag
             assert f"VERSION_ID={NEW}" not in before
             # The files of the old version are not needed any more.
             client.run("sh", "-c", f"rm {BUILDS}/*")
-            lay(client, newer_image(image, tmp_path))
+            new = newer_image(image, tmp_path)
+            lay(client, new)
+            new.unlink()
             upgrade = client.start("tower", "upgrade", "vm", "--yes", "--timeout", "3000", "--json")
             assert guest.ended(START), guest.text[-2000:]
         with on("upgrading") as guest:
