@@ -54,8 +54,9 @@ def test_the_keys_for_volume_act(desktop: Desktop, keys: Callable[[str], None]) 
         return next(str(one["state"]) for one in nodes if one["props"].get("media.class") == "Audio/Sink")
 
     becomes(volume, "Volume: 1.00")
-    # PipeWire gives an output of no card its volume while something is played on it, and forgets it when it lets go of it.
-    desktop.open("pw-cat", "-p", "--raw", "/dev/zero")
+    # PipeWire gives an output of no card its volume while it is in use, and forgets it when it lets go of it. A player of
+    # endless silence is no use: pw-cat takes a round for which PipeWire wants no samples for the file's end, and leaves.
+    desktop.open("pw-record", "--raw", "-P", "stream.capture.sink=true", "/dev/null")
     becomes(state, "running")
     try:
         for key, wanted in (
@@ -70,7 +71,7 @@ def test_the_keys_for_volume_act(desktop: Desktop, keys: Callable[[str], None]) 
             keys(f"XF86Audio{key}{'' if key == 'Mute' else 'Volume'}")
             becomes(volume, f"Volume: {wanted}")
     finally:
-        desktop.run("pkill", "-x", "pw-cat", check=False)
+        desktop.run("pkill", "-x", "pw-record", check=False)
 
 
 @pytest.mark.qa("T22", simulated="the screen is a folder with the files of one")
