@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -40,25 +41,37 @@ def steps(guest: Guest, last: str) -> dict[str, float]:
     return found
 
 
+def encrypt(image: Path, folder: Path, log: Path) -> dict[str, float]:
+    """Make the disks in `folder`, and let the machine encrypt the second one; return the seconds of its steps."""
+    disk, second = provision(image, folder), folder / "second.img"
+    second.touch()
+    os.truncate(second, SECOND)
+    with started(MachineType.HOST_RPI, disk, log=log, second=second, limit=LIMIT) as guest:
+        found = steps(guest, "restart")
+        # An emulated Pi does not end by itself; by then all is written.
+        guest.wait("reboot: Restarting system", LIMIT)
+    return found
+
+
 def main() -> int:
     """Run it on an image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", type=Path)
     parser.add_argument("--log", type=Path, default=Path("build/log/pi-encrypted.log"))
+    parser.add_argument("--folder", type=Path, help="keep the disks there; if they are there already, only start from them")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pi-encrypted-") as name:
-        home = Path(name)
-        disk, second = provision(args.image.resolve(), home), home / "second.img"
-        second.touch()
-        os.truncate(second, SECOND)
-        with started(MachineType.HOST_RPI, disk, log=args.log, second=second, limit=LIMIT) as guest:
-            first = steps(guest, "restart")
-            # An emulated Pi does not end by itself; by then all is written.
-            guest.wait("reboot: Restarting system", LIMIT)
-        print(json.dumps({"first": first}), flush=True)
+    with ExitStack() as stack:
+        home = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pi-encrypted-")))
+        home.mkdir(exist_ok=True)
+        done = home / "encrypted"
+        if not done.exists():
+            print(json.dumps({"first": encrypt(args.image.resolve(), home.resolve(), args.log)}), flush=True)
+            done.touch()
+        disk, second = home / "cut.img", home / "second.img"
         with started(MachineType.HOST_RPI, disk, log=args.log.with_suffix(".2.log"), second=second, limit=LIMIT) as guest:
             then = steps(guest, "ready")
             guest.wait(LOGIN, LIMIT)
+            then["login"] = round(guest.seconds, 1)
             check_banner(guest, guest.banner(SSH, LIMIT))
             then["ssh"] = round(guest.seconds, 1)
         print(json.dumps({"second": then}), flush=True)

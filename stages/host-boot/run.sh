@@ -31,10 +31,25 @@ cp "$root/boot/vmlinuz-$TOWER_FLAVOR" "$boot/"
 mkdir -p "$root/etc/lvm"
 cp /stage/lvm.conf "$root/etc/lvm/lvm.conf"
 echo 'custom_files="/etc/lvm/lvm.conf"' >>"$root/etc/mkinitfs/mkinitfs.conf"
-# The USB of a Raspberry Pi 3, behind which its second disk is: mkinitfs knows it as built into the kernel.
+# The USB of a Raspberry Pi 3, behind which its second disk is: mkinitfs knows it as built into the kernel, and the driver of
+# SCSI disks, which those at USB are, from another feature.
 if [ -f "$root/etc/mkinitfs/features.d/usb.modules" ]; then
-	printf '%s\n' kernel/drivers/usb/dwc2 'kernel/drivers/usb/phy/phy-generic.ko*' >>"$root/etc/mkinitfs/features.d/usb.modules"
+	printf '%s\n' kernel/drivers/usb/dwc2 'kernel/drivers/usb/phy/phy-generic.ko*' 'kernel/drivers/scsi/sd_mod.ko*' \
+		>>"$root/etc/mkinitfs/features.d/usb.modules"
 fi
+# mkinitfs moves /lib to /usr/lib, where a link that leaves /lib by "../", as that to the loader of the lab's libraries, leads
+# elsewhere: in its place comes the file.
+for link in "$root"/lib/*; do
+	[ -L "$link" ] || continue
+	target=$(readlink "$link")
+	case $target in
+	../*)
+		[ -f "$root/${target#../}" ] || continue
+		rm "$link"
+		cp -p "$root/${target#../}" "$link"
+		;;
+	esac
+done
 steady_cpio
 mkinitfs -q -b "$root" -c "$root/etc/mkinitfs/mkinitfs.conf" -P "$root/etc/mkinitfs/features.d" \
 	-i "$root/usr/share/mkinitfs/initramfs-init" -f "$root/usr/share/mkinitfs/fstab" \

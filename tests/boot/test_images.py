@@ -119,13 +119,44 @@ def test_a_raspberry_pi_finds_all_it_needs(disk: Path) -> None:
 def test_the_initramfs_finds_a_second_disk_by_usb(disk: Path) -> None:
     """Also at the USB of a Raspberry Pi 3, whose driver is a module of the lab's kernel."""
     name, wanted = (
-        ("rpi", {"dwc2", "phy-generic", "usb-storage"}) if disk.stem.endswith("rpi") else ("lts", {"xhci-pci", "usb-storage"})
+        ("rpi", {"dwc2", "phy-generic", "sd_mod", "usb-storage"})
+        if disk.stem.endswith("rpi")
+        else ("lts", {"sd_mod", "xhci-pci", "usb-storage"})
     )
     archive = gzip.decompress(boot_file(disk, f"/initramfs-{name}"))
     listed = subprocess.run(
         ["cpio", "-t", "--quiet"], input=archive, capture_output=True, check=True, timeout=120
     ).stdout.decode()
     assert wanted <= {Path(line).name.partition(".")[0] for line in listed.splitlines()}
+
+
+def test_links_of_the_initramfs_lead_to_files(disk: Path) -> None:
+    """One that does not, that to the loader of the lab's libraries, left a Raspberry Pi without LVM, and so without its root."""
+    archive = gzip.decompress(boot_file(disk, f"/initramfs-{'rpi' if disk.stem.endswith('rpi') else 'lts'}"))
+    listed = subprocess.run(["cpio", "-tv", "--quiet"], input=archive, capture_output=True, check=True, timeout=120).stdout
+    rows = [line.split(maxsplit=8) for line in listed.decode().splitlines()]
+    links = dict(row[8].split(" -> ", 1) for row in rows if row[0].startswith("l"))
+    names = {row[8] for row in rows if not row[0].startswith("l")}
+    # What the init mounts is not in the archive.
+    mounted = ("proc/", "sys/", "dev/", "run/")
+    found = {name: real_path(name, links) for name in links}
+    assert {"lib", "sbin"} <= links.keys()
+    assert {name: place for name, place in found.items() if place not in names and not place.startswith(mounted)} == {}
+
+
+def real_path(name: str, links: dict[str, str]) -> str:
+    """A path of an archive without its links."""
+    todo, place = name.split("/")[::-1], list[str]()
+    while todo:
+        part = todo.pop()
+        if part == "..":
+            place = place[:-1]
+        elif part not in ("", "."):
+            place.append(part)
+            if (target := links.get("/".join(place))) is not None:
+                place = [] if target.startswith("/") else place[:-1]
+                todo += target.split("/")[::-1]
+    return "/".join(place)
 
 
 def test_the_boot_partition_can_be_changed_to_start_an_encrypted_root(disk: Path, checkout: Path, tmp_path: Path) -> None:
