@@ -30,7 +30,7 @@ _MOST_WINDOWS: Final = 1000
 _DIALOGS: Final = ("DIALOG", "UTILITY", "SPLASH", "TOOLBAR", "NOTIFICATION", "POPUP_MENU", "DROPDOWN_MENU", "TOOLTIP")
 _SUPPORTED: Final = (
     "_NET_SUPPORTED", "_NET_SUPPORTING_WM_CHECK", "_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT",
-    "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_ACTIVE_WINDOW", "_NET_WM_NAME", "_NET_WM_WINDOW_TYPE",
+    "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_FULLSCREEN", "_NET_ACTIVE_WINDOW", "_NET_WM_NAME", "_NET_WM_WINDOW_TYPE",
 )  # fmt: skip
 _VIEWABLE: Final = 2
 _SECONDS: Final = 20.0
@@ -79,6 +79,8 @@ class Manager:
     """Carries the clipboard, if that is wanted."""
     windows: dict[int, Window] = field(default_factory=dict)
     """In the order in which they had the keyboard."""
+    ask_whole: Callable[[bool], None] = lambda _: None
+    """Called from that thread when the application asks for the whole screen, or no longer wants it."""
     screen: Screen | None = None
     _size: tuple[int, int] | None = None
     """The size that the display shall have, if it has not got it yet."""
@@ -86,6 +88,8 @@ class Manager:
     _orders: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
     _wake: tuple[int, int] = field(default_factory=os.pipe)
     _said: Shown | None = None
+    _whole: bool = False
+    """Whether the viewer's window has the whole screen, as the application is told."""
 
     def close(self) -> None:
         """Ask the window that has the keyboard to close, as its close button would."""
@@ -100,6 +104,10 @@ class Manager:
         idle, self._size = self._size is None, (width, height)
         if idle:
             self.order(lambda: None)
+
+    def whole(self, whole: bool) -> None:
+        """Tell the application whether it has the whole screen."""
+        self.order(lambda: self._tell_whole(whole))
 
     def order(self, what: Callable[[], None]) -> None:
         """Let the manager's thread do something."""
@@ -189,8 +197,8 @@ class Manager:
             number = packet.numbers("I", 12)[0]
             if number in self.windows and packet.data[30] == 0 and next(reversed(self.windows)) != number:
                 self._focus(number, lift=False)
-        elif kind == x11.MESSAGE and packet.numbers("I", 8)[0] == self.server.atom("_NET_ACTIVE_WINDOW"):
-            self._focus(packet.numbers("I", 4)[0])
+        elif kind == x11.MESSAGE:
+            self._message(packet)
 
     def _manage(self, number: int) -> None:
         server = self.server
@@ -209,13 +217,37 @@ class Manager:
         window = Window(number, main, width, height, tuple(min(max(one, 1), 4096) for one in least), self._title(number))  # type: ignore[arg-type]
         self.windows[number] = window
         server.send(x11.CHANGE_ATTRIBUTES, 0, "III", number, 1 << 11, _WINDOW_EVENTS)
-        server.set_words(number, "WM_STATE", "WM_STATE", 1, 0)
         if main:
-            states = (server.atom(f"_NET_WM_STATE_MAXIMIZED_{way}") for way in ("VERT", "HORZ"))
-            server.set_words(number, "_NET_WM_STATE", "ATOM", *states)
+            # An application that was attached still says what it had in its earlier window: that is no wish.
+            states = () if server.words(number, "WM_STATE") else server.words(number, "_NET_WM_STATE")
+            if server.atom("_NET_WM_STATE_FULLSCREEN") in states:
+                self.ask_whole(True)
+            self._set_states(number)
+        server.set_words(number, "WM_STATE", "WM_STATE", 1, 0)
         self._place(window)
         server.send(x11.MAP, 0, "I", number)
         self._focus(number)
+
+    def _message(self, packet: Packet) -> None:
+        """Handle a request of a window, as EWMH has them: action 0 takes states away, 1 adds them, 2 changes them."""
+        number, what, action, *states = packet.numbers("5I", 4)
+        window = self.windows.get(number)
+        if what == self.server.atom("_NET_ACTIVE_WINDOW"):
+            self._focus(number)
+        elif what != self.server.atom("_NET_WM_STATE"):
+            return
+        elif window is not None and window.main and self.server.atom("_NET_WM_STATE_FULLSCREEN") in states:
+            self.ask_whole(action == 1 or (action == 2 and not self._whole))
+
+    def _tell_whole(self, whole: bool) -> None:
+        self._whole = whole
+        for window in self.windows.values():
+            if window.main:
+                self._set_states(window.number)
+
+    def _set_states(self, number: int) -> None:
+        names = ("MAXIMIZED_VERT", "MAXIMIZED_HORZ", *(("FULLSCREEN",) if self._whole else ()))
+        self.server.set_words(number, "_NET_WM_STATE", "ATOM", *(self.server.atom(f"_NET_WM_STATE_{name}") for name in names))
 
     def _forget(self, number: int) -> None:
         if self.windows.pop(number, None) is not None and self.windows:

@@ -28,6 +28,7 @@ from tower.display.relay import OddError  # noqa: E402
 from tower.display.x11 import key_in, open_server  # noqa: E402
 from tower.windows.manager import Manager, Shown  # noqa: E402
 from tower.windows.rfb import MOST_SIDE  # noqa: E402
+from tower.windows.whole import Whole, paint  # noqa: E402
 
 _PATIENCE: Final = 1500
 """Milliseconds to wait for windows of another application that the ended one has started."""
@@ -41,12 +42,8 @@ _READING: Final = 700
 """Milliseconds before a question can be answered with yes."""
 _SAID: Final = 8000
 """Milliseconds that a message is shown."""
-_STYLE: Final = """
-headerbar {{ background: {colour}; color: {text}; box-shadow: none; border: none; min-height: 30px; }}
-headerbar:backdrop {{ background: alpha({colour}, 0.8); }}
-headerbar * {{ color: {text}; text-shadow: none; }}
-headerbar button.text-button {{ background: none; border: none; box-shadow: none; min-height: 20px; padding: 0 6px; }}
-"""
+_MEANT: Final = 5.0
+"""Seconds after a key or a click in which the application may take the whole screen."""
 
 
 class Viewer:
@@ -58,6 +55,7 @@ class Viewer:
         self.leaves = False
         self.least = (1, 1)
         self.late = False
+        self.asked = _SMALLEST
         self.courier = None if clipboard == "off" else Courier(host, clipboard == "online", self, self._order)
         self.manager: Manager | None = None
         self.window = Gtk.Window()
@@ -65,8 +63,7 @@ class Viewer:
         self.others = Gtk.Button(label="⇄", tooltip_text="next window", no_show_all=True)
         self.others.connect("clicked", lambda _: self.manager and self.manager.next())
         self.bar.pack_end(self.others)
-        if colour != "-":
-            _paint(colour)
+        paint(colour)
         self.window.set_titlebar(self.bar)
         self.window.connect("delete-event", self._close)
         self.window.connect("notify::is-active", self._activity)
@@ -84,8 +81,13 @@ class Viewer:
         self.pictures.connect("size-allocate", self._sized)
         self.painted = False
         self.painting = self.pictures.get_connection().connect("vnc-framebuffer-update", self._first_picture)
-        self.window.add(self.pictures)
-        self.pictures.show()
+        for event in ("key-press-event", "button-press-event"):
+            self.pictures.connect(event, self._touched)
+        # An application that starts may have the whole screen, as somebody has just started it.
+        self.touched = time.monotonic()
+        self.early = False
+        self.whole = Whole(self.window, self.pictures, host, name)
+        self.window.connect("window-state-event", self._state)
 
     def run(self, key: bytes) -> None:
         """Run until the pictures end; `key` is what `tower.display.x11.key_in` reads."""
@@ -98,7 +100,12 @@ class Viewer:
         """Run the manager's thread. If it fails, the application is still shown."""
         try:
             server = open_server(socket.socket(fileno=os.dup(1)), key_in(key))
-            self.manager = Manager(server, lambda shown: GLib.idle_add(self._show, shown), self.courier)
+            self.manager = Manager(
+                server,
+                lambda shown: GLib.idle_add(self._show, shown),
+                self.courier,
+                ask_whole=lambda wanted: GLib.idle_add(self._ask_whole, wanted),
+            )
             if self.courier is not None:
                 threading.Thread(target=self.courier.run, daemon=True).start()
             self.manager.run()
@@ -127,6 +134,8 @@ class Viewer:
         if shown.least != self.least:
             self.least = shown.least
             GLib.timeout_add(500, self._shrinkable)
+        if self.whole.shown:
+            return
         missing = [want - has for want, has in zip(shown.wanted, self._size(), strict=True)]
         if any(one > 0 for one in missing):
             width, height = self.window.get_size()
@@ -137,8 +146,26 @@ class Viewer:
         if not self.pictures.is_open() and not self.window.get_visible():
             self.late = size is None
             self._ask_for(size or (800, 600))
+            if self.early:
+                self.window.fullscreen()
+            self.touched = time.monotonic()
             self.window.show_all()
             self.pictures.grab_focus()
+            manager = self.manager
+            if manager is not None and manager.screen is not None and min(manager.screen.most) > MOST_SIDE:
+                manager.resize(*self.asked)
+                manager.order(lambda: GLib.idle_add(self._open))
+            else:
+                self._open()
+        return False
+
+    def _open(self) -> bool:
+        """Connect to the server of pictures.
+
+        It ends a connection if its display gets another size before it knows that the viewer takes new sizes: so the first size
+        is set before, and the others after the first picture. A display of x11vnc is small, and gets its first size after it.
+        """
+        if not self.pictures.is_open():
             self.pictures.open_fd(os.dup(0))
         return False
 
@@ -146,7 +173,8 @@ class Viewer:
         """Give the window a size, within the screen."""
         area = Gdk.Display.get_default().get_monitor(0).get_workarea()
         width, height = (max(pair) for pair in zip(size, _SMALLEST, strict=True))
-        self.pictures.set_size_request(min(width, area.width - 40), min(height, area.height - 80))
+        self.asked = min(width, area.width - 40), min(height, area.height - 80)
+        self.pictures.set_size_request(*self.asked)
         self.window.resize(1, 1)
         GLib.timeout_add(500, self._shrinkable)
 
@@ -156,11 +184,8 @@ class Viewer:
 
     def _sized(self, *_: object) -> None:
         """Give the application's display the size of its pictures here."""
-        # x11vnc, whose displays are small, ends a connection if it does not know yet that the viewer takes new sizes.
         manager = self.manager
-        if manager is None or manager.screen is None or not self.window.get_visible():
-            return
-        if self.painted or min(manager.screen.most) > MOST_SIDE:
+        if self.painted and manager is not None and manager.screen is not None:
             manager.resize(*self._size())
 
     def _first_picture(self, connection: GObject.Object, *_: object) -> None:
@@ -200,6 +225,32 @@ class Viewer:
     def _shrinkable(self) -> bool:
         """From now on, allow sizes down to the smallest that does not cut the application."""
         self.pictures.set_size_request(*(min(one, 600) for one in self.least))
+        return False
+
+    # The whole screen.
+
+    def _touched(self, *_: object) -> bool:
+        self.touched = time.monotonic()
+        return False
+
+    def _ask_whole(self, wanted: bool) -> bool:
+        """Give the application the whole screen if it asks for it because of the user, and take it back when it asks for that."""
+        if not self.window.get_visible():
+            self.early = wanted
+        elif not wanted:
+            self.window.unfullscreen()
+        elif time.monotonic() < self.touched + _MEANT:
+            self.window.fullscreen()
+        else:
+            self._say(f"{self.name} asks for the whole screen: Super+F gives it")
+        return False
+
+    def _state(self, _: Gtk.Window, event: Gdk.EventWindowState) -> bool:
+        if event.changed_mask & Gdk.WindowState.FULLSCREEN:
+            whole = bool(event.new_window_state & Gdk.WindowState.FULLSCREEN)
+            self.whole.show(whole)
+            if self.manager is not None:
+                self.manager.whole(whole)
         return False
 
     # The clipboard.
@@ -274,15 +325,6 @@ class Viewer:
     def _end(self, *_: object) -> bool:
         Gtk.main_quit()
         return False
-
-
-def _paint(colour: str) -> None:
-    """Colour the title bar; its text is black or white, whichever is easier to read."""
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    text = "black" if 299 * red + 587 * green + 114 * blue > 140_000 else "white"
-    style = Gtk.CssProvider()
-    style.load_from_data(_STYLE.format(colour=colour, text=text).encode())
-    Gtk.StyleContext.add_provider_for_screen(Gdk.Screen.get_default(), style, Gtk.STYLE_PROVIDER_PRIORITY_APPLICATION)
 
 
 def _key() -> bytes:

@@ -4,24 +4,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 from tower.clipboard.content import MOST
 
 from tests.integration.windows.conftest import Place, until
 from tests.integration.windows.test_clipboard import Display, keyboard, log
+from tests.integration.windows.wayland import Screen, desktop
 from tests.unit.runtime.test_clipboard import png
 
-NEEDED = ("setpriv", "sway", "wl-copy", "wl-paste", "wtype")
-_CONFIG = """\
-xwayland disable
-output * resolution 1280x800
-"""
 _TEXT = "text/plain;charset=utf-8"
 
 
@@ -47,48 +41,14 @@ class Desktop:
 
 
 @pytest.fixture(scope="module")
-def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables of a desktop in memory."""
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"not on this machine: {', '.join(missing) or 'root'}")
-    folder = tmp_path_factory.mktemp("sway")
-    (folder / "config").write_text(_CONFIG)
-    os.chown(folder, 65534, 65534)
-    # It does not run as root, nor as somebody who can become root; but the folders of this test are root's.
-    user = (
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        "--inh-caps=+dac_override",
-        "--ambient-caps=+dac_override",
-    )
-    made = {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1", "WLR_RENDERER": "pixman", "XDG_RUNTIME_DIR": str(folder)}
-    env = {**{name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}, **made}
-    with (folder / "said").open("wb") as said:
-        server = subprocess.Popen([*user, "sway", "-c", folder / "config"], env=env, stdout=said, stderr=said, cwd=folder)
-    try:
-        until(lambda: server.poll() is not None or [*folder.glob("sway-ipc.*.sock")], "a desktop")
-        (socket,) = (path for path in folder.glob("wayland-*") if not path.name.endswith(".lock"))
-        made = {"XDG_RUNTIME_DIR": str(folder), "WAYLAND_DISPLAY": socket.name, "GDK_BACKEND": "wayland"}
-        # wtype is the keyboard: without one, no window has it. It would outlive the desktop.
-        keys = subprocess.Popen(
-            ["wtype", "-s", "3600000"], env={**env, **made}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            yield made
-        finally:
-            keys.kill()
-            keys.wait(20)
-    finally:
-        server.terminate()
-        server.wait(20)
+def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
+    with desktop(tmp_path_factory.mktemp("sway")) as made:
+        yield made
 
 
 @pytest.fixture
-def wayland(desk: Place, sway: dict[str, str]) -> Place:
-    return replace(desk, more=sway)  # what it starts is ended with the other one
+def wayland(desk: Place, sway: Screen) -> Place:
+    return replace(desk, more=sway.more)  # what it starts is ended with the other one
 
 
 def open_window(desk: Place, host: str) -> Display:
@@ -125,21 +85,20 @@ def test_texts_html_and_pictures_pass_both_ways(wayland: Place) -> None:
     assert [how for *_, how in log(wayland)].count("too large") == 1
 
 
-def focus(desk: Place, host: str) -> None:
+def focus(desk: Place, sway: Screen, host: str) -> None:
     """Give a host's window the keyboard."""
-    (ipc,) = Path(desk.more["XDG_RUNTIME_DIR"]).glob("sway-ipc.*.sock")
-    subprocess.run(["swaymsg", "-s", ipc, f'[title="\\({host}\\)$"] focus'], check=True, capture_output=True, timeout=20)
+    sway.tell(f'[title="\\({host}\\)$"] focus')
     until(lambda: keyboard(desk) == [host], f"{host}'s window has the keyboard")
 
 
 @pytest.mark.qa("A05", simulated="both sides are this machine, and the desktop is sway in memory")
-def test_a_copy_of_one_host_reaches_another_by_send_and_is_forgotten(wayland: Place) -> None:
+def test_a_copy_of_one_host_reaches_another_by_send_and_is_forgotten(wayland: Place, sway: Screen) -> None:
     web, thin = open_window(wayland, "web"), Desktop(wayland)
     vault = open_window(wayland, "vault")
-    focus(wayland, "web")
+    focus(wayland, sway, "web")
     web.copy("of web")
     thin.gets("of web")
-    focus(wayland, "vault")
+    focus(wayland, sway, "vault")
     assert vault.paste() == b""
     done = wayland.tower("clipboard", "send", "vault")
     assert (done.returncode, done.stderr) == (0, "vault: its windows have what was copied on web\n")

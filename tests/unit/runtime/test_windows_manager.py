@@ -37,3 +37,23 @@ def test_a_window_that_goes_while_an_answer_is_waited_for_is_told_at_once(monkey
         finally:
             theirs.close()
             thread.join(20)
+
+
+def test_a_request_for_the_whole_screen_counts_for_main_windows_alone() -> None:
+    asked: list[bool] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        server = Server(ours, 1, 100, 100, 1 << 20)
+        for place, name in enumerate(("_NET_ACTIVE_WINDOW", "_NET_WM_STATE", "_NET_WM_STATE_FULLSCREEN")):
+            server._atoms[name] = 100 + place
+        windows = {5: Window(5, True, 9, 9), 6: Window(6, False, 9, 9)}
+        manager = Manager(server, lambda _: None, None, windows, asked.append)
+        for number, action, state in ((6, 1, 102), (5, 1, 77), (7, 1, 102), (5, 1, 102), (5, 0, 102), (5, 2, 102)):
+            event = struct.pack("<BBHII5I", x11.MESSAGE, 32, 0, number, 101, action, 0, state, 0, 0)
+            server.events.append(Packet(x11.MESSAGE, event))
+        theirs.shutdown(socket.SHUT_RDWR)
+        with pytest.raises((OddError, OSError)):
+            manager._event(Packet(x11.MESSAGE, b"short"))
+        while server.events:
+            manager._event(server.events.popleft())
+    assert asked == [True, False, True]
