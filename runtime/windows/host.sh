@@ -116,6 +116,8 @@ look_after() {
 	if [ "$sound" != 0 ]; then
 		export PULSE_SERVER="tcp:127.0.0.1:$sound" PULSE_COOKIE="$windows/$id/cookie"
 	fi
+	# Without a locale, Xlib takes no characters but English ones from keys that are pressed one after the other.
+	if [ -z "${LC_ALL-}${LC_CTYPE-}${LANG-}" ]; then export LANG=C.UTF-8; fi
 	# As if it were started from its own shell: in the home, with what a login sets.
 	(cd && exec env DISPLAY=":$display" XAUTHORITY="$windows/$id/key" "$@") </dev/null >said 2>&1 9>&- &
 	application=$!

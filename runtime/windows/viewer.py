@@ -22,7 +22,8 @@ import gi
 
 gi.require_version("Gtk", "3.0")
 gi.require_version("GtkVnc", "2.0")
-from gi.repository import Gdk, GLib, GObject, Gtk, GtkVnc  # noqa: E402  (their versions come first)
+gi.require_version("GVnc", "1.0")
+from gi.repository import Gdk, GLib, Gtk, GtkVnc, GVnc  # noqa: E402  (their versions come first)
 from tower.clipboard.courier import Courier  # noqa: E402
 from tower.display.relay import OddError  # noqa: E402
 from tower.display.x11 import key_in, open_server  # noqa: E402
@@ -188,10 +189,14 @@ class Viewer:
         if self.painted and manager is not None and manager.screen is not None:
             manager.resize(*self._size())
 
-    def _first_picture(self, connection: GObject.Object, *_: object) -> None:
+    def _first_picture(self, connection: GVnc.Connection, *_: object) -> None:
         """Handle the first picture: the server knows what the viewer takes."""
         connection.disconnect(self.painting)
         self.painted = True
+        # Xvnc gives a key to a character that the keyboard of its display lacks; the first time, the character itself is lost.
+        # The keyboard lacks this key, and alone it does nothing, as with Shift.
+        for down in (True, False):
+            connection.key_event(down, Gdk.KEY_Hyper_R, 0)
         self._sized()
 
     def _unmanaged(self) -> bool:
