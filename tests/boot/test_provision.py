@@ -22,8 +22,9 @@ from tower.provision import progress
 from tower.provision.progress import ForeignError
 
 from pipeline.images.boot import LOGIN, SSH, MachineType, check_banner, started
-from pipeline.images.disk import boot_file, boot_files, check_root, partitions, root_file
+from pipeline.images.disk import boot_file, boot_files, check_root, partitions, put_boot_file, root_file, unpacked
 from pipeline.images.guest import FAILURES
+from pipeline.images.new_host import new_host
 from tests.boot.hardware import Hardware
 from tests.boot.idle import measure
 
@@ -34,6 +35,10 @@ MOST_MEMORY, MOST_ROOT = 200, 600
 """MiB; docs/figures.md has what a host needs."""
 START = 600
 """Seconds that a start may take on a machine that does other things beside."""
+BOOT_DEVICE_OUT = (
+    r"the boot device, sda \(QEMU HARDDISK, (serial number BOOT1, )?[0-9]+ MB\), was taken out: "
+    "put it in, and switch this host off and on"
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,8 @@ def check_steps(log: str, kept: Path) -> None:
     names = [re.split("[ :]", line)[1] for line in log.splitlines()]
     last_start = names[len(names) - 1 - names[::-1].index("disk") + 1 : -1]
     counted = [*progress.ENCRYPTING, *progress.MAKING]
+    # One start was cut off among them: what it had begun, the next one did again.
+    last_start = list(dict.fromkeys(name for name in last_start if name != "failed"))
     # This disk was made at the start before, as this host's: only the system is copied again.
     assert last_start == [name for name in counted if name not in {"partition", "encrypt", "volumes"}], log
     assert names[-1] == "ready"
@@ -129,8 +136,8 @@ def wait_for_step(name: str, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def encrypted(provisioned: tuple[Path, Path], checkout: Path, large_files: Path) -> Encrypted:
-    """Its first start was cut off twice: by the power while its second disk was encrypted, and by pulling out its boot device
-    while the system was copied onto that disk.
+    """Its first start was cut off three times: by the power while its second disk was encrypted, by pulling out its boot device
+    while the system was copied onto that disk, and again in its last steps, on that disk.
     """
     disk, folder = provisioned
     made = Encrypted(large_files / "encrypted.img", large_files / "second.img", folder)
@@ -153,10 +160,16 @@ def encrypted(provisioned: tuple[Path, Path], checkout: Path, large_files: Path)
             assert "login:" not in guest.text
             if last == "system":
                 hardware.pull("boot")
-                shown = r"the boot device, sda \(QEMU HARDDISK, (serial number BOOT1, )?2147 MB\), was taken out"
-                guest.wait(f"tower-setup: failed at: system: {shown}: put it in, and switch this host off and on", START)
+                guest.wait(f"tower-setup: failed at: system: {BOOT_DEVICE_OUT}", START)
             if last == "restart":
                 assert guest.ended(120)
+    log = checkout / "build" / "log" / "provisioned-last-steps.log"
+    with started(MachineType.HOST_PC_BIOS, made.disk, log=log, second=made.second, qmp=hardware.place) as guest:
+        guest.wait("tower-setup: time_source$", START, failures=bad)
+        hardware.pull("boot")
+        guest.wait(f"tower-setup: (failed at: )?(time_source|receipt|secrets): {BOOT_DEVICE_OUT}", START, failures=("login:",))
+        guest.wait("This host is not ready", START, failures=("login:",))
+        assert "tower-setup: ready" not in guest.text
     return made
 
 
@@ -174,6 +187,29 @@ def test_a_second_disk_that_fails_is_named(provisioned: tuple[Path, Path], check
         assert "login:" not in guest.text
     assert b"root=LABEL=tower-root" in boot_file(disk, "/grub/grub.cfg")
     assert boot_file(disk, "tower.env") == (provisioned[1] / "tower.env").read_bytes()
+
+
+def test_a_host_that_runs_from_its_boot_device_says_that_it_was_pulled_out(images: Path, checkout: Path, tmp_path: Path) -> None:
+    """It has nothing else to start a program from, then. At the next start it goes on."""
+    (image,) = images.glob("toweros-host-*-lab-pc.img.zst")
+    disk, other = unpacked(image, tmp_path), tmp_path / "other.img"
+    for name, data in new_host().items():
+        put_boot_file(disk, f"/{name}", data, tmp_path)
+    other.touch()
+    os.truncate(other, 16 * MIB)
+    hardware = Hardware(tmp_path / "qmp")
+    log = checkout / "build" / "log" / "unencrypted-pulled.log"
+    with started(MachineType.HOST_PC_BIOS, disk, log=log, second=other, qmp=hardware.place) as guest:
+        guest.wait("tower-setup: time_source$", START)
+        hardware.pull("boot")
+        said = f"tower-setup: (failed at: )?(time_source|receipt|secrets): {BOOT_DEVICE_OUT}"
+        guest.wait(said, START, failures=("login:", "tower-setup: ready"))
+    log = log.with_name("unencrypted-put-in.log")
+    with started(MachineType.HOST_PC_BIOS, disk, log=log, second=other) as guest:
+        guest.wait("tower-setup: ready", START)
+        guest.wait(LOGIN, START)
+        check_banner(guest, guest.banner(SSH, START))
+    assert not {"/tower.env", "/ssh_host_ed25519_key"} & set(boot_files(disk))
 
 
 def test_no_secret_is_left_on_what_is_not_encrypted(encrypted: Encrypted, provisioned: tuple[Path, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -276,6 +277,67 @@ def test_a_power_cut_at_each_step_changes_nothing(machines: Tower, on_shelf: She
         cut.wait_for_listener(22)
         assert all_that_is_set(cut) == expected
         assert boot_partition(cut) == {"tower-receipt.json"}
+
+
+def test_a_boot_device_pulled_out_before_the_last_step_is_named(machines: Tower, on_shelf: Shelf) -> None:
+    """What could not be removed from it is removed at the next start, and the host is closed until then."""
+    plan = plan_of("pulled")
+    files = boot_files(plan)
+
+    def begin(machine: Machine) -> None:
+        machine.turn_on()
+        machine.wait_until_made()
+        plug_in(machines.wires, [machine.wiring])
+        # As it is when the power was cut in the last step.
+        machine.path("var/lib/tower/setup/done").unlink()
+        lay(files)(machine)
+        # The machine waits when it says the step, until somebody reads its log.
+        machine.path(LOG).unlink()
+        os.mkfifo(machine.path(LOG))
+        machine.write("var/log/messages", "")
+        # A light machine has no disks: these are the kernel's files about one.
+        number = machine.path("boot").stat().st_dev
+        stick = machine.path("opt/sys/block/sda")
+        (stick / "sda1").mkdir(parents=True)
+        (stick / "device").mkdir()
+        (stick / "device/model").write_text("STICK   \n")
+        (stick / "size").write_text("4194304\n")
+        machine.path("opt/sys/dev/block").mkdir(parents=True)
+        machine.path(f"opt/sys/dev/block/{os.major(number)}:{os.minor(number)}").symlink_to("../../block/sda/sda1")
+        machine.write("etc/conf.d/tower-setup", "export SETUP_SYS=/opt/sys\n")
+        machine.boot()
+
+    with new_host(on_shelf, plan) as host:
+        machines.turn_on(host, before=lay(files))
+        host.wait_for_listener(22)
+        host.pull_the_plug()
+        machines.starter.submit(begin, host).result()
+        ends = time.monotonic() + 60
+        while "tower-setup: secrets\n" not in host.read("var/log/messages"):
+            assert time.monotonic() < ends, host.read("run/light-console")
+            time.sleep(0.02)
+        shutil.rmtree(host.path("opt/sys/block/sda"))
+        steps = Steps(host)
+        host.wait_until_up()
+        console = host.read("run/light-console")
+        out = "secrets: the boot device, sda (STICK, 2147 MB), was taken out: put it in, and switch this host off and on"
+        assert f"tower-setup: {out}\n" in console, console
+        assert "This host is not ready" in console
+        assert host.running("sshd") == []
+        assert host.listeners() == []
+        assert not host.path("var/lib/tower/setup/done").exists()
+        host.pull_the_plug()
+        # OpenRC has tried once more, for sshd, and that did not begin the step again.
+        assert steps.close() == ["secrets", "failed:", "failed:"]
+
+        def put_in(machine: Machine) -> None:
+            machine.path(LOG).unlink()
+            machine.path("etc/conf.d/tower-setup").unlink()
+
+        machines.turn_on(host, before=put_in)
+        host.wait_for_listener(22)
+        assert boot_partition(host) == {"tower-receipt.json"}
+        assert [line.split()[1] for line in host.read(LOG).splitlines()] == ["secrets", "ready"]
 
 
 def _changed(name: str, old: bytes, new: bytes) -> Callable[[dict[str, bytes]], None]:

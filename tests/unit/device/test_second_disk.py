@@ -64,7 +64,7 @@ def find(folder: Path, *disks: Disk) -> subprocess.CompletedProcess[str]:
     dev.mkdir()
     for disk in (Disk("mmcblk0", 32 * GB, mark=""), *disks):
         disk.lay(sys, dev)
-    own = {"SETUP_SHARE": str(HOST / "share/tower"), "ENCRYPT_SYS": str(sys), "ENCRYPT_DEV": str(dev)}
+    own = {"SETUP_SHARE": str(HOST / "share/tower"), "SETUP_SYS": str(sys), "ENCRYPT_DEV": str(dev)}
     env = {"PATH": os.environ["PATH"], "ENCRYPT_WAIT": "0", "ENCRYPT_SETTLE": "0", **own}
     argv = ["busybox", "sh", str(HOST / "libexec/tower/encrypt"), "find", "mmcblk0", ID, str(LEAST)]
     return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=50)

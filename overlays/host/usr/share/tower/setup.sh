@@ -4,11 +4,11 @@
 # their own, and write files as a whole. Sourced; $SETUP_LOG is the log of their own.
 
 : "${SETUP_STATE:=/var/lib/tower/setup}" "${SETUP_LOG:=/var/log/tower-setup.log}" "${SETUP_BOOT:=/boot}" \
-	"${SETUP_PROGRESS:=/run/tower-progress}"
+	"${SETUP_PROGRESS:=/run/tower-progress}" "${SETUP_SYS:=/sys}"
 # `most` is how many bytes a file from `tower provision` has at most; who ends with an error looks at `doing` and `told`.
 # shellcheck disable=SC2034 # for those who source it
 readonly boot="$SETUP_BOOT" most=16384
-doing='' told=''
+doing='' told='' boot_at='' out=''
 
 say() {
 	# shellcheck disable=SC2034 # see above
@@ -37,6 +37,54 @@ fail_at() {
 	printf 'tower-setup: failed at: %s\n' "$1" >&2
 }
 
+# of FILE: print the content of a file of the kernel's, or nothing
+of() {
+	cat "$1" 2>/dev/null || :
+}
+
+# number FILE: the same of a file with a number; 0 where there is none
+number() {
+	found=$(of "$1")
+	echo "${found:-0}"
+}
+
+bytes() {
+	echo $(($(number "$SETUP_SYS/block/$1/size") * 512))
+}
+
+# describe NAME...: disks, for whoever has them in their hand
+describe() {
+	shown=''
+	for one; do
+		at=$SETUP_SYS/block/$one
+		model=$(of "$at/device/model" | sed 's/ *$//' | tr -cd ' -~') serial=$(of "$at/device/serial" | tr -cd '!-~')
+		[ -n "$serial" ] || serial=$(of "$at/serial" | tr -cd '!-~')
+		shown="$shown${shown:+, }$one ($model${model:+, }${serial:+serial number $serial, }$(($(bytes "$one") / 1000000)) MB)"
+	done
+	echo "$shown"
+}
+
+# watch_boot NAME: the boot device is this disk, for `boot_is_out`. Sets `out` to what is said then.
+watch_boot() {
+	[ -n "$1" ] || return 0
+	boot_at=$SETUP_SYS/block/$1
+	# shellcheck disable=SC2034 # for those who source it
+	out="the boot device, $(describe "$1"), was taken out: put it in, and switch this host off and on"
+}
+
+# boot_is_out: by the shell alone: a host that runs from its boot device can start no program without it. While a file system
+# of it is mounted, no other disk gets its name.
+boot_is_out() {
+	[ -n "$boot_at" ] && [ ! -e "$boot_at" ]
+}
+
+# settle: after an error, gives the kernel the time to notice that the boot device is out. `sleep` could not be started then:
+# nobody ever writes to the FIFO that the callers have made for this, and the shell alone waits for it.
+settle() {
+	# shellcheck disable=SC2154,SC3045 # `work` is the callers'; ash has the option
+	[ -z "$boot_at" ] || boot_is_out || IFS= read -r -t 3 _ <>"$work/never" || :
+}
+
 # clean TEXT: what may be shown of foreign text
 clean() {
 	printf %s "$1" | tr -cd 'A-Za-z0-9._-' | head -c 64
@@ -63,5 +111,9 @@ remove_secrets() {
 	for file in tower.env ssh_host_ed25519_key ssh_host_ed25519_key.pub crypto_keyfile.bin; do
 		overwrite "$boot/$file"
 	done
+	# On a device that was taken out, no file is found either: something is written, and the write must succeed.
+	echo >"$boot/tower.new"
+	sync -f "$boot"
+	rm -f "$boot/tower.new"
 	sync
 }
