@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import gi
@@ -27,6 +28,7 @@ from gi.repository import Gdk, GLib, Gtk, GtkVnc, GVnc  # noqa: E402  (their ver
 from tower.clipboard.courier import Courier  # noqa: E402
 from tower.display.relay import OddError  # noqa: E402
 from tower.display.x11 import key_in, open_server  # noqa: E402
+from tower.windows.entry import known  # noqa: E402
 from tower.windows.manager import Manager, Shown  # noqa: E402
 from tower.windows.rfb import MOST_SIDE  # noqa: E402
 from tower.windows.whole import Whole, paint  # noqa: E402
@@ -343,9 +345,14 @@ def _key() -> bytes:
 def main(words: Sequence[str]) -> int:
     """Run the viewer; return 1 if there is no application, and 3 if there is no display."""
     host, colour, clipboard, name = words
-    GLib.set_prgname("tower")
+    entry = known(host, name)
+    # The desktop gets it as the application's ID, and looks for a menu entry of this name.
+    GLib.set_prgname(entry.id if entry is not None else "tower")
     if not Gtk.init_check()[0]:
         return 3
+    if entry is not None:
+        with suppress(GLib.Error):  # nobody misses it
+            Gtk.Window.set_default_icon_from_file(entry.icon)
     viewer = Viewer(host, colour, name, clipboard)
     key = _key()
     if not key:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.gui.conftest import USER, Desktop
 from tests.gui.pictures import Colour, Picture
+from tests.gui.test_desktop import BAR_TOP
 
 WEB, VAULT = (0x43, 0x63, 0xD8), (0xF5, 0x82, 0x31)
 # Two applications as hosts send them: one with an icon of its own, one without.
@@ -54,3 +55,11 @@ def test_the_menu_of_the_wallpaper_has_them(desktop: Desktop) -> None:
     icon = f"/home/{USER}/.local/share/icons/hicolor/64x64/apps/tower-web.red.png"
     assert items["Red Picture (web)"].attrib["icon"] == icon
     assert desktop.run("test", "-s", icon).stdout == ""
+
+
+def test_the_bar_shows_the_icon_of_a_window_of_a_host(desktop: Desktop) -> None:
+    """It finds it among the user's entries, by the name that such a window has."""
+    desktop.run("env", "PYTHONPATH=/usr/lib/tower", "python3", "-P", "-c", FILL)
+    desktop.open("foot", "--config=/dev/null", "--app-id=tower-web.red")
+    desktop.wait(lambda found: found.share((255, 0, 0), 60, BAR_TOP + 2, 400, 720) > 0.005, "icon of a window in the bar")
+    desktop.box.kill(signal.SIGTERM, "^foot ")
