@@ -8,9 +8,11 @@ and added; scripts of Debian packages never run, so a table's `links` and `join`
 from __future__ import annotations
 
 import fnmatch
+import io
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pipeline.apk.format.package import TarEntry, write_package
@@ -18,7 +20,7 @@ from pipeline.apk.format.pkginfo import PkgInfo
 from pipeline.apk.format.writer import Source
 from pipeline.base.errors import ConfigError
 from pipeline.base.recorded import RecordedCache
-from pipeline.channels.lab.assemble import Conversion, Product
+from pipeline.channels.lab.assemble import Conversion
 from pipeline.channels.lab.beside import drop_commands, lay_loader, unmerge
 from pipeline.channels.lab.catalog import Definition
 from pipeline.channels.lab.deb import open_verified, unpack
@@ -42,10 +44,9 @@ class Converted:
 
 def convert(job: Conversion, debs: tuple[Path, ...], checkout: Path, scratch: Path, output: Path) -> Converted:
     """Write the unsigned package of `job` to `output`, with its record; `debs` are its Debian packages, in the job's order."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        tree = PackageTree(Path(folder) / "files")
-        tree.folder.mkdir()
-        lay_files(tree, job.product, debs, job.drop, checkout)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, tempfile.TemporaryFile(dir=folder) as contents:
+        tree = PackageTree(contents)
+        lay_files(tree, job, debs, checkout, Path(folder))
         drop_commands(tree, job.taken)
         found = scan(tree, job.product.arch, job.version)
         nodes = tree.finish()
@@ -63,7 +64,11 @@ def _entries(tree: PackageTree, nodes: list[Node]) -> Iterator[tuple[TarEntry, S
     for node in nodes:
         names = {"uname": node.user if node.uid == 0 else "", "gname": node.group if node.gid == 0 else ""}
         entry = TarEntry(node.path, _KINDS[node.kind], node.mode, node.uid, node.gid, target=node.target, **names)  # type: ignore[arg-type]
-        yield entry, (tree.content(node.path) if node.kind == "file" else None)
+        yield entry, (partial(_open, tree, node.path) if node.kind == "file" else None)
+
+
+def _open(tree: PackageTree, path: str) -> io.BytesIO:
+    return io.BytesIO(tree.content(path))
 
 
 def _info(job: Conversion, found: Scan, definition: Definition | None) -> PkgInfo:
@@ -87,8 +92,9 @@ def _info(job: Conversion, found: Scan, definition: Definition | None) -> PkgInf
     )
 
 
-def lay_files(tree: PackageTree, product: Product, debs: tuple[Path, ...], drop: tuple[str, ...], checkout: Path) -> None:
-    """Put all files of `product` into `tree`; `drop` is what the rules leave out everywhere."""
+def lay_files(tree: PackageTree, job: Conversion, debs: tuple[Path, ...], checkout: Path, scratch: Path) -> None:
+    """Put all files of the job's product into `tree`; `scratch` is an empty folder for programs that take files."""
+    product = job.product
     for locked, path in zip(product.debs, debs, strict=True):
         with open_verified(path, locked.sha256) as stream:
             unpack(stream, f"{locked.name} {locked.version}", tree)
@@ -96,13 +102,13 @@ def lay_files(tree: PackageTree, product: Product, debs: tuple[Path, ...], drop:
     lay_loader(tree, product.arch)
     definition = product.definition
     if definition is None:
-        _drop(tree, drop, (), ())
+        _drop(tree, job.drop, (), ())
         return
     if definition.kernel is not None:
-        lay_kernel(tree, definition.kernel)
+        lay_kernel(tree, definition.kernel, scratch)
     if definition.keymaps is not None:
-        lay_keymaps(tree, definition.keymaps)
-    _drop(tree, (*drop, *definition.drop), definition.keep, definition.only)
+        lay_keymaps(tree, definition.keymaps, scratch)
+    _drop(tree, (*job.drop, *definition.drop), definition.keep, definition.only)
     _move(tree, definition)
     for place, pattern in definition.join.items():
         _join(tree, definition, place, pattern)
@@ -145,12 +151,8 @@ def _join(tree: PackageTree, definition: Definition, place: str, pattern: str) -
     paths = [node.path for node in tree.files() if fnmatch.fnmatchcase(node.path, pattern)]
     if not paths:
         raise _nothing(definition, "join", pattern)
-    with tempfile.TemporaryFile() as joined:
-        for path in paths:
-            content = tree.content(path).read_bytes()
-            joined.write(content if content.endswith(b"\n") else content + b"\n")
-        joined.seek(0)
-        tree.add_file(Node(place, "file", 0o644), joined)
+    joined = (content if content.endswith(b"\n") else content + b"\n" for content in map(tree.content, paths))
+    tree.add_file(Node(place, "file", 0o644), io.BytesIO(b"".join(joined)))
 
 
 def _lay(tree: PackageTree, source: Path, place: str) -> None:

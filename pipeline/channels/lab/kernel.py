@@ -7,7 +7,7 @@ Debian leaves `modules.dep` to an install script; here depmod runs on the unpack
 from __future__ import annotations
 
 import io
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pipeline.base import proc
 from pipeline.base.errors import ConfigError
@@ -24,8 +24,8 @@ def depmod_version() -> str:
     return proc.run(("depmod", "--version"), timeout=30, hint=_HINT).stdout.decode().strip()
 
 
-def lay_kernel(tree: PackageTree, kernel: Kernel) -> None:
-    """Reshape a tree that holds one Debian kernel. Raises ConfigError."""
+def lay_kernel(tree: PackageTree, kernel: Kernel, scratch: Path) -> None:
+    """Reshape a tree that holds one Debian kernel; `scratch` is an empty folder for depmod. Raises ConfigError."""
     releases = {path[len(_MODULES) :].split("/")[0] for path in tree.nodes if path.startswith(_MODULES)}
     if len(releases) != 1:
         raise ConfigError(
@@ -37,7 +37,7 @@ def lay_kernel(tree: PackageTree, kernel: Kernel) -> None:
     # Debian's file is a stub that names the real one.
     tree.remove(f"boot/System.map-{release}")
     _lay_device_trees(tree, release, kernel.device_trees)
-    _index_modules(tree, release)
+    _index_modules(tree, release, scratch)
     for place, text in (
         (f"usr/share/kernel/{kernel.flavor}/kernel.release", f"{release}\n"),
         # mkinitfs's trigger reads the flavor here; otherwise it would use the end of Debian's release.
@@ -56,9 +56,13 @@ def _lay_device_trees(tree: PackageTree, release: str, pattern: str) -> None:
             tree.remove(path)
 
 
-def _index_modules(tree: PackageTree, release: str) -> None:
-    proc.run(("depmod", "-b", tree.folder, release), timeout=_DEPMOD_SECONDS, hint=_HINT)
+def _index_modules(tree: PackageTree, release: str, scratch: Path) -> None:
     modules = f"{_MODULES}{release}"
-    for path in sorted(tree.content(modules).glob("modules.*")):
+    for node in tree.files():
+        if node.path.startswith(f"{modules}/"):
+            tree.lay(node.path, scratch / node.path)
+    proc.run(("depmod", "-b", scratch, release), timeout=_DEPMOD_SECONDS, hint=_HINT)
+    for path in sorted((scratch / modules).glob("modules.*")):
         name = f"{modules}/{path.name}"
-        tree.nodes.setdefault(name, Node(name, "file", 0o644))
+        with path.open("rb") as stream:
+            tree.add_file(tree.nodes.get(name, Node(name, "file", 0o644)), stream)

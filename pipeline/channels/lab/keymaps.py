@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pipeline.base import proc
 from pipeline.base.errors import ConfigError
@@ -28,18 +28,21 @@ def loadkeys_version() -> str:
     return proc.run(("loadkeys", "--version"), timeout=_SECONDS, hint=_HINT).stdout.decode().strip()
 
 
-def lay_keymaps(tree: PackageTree, names: Mapping[str, str]) -> None:
+def lay_keymaps(tree: PackageTree, names: Mapping[str, str], scratch: Path) -> None:
     """Replace a tree of Debian's layouts by translated ones; `names` gives some of them Alpine's names.
 
-    Layouts that do not work on a UTF-8 console (loadkeys refuses them) are left out. Raises ConfigError.
+    `scratch` is an empty folder for loadkeys. Layouts that do not work on a UTF-8 console (loadkeys refuses them) are
+    left out. Raises ConfigError.
     """
     made: dict[str, bytes] = {}
+    for node in tree.files():
+        tree.lay(node.path, scratch / node.path)
     for node in tree.files():
         match = _SOURCES.fullmatch(node.path)
         if match is None or _LEFT_OUT.fullmatch(match[2]):
             continue
         done = proc.run(
-            ("loadkeys", "--quiet", "--bkeymap", "--unicode", tree.content(node.path)), timeout=_SECONDS, check=False, hint=_HINT
+            ("loadkeys", "--quiet", "--bkeymap", "--unicode", scratch / node.path), timeout=_SECONDS, check=False, hint=_HINT
         )
         if done.status == 0 and done.stdout.startswith(_MAGIC):
             name = names.get(match[2], match[2])

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of one package between unpacking and packing: nodes in memory, contents in a folder of their own.
+"""The files of one package between unpacking and packing: nodes in memory, contents one after another in one file.
 
-Symbolic links exist only in memory, so no write ever follows one. Paths are in the merged-/usr form of the
-devices (`bin/x` is `usr/bin/x`).
+Nothing of a package is a file of its own here: no write follows a link, and thousands of files are neither made nor
+removed. Paths are in the merged-/usr form of the devices (`bin/x` is `usr/bin/x`).
 """
 
 from __future__ import annotations
 
+import io
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final, Literal
+from typing import IO, TYPE_CHECKING, Final, Literal
 
 from pipeline.base.errors import FormatError
 
@@ -23,11 +23,12 @@ LEVEL: Final = 2
 """Of deflate, in the lab's packages: a third of the time of level 6, and 7 % larger."""
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _MAX_PATH = 1024
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One entry of a tree. A file's content is at the tree's `content(path)`."""
+    """One entry of a tree. A file's content is the tree's `content(path)`."""
 
     path: str
     kind: Literal["file", "dir", "link"]
@@ -53,31 +54,38 @@ def clean_path(name: str, where: str) -> str:
 
 
 class PackageTree:
-    """Nodes by path; `folder` holds the contents of files."""
+    """Nodes by path; `contents`, an empty file open for writing and reading, gets the contents of the files."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, contents: IO[bytes]) -> None:
         self.nodes: dict[str, Node] = {}
+        self._contents = contents
+        self._places: dict[str, tuple[int, int]] = {}
 
-    def content(self, path: str) -> Path:
-        """Return the place of the content of the file `path`."""
-        return self.folder / path
+    def content(self, path: str) -> bytes:
+        """Return the content of the file `path`."""
+        start, size = self._places[path]
+        self._contents.seek(start)
+        return self._contents.read(size)
+
+    def lay(self, path: str, place: Path) -> None:
+        """Write the content of the file `path` to `place`, with the folders above it: for a program that takes files."""
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(self.content(path))
 
     def add(self, node: Node) -> None:
         """Add a folder or a link; it replaces an earlier entry, except that a folder stays a folder."""
         if node.kind == "dir" and node.path in _MERGED:
             return
-        before = self.nodes.get(node.path)
-        if before is not None and before.kind == "file":
-            self.content(node.path).unlink()
+        self._places.pop(node.path, None)
         self.nodes[node.path] = node
 
     def add_file(self, node: Node, stream: Readable) -> None:
-        """Add a file with the content of `stream`."""
-        place = self._place(node.path)
-        with place.open("wb") as out:
-            while piece := stream.read(1 << 20):
-                out.write(piece)
+        """Add a file with the content of `stream`. Raises FormatError if its path is a folder's, or is below a file or link."""
+        self._check(node.path)
+        start = self._contents.seek(0, io.SEEK_END)
+        while piece := stream.read(_PIECE):
+            self._contents.write(piece)
+        self._places[node.path] = (start, self._contents.tell() - start)
         self.nodes[node.path] = node
 
     def copy(self, source: str, path: str, where: str) -> None:
@@ -85,30 +93,29 @@ class PackageTree:
         node = self.nodes.get(source)
         if node is None or node.kind != "file":
             raise FormatError(f"{where}: hard link to {source!r}, which is not a file of this package")
-        shutil.copyfile(self.content(source), self._place(path))
+        self._check(path)
+        self._places[path] = self._places[source]
         self.nodes[path] = replace(node, path=path)
 
-    def _place(self, path: str) -> Path:
+    def _check(self, path: str) -> None:
         for parent in PurePosixPath(path).parents:
             above = self.nodes.get(str(parent))
             if above is not None and above.kind != "dir":
                 raise FormatError(f"{path!r}: {str(parent)!r} above it is not a folder")
         if path in self.nodes and self.nodes[path].kind == "dir":
             raise FormatError(f"{path!r}: is a folder already")
-        place = self.content(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return place
 
     def remove(self, path: str) -> None:
         """Remove one entry."""
-        if self.nodes.pop(path).kind == "file":
-            self.content(path).unlink()
+        del self.nodes[path]
+        self._places.pop(path, None)
 
     def rename(self, source: str, path: str) -> None:
-        """Move one file or link."""
+        """Move one file or link. Raises FormatError as `add_file` does, if it is a file."""
         node = self.nodes[source]
         if node.kind == "file":
-            self.content(source).replace(self._place(path))
+            self._check(path)
+            self._places[path] = self._places.pop(source)
         del self.nodes[source]
         self.nodes[path] = replace(node, path=path)
 

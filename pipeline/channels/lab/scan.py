@@ -6,9 +6,10 @@ A library provides `gnu:<soname>=<version in its file name>`; a program or libra
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from elftools.common.exceptions import ELFError
@@ -50,13 +51,14 @@ def scan(tree: PackageTree, arch: str, version: str) -> Scan:
     provides: dict[str, str] = {}
     needs: set[str] = set()
     for node in tree.files():
-        elf = _read_elf(tree.content(node.path), arch)
+        content = tree.content(node.path)
+        elf = _read_elf(content, arch)
         if elf is not None:
             needs.update(f"{SONAME}{name}" for name in elf.needed)
             if elf.soname and _LIBRARY.fullmatch(elf.soname):
                 provides[f"{SONAME}{elf.soname}"] = _library_version(PurePosixPath(node.path).name)
         elif _PC_FOLDERS.fullmatch(node.path):
-            provided, wanted = _read_pc(tree.content(node.path))
+            provided, wanted = _read_pc(content, node.path)
             provides[f"pc:{PurePosixPath(node.path).stem}"] = provided
             needs |= wanted
     for path in _commands(tree):
@@ -67,25 +69,23 @@ def scan(tree: PackageTree, arch: str, version: str) -> Scan:
     )
 
 
-def _read_elf(path: Path, arch: str) -> _Elf | None:
-    with path.open("rb") as stream:
-        if stream.read(4) != _ELF_MAGIC:
+def _read_elf(content: bytes, arch: str) -> _Elf | None:
+    if not content.startswith(_ELF_MAGIC):
+        return None
+    try:
+        elf = ELFFile(io.BytesIO(content))
+        dynamic = elf.get_section_by_name(".dynamic")
+        if elf["e_machine"] != _MACHINES[arch] or not isinstance(dynamic, DynamicSection):
             return None
-        stream.seek(0)
-        try:
-            elf = ELFFile(stream)
-            dynamic = elf.get_section_by_name(".dynamic")
-            if elf["e_machine"] != _MACHINES[arch] or not isinstance(dynamic, DynamicSection):
-                return None
-            soname, needed = "", []
-            for tag in dynamic.iter_tags():
-                if tag.entry.d_tag == "DT_NEEDED":
-                    needed.append(_text(tag))
-                elif tag.entry.d_tag == "DT_SONAME":
-                    soname = _text(tag)
-        except (ELFError, ValueError, KeyError, UnicodeDecodeError, AttributeError):
-            # A damaged or odd object counts as data: it provides and needs nothing.
-            return None
+        soname, needed = "", []
+        for tag in dynamic.iter_tags():
+            if tag.entry.d_tag == "DT_NEEDED":
+                needed.append(_text(tag))
+            elif tag.entry.d_tag == "DT_SONAME":
+                soname = _text(tag)
+    except (ELFError, ValueError, KeyError, UnicodeDecodeError, AttributeError):
+        # A damaged or odd object counts as data: it provides and needs nothing.
+        return None
     return _Elf(soname, tuple(needed))
 
 
@@ -100,9 +100,8 @@ def _library_version(name: str) -> str:
     return match[1] if match else "0"
 
 
-def _read_pc(path: Path) -> tuple[str, set[str]]:
+def _read_pc(data: bytes, path: str) -> tuple[str, set[str]]:
     """Return the version and the requirements of a pkg-config file, these as `pc:` dependencies."""
-    data = path.read_bytes()
     if len(data) > _MAX_PC:
         raise FormatError(f"{path}: {len(data)} bytes, {_MAX_PC} are allowed in a file of pkg-config")
     text = data.decode(errors="replace")

@@ -176,18 +176,17 @@ def test_a_flipped_bit_is_refused_before_anything_is_unpacked(lab: Lab) -> None:
         lab.convert(job)
 
 
-def _tree(tmp_path: Path, *members: Member) -> PackageTree:
-    tree = PackageTree(tmp_path / "tree")
+def _tree(*members: Member) -> PackageTree:
+    tree = PackageTree(io.BytesIO())
     for info, content in members:
         tree.add_file(Node(info.name, "file", info.mode), io.BytesIO(content))
     return tree
 
 
-def test_libraries_and_pkg_config_are_read_from_the_files(tmp_path: Path) -> None:
+def test_libraries_and_pkg_config_are_read_from_the_files() -> None:
     python = Path(sys.executable).resolve().read_bytes()
     pc = b"prefix=/usr\nv=1.2\nName: foo\nVersion: ${v}.3\nRequires: bar >= 2.0, baz\nRequires.private: qux\n"
     tree = _tree(
-        tmp_path,
         file("usr/bin/python", python, 0o755),
         file("usr/lib/pkgconfig/foo.pc", pc),
         file("usr/lib/x", b"\x7fELF" + b"z" * 99),
