@@ -4,10 +4,13 @@
 set -eu
 # shellcheck source=../lib/stage.sh
 . /stagelib/stage.sh
-need_files /in/wheels
+need_files /src/runtime /in/device
 
-# Wheels are zip files, which Python reads as they are; nothing compiled is needed to say what the commands are.
-PYTHONPATH=$(printf '%s:' /in/wheels/*.whl)
+# From the sources, so that it need not wait for the wheel. The wheels that it takes are zip files, which Python reads as
+# they are; nothing compiled is needed to say what the commands are.
+mkdir /work/python
+ln -s /src/runtime /work/python/tower
+PYTHONPATH=/work/python:$(printf '%s:' /in/device/*.whl)
 PYTHONDONTWRITEBYTECODE=1
 export PYTHONPATH PYTHONDONTWRITEBYTECODE
 python3 -P /stage/write.py /out

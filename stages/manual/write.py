@@ -4,7 +4,7 @@
     python3 write.py OUT
 
 Each call of the command has a process of its own, forked from this one, which has loaded the program: that costs more
-than all the calls, since nothing of a wheel is compiled.
+than all the calls, since nothing of it is compiled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 try:
     from tower.cli.main import main, make_parser
 except ImportError as error:
-    sys.exit(f"error: input wheels: no program tower that runs: {error}")
+    sys.exit(f"error: source runtime or input device: no program tower that runs: {error}")
 
 COMPLETIONS = {
     "bash": "bash-completion/completions/tower",

@@ -13,6 +13,7 @@ from tests.stages.trees import DEVICE_WHEEL, tiny_overlays, tiny_runtime, wheel_
 
 _TOWER = """\
 from pathlib import Path
+from odd_name import SAID_BY
 
 def make_parser(wanted):
     assert wanted is None
@@ -21,7 +22,7 @@ def main(words):
     if words[:2] == ("mdhelp", "--man"):
         (Path(words[2]) / "tower-odd name.1").write_text(".TH tower 1\\n")
     else:
-        print(" ".join(["said by tower", *words]))
+        print(" ".join([SAID_BY, *words]))
     return 0
 """
 
@@ -47,10 +48,10 @@ def _unzipped(tmp_path: Path) -> Path:
 
 
 def test_manual(bench: Bench, tmp_path: Path) -> None:
-    wheels = tmp_path / "wheels"
-    packages = dict.fromkeys(("tower/__init__.py", "tower/cli/__init__.py"), "") | {"tower/cli/main.py": _TOWER}
-    wheel_of(wheels / "tower-1.2.3-py3-none-any.whl", packages)
-    bench.run("manual", tmp_path / "out", inputs={"wheels": wheels})
+    device = tmp_path / "device"
+    wheel_of(device / DEVICE_WHEEL, {"odd_name.py": "SAID_BY = 'said by tower'\n"})
+    runtime = write_tree(tmp_path / "runtime", {"__init__.py": "", "cli/__init__.py": "", "cli/main.py": _TOWER})
+    bench.run("manual", tmp_path / "out", sources={"runtime": runtime}, inputs={"device": device})
     bench.compare("manual", tmp_path / "out")
 
 
