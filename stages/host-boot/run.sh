@@ -51,6 +51,7 @@ for link in "$root"/lib/*; do
 	esac
 done
 steady_cpio
+quick_initramfs
 mkinitfs -q -b "$root" -c "$root/etc/mkinitfs/mkinitfs.conf" -P "$root/etc/mkinitfs/features.d" \
 	-i "$root/usr/share/mkinitfs/initramfs-init" -f "$root/usr/share/mkinitfs/fstab" \
 	-F "$TOWER_FEATURES" -o "$boot/initramfs-$TOWER_FLAVOR" "$release"

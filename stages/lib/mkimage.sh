@@ -50,6 +50,7 @@ mkimage() {
 	EOF
 	chmod +x /work/bin/apk
 	steady_cpio
+	quick_initramfs
 
 	# update-kernel, run by root, would install its tools into the builder, which has them; under fakeroot it does not ask.
 	FAKEROOTKEY=none
