@@ -4,8 +4,9 @@
     python ci/power_cuts.py host dist/toweros-host-0.1.0-lab-pc.img.zst
     python ci/power_cuts.py thinclient dist/toweros-thinclient-0.1.0-lab-x86_64.iso
 
-A host's first start has two halves, before and after it has moved to its encrypted disk, which two machines do at once. Each
-start is cut off at the first step that none was cut off at before; the last one is let go on, and asked whether all is there.
+Each start of a host is cut off at the first step that none was cut off at before; the last one is let go on, and asked whether
+all is there. A first start has two halves, before and after the host has moved to its encrypted disk: with `--machines 2`, two
+machines do them at once.
 
 The installer begins again with each start, and most of its time goes into packages. So it is let go on once; at each step the
 disks are frozen as they are, as a power cut would leave them. The live system is started once, too, and its memory kept: each
@@ -348,7 +349,7 @@ def main() -> int:
     parser.add_argument("machine", choices=("host", "thinclient"))
     parser.add_argument("image", type=Path)
     parser.add_argument("--seed", type=int, default=1, help="of the moments within the steps")
-    parser.add_argument("--machines", type=int, choices=(1, 2), default=2, help="that run at once, for a host")
+    parser.add_argument("--machines", type=int, choices=(1, 2), default=1, help="that run at once, for a host")
     args = parser.parse_args()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="power-cuts-") as name:
