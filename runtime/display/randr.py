@@ -15,8 +15,8 @@ from tower.display.x11 import Server
 _GRAB, _UNGRAB = 36, 37
 _VERSION, _RANGE, _SET_SIZE, _CREATE_MODE, _DESTROY_MODE, _ADD_MODE, _DELETE_MODE = 0, 6, 7, 16, 17, 18, 19
 _CRTC, _SET_CRTC, _RESOURCES = 20, 21, 25
-_DOTS: Final = 96
-"""Dots per inch, from which the size in millimetres follows."""
+DOTS: Final = 96
+"""Dots per inch of a screen whose scale is 1."""
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class Screen:
     """The mode that is set, which is destroyed when another one is."""
     least: tuple[int, int]
     most: tuple[int, int]
+    dots: int = DOTS
+    """Dots per inch, from which the size in millimetres follows."""
 
     def resize(self, width: int, height: int) -> tuple[int, int]:
         """Change the size as far as the server can, and return the one that it has then. Raises OddError, OSError."""
@@ -49,7 +51,7 @@ class Screen:
         # Nobody sees the display without an output, which it must not have while it gets smaller.
         server.send(_GRAB, 0, "")
         self._show(0)
-        millimetres = (max(1, round(one * 25.4 / _DOTS)) for one in (width, height))
+        millimetres = (max(1, round(one * 25.4 / self.dots)) for one in (width, height))
         server.send(self.opcode, _SET_SIZE, "IHHII", server.root, width, height, *millimetres)
         self._show(mode)
         server.send(_UNGRAB, 0, "")

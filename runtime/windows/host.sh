@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Applications with a display of their own. `tower` sends this script along with each use: nothing of it is installed on a host.
 #
-#   start ID WIDTHxHEIGHT GRACE SOUND PROGRAM [ARGUMENT...]   SOUND is the port of a sound server, or 0; the cookie for that (256
+#   start ID WIDTHxHEIGHT[@SCALE] GRACE SOUND PROGRAM [ARGUMENT...]   SOUND is the port of a sound server, or 0; the cookie for that (256
 #                bytes) and the key of the display come on stdin; prints the key
 #   wait ID      until the application has ended; prints its status and the end of what it said
 #   attach ID    prints the port of its sound server, a line, then the cookie and the key
@@ -40,7 +40,7 @@ sweep() {
 # grace time.
 
 begin_tigervnc() {
-	Xvnc -displayfd 3 -auth "$PWD/key" -geometry "$size" -depth 24 -desktop "$id" -noreset -nolisten tcp \
+	Xvnc -displayfd 3 -auth "$PWD/key" -geometry "$size" -dpi $((96 * scale)) -depth 24 -desktop "$id" -noreset -nolisten tcp \
 		-rfbport -1 -rfbunixpath "$PWD/rfb" -rfbunixmode 384 -SecurityTypes None -MaxDisconnectionTime "$grace" \
 		-AcceptCutText=0 -SendCutText=0 -SendPrimary=0 -SetPrimary=0 3>number 9>&- >server-said 2>&1 &
 	server=$!
@@ -54,7 +54,7 @@ begin_x11vnc() {
 	*[!0-9x]* | x* | *x) size=none ;;
 	*x*) size=2560x1600 ;;
 	esac
-	Xvfb -displayfd 3 -auth "$PWD/key" -screen 0 "${size}x24" -noreset -nolisten tcp 3>number 9>&- >server-said 2>&1 &
+	Xvfb -displayfd 3 -auth "$PWD/key" -screen 0 "${size}x24" -dpi $((96 * scale)) -noreset -nolisten tcp 3>number 9>&- >server-said 2>&1 &
 	server=$!
 }
 
@@ -116,6 +116,7 @@ look_after() {
 	if [ "$sound" != 0 ]; then
 		export PULSE_SERVER="tcp:127.0.0.1:$sound" PULSE_COOKIE="$windows/$id/cookie"
 	fi
+	if [ "$scale" != 1 ]; then export GDK_SCALE="$scale" XCURSOR_SIZE=$((24 * scale)); fi
 	# Without a locale, Xlib takes no characters but English ones from keys that are pressed one after the other.
 	if [ -z "${LC_ALL-}${LC_CTYPE-}${LANG-}" ]; then export LANG=C.UTF-8; fi
 	# As if it were started from its own shell: in the home, with what a login sets.
@@ -133,7 +134,8 @@ look_after() {
 }
 
 start() {
-	id=$1 size=$2 grace=$3 sound=$4
+	id=$1 size=${2%@*} scale=1 grace=$3 sound=$4
+	case $2 in *@[2-4]) scale=${2##*@} ;; esac
 	shift 4
 	# Xvnc is both servers in one, which is faster.
 	if command -v Xvnc; then

@@ -19,7 +19,7 @@ from tower.base.ready import readable
 from tower.clipboard.courier import Courier
 from tower.clipboard.selection import Selection
 from tower.display import x11
-from tower.display.randr import Screen, screen_of
+from tower.display.randr import DOTS, Screen, screen_of
 from tower.display.relay import OddError
 from tower.display.x11 import Packet, Server
 
@@ -81,6 +81,8 @@ class Manager:
     """In the order in which they had the keyboard."""
     ask_whole: Callable[[bool], None] = lambda _: None
     """Called from that thread when the application asks for the whole screen, or no longer wants it."""
+    scale: int = 1
+    """Pixels that the side of a point has."""
     screen: Screen | None = None
     _size: tuple[int, int] | None = None
     """The size that the display shall have, if it has not got it yet."""
@@ -155,6 +157,8 @@ class Manager:
     def _begin(self) -> None:
         server = self.server
         self.screen = screen_of(server)
+        if self.screen is not None:
+            self.screen.dots = DOTS * self.scale
         server.send(x11.CHANGE_ATTRIBUTES, 0, "III", server.root, 1 << 11, _ROOT_EVENTS)
         server.set_words(server.root, "_NET_SUPPORTED", "ATOM", *(server.atom(name) for name in _SUPPORTED))
         if self.courier is not None:

@@ -35,6 +35,7 @@ from tower.base.errors import (
     ValueRefusedError,
     printable,
 )
+from tower.display.outputs import scale
 from tower.display.relay import OddError, relay
 from tower.display.x11 import key_in, new_key
 from tower.ssh.sessions import Session
@@ -53,7 +54,7 @@ GRACE: Final = 3600
 """Seconds that an application lives without a window."""
 ID: Final = re.compile(r"[0-9a-f]{8}")
 _PROGRAM: Final = re.compile(r"[A-Za-z0-9_.+-]+")
-_SIZE: Final = "1024x768"
+_SIZE: Final = 1024, 768
 _STATUSES: Final = {91: "display", 92: "program", 93: "server", 94: "window"}
 """Exit statuses of host.sh."""
 _SECONDS: Final = 30.0
@@ -125,14 +126,22 @@ def run(session: Session, argv: Sequence[str], look: Look) -> int:
 
         def begin() -> Display:
             sound = stack.enter_context(served(session, _title(session, look))) if look.sound else SILENT
-            return display_of(session, number, str(GRACE), argv, sound)
+            return display_of(session, number, str(GRACE), argv, sound, scaled=scale())
 
         return _show(session, look, stack, begin)
 
 
-def display_of(session: Session, number: str, grace: str, argv: Sequence[str], sound: Sound = SILENT) -> Display:
-    """Start an application on a display of its own, which ends after `grace` seconds without a viewer. Raises as `run` does."""
-    done = _host(session, "start", number, _SIZE, grace, str(sound.port), *argv, data=sound.cookie + new_key()[1])
+def display_of(
+    session: Session, number: str, grace: str, argv: Sequence[str], sound: Sound = SILENT, *, scaled: int = 1
+) -> Display:
+    """Start an application on a display of its own, which ends after `grace` seconds without a viewer. Raises as `run` does.
+
+    The application draws with `scaled` pixels for the side of a point.
+    """
+    width, height = (scaled * one for one in _SIZE)
+    done = _host(
+        session, "start", number, f"{width}x{height}@{scaled}", grace, str(sound.port), *argv, data=sound.cookie + new_key()[1]
+    )
     return Display(number, _key(session, done.stdout), sound)
 
 

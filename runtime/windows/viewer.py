@@ -31,6 +31,7 @@ from tower.display.x11 import key_in, open_server  # noqa: E402
 from tower.windows.entry import known  # noqa: E402
 from tower.windows.manager import Manager, Shown  # noqa: E402
 from tower.windows.rfb import MOST_SIDE  # noqa: E402
+from tower.windows.seams import Seams  # noqa: E402
 from tower.windows.whole import Whole, paint  # noqa: E402
 
 _PATIENCE: Final = 1500
@@ -63,6 +64,8 @@ class Viewer:
         self.manager: Manager | None = None
         self.window = Gtk.Window()
         self.bar = Gtk.HeaderBar(show_close_button=True, title=f"{name} ({host})", has_subtitle=False)
+        self.scale = self.window.get_scale_factor()
+        self.window.connect("notify::scale-factor", self._scaled)
         self.others = Gtk.Button(label="⇄", tooltip_text="next window", no_show_all=True)
         self.others.connect("clicked", lambda _: self.manager and self.manager.next())
         self.bar.pack_end(self.others)
@@ -83,6 +86,7 @@ class Viewer:
         self.pictures.connect("vnc-initialized", self._follow)
         self.pictures.connect("size-allocate", self._sized)
         self.painted = False
+        self.seams = Seams(self.pictures, self.scale)
         self.painting = self.pictures.get_connection().connect("vnc-framebuffer-update", self._first_picture)
         for event in ("key-press-event", "button-press-event"):
             self.pictures.connect(event, self._touched)
@@ -107,6 +111,7 @@ class Viewer:
                 server,
                 lambda shown: GLib.idle_add(self._show, shown),
                 self.courier,
+                scale=self.scale,
                 ask_whole=lambda wanted: GLib.idle_add(self._ask_whole, wanted),
             )
             if self.courier is not None:
@@ -142,13 +147,14 @@ class Viewer:
         missing = [want - has for want, has in zip(shown.wanted, self._size(), strict=True)]
         if any(one > 0 for one in missing):
             width, height = self.window.get_size()
-            self.window.resize(width + max(missing[0], 0), height + max(missing[1], 0))
+            more = self._points((max(missing[0], 0), max(missing[1], 0)))
+            self.window.resize(width + more[0], height + more[1])
 
     def _present(self, size: tuple[int, int] | None = None) -> bool:
         """Show the window in the size that the application wants, and ask for its pictures."""
         if not self.pictures.is_open() and not self.window.get_visible():
             self.late = size is None
-            self._ask_for(size or (800, 600))
+            self._ask_for(size or (800 * self.scale, 600 * self.scale))
             if self.early:
                 self.window.fullscreen()
             self.touched = time.monotonic()
@@ -156,7 +162,7 @@ class Viewer:
             self.pictures.grab_focus()
             manager = self.manager
             if manager is not None and manager.screen is not None and min(manager.screen.most) > MOST_SIDE:
-                manager.resize(*self.asked)
+                manager.resize(*(one * self.scale for one in self.asked))
                 manager.order(lambda: GLib.idle_add(self._open))
             else:
                 self._open()
@@ -175,15 +181,26 @@ class Viewer:
     def _ask_for(self, size: tuple[int, int]) -> None:
         """Give the window a size, within the screen."""
         area = Gdk.Display.get_default().get_monitor(0).get_workarea()
-        width, height = (max(pair) for pair in zip(size, _SMALLEST, strict=True))
+        width, height = (max(pair) for pair in zip(self._points(size), _SMALLEST, strict=True))
         self.asked = min(width, area.width - 40), min(height, area.height - 80)
         self.pictures.set_size_request(*self.asked)
         self.window.resize(1, 1)
         GLib.timeout_add(500, self._shrinkable)
 
     def _size(self) -> tuple[int, int]:
+        """Return the size of the pictures in pixels."""
         area = self.pictures.get_allocation()
-        return area.width, area.height
+        return area.width * self.scale, area.height * self.scale
+
+    def _points(self, pixels: tuple[int, int]) -> tuple[int, int]:
+        width, height = (-(-one // self.scale) for one in pixels)
+        return width, height
+
+    def _scaled(self, *_: object) -> None:
+        """Handle the window's move to a screen of another scale."""
+        self.scale = self.window.get_scale_factor()
+        self.seams.use(self.scale)
+        self._sized()
 
     def _sized(self, *_: object) -> None:
         """Give the application's display the size of its pictures here."""
@@ -231,7 +248,7 @@ class Viewer:
 
     def _shrinkable(self) -> bool:
         """From now on, allow sizes down to the smallest that does not cut the application."""
-        self.pictures.set_size_request(*(min(one, 600) for one in self.least))
+        self.pictures.set_size_request(*(min(one, 600) for one in self._points(self.least)))
         return False
 
     # The whole screen.
