@@ -60,7 +60,7 @@ def test_set_replaces_whatever_was_there(online: Machine) -> None:
 
 def test_saved_rules_are_restored_by_the_stock_command(online: Machine) -> None:
     """As Alpine's services do at boot."""
-    online.firewall("save")
+    online.firewall("set", "--save")
     before, saved = rules(online), [online.read(name) for name in SAVED]
     online.firewall("wipe")
     assert rules(online) != before
@@ -73,6 +73,20 @@ def test_saved_rules_are_restored_by_the_stock_command(online: Machine) -> None:
     online.firewall("save")
     assert [online.read(name) for name in SAVED] == saved
     assert (online.root / SAVED[0]).stat().st_mode & 0o777 == 0o600
+
+
+def test_rules_act_although_they_cannot_be_saved(online: Machine) -> None:
+    online.firewall("set", "--save")
+    before = rules(online)
+    online.firewall("wipe")
+    online.run("mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "full", "/etc/iptables")
+    try:
+        done = online.firewall("set", "--save")
+    finally:
+        online.run("umount", "/etc/iptables")
+    assert "firewall: the rules could not be saved" in done.stderr
+    assert rules(online) == before
+    assert "no such option: '--sav'" in online.firewall("set", "--sav", check=False).stderr
 
 
 def test_wipe_closes(online: Machine) -> None:
