@@ -72,7 +72,7 @@ syslinux_gen_config() {
 	cat <<-EOF
 		SERIAL 0 115200
 		PROMPT 1
-		TIMEOUT 30
+		TIMEOUT 20
 		DEFAULT tower
 	EOF
 	tower_entries tower_syslinux_entry
@@ -89,7 +89,7 @@ tower_grub_entry() {
 
 grub_gen_config() {
 	cat <<-EOF
-		set timeout=3
+		set timeout=2
 		set default=tower
 	EOF
 	tower_entries tower_grub_entry
