@@ -115,3 +115,6 @@ def desktop(thinclient: Box) -> Iterator[Desktop]:
         finally:
             thinclient.run("pkill", "-x", "labwc", check=False)
             child.wait(20)
+            # The sound outlives its desktop until the next one starts its own, in the middle of a test of that one.
+            thinclient.run("pkill", "-x", "pipewire|pipewire-pulse|wireplumber", check=False)
+            made.wait_for_end("^(pipewire|pipewire-pulse|wireplumber)$")

@@ -44,20 +44,38 @@ def becomes(read: Callable[[], str], wanted: str) -> None:
         time.sleep(0.1)
 
 
+def in_use(desktop: Desktop) -> None:
+    """Record what is played, so that the output is in use: PipeWire gives one of no card its volume then alone, and forgets it
+    when it lets go of it.
+
+    A recorder leaves if there is no output yet, or another one comes in its place, as where the sound has just begun: the next
+    one stays. (A player of endless silence is no use: pw-cat takes a round for which PipeWire wants no samples for the end.)
+    """
+
+    def states() -> list[str]:
+        dump = desktop.run("pw-dump", check=False)
+        things = json.loads(dump.stdout) if dump.returncode == 0 else []
+        nodes = [one["info"] for one in things if one["type"] == "PipeWire:Interface:Node"]
+        return [str(one["state"]) for one in nodes if one["props"].get("media.class") == "Audio/Sink"]
+
+    ends = time.monotonic() + 60
+    steady = 0
+    while steady < 10:
+        assert time.monotonic() < ends, f"no recorder stays: {states()}"
+        if desktop.run("pgrep", "-x", "pw-record", check=False).returncode:
+            desktop.open("pw-record", "--raw", "-P", "stream.capture.sink=true", "/dev/null")
+            steady = 0
+        steady = steady + 1 if states() == ["running"] else 0
+        time.sleep(0.2)
+
+
 @pytest.mark.qa("T22", simulated=None)
 def test_the_keys_for_volume_act(desktop: Desktop, keys: Callable[[str], None]) -> None:
     def volume() -> str:
         return desktop.run("wpctl", "get-volume", "@DEFAULT_AUDIO_SINK@", check=False).stdout.strip()
 
-    def state() -> str:
-        nodes = [one["info"] for one in json.loads(desktop.run("pw-dump").stdout) if one["type"] == "PipeWire:Interface:Node"]
-        return next(str(one["state"]) for one in nodes if one["props"].get("media.class") == "Audio/Sink")
-
     becomes(volume, "Volume: 1.00")
-    # PipeWire gives an output of no card its volume while it is in use, and forgets it when it lets go of it. A player of
-    # endless silence is no use: pw-cat takes a round for which PipeWire wants no samples for the file's end, and leaves.
-    desktop.open("pw-record", "--raw", "-P", "stream.capture.sink=true", "/dev/null")
-    becomes(state, "running")
+    in_use(desktop)
     try:
         for key, wanted in (
             ("Lower", "0.95"),
