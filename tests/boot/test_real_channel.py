@@ -4,7 +4,7 @@
 The mirror is the lab's, which has the shape of Alpine's, and its files Alpine's names; it is signed anew by test keys that
 are called as Alpine's are, one for each architecture, and served on this machine. The channel is `alpine-v3.23` with that
 address, these keys, and the lab's names where a package is a converted one; its driver is as it is. Of the recipes only the
-host's is there, up to its root: how that becomes a disk no channel changes.
+host's is there, up to its root: how that becomes a disk no channel changes. `ci/whole_release.py` goes the whole way by hand.
 """
 
 from __future__ import annotations
@@ -95,18 +95,22 @@ def sign_anew(source: Path, target: Path, signer: Signer) -> None:
         write_index(out, title, entries, signer, EPOCH)
 
 
-@pytest.fixture(scope="module")
-def mirror(large_files: Path, checkout: Path) -> Iterator[Served]:
-    """The mirror of this checkout, made if it is not there, signed by test keys."""
+def serve_mirror(place: Path, checkout: Path) -> Served:
+    """Serve the mirror of a checkout, made if it is not there, signed by test keys; it is laid below `place`."""
     run(checkout, "channel:lock")
-    lab, folder = checkout / "build" / "lab" / "mirror", large_files / "mirror"
+    lab, folder = checkout / "build" / "lab" / "mirror", place / "mirror"
     keys = {}
     for arch, name in KEYS.items():
-        private, keys[arch] = generate_key(large_files / "keys", name, 2048)
+        private, keys[arch] = generate_key(place / "keys", name, 2048)
         sign_anew(lab / "v3.23" / "main" / arch, folder / "v3.23" / "main" / arch, Signer(private, keys[arch].name))
     shutil.copytree(lab / "v3.23" / "releases", folder / "v3.23" / "releases")
     shutil.copytree(lab / "aports", folder / "aports")
-    served = Served(folder, keys)
+    return Served(folder, keys)
+
+
+@pytest.fixture(scope="module")
+def mirror(large_files: Path, checkout: Path) -> Iterator[Served]:
+    served = serve_mirror(large_files, checkout)
     yield served
     served.stop()
 
