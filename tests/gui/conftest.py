@@ -115,6 +115,5 @@ def desktop(thinclient: Box) -> Iterator[Desktop]:
         finally:
             thinclient.run("pkill", "-x", "labwc", check=False)
             child.wait(20)
-            # The sound outlives its desktop until the next one starts its own, in the middle of a test of that one.
-            thinclient.run("pkill", "-x", "pipewire|pipewire-pulse|wireplumber", check=False)
-            made.wait_for_end("^(pipewire|pipewire-pulse|wireplumber)$")
+            # Who leaves the desktop leaves no sound behind. Before, the next desktop met this one's.
+            made.wait_for_end(r"(^|/)(pipewire|pipewire-pulse|wireplumber)\b")
