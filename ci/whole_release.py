@@ -26,7 +26,7 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.supply.minisign import SecretKey
-from tests.boot.test_real_channel import CHANNEL, Released, remove_images_of, serve_mirror
+from tests.boot.test_real_channel import CHANNEL, Released, Served, remove_images_of, serve_mirror
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 BOOTS: Final = ("thinclient-bios", "thinclient-uefi", "host-pc", "host-rpi")
@@ -36,9 +36,11 @@ HOURS: Final = 2 * 3600
 
 
 class Whole(Released):
-    """The channel with all recipes; the seconds of each step."""
+    """The channel with all recipes. `seconds` are what its steps took, by name."""
 
-    seconds: dict[str, float]
+    def __init__(self, folder: Path, checkout: Path, mirror: Served) -> None:
+        self.seconds: dict[str, float] = {}
+        super().__init__(folder, checkout, mirror)
 
     def _recipes(self) -> None:
         """Leave the recipes as they are."""
@@ -62,7 +64,6 @@ def go(place: Path) -> dict[str, object]:
     """Go the whole way below `place`; return the seconds and the files. Ends the program at the first step that fails."""
     mirror = serve_mirror(place, CHECKOUT)
     made = Whole(place, CHECKOUT, mirror)
-    made.seconds = {}
     try:
         made.step("lock")
         made.commit("the lock")
