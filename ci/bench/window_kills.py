@@ -22,7 +22,8 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.integration.windows.conftest import Place, children, make_place, missing_here, until
+from tests.integration.windows.conftest import Place, children, make_place, missing_here
+from tests.integration.windows.waiting import until
 
 
 def counts(place: Place) -> dict[str, int]:

@@ -26,23 +26,18 @@ from pipeline.images.guest import free_port
 from tests.conftest import CHECKOUT
 from tests.gui.pictures import Picture, keep
 from tests.integration.windows.screen import picture
+from tests.integration.windows.waiting import SECONDS, until
+from tests.integration.windows.wayland import Screen, desktop
 
 NEEDED = ("Xvfb", "Xvnc", "galculator", "mousepad", "socat", "ssh", "sshd", "x11vnc", "xclip", "xdotool", "xterm")
 XVNC = ("Xvnc", "Xtigervnc")
 """What a host lacks whose windows are made by Xvfb and x11vnc."""
+SERVERS: dict[str, tuple[str, ...]] = {"Xvnc": (), "Xvfb-x11vnc": XVNC}
+"""The two kinds of servers, and what a host lacks that has the second."""
 COLOURS = {"web": "#4363d8", "vault": "#f58231"}
-SECONDS = 60
 # What the product's ssh server forwards.
 _SERVER = CHECKOUT / "overlays/common/etc/ssh/sshd_config.d/tower.conf"
 _KEPT = ("AllowTcpForwarding", "AllowStreamLocalForwarding", "GatewayPorts", "PermitListen", "PermitOpen", "X11Forwarding")
-
-
-def until(seen: Callable[[], object], what: str) -> None:
-    """Wait until something is so."""
-    ends = time.monotonic() + SECONDS
-    while not seen():
-        assert time.monotonic() < ends, f"never: {what}"
-        time.sleep(0.05)
 
 
 @dataclass
@@ -181,11 +176,17 @@ def children(parent: subprocess.Popen[bytes], words: str = "") -> list[int]:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    missing = missing_here()
-    if missing:
+    with place_without(tmp_path_factory) as made:
+        yield made
+
+
+@contextmanager
+def place_without(factory: pytest.TempPathFactory, programs: Collection[str] = ()) -> Iterator[Place]:
+    """A place whose hosts lack these programs; skips where this machine lacks what a place takes."""
+    if missing := missing_here():
         pytest.skip(f"not on this machine: {', '.join(missing)}")
     # The name is that of no other run: another one in a mount namespace of its own has the same paths, and we see its processes.
-    with make_place(tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-")) as made:
+    with make_place(factory.mktemp(f"w-{secrets.token_hex(4)}-"), programs) as made:
         yield made
 
 
@@ -213,6 +214,19 @@ def make_place(folder: Path, without: Collection[str] = ()) -> Iterator[Place]:
         for one in (server, screen):
             one.terminate()
             one.wait(20)
+
+
+@pytest.fixture(scope="module")
+def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
+    """A Wayland desktop in memory."""
+    with desktop(tmp_path_factory.mktemp("sway")) as made:
+        yield made
+
+
+@pytest.fixture
+def wayland(desk: Place, sway: Screen) -> Place:
+    """The place on the Wayland desktop. What it starts is ended with the other one."""
+    return replace(desk, more=sway.more)
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from tower.clipboard.selection import Selection
 from tower.display import x11
 from tower.display.x11 import Packet, key_in
 
-from tests.integration.windows.conftest import Place, children, processes, until
+from tests.integration.windows.conftest import Place, children, processes
 from tests.integration.windows.screen import client, colour
+from tests.integration.windows.waiting import until
 from tests.unit.runtime.test_clipboard import png
 
 CORNERS = {"web": ("20", "20"), "vault": ("640", "400")}

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from tower.clipboard.content import MOST
 
-from tests.integration.windows.conftest import Place, until
+from tests.integration.windows.conftest import Place
 from tests.integration.windows.test_clipboard import Display, keyboard, log
-from tests.integration.windows.wayland import Screen, desktop
+from tests.integration.windows.waiting import until
+from tests.integration.windows.wayland import Screen
 from tests.unit.runtime.test_clipboard import png
 
 _TEXT = "text/plain;charset=utf-8"
@@ -38,17 +38,6 @@ class Desktop:
     def gets(self, data: str | bytes, kind: str = _TEXT) -> None:
         data = data.encode() if isinstance(data, str) else data
         until(lambda: self.paste(kind) == data, f"the thin client has {data[:40]!r}")
-
-
-@pytest.fixture(scope="module")
-def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
-    with desktop(tmp_path_factory.mktemp("sway")) as made:
-        yield made
-
-
-@pytest.fixture
-def wayland(desk: Place, sway: Screen) -> Place:
-    return replace(desk, more=sway.more)  # what it starts is ended with the other one
 
 
 def open_window(desk: Place, host: str) -> Display:

@@ -13,7 +13,8 @@ import pytest
 from tower.display.x11 import new_key
 
 from tests.conftest import CHECKOUT
-from tests.integration.windows.conftest import XVNC, find, processes, programs_without, until
+from tests.integration.windows.conftest import XVNC, find, processes, programs_without
+from tests.integration.windows.waiting import until
 
 SCRIPT = (CHECKOUT / "runtime" / "windows" / "host.sh").read_text()
 SHELLS = [("sh",), ("busybox", "sh")]

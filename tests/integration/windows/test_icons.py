@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from tower.menu import png
 
-from tests.integration.windows.conftest import COLOURS, Place, until
+from tests.integration.windows.conftest import COLOURS, Place
 from tests.integration.windows.screen import client, colour
-from tests.integration.windows.wayland import Screen, desktop
+from tests.integration.windows.waiting import until
+from tests.integration.windows.wayland import Screen
 
 
 @pytest.fixture
@@ -25,12 +26,6 @@ def menu(desk: Place) -> Iterator[Path]:
     yield folder
     for name in ("applications", "icons", "tower"):
         shutil.rmtree(folder / name)
-
-
-@pytest.fixture(scope="module")
-def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
-    with desktop(tmp_path_factory.mktemp("sway")) as made:
-        yield made
 
 
 def icon_of(desk: Place, title: str) -> tuple[int, ...]:

@@ -16,9 +16,10 @@ import pytest
 from tower.menu import applications, entries, icon, png
 
 from tests.conftest import CHECKOUT
-from tests.integration.windows.conftest import COLOURS, Place, until
+from tests.integration.windows.conftest import COLOURS, Place
 from tests.integration.windows.screen import colour
 from tests.integration.windows.test_host import SHELLS
+from tests.integration.windows.waiting import until
 
 SCRIPT = (CHECKOUT / "runtime" / "menu" / "applications.sh").read_text()
 READ = """\

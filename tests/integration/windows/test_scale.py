@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from tower.display import outputs, x11
 from tower.display.x11 import key_in
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, Place, make_place, missing_here, until
+from tests.integration.windows.conftest import COLOURS, SERVERS, Place, place_without
 from tests.integration.windows.screen import client, colour, inside
-from tests.integration.windows.test_windows import SERVERS
+from tests.integration.windows.waiting import until
 from tests.integration.windows.wayland import Screen, desktop
 
 CREATE_GC, FILL = 55, 70
@@ -28,9 +27,7 @@ WIDTH, HEIGHT = 1280, 700
 @pytest.fixture(scope="module", params=SERVERS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A place for each kind of servers."""
-    if missing := missing_here():
-        pytest.skip(f"not on this machine: {', '.join(missing)}")
-    with make_place(tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-"), SERVERS[request.param]) as made:
+    with place_without(tmp_path_factory, SERVERS[request.param]) as made:
         yield made
 
 

@@ -13,8 +13,9 @@ from tower.display import x11
 from tower.display.randr import screen_of
 from tower.display.x11 import Server
 
-from tests.integration.windows.conftest import Place, until
+from tests.integration.windows.conftest import Place
 from tests.integration.windows.screen import client, inside
+from tests.integration.windows.waiting import until
 
 LARGEST = (2048, 1536)
 SERVERS = {

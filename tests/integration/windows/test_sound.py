@@ -25,7 +25,8 @@ from tower.windows import sound
 from tower.windows.loudness import Loudness
 from tower.windows.pulse import COOKIE_BYTES
 
-from tests.integration.windows.conftest import Place, children, until
+from tests.integration.windows.conftest import Place, children
+from tests.integration.windows.waiting import until
 
 RATE, SECONDS, HERTZ = 44100, 1.5, 440
 NAME = "player (web)"

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, Place, make_place, missing_here, until
+from tests.integration.windows.conftest import COLOURS, SERVERS, Place, place_without
 from tests.integration.windows.screen import colour, inside
-from tests.integration.windows.test_windows import RED, SERVERS, XTERM
-from tests.integration.windows.wayland import Screen, desktop
+from tests.integration.windows.test_windows import RED, XTERM
+from tests.integration.windows.waiting import until
+from tests.integration.windows.wayland import Screen
 
 WEB = colour(COLOURS["web"])
 NOTICE = (480, 6, 800, 26)
@@ -36,21 +35,8 @@ Gtk.main()
 @pytest.fixture(scope="module", params=SERVERS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A place for each kind of servers."""
-    if missing := missing_here():
-        pytest.skip(f"not on this machine: {', '.join(missing)}")
-    with make_place(tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-"), SERVERS[request.param]) as made:
+    with place_without(tmp_path_factory, SERVERS[request.param]) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def sway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
-    with desktop(tmp_path_factory.mktemp("sway")) as made:
-        yield made
-
-
-@pytest.fixture
-def wayland(desk: Place, sway: Screen) -> Place:
-    return replace(desk, more=sway.more)  # what it starts is ended with the other one
 
 
 @pytest.fixture

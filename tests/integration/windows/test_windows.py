@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 import signal
 import subprocess
@@ -15,23 +14,20 @@ import pytest
 from tower.display.relay import OddError
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, XVNC, Place, children, make_place, missing_here, until
+from tests.integration.windows.conftest import COLOURS, SERVERS, Place, children, place_without
 from tests.integration.windows.screen import client, colour, inside
+from tests.integration.windows.waiting import until
 
 RED = (192, 48, 32)
 XTERM = ("xterm", "-bg", "#c03020", "-fg", "#c03020", "+sb")
 BAR = (60, 12, 100, 30)
 """A piece of the title bar of a window in the corner, left of its title."""
-SERVERS = {"Xvnc": (), "Xvfb-x11vnc": XVNC}
-"""The two kinds of servers, and what a host lacks that has the second."""
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A place for each kind of servers."""
-    if missing := missing_here():
-        pytest.skip(f"not on this machine: {', '.join(missing)}")
-    with make_place(tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-"), SERVERS[request.param]) as made:
+    with place_without(tmp_path_factory, SERVERS[request.param]) as made:
         yield made
 
 

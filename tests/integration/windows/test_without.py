@@ -5,21 +5,18 @@ from __future__ import annotations
 
 import os
 import pty
-import secrets
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.windows.conftest import XVNC, Place, make_place, missing_here
+from tests.integration.windows.conftest import XVNC, Place, place_without
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One whose hosts have an X server, but none that makes pictures of it."""
-    if missing := missing_here():
-        pytest.skip(f"not on this machine: {', '.join(missing)}")
-    with make_place(tmp_path_factory.mktemp(f"w-{secrets.token_hex(4)}-"), (*XVNC, "x11vnc")) as made:
+    with place_without(tmp_path_factory, (*XVNC, "x11vnc")) as made:
         yield made
 
 

@@ -20,7 +20,7 @@ from typing import Self
 import pytest
 
 from tests.gui.pictures import Picture, keep, read_ppm
-from tests.integration.windows.conftest import SECONDS, until
+from tests.integration.windows.waiting import SECONDS, until
 
 NEEDED = ("grim", "setpriv", "sway", "wl-copy", "wl-paste", "wtype")
 _CONFIG = """\
