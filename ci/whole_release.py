@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
-import subprocess
 import sys
 import tempfile
 import time
@@ -47,16 +45,13 @@ class Whole(Released):
 
     def step(self, *words: str, said: str = "") -> str:
         """Run a task of the channel; return what it says. Ends the program if it fails."""
-        env = {**os.environ, "XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(self.folder), "NO_PROXY": "127.0.0.1"}
-        argv = [sys.executable, "-m", "pipeline", *words, f"channel={CHANNEL}"]
         began = time.monotonic()
-        done = subprocess.run(
-            argv, cwd=self.folder, env=env, input=said, capture_output=True, text=True, timeout=HOURS, check=False
-        )
-        self.seconds[" ".join(words[:1]) or "images"] = round(time.monotonic() - began, 1)
-        sys.stderr.write(f"{' '.join(words[:1]) or 'images'}: {time.monotonic() - began:.0f} s\n")
+        done = self.ended(*words, said=said, timeout=HOURS)
+        name = words[0] if words else "images"
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        sys.stderr.write(f"{name}: {self.seconds[name]} s\n")
         if done.returncode:
-            sys.exit(f"{' '.join(argv[2:])}: exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+            sys.exit(f"{' '.join(words)}: exit status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         return done.stdout
 
 

@@ -206,6 +206,14 @@ class Released:
     def doit(self, *words: str) -> str:
         return run(self.folder, *words, f"channel={CHANNEL}", env={"XDG_CACHE_HOME": str(self.cache), "CI": "true"})
 
+    def ended(self, *words: str, said: str = "", timeout: float = SECONDS) -> subprocess.CompletedProcess[str]:
+        """Run the factory with something on its standard input, whatever comes of it."""
+        env = {**os.environ, "XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(self.folder), "NO_PROXY": "127.0.0.1"}
+        argv = [sys.executable, "-m", "pipeline", *words, f"channel={CHANNEL}"]
+        return subprocess.run(
+            argv, cwd=self.folder, env=env, input=said, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
 
 @pytest.fixture(scope="module")
 def released(large_files: Path, checkout: Path, mirror: Served) -> Iterator[Released]:

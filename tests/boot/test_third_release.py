@@ -12,7 +12,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -89,13 +88,9 @@ class Third(Released):
         text = re.sub(r"^\[(targets|stages\.target_options)\.rpi\]\n(?:\S.*\n)+\n", "", path.read_text(), flags=re.MULTILINE)
         path.write_text(re.sub(r"^(host-rpi-\w+|target_options\.rpi) = .*\n", "", text, flags=re.MULTILINE))
 
-    def ended(self, *words: str, said: str = "") -> subprocess.CompletedProcess[str]:
-        """Run the factory, whatever comes of it."""
-        env = {**os.environ, "XDG_CACHE_HOME": str(self.cache), "PYTHONPATH": str(self.folder)}
-        argv = [sys.executable, "-m", "pipeline", *words, f"channel={CHANNEL}", "compress=none"]
-        return subprocess.run(
-            argv, cwd=self.folder, env=env, input=said, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+    def ended(self, *words: str, said: str = "", timeout: float = SECONDS) -> subprocess.CompletedProcess[str]:
+        """Run the factory on images that are not compressed, whatever comes of it."""
+        return super().ended(*words, "compress=none", said=said, timeout=timeout)
 
 
 @pytest.fixture(scope="module")
