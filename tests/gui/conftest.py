@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -101,6 +102,13 @@ def thinclient() -> Iterator[Box]:
 @pytest.fixture(scope="module")
 def desktop(thinclient: Box) -> Iterator[Desktop]:
     """The desktop as `startw` starts it, on a screen of 1280 by 720 pixels that is in memory."""
+    with started(thinclient) as made:
+        yield made
+
+
+@contextmanager
+def started(thinclient: Box) -> Iterator[Desktop]:
+    """A desktop, to the context's end. Who leaves it leaves no sound behind, which the next desktop would meet."""
     made = Desktop(thinclient)
     argv = thinclient.argv("su", "-s", "/bin/sh", "-c", "cd; exec startw", USER)
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **HEADLESS}
@@ -115,5 +123,5 @@ def desktop(thinclient: Box) -> Iterator[Desktop]:
         finally:
             thinclient.run("pkill", "-x", "labwc", check=False)
             child.wait(20)
-            # Who leaves the desktop leaves no sound behind. Before, the next desktop met this one's.
-            made.wait_for_end(r"(^|/)(pipewire|pipewire-pulse|wireplumber)\b")
+            left = [line for line in thinclient.processes().values() if re.search(r"(^|/)(pipewire|wireplumber)\b", line)]
+            assert not left, f"still there: {left}\n{made.log()}"
