@@ -26,6 +26,12 @@ alive() {
 	esac
 }
 
+# holds FILE SOCKET: whether the process that wrote its pid into the file still has a connection to the socket; sets `pid`.
+holds() {
+	{ read -r pid <"$1"; } 2>/dev/null || return 1
+	tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$2"
+}
+
 # What is left of an end that nobody asked for any more, or of a power failure.
 sweep() {
 	for place in "$windows"/*/; do
@@ -65,7 +71,7 @@ show_x11vnc() {
 			rm -f rfb
 			# Without both ports it would listen to the network, at any port that is free. Memory that it shares with the X server
 			# would stay in the kernel for ever if it was killed.
-			x11vnc -display ":$display" -auth "$PWD/key" -norc -unixsock "$PWD/rfb" -rfbport 0 -rfbportv6 -1 -nopw -forever \
+			x11vnc -display ":$display" -auth "$PWD/key" -norc -nevershared -unixsock "$PWD/rfb" -rfbport 0 -rfbportv6 -1 -nopw -forever \
 				-nolookup -nosel -noclipboard -nobell -noxrecord -noshm -xkb -xrandr newfbsize -wait 8 -defer 4 -quiet >server-said 2>&1 &
 			refuse_ports $! &
 			wait $! || :
@@ -95,7 +101,7 @@ watch_over() {
 	while kill -0 "$server" 2>/dev/null; do
 		sleep $((grace / 60 + 1))
 		now=$(date +%s)
-		if { read -r pid <looks; } 2>/dev/null && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$PWD/rfb"; then
+		if holds looks "$PWD/rfb"; then
 			since=$now
 		elif [ $((now - since)) -ge "$grace" ]; then
 			kill "$server"
@@ -183,14 +189,16 @@ attach() {
 
 connect() {
 	alive "$1" || exit $no_window
-	socket=$windows/$1/rfb
+	place=$windows/$1 socket=$windows/$1/rfb ours=$windows/$1/looks
 	if [ "$2" = display ]; then
-		read -r display <"$windows/$1/display"
-		socket=/tmp/.X11-unix/X$display
+		read -r display <"$place/display"
+		socket=/tmp/.X11-unix/X$display ours=$place/manages
 	else
 		while [ ! -S "$socket" ] && alive "$1"; do sleep 0.02; done
-		echo $$ >"$windows/$1/looks"
 	fi
+	# The window moves to who comes last. The earlier one may be behind a connection whose break this host has not noticed.
+	if holds "$ours" "$socket"; then kill "$pid" 2>/dev/null || :; fi
+	echo $$ >"$ours"
 	exec socat - "UNIX-CONNECT:$socket"
 }
 

@@ -34,6 +34,8 @@ _SUPPORTED: Final = (
 )  # fmt: skip
 _VIEWABLE: Final = 2
 _SECONDS: Final = 20.0
+_LEAVES: Final = 5.0
+"""Seconds that an earlier manager, whose connection the host has just ended, may take to leave."""
 _TICK: Final = 0.1
 _ECHO: Final = 1.0
 """Seconds after a change of the size in which the server's events are about this change."""
@@ -159,7 +161,7 @@ class Manager:
         self.screen = screen_of(server)
         if self.screen is not None:
             self.screen.dots = DOTS * self.scale
-        server.send(x11.CHANGE_ATTRIBUTES, 0, "III", server.root, 1 << 11, _ROOT_EVENTS)
+        self._take()
         server.set_words(server.root, "_NET_SUPPORTED", "ATOM", *(server.atom(name) for name in _SUPPORTED))
         if self.courier is not None:
             self.courier.selection = Selection(server, self.courier.changed, self.courier.wanted)
@@ -172,6 +174,19 @@ class Manager:
             # Mapped, and none of those that place themselves.
             if found is not None and found.data[26] == _VIEWABLE and not found.data[27]:
                 self._manage(number)
+
+    def _take(self) -> None:
+        """Become the manager of the display, which has no second one. Raises OddError if an earlier one stays."""
+        server = self.server
+        ends = time.monotonic() + _LEAVES
+        while True:
+            server.send(x11.CHANGE_ATTRIBUTES, 0, "III", server.root, 1 << 11, _ROOT_EVENTS)
+            found = server.ask(x11.GET_ATTRIBUTES, 0, "I", server.root)
+            if found is None or found.numbers("I", 36)[0] == _ROOT_EVENTS:
+                return
+            if time.monotonic() > ends:
+                raise OddError("X: the display has another manager of windows")
+            time.sleep(_PAUSE)
 
     # Events.
 

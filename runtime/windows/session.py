@@ -314,8 +314,12 @@ class _Window:
             hint = f"attach it again: tower run --attach {name} {number}"
             raise ToolError(f"{name}: the window of {self.name} is gone; the application keeps running", hint=hint)
         if self.status is None:
-            if proc.ended(waits, _MOMENT) != 0 and not self.session.alive():
+            waited = proc.ended(waits, _MOMENT)
+            if waited == _LOST or (waited != 0 and not self.session.alive()):
                 raise LostError(f"{name}: the connection broke", hint=f"tower status {name}")
+            if waited < 0:
+                hint = f"if it has no other window now, attach it again: tower run --attach {name} {number}"
+                raise ToolError(f"{name}: the host closed the window of {self.name}; the application keeps running", hint=hint)
             self._take(waits)
         assert self.status is not None  # noqa: S101  (it was taken)
         if self.status != 0 and self.said:

@@ -208,6 +208,22 @@ def test_a_killed_viewer_leaves_an_application_that_can_be_attached(desk: Place)
     assert desk.ids() == []
 
 
+def test_an_application_that_is_attached_twice_has_its_window_where_it_was_attached_last(desk: Place) -> None:
+    first = desk.start("web", *XTERM)
+    desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
+    number = desk.id()
+    second = desk.start("--attach", "web")
+    assert first.wait(90) == 16
+    said = first.communicate()[1].decode()
+    assert "the host closed the window of xterm; the application keeps running" in said
+    assert f"if it has no other window now, attach it again: tower run --attach web {number}" in said
+    # The second one manages the display, too.
+    desk.type("windowsize", desk.window(r"\(web\)"), "900", "600")
+    desk.picture(lambda found: found.share(RED, 20, 60, 880, 580) > 0.95, "an xterm of another size")
+    assert second.poll() is None
+    assert desk.ids() == [number]
+
+
 def test_a_killed_tower_takes_its_window_and_leaves_the_application(desk: Place) -> None:
     running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm")
