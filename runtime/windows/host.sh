@@ -234,7 +234,13 @@ stop() {
 		while alive "$1"; do sleep 0.02; done
 	fi
 	cd "$windows"
-	rm -rf "$1"
+	# A connection that is made meanwhile may write its file while the others are removed.
+	tries=0
+	until rm -rf "$1" 2>/dev/null; do
+		[ $((tries += 1)) -le 50 ] || break
+		sleep 0.02
+	done
+	[ ! -e "$1" ]
 }
 
 list() {
