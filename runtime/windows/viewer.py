@@ -30,8 +30,8 @@ from tower.display.relay import OddError  # noqa: E402
 from tower.display.x11 import key_in, open_server  # noqa: E402
 from tower.windows.entry import known  # noqa: E402
 from tower.windows.manager import Manager, Shown  # noqa: E402
+from tower.windows.pixels import Pixels  # noqa: E402
 from tower.windows.rfb import MOST_SIDE  # noqa: E402
-from tower.windows.seams import Seams  # noqa: E402
 from tower.windows.whole import Whole, paint  # noqa: E402
 
 _PATIENCE: Final = 1500
@@ -86,7 +86,7 @@ class Viewer:
         self.pictures.connect("vnc-initialized", self._follow)
         self.pictures.connect("size-allocate", self._sized)
         self.painted = False
-        self.seams = Seams(self.pictures, self.scale)
+        self.pixels = Pixels(self.pictures, self.scale)
         self.painting = self.pictures.get_connection().connect("vnc-framebuffer-update", self._first_picture)
         for event in ("key-press-event", "button-press-event"):
             self.pictures.connect(event, self._touched)
@@ -199,7 +199,7 @@ class Viewer:
     def _scaled(self, *_: object) -> None:
         """Handle the window's move to a screen of another scale."""
         self.scale = self.window.get_scale_factor()
-        self.seams.use(self.scale)
+        self.pixels.use(self.scale)
         self._sized()
 
     def _sized(self, *_: object) -> None:
