@@ -72,10 +72,14 @@ class Server:
     def ask(self, code: int, small: int, form: str, *values: int, data: bytes = b"") -> Packet | None:
         """Send a request and return the answer; None if the server refuses it, as for a window that is gone. Raises OddError."""
         self.send(code, small, form, *values, data=data)
+        return self._answer(self._asked)
+
+    def _answer(self, asked: int) -> Packet | None:
+        """Return the answer to the request of a number; None if the server refused it. Raises OddError."""
         ends = time.monotonic() + _SECONDS
         while True:
             packet = self.read(ends)
-            if packet.kind in (0, 1) and packet.numbers("H", 2)[0] == self._asked:
+            if packet.kind in (0, 1) and packet.numbers("H", 2)[0] == asked:
                 return packet if packet.kind == 1 else None
             if packet.kind > 1:
                 if len(self.events) > 10_000:
@@ -102,9 +106,18 @@ class Server:
     def atom(self, name: str) -> int:
         """Return the atom of a name."""
         if name not in self._atoms:
-            found = self.ask(INTERN_ATOM, 0, "HH", len(name), 0, data=name.encode())
-            self._atoms[name] = found.numbers("I", 8)[0] if found is not None else 0
+            self.know(name)
         return self._atoms[name]
+
+    def know(self, *names: str) -> None:
+        """Ask for the atoms of all these names at once, so that `atom` need not ask for one after the other. Raises OddError."""
+        asked = []
+        for name in names:
+            self.send(INTERN_ATOM, 0, "HH", len(name), 0, data=name.encode())
+            asked.append(self._asked)
+        for name, number in zip(names, asked, strict=True):
+            found = self._answer(number)
+            self._atoms[name] = found.numbers("I", 8)[0] if found is not None else 0
 
     def value(self, window: int, name: str) -> bytes:
         """Return the bytes of a window's property; empty if it does not have it."""

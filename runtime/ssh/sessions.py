@@ -192,10 +192,10 @@ class Session:
             return False
         return line == word
 
-    def ensure(self) -> None:
+    def ensure(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Make the connection again, with its tunnels, if it broke since it was last used. Raises as `connect` does."""
         if self._master is None or self._master.poll() is not None:
-            self._open()
+            self._open(meanwhile)
             for one in self.tunnels:
                 one.open(self)
 
@@ -204,7 +204,7 @@ class Session:
         self._stack.close()
         self._master = None
 
-    def _open(self) -> None:
+    def _open(self, meanwhile: Callable[[], None]) -> None:
         self.close()
         self._socket.unlink(missing_ok=True)
         options = _options(self.timeout)
@@ -215,6 +215,7 @@ class Session:
                 proc.running(argv, stdin=proc.PIPE, stderr=errors.fileno(), missing="install openssh-client")
             )
             assert master.stdout is not None  # noqa: S101  (it is a pipe)
+            meanwhile()
             try:
                 line = _line(master.stdout, time.monotonic() + self.timeout + 2)
             except TimeoutError:
@@ -251,10 +252,18 @@ class Session:
 
 
 @contextmanager
-def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: Callable[[Session], None] | None = None) -> Iterator[Session]:
+def connect(
+    tower: Tower,
+    host: Host,
+    *,
+    timeout: float = 10,
+    mend: Callable[[Session], None] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[Session]:
     """Connect to a host, and close the connection at the end of the context; `timeout` is in seconds.
 
     `mend` is called first if an installation is under way on the host, or was interrupted: see `tower.install.connection`.
+    `meanwhile` is called while ssh connects.
 
     Raises an AnswerError that says what is wrong: DownError, RefusedError, HangsError, KeyRefusedError, HostKeyError,
     GarbageError, LostError.
@@ -262,7 +271,7 @@ def connect(tower: Tower, host: Host, *, timeout: float = 10, mend: Callable[[Se
     with socket_folder() as folder:
         session = Session(tower, host, folder, timeout)
         try:
-            session.ensure()
+            session.ensure(meanwhile)
             if mend is not None and session.unfinished:
                 mend(session)
             yield session

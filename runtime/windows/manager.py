@@ -32,6 +32,11 @@ _SUPPORTED: Final = (
     "_NET_SUPPORTED", "_NET_SUPPORTING_WM_CHECK", "_NET_WM_STATE", "_NET_WM_STATE_MAXIMIZED_VERT",
     "_NET_WM_STATE_MAXIMIZED_HORZ", "_NET_WM_STATE_FULLSCREEN", "_NET_ACTIVE_WINDOW", "_NET_WM_NAME", "_NET_WM_WINDOW_TYPE",
 )  # fmt: skip
+_NAMES: Final = (
+    *_SUPPORTED, "ATOM", "WINDOW", "WM_DELETE_WINDOW", "WM_HINTS", "WM_NAME", "WM_NORMAL_HINTS", "WM_PROTOCOLS", "WM_STATE",
+    "WM_TAKE_FOCUS", "WM_TRANSIENT_FOR", *(f"_NET_WM_WINDOW_TYPE_{name}" for name in _DIALOGS),
+)  # fmt: skip
+"""All names that are asked for when a window opens."""
 _VIEWABLE: Final = 2
 _SECONDS: Final = 20.0
 _LEAVES: Final = 5.0
@@ -158,6 +163,7 @@ class Manager:
 
     def _begin(self) -> None:
         server = self.server
+        server.know(*_NAMES)
         self.screen = screen_of(server)
         if self.screen is not None:
             self.screen.dots = DOTS * self.scale

@@ -95,6 +95,8 @@ class Viewer:
         self.early = False
         self.whole = Whole(self.window, self.pictures, host, name)
         self.window.connect("window-state-event", self._state)
+        # Themes and fonts are loaded now, and not when the application is there.
+        self.window.realize()
 
     def run(self, key: bytes) -> None:
         """Run until the pictures end; `key` is what `tower.display.x11.key_in` reads."""

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Final
 from tower.base.errors import HostError, RemoteError, StoppedError, TowerError, ValueRefusedError
 from tower.base.names import parse_host_name, seconds
 from tower.base.refused import OURS, ours
-from tower.base.view import View
 from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.install.connection import connect
-from tower.ssh import foreground
 
 if TYPE_CHECKING:
     from tower.windows.session import Look
@@ -116,11 +114,14 @@ def _run(tower: Tower, host: Host, argv: list[str], args: argparse.Namespace, *,
 
             if args.window or (windows.has_screen() and windows.is_graphical(session, argv[0])):
                 return windows.run(session, argv, _look(argv[0], host, args))
+        from tower.ssh import foreground
+
         return foreground.run(session, argv, tty=tty)
 
 
 def _offer(tower: Tower, host: Host, packages: Sequence[str], error: TowerError) -> None:
     """Install what windows need, after a question. Raises the trouble with that, and the error of a refusal."""
+    from tower.base.view import View
     from tower.install.install import install_by_choice
 
     view = View(json=False)
@@ -157,6 +158,7 @@ def _again(tower: Tower, host: Host, args: argparse.Namespace, words: list[str])
 
 def _list(tower: Tower, args: argparse.Namespace) -> int:
     """Print a line for each application. Hosts that do not answer are passed over, unless one was named."""
+    from tower.base.view import View
     from tower.windows import session as windows
 
     rows: dict[str, object] = {}
