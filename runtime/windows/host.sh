@@ -5,6 +5,7 @@
 #   start ID WIDTHxHEIGHT[@SCALE] GRACE SOUND PROGRAM [ARGUMENT...]   SOUND is the port of a sound server, or 0; the cookie for that (256
 #                bytes) and the key of the display come on stdin; prints the key
 #   wait ID      until the application has ended; prints its status and the end of what it said
+#                (this and `connect` first wait for a line on stdin: `tower` prepares them while `start` still works)
 #   attach ID    prints the port of its sound server, a line, then the cookie and the key
 #   connect ID pictures|display   to its VNC server or its X server, by stdin and stdout
 #   stop ID      end it: politely, and then not
@@ -41,14 +42,14 @@ sweep() {
 	done
 }
 
-# The two kinds of servers. `begin` starts the X server: it sets `server`, and the server writes its display into `number`. `show`
+# The two kinds of servers. `begin` starts the X server: it sets `server`, and the server writes its display into the FIFO `number`. `show`
 # makes `rfb`, the socket of a VNC server that only this user reaches, and sees to it that all ends when nobody has looked for the
 # grace time.
 
 begin_tigervnc() {
 	Xvnc -displayfd 3 -auth "$PWD/key" -geometry "$size" -dpi $((96 * scale)) -depth 24 -desktop "$id" -noreset -nolisten tcp \
 		-rfbport -1 -rfbunixpath "$PWD/rfb" -rfbunixmode 384 -SecurityTypes None -MaxDisconnectionTime "$grace" \
-		-AcceptCutText=0 -SendCutText=0 -SendPrimary=0 -SetPrimary=0 3>number 9>&- >server-said 2>&1 &
+		-AcceptCutText=0 -SendCutText=0 -SendPrimary=0 -SetPrimary=0 3>number 7>&- 9>&- >server-said 2>&1 &
 	server=$!
 }
 
@@ -60,13 +61,13 @@ begin_x11vnc() {
 	*[!0-9x]* | x* | *x) size=none ;;
 	*x*) size=2560x1600 ;;
 	esac
-	Xvfb -displayfd 3 -auth "$PWD/key" -screen 0 "${size}x24" -dpi $((96 * scale)) -noreset -nolisten tcp 3>number 9>&- >server-said 2>&1 &
+	Xvfb -displayfd 3 -auth "$PWD/key" -screen 0 "${size}x24" -dpi $((96 * scale)) -noreset -nolisten tcp 3>number 7>&- 9>&- >server-said 2>&1 &
 	server=$!
 }
 
 show_x11vnc() {
 	(
-		exec 9>&-
+		exec 7>&- 9>&-
 		while kill -0 "$server" 2>/dev/null; do
 			rm -f rfb
 			# Without both ports it would listen to the network, at any port that is free. Memory that it shares with the X server
@@ -80,7 +81,7 @@ show_x11vnc() {
 		done
 	) &
 	(
-		exec 9>&-
+		exec 7>&- 9>&-
 		watch_over
 	) &
 }
@@ -113,12 +114,14 @@ look_after() {
 	trap '' HUP
 	# Others who open it for reading see its end when this shell has gone, whatever ended it.
 	exec 9<>end
+	# `start` waits for its end.
+	exec 7>started
 	"begin_$servers"
-	while kill -0 "$server" 2>/dev/null && ! read -r display <number; do sleep 0.02; done
-	kill -0 "$server" 2>/dev/null || { rm -f rfb; return; }
+	# Without a line, the server has ended.
+	read -r display <number || { rm -f rfb; return; }
 	"show_$servers"
 	mkfifo said
-	{ head -c 65536 >saying; cat >/dev/null; } <said 9>&- &
+	{ head -c 65536 >saying; cat >/dev/null; } <said 7>&- 9>&- &
 	if [ "$sound" != 0 ]; then
 		export PULSE_SERVER="tcp:127.0.0.1:$sound" PULSE_COOKIE="$windows/$id/cookie"
 	fi
@@ -126,10 +129,13 @@ look_after() {
 	# Without a locale, Xlib takes no characters but English ones from keys that are pressed one after the other.
 	if [ -z "${LC_ALL-}${LC_CTYPE-}${LANG-}" ]; then export LANG=C.UTF-8; fi
 	# As if it were started from its own shell: in the home, with what a login sets.
-	(cd && exec env DISPLAY=":$display" XAUTHORITY="$windows/$id/key" "$@") </dev/null >said 2>&1 9>&- &
+	(cd && exec env DISPLAY=":$display" XAUTHORITY="$windows/$id/key" "$@") </dev/null >said 2>&1 7>&- 9>&- &
 	application=$!
 	echo "$application" >application
+	rm number
+	echo "$display" >number
 	mv number display
+	exec 7>&-
 	status=0
 	wait $application || status=$?
 	echo "$status" >status
@@ -161,7 +167,7 @@ start() {
 	dd bs=1 count=256 >cookie 2>/dev/null
 	cat >key
 	echo "$sound" >sound
-	mkfifo end
+	mkfifo end number started
 	printf '%s\n' "$1" >name
 	# Nothing that ssh waits for stays open: a shell keeps what it redirects for a function alone.
 	(
@@ -169,15 +175,14 @@ start() {
 		look_after "$@"
 	) &
 	echo $! >pid
-	while [ ! -e display ]; do
-		if ! alive "$id"; then
-			tail -n 5 server-said >&2
-			cd "$windows"
-			rm -rf "$id"
-			exit $no_server
-		fi
-		sleep 0.02
-	done
+	cat started
+	if [ ! -e display ]; then
+		tail -n 5 server-said >&2
+		cd "$windows"
+		rm -rf "$id"
+		exit $no_server
+	fi
+	rm started
 	cat key
 }
 
@@ -188,6 +193,7 @@ attach() {
 }
 
 connect() {
+	read -r _
 	alive "$1" || exit $no_window
 	place=$windows/$1 socket=$windows/$1/rfb ours=$windows/$1/looks
 	if [ "$2" = display ]; then
@@ -203,6 +209,7 @@ connect() {
 }
 
 await() {
+	read -r _
 	cd "$windows/$1" 2>/dev/null || exit $no_window
 	if alive "$1" && [ ! -e status ]; then
 		# Nobody writes into it: the end is what is waited for, or that of who asked.

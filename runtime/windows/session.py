@@ -46,6 +46,8 @@ from tower.windows.sound import SILENT, Sound, served
 if TYPE_CHECKING:
     import subprocess
 
+    from tower.hosts.registry import Host
+
 PYTHON: Final = "/usr/bin/python3"
 """The system's Python, which has the libraries of the desktop."""
 DISPLAY_PACKAGES: Final = ("tigervnc", "socat")
@@ -60,6 +62,8 @@ _STATUSES: Final = {91: "display", 92: "program", 93: "server", 94: "window"}
 _SECONDS: Final = 30.0
 _MOMENT: Final = 5.0
 """Seconds to wait for the end of one process after that of another."""
+_GO: Final = b"\n"
+"""What those programs wait for that are started before there is a display."""
 _LOST: Final = 255
 """Exit status of ssh without a connection."""
 _PASSED: Final = (
@@ -114,10 +118,10 @@ def is_graphical(session: Session, program: str) -> bool:
     return _host(session, "shows", pattern, check=False).status == 0
 
 
-def run(session: Session, argv: Sequence[str], look: Look) -> int:
-    """Start an application on a display of its own, and show it until it ends; return its exit status.
+def run(session: Session, argv: Sequence[str], look: Look, window: Showing | None = None) -> int:
+    """Start an application on a display of its own, and show it until it ends, in `window` if that loads already.
 
-    Raises RemoteError if the host lacks it or the display packages, and what `show` raises.
+    Return its exit status. Raises RemoteError if the host lacks it or the display packages, and what `show` raises.
     """
     if not has_screen():
         raise ValueRefusedError("there is no desktop here to open a window in", hint="start it: startw")
@@ -125,10 +129,10 @@ def run(session: Session, argv: Sequence[str], look: Look) -> int:
     with ExitStack() as stack:
 
         def begin() -> Display:
-            sound = stack.enter_context(served(session, _title(session, look))) if look.sound else SILENT
+            sound = stack.enter_context(served(session, _title(session.host, look))) if look.sound else SILENT
             return display_of(session, number, str(GRACE), argv, sound, scaled=scale())
 
-        return _show(session, look, stack, begin)
+        return _show(session, number, look, stack, begin, window=window)
 
 
 def display_of(
@@ -150,12 +154,13 @@ def connection(session: Session, number: str, what: str) -> Iterator[socket.sock
     """Connect to the `pictures` or the `display` of an application on the host, through the connection to the host."""
     ours, theirs = socket.socketpair()
     with ours, _connected(session, number, what, theirs):
+        ours.sendall(_GO)
         yield ours
 
 
 @contextmanager
 def _connected(session: Session, number: str, what: str, end: socket.socket) -> Iterator[None]:
-    """Do as `connection` for one end of a pair, which is closed here."""
+    """Do as `connection` for one end of a pair, which is closed here; what is sent first must be `_GO`."""
     argv = session.client(shlex.join(_words("connect", number, what)))
     with end, proc.running(argv, stdin=end.fileno(), stdout=end.fileno()):
         end.close()
@@ -168,7 +173,7 @@ def attach(session: Session, number: str, look: Look) -> int:
     Raises HostError if there is none, and what `run` raises.
     """
     with ExitStack() as stack:
-        return _show(session, look, stack, partial(_attached, session, number, look, stack))
+        return _show(session, number, look, stack, partial(_attached, session, number, look, stack))
 
 
 def listed(session: Session) -> list[Running]:
@@ -187,14 +192,17 @@ def stop(session: Session, number: str) -> None:
     _host(session, "stop", number)
 
 
-def _title(session: Session, look: Look) -> str:
-    return f"{look.name} ({session.host.name})"
+def _title(host: Host, look: Look) -> str:
+    return f"{look.name} ({host.name})"
 
 
-def _show(session: Session, look: Look, stack: ExitStack, begin: Callable[[], Display]) -> int:
+def _show(
+    session: Session, number: str, look: Look, stack: ExitStack, begin: Callable[[], Display], *, window: Showing | None = None
+) -> int:
     """Show an application in a window until it ends; return its exit status, or 128+N after signal N.
 
-    `begin` starts it, or finds the one that runs; `stack` holds its sound. The viewer is started first, and loads meanwhile.
+    `begin` starts it, or finds the one that runs; `stack` holds its sound. The viewer, and what connects to the display, are
+    started before, and load meanwhile.
 
     Raises StoppedError if a signal told us to stop: then it is stopped, too. Raises LostError if the connection broke and does
     not come back; ToolError if the viewer fails: then the application lives on; and what `begin` raises.
@@ -203,9 +211,11 @@ def _show(session: Session, look: Look, stack: ExitStack, begin: Callable[[], Di
     display: Display | None = None
     while True:
         try:
-            with _Window(session, look) as window:
+            with window or Showing(session.host, look) as one:
+                window = None
+                one.prepare(session, number)
                 display = begin()
-                status = window.show(display)
+                status = one.show(display)
             break
         except LostError as error:
             if display is None or time.monotonic() > ends:
@@ -213,14 +223,14 @@ def _show(session: Session, look: Look, stack: ExitStack, begin: Callable[[], Di
             streams.note(f"{error.message}; {look.name} keeps running, trying again\n")
             stack.close()
             _reach(session, ends)
-            begin = partial(_attached, session, display.number, look, stack)
+            begin = partial(_attached, session, number, look, stack)
         except (KeyboardInterrupt, StoppedError):
             if display is not None:
                 with suppress(AnswerError, RemoteError):
-                    stop(session, display.number)
+                    stop(session, number)
             raise
     with suppress(AnswerError, RemoteError):
-        stop(session, display.number)
+        stop(session, number)
     return status
 
 
@@ -239,36 +249,50 @@ def _reach(session: Session, ends: float) -> None:
         pause = min(2 * pause, 10)
 
 
-class _Window:
-    """One viewer, which is started when the window is entered, and the application that it shows."""
+class Showing:
+    """One viewer, which loads from when the window is first entered, and the application that it shows."""
 
-    def __init__(self, session: Session, look: Look) -> None:
-        self.session = session
-        self.name, self.title, self.colour = look.name, _title(session, look), look.colour or "-"
-        self.clipboard = "off" if not look.clipboard else "online" if session.host.env.online else "offline"
+    def __init__(self, host: Host, look: Look) -> None:
+        self.host = host
+        self.name, self.title, self.colour = look.name, _title(host, look), look.colour or "-"
+        self.clipboard = "off" if not look.clipboard else "online" if host.env.online else "offline"
         self.status: int | None = None
         self.said = b""
+        self.stack: ExitStack | None = None
 
     def __enter__(self) -> Self:
+        if self.stack is not None:
+            return self
         with ExitStack() as stack:
             self.pictures, pictures = map(stack.enter_context, socket.socketpair())
-            self.display, display = map(stack.enter_context, socket.socketpair())
-            self.viewer = stack.enter_context(self._viewer(pictures, display))
+            self.display, self.theirs = map(stack.enter_context, socket.socketpair())
+            self.viewer = stack.enter_context(self._viewer(pictures, self.theirs))
             pictures.close()
-            display.close()
             self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.stack.close()
+        if self.stack is not None:
+            self.stack.close()
+
+    def prepare(self, session: Session, number: str) -> None:
+        """Start what connects to the application's display, and waits for its end. It waits to be told that there is one."""
+        assert self.stack is not None  # noqa: S101  (it was entered)
+        self.session, self.number = session, number
+        self.server, end = map(self.stack.enter_context, socket.socketpair())
+        self.stack.enter_context(_connected(session, number, "display", self.display))
+        self.stack.enter_context(_connected(session, number, "pictures", end))
+        self.waits = self.stack.enter_context(session.popen(_words("wait", number), stderr=proc.NULL))
 
     def show(self, display: Display) -> int:
         """Wait for the end of the application; return its status. Raises LostError, ToolError, GarbageError."""
-        session, number = self.session, display.number
-        server = self.stack.enter_context(connection(session, number, "pictures"))
-        self.stack.enter_context(_connected(session, number, "display", self.display))
-        waits = self.stack.enter_context(session.popen(_words("wait", number), stderr=proc.NULL))
-        with suppress(OSError):  # a viewer that is gone is noticed below
+        session, number, server, waits = self.session, self.number, self.server, self.waits
+        assert waits.stdin is not None  # noqa: S101  (it is a pipe)
+        with suppress(OSError):  # one that is gone is noticed below
+            self.theirs.sendall(_GO)
+            self.theirs.close()
+            server.sendall(_GO)
+            waits.stdin.write(_GO)
             self.pictures.sendall(display.key.hex().encode() + b"\n")
         try:
             between = PictureFilter(self.title)
@@ -280,7 +304,7 @@ class _Window:
         return self._ended(number, waits, by_viewer=ended is self.pictures or self.viewer.poll() is not None)
 
     def _viewer(self, pictures: socket.socket, display: socket.socket) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        words = (self.session.host.name, self.colour, self.clipboard, self.name)
+        words = (self.host.name, self.colour, self.clipboard, self.name)
         env = {name: os.environ[name] for name in _PASSED if name in os.environ}
         env["PYTHONPATH"] = os.fspath(Path(__file__).parents[2])
         return proc.running(
@@ -304,12 +328,12 @@ class _Window:
         assert waits.stdout is not None  # noqa: S101  (it is a pipe)
         line, _, self.said = waits.stdout.read(4096).partition(b"\n")
         if not line.isdigit() or int(line) > 255:
-            raise HostError(f"{self.session.host.name}: {self.name} has ended; how is not known")
+            raise HostError(f"{self.host.name}: {self.name} has ended; how is not known")
         self.status = int(line)
 
     def _ended(self, number: str, waits: subprocess.Popen[bytes], *, by_viewer: bool) -> int:
         """Return the status of the application after its pictures have ended. Raises the same errors as `show`."""
-        name = self.session.host.name
+        name = self.host.name
         if self.status is None and by_viewer and proc.ended(self.viewer, _MOMENT) != 0:
             hint = f"attach it again: tower run --attach {name} {number}"
             raise ToolError(f"{name}: the window of {self.name} is gone; the application keeps running", hint=hint)
@@ -358,7 +382,7 @@ def _attached(session: Session, number: str, look: Look, stack: ExitStack) -> Di
         raise GarbageError(f"{session.host.name}: says {port[:40]!r} where a port was expected")
     display = Display(number, _key(session, key), Sound(int(port), cookie))
     if look.sound and display.sound.port:
-        stack.enter_context(served(session, _title(session, look), display.sound))
+        stack.enter_context(served(session, _title(session.host, look), display.sound))
     return display
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from tower.base.errors import HostError, RemoteError, StoppedError, TowerError, ValueRefusedError
@@ -15,7 +16,7 @@ from tower.hosts.registry import Host, Tower, tower_of_user
 from tower.install.connection import connect
 
 if TYPE_CHECKING:
-    from tower.windows.session import Look
+    from tower.windows.session import Look, Showing
 
 EXAMPLES: Final = """\
 examples:
@@ -108,12 +109,24 @@ def _execute(args: argparse.Namespace) -> int:
 
 def _run(tower: Tower, host: Host, argv: list[str], args: argparse.Namespace, *, tty: bool) -> int:
     """Raises NoDisplayError."""
-    with connect(tower, host, timeout=args.timeout) as session:
+    with ExitStack() as stack:
+        window: Showing | None = None
+
+        def load() -> None:
+            nonlocal window
+            if args.window is not False:
+                from tower.windows import session as windows
+
+                if args.window and windows.has_screen():
+                    window = stack.enter_context(windows.Showing(host, _look(argv[0], host, args)))
+
+        # The window loads while ssh connects, and is left last.
+        session = stack.enter_context(connect(tower, host, timeout=args.timeout, meanwhile=load))
         if args.window is not False:
             from tower.windows import session as windows
 
             if args.window or (windows.has_screen() and windows.is_graphical(session, argv[0])):
-                return windows.run(session, argv, _look(argv[0], host, args))
+                return windows.run(session, argv, _look(argv[0], host, args), window)
         from tower.ssh import foreground
 
         return foreground.run(session, argv, tty=tty)
