@@ -13,7 +13,7 @@ from typing import Final
 _REGISTRY, _DONE, _FIRST = 2, 3, 4
 _MOST: Final = 4
 _SECONDS: Final = 2.0
-_NAME: Final = b"wl_output\0"
+_NAME: Final = b"wl_output"
 
 
 def scale() -> int:
@@ -21,26 +21,40 @@ def scale() -> int:
 
     The desktop is this machine's own, and trusted. Under X, it is what GDK_SCALE says.
     """
-    name = os.environ.get("WAYLAND_DISPLAY", "")
     try:
-        found = _asked(Path(os.environ.get("XDG_RUNTIME_DIR", "/"), name)) if name else int(os.environ.get("GDK_SCALE", "1"))
+        found = _asked() if os.environ.get("WAYLAND_DISPLAY") else int(os.environ.get("GDK_SCALE", "1"))
     except (OSError, ValueError, struct.error):
         return 1
     return min(max(found, 1), _MOST)
 
 
-def _asked(path: Path) -> int:
-    """Return the largest scale that a Wayland desktop tells. Raises OSError, struct.error."""
+def offers(interface: bytes) -> bool:
+    """Return whether the Wayland desktop offers an interface; False if it cannot be known."""
+    try:
+        with socket.socket(socket.AF_UNIX) as desktop:
+            return bool(_names(desktop, interface))
+    except (OSError, struct.error):
+        return False
+
+
+def _names(desktop: socket.socket, interface: bytes) -> list[int]:
+    """Greet the Wayland desktop; return the numbers by which it offers an interface. Raises OSError, struct.error."""
+    desktop.settimeout(_SECONDS)
+    desktop.connect(os.fspath(Path(os.environ.get("XDG_RUNTIME_DIR", "/"), os.environ["WAYLAND_DISPLAY"])))
+    desktop.sendall(_message(1, 1, _REGISTRY) + _message(1, 0, _DONE))
+    return [
+        struct.unpack_from("=I", body)[0]
+        for number, code, body in _events(desktop, _DONE)
+        if (number, code) == (_REGISTRY, 0) and body[8:].startswith(interface + b"\0")
+    ]
+
+
+def _asked() -> int:
+    """Return the largest scale that the Wayland desktop tells. Raises OSError, struct.error."""
     with socket.socket(socket.AF_UNIX) as desktop:
-        desktop.settimeout(_SECONDS)
-        desktop.connect(os.fspath(path))
-        desktop.sendall(_message(1, 1, _REGISTRY) + _message(1, 0, _DONE))
-        outputs: list[int] = []
         scales = [1]
-        for number, code, body in _events(desktop, _DONE):
-            if (number, code) == (_REGISTRY, 0) and body[8:].startswith(_NAME):
-                outputs.append(struct.unpack_from("=I", body)[0])
-        text = struct.pack("=I", len(_NAME)) + _NAME + bytes(-len(_NAME) % 4)
+        outputs = _names(desktop, _NAME)
+        text = struct.pack("=I", len(_NAME) + 1) + _NAME + bytes(4 - len(_NAME) % 4)
         for place, name in enumerate(outputs):
             body = struct.pack("=I", name) + text + struct.pack("=II", 2, _FIRST + place)
             desktop.sendall(struct.pack("=IHH", _REGISTRY, 0, 8 + len(body)) + body)

@@ -68,7 +68,7 @@ _LOST: Final = 255
 """Exit status of ssh without a connection."""
 _PASSED: Final = (
     "DBUS_SESSION_BUS_ADDRESS", "GDK_BACKEND", "GDK_DPI_SCALE", "GDK_SCALE", "GTK_THEME", "LANG", "XAUTHORITY", "XDG_CONFIG_HOME",
-    "XDG_DATA_DIRS",
+    "XDG_CURRENT_DESKTOP", "XDG_DATA_DIRS",
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from tower.clipboard.courier import Courier  # noqa: E402
 from tower.display.relay import OddError  # noqa: E402
 from tower.display.x11 import key_in, open_server  # noqa: E402
 from tower.windows.entry import known  # noqa: E402
+from tower.windows.keys import Keys  # noqa: E402
 from tower.windows.manager import Manager, Shown  # noqa: E402
 from tower.windows.pixels import Pixels  # noqa: E402
 from tower.windows.rfb import MOST_SIDE  # noqa: E402
@@ -95,6 +96,7 @@ class Viewer:
         self.early = False
         self.whole = Whole(self.window, self.pictures, host, name)
         self.window.connect("window-state-event", self._state)
+        self.keys = Keys(self.window, self.bar, self._say, self.whole.keys)
         # Themes and fonts are loaded now, and not when the application is there.
         self.window.realize()
 

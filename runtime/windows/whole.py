@@ -49,11 +49,13 @@ class Whole:
         self.line.set_size_request(-1, _LINE)
         self.notice = Gtk.EventBox(no_show_all=True, halign=Gtk.Align.CENTER, valign=Gtk.Align.START, above_child=False)
         row = Gtk.Box(spacing=16)
-        words = GLib.markup_escape_text(f"{name} ({host})")
-        row.add(Gtk.Label(label=f"<b>{words}</b> has the whole screen", use_markup=True))
-        leave = Gtk.Button(label="Leave: Super+F", can_focus=False)
-        leave.connect("clicked", lambda _: window.unfullscreen())
-        row.add(leave)
+        self.words = GLib.markup_escape_text(f"{name} ({host})")
+        self.label = Gtk.Label()
+        self.leave = Gtk.Button(can_focus=False)
+        self.leave.connect("clicked", lambda _: window.unfullscreen())
+        row.add(self.label)
+        row.add(self.leave)
+        self.keys(False)
         for one in (self.line, row):
             one.get_style_context().add_class("whole")
         self.notice.add(row)
@@ -76,6 +78,14 @@ class Whole:
         self.line.set_visible(whole)
         self.notice.set_visible(whole)
         if whole:
+            self._hide_after(_TOLD)
+
+    def keys(self, held: bool) -> None:
+        """Say whether the application has all keys, with which the desktop's own do not act."""
+        self.label.set_markup(f"<b>{self.words}</b> has the whole screen{' and all keys' if held else ''}")
+        self.leave.set_label("Leave: Super+Escape, Super+F" if held else "Leave: Super+F")
+        if self.shown:
+            self.notice.show()
             self._hide_after(_TOLD)
 
     def _entered(self, *_: object) -> bool:

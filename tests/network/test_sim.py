@@ -360,6 +360,16 @@ def test_an_application_follows_its_window_and_menus_and_dialogs_are_whole(desk:
     desk.wait(lambda found: found.share((0x20, 0x40, 0x60), 0, 0, 1280, 720) > 0.97, "full screen of a terminal of vault", said)
     press("logo+f")
     until(lambda: cells() == before, "the terminal is as small as before")
+    plain = desk.rest(lambda found: desk.has_window_of(found, "vault"), "a terminal of vault, as small as before", said)
+    press("logo+Escape")
+    desk.rest(lambda found: changed(plain, found) != (0, 0, 0, 0), "a terminal of vault that has all keys", said)
+    press("logo+a")
+    time.sleep(1)
+    assert cells() == before
+    press("logo+Escape", "logo+a")
+    until(lambda: cells()[1:] and cells()[1] >= 210, "the desktop's key acts again")
+    press("logo+a")
+    until(lambda: cells() == before, "the terminal is as small as before")
     # Those of earlier tests, too: the next one then opens in the middle of the screen.
     there("tower run vault pkill -x xterm; tower run web pkill -x galculator || :")
     desk.wait(lambda found: not any(desk.has_window_of(found, host) for host in ("web", "vault")), "no windows")
