@@ -24,7 +24,7 @@ MOST: Final = 16 << 10
 """Bytes; a real file has less than one KiB."""
 NAMES: Final = (
     "ROOT_DISK", "BOOT_DEVICE", "SWAP", "USERNAME", "PASSWORD_HASH", "KEYBOARD_LAYOUT", "KEYBOARD_VARIANT", "TIMEZONE", "LANG",
-    "DESKTOP",
+    "DESKTOP", "SECURE_BOOT",
 )  # fmt: skip
 DEFAULTS: Final = {
     "SWAP": "2G",
@@ -33,6 +33,7 @@ DEFAULTS: Final = {
     "TIMEZONE": "UTC",
     "LANG": "C.UTF-8",
     "DESKTOP": "no",
+    "SECURE_BOOT": "no",
 }
 _DISK: Final = re.compile(r"/dev/[A-Za-z0-9_./:-]{1,200}|[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}")
 
@@ -54,6 +55,8 @@ class Answers:
     lang: str
     desktop: bool
     """Whether a login on the first console starts the desktop."""
+    secure_boot: bool = False
+    """Whether the firmware gets keys of this machine's own, and starts only what they have signed."""
 
 
 def read_answers(path: Path) -> Answers:
@@ -94,7 +97,8 @@ def typed(values: Mapping[str, str]) -> Answers:
         keyboard_variant=variant,
         timezone=known.time_zone(values["TIMEZONE"]),
         lang=parse_lang(values["LANG"]),
-        desktop=parse_desktop(values["DESKTOP"]) == "yes",
+        desktop=parse_choice(values["DESKTOP"], "DESKTOP") == "yes",
+        secure_boot=parse_choice(values["SECURE_BOOT"], "SECURE_BOOT") == "yes",
     )
 
 
@@ -106,10 +110,10 @@ def parse_swap(text: str) -> int:
         raise ValueRefusedError(f"SWAP is {text!r}, which is not a size", hint=f"{error.hint}; 0M for none") from None
 
 
-def parse_desktop(text: str) -> str:
+def parse_choice(text: str, name: str) -> str:
     """Return `yes` or `no`. Raises ValueRefusedError for any other text."""
     if text not in ("yes", "no"):
-        raise ValueRefusedError(f"DESKTOP is {text!r}", hint="yes or no")
+        raise ValueRefusedError(f"{name} is {text!r}", hint="yes or no")
     return text
 
 

@@ -19,11 +19,12 @@ from tower.base.names import parse_lang, parse_user_name
 from tower.disk.device import Disk
 from tower.hosts import known
 from tower.hosts.secret import hash_password
-from tower.installer.answers import DEFAULTS, Answers, parse_desktop, parse_swap, typed
+from tower.installer.answers import DEFAULTS, Answers, parse_choice, parse_swap, typed
 from tower.installer.plan import LEAST_BOOT, why_no_root
 
 BACK: Final = "back"
 _GONE: Final = "nobody answers any more"
+_SECURE_BOOT: Final = "Secure Boot with keys of your own: this machine then starts nothing else, yes or no"
 
 Taken = dict[str, str]
 Parse = Callable[[str, Mapping[str, str]], str]
@@ -41,8 +42,8 @@ class Question:
     secret: bool = False
 
 
-def questions(disks: tuple[Disk, ...]) -> tuple[Question, ...]:
-    """Return all questions in order."""
+def questions(disks: tuple[Disk, ...], *, setup_mode: bool) -> tuple[Question, ...]:
+    """Return all questions in order; with `setup_mode`, the firmware takes keys for Secure Boot."""
     return (
         Question("ROOT_DISK", "The disk for the system, which will be wiped", _disk(disks, root=True)),
         Question(
@@ -55,15 +56,18 @@ def questions(disks: tuple[Disk, ...]) -> tuple[Question, ...]:
         Question("KEYBOARD_VARIANT", "Variant of the keyboard, such as fr-bepo (Enter: none)", _variant),
         Question("TIMEZONE", "Time zone, such as Europe/Paris", lambda text, _: known.time_zone(text), DEFAULTS["TIMEZONE"]),
         Question("LANG", "Language, such as fr_FR.UTF-8", lambda text, _: parse_lang(text), DEFAULTS["LANG"]),
-        Question(
-            "DESKTOP", "Start the desktop when you log in, yes or no", lambda text, _: parse_desktop(text), DEFAULTS["DESKTOP"]
-        ),
+        _choice("DESKTOP", "Start the desktop when you log in, yes or no"),
+        *([_choice("SECURE_BOOT", _SECURE_BOOT)] if setup_mode else []),
     )
 
 
-def ask(disks: tuple[Disk, ...]) -> Answers:
+def _choice(name: str, text: str) -> Question:
+    return Question(name, text, lambda answer, _: parse_choice(answer, name), DEFAULTS[name])
+
+
+def ask(disks: tuple[Disk, ...], *, setup_mode: bool = False) -> Answers:
     """Ask all questions. Raises TowerError if the input ends."""
-    asked, taken, place = questions(disks), Taken(), 0
+    asked, taken, place = questions(disks, setup_mode=setup_mode), Taken(), 0
     streams.note(f"Enter takes what is in brackets, `{BACK}` goes to the question before. Nothing is changed before the end.\n")
     streams.note(_listed(disks))
     while place < len(asked):
@@ -73,7 +77,7 @@ def ask(disks: tuple[Disk, ...]) -> Answers:
             continue
         taken[asked[place].name] = found
         place += 1
-    return typed(taken)
+    return typed(DEFAULTS | taken)
 
 
 def _one(question: Question, taken: Taken) -> str | None:

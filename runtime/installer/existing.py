@@ -24,7 +24,7 @@ from tower.base.names import parse_user_name
 from tower.base.refused import refused
 from tower.base.regular import open_regular
 from tower.disk.device import FIXED, Disk
-from tower.installer import disks
+from tower.installer import disks, signing
 from tower.installer.disks import CRYPT_NAME, GROUP, START_NAME, TARGET
 
 KEY_FILE: Final = "crypto_keyfile.bin"
@@ -32,9 +32,9 @@ KEPT: Final = TARGET / "home/.tower-upgrade"
 """Readable by root only; exists only during an upgrade."""
 _FILES: Final = (
     "etc/conf.d/loadkmap", "etc/keymap", "etc/localtime", "etc/timezone", "etc/zoneinfo", "etc/locale.conf",
-    "etc/profile.d/10tower-lang.sh",
+    "etc/profile.d/10tower-lang.sh", str(signing.FOLDER),
 )  # fmt: skip
-"""Files that the user chose or may have changed: keyboard, time zone, language."""
+"""Files that the user chose or may have changed: keyboard, time zone, language; and the keys of Secure Boot."""
 _REPOSITORIES: Final = "etc/apk/repositories"
 _BRANCH: Final = re.compile(r"/v[0-9]+\.[0-9]+/")
 _USERS: Final = range(1000, 60000)
@@ -170,6 +170,8 @@ def keep() -> Account:
     done = KEPT / "account.json"
     if not done.is_file():
         account = read_account(TARGET)
+        if signing.has_keys(TARGET):
+            signing.check_keys(TARGET)
         new = KEPT.with_name(f"{KEPT.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)

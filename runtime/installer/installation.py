@@ -20,8 +20,8 @@ from tower.base.refused import OURS, ours
 from tower.base.view import View
 from tower.disk.device import Disk
 from tower.hosts.secret import new_key_file
-from tower.installer import disks, existing, live_medium, system
-from tower.installer.disks import Made
+from tower.installer import disks, existing, firmware, live_medium, signing, system
+from tower.installer.disks import TARGET, Made
 from tower.installer.existing import Existing, Locked
 from tower.installer.failing import DiskWatch
 from tower.installer.plan import Plan
@@ -41,6 +41,8 @@ class Run(ABC):
         self._lines: list[str] = []
         self._count = 0
         self._changed = False
+        self.signed = False
+        """Whether what is started is signed with the machine's own keys; known when it has run."""
 
     def run(self) -> None:
         """Install. Raises TowerError; its hint says what state the disks are in.
@@ -111,10 +113,13 @@ class SystemInstallation(Run):
     def __init__(self, plan: Plan, medium: Path, view: View) -> None:
         super().__init__(medium, view, (plan.root, plan.boot))
         self._plan = plan
+        self._whole = False
+        if plan.answers.secure_boot:
+            self.steps += 1
 
     def _run(self) -> None:
-        plan, swap = self._plan, self._plan.answers.swap
-        key = new_key_file()
+        plan, swap, signed = self._plan, self._plan.answers.swap, self._plan.answers.secure_boot
+        key, variables = new_key_file(), dict[str, bytes]()
         self._check_medium()
         with self._step("getting tools from the medium"):
             system.add_tools()
@@ -128,7 +133,7 @@ class SystemInstallation(Run):
             made = Made(luks, disks.file_systems(boot, swap=bool(swap)))
             disks.mount(boot)
         with self._step("installing packages"):
-            system.add_packages(key)
+            system.add_packages(key, signed=signed)
         with self._step("writing settings, adding the user"):
             system.settings(made, swap=bool(swap))
             system.choices(plan.answers)
@@ -137,7 +142,10 @@ class SystemInstallation(Run):
                 system.desktop_at_login(plan.answers.username)
         with self._step("copying tower, host images and manual"):
             system.tower(plan.answers.username, self._medium, new=True)
-        with self._step("placing boot loaders"):
+        with self._step("signing what is started" if signed else "placing boot loaders"):
+            if signed:
+                signing.make_keys(TARGET)
+                variables = signing.variables(TARGET)
             code = system.boot_files(made)
         with self._step("finishing"):
             system.keep_log(self._lines)
@@ -145,10 +153,17 @@ class SystemInstallation(Run):
             # That of the root disk finds nothing to start, and says so in place of hanging.
             for disk in (plan.root, plan.boot):
                 disks.write_loader(disk, code)
+        self._whole = True
+        if signed:
+            # The last of all: from then on the firmware starts nothing but what is whole now.
+            with self._step("giving the firmware its keys"):
+                firmware.enrol(variables)
 
     def _state(self) -> str:
         if not self._changed:
             return "no disk was changed"
+        if self._whole:
+            return "the system is whole, and starts without Secure Boot: to try this again there: doas tower setup --secure-boot"
         return f"{self._plan.root.path} and {self._plan.boot.path} are wiped and hold no whole system: run it again"
 
 
@@ -169,19 +184,20 @@ class SystemUpgrade(Run):
             disks.mount_old()
         with self._step("saving your settings"):
             account = existing.keep()
+            self.signed = signing.has_keys(existing.KEPT)
         with self._step("making a new root file system"):
             self._changed = True
             disks.empty_root()
             disks.mount(old.boot_part)
         with self._step("installing packages"):
-            system.add_packages(old.key)
+            system.add_packages(old.key, signed=self.signed)
         with self._step("writing settings, adding the user"):
             system.settings(made, swap=swap)
             existing.restore()
             system.user(account.name, account.password_hash, account.number)
         with self._step("copying tower, host images and manual"):
             system.tower(account.name, self._medium, new=False)
-        with self._step("placing boot loaders"):
+        with self._step("signing what is started" if self.signed else "placing boot loaders"):
             code = system.boot_files(made)
         with self._step("finishing"):
             system.keep_log(self._lines)
@@ -227,7 +243,8 @@ class BootDeviceRepair(Run):
         with self._step("installing the kernel"):
             system.add_kernel(self._medium)
             system.boot_mount(made)
-        with self._step("placing boot loaders"):
+            self.signed = signing.has_keys(TARGET)
+        with self._step("signing what is started" if self.signed else "placing boot loaders"):
             code = system.boot_files(made)
         with self._step("finishing"):
             disks.close()

@@ -48,6 +48,7 @@ class Plan:
             "time_zone": self.answers.timezone,
             "language": self.answers.lang,
             "desktop": "starts at login" if self.answers.desktop else "starts by startw",
+            "secure_boot": "with keys of its own, which the firmware is given" if self.answers.secure_boot else "no",
         }
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from tower.base import proc
-from tower.base.errors import ImageProblemError, PackageError, ToolError
+from tower.base.errors import ImageProblemError, PackageError, StateError, ToolError
 from tower.install.apkindex import INDEX, read_index
+from tower.installer import signing
 from tower.installer.answers import Answers
 from tower.installer.disks import GROUP, LVM_CONFIG, MAPPING, TARGET, Made
 from tower.installer.live_medium import unpack_wheels
@@ -57,10 +58,13 @@ def add_tools() -> None:
     proc.run(("modprobe", "-a", "dm-mod", "dm-crypt", "ext4", "vfat"), timeout=_SECONDS)
 
 
-def add_packages(key: bytes) -> None:
-    """Install the system's packages, which also makes its initramfs with the key. Raises PackageError."""
+def add_packages(key: bytes, *, signed: bool) -> None:
+    """Install the system's packages, which also makes its initramfs with the key, unless it will be signed.
+
+    Raises PackageError.
+    """
     world = _read(WORLD).split()
-    _write("etc/mkinitfs/mkinitfs.conf", f'# Made when this system was installed.\nfeatures="{_FEATURES}"\n')
+    initramfs_settings(TARGET, signed=signed)
     _write("etc/mkinitfs/features.d/tower.files", "/etc/lvm/lvm.conf\n")
     _write("etc/lvm/lvm.conf", LVM_CONFIG)
     _write("etc/update-extlinux.conf", "# The boot menu is tower's: nothing makes it anew.\noverwrite=0\n")
@@ -77,7 +81,15 @@ def add_packages(key: bytes) -> None:
     _apk("--root", TARGET, "--initdb", *trusted, "add", *world, hint=_FAILING)
     for left in TARGET.glob("etc/**/*.apk-new"):
         left.unlink()
-    _check_kernel()
+    _check_kernel(signed=signed)
+
+
+def initramfs_settings(root: Path, *, signed: bool) -> None:
+    """Write what the initramfs has to have. If what is started is signed, mkinitfs puts none beside it by itself."""
+    own = 'disable_trigger="yes"\n' if signed else ""
+    place = root / "etc/mkinitfs/mkinitfs.conf"
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    place.write_text(f'# Made when this system was installed.\nfeatures="{_FEATURES}"\n{own}', encoding="utf-8")
 
 
 def write_key(key: bytes) -> None:
@@ -102,11 +114,13 @@ def add_kernel(medium: Path) -> None:
             hint="the system's own medium mends that, or put this version in its place, which keeps /home: tower setup --upgrade",
         )
     trusted = ("--keys-dir", "/etc/apk/keys", "--repositories-file", "/etc/apk/repositories")
+    signed = signing.has_keys(TARGET)
+    initramfs_settings(TARGET, signed=signed)
     _apk("--root", TARGET, *trusted, "fix", "--reinstall", kernel, hint=_FAILING)
-    if not (TARGET / f"boot/initramfs-{FLAVOR}").is_file():
+    if not signed and not (TARGET / f"boot/initramfs-{FLAVOR}").is_file():
         release = _read(TARGET / f"usr/share/kernel/{FLAVOR}/kernel.release").strip()
         _inside("mkinitfs", "-o", f"/boot/initramfs-{FLAVOR}", release)
-    _check_kernel()
+    _check_kernel(signed=signed)
 
 
 def installed_version(root: Path, name: str) -> str:
@@ -134,8 +148,8 @@ def _boot_row(made: Made) -> str:
     return f"UUID={made.boot}\t/boot\tvfat\trw,nodev,nosuid,noexec,umask=0077\t0 0"
 
 
-def _check_kernel() -> None:
-    for name in (f"vmlinuz-{FLAVOR}", f"initramfs-{FLAVOR}"):
+def _check_kernel(*, signed: bool) -> None:
+    for name in (f"vmlinuz-{FLAVOR}", *([] if signed else [f"initramfs-{FLAVOR}"])):
         if not (TARGET / "boot" / name).is_file():
             raise ImageProblemError(f"the packages of the medium made no /boot/{name}", hint=_AGAIN)
 
@@ -242,17 +256,36 @@ def desktop_at_login(name: str) -> None:
     _inside("chown", "-R", f"{name}:{name}", f"/home/{name}/.config")
 
 
+def kernel_words(luks: str) -> list[str]:
+    """Return the words of the kernel's command line; `luks` is the UUID of the encrypted partition."""
+    own = [f"root=/dev/{GROUP}/root", "rootfstype=ext4", f"cryptroot=UUID={luks}", f"cryptdm={MAPPING}", "cryptkey=yes"]
+    return ["console=tty0", *([f"console={line},115200"] if (line := serial_line()) else []), "panic=30", "quiet", *own]
+
+
+def encrypted_root(crypttab: Path) -> str:
+    """Return the UUID of the encrypted partition of the running system. Raises StateError unless it is an installed one."""
+    rows = [row.split() for row in crypttab.read_text(errors="replace").splitlines()] if crypttab.is_file() else []
+    found = [row[1].removeprefix("UUID=") for row in rows if row[:1] == [MAPPING] and row[1:2] and row[1].startswith("UUID=")]
+    if len(found) != 1:
+        raise StateError("this is no installed TowerOS", hint="start the machine from its disk, and run this there")
+    if not (Path("/boot") / KEY_FILE).is_file():
+        raise StateError("the boot device is not mounted at /boot", hint="plug it in, then: doas mount /boot")
+    return found[0]
+
+
+def sign(root: Path, luks: str) -> None:
+    """Write what the firmware starts for the system below `root`, signed with the keys there. Raises TowerError."""
+    initramfs_settings(root, signed=True)
+    signing.write_start(root, kernel_words(luks), FLAVOR, installed_version(root, f"linux-{FLAVOR}"))
+
+
 def boot_files(made: Made) -> bytes:
-    """Write the boot loaders' files for BIOS and UEFI; return the boot sector for BIOS. Raises ToolError."""
-    words = [
-        "quiet",
-        f"root=/dev/{GROUP}/root",
-        "rootfstype=ext4",
-        f"cryptroot=UUID={made.luks}",
-        f"cryptdm={MAPPING}",
-        "cryptkey=yes",
-    ]
-    words = ["console=tty0", *([f"console={line},115200"] if (line := serial_line()) else []), "panic=30", *words]
+    """Write the boot loaders' files for BIOS and UEFI, or what is signed; return the boot sector for BIOS. Raises TowerError."""
+    code = (TARGET / "usr/share/syslinux/gptmbr.bin").read_bytes()
+    if signing.has_keys(TARGET):
+        sign(TARGET, made.luks)
+        return code
+    words = kernel_words(made.luks)
     kernel = f"/vmlinuz-{FLAVOR}"
     _write(
         "boot/extlinux.conf",
@@ -268,7 +301,7 @@ def boot_files(made: Made) -> bytes:
     (TARGET / "tmp/early.cfg").unlink()
     # From outside: it looks its device up by the folder that the system knows.
     proc.run(("extlinux", "--install", TARGET / "boot"), timeout=_SECONDS)
-    return (TARGET / "usr/share/syslinux/gptmbr.bin").read_bytes()
+    return code
 
 
 def _inside(*argv: str, stdin: bytes | None = None) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from tests.gui.pictures import Picture, read_ppm
 
 FRENCH = {"a": "q", "q": "a", "w": "z", "z": "w"}
+OVMF = Path("/usr/share/OVMF")
 KEYS = {" ": "spc", "\n": "ret", "/": "slash", ".": "dot", "-": "minus"}
 
 
@@ -61,3 +63,18 @@ class Hardware:
         file = self.place.with_name("screen.ppm")
         self.do({"execute": "screendump", "arguments": {"filename": str(file)}})
         return read_ppm(file.read_bytes())
+
+
+def secure_firmware(variables: Path, source: Path | None = None) -> list[str]:
+    """QEMU's arguments for a PC whose firmware has Secure Boot, with its variables in a copy of `source`.
+
+    Without that it has no keys: it is in setup mode. Only its own code, in the processor's management mode, can write them.
+    """
+    shutil.copyfile(source or OVMF / "OVMF_VARS_4M.fd", variables)
+    return [
+        *("-machine", "q35,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"),
+        # Built for that mode and for 64 bits alone, it cannot wake up from sleep.
+        *("-global", "ICH9-LPC.disable_s3=1"),
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF / 'OVMF_CODE_4M.secboot.fd'}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+    ]

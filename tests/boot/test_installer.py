@@ -2,9 +2,10 @@
 """The thin client installs itself: the ISO fills two blank disks without a network, and the boot device starts the result.
 
 One live system does all for the tests here: it is asked for in the boot menu, asks its questions, and begins to install, when
-the boot device is pulled out. With that in again it installs, and then, when somebody's files are in the new home, upgrades what
-it has installed; the first try of that is killed. In the end the boot device is lost, and a new one is made. What starts
-afterwards writes to overlays of the disks: UEFI starts the new installation, BIOS the upgraded one by its new boot device.
+the boot device is pulled out. With that in again it installs with Secure Boot, for which its firmware is in setup mode, and then,
+when somebody's files are in the new home, upgrades what it has installed; the first try of that is killed. Then the keys of
+Secure Boot are given up, the boot device is lost, and a new one is made. What starts afterwards writes to overlays of the disks:
+UEFI starts the new installation, with Secure Boot, BIOS the upgraded one by its new boot device.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 import pytest
 from tower.hosts.secret import hash_password
 
-from pipeline.images.boot import LOGIN, uefi_arguments
-from pipeline.images.guest import ACCELERATION, FAILURES, Guest, running
-from tests.boot.hardware import Hardware
+from pipeline.images.boot import LOGIN
+from pipeline.images.guest import ACCELERATION, Guest, running
+from tests.boot.hardware import Hardware, secure_firmware
 from tests.boot.idle import measure
 from tests.gui.pictures import keep, near
 from tests.gui.test_desktop import BAR, YELLOW
@@ -36,6 +37,8 @@ MOST_MEMORY, MOST_ROOT = 250, 1500
 LVM_AT = 17 * MIB + 4096
 """Where LVM writes on a root disk: behind the table of partitions and the header of LUKS2."""
 USER, PASSWORD = "al", "correct horse"
+START = "EFI/BOOT/BOOTX64.EFI"
+"""What firmware starts from a removable disk."""
 LIVE = r"\[root@thinclient [^\]]*\][#$] $"
 PROMPT = rf"^\[{USER}@thinclient ~\]\$ $"
 PC = (
@@ -106,6 +109,12 @@ class Installed:
     repaired: str
     lost: Path
     """The boot device that was replaced in the end by `boot`."""
+    variables: Path
+    """The firmware's variables after the installation."""
+    locked: str
+    """What the installer said to the same answers when the firmware had its keys."""
+    keys: str
+    """Modes, owners and names of the keys of Secure Boot after the upgrade."""
     address: str
     """Of eth0, in the live system."""
 
@@ -131,7 +140,7 @@ def answers_drive(folder: Path) -> Path:
     rows = {
         "ROOT_DISK": "ROOT1", "BOOT_DEVICE": "BOOT1", "SWAP": f"{SWAP}M", "USERNAME": USER,
         "PASSWORD_HASH": hash_password(PASSWORD), "KEYBOARD_LAYOUT": "fr", "TIMEZONE": "Europe/Paris", "LANG": "fr_FR.UTF-8",
-        "DESKTOP": "no",
+        "DESKTOP": "yes", "SECURE_BOOT": "yes",
     }  # fmt: skip
     (folder / "answers").write_text("".join(f"{name}='{value}'\n" for name, value in rows.items()))
     (folder / "hosts.py").write_text(HOSTS)
@@ -145,15 +154,21 @@ def answers_drive(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(images: Path, checkout: Path, large_files: Path) -> Installed:
+def iso(images: Path) -> Path:
+    (found,) = images.glob("toweros-thinclient-*-lab-x86_64.iso")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(iso: Path, checkout: Path, large_files: Path) -> Installed:
     folder = large_files
-    (iso,) = images.glob("toweros-thinclient-*-lab-x86_64.iso")
     root, boot, spare, bad = (folder / f"{name}.img" for name in ("root", "boot", "spare", "bad"))
     for path, size in ((root, 6144 * MIB), (boot, 300 * MIB), (spare, 300 * MIB), (bad, 6144 * MIB)):
         with path.open("wb") as stream:
             stream.truncate(size)
     hardware = Hardware(folder / "qmp")
-    argv = [*PC, *NETWORKS, *attached(root, None, "raw"), *hardware.argv]
+    variables = folder / "variables.fd"
+    argv = [*PC, *secure_firmware(variables), *NETWORKS, *attached(root, None, "raw"), *hardware.argv]
     for name, path in (("boot", boot), ("spare", spare)):
         argv += ["-blockdev", f"driver=raw,node-name={name},cache.no-flush=on,file.driver=file,file.filename={path}"]
     argv += ["-device", "usb-storage,id=boot,drive=boot,bus=usb.0,serial=BOOT1,removable=on"]
@@ -164,34 +179,32 @@ def installed(images: Path, checkout: Path, large_files: Path) -> Installed:
     argv += ["-drive", f"if=none,id=bad,format=raw,{unwritable(bad, LVM_AT)}", "-device", "virtio-blk-pci,drive=bad,serial=BAD1"]
     log = checkout / "build" / "log" / "installer.log"
     with running("installer", argv, log=log, limit=LIMIT, ports={}) as guest:
-        guest.wait("boot: ?$", 300)
-        guest.type("setup")
+        guest.wait("Install TowerOS", 300)
+        # Ctrl-N is the next entry.
+        guest.press("\x0e\r")
         guest.wait(LOGIN, 600)
         guest.type("root")
         pulled = with_the_boot_device_pulled(guest, hardware)
         assert said(guest, "mkdir /run/usb && mount -t vfat -o ro /dev/vdb /run/usb") == ""
         failing = on_a_failing_disk(guest)
-        start = len(guest.text)
-        guest.type("tower setup")
-        answer(guest)
-        guest.wait("installed: take the medium out", LIMIT, failures=(*FAILURES, "tower setup:"))
-        text = guest.text[start:]
-        guest.wait(LIVE, 60)
         planned = said(guest, "tower setup --answers /run/usb/answers --dry-run 2>&1", 300)
+        text = said(guest, "tower setup --answers /run/usb/answers --yes 2>&1", LIMIT)
         kept = said(guest, "cat /var/log/tower-setup.log")
+        locked = once_more(guest, "/run/usb/answers")
         refused = with_a_flipped_bit(guest)
-        for path in (root, boot):
+        for path in (root, boot, variables):
             # All is written and closed.
             subprocess.run(["cp", "--sparse=always", path, path.with_suffix(".new")], check=True, timeout=300)
-        upgraded, before, after = upgrade(guest)
+        upgraded, before, after, keys = upgrade(guest)
         repaired = with_a_new_boot_device(guest, hardware)
         address = said(guest, "cat /sys/class/net/eth0/address")
         guest.type("poweroff")
         assert guest.ended(300)
     new = (root.with_suffix(".new"), boot.with_suffix(".new"))
     return Installed(
-        root, spare, *new, text, pulled, failing, planned, kept, refused, upgraded, before, after, repaired, boot, address
-    )
+        root, spare, *new, text, pulled, failing, planned, kept, refused, upgraded, before, after, repaired, boot,
+        variables.with_suffix(".new"), locked, keys, address,
+    )  # fmt: skip
 
 
 def unwritable(disk: Path, place: int) -> str:
@@ -204,7 +217,7 @@ def with_the_boot_device_pulled(guest: Guest, hardware: Hardware) -> str:
     """Answer what the first login asks, and pull the boot device as soon as it is written; what is said. It is put in again."""
     start = len(guest.text)
     answer(guest)
-    guest.wait(r"\[3/10\] dividing both disks: ", LONG)
+    guest.wait(r"\[3/11\] dividing both disks: ", LONG)
     hardware.pull("boot")
     guest.wait("Not installed", LONG)
     guest.wait(LIVE, 60)
@@ -246,7 +259,8 @@ def answer(guest: Guest) -> None:
         ("The boot device", "BOOT1"), ("Size of swap", f"{SWAP}M"), ("Your user name", USER), ("Your password", "wrong"),
         ("The same again", "another"), ("Your password", PASSWORD), ("The same again", PASSWORD), ("Keyboard layout", "fr"),
         ("Variant of the keyboard", ""), ("Time zone", "Europe/Paris"), ("Language", "fr_FR.UTF-8"),
-        ("Start the desktop", "yes"),
+        ("Start the desktop", "yes"), ("Secure Boot with keys", "back"), ("Start the desktop", ""),
+        ("Secure Boot with keys", "yes"),
     ]  # fmt: skip
     for question, line in rows:
         guest.wait(rf"{question}.*: ?$", 300)
@@ -260,17 +274,24 @@ def with_a_flipped_bit(guest: Guest) -> str:
     flip = "p = '/run/bad'; d = bytearray(open(p, 'rb').read()); d[len(d) // 2] ^= 1; open(p, 'wb').write(d)"
     said(guest, "good=$(find /media/*/apks -name '*.apk' | sort | head -n 1) && cp $good /run/bad")
     said(guest, f'python3 -c "{flip}" && mount --bind /run/bad $good')
-    # Shows whether anything is written to them.
+    said(guest, "grep -v SECURE_BOOT /run/usb/answers >/run/plain-answers")
+    text = once_more(guest, "/run/plain-answers")
+    return f"{said(guest, 'basename $good; umount $good')}\n{text}"
+
+
+def once_more(guest: Guest, answers: str) -> str:
+    """Install once more, which is refused; what it says. Nothing is written to the disks."""
     said(guest, "cat /sys/block/vda/stat /sys/block/sda/stat | awk '{ print $7 }' >/run/written")
-    done = guest.command("tower setup --answers /run/usb/answers --yes 2>&1", LONG)
+    done = guest.command(f"tower setup --answers {answers} --yes 2>&1", LONG)
     assert done.status != 0, done.text
     said(guest, "cat /sys/block/vda/stat /sys/block/sda/stat | awk '{ print $7 }' | cmp - /run/written")
-    return f"{said(guest, 'basename $good; umount $good')}\n{done.text}"
+    return done.text
 
 
-def upgrade(guest: Guest) -> tuple[str, str, str]:
+def upgrade(guest: Guest) -> tuple[str, str, str, str]:
     """Lay somebody's files and hosts in the new home, and upgrade; what that said, and checksums of /home before and after.
 
+    Then the keys of Secure Boot are removed, as somebody would who gives it up; last, how they lay there is returned.
     What kills the first try leaves apk at work in the new root: the second one has to end it before it can unmount.
     """
     said(guest, OPEN_HOME, LONG)
@@ -290,8 +311,12 @@ def upgrade(guest: Guest) -> tuple[str, str, str]:
     upgraded = said(guest, "tower setup --upgrade --yes 2>&1", LIMIT)
     said(guest, OPEN_HOME, LONG)
     after = said(guest, FILES)
-    said(guest, f"cd / && {CLOSED_HOME}", LONG)
-    return upgraded, before, after
+    keys = f"{HOME}/root/etc/tower/secure-boot"
+    said(guest, f"mkdir {HOME}/root && mount -t ext4 /dev/tower/root {HOME}/root")
+    found = said(guest, f"cd {keys} && stat -c '%a %U %n' . *")
+    said(guest, f"cd / && rm -r {keys} && umount {HOME}/root && rmdir {HOME}/root")
+    said(guest, CLOSED_HOME, LONG)
+    return upgraded, before, after, found
 
 
 def overlay(disk: Path, folder: Path) -> Path:
@@ -406,7 +431,7 @@ def test_an_upgrade_leaves_a_whole_boot_device(installed: Installed) -> None:
         return subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout
 
     assert files(installed.lost) == files(installed.new_boot)
-    for name in ("crypto_keyfile.bin", "extlinux.conf", "grub/grub.cfg", "vmlinuz-lts"):
+    for name in ("crypto_keyfile.bin", "vmlinuz-lts"):
         assert content(installed.lost, name) == content(installed.new_boot, name), name
     assert content(installed.boot, "crypto_keyfile.bin") == content(installed.lost, "crypto_keyfile.bin")
 
@@ -528,14 +553,81 @@ def test_host_images_came_along(guest: Guest, images: Path) -> None:
         assert {path.name, f"{path.name}.bmap", f"{path.name}.manifest.json"} <= set(names)
 
 
-def test_the_installed_system_starts_by_uefi(installed: Installed, checkout: Path, tmp_path: Path) -> None:
+def test_secure_boot_is_refused_unless_the_firmware_is_in_setup_mode(installed: Installed) -> None:
+    """As it is no more after the first installation; the fixture has seen that nothing was written."""
+    assert "needs a firmware in setup mode; here: Secure Boot is" in installed.locked
+    assert "choose Reset to Setup Mode, or delete the platform key (PK)" in installed.locked
+
+
+def test_keys_are_roots_alone_and_an_upgrade_keeps_them(installed: Installed, tmp_path: Path) -> None:
+    rows = installed.keys.splitlines()
+    assert rows[0] == "700 root ."
+    names = {f"{name}.{end}" for name in ("PK", "KEK", "db") for end in ("crt", "key")}
+    assert {row.split()[-1] for row in rows[1:]} == {*names, "version"}
+    assert {row.rpartition(" ")[0] for row in rows[1:]} == {"600 root"}
+    assert signer(installed.lost, tmp_path) == signer(installed.new_boot, tmp_path)
+
+
+def test_nothing_on_the_boot_device_starts_unsigned(installed: Installed) -> None:
+    """It has no boot loader, and no initramfs beside the signed file."""
+    for disk in (installed.new_boot, installed.lost):
+        argv = ["mdir", "-/", "-b", "-i", f"{disk}@@1M", "::"]
+        names = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        files = {name for name in names if not name.endswith("/") and "config-" not in name and "System.map" not in name}
+        assert files == {"::/crypto_keyfile.bin", "::/vmlinuz-lts", "::/EFI/BOOT/BOOTX64.EFI"}
+
+
+def signer(disk: Path, folder: Path) -> bytes:
+    """The certificate of whose key the firmware's file on a boot device is signed."""
+    start, signature = folder / "start", folder / "signature"
+    signature.unlink(missing_ok=True)
+    start.write_bytes(on_boot_device(disk))
+    subprocess.run(["sbattach", "--detach", signature, start], check=True, capture_output=True, timeout=60)
+    argv = ["openssl", "pkcs7", "-inform", "DER", "-print_certs", "-in", str(signature)]
+    return subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout
+
+
+def on_boot_device(disk: Path) -> bytes:
+    argv = ["mtype", "-i", f"{disk}@@1M", f"::{START}"]
+    return subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.qa("T01")
+def test_the_installed_system_starts_by_uefi_with_secure_boot(installed: Installed, checkout: Path, tmp_path: Path) -> None:
+    """From its unlocked root, by the file that it has signed. There it signs a new one when apk has changed the kernel."""
     disks = attached(overlay(installed.new_root, tmp_path), overlay(installed.new_boot, tmp_path), "qcow2")
     log = checkout / "build" / "log" / "installed-uefi.log"
-    with running(
-        "installed-uefi", [*PC, *uefi_arguments(tmp_path), *NETWORKS, *disks], log=log, limit=LIMIT, ports={}
-    ) as machine:
-        # From its unlocked root; what follows is the same as by BIOS.
-        machine.wait("OpenRC [0-9.]+ .*is starting up", 600)
+    argv = [*PC, *secure_firmware(tmp_path / "variables.fd", installed.variables), *NETWORKS, *disks]
+    with running("installed-uefi", argv, log=log, limit=LIMIT, ports={}) as machine:
+        machine.wait(LOGIN, 600)
+        assert log_in(machine, PASSWORD)
+        assert "Secure boot enabled" in said(machine, "doas dmesg | grep -i secureboot")
+        assert "[integrity]" in said(machine, "doas cat /sys/kernel/security/lockdown")
+        keys = "/etc/tower/secure-boot"
+        assert machine.command(f"ls {keys}").status != 0
+        said(machine, f"doas cp /boot/{START} /root/before && echo 1 | doas tee {keys}/version")
+        signed = said(machine, "doas apk add --no-network --repositories-file /dev/null bash 2>&1", LONG)
+        assert "signing what is started: " in signed
+        said(machine, f"doas sbverify --cert {keys}/db.crt /boot/{START} && ! doas cmp -s /boot/{START} /root/before")
+        assert "signing" not in said(machine, "doas apk add --no-network --repositories-file /dev/null bash 2>&1", LONG)
+
+
+@pytest.mark.parametrize("what", ["one bit", "another loader"])
+def test_the_firmware_refuses_a_changed_boot_device(installed: Installed, iso: Path, tmp_path: Path, what: str) -> None:
+    """One bit of the kernel is another one, or the medium's GRUB lies in the place of what is signed."""
+    start, disk = tmp_path / "start", tmp_path / "boot.img"
+    subprocess.run(["cp", "--sparse=always", installed.new_boot, disk], check=True, timeout=300)
+    if what == "one bit":
+        data = bytearray(on_boot_device(disk))
+        data[len(data) // 2] ^= 1
+        start.write_bytes(data)
+    else:
+        grub = ["xorriso", "-osirrox", "on", "-indev", str(iso), "-extract", "/efi/boot/bootx64.efi", str(start)]
+        subprocess.run(grub, check=True, capture_output=True, timeout=60)
+    subprocess.run(["mcopy", "-o", "-i", f"{disk}@@1M", start, f"::{START}"], check=True, timeout=60)
+    argv = [*PC, *secure_firmware(tmp_path / "variables.fd", installed.variables), "-nic", "none", *attached(None, disk, "raw")]
+    with running("refused", argv, log=tmp_path / "refused.log", limit=LIMIT, ports={}) as machine:
+        machine.wait("BdsDxe: failed to load .* USB .*: Access Denied", 120, failures=("Linux version", "Loading"))
 
 
 @pytest.mark.qa("T13")

@@ -14,7 +14,7 @@ from pipeline.base.errors import ConfigError
 
 OVERLAYS = Path(__file__).resolve().parents[2] / "overlays"
 IMAGES = ("thinclient", "host")
-PROGRAMS = ("etc/init.d/", "usr/bin/", "usr/libexec/")
+PROGRAMS = ("etc/apk/commit_hooks.d/", "etc/init.d/", "usr/bin/", "usr/libexec/")
 VALUES = {
     "epoch": "1",
     "version": "1.2.3",

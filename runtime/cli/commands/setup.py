@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tower.base.errors import TowerError, ValueRefusedError
+from tower.base.errors import StateError, TowerError, ValueRefusedError
 from tower.base.view import View
 
 if TYPE_CHECKING:
     from tower.installer.answers import Answers
 
+_CRYPTTAB: Final = Path("/etc/crypttab")
 _LOCK: Final = Path("/run/tower/setup.lock")
+_SIGNED: Final = ", with Secure Boot on again in the firmware's setup: the system is signed with the keys that it had"
 
 EXAMPLES: Final = """\
 examples:
@@ -26,13 +28,15 @@ examples:
   tower setup --upgrade                                  replace an installed system, keep /home and the key
   tower setup --repair --key-file /media/usb/crypto_keyfile.bin --boot-device AA012345
                                                          make a new boot device for an installed system
+  doas tower setup --secure-boot                         on the installed system: Secure Boot with keys of its own
+  doas tower setup --sign                                there: make and sign anew what the firmware starts
 
 The file has a line NAME='value' for each answer:
   ROOT_DISK='/dev/sda'          the disk of the system: a path, or the serial number
   BOOT_DEVICE='AA012345'        a removable one; it holds the key, and the machine starts with it alone
   USERNAME='alice'
   PASSWORD_HASH='$6$...'        as `openssl passwd -6` prints it
-  SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8' DESKTOP='no'
+  SWAP='2G' KEYBOARD_LAYOUT='us' KEYBOARD_VARIANT='' TIMEZONE='UTC' LANG='C.UTF-8' DESKTOP='no' SECURE_BOOT='no'
                                 each on a line of its own; these are the defaults
 
 Both disks are wiped; with --upgrade none, with --repair the boot device alone. Everything is installed from the medium; no
@@ -49,19 +53,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--key-file", type=Path, metavar="FILE", help="with --repair: a copy of the lost one's crypto_keyfile.bin"
     )
     parser.add_argument("--boot-device", metavar="DISK", help="with --repair: the new one, by path or serial number; it is wiped")
+    parser.add_argument(
+        "--secure-boot", action="store_true", help="on the installed system: give the firmware keys of this machine's own"
+    )
+    parser.add_argument("--sign", action="store_true", help="on the installed system: make and sign anew what is started")
     parser.add_argument("--dry-run", action="store_true", help="show what would be wiped and installed, do nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask before the disks are wiped")
     parser.add_argument("--json", action="store_true", help="print the plan as one JSON object")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Install, upgrade or repair, after showing the plan and asking once; return 0. Raises TowerError, ValueRefusedError."""
+    """Install, upgrade, repair or sign, after showing the plan and asking once; return 0. Raises TowerError."""
     from tower.base.files import locked, make_folders
     from tower.installer import disks, live_medium
     from tower.installer.answers import read_answers
 
     view = View(json=args.json)
     _check_together(args)
+    if args.secure_boot or args.sign:
+        return _sign(args, view)
     existing = args.upgrade or args.repair
     answers = read_answers(args.answers) if args.answers else None
     if answers is None and not existing and not sys.stdin.isatty():
@@ -82,6 +92,12 @@ def execute(args: argparse.Namespace) -> int:
 
 def _check_together(args: argparse.Namespace) -> None:
     """Raise ValueRefusedError for options of which one does not apply to the other."""
+    own = [name for name in ("--secure-boot", "--sign") if getattr(args, name[2:].replace("-", "_"))]
+    others = [name for name in ("--answers", "--upgrade", "--repair") if getattr(args, name[2:])]
+    if len(own) > 1 or (own and others):
+        raise ValueRefusedError(
+            f"{own[0]} and {[*own[1:], *others][0]} exclude each other", hint=f"leave out one: {own[0]} is alone"
+        )
     if args.upgrade and args.repair:
         raise ValueRefusedError("--upgrade and --repair exclude each other", hint="first one, then the other")
     if args.upgrade and args.answers:
@@ -98,13 +114,17 @@ def _check_together(args: argparse.Namespace) -> None:
 
 def _install(args: argparse.Namespace, answers: Answers | None, view: View) -> int:
     from tower.disk.device import list_disks
-    from tower.installer import live_medium
+    from tower.installer import firmware, live_medium
     from tower.installer.ask import ask
     from tower.installer.installation import SystemInstallation
     from tower.installer.plan import make_plan
 
     found = list_disks()
-    plan = make_plan(answers or ask(found), found)
+    if answers is None:
+        answers = ask(found, setup_mode=firmware.mode() is firmware.Mode.SETUP)
+    if answers.secure_boot:
+        firmware.need_setup_mode()
+    plan = make_plan(answers, found)
     view.show(plan.rows())
     if args.dry_run:
         return 0
@@ -129,8 +149,9 @@ def _upgrade(args: argparse.Namespace, view: View) -> int:
     if args.dry_run:
         return 0
     view.confirm(f"The system on {old.root} will be replaced, and /home kept. Go on?", yes=args.yes)
-    SystemUpgrade(old, source, view).run()
-    view.say("upgraded: take the medium out, and restart")
+    run = SystemUpgrade(old, source, view)
+    run.run()
+    view.say(f"upgraded: take the medium out, and restart{_SIGNED if run.signed else ''}")
     view.say("install again what you had added: doas apk add, or tower install thinclient (~/.local/tower/thinclient.world)")
     return 0
 
@@ -154,5 +175,47 @@ def _repair(args: argparse.Namespace, view: View) -> int:
         return 0
     view.confirm(f"All on {run.boot} will be lost. Go on?", yes=args.yes)
     run.run()
-    view.say(f"repaired: take the medium out, leave {run.boot.path} in, and restart; keep the copy of the key in a safe place")
+    view.say(
+        f"repaired: take the medium out, leave {run.boot.path} in, and restart{_SIGNED if run.signed else ''}; "
+        "keep the copy of the key in a safe place"
+    )
+    return 0
+
+
+def _sign(args: argparse.Namespace, view: View) -> int:
+    """On the installed system: sign what the firmware starts, and with --secure-boot give it the keys for that before."""
+    from tower.base.files import locked, make_folders
+    from tower.installer import firmware, signing, system
+
+    root = Path("/")
+    if os.geteuid() != 0:
+        raise TowerError("only root can sign what is started", hint="use doas")
+    luks = system.encrypted_root(_CRYPTTAB)
+    signing.check_tools(root)
+    new = not signing.has_keys(root)
+    if args.secure_boot:
+        firmware.need_setup_mode()
+        view.show(
+            {
+                "boot_device": f"/{signing.START}: kernel and initramfs in one signed file, in place of the boot loaders",
+                "firmware": f"gets {'new keys' if new else 'the keys'} in /{signing.FOLDER}, and then starts nothing else",
+            }
+        )
+    elif new:
+        raise StateError(f"/{signing.FOLDER}: this system has no keys to sign with", hint="doas tower setup --secure-boot")
+    if args.dry_run:
+        return 0
+    if args.secure_boot:
+        view.confirm("From then on this machine starts only what it has signed itself. Go on?", yes=args.yes)
+    make_folders(_LOCK.parent, 0o755)
+    with locked(_LOCK, busy="another `tower setup` is running"):
+        if new:
+            with view.step("making keys"):
+                signing.make_keys(root)
+        with view.step("signing what is started"):
+            system.sign(root, luks)
+        if args.secure_boot:
+            with view.step("giving the firmware its keys"):
+                firmware.enrol(signing.variables(root))
+            view.say("done: restart this machine; see that Secure Boot is on in its firmware's setup, and set a password there")
     return 0

@@ -323,13 +323,13 @@ def test_the_command_refuses_bad_answers_before_it_looks_at_disks(tmp_path: Path
 # --- asking ---------------------------------------------------------------------------------------------------
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, *lines: str) -> Answers:
+def asked(monkeypatch: pytest.MonkeyPatch, *lines: str, setup_mode: bool = False) -> Answers:
     """What comes of lines that somebody types, of which those of a password come without echo."""
     typed = iter(lines)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     monkeypatch.setattr(streams, "line", lambda: f"{line}\n" if (line := next(typed, None)) is not None else "")
     monkeypatch.setattr(getpass, "getpass", lambda *_: next(typed))
-    return ask.ask(found_disks(row("sda"), stick(), row("sdd", size=GIB)))
+    return ask.ask(found_disks(row("sda"), stick(), row("sdd", size=GIB)), setup_mode=setup_mode)
 
 
 GIVEN = ("/dev/sda", "sdb", "1G", "al", "secret word", "secret word", "fr", "fr-bepo", "Europe/Paris", "fr_FR.UTF-8", "yes")
