@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.apk.format.package import Source, TarEntry, write_package
-from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.pkginfo import NOARCH, PkgInfo
 from pipeline.base.errors import ConfigError, FactoryError
 
 TEMPLATES = ("etc/issue", "etc/os-release")
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     info = PkgInfo(
         name=args.name,
         version=args.version,
-        arch="noarch",
+        arch=NOARCH,
         description=args.description,
         license="Apache-2.0",
         origin="toweros",

@@ -11,8 +11,9 @@ from typing import Final
 from tower.base.regular import open_regular
 
 from pipeline.apk.format.package import read_package
+from pipeline.apk.format.pkginfo import NOARCH
 from pipeline.base.canonical import Digest
-from pipeline.plan.nodes import NOARCH, ChannelNode, Image, Plan
+from pipeline.plan.nodes import ChannelNode, Image, Plan
 from pipeline.store.artifact import Artifact
 
 OURS: Final = "ours"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pipeline.config.channel import Channel
 from pipeline.config.stage import OptionValue, StageSpec
 
-NOARCH = "noarch"
 SUFFIXES = {"zstd": ".zst", "xz": ".xz", "none": ""}
 """The values of `compress=`, each with the suffix of the finished image's name."""
 

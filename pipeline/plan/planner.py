@@ -15,13 +15,14 @@ from pathlib import Path
 
 from tower.base.regular import read_regular
 
+from pipeline.apk.format.pkginfo import NOARCH
 from pipeline.base.errors import ConfigError
 from pipeline.base.paths import Paths
 from pipeline.config.channel import Channel
 from pipeline.config.recipe import COMMON, PER_ARCH, InputSource, Recipe, SourceKind, StageUse, Target, load_recipes
 from pipeline.config.stage import OptionValue, StageSpec, load_stages
 from pipeline.config.toml import Problems, Table, read_toml
-from pipeline.plan.nodes import NOARCH, SUFFIXES, ChannelNode, Image, Node, Plan, Settings, StageNode, node_name
+from pipeline.plan.nodes import SUFFIXES, ChannelNode, Image, Node, Plan, Settings, StageNode, node_name
 
 
 def load_plan(paths: Paths, settings: Settings) -> Plan:

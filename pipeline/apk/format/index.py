@@ -15,6 +15,7 @@ from pipeline.apk.format.head import DEFAULT_LIMITS, read_head
 from pipeline.apk.format.hostile import DEFAULT_POLICY
 from pipeline.apk.format.opened import MAGIC
 from pipeline.apk.format.package import read_package
+from pipeline.apk.format.pkginfo import NOARCH
 from pipeline.apk.format.tarstream import read_tar
 from pipeline.apk.format.writer import memory_member, signature_member
 from pipeline.base.errors import FormatError
@@ -194,7 +195,7 @@ def package_entry(package: Package, size: int, *, arch: str = "") -> IndexEntry:
     so a package for every architecture (`noarch`) must be listed with it to be found. Raises FormatError.
     """
     info = package.info
-    if arch and info.arch not in (arch, "noarch"):
+    if arch and info.arch not in (arch, NOARCH):
         raise FormatError(f"{package.file_name}: is for {info.arch}, the repository for {arch}")
     values = {name: getattr(info, name) for name in type(info).__slots__ if name in IndexEntry.__slots__}
     values |= {"checksum": package.checksum, "size": size, "installed_size": info.size, "arch": arch or info.arch}

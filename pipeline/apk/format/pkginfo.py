@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NOARCH = "noarch"
+"""The architecture of what is for all."""
 SCRIPTS = (
     ".pre-install", ".post-install", ".pre-upgrade", ".post-upgrade", ".pre-deinstall", ".post-deinstall", ".trigger",
 )  # fmt: skip

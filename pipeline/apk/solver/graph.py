@@ -7,7 +7,7 @@ finally decides in which order apk chooses, so names are numbered by it here.
 
 from __future__ import annotations
 
-from pipeline.apk.format.pkginfo import parse_dependency
+from pipeline.apk.format.pkginfo import NOARCH, parse_dependency
 from pipeline.apk.solver.tables import CHECKSUM, CONFLICT, HIDDEN, NOTHING, OPS, USABLE, pack
 from pipeline.apk.solver.versions import Versions2, Versions3
 from pipeline.apk.solver.walk import walk_rows
@@ -94,7 +94,7 @@ def read_members(indexes: Sequence[Iterable[IndexEntry]], arch: str, generation:
     read = _ConditionReader(generation).read
     for number, entries in enumerate(indexes):
         for entry in entries:
-            fits = entry.arch in (arch, "noarch", "")
+            fits = entry.arch in (arch, NOARCH, "")
             if entry.checksum in members or not (fits or generation > 2):
                 continue
             depends, broken = read(entry.depends)

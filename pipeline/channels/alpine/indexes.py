@@ -19,6 +19,7 @@ from tower.base.jsontext import parse_json
 from tower.base.regular import read_regular
 
 from pipeline.apk.format.index import IndexEntry, read_index
+from pipeline.apk.format.pkginfo import NOARCH
 from pipeline.apk.format.signature import KeyRing
 from pipeline.base.canonical import digest_bytes
 from pipeline.base.errors import VerifyError
@@ -27,7 +28,6 @@ from pipeline.supply.lock import LockedFile
 
 _DAY = 86400
 _CLOCK_SLACK = _DAY
-_FOR_ALL = "noarch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class SignedIndex:
 
     def folder_of(self, entry: IndexEntry) -> str:
         """Return the folder of a package in the repository, where apk 3 looks for it: that of the architecture listed for it."""
-        return entry.arch if entry.arch == _FOR_ALL else self.arch
+        return entry.arch if entry.arch == NOARCH else self.arch
 
     @property
     def title(self) -> str:
@@ -60,7 +60,7 @@ def read_signed(data: bytes, ring: KeyRing, arch: str, repository: str, location
     """Verify and read an index. Raises VerifyError or FormatError, naming architecture and repository."""
     where = f"{repository}/{arch}/{location.rpartition('/')[2]}"
     index = read_index(io.BytesIO(data), ring, name=where)
-    strange = sorted({entry.arch for entry in index.entries} - {arch, _FOR_ALL, ""})
+    strange = sorted({entry.arch for entry in index.entries} - {arch, NOARCH, ""})
     if strange:
         raise VerifyError(
             f"{where}: lists packages for {', '.join(strange)}", hint="the mirror serves another architecture's index"

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.apk.format.pkginfo import NOARCH
 from pipeline.base.canonical import Digest, digest_tree
 from pipeline.base.errors import ConfigError
 from pipeline.channels.lab.deb import DEB_ARCH
@@ -93,7 +94,7 @@ class Definition:
 
     def is_for(self, arch: str) -> bool:
         """Tell whether this package exists for an architecture."""
-        return arch in self.arch or "noarch" in self.arch
+        return arch in self.arch or NOARCH in self.arch
 
     def debs_for(self, arch: str) -> tuple[str, ...]:
         """Return its Debian packages, with `{deb_arch}` filled in."""

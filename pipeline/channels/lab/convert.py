@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pipeline.apk.format.package import TarEntry, write_package
-from pipeline.apk.format.pkginfo import PkgInfo
+from pipeline.apk.format.pkginfo import NOARCH, PkgInfo
 from pipeline.apk.format.writer import Source
 from pipeline.base.errors import ConfigError
 from pipeline.base.recorded import RecordedCache
@@ -76,7 +76,7 @@ def _info(job: Conversion, found: Scan, definition: Definition | None) -> PkgInf
     return PkgInfo(
         name=job.product.name,
         version=job.version,
-        arch="noarch" if definition and definition.arch == ("noarch",) else job.product.arch,
+        arch=NOARCH if definition and definition.arch == (NOARCH,) else job.product.arch,
         description=" ".join(job.description.split()),
         url=job.url,
         license="",
