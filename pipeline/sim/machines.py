@@ -135,8 +135,14 @@ class Tower:
 
         `before` may change what they have before they boot.
         """
+        self.begin(*machines, before=before)
+        for machine in machines:
+            machine.wait_until_up()
+
+    def begin(self, *machines: Machine, before: Callable[[Machine], None] | None = None) -> None:
+        """Do as `turn_on`, but do not wait."""
         # Processes end with the thread that started them: this one lives as long as the Tower.
-        self.starter.submit(self._turn_on, machines, before).result()
+        self.starter.submit(self._begin, machines, before).result()
 
     @contextmanager
     def firmware(
@@ -166,7 +172,7 @@ class Tower:
                 if after is not None:
                     after()
 
-    def _turn_on(self, machines: Sequence[Machine], before: Callable[[Machine], None] | None) -> None:
+    def _begin(self, machines: Sequence[Machine], before: Callable[[Machine], None] | None) -> None:
         for machine in machines:
             machine.turn_on()
         for machine in machines:
@@ -179,8 +185,6 @@ class Tower:
             if before is not None:
                 before(machine)
             machine.boot()
-        for machine in machines:
-            machine.wait_until_up()
 
     def set_firewalls(self) -> None:
         """Set each machine's own rules with the product's own command."""

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from pipeline.light.shelf import Shelf
-from pipeline.light.switches import Interface, plug_in
+from pipeline.light.switches import Interface
 from tests.network.home import FOLDER, User
 from tests.network.machines import USER, Machine, MachinePlan, Tower, boot_files
 
@@ -147,18 +147,14 @@ def test_the_thin_client_shows_each_step_and_the_reason_of_a_failure(machines: T
     files = {name: (folder / name).read_bytes() for name in names}
     machines["offline1"].pull_the_plug()
 
-    def begin(machine: Machine) -> None:
-        machine.turn_on()
-        machine.wait_until_made()
-        plug_in(machines.wires, [machine.wiring])
+    def prepare(machine: Machine) -> None:
         lay(files)(machine)
         # It waits at its first step until somebody reads its log.
         os.mkfifo(machine.path(LOG))
-        machine.boot()
 
     resume = ("provision", "--resume", "slow", "--json", "--timeout")
     with new_host(on_shelf, plan_of("slow", int(address.rpartition(".")[2]))) as host:
-        machines.starter.submit(begin, host).result()
+        machines.begin(host, before=prepare)
         host.wait_for_listener(22, 60)
         # The thin client knows offline1 by this address.
         client.machine.run("ip", "neigh", "flush", "all")
@@ -235,17 +231,13 @@ def test_a_power_cut_at_each_step_changes_nothing(machines: Tower, on_shelf: She
     plan = plan_of("cut")
     files = boot_files(plan)
 
-    def begin(machine: Machine) -> None:
-        machine.turn_on()
-        machine.wait_until_made()
-        plug_in(machines.wires, [machine.wiring])
+    def prepare(machine: Machine) -> None:
         if not machine.path(LOG).exists():
             lay(files)(machine)
             os.mkfifo(machine.path(LOG))
             # What a cut amid `adduser` leaves: it refused to start again, and the host stayed closed.
             for name in ("passwd", "shadow", "group"):
                 machine.path(f"etc/{name}+").touch()
-        machine.boot()
 
     with new_host(on_shelf, plan) as whole, new_host(on_shelf, plan) as cut:
         machines.turn_on(whole, before=lay(files))
@@ -255,7 +247,7 @@ def test_a_power_cut_at_each_step_changes_nothing(machines: Tower, on_shelf: She
         seen: list[str] = []
         # The first step is cut off before it has begun, each other one as soon as it has.
         for _ in range(2 * len(STEPS)):
-            machines.starter.submit(begin, cut).result()
+            machines.begin(cut, before=prepare)
             steps = Steps(cut)
             steps.wait_for(2 if seen else 1)
             listeners, sshd = cut.listeners(), cut.running("sshd")
@@ -284,10 +276,7 @@ def test_a_boot_device_pulled_out_before_the_last_step_is_named(machines: Tower,
     plan = plan_of("pulled")
     files = boot_files(plan)
 
-    def begin(machine: Machine) -> None:
-        machine.turn_on()
-        machine.wait_until_made()
-        plug_in(machines.wires, [machine.wiring])
+    def prepare(machine: Machine) -> None:
         # As it is when the power was cut in the last step.
         machine.path("var/lib/tower/setup/done").unlink()
         lay(files)(machine)
@@ -305,13 +294,12 @@ def test_a_boot_device_pulled_out_before_the_last_step_is_named(machines: Tower,
         machine.path("opt/sys/dev/block").mkdir(parents=True)
         machine.path(f"opt/sys/dev/block/{os.major(number)}:{os.minor(number)}").symlink_to("../../block/sda/sda1")
         machine.write("etc/conf.d/tower-setup", "export SETUP_SYS=/opt/sys\n")
-        machine.boot()
 
     with new_host(on_shelf, plan) as host:
         machines.turn_on(host, before=lay(files))
         host.wait_for_listener(22)
         host.pull_the_plug()
-        machines.starter.submit(begin, host).result()
+        machines.begin(host, before=prepare)
         ends = time.monotonic() + 60
         while "tower-setup: secrets\n" not in host.read("var/log/messages"):
             assert time.monotonic() < ends, host.read("run/light-console")
