@@ -16,9 +16,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Final
-from xml.sax.saxutils import quoteattr
 
 from tower.base.errors import StateError, ValueRefusedError
 from tower.base.files import locked, make_folders, read_file, write_file
@@ -193,8 +193,8 @@ def labwc_menu(shown: Sequence[MenuEntry]) -> bytes:
     for one in sorted(shown, key=lambda one: (one.host, one.name.casefold(), one.id)):
         if one.host != host:
             host = one.host
-            lines.append(f"  <separator label={quoteattr(host)} />")
-        icon, command = quoteattr(os.fspath(one.icon)), quoteattr(shlex.join(one.argv))
-        lines.append(f'  <item label={quoteattr(one.name)} icon={icon}><action name="Execute" command={command} /></item>')
+            lines.append(f'  <separator label="{escape(host)}" />')
+        name, icon, command = map(escape, (one.name, os.fspath(one.icon), shlex.join(one.argv)))
+        lines.append(f'  <item label="{name}" icon="{icon}"><action name="Execute" command="{command}" /></item>')
     lines = lines or ['  <item label="None yet: tower menu --refresh" />']
     return "\n".join(["<openbox_pipe_menu>", *lines, "</openbox_pipe_menu>", ""]).encode(errors="replace")
