@@ -221,7 +221,7 @@ def test_owners_and_modes_are_those_of_the_table(disk: Path) -> None:
 @pytest.mark.qa("T12")
 @pytest.mark.qa("T14")
 @pytest.mark.qa("T19")
-def test_the_thin_client_starts(iso: Path, log: Path) -> None:
+def test_the_thin_client_starts(iso: Path, log: Path, checkout: Path) -> None:
     """By BIOS; test_installer.py starts it by UEFI."""
     with started(MachineType.THINCLIENT_BIOS, iso, log=log) as guest:
         guest.wait(LOGIN, MachineType.THINCLIENT_BIOS.limit)
@@ -243,6 +243,13 @@ def test_the_thin_client_starts(iso: Path, log: Path) -> None:
         assert guest.command("ls /usr/share/bash-completion/completions/tower").status == 0
         rules = guest.command("rc-service firewall status && /usr/libexec/tower/firewall check")
         assert rules.status == 0, rules.text
+        # What the rules load, the service has loaded at once.
+        service = (checkout / "overlays/common/etc/init.d/firewall").read_text()
+        (wanted,) = re.findall(r'^modules="(.*)"$', service, re.MULTILINE)
+        loaded = guest.command("lsmod").text
+        of_rules = r"(?:xt|ipt|ip6t|nft)_\w+"
+        assert set(re.findall(rf"(?m)^{of_rules}", loaded)) == set(re.findall(rf"\b{of_rules}", wanted)), loaded
+        assert guest.command("start-stop-daemon --test --stop --exec /sbin/mdev").status == 0, guest.command("ps").text
         failed = guest.command("rc-status --crashed").text
         assert not failed.strip(), failed
 
