@@ -364,7 +364,7 @@ def test_an_application_follows_its_window_and_menus_and_dialogs_are_whole(desk:
     press("logo+Escape")
     desk.rest(lambda found: changed(plain, found) != (0, 0, 0, 0), "a terminal of vault that has all keys", said)
     press("logo+a")
-    time.sleep(1)
+    time.sleep(1)  # sleeps: nothing is to happen to the window, and there is nothing that tells so
     assert cells() == before
     press("logo+Escape", "logo+a")
     until(lambda: cells()[1:] and cells()[1] >= 210, "the desktop's key acts again")
