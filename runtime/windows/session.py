@@ -62,6 +62,14 @@ _STATUSES: Final = {91: "display", 92: "program", 93: "server", 94: "window"}
 _SECONDS: Final = 30.0
 _MOMENT: Final = 5.0
 """Seconds to wait for the end of one process after that of another."""
+_BRIEF: Final = 30.0
+"""Seconds below which a window was shown briefly."""
+_OFTEN: Final = 3
+"""Brief windows of one application, one after the other, that a display server may end."""
+_SOON: Final = 2.0
+"""Seconds in which an application has ended whose display server has."""
+_MOVED: Final = 128 + signal.SIGTERM
+"""Exit status of what connects to a display, when another window takes its place: socat says so when it is told to end."""
 _GO: Final = b"\n"
 """What those programs wait for that are started before there is a display."""
 _LOST: Final = 255
@@ -70,6 +78,10 @@ _PASSED: Final = (
     "DBUS_SESSION_BUS_ADDRESS", "GDK_BACKEND", "GDK_DPI_SCALE", "GDK_SCALE", "GTK_THEME", "LANG", "XAUTHORITY", "XDG_CONFIG_HOME",
     "XDG_CURRENT_DESKTOP", "XDG_DATA_DIRS",
 )  # fmt: skip
+
+
+class ClosedError(LostError):
+    """A host's display server ended the connection of a window whose application lives on."""
 
 
 class NoDisplayError(RemoteError):
@@ -159,12 +171,12 @@ def connection(session: Session, number: str, what: str) -> Iterator[socket.sock
 
 
 @contextmanager
-def _connected(session: Session, number: str, what: str, end: socket.socket) -> Iterator[None]:
-    """Do as `connection` for one end of a pair, which is closed here; what is sent first must be `_GO`."""
+def _connected(session: Session, number: str, what: str, end: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    """Do as `connection` for one end of a pair, which is closed here; what is sent first must be `_GO`. Yield what connects."""
     argv = session.client(shlex.join(_words("connect", number, what)))
-    with end, proc.running(argv, stdin=end.fileno(), stdout=end.fileno()):
+    with end, proc.running(argv, stdin=end.fileno(), stdout=end.fileno()) as child:
         end.close()
-        yield
+        yield child
 
 
 def attach(session: Session, number: str, look: Look) -> int:
@@ -205,11 +217,14 @@ def _show(
     started before, and load meanwhile.
 
     Raises StoppedError if a signal told us to stop: then it is stopped, too. Raises LostError if the connection broke and does
-    not come back; ToolError if the viewer fails: then the application lives on; and what `begin` raises.
+    not come back, ClosedError if the display server ends it again and again; ToolError if the viewer fails, or the window is
+    shown elsewhere: then the application lives on; and what `begin` raises.
     """
     ends = time.monotonic() + GRACE
     display: Display | None = None
+    closed = 0
     while True:
+        began = time.monotonic()
         try:
             with window or Showing(session.host, look) as one:
                 window = None
@@ -218,7 +233,10 @@ def _show(
                 status = one.show(display)
             break
         except LostError as error:
-            if display is None or time.monotonic() > ends:
+            if time.monotonic() > began + _BRIEF:
+                closed = 0
+            closed += isinstance(error, ClosedError)
+            if display is None or time.monotonic() > ends or closed > _OFTEN:
                 raise
             streams.note(f"{error.message}; {look.name} keeps running, trying again\n")
             stack.close()
@@ -281,7 +299,7 @@ class Showing:
         self.session, self.number = session, number
         self.server, end = map(self.stack.enter_context, socket.socketpair())
         self.stack.enter_context(_connected(session, number, "display", self.display))
-        self.stack.enter_context(_connected(session, number, "pictures", end))
+        self.looks = self.stack.enter_context(_connected(session, number, "pictures", end))
         self.waits = self.stack.enter_context(session.popen(_words("wait", number), stderr=proc.NULL))
 
     def show(self, display: Display) -> int:
@@ -338,17 +356,23 @@ class Showing:
             hint = f"attach it again: tower run --attach {name} {number}"
             raise ToolError(f"{name}: the window of {self.name} is gone; the application keeps running", hint=hint)
         if self.status is None:
-            waited = proc.ended(waits, _MOMENT)
+            waited = proc.ended(waits, _SOON)
             if waited == _LOST or (waited != 0 and not self.session.alive()):
                 raise LostError(f"{name}: the connection broke", hint=f"tower status {name}")
             if waited < 0:
-                hint = f"if it has no other window now, attach it again: tower run --attach {name} {number}"
-                raise ToolError(f"{name}: the host closed the window of {self.name}; the application keeps running", hint=hint)
+                raise self._closed(number)
             self._take(waits)
         assert self.status is not None  # noqa: S101  (it was taken)
         if self.status != 0 and self.said:
             streams.note(printable(self.said.decode(errors="replace")))
         return self.status
+
+    def _closed(self, number: str) -> ToolError | ClosedError:
+        """Return the error about pictures that ended although application and connection live."""
+        name, again = self.host.name, f"tower run --attach {self.host.name} {number}"
+        if proc.ended(self.looks, _MOMENT) == _MOVED:
+            return ToolError(f"{name}: the window of {self.name} is shown elsewhere now", hint=f"to have it here again: {again}")
+        return ClosedError(f"{name}: the display ended its connection", hint=f"attach {self.name} again: {again}")
 
 
 def _words(*words: str) -> list[str]:

@@ -215,8 +215,8 @@ def test_an_application_that_is_attached_twice_has_its_window_where_it_was_attac
     second = desk.start("--attach", "web")
     assert first.wait(90) == 16
     said = first.communicate()[1].decode()
-    assert "the host closed the window of xterm; the application keeps running" in said
-    assert f"if it has no other window now, attach it again: tower run --attach web {number}" in said
+    assert "web: the window of xterm is shown elsewhere now" in said
+    assert f"to have it here again: tower run --attach web {number}" in said
     # The second one manages the display, too.
     desk.type("windowsize", desk.window(r"\(web\)"), "900", "600")
     desk.picture(lambda found: found.share(RED, 20, 60, 880, 580) > 0.95, "an xterm of another size")
