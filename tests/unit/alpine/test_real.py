@@ -58,6 +58,10 @@ def test_the_right_key_for_another_architecture(shared_dir: Path, trust: Trust) 
         read_signed(data, trust.ring("aarch64"), "aarch64", "main", "x")
 
 
+OLDER = {"systemd-efistub": "gummiboot-efistub"}
+"""Names of packages in the branch of these indexes that the channels' branches have by others."""
+
+
 @pytest.mark.parametrize("channel", ["alpine-v3.24", "alpine-v3.23"])
 def test_the_worlds_of_our_recipes(
     channel: str, checkout: Path, indexes: tuple[SignedIndex, ...], trust: Trust, tmp_path: Path
@@ -67,8 +71,9 @@ def test_the_worlds_of_our_recipes(
     solver = Solver.load(files, trust.files(["x86_64"]), "x86_64", FileCache(str(tmp_path)))
     plan = load_plan(Paths(checkout), Settings(channel=channel))
     assert plan.channel.releasable
-    for world in plan.stage_worlds["x86_64"]:
-        assert set(world) & {chosen.name for chosen in solver.solve(sorted(world)).packages}
+    for stage_world in plan.stage_worlds["x86_64"]:
+        world = {OLDER.get(name, name) for name in stage_world}
+        assert world & {chosen.name for chosen in solver.solve(sorted(world)).packages}
     settings = read_settings(load_channel(Paths(checkout), channel, Problems()))
     chosen = {item.name for item in solver.solve([*settings.builder, *settings.builder_only["x86_64"]]).packages}
     assert {"apk-tools", "python3", "xorriso", "mkinitfs"} <= chosen
