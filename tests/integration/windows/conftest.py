@@ -202,7 +202,8 @@ def make_place(folder: Path, without: Collection[str] = ()) -> Iterator[Place]:
     port = free_port()
     server = start_ssh_server(folder, port, without)
     reading, writing = os.pipe()
-    argv = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24", "-nolisten", "tcp"]
+    # With each last client that leaves, it would begin anew, and drop who comes at that moment.
+    argv = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24", "-noreset", "-nolisten", "tcp"]
     screen = subprocess.Popen(argv, pass_fds=(writing,), stderr=subprocess.DEVNULL)
     os.close(writing)
     try:
