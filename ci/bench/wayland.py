@@ -54,7 +54,7 @@ def ways(place: Place, folder: Path) -> dict[str, list[str]]:
 
 
 def allow_sockets(place: Place) -> None:
-    """Let the host's ssh server forward sockets."""
+    """Let the host's ssh server forward sockets. Raises RuntimeError if it cannot be told."""
     config = place.folder / "sshd_config"
     text = config.read_text()
     changed = text.replace("AllowStreamLocalForwarding no", "AllowStreamLocalForwarding yes")

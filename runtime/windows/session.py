@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -39,6 +38,7 @@ from tower.display.outputs import scale
 from tower.display.relay import OddError, relay
 from tower.display.x11 import key_in, new_key
 from tower.ssh.sessions import Session
+from tower.windows.actions import act, script
 from tower.windows.pulse import COOKIE_BYTES
 from tower.windows.rfb import PictureFilter
 from tower.windows.sound import SILENT, Sound, served
@@ -50,16 +50,11 @@ if TYPE_CHECKING:
 
 PYTHON: Final = "/usr/bin/python3"
 """The system's Python, which has the libraries of the desktop."""
-DISPLAY_PACKAGES: Final = ("tigervnc", "socat")
-"""What a host needs for windows; Xvfb and x11vnc do in place of the first."""
 GRACE: Final = 3600
 """Seconds that an application lives without a window."""
 ID: Final = re.compile(r"[0-9a-f]{8}")
 _PROGRAM: Final = re.compile(r"[A-Za-z0-9_.+-]+")
 _SIZE: Final = 1024, 768
-_STATUSES: Final = {91: "display", 92: "program", 93: "server", 94: "window"}
-"""Exit statuses of host.sh."""
-_SECONDS: Final = 30.0
 _MOMENT: Final = 5.0
 """Seconds to wait for the end of one process after that of another."""
 _BRIEF: Final = 30.0
@@ -82,10 +77,6 @@ _PASSED: Final = (
 
 class ClosedError(LostError):
     """A host's display server ended the connection of a window whose application lives on."""
-
-
-class NoDisplayError(RemoteError):
-    """A host lacks the programs that make windows: those of `DISPLAY_PACKAGES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +118,7 @@ def is_graphical(session: Session, program: str) -> bool:
     if _PROGRAM.fullmatch(program) is None:
         return False
     pattern = program.replace(".", "[.]").replace("+", "[+]")
-    return _host(session, "shows", pattern, check=False).status == 0
+    return act(session, "shows", pattern, check=False).status == 0
 
 
 def run(session: Session, argv: Sequence[str], look: Look, window: Showing | None = None) -> int:
@@ -155,7 +146,7 @@ def display_of(
     The application draws with `scaled` pixels for the side of a point.
     """
     width, height = (scaled * one for one in _SIZE)
-    done = _host(
+    done = act(
         session, "start", number, f"{width}x{height}@{scaled}", grace, str(sound.port), *argv, data=sound.cookie + new_key()[1]
     )
     return Display(number, _key(session, done.stdout), sound)
@@ -173,7 +164,7 @@ def connection(session: Session, number: str, what: str) -> Iterator[socket.sock
 @contextmanager
 def _connected(session: Session, number: str, what: str, end: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
     """Do as `connection` for one end of a pair, which is closed here; what is sent first must be `_GO`. Yield what connects."""
-    argv = session.client(shlex.join(_words("connect", number, what)))
+    argv = session.client(shlex.join(script("connect", number, what)))
     with end, proc.running(argv, stdin=end.fileno(), stdout=end.fileno()) as child:
         end.close()
         yield child
@@ -191,7 +182,7 @@ def attach(session: Session, number: str, look: Look) -> int:
 def listed(session: Session) -> list[Running]:
     """Return the applications that a host runs for windows. Raises GarbageError."""
     found = []
-    for line in _host(session, "list").stdout.decode(errors="replace").splitlines():
+    for line in act(session, "list").stdout.decode(errors="replace").splitlines():
         number, seconds, program = (*line.split(" ", 2), "", "")[:3]
         if ID.fullmatch(number) is None or not seconds.isascii() or not seconds.isdigit():
             raise GarbageError(f"{session.host.name}: lists {line[:40]!r}, which is not a window")
@@ -201,7 +192,7 @@ def listed(session: Session) -> list[Running]:
 
 def stop(session: Session, number: str) -> None:
     """End an application: ask it to end, and kill it after five seconds."""
-    _host(session, "stop", number)
+    act(session, "stop", number)
 
 
 def _title(host: Host, look: Look) -> str:
@@ -300,7 +291,7 @@ class Showing:
         self.server, end = map(self.stack.enter_context, socket.socketpair())
         self.stack.enter_context(_connected(session, number, "display", self.display))
         self.looks = self.stack.enter_context(_connected(session, number, "pictures", end))
-        self.waits = self.stack.enter_context(session.popen(_words("wait", number), stderr=proc.NULL))
+        self.waits = self.stack.enter_context(session.popen(script("wait", number), stderr=proc.NULL))
 
     def show(self, display: Display) -> int:
         """Wait for the end of the application; return its status. Raises LostError, ToolError, GarbageError."""
@@ -375,32 +366,9 @@ class Showing:
         return ClosedError(f"{name}: the display ended its connection", hint=f"attach {self.name} again: {again}")
 
 
-def _words(*words: str) -> list[str]:
-    return ["sh", "-c", files("tower.windows").joinpath("host.sh").read_text(), "sh", *words]
-
-
-def _host(session: Session, *words: str, data: bytes = b"", check: bool = True) -> proc.Done:
-    """Run an action of host.sh. Raises RemoteError, HostError."""
-    done = session.run(_words(*words), stdin=data, timeout=_SECONDS, check=False, most=1 << 20)
-    what = _STATUSES.get(done.status, "")
-    name = session.host.name
-    if not check or done.status == 0:
-        return done
-    if what == "display":
-        raise NoDisplayError(
-            f"{name}: has no programs for windows", hint=f"install them: tower install {name} {' '.join(DISPLAY_PACKAGES)}"
-        )
-    if what == "program":
-        raise RemoteError(f"{name}: {words[5]}: no such program", hint=f"install it: tower install {name} {words[5]}")
-    if what == "window":
-        raise HostError(f"{name}: no application runs there as {words[1]}", hint="see those that do: tower run --list")
-    said = printable(done.stderr.decode(errors="replace"))[-1000:].strip()
-    raise RemoteError(f"{name}: no display: exit status {done.status}\n  {said}", hint=f"ssh {name}")
-
-
 def _attached(session: Session, number: str, look: Look, stack: ExitStack) -> Display:
     """Return the display of a running application; `stack` gets its sound. Raises HostError if there is none, GarbageError."""
-    port, _, rest = _host(session, "attach", number).stdout.partition(b"\n")
+    port, _, rest = act(session, "attach", number).stdout.partition(b"\n")
     cookie, key = rest[:COOKIE_BYTES], rest[COOKIE_BYTES:]
     if not port.isdigit() or int(port) >= 1 << 16:
         raise GarbageError(f"{session.host.name}: says {port[:40]!r} where a port was expected")

@@ -99,7 +99,7 @@ def _execute(args: argparse.Namespace) -> int:
     try:
         return _run(tower, host, argv, args, tty=tty)
     except RemoteError as error:
-        from tower.windows.session import DISPLAY_PACKAGES, NoDisplayError
+        from tower.windows.actions import DISPLAY_PACKAGES, NoDisplayError
 
         if not isinstance(error, NoDisplayError) or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
