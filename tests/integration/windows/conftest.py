@@ -34,6 +34,9 @@ XVNC = ("Xvnc", "Xtigervnc")
 """What a host lacks whose windows are made by Xvfb and x11vnc."""
 SERVERS: dict[str, tuple[str, ...]] = {"Xvnc": (), "Xvfb-x11vnc": XVNC}
 """The two kinds of servers, and what a host lacks that has the second."""
+RED = (192, 48, 32)
+XTERM = ("xterm", "-bg", "#c03020", "-fg", "#c03020", "+sb")
+"""An application that paints its whole window in this colour."""
 COLOURS = {"web": "#4363d8", "vault": "#f58231"}
 # What the product's ssh server forwards.
 _SERVER = CHECKOUT / "overlays/common/etc/ssh/sshd_config.d/tower.conf"
@@ -202,7 +205,7 @@ def make_place(folder: Path, without: Collection[str] = ()) -> Iterator[Place]:
     port = free_port()
     server = start_ssh_server(folder, port, without)
     reading, writing = os.pipe()
-    # With each last client that leaves, it would begin anew, and drop who comes at that moment.
+    # Otherwise it resets whenever its last client leaves, and drops a client that connects at that moment.
     argv = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24", "-noreset", "-nolisten", "tcp"]
     screen = subprocess.Popen(argv, pass_fds=(writing,), stderr=subprocess.DEVNULL)
     os.close(writing)

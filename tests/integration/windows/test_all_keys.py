@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, Place
+from tests.integration.windows.conftest import COLOURS, RED, XTERM, Place
 from tests.integration.windows.screen import colour
-from tests.integration.windows.test_windows import RED, XTERM
 from tests.integration.windows.waiting import until
 from tests.integration.windows.wayland import Screen, desktop
 

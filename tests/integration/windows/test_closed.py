@@ -9,10 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.windows.conftest import XVNC, Place, children, place_without
+from tests.integration.windows.conftest import RED, XTERM, XVNC, Place, children, place_without
 from tests.integration.windows.waiting import until
-
-RED = (192, 48, 32)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,7 @@ def kill_server(desk: Place) -> None:
 
 
 def test_the_window_comes_back_and_tower_gives_up_if_it_does_not_stay(desk: Place) -> None:
-    running = desk.start("web", "xterm", "-bg", "#c03020", "-fg", "#c03020", "+sb")
+    running = desk.start("web", *XTERM)
     desk.picture(lambda found: found.share(RED, 20, 60, 300, 200) > 0.9, "an xterm before its server is killed")
     number = desk.id()
     for _ in range(3):

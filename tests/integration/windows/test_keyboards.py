@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.windows.conftest import SERVERS, Place, place_without
-from tests.integration.windows.test_windows import RED, XTERM
+from tests.integration.windows.conftest import RED, SERVERS, XTERM, Place, place_without
 from tests.integration.windows.waiting import until
 from tests.integration.windows.wayland import Screen
 

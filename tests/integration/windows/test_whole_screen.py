@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, SERVERS, Place, place_without
+from tests.integration.windows.conftest import COLOURS, RED, SERVERS, XTERM, Place, place_without
 from tests.integration.windows.screen import colour, inside
-from tests.integration.windows.test_windows import RED, XTERM
 from tests.integration.windows.waiting import until
 from tests.integration.windows.wayland import Screen
 

@@ -14,12 +14,10 @@ import pytest
 from tower.display.relay import OddError
 
 from tests.gui.pictures import Picture
-from tests.integration.windows.conftest import COLOURS, SERVERS, Place, children, place_without
+from tests.integration.windows.conftest import COLOURS, RED, SERVERS, XTERM, Place, children, place_without
 from tests.integration.windows.screen import client, colour, inside
 from tests.integration.windows.waiting import until
 
-RED = (192, 48, 32)
-XTERM = ("xterm", "-bg", "#c03020", "-fg", "#c03020", "+sb")
 BAR = (60, 12, 100, 30)
 """A piece of the title bar of a window in the corner, left of its title."""
 
