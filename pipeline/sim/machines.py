@@ -140,7 +140,7 @@ class Tower:
             machine.wait_until_up()
 
     def begin(self, *machines: Machine, before: Callable[[Machine], None] | None = None) -> None:
-        """Do as `turn_on`, but do not wait."""
+        """Start machines as `turn_on` does, but return before they are up."""
         # Processes end with the thread that started them: this one lives as long as the Tower.
         self.starter.submit(self._begin, machines, before).result()
 

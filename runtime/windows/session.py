@@ -58,11 +58,11 @@ _SIZE: Final = 1024, 768
 _MOMENT: Final = 5.0
 """Seconds to wait for the end of one process after that of another."""
 _BRIEF: Final = 30.0
-"""Seconds below which a window was shown briefly."""
+"""Seconds: a window that is shown for less counts as brief."""
 _OFTEN: Final = 3
-"""Brief windows of one application, one after the other, that a display server may end."""
+"""How many brief windows in a row a display server may end before `tower run` gives up."""
 _SOON: Final = 2.0
-"""Seconds in which an application has ended whose display server has."""
+"""Seconds within which an application ends after its display server."""
 _MOVED: Final = 128 + signal.SIGTERM
 """Exit status of what connects to a display, when another window takes its place: socat says so when it is told to end."""
 _GO: Final = b"\n"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOARCH = "noarch"
-"""The architecture of what is for all."""
+"""The architecture of packages that fit every machine."""
 SCRIPTS = (
     ".pre-install", ".post-install", ".pre-upgrade", ".post-upgrade", ".pre-deinstall", ".post-deinstall", ".trigger",
 )  # fmt: skip

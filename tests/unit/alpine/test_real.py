@@ -59,7 +59,7 @@ def test_the_right_key_for_another_architecture(shared_dir: Path, trust: Trust) 
 
 
 OLDER = {"systemd-efistub": "gummiboot-efistub"}
-"""Names of packages in the branch of these indexes that the channels' branches have by others."""
+"""Packages of the channels' branches, and what they are called in the older branch of these indexes."""
 
 
 @pytest.mark.parametrize("channel", ["alpine-v3.24", "alpine-v3.23"])
