@@ -9,6 +9,7 @@ import os
 import pty
 import select
 import subprocess
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,8 +143,12 @@ def child_of(process: subprocess.Popen[Any]) -> int:
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
-def talk(argv: list[str], *typed: tuple[bytes, bytes]) -> tuple[int, bytes]:
-    """Run a program on a terminal of its own; type each text when what is before it was shown. Its status, and all it showed."""
+def talk(argv: list[str], *typed: tuple[bytes, bytes], raw: bool = False) -> tuple[int, bytes]:
+    """Run a program on a terminal of its own; type each text when what is before it was shown. Its status, and all it showed.
+
+    With `raw`, type only once the program has set the terminal to pass on every key as it is: ssh shows what the host says
+    a moment before it does that, and Ctrl-C would end ssh in this moment.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvp(argv[0], argv)
@@ -151,7 +156,7 @@ def talk(argv: list[str], *typed: tuple[bytes, bytes]) -> tuple[int, bytes]:
     ends, ready = time.monotonic() + 30, select.poll()  # `select` takes no number above 1023
     ready.register(terminal, select.POLLIN)
     while time.monotonic() < ends:
-        if left and left[0][0] in shown:
+        if left and left[0][0] in shown and not (raw and termios.tcgetattr(terminal)[3] & termios.ICANON):
             os.write(terminal, left.pop(0)[1])
         if not ready.poll(200):
             continue
