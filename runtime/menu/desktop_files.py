@@ -28,6 +28,8 @@ from tower.menu.applications import Application
 
 _FILE: Final = re.compile(r"tower-([a-z][a-z0-9-]{0,62})\.([A-Za-z0-9][A-Za-z0-9_.+-]{0,127})\.(desktop|png)")
 _OURS: Final = "X-Tower-Host"
+_START: Final = ("tower", "run", "--window", "--tell")
+"""What an entry starts: these words, the host, `--`, and the command on it."""
 _HINT: Final = "it must be a folder that you own"
 
 
@@ -41,6 +43,12 @@ class MenuEntry:
     argv: tuple[str, ...]
     """The command that it starts on this machine."""
     icon: Path
+
+    @property
+    def program(self) -> str:
+        """The program of the host that it starts, without its folder; empty if the command is not as we write it."""
+        command = self.argv[len(_START) + 2 :] if self.argv[: len(_START)] == _START else ()
+        return Path(command[0]).name if command else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,7 @@ class Menu:
             "Version": "1.5",
             "Name": f"{entry.name} ({host})",
             "Comment": f"An application of the host {host}",
-            "Exec": entries.quoted(("tower", "run", "--window", "--tell", host, "--", *entry.argv)),
+            "Exec": entries.quoted((*_START, host, "--", *entry.argv)),
             "Icon": os.fspath(self._icon(host, entry.id)),
             "Terminal": "false",
             "Categories": "".join(f"{word};" for word in entry.categories),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from tower.base.errors import HostError, RemoteError, StoppedError, TowerError, ValueRefusedError
@@ -110,6 +110,7 @@ def _execute(args: argparse.Namespace) -> int:
 def _run(tower: Tower, host: Host, argv: list[str], args: argparse.Namespace, *, tty: bool) -> int:
     """Raises NoDisplayError."""
     with ExitStack() as stack:
+        viewer = stack.enter_context(ExitStack())
         window: Showing | None = None
 
         def load() -> None:
@@ -117,8 +118,8 @@ def _run(tower: Tower, host: Host, argv: list[str], args: argparse.Namespace, *,
             if args.window is not False:
                 from tower.windows import session as windows
 
-                if args.window and windows.has_screen():
-                    window = stack.enter_context(windows.Showing(host, _look(argv[0], host, args)))
+                if windows.has_screen() and (args.window or _is_in_menu(host, argv[0])):
+                    window = viewer.enter_context(windows.Showing(host, _look(argv[0], host, args)))
 
         # The window loads while ssh connects, and is left last.
         session = stack.enter_context(connect(tower, host, timeout=args.timeout, meanwhile=load))
@@ -127,9 +128,19 @@ def _run(tower: Tower, host: Host, argv: list[str], args: argparse.Namespace, *,
 
             if args.window or (windows.has_screen() and windows.is_graphical(session, argv[0])):
                 return windows.run(session, argv, _look(argv[0], host, args), window)
+        viewer.close()
         from tower.ssh import foreground
 
         return foreground.run(session, argv, tty=tty)
+
+
+def _is_in_menu(host: Host, program: str) -> bool:
+    """Return whether the desktop's menu has a program of the host; the host itself may have changed since."""
+    from tower.menu.desktop_files import menu_of_user
+
+    with suppress(TowerError, *OURS):  # nothing that is wrong with the menu is in the way of a command
+        return any(one.program == program for one in menu_of_user().shown(host.name))
+    return False
 
 
 def _offer(tower: Tower, host: Host, packages: Sequence[str], error: TowerError) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import pytest
 from tower.menu import applications, entries, icon, png
 
 from tests.conftest import CHECKOUT
-from tests.integration.windows.conftest import COLOURS, Place
+from tests.integration.windows.conftest import COLOURS, Place, children
 from tests.integration.windows.screen import colour
 from tests.integration.windows.test_host import SHELLS
 from tests.integration.windows.waiting import until
@@ -71,6 +72,34 @@ def test_an_entry_starts_its_application(desk: Place, menu: Path) -> None:
         desk.run("--stop", "web", number)
         assert started.wait(60) == 0
     until(lambda: desk.left() == [], "nothing is left")
+
+
+def test_the_window_of_an_entry_loads_while_ssh_connects(desk: Place, menu: Path) -> None:
+    os.kill(desk.server.pid, signal.SIGSTOP)  # the kernel takes the connections, and nobody answers
+    try:
+        window, command = desk.start("web", "galculator"), desk.start("web", "id", "-u")
+        until(lambda: children(window, "tower.windows.viewer"), "a viewer loads")
+        until(lambda: children(command, "ssh"), "ssh waits")
+        assert not children(command, "tower.windows.viewer")
+    finally:
+        os.kill(desk.server.pid, signal.SIGCONT)
+    assert command.communicate(timeout=60) == (b"0\n", b"")
+    desk.window(r"galculator.*\(web\)|\(web\)")
+    desk.run("--stop", "web", desk.id())
+    window.wait(60)
+
+
+def test_no_window_stays_for_a_program_that_only_the_menu_has(desk: Place, menu: Path, tmp_path: Path) -> None:
+    entry = menu / "applications/tower-web.galculator.desktop"
+    entry.with_name("tower-web.id.desktop").write_text(entry.read_text().replace("-- galculator", "-- sh"))
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    shown = desk.start("web", "sh", "-c", f"echo begins; cat {go}")
+    assert shown.stdout is not None
+    assert shown.stdout.readline() == b"begins\n"
+    assert not children(shown, "tower.windows.viewer")
+    go.write_bytes(b"")
+    assert shown.wait(60) == 0
 
 
 def test_every_application_of_this_machine_is_there(desk: Place, menu: Path) -> None:
