@@ -71,9 +71,11 @@ show_x11vnc() {
 		while kill -0 "$server" 2>/dev/null; do
 			rm -f rfb
 			# Without both ports it would listen to the network, at any port that is free. Memory that it shares with the X server
-			# would stay in the kernel for ever if it was killed.
+			# would stay in the kernel for ever if it was killed. With its naps it would
+			# sleep 250 ms before each message of a new viewer, to save half a percent of a processor.
 			x11vnc -display ":$display" -auth "$PWD/key" -norc -nevershared -unixsock "$PWD/rfb" -rfbport 0 -rfbportv6 -1 -nopw -forever \
-				-nolookup -nosel -noclipboard -nobell -noxrecord -noshm -xkb -xrandr newfbsize -wait 8 -defer 4 -quiet >server-said 2>&1 &
+				-nolookup -nosel -noclipboard -nobell -noxrecord -noshm -xkb -xrandr newfbsize -nonap -wait 8 -defer 4 \
+				-quiet >server-said 2>&1 &
 			refuse_ports $! &
 			wait $! || :
 			wait || :
