@@ -29,7 +29,8 @@ from tower.hosts.registry import HOST_KEY
 from tower.provision import progress
 from tower.provision.progress import ForeignError
 
-from ci.power_cuts import BOOT_SIZE, PC, ROOT_SIZE, provision
+from ci.installer_cuts import BOOT_SIZE, PC, ROOT_SIZE
+from ci.power_cuts import provision
 from pipeline.images.boot import LOGIN, SSH, MachineType, started
 from pipeline.images.disk import boot_file, put_boot_file
 from pipeline.images.guest import running
