@@ -117,7 +117,7 @@ def test_a_wrong_password_leaves_the_network_before(router: Machine, user: User)
 
 
 def wait_for_check(router: Machine) -> None:
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 30
     while router.run(PROGRAM, "check", check=False).returncode != 0:
         assert time.monotonic() < ends, "the network before is not back"
         time.sleep(0.2)

@@ -41,7 +41,7 @@ def type_all(sway: Screen, typed: Path) -> None:
         with sway.keyboard(layout) as keyboard:
             for key in keys.split():
                 keyboard.press(key)
-            ends = time.monotonic() + 10
+            ends = time.monotonic() + 30
             while (found := typed.read_text(errors="replace")) != wanted:
                 assert time.monotonic() < ends, f"{layout}: {found!r} is not {wanted!r}"
                 time.sleep(0.05)
