@@ -34,7 +34,8 @@ _ENDS: Final = 2 * MIB
 _SECONDS: Final = 300
 _LONG: Final = 3600
 _NODE_SECONDS: Final = 20.0
-_NODE: Final = Path("/dev/tower-root-disk")
+_ROOT_NODE: Final = Path("/dev/tower-root-disk")
+_BOOT_NODE: Final = Path("/dev/tower-boot-device")
 _UUID: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 LVM_CONFIG: Final = """\
 activation {
@@ -73,7 +74,8 @@ def release() -> None:
     if Path("/dev/mapper", MAPPING).exists():
         _lvm("vgchange", "--activate", "n", GROUP, check=False)
         proc.run(("cryptsetup", "close", MAPPING), timeout=_SECONDS)
-    _NODE.unlink(missing_ok=True)
+    for node in (_ROOT_NODE, _BOOT_NODE):
+        node.unlink(missing_ok=True)
 
 
 def _mounted(names: Iterable[str]) -> list[Path]:
@@ -173,17 +175,17 @@ def partition(plan: Plan) -> tuple[Path, Path]:
     """Partition both disks; return the partitions of root disk and boot device. Raises DeviceError or ToolError."""
     boot = partition_boot(plan.boot)
     size = (plan.root.size - _ENDS) // MIB
-    part = _partition(plan.root, f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name={CRYPT_NAME}")
-    return _own_node(part), boot
+    row = f"type=CA7D7CCB-63ED-4C53-861C-1742536059CC, size={size}MiB, name={CRYPT_NAME}"
+    return _partition(plan.root, row, _ROOT_NODE), boot
 
 
 def partition_boot(disk: Disk) -> Path:
     """Partition a boot device; return its partition. Raises DeviceError or ToolError."""
     size = min(disk.size - _ENDS, _BOOT_MOST) // MIB
-    return _partition(disk, f"type={_UUID}, size={size}MiB, name={START_NAME}, attrs=LegacyBIOSBootable")
+    return _partition(disk, f"type={_UUID}, size={size}MiB, name={START_NAME}, attrs=LegacyBIOSBootable", _BOOT_NODE)
 
 
-def _partition(disk: Disk, row: str) -> Path:
+def _partition(disk: Disk, row: str, node: Path) -> Path:
     with (
         in_our_words(disk.path, kind=DeviceError, hint="the disk is worn out, or was taken out"),
         disk.path.open("r+b") as stream,
@@ -195,30 +197,25 @@ def _partition(disk: Disk, row: str) -> Path:
     table = f"label: gpt\nstart=1MiB, {row}\n"
     argv = ("sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "always", disk.path)
     proc.run(argv, stdin=table.encode(), timeout=_SECONDS, hint="is the disk in use, or failing? see dmesg")
-    return _first(disk)
+    _make_node(disk, node)
+    return node
 
 
-def _first(disk: Disk) -> Path:
-    """Wait for the device node of a disk's first partition and return it."""
-    end = time.monotonic() + _NODE_SECONDS
-    while time.monotonic() < end:
-        for place in Path("/sys/class/block", disk.path.name).glob("*/partition"):
-            node = Path("/dev", place.parent.name)
-            if node.is_block_device():
-                return node
-        time.sleep(0.1)
-    raise DeviceError(f"{disk}: its new partition does not appear", hint="see dmesg, and run this again")
-
-
-def _own_node(part: Path) -> Path:
-    """Return a device node of a partition that nobody else removes.
+def _make_node(disk: Disk, node: Path) -> None:
+    """Wait for a disk's first partition, and make a device node of it that nobody else removes. Raises DeviceError.
 
     mdev removes its own, and makes it again, when it hears that a table of partitions was replaced: some time later.
     """
-    numbers = Path("/sys/class/block", part.name, "dev").read_text().strip().split(":")
-    _NODE.unlink(missing_ok=True)
-    os.mknod(_NODE, 0o600 | stat.S_IFBLK, os.makedev(*map(int, numbers)))
-    return _NODE
+    end = time.monotonic() + _NODE_SECONDS
+    while time.monotonic() < end:
+        for place in Path("/sys/class/block", disk.path.name).glob("*/partition"):
+            with suppress(FileNotFoundError):
+                numbers = (place.parent / "dev").read_text().strip().split(":")
+                node.unlink(missing_ok=True)
+                os.mknod(node, 0o600 | stat.S_IFBLK, os.makedev(*map(int, numbers)))
+                return
+        time.sleep(0.1)
+    raise DeviceError(f"{disk}: its new partition does not appear", hint="see dmesg, and run this again")
 
 
 def encrypt(part: Path, key: bytes) -> str:
