@@ -207,7 +207,8 @@ connect() {
 	# The window moves to who comes last. The earlier one may be behind a connection whose break this host has not noticed.
 	if holds "$ours" "$socket"; then kill "$pid" 2>/dev/null || :; fi
 	echo $$ >"$ours"
-	exec socat - "UNIX-CONNECT:$socket"
+	# Tried again for five seconds: a server that was ended leaves its socket, until another one begins.
+	exec socat - "UNIX-CONNECT:$socket,retry=100,interval=0.05"
 }
 
 await() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,13 +33,18 @@ class Host:
 
     def run(self, *words: str, path: str = os.environ["PATH"]) -> tuple[int, bytes]:
         """Let it do something, as ssh would: in a session of its own. Its status and its output."""
+        with self.running(*words, path=path) as child:
+            said, _ = child.communicate(COOKIE + KEY, timeout=60)
+            return child.returncode, said
+
+    def running(self, *words: str, path: str = os.environ["PATH"]) -> subprocess.Popen[bytes]:
+        """The same, with its input open."""
         argv = [*self.shell, "-c", SCRIPT, "sh", *words]
         program = "/bin/sh" if self.shell == ("sh",) else "/bin/busybox"
-        done = subprocess.run(
-            argv, executable=program, input=COOKIE + KEY, capture_output=True, env={"HOME": str(self.home), "PATH": path},
-            start_new_session=True, timeout=60, check=False,
+        return subprocess.Popen(
+            argv, executable=program, env={"HOME": str(self.home), "PATH": path}, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        return done.returncode, done.stdout
 
 
 @pytest.fixture(params=SHELLS, ids=" ".join)
@@ -77,6 +83,22 @@ def test_nothing_lives_longer_than_it_may_without_a_window(host: Host, tmp_path:
     os.utime(host.windows / ID, (0, 0))
     assert host.run("list") == (0, b"")
     assert list(host.windows.iterdir()) == []
+
+
+def test_who_connects_while_the_server_begins_again_waits_for_it(host: Host, tmp_path: Path) -> None:
+    """The socket of one that was killed is still there for a moment, and nobody listens to it."""
+    assert host.run("start", ID, "800x600", "60", "0", "xterm", path=str(programs_without(tmp_path / "programs", XVNC)))[0] == 0
+    until((host.windows / ID / "rfb").is_socket, "a server")
+    for _ in range(3):
+        (server,) = (number for number, line in processes().items() if line.startswith("x11vnc ") and str(host.windows) in line)
+        os.kill(server, signal.SIGKILL)
+        with host.running("connect", ID, "pictures") as viewer:
+            assert viewer.stdin is not None
+            assert viewer.stdout is not None
+            viewer.stdin.write(b"\n")
+            viewer.stdin.flush()
+            assert viewer.stdout.read(8) == b"RFB 003."
+            viewer.terminate()
 
 
 @pytest.mark.parametrize(("sound", "said"), [("4713", "tcp:127.0.0.1:4713 {}/cookie"), ("0", " ")])
