@@ -25,8 +25,10 @@ IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 # Folder (and marker) of each ring, in the order they run, with the seconds one of its tests may take.
 RINGS = {"lint": 300, "unit": 60, "stages": 180, "integration": 600, "network": 300, "gui": 300, "boot": 3600}
 
-# Of a ring, what starts first: workers take whole files, and the last one must not be waited for.
-LONGEST = {CHECKOUT / "tests/boot/test_installer.py"}
+# Of the last ring, what starts first: workers take whole files, and the last one must not be waited for.
+LONGEST = [
+    CHECKOUT / "tests/boot" / f"test_{name}.py" for name in ("installer", "provision", "upgrade", "third_format", "images")
+]
 
 # Why a row of docs/acceptance.md is only simulated by tests of a ring. The ring `boot` starts the product's own images, and in
 # `network` their roots make themselves ready by their own scripts, and run their own services. A mark says it for one
@@ -83,7 +85,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(RINGS[ring]))
         if "shared_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
-    items.sort(key=lambda item: (order.index(ring_of(item)), item.path not in LONGEST))
+    longest = {path: number for number, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.index(ring_of(item)), longest.get(item.path, len(longest))))
 
 
 @pytest.hookimpl(wrapper=True)
