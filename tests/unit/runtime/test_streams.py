@@ -76,7 +76,7 @@ def test_files_never_get_the_number_of_what_is_closed(tower: Tower, home: Path, 
     add(tower, settings, "vault")
     before = {path: path.read_bytes() for path in tower.folder.rglob("*") if path.is_file() and path.name != "config"}
     shell(home, f"{TOWER} status --json --timeout 0.5 <&- >&- 2>&-")
-    shell(home, f"{TOWER} run vault true <&- >&- 2>&-")
+    shell(home, f"{TOWER} run --timeout 0.5 vault true <&- >&- 2>&-")
     assert {path: path.read_bytes() for path in before} == before
 
 
