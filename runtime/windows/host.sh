@@ -203,6 +203,7 @@ connect() {
 		socket=/tmp/.X11-unix/X$display ours=$place/manages
 	else
 		while [ ! -S "$socket" ] && alive "$1"; do sleep 0.02; done
+		alive "$1" || exit $no_window
 	fi
 	# The window moves to who comes last. The earlier one may be behind a connection whose break this host has not noticed.
 	if holds "$ours" "$socket"; then kill "$pid" 2>/dev/null || :; fi
