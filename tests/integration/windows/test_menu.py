@@ -91,7 +91,7 @@ def test_the_window_of_an_entry_loads_while_ssh_connects(desk: Place, menu: Path
 
 def test_no_window_stays_for_a_program_that_only_the_menu_has(desk: Place, menu: Path, tmp_path: Path) -> None:
     entry = menu / "applications/tower-web.galculator.desktop"
-    entry.with_name("tower-web.id.desktop").write_text(entry.read_text().replace("-- galculator", "-- sh"))
+    entry.with_name("tower-web.sh.desktop").write_text(entry.read_text().replace("-- galculator", "-- sh"))
     go = tmp_path / "go"
     os.mkfifo(go)
     shown = desk.start("web", "sh", "-c", f"echo begins; cat {go}")
