@@ -54,6 +54,8 @@ class Command:
     """The first step that writes to a disk."""
     packages: int
     """The step that installs packages."""
+    packages_seconds: float
+    """How far into that step it may be cut off; in all others, within a second and a half."""
     whole: frozenset[int]
     """The steps after whose cut it is let go on to the end."""
     ends: str
@@ -61,15 +63,15 @@ class Command:
 
 
 INSTALL: Final = Command(
-    "tower setup --answers /run/usb/answers --yes", 10, 3, 6, frozenset({6, 10}), "installed: take the medium out"
+    "tower setup --answers /run/usb/answers --yes", 10, 3, 6, 60.0, frozenset({6, 10}), "installed: take the medium out"
 )
-UPGRADE: Final = Command("tower setup --upgrade --yes", 9, 3, 5, frozenset({5, 6, 9}), "upgraded: take the medium out")
+UPGRADE: Final = Command("tower setup --upgrade --yes", 9, 3, 5, 60.0, frozenset({5, 6, 9}), "upgraded: take the medium out")
 REPAIR: Final = Command(
-    f"tower setup --repair --key-file {KEY} --boot-device BOOT1 --yes", 7, 3, 5, frozenset(range(3, 8)),
+    f"tower setup --repair --key-file {KEY} --boot-device BOOT1 --yes", 7, 3, 5, 1.5, frozenset(range(3, 8)),
     "repaired: take the medium out",
 )  # fmt: skip
 COMMANDS: Final = {"thinclient": INSTALL, "upgrade": UPGRADE, "repair": REPAIR}
-"""By the machine that ci/power_cuts.py is told."""
+"""By the word that names it on the command line of ci/power_cuts.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,9 @@ class Row:
     step: int
     after: float
     """Seconds between the end of the step before and the cut."""
-    seconds: float = 0
+    seconds: float
     """Seconds that the same command took then, with the start of the live system."""
-    starts: float | None = None
+    starts: float | None
     """Seconds from power-on to the login of what it made; None if it was not let go on to the end."""
 
     def __str__(self) -> str:
@@ -182,12 +184,12 @@ def layers(disks: Mapping[str, Path], folder: Path, name: str) -> Disks:
 
 def frozen_disks(
     live: Live, command: Command, disks: Disks, folder: Path, chance: random.Random, *, key: bytes
-) -> Iterator[tuple[int, float, Disks]]:
-    """Run a command once; yield each step that writes, the seconds from its beginning to the cut, and the disks at that moment.
+) -> list[tuple[int, float, Disks]]:
+    """Run a command once; return each step that writes, the seconds from its beginning to the cut, and the disks at that moment.
 
     The layer of a step is what was written since the one before, so that a frozen disk is the layer below.
     """
-    frozen, now, names = list[tuple[int, float, Disks]](), layers(disks, folder, "run"), {name: name for name in disks}
+    frozen, now = list[tuple[int, float, Disks]](), layers(disks, folder, "run")
     with live.started("run", now, key) as guest:
         guest.type(command.line)
         for step in range(1, command.steps):
@@ -195,20 +197,20 @@ def frozen_disks(
             if step + 1 < command.first:
                 continue
             # Amid the next one.
-            wait = chance.uniform(0, 60.0 if step + 1 == command.packages and command is not REPAIR else 1.5)
+            wait = chance.uniform(0, command.packages_seconds if step + 1 == command.packages else 1.5)
             time.sleep(wait)
             live.hardware.do({"execute": "stop"})
             frozen.append((step + 1, wait, now))
             now = {name: folder / f"{name}-{step + 1}.qcow2" for name in now}
-            for name, last in names.items():
-                more = {"snapshot-file": str(now[name]), "snapshot-node-name": f"{name}-{step + 1}"}
+            for name, file in now.items():
+                last = name if step + 1 == command.first else f"{name}-{step}"
+                more = {"snapshot-file": str(file), "snapshot-node-name": f"{name}-{step + 1}"}
                 above = {"node-name": last, "format": "qcow2", **more}
                 live.hardware.do({"execute": "blockdev-snapshot-sync", "arguments": above})
-            names = {name: f"{name}-{step + 1}" for name in names}
             live.hardware.do({"execute": "cont"})
         guest.wait(command.ends, SECONDS)
         print(f"without a cut: {guest.seconds:.0f} s", flush=True)
-    yield from frozen
+    return frozen
 
 
 def again(live: Live, command: Command, disks: Mapping[str, Path], name: str, key: bytes, *, whole: bool) -> float:
@@ -249,9 +251,9 @@ def key_of(disks: Mapping[str, Path], folder: Path) -> bytes:
     return key
 
 
-def installed(live: Live, folder: Path) -> Disks:
-    """Install a system, start it, and lay a file in its user's home; return its disks."""
-    disks = layers(new_disks(folder), folder, "installed")
+def installed(live: Live, empty: Disks, folder: Path) -> Disks:
+    """Install a system above empty disks, start it, and lay a file in its user's home; return its disks."""
+    disks = layers(empty, folder, "installed")
     seconds = again(live, INSTALL, disks, "install", b"", whole=True)
     print(f"installed: {seconds:.0f} s; starts: {starts(disks, 'installed', 'echo kept >kept && sync'):.0f} s", flush=True)
     return disks
@@ -260,13 +262,11 @@ def installed(live: Live, folder: Path) -> Disks:
 def cut_installer(iso: Path, folder: Path, seed: int, command: Command) -> list[Row]:
     """Cut a command of the installer off at each step that writes to a disk."""
     live, chance, rows = live_system(iso, folder), random.Random(seed), list[Row]()  # noqa: S311  (nothing secret)
-    if command is INSTALL:
-        disks, key, check = new_disks(folder), b"", "test ! -e kept"
-    else:
-        disks, check = installed(live, folder), "grep -qx kept kept && test ! -e /home/.tower-upgrade"
-        key = key_of(disks, folder) if command is REPAIR else b""
+    disks, key, check = (empty := new_disks(folder)), b"", "test ! -e kept"
+    if command is not INSTALL:
+        disks, check = installed(live, empty, folder), "grep -qx kept kept && test ! -e /home/.tower-upgrade"
     if command is REPAIR:
-        disks["boot"] = new_disks(folder)["boot"]
+        disks, key = {**disks, "boot": empty["boot"]}, key_of(disks, folder)
     for step, after, found in frozen_disks(live, command, disks, folder, chance, key=key):
         name, whole = f"again-{step}", step in command.whole
         made = layers(found, folder, name)

@@ -10,7 +10,7 @@ Each start of a host is cut off at the first step that none was cut off at befor
 all is there. A first start has two halves, before and after the host has moved to its encrypted disk: with `--machines 2`, two
 machines do them at once.
 
-What is done for the installer: ci/installer_cuts.py. `upgrade` and `repair` cut off those two.
+The other three cut off the installer, while it installs, upgrades or repairs: ci/installer_cuts.py says how.
 
 Prints one line for each cut; consoles are in build/log.
 """
